@@ -1,0 +1,1 @@
+//! Is it a registry, and is it a good mirror? Runs against any URL.

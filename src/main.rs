@@ -1,0 +1,3 @@
+//! Settings to values to servers, until a signal.
+
+fn main() {}

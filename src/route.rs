@@ -1,0 +1,1 @@
+//! stub: a name (+ ns) → Mirrored(upstream, repository) | nothing; http dispatches on it
