@@ -1,0 +1,33 @@
+//! `weir-conformance`: the hub on loopback and the suites that use it, from the command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use weir_conformance::hub;
+
+/// Is it a registry, and is it a good mirror?
+#[derive(Debug, Parser)]
+#[command(name = "weir-conformance", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Hub(hub::Command),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let ran = match Arguments::parse().command {
+        Command::Hub(command) => command.run().await,
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-conformance: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
