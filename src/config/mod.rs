@@ -1,1 +1,159 @@
-//! stub
+//! `deploy.toml` and the environment become typed settings; every default stands once, here.
+//!
+//! There is one file per table. Each holds the table as it is written ([`Config`] and its parts, what serde reads), its
+//! defaults, and `check`, which says all that is wrong with it. [`Config::settings`] then gives every room its own
+//! `Settings`: no room sees a [`Config`], and none reads a file or the environment by itself.
+//!
+//! What a configuration asks for and this version cannot do is refused ([`unserved`]), never silently ignored: a
+//! throttle that does not throttle would be found out by the upstream's bill.
+
+mod account;
+mod admin;
+mod ban;
+mod budget;
+mod class;
+mod hosted;
+mod limits;
+mod listener;
+mod log;
+mod mirror;
+mod mistake;
+mod overlay;
+mod server;
+mod settings;
+mod storage;
+mod throttle;
+pub mod unserved;
+mod upstream;
+mod values;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    account::{Account, Role},
+    admin::Admin,
+    ban::Ban,
+    budget::{Budget, Floors, Shares},
+    class::{Class, OnExceed},
+    hosted::Hosted,
+    limits::{Allowed, Limits},
+    listener::Listener,
+    log::{Format, Log},
+    mirror::{Mirror, TagRule},
+    mistake::{Mistake, Mistakes},
+    server::{Server, Tls},
+    settings::Settings,
+    storage::Storage,
+    throttle::{Algorithm, Mode, Throttle},
+    upstream::{Upstream, UpstreamAccount},
+    values::{Network, OneOrMany, Size, Span},
+};
+
+/// The commented default configuration, which is also what `weir` runs without a file. A test holds it to the code.
+pub const DEPLOY_TOML: &str = include_str!("../../deploy.toml");
+
+/// A configuration as it is written. Unknown keys are refused in every table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The registry's listener.
+    pub server: Server,
+    /// More listeners.
+    pub listener: Vec<Listener>,
+    /// The second listener: health, metrics, JSON API.
+    pub admin: Admin,
+    /// People and robots.
+    pub account: Vec<Account>,
+    /// The disk.
+    pub storage: Storage,
+    /// Freshness, and how much goes on at once.
+    pub mirror: Mirror,
+    /// Registries that are mirrored.
+    pub upstream: Upstreams,
+    /// Namespaces that live here.
+    pub hosted: Hosted,
+    /// How often a client may ask.
+    pub throttle: Vec<Throttle>,
+    /// What is common to all throttles.
+    pub limits: Limits,
+    /// How the upstream budget is shared.
+    pub budget: Budget,
+    /// Whose pulls matter how much.
+    pub class: Vec<Class>,
+    /// Turning clients away.
+    pub ban: Ban,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// The `[[upstream]]` tables; Docker Hub alone when there are none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Upstreams(pub Vec<Upstream>);
+
+impl Default for Upstreams {
+    fn default() -> Upstreams {
+        Upstreams(vec![Upstream::docker_hub()])
+    }
+}
+
+impl Config {
+    /// Reads `file` (or takes the defaults when there is none), lays the environment over it and checks the whole.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its key, its value and what to write instead.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, Mistakes> {
+        let text = match file {
+            None => String::new(),
+            Some(file) => std::fs::read_to_string(file).map_err(|error| {
+                Mistake::unseen("", format!("{}: {error}; name a readable file with --config", file.display()))
+            })?,
+        };
+        Config::read(&text, environment)
+    }
+
+    /// As [`Config::load`], of text that was read already.
+    pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Mistakes> {
+        let mut table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| Mistake::unseen("", error.to_string().trim_end()))?;
+        overlay::lay_over(&mut table, environment)?;
+        let config: Config = serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
+            let key = error.path().to_string();
+            let fix = error.inner().message().to_owned();
+            match overlay::find(&table, &key) {
+                Some(value) if !value.is_table() => Mistake { key, value: Some(value.to_string()), fix },
+                _ => Mistake::unseen(key, fix),
+            }
+        })?;
+        let mistakes = config.check();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// Everything that a type cannot say.
+    fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        self.server.check(&mut mistakes);
+        listener::check(&self.listener, &mut mistakes);
+        self.admin.check(&self.account, &mut mistakes);
+        account::check(&self.account, &mut mistakes);
+        self.storage.check(&mut mistakes);
+        self.mirror.check(&mut mistakes);
+        upstream::check(&self.upstream.0, &mut mistakes);
+        self.hosted.check(&mut mistakes);
+        throttle::check(&self.throttle, &mut mistakes);
+        self.limits.check(&mut mistakes);
+        self.budget.check(&mut mistakes);
+        class::check(&self.class, &self.account, &mut mistakes);
+        self.log.check(&mut mistakes);
+        mistakes.extend(unserved::refusals(self));
+        mistakes
+    }
+}
+
+#[cfg(test)]
+mod tests;

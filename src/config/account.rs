@@ -1,0 +1,72 @@
+//! `[[account]]`: people and robots, who they are and what they may do here.
+
+use argon2::password_hash::PasswordHash;
+use serde::{Deserialize, Serialize};
+
+use super::{Mistake, values::Network};
+
+/// Somebody with a password.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// The user name.
+    pub name: String,
+    /// An Argon2id hash in PHC form, as `weir hash-password` prints it.
+    pub password_hash: String,
+    /// What they are to the admin listener.
+    #[serde(default)]
+    pub role: Role,
+    /// Addresses that are theirs: bans there they may lift.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Likewise for bans caused by requests to these namespaces.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Names they may pull although anonymous may not; all by default.
+    #[serde(default = "everything")]
+    pub pull: Vec<String>,
+    /// Hosted names they may push to.
+    #[serde(default)]
+    pub push: Vec<String>,
+    /// Hosted names they may delete from.
+    #[serde(default)]
+    pub delete: Vec<String>,
+}
+
+fn everything() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+/// What an account is to the admin listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// May see and do everything there.
+    Admin,
+    /// May lift its own bans.
+    #[default]
+    User,
+}
+
+pub(super) fn check(accounts: &[Account], mistakes: &mut Vec<Mistake>) {
+    for (number, account) in accounts.iter().enumerate() {
+        let key = |name: &str| format!("account[{number}].{name}");
+        if account.name.is_empty() || account.name.contains(':') || account.name.chars().any(char::is_control) {
+            mistakes.push(Mistake::new(
+                key("name"),
+                &account.name,
+                "Basic authentication cannot carry this; write a name without a colon",
+            ));
+        }
+        if accounts[..number].iter().any(|other| other.name == account.name) {
+            mistakes.push(Mistake::new(key("name"), &account.name, "another account has this name; give each its own"));
+        }
+        // The hash is not printed: people paste passwords in its place.
+        if PasswordHash::new(&account.password_hash).map_or(true, |hash| hash.algorithm.as_str() != "argon2id") {
+            mistakes.push(Mistake::unseen(
+                key("password_hash"),
+                "not an Argon2id hash; paste the line that `weir hash-password` prints",
+            ));
+        }
+    }
+}

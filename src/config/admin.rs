@@ -1,0 +1,53 @@
+//! `[admin]`: the second listener, for health, metrics, the JSON API and, later, pages for people.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Mistake,
+    account::{Account, Role},
+};
+
+/// Where the admin listener is, and as what the world knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Where it listens. Anywhere but on loopback an account with role admin is required.
+    pub listen: SocketAddr,
+    /// The address people reach it at, which a banned client is told to open; its host is a known `Host`.
+    pub public_url: String,
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { listen: SocketAddr::from(([127, 0, 0, 1], 5001)), public_url: String::new() }
+    }
+}
+
+impl Admin {
+    pub(super) fn check(&self, accounts: &[Account], mistakes: &mut Vec<Mistake>) {
+        if !self.listen.ip().is_loopback() && !accounts.iter().any(|account| account.role == Role::Admin) {
+            mistakes.push(Mistake::new(
+                "admin.listen",
+                self.listen.to_string(),
+                "whoever reaches this address could act as operator: listen on loopback, or add an [[account]] with \
+                 role = \"admin\"",
+            ));
+        }
+        if !self.public_url.is_empty() && self.public_host().is_none() {
+            mistakes.push(Mistake::new(
+                "admin.public_url",
+                &self.public_url,
+                r#"write an absolute URL, such as "https://weir.example.com""#,
+            ));
+        }
+    }
+
+    /// The host of `public_url`, as it stands in a `Host` header (with its port, when that is not the scheme's own).
+    pub(super) fn public_host(&self) -> Option<String> {
+        let url = url::Url::parse(&self.public_url).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+        let host = url.host_str()?;
+        Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+    }
+}

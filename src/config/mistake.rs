@@ -1,0 +1,58 @@
+//! What is wrong with a configuration: the key, the value it has, and what to write instead.
+
+use std::fmt;
+
+/// One thing to mend. Printed as `storage.capacity = "50GB!": write …`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, such as `storage.capacity` or `upstream[0].url`; empty when the file as a whole cannot be read.
+    pub key: String,
+    /// What stands there, as TOML; `None` when nothing does, or when it is a secret.
+    pub value: Option<String>,
+    /// What is wrong with it and what would be right.
+    pub fix: String,
+}
+
+impl Mistake {
+    /// A mistake whose value may be shown.
+    pub fn new(key: impl Into<String>, value: impl fmt::Debug, fix: impl Into<String>) -> Mistake {
+        Mistake { key: key.into(), value: Some(format!("{value:?}")), fix: fix.into() }
+    }
+
+    /// A mistake without a value: something is missing, or what stands there must not be printed.
+    pub fn unseen(key: impl Into<String>, fix: impl Into<String>) -> Mistake {
+        Mistake { key: key.into(), value: None, fix: fix.into() }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&*self.key, &self.value) {
+            ("", _) => f.write_str(&self.fix),
+            (key, None) => write!(f, "{key}: {}", self.fix),
+            (key, Some(value)) => write!(f, "{key} = {value}: {}", self.fix),
+        }
+    }
+}
+
+/// Everything that is wrong, so that it can be mended in one go. One line each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, mistake) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str("\n")?;
+            }
+            mistake.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Mistake> for Mistakes {
+    fn from(mistake: Mistake) -> Mistakes {
+        Mistakes(vec![mistake])
+    }
+}

@@ -1,0 +1,108 @@
+//! The environment laid over a configuration file: `WEIR_SERVER__LISTEN=…` is `listen` in `[server]`.
+//!
+//! Two underscores stand between a table and a key, in upper case; a number names an entry of a list of tables
+//! (`WEIR_UPSTREAM__0__URL`). Lists are comma-separated. Variables without two underscores are not ours to judge:
+//! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`.
+
+use toml::{Table, Value};
+
+use super::{Config, Mistake, Mistakes};
+
+/// Puts what the environment says into `table`; what it says wins.
+pub(super) fn lay_over(
+    table: &mut Table,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(), Mistakes> {
+    let mut variables: Vec<(String, String)> = environment
+        .into_iter()
+        .filter(|(name, _)| name.strip_prefix("WEIR_").is_some_and(|rest| rest.contains("__")))
+        .collect();
+    if variables.is_empty() {
+        return Ok(());
+    }
+    // In a fixed order, so that two mistakes are always told in the same one.
+    variables.sort();
+    let known = known();
+    for (variable, text) in variables {
+        let path: Vec<String> = variable["WEIR_".len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let refuse = |fix: &str| Mistake::new(&variable, &text, fix);
+        let value = typed(&text, sample(&known, &path)).map_err(|fix| refuse(&fix))?;
+        put(table, &path, value, Some(&known)).map_err(|fix| refuse(&fix))?;
+    }
+    Ok(())
+}
+
+/// The defaults as a table: they tell of what kind a value is.
+fn known() -> Value {
+    Value::try_from(Config::default()).unwrap_or(Value::Table(Table::new()))
+}
+
+/// What stands at `path` by default; any entry of a list is like its first.
+fn sample<'a>(known: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(known, |value, key| match value {
+        Value::Array(list) => list.first(),
+        Value::Table(table) => table.get(key),
+        _ => None,
+    })
+}
+
+fn typed(text: &str, sample: Option<&Value>) -> Result<Value, String> {
+    let is_list = matches!(sample, Some(Value::Array(_)));
+    match sample {
+        Some(Value::Integer(_)) => {
+            text.parse().map(Value::Integer).map_err(|_| "write a whole number, such as 64".to_owned())
+        }
+        Some(Value::Float(_)) => text.parse().map(Value::Float).map_err(|_| "write a number, such as 0.9".to_owned()),
+        Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).map_err(|_| "write true or false".to_owned()),
+        // Of the keys that take one value or several, only `listen` may hold a comma, so a comma makes a list anywhere.
+        _ if is_list || text.contains(',') => {
+            let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+            Ok(Value::Array(entries.map(|entry| Value::String(entry.to_owned())).collect()))
+        }
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}
+
+/// Puts `value` where `path` leads below `table`, which by default looks like `known`.
+fn put(table: &mut Table, path: &[String], value: Value, known: Option<&Value>) -> Result<(), String> {
+    let [key, rest @ ..] = path else { return Err("name a key of the entry too".to_owned()) };
+    let known = known.and_then(|known| known.get(key.as_str()));
+    let [next, ..] = rest else {
+        table.insert(key.clone(), value);
+        return Ok(());
+    };
+    let is_list = matches!(known, Some(Value::Array(_)));
+    let entry = table.entry(key.clone()).or_insert_with(|| match known {
+        // The upstream of the defaults is there to be changed; other lists are empty by default.
+        Some(Value::Array(list)) => Value::Array(list.clone()),
+        _ => Value::Table(Table::new()),
+    });
+    match (entry, next.parse::<usize>()) {
+        (Value::Array(list), Ok(number)) => {
+            if number == list.len() {
+                list.push(Value::Table(Table::new()));
+            }
+            match list.get_mut(number) {
+                Some(Value::Table(entry)) => put(entry, &rest[1..], value, known.and_then(|list| list.get(0))),
+                _ => Err(format!("{key} has no entry {number}; entries are numbered from 0 without gaps")),
+            }
+        }
+        (Value::Array(_), Err(_)) => Err(format!("name the entry too, as in WEIR_{}__0__…", key.to_ascii_uppercase())),
+        (Value::Table(inner), _) if !is_list => put(inner, rest, value, known),
+        _ => Err(format!("{key} is not a table")),
+    }
+}
+
+/// The value at a path as serde names it: `upstream[0].url`.
+pub(super) fn find<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
+    let mut keys = path.split(['.', '[', ']']).filter(|key| !key.is_empty());
+    let mut value = table.get(keys.next()?)?;
+    for key in keys {
+        value = match value {
+            Value::Table(table) => table.get(key)?,
+            Value::Array(list) => list.get(key.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
+    }
+    Some(value)
+}

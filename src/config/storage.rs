@@ -1,0 +1,74 @@
+//! `[storage]`: which directory, and how much of its disk.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Mistake,
+    values::{Size, Span},
+};
+
+/// The data directory and its bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// The directory; made when it is not there.
+    pub root: PathBuf,
+    /// Bytes that blobs and manifests may take together.
+    pub capacity: Size,
+    /// Eviction starts above this share of the capacity.
+    pub high_watermark: f64,
+    /// Eviction stops at this one.
+    pub low_watermark: f64,
+    /// How long what is left of a broken download may wait to be resumed.
+    pub partial_ttl: Span,
+    /// Memory for the index's pages.
+    pub index_cache: Size,
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        Storage {
+            root: PathBuf::from("weir-data"),
+            capacity: Size::mib(50 << 10),
+            high_watermark: 0.95,
+            low_watermark: 0.90,
+            partial_ttl: Span::seconds(24 * 3600),
+            index_cache: Size::mib(32),
+        }
+    }
+}
+
+impl Storage {
+    pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
+        if self.root.as_os_str().is_empty() {
+            mistakes.push(Mistake::new("storage.root", &self.root, r#"name a directory, such as "weir-data""#));
+        }
+        if self.capacity < Size::mib(64) {
+            mistakes.push(Mistake::new(
+                "storage.capacity",
+                self.capacity.to_string(),
+                r#"too small to hold an image; write at least "64MiB""#,
+            ));
+        }
+        if !(self.low_watermark > 0.0 && self.low_watermark <= self.high_watermark && self.high_watermark <= 1.0) {
+            mistakes.push(Mistake::new(
+                "storage.low_watermark",
+                self.low_watermark,
+                format!("write 0 < low_watermark <= high_watermark <= 1; high_watermark is {}", self.high_watermark),
+            ));
+        }
+    }
+
+    pub(super) fn settings(&self) -> weir_storage::Settings {
+        weir_storage::Settings {
+            root: self.root.clone(),
+            capacity: self.capacity.0,
+            high_watermark: self.high_watermark,
+            low_watermark: self.low_watermark,
+            partial_ttl: self.partial_ttl.0,
+            index_cache: self.index_cache.0,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What holds `deploy.toml` to the code, and the words in which mistakes are told.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn read(text: &str) -> Result<Config, Mistakes> {
+    Config::read(text, [])
+}
+
+fn told(text: &str) -> String {
+    read(text).expect_err(text).to_string()
+}
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// deploy.toml with every commented setting switched on: lines such as `# burst = 25` and `# [[throttle]]`. Where the
+/// default stands on the next line, the comment takes its place.
+fn uncommented() -> String {
+    let setting = |line: &str| {
+        let rest = line.strip_prefix("# ")?;
+        let key = rest.split('=').next().unwrap_or_default().trim();
+        let is_key = rest.contains(" = ") && !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        (is_key || rest.starts_with('[')).then(|| rest.to_owned())
+    };
+    let mut lines: Vec<String> =
+        DEPLOY_TOML.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned())).collect();
+    let key = |line: &str| line.split_once(" = ").map(|(key, _)| key.to_owned());
+    lines.dedup_by(|later, earlier| key(later).is_some() && key(later) == key(earlier));
+    lines.join("\n")
+}
+
+/// The keys that a table takes, as serde lists them when it is offered one that it does not.
+fn keys_of(path: &str, probe: &str) -> BTreeSet<String> {
+    let error = toml::from_str::<Config>(probe).expect_err(probe).message().to_owned();
+    let (_, list) = error.split_once("expected ").unwrap_or_else(|| panic!("{path}: {error}"));
+    list.split('`').skip(1).step_by(2).map(|key| format!("{path}{key}")).collect()
+}
+
+fn flatten(path: &str, value: &toml::Value, into: &mut BTreeSet<String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                into.insert(path.clone());
+                flatten(&path, value, into);
+            }
+        }
+        toml::Value::Array(list) => list.iter().for_each(|value| flatten(path, value, into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn deploy_toml_is_exactly_the_defaults() {
+    let parsed = read(DEPLOY_TOML).unwrap();
+    assert_eq!(parsed, Config::default());
+    // Not only equal because absent: what has a default is written, not commented.
+    let (mut written, mut defaults) = (BTreeSet::new(), BTreeSet::new());
+    flatten("", &toml::Value::Table(DEPLOY_TOML.parse().unwrap()), &mut written);
+    flatten("", &toml::Value::try_from(Config::default()).unwrap(), &mut defaults);
+    defaults.retain(|key| !["listener", "account", "throttle", "class", "mirror.tag"].contains(&key.as_str()));
+    assert_eq!(written, defaults);
+}
+
+#[test]
+fn deploy_toml_names_every_key_there_is() {
+    let text = uncommented();
+    let mut named = BTreeSet::new();
+    flatten("", &toml::Value::Table(text.parse().unwrap_or_else(|error| panic!("{error}"))), &mut named);
+    let mut known = BTreeSet::new();
+    for (path, probe) in [
+        ("", "x = 1"),
+        ("server.", "[server]\nx = 1"),
+        ("server.tls.", "[server]\ntls = { x = 1 }"),
+        ("listener.", "[[listener]]\nx = 1"),
+        ("admin.", "[admin]\nx = 1"),
+        ("account.", "[[account]]\nx = 1"),
+        ("storage.", "[storage]\nx = 1"),
+        ("mirror.", "[mirror]\nx = 1"),
+        ("mirror.tag.", "[[mirror.tag]]\nx = 1"),
+        ("upstream.", "[[upstream]]\nx = 1"),
+        ("upstream.accounts.", "[[upstream]]\naccounts = [{ x = 1 }]"),
+        ("hosted.", "[hosted]\nx = 1"),
+        ("throttle.", "[[throttle]]\nx = 1"),
+        ("limits.", "[limits]\nx = 1"),
+        ("limits.allowlist.", "[limits]\nallowlist = [{ x = 1 }]"),
+        ("budget.", "[budget]\nx = 1"),
+        ("budget.floors.", "[budget]\nfloors = { x = 1 }"),
+        ("budget.client_share.", "[budget]\nclient_share = { x = 1 }"),
+        ("class.", "[[class]]\nx = 1"),
+        ("ban.", "[ban]\nx = 1"),
+        ("log.", "[log]\nx = 1"),
+    ] {
+        known.extend(keys_of(path, probe));
+    }
+    known.retain(|key| !["listener.tls"].contains(&key.as_str()));
+    named.retain(|key| !key.starts_with("listener.tls."));
+    let missing: Vec<_> = known.difference(&named).collect();
+    assert!(missing.is_empty(), "deploy.toml does not name {missing:?}");
+}
+
+#[test]
+fn what_deploy_toml_suggests_in_comments_is_understood() {
+    let text = uncommented();
+    let config: Config = toml::from_str(&text).unwrap();
+    for throttle in &config.throttle {
+        assert!(throttle::is_name(&throttle.name), "{throttle:?}");
+        assert_ne!(throttle.mode, Mode::Off);
+    }
+    assert!(!config.throttle.is_empty() && !config.class.is_empty() && !config.account.is_empty());
+}
+
+#[test]
+fn a_mistake_names_the_key_the_value_and_the_fix() {
+    for (text, said) in [
+        ("[storage]\ncapacity = \"50GB!\"", r#"storage.capacity = "50GB!": not a size; write a number"#),
+        ("[storage]\ncapacitty = \"1GiB\"", "storage.capacitty"),
+        ("[server]\ntrusted_proxies = [\"x\"]", r#"server.trusted_proxies[0] = "x": not a network; write"#),
+        ("[storage]\ncapacity = \"1MiB\"", r#"storage.capacity = "1MiB": too small"#),
+        ("[server]\nlisten = \"5000\"", r#"server.listen = "5000": "#),
+        ("[mirror]\ntag_ttl = 300", "mirror.tag_ttl = 300: "),
+        ("[mirror]\nfills = -1", "mirror.fills = -1: "),
+        ("[mirror]\nfills = 0", "mirror.fills = 0: write 1 to 256"),
+        (
+            "[[upstream]]\nname = \"docker.io\"\nurl = \"ftp://x\"",
+            r#"upstream[0].url = "ftp://x": write http or https"#,
+        ),
+        ("[[upstream]]\nname = \"hub\"\nurl = \"https://x\"", r#"upstream[0].name = "hub": write a registry"#),
+        ("[[upstream]]\nurl = \"https://x\"", "missing field `name`"),
+        ("[admin]\nlisten = \"0.0.0.0:5001\"", r#"admin.listen = "0.0.0.0:5001": whoever reaches this"#),
+        ("[budget]\nfloors = { bulk = 1.5 }", "budget.floors.bulk = 1.5: write a fraction"),
+        ("[[class]]\nname = \"critical\"\nuser_agent = \"x\"", "class[0].user_agent = \"x\": anybody can send"),
+        ("[limits]\ndry_run = [\"pulls\"]", r#"limits.dry_run = "pulls": there is no such throttle"#),
+        ("nonsense", "nonsense"),
+        ("[ban]\nmode = \"enforce\"", r#"ban.mode = "enforce": this version does not ban yet"#),
+        ("[hosted]\nnamespaces = [\"local/*\"]", "this version only mirrors"),
+    ] {
+        assert!(told(text).contains(said), "{text:?} was told {:?}", told(text));
+    }
+}
+
+#[test]
+fn a_throttle_that_would_not_throttle_is_refused_unless_it_only_watches() {
+    let table =
+        "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 9\nperiod_in_seconds = 60\n";
+    assert!(told(table).contains("does not throttle yet"));
+    assert!(read(&format!("{table}mode = \"dry_run\"")).is_ok());
+    let config = read(&format!("{table}[limits]\ndry_run = [\"*\"]")).unwrap();
+    assert_eq!(unserved::notes(&config).len(), 2, "throttle and limits");
+    assert!(unserved::notes(&Config::default()).is_empty());
+}
+
+#[test]
+fn a_password_is_never_printed() {
+    let url = told("[[upstream]]\nname = \"x.io\"\nurl = \"https://me:hunter2@x.io\"");
+    assert!(url.contains("upstream[0].url") && !url.contains("hunter2"), "{url}");
+    let hash = told("[[account]]\nname = \"ci\"\npassword_hash = \"hunter2\"");
+    assert!(hash.contains("account[0].password_hash") && !hash.contains("hunter2"), "{hash}");
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let variables = environment(&[
+        ("WEIR_SERVER__LISTEN", "127.0.0.1:1,[::1]:2"),
+        ("WEIR_STORAGE__CAPACITY", "1GiB"),
+        ("WEIR_STORAGE__HIGH_WATERMARK", "0.91"),
+        ("WEIR_MIRROR__FILLS", "3"),
+        ("WEIR_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, 192.168.1.1"),
+        ("WEIR_BUDGET__FLOORS__BULK", "0.5"),
+        ("WEIR_UPSTREAM__0__URL", "http://127.0.0.1:9"),
+        ("WEIR_UPSTREAM__0__CONCURRENCY", "7"),
+        ("WEIR_LOG", "debug"),
+        ("WEIR_PORT_5000_TCP", "tcp://10.0.0.1:5000"),
+        ("HOME", "/"),
+    ]);
+    let config = Config::read("[storage]\ncapacity = \"2GiB\"\nlow_watermark = 0.5", variables).unwrap();
+    assert_eq!(config.server.listen.0.len(), 2);
+    assert_eq!(config.storage.capacity, Size::mib(1024));
+    assert_eq!(config.storage.high_watermark, 0.91);
+    assert_eq!(config.mirror.fills, 3);
+    assert_eq!(config.server.trusted_proxies.len(), 2);
+    assert_eq!(config.budget.floors, Floors { bulk: 0.5, ..Floors::default() });
+    let upstream = &config.upstream.0[0];
+    assert_eq!((&*upstream.name, &*upstream.url, upstream.concurrency), ("docker.io", "http://127.0.0.1:9", 7));
+}
+
+#[test]
+fn an_unknown_variable_is_refused_like_an_unknown_key() {
+    for (name, value, said) in [
+        ("WEIR_SERVER__LISTENN", "x", "server.listenn"),
+        ("WEIR_SERVR__LISTEN", "x", "servr"),
+        ("WEIR_MIRROR__FILLS", "many", "WEIR_MIRROR__FILLS = \"many\": write a whole number"),
+        ("WEIR_UPSTREAM__URL", "http://x", "WEIR_UPSTREAM__URL"),
+        ("WEIR_UPSTREAM__5__URL", "http://x", "has no entry 5"),
+    ] {
+        let told = Config::read("", environment(&[(name, value)])).expect_err(name).to_string();
+        assert!(told.contains(said), "{name} was told {told:?}");
+    }
+}
+
+#[test]
+fn upstream_passwords_come_from_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    let text = format!(
+        "[[upstream]]\nname = \"x.io\"\nurl = \"https://x.io\"\naccounts = [{{ username = \"me\", password_file = {file:?} }}]"
+    );
+    let config = read(&text).unwrap();
+    let told = config.settings().unwrap_err().to_string();
+    assert!(told.contains("upstream[0].accounts[0].password_file"), "{told}");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let settings = config.settings().unwrap();
+    assert_eq!(&*settings.upstreams[0].accounts[0].password.0, "hunter2");
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
