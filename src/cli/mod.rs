@@ -1,1 +1,92 @@
-//! stub
+//! The command line: one file per command. Serving itself is wired in `main`.
+
+mod ask;
+mod budget;
+mod check;
+mod client_config;
+mod hash_password;
+mod purge;
+mod serve;
+mod verify;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::{Parser, Subcommand};
+
+pub use self::serve::greeting;
+use crate::config::{Config, Mistakes};
+
+/// A pull-through mirror for OCI registries that never wastes an upstream pull.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    /// The configuration; defaults when absent. WEIR_CONFIG names one too.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to do; serve when nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `weir` can be told to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve registry clients until a signal (the default)
+    Serve,
+    /// Say what is wrong with a configuration, and what it comes to
+    Check,
+    /// Print how to set up a client, ready to paste
+    ClientConfig(client_config::Arguments),
+    /// Show what is left of the upstream budget, and who spent it on what
+    Budget(budget::Arguments),
+    /// Forget a cached tag or repository
+    Purge(purge::Arguments),
+    /// Hash everything on the disk again and put aside what does not match (while weir is stopped)
+    Verify,
+    /// Print a password's hash for an [[account]]; the password is read from standard input
+    HashPassword,
+}
+
+impl Cli {
+    /// The configuration that the arguments and the environment name.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn load(&self) -> Result<Config, Mistakes> {
+        let file = self.config.clone().or_else(|| std::env::var_os("WEIR_CONFIG").map(PathBuf::from));
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Config::load(file.as_deref().filter(|file| *file != Path::new("")), environment)
+    }
+}
+
+/// Runs a command that is not `serve`. What goes wrong is a sentence for standard error.
+///
+/// # Errors
+/// The sentence.
+pub fn run(command: &Command, config: &Config) -> Result<(), String> {
+    match command {
+        Command::Serve => Ok(()),
+        Command::Check => check::run(config),
+        Command::ClientConfig(arguments) => client_config::run(arguments, config),
+        Command::Budget(arguments) => budget::run(arguments, config),
+        Command::Purge(arguments) => purge::run(arguments, config),
+        Command::Verify => verify::run(config),
+        Command::HashPassword => hash_password::run(),
+    }
+}
+
+/// Prints to standard output. A reader that has gone (`weir budget | head -1`) is no error, and never a panic.
+///
+/// # Errors
+/// Any other failure to write, such as a full disk behind a redirection.
+pub fn say(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
+        _ => Ok(()),
+    }
+}

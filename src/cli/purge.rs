@@ -1,0 +1,30 @@
+//! `weir purge`: forgets a cached tag or repository of a running weir, so that the next pull asks upstream.
+
+use clap::Args;
+
+use super::{
+    ask::{Admin, Ask, repository_and_reference},
+    say,
+};
+use crate::config::Config;
+
+/// What to forget.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// As in an image name: busybox, ghcr.io/acme/app, docker.io/library/debian:12
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    image: String,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
+    let query = repository_and_reference(&arguments.image);
+    let answer = Ask::new(&arguments.admin, config)?.json("DELETE", &format!("/api/v1/cache?{query}"))?;
+    let removed = answer["removed"].as_u64().unwrap_or_default();
+    say(&match removed {
+        0 => format!("nothing was cached of {}\n", arguments.image),
+        1 => format!("1 entry of {} is forgotten\n", arguments.image),
+        count => format!("{count} entries of {} are forgotten\n", arguments.image),
+    })
+}
