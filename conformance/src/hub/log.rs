@@ -141,6 +141,28 @@ impl Logged {
     }
 }
 
+/// A request on its way: whatever happens to it, the log learns of its end.
+pub(super) struct Entry<'a> {
+    pub(super) log: &'a Log,
+    pub(super) id: u64,
+}
+
+impl Entry<'_> {
+    pub(super) fn update(&mut self, change: impl FnOnce(&mut Logged)) {
+        self.log.update(self.id, change);
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.log.update(self.id, |logged| {
+            if logged.progress != Progress::Sent {
+                logged.progress = Progress::Broken;
+            }
+        });
+    }
+}
+
 /// The log. It wakes whoever waits at every change.
 #[derive(Debug, Default)]
 pub(super) struct Log {

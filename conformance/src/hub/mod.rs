@@ -1,37 +1,75 @@
 //! A Docker Hub on loopback that counts, remembers and misbehaves on request.
 
+mod answer;
+mod blobs;
 mod command;
+mod content;
+mod evil;
+mod exchange;
 mod fault;
 mod gate;
 mod image;
+mod listings;
 mod log;
+mod make;
+mod manifests;
+mod pulls;
+mod registry;
+mod send;
+mod server;
 mod settings;
+mod shared;
+mod store;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod wire;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use socket2::Socket;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use url::Url;
 
 pub use command::Command;
+pub use evil::Evil;
 pub use fault::{At, Fault, Match, What};
 pub use gate::Gate;
 pub use image::{Artifact, Blob, Image, Layer, Manifest, Media, Platform, Spec};
 pub use log::{Authorization, Kind, Logged, Progress};
 pub use settings::{Account, Challenge, Limit, Settings};
 
+use exchange::Port;
+use pulls::Source;
+use shared::Shared;
+
 /// A running hub. Dropping it stops it: connections are reset, ports are free again, temporary files are gone.
 #[derive(Debug)]
 pub struct Hub {
-    _private: (),
+    shared: Arc<Shared>,
+    /// For each port, how many connections may yet be accepted.
+    connections: [Arc<Semaphore>; 2],
+    at_once: u32,
+    /// One task for the registry and one for the CDN; empty while the hub is down.
+    serving: Mutex<Vec<JoinHandle<()>>>,
+    /// What keeps the ports while the hub is down.
+    reserved: Mutex<Vec<Socket>>,
+    evil: JoinHandle<()>,
 }
 
-/// A request that reached the evil listener, where nothing should ever arrive with a credential.
-#[derive(Clone, Debug)]
-pub struct Evil {
-    /// Method and target, as sent.
-    pub request: String,
-    /// Every header, in order, names in lower case.
-    pub headers: Vec<(String, String)>,
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.evil.abort();
+        for task in self.serving.lock().unwrap().drain(..) {
+            task.abort();
+        }
+        self.shared.fallen.send_modify(|falls| *falls += 1);
+    }
 }
 
 impl Hub {
@@ -39,110 +77,187 @@ impl Hub {
     ///
     /// # Errors
     /// A port that cannot be bound, a temporary directory that cannot be made.
-    pub async fn start(settings: Settings) -> std::io::Result<Hub> {
-        let _ = settings;
-        Err(std::io::ErrorKind::Unsupported.into())
+    pub async fn start(mut settings: Settings) -> io::Result<Hub> {
+        let registry = server::listen(settings.registry)?;
+        let cdn = server::listen(settings.cdn)?;
+        let evil = evil::listen()?;
+        settings.registry = registry.local_addr()?;
+        settings.cdn = cdn.local_addr()?;
+        let at_once = settings.connections.max(2);
+        let connections = [(), ()].map(|()| Arc::new(Semaphore::new(at_once as usize)));
+        let shared = Arc::new(Shared {
+            store: RwLock::default(),
+            maker: Mutex::default(),
+            log: log::Log::default(),
+            faults: fault::Faults::default(),
+            gates: gate::Gates::default(),
+            tokens: tokens::Tokens::default(),
+            pulls: pulls::Pulls::default(),
+            released: watch::Sender::new(0),
+            fallen: watch::Sender::new(0),
+            evil: Mutex::default(),
+            evil_address: evil.local_addr()?,
+            secret: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos().into(),
+            scratch: tempfile::tempdir()?,
+            settings: RwLock::new(settings),
+        });
+        let recorder = Arc::clone(&shared);
+        let evil = tokio::spawn(server::accept(evil, Arc::new(Semaphore::new(64)), move |stream, peer| {
+            evil::converse(Arc::clone(&recorder), stream, peer)
+        }));
+        let hub = Hub { shared, connections, at_once, serving: Mutex::default(), reserved: Mutex::default(), evil };
+        hub.serve(registry, cdn);
+        Ok(hub)
+    }
+
+    fn serve(&self, registry: tokio::net::TcpListener, cdn: tokio::net::TcpListener) {
+        let mut serving = self.serving.lock().unwrap();
+        for ((listener, port), connections) in
+            [(registry, Port::Registry), (cdn, Port::Cdn)].into_iter().zip(&self.connections)
+        {
+            serving.push(server::serve(listener, port, Arc::clone(&self.shared), Arc::clone(connections)));
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        self.shared.settings.read().unwrap().clone()
     }
 
     /// The registry's address, `http://127.0.0.1:<port>/`.
     pub fn registry(&self) -> Url {
-        unimplemented!()
+        url_of(self.settings().registry)
     }
 
     /// The CDN's address.
     pub fn cdn(&self) -> Url {
-        unimplemented!()
+        url_of(self.settings().cdn)
     }
 
     /// The registry's socket address, for raw clients.
     pub fn registry_address(&self) -> SocketAddr {
-        unimplemented!()
+        self.settings().registry
     }
 
     /// Changes how the hub behaves from the next request on. Addresses, `connections` and `patience` are fixed.
     pub fn adjust(&self, change: impl FnOnce(&mut Settings)) {
-        let _ = change;
+        let mut settings = self.shared.settings.write().unwrap();
+        let (registry, cdn) = (settings.registry, settings.cdn);
+        change(&mut settings);
+        (settings.registry, settings.cdn) = (registry, cdn);
     }
 
     /// Makes an image and puts it in its repository. Blocks while the bytes are made (about 1 s for 1 GiB, release build).
     ///
     /// # Errors
-    /// The temporary directory is full; a [`Layer::Tar`] cannot be read.
-    pub fn push(&self, spec: Spec) -> std::io::Result<Image> {
-        let _ = spec;
-        Err(std::io::ErrorKind::Unsupported.into())
+    /// The temporary directory is full; a [`Layer::Tar`] cannot be read; no platform, or several without an index.
+    pub fn push(&self, spec: Spec) -> io::Result<Image> {
+        let (image, blobs) = self.shared.maker.lock().unwrap().make(&spec, self.shared.scratch.path())?;
+        self.shared.store.write().unwrap().put(&spec, &image, blobs);
+        Ok(image)
     }
 
     /// Puts an artifact that refers to a manifest in its repository.
-    ///
-    /// # Errors
-    /// As [`Hub::push`].
-    pub fn push_referrer(&self, artifact: Artifact) -> std::io::Result<Manifest> {
-        let _ = artifact;
-        Err(std::io::ErrorKind::Unsupported.into())
+    pub fn push_referrer(&self, artifact: Artifact) -> Manifest {
+        self.shared.store.write().unwrap().put_referrer(&artifact)
     }
 
     /// Lets a tag name that digest from now on. The manifest must be in the repository; else the tag answers 404.
     pub fn retag(&self, repository: &str, tag: &str, digest: &str) {
-        let _ = (repository, tag, digest);
+        self.shared.store.write().unwrap().retag(repository, tag, digest);
     }
 
     /// Removes a tag, a manifest or a blob from a repository. The bytes stay wherever else they are named.
     pub fn remove(&self, repository: &str, reference: &str) {
-        let _ = (repository, reference);
+        self.shared.store.write().unwrap().remove(repository, reference);
     }
 
     /// Removes a repository with all that is in it.
     pub fn remove_repository(&self, repository: &str) {
-        let _ = repository;
+        self.shared.store.write().unwrap().remove_repository(repository);
     }
 
     /// Sets what is left to every anonymous source; may be negative. Pulls go on from there. Without a limit, Hub's 100 in six hours begins.
     pub fn set_budget(&self, remaining: i64) {
-        let _ = remaining;
+        let limit = *self.shared.settings.write().unwrap().limit.get_or_insert(Limit::hub(100));
+        self.shared.pulls.set_addresses(limit, remaining, Instant::now());
     }
 
     /// The same for an account.
     pub fn set_account_budget(&self, account: &str, remaining: i64) {
-        let _ = (account, remaining);
+        let mut settings = self.shared.settings.write().unwrap();
+        if let Some(account) = settings.accounts.iter_mut().find(|known| known.name == account) {
+            let limit = *account.limit.get_or_insert(Limit::hub(200));
+            self.shared.pulls.set(&Source::Account(account.name.clone()), limit, remaining, Instant::now());
+        }
+    }
+
+    /// Makes every token given so far invalid; requests that bring one are answered 401 `invalid_token`.
+    pub fn revoke_tokens(&self) {
+        self.shared.tokens.revoke();
     }
 
     /// Goes down: both ports refuse connections and those that are open are reset. The ports stay ours.
-    pub async fn down(&self) {}
+    pub async fn down(&self) {
+        let tasks: Vec<_> = self.serving.lock().unwrap().drain(..).collect();
+        if tasks.is_empty() {
+            return;
+        }
+        for task in tasks {
+            task.abort();
+            // Aborted is what it is meant to be; the listener is closed when this returns.
+            let _ = task.await;
+        }
+        let settings = self.settings();
+        let held = [settings.registry, settings.cdn].into_iter().filter_map(|address| server::bind(address).ok());
+        self.reserved.lock().unwrap().extend(held);
+        self.shared.fallen.send_modify(|falls| *falls += 1);
+        for connections in &self.connections {
+            // All permits are back when the last connection is closed.
+            drop(connections.acquire_many(self.at_once).await);
+        }
+    }
 
     /// Comes up again.
     ///
     /// # Errors
     /// A port cannot be bound.
-    pub async fn up(&self) -> std::io::Result<()> {
+    pub async fn up(&self) -> io::Result<()> {
+        self.reserved.lock().unwrap().clear();
+        if self.serving.lock().unwrap().is_empty() {
+            let settings = self.settings();
+            self.serve(server::listen(settings.registry)?, server::listen(settings.cdn)?);
+        }
         Ok(())
     }
 
     /// Arms a fault.
     pub fn fault(&self, fault: Fault) {
-        let _ = fault;
+        self.shared.faults.arm(fault);
     }
 
     /// The faults still armed, with what is left of their counts.
     pub fn faults(&self) -> Vec<Fault> {
-        Vec::new()
+        self.shared.faults.armed()
     }
 
     /// Disarms every fault. Bodies that are stalled stay so, see [`Hub::release`].
-    pub fn clear_faults(&self) {}
+    pub fn clear_faults(&self) {
+        self.shared.faults.clear();
+    }
 
     /// Lets every stalled body go on.
-    pub fn release(&self) {}
+    pub fn release(&self) {
+        self.shared.released.send_modify(|releases| *releases += 1);
+    }
 
     /// Holds every matching request before its answer begins.
     pub fn hold(&self, on: Match) -> Gate {
-        let _ = on;
-        unimplemented!()
+        self.shared.gates.hold(on, self.settings().patience)
     }
 
     /// Every request since the start or the last [`Hub::clear_log`], in order of arrival.
     pub fn log(&self) -> Vec<Logged> {
-        Vec::new()
+        self.shared.log.all()
     }
 
     /// How many of them are so.
@@ -152,20 +267,32 @@ impl Hub {
 
     /// How many of each kind, by [`Kind::name`]; kinds never seen are absent.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        BTreeMap::new()
+        self.shared.log.counts()
     }
 
-    /// Forgets every request so far.
-    pub fn clear_log(&self) {}
+    /// Forgets every request so far, also what reached the evil listener.
+    pub fn clear_log(&self) {
+        self.shared.log.clear();
+        self.shared.evil.lock().unwrap().clear();
+    }
 
     /// Waits until the log is as `ready` wants it, looking at every change; false when it did not within [`Settings::patience`].
     pub async fn wait_for(&self, ready: impl FnMut(&[Logged]) -> bool) -> bool {
-        let _ = ready;
-        false
+        self.shared.log.wait_for(self.settings().patience, ready).await
+    }
+
+    /// Where the evil listener listens.
+    pub fn evil_address(&self) -> SocketAddr {
+        self.shared.evil_address
     }
 
     /// What reached the evil listener.
     pub fn evil(&self) -> Vec<Evil> {
-        Vec::new()
+        self.shared.evil.lock().unwrap().clone()
     }
+}
+
+fn url_of(address: SocketAddr) -> Url {
+    // An address and a port are always a URL.
+    Url::parse(&format!("http://{address}/")).unwrap()
 }

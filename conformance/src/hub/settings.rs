@@ -36,7 +36,7 @@ pub struct Settings {
     /// The most tags in one page of `tags/list`; `None` returns all whatever `n` says, as Hub once did.
     pub page: Option<usize>,
     /// How many connections are served at once on each port; more wait in the listen queue.
-    pub connections: usize,
+    pub connections: u32,
     /// How many requests the log keeps; the oldest go first.
     pub log_length: usize,
     /// The longest that [`Hub::wait_for`](super::Hub::wait_for) and [`Gate::started`](super::Gate::started) wait.

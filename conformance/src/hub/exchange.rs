@@ -1,0 +1,196 @@
+//! One request and its answer, in this order: log, gate, latency, faults at the door, the answer, faults of its body.
+//!
+//! Faults strike after authorization (but for `abuse`, `evil-realm` and the token service's own), so that their count
+//! is the same whether or not the client had a token already.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tokio::time::sleep;
+
+use super::answer::{Answer, Body};
+use super::fault::{Asked, Stage, What};
+use super::log::{Entry, Kind, Logged, Progress};
+use super::send::{Manner, send};
+use super::settings::Settings;
+use super::shared::Shared;
+use super::wire::{Connection, Request};
+use super::{blobs, registry, tokens};
+
+/// Which port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    Registry,
+    Cdn,
+}
+
+/// A request and what was read from it.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) request: Request,
+    pub(super) from: SocketAddr,
+    pub(super) kind: Kind,
+    pub(super) repository: String,
+    pub(super) reference: String,
+    /// The registry as the client named it, for the realm; and the CDN on the same host.
+    pub(super) authority: String,
+    pub(super) cdn_authority: String,
+}
+
+impl Ask {
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked {
+            kind: self.kind,
+            repository: &self.repository,
+            reference: &self.reference,
+            method: &self.request.method,
+        }
+    }
+
+    fn new(request: Request, from: SocketAddr, port: Port, settings: &Settings) -> Ask {
+        let (kind, repository, reference) = match port {
+            Port::Registry => classify(&request, &settings.token_path),
+            Port::Cdn => at_the_cdn(&request),
+        };
+        let named = request.header("host").filter(|host| plain(host));
+        let host = named.and_then(host_of).map_or_else(|| settings.registry.ip().to_string(), str::to_owned);
+        Ask {
+            authority: format!("{host}:{}", settings.registry.port()),
+            cdn_authority: format!("{host}:{}", settings.cdn.port()),
+            from,
+            kind,
+            repository,
+            reference,
+            request,
+        }
+    }
+}
+
+/// Answers one request; returns whether the connection may carry another.
+pub(super) async fn exchange(
+    shared: &Shared,
+    port: Port,
+    connection: &mut Connection,
+    request: Request,
+) -> io::Result<bool> {
+    let settings = shared.settings.read().unwrap().clone();
+    let ask = Ask::new(request, connection.peer, port, &settings);
+    let mut entry = Entry { log: &shared.log, id: shared.log.arrive(logged(&ask), settings.log_length) };
+    let released = shared.released.subscribe();
+    let door = async {
+        shared.gates.pass(ask.asked()).await;
+        if !settings.latency.is_zero() {
+            sleep(settings.latency).await;
+        }
+        let what = shared.faults.strike(Stage::Door, ask.asked());
+        if let Some(What::TokenSlow(delay)) = what {
+            sleep(delay).await;
+        }
+        what
+    };
+    let struck = tokio::select! {
+        what = door => what,
+        () = connection.gone() => return Ok(false),
+    };
+    // A test may have changed the settings while the request was held.
+    let settings = shared.settings.read().unwrap().clone();
+    let answer = match struck.and_then(|what| registry::at_the_door(shared, &ask, &settings, &what)) {
+        Some(answer) => answer,
+        None => match port {
+            Port::Registry => registry::answer(shared, &ask, &settings),
+            Port::Cdn => blobs::cdn(shared, &ask),
+        },
+    };
+    let manner = Manner {
+        head: ask.request.method == "HEAD",
+        keep_alive: ask.request.keep_alive && !matches!(answer.body, Body::Raw(_)),
+        bandwidth: settings.bandwidth,
+        fault: body_fault(shared, &ask, &answer),
+        released,
+    };
+    send(connection, answer, manner, &mut entry).await
+}
+
+fn body_fault(shared: &Shared, ask: &Ask, answer: &Answer) -> Option<What> {
+    let good = matches!(answer.status, 200 | 206) && answer.has_body() && ask.request.method != "HEAD";
+    if good { shared.faults.strike(Stage::Body, ask.asked()) } else { None }
+}
+
+fn logged(ask: &Ask) -> Logged {
+    Logged {
+        id: 0,
+        at: Instant::now(),
+        from: ask.from,
+        method: ask.request.method.clone(),
+        kind: ask.kind,
+        repository: ask.repository.clone(),
+        reference: ask.reference.clone(),
+        target: ask.request.target.clone(),
+        authorization: tokens::shown(&ask.request),
+        range: ask.request.header("range").map(str::to_owned),
+        headers: ask.request.headers.clone(),
+        status: 0,
+        counted: false,
+        bytes_sent: 0,
+        progress: Progress::Open,
+    }
+}
+
+/// What a request at the registry's port is for. Paths are read from the right, since names may hold anything.
+fn classify(request: &Request, token_path: &str) -> (Kind, String, String) {
+    let other = || (Kind::Other, String::new(), String::new());
+    let path = request.path();
+    let (get, head) = (request.method == "GET", request.method == "HEAD");
+    if path == token_path {
+        let scopes = request.query().into_iter().filter(|(key, _)| key == "scope").map(|(_, scope)| scope);
+        let form = url::form_urlencoded::parse(&request.body).into_owned();
+        let scopes = scopes.chain(form.filter(|(key, _)| key == "scope").map(|(_, scope)| scope));
+        let repository = scopes.into_iter().find_map(|scope| tokens::pulled(&scope).map(str::to_owned));
+        return (Kind::Token, repository.unwrap_or_default(), String::new());
+    }
+    if !(get || head) {
+        return other();
+    }
+    if path == "/v2/" || path == "/v2" {
+        return (Kind::Ping, String::new(), String::new());
+    }
+    let Some(rest) = path.strip_prefix("/v2/") else { return other() };
+    if let Some(name) = rest.strip_suffix("/tags/list") {
+        return (Kind::Tags, name.to_owned(), String::new());
+    }
+    for (part, on_get, on_head) in [
+        ("/manifests/", Kind::ManifestGet, Kind::ManifestHead),
+        ("/blobs/", Kind::BlobGet, Kind::BlobHead),
+        ("/referrers/", Kind::Referrers, Kind::Other),
+    ] {
+        if let Some((name, reference)) = rest.rsplit_once(part) {
+            return (if get { on_get } else { on_head }, name.to_owned(), reference.to_owned());
+        }
+    }
+    other()
+}
+
+/// The digest and, from the signed query, the repository of a request at the CDN.
+fn at_the_cdn(request: &Request) -> (Kind, String, String) {
+    let kind = match request.method.as_str() {
+        "GET" => Kind::CdnGet,
+        "HEAD" => Kind::CdnHead,
+        _ => Kind::Other,
+    };
+    let hex = request.path().strip_suffix("/data").and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    (kind, request.asks("repository").unwrap_or_default(), format!("sha256:{hex}"))
+}
+
+/// Whether a `Host` may be put into a header.
+fn plain(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+}
+
+fn host_of(authority: &str) -> Option<&str> {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    Some(host).filter(|host| !host.is_empty())
+}

@@ -1,0 +1,211 @@
+//! Makes images: gzip'd tars of random bytes, configs, manifests and an index, all from the seed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use super::content::{Content, Sink, Tee, digest};
+use super::image::{Blob, Image, Layer, Manifest, Platform, Spec};
+
+/// A layer that was made: its blob, and the digest of the tar inside.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    digest: String,
+    diff_id: String,
+    content: Content,
+}
+
+/// Layers made before, by seed and size, so that a shared layer is made once.
+pub(super) type Cache = HashMap<(u64, u64), Made>;
+
+/// Makes the image and all its blobs. Blocks.
+pub(super) fn image(spec: &Spec, cache: &mut Cache, scratch: &Path) -> io::Result<(Image, Vec<(String, Content)>)> {
+    if spec.platforms.is_empty() || (!spec.index && spec.platforms.len() != 1) {
+        return Err(invalid("an image without an index has exactly one platform, one with an index at least one"));
+    }
+    let mut blobs = Vec::new();
+    let mut platforms = Vec::new();
+    for name in &spec.platforms {
+        platforms.push(platform(spec, name, cache, scratch, &mut blobs)?);
+    }
+    let root = if spec.index { index(spec, &platforms) } else { platforms[0].manifest.clone() };
+    let image = Image { repository: spec.repository.clone(), tags: spec.tags.clone(), root, platforms };
+    Ok((image, blobs))
+}
+
+fn platform(
+    spec: &Spec,
+    name: &str,
+    cache: &mut Cache,
+    scratch: &Path,
+    blobs: &mut Vec<(String, Content)>,
+) -> io::Result<Platform> {
+    let mut layers = Vec::new();
+    let mut diff_ids = Vec::new();
+    for (position, layer) in spec.layers.iter().enumerate() {
+        let made = make(spec, name, position, layer, cache, scratch)?;
+        let media_type = spec.media.layer().to_owned();
+        layers.push(Blob { digest: made.digest.clone(), media_type, size: made.content.size() });
+        diff_ids.push(made.diff_id);
+        blobs.push((made.digest, made.content));
+    }
+    let config = config(spec, name, &diff_ids);
+    let config_blob =
+        Blob { digest: digest(&config), media_type: spec.media.config().to_owned(), size: config.len() as u64 };
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": spec.media.manifest(),
+        "config": descriptor(&config_blob),
+        "layers": layers.iter().map(descriptor).collect::<Vec<_>>(),
+    });
+    blobs.push((config_blob.digest.clone(), Content::Memory(config)));
+    Ok(Platform {
+        name: name.to_owned(),
+        manifest: signed(spec.media.manifest(), &manifest),
+        config: config_blob,
+        layers,
+    })
+}
+
+fn index(spec: &Spec, platforms: &[Platform]) -> Manifest {
+    let manifests: Vec<Value> = platforms
+        .iter()
+        .map(|platform| {
+            let mut entry = json!({
+                "mediaType": platform.manifest.media_type,
+                "digest": platform.manifest.digest,
+                "size": platform.manifest.bytes.len(),
+            });
+            entry["platform"] = platform_object(&platform.name);
+            entry
+        })
+        .collect();
+    signed(spec.media.index(), &json!({"schemaVersion": 2, "mediaType": spec.media.index(), "manifests": manifests}))
+}
+
+/// `os/architecture[/variant]` as the object of the image spec.
+fn platform_object(name: &str) -> Value {
+    let mut parts = name.splitn(3, '/');
+    let os = parts.next().unwrap_or_default();
+    let mut platform = json!({"os": os, "architecture": parts.next().unwrap_or("amd64")});
+    if let Some(variant) = parts.next() {
+        platform["variant"] = variant.into();
+    }
+    platform
+}
+
+fn config(spec: &Spec, platform: &str, diff_ids: &[String]) -> Bytes {
+    let mut config = platform_object(platform);
+    config["created"] = "2026-01-01T00:00:00Z".into();
+    config["config"] = json!({"Cmd": spec.command, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"});
+    config["rootfs"] = json!({"type": "layers", "diff_ids": diff_ids});
+    config["history"] = diff_ids
+        .iter()
+        .map(|_| json!({"created": "2026-01-01T00:00:00Z", "created_by": "weir-conformance"}))
+        .collect::<Vec<_>>()
+        .into();
+    pretty(&config)
+}
+
+fn descriptor(blob: &Blob) -> Value {
+    json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size})
+}
+
+/// A manifest with these contents, under its digest.
+pub(super) fn signed(media_type: &str, contents: &Value) -> Manifest {
+    let bytes = pretty(contents);
+    Manifest { digest: digest(&bytes), media_type: media_type.to_owned(), bytes }
+}
+
+/// Indented as Docker's own are, so that whoever rewrites JSON on the way is found out by the digest.
+fn pretty(value: &Value) -> Bytes {
+    serde_json::to_vec_pretty(value).map(Bytes::from).unwrap_or_default()
+}
+
+fn make(
+    spec: &Spec,
+    platform: &str,
+    position: usize,
+    layer: &Layer,
+    cache: &mut Cache,
+    scratch: &Path,
+) -> io::Result<Made> {
+    let (seed, size) = match layer {
+        Layer::Random(size) => {
+            let own = platform.bytes().fold(spec.seed, |seed, byte| mix(seed ^ u64::from(byte)));
+            (mix(own ^ position as u64), *size)
+        }
+        Layer::Shared { seed, size } => (mix(*seed), *size),
+        Layer::Tar(path) => {
+            let mut gzip = Tee::new(GzEncoder::new(Sink::new(scratch), Compression::default()));
+            io::copy(&mut File::open(path)?, &mut gzip)?;
+            return finish(gzip);
+        }
+    };
+    if let Some(made) = cache.get(&(seed, size)) {
+        return Ok(made.clone());
+    }
+    // Stored, not squeezed: random bytes do not compress, and a real gzip frame is made at the speed of its checksum.
+    let gzip = Tee::new(GzEncoder::new(Sink::new(scratch), Compression::none()));
+    let mut tar = tar::Builder::new(gzip);
+    let mut entry = tar::Header::new_ustar();
+    entry.set_size(size);
+    entry.set_mode(0o644);
+    entry.set_mtime(1_767_225_600);
+    entry.set_entry_type(tar::EntryType::Regular);
+    tar.append_data(
+        &mut entry,
+        format!("layer-{seed:016x}"),
+        Random { state: seed, word: [0; 8], used: 8 }.take(size),
+    )?;
+    let made = finish(tar.into_inner()?)?;
+    cache.insert((seed, size), made.clone());
+    Ok(made)
+}
+
+fn finish(tee: Tee<GzEncoder<Sink<'_>>>) -> io::Result<Made> {
+    let (diff_id, mut gzip) = tee.finish();
+    gzip.flush()?;
+    let (digest, content) = gzip.finish()?.finish()?;
+    Ok(Made { digest, diff_id, content })
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// One step of splitmix64.
+fn mix(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The endless random file.
+struct Random {
+    state: u64,
+    word: [u8; 8],
+    used: usize,
+}
+
+impl Read for Random {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        for byte in buffer.iter_mut() {
+            if self.used == 8 {
+                self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                self.word = mix(self.state).to_le_bytes();
+                self.used = 0;
+            }
+            *byte = self.word[self.used];
+            self.used += 1;
+        }
+        Ok(buffer.len())
+    }
+}

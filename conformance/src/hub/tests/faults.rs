@@ -1,0 +1,1 @@
+//! Each fault, seen from the other end.
