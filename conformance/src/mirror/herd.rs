@@ -1,0 +1,350 @@
+//! Many clients at once on something cold: one upstream request each object, and bytes that flow to all of them as they come.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Check, Failure, Outcome, World, check, ensure, process, world::percentile};
+use crate::{
+    client::{Client, Connection, Pull, Request, Shape},
+    hub::{Fault, Match, What},
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    check!("60 clients, one cold image, HEAD first", "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token", head_first),
+    check!("60 clients, one cold image, GET first", "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token", get_first),
+    check!("60 clients, one cold image, by digest", "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token", by_digest),
+    check!("1,000 clients, one cold 256 MiB image, upstream 48 MiB/s", "invariant 3; first byte within 100 ms", thousand),
+    check!("1,000 clients: resident memory", "bar: < 200 MiB", thousand_memory, Process),
+    check!("50 clients, one cold tag list", "invariant 3; 1 upstream request", tag_list),
+    check!("50 clients, cold referrers", "invariant 3; 1 upstream request", referrers),
+    check!("one blob under two names at once", "invariant 3; shared by digest: 1 download", two_names),
+    check!("200 requests for a missing tag", "invariant 3, 5; bar: <= 3 upstream", missing_tag),
+    check!("200 requests for a missing repository", "invariant 3, 5; bar: <= 3 upstream", missing_repository),
+    check!("a 503 reaches 100 waiters on a tag at once", "invariant 3; <= 3 upstream, no storm", tag_fails),
+    check!("a 503 reaches 100 waiters on a blob at once", "invariant 3; <= 3 upstream, no storm", blob_fails),
+];
+
+/// Runs `each` for 0..n at once and returns what they return, in that order.
+pub(super) async fn at_once<T, F>(n: usize, each: impl Fn(usize) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let tasks: Vec<_> = (0..n).map(|i| tokio::spawn(each(i))).collect();
+    let mut out = Vec::with_capacity(n);
+    for task in tasks {
+        match task.await {
+            Ok(value) => out.push(value),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+    out
+}
+
+async fn head_first(world: Arc<World>) -> Outcome {
+    sixty(world, Shape::HeadFirst).await
+}
+async fn get_first(world: Arc<World>) -> Outcome {
+    sixty(world, Shape::TagGet).await
+}
+async fn by_digest(world: Arc<World>) -> Outcome {
+    sixty(world, Shape::DigestOnly).await
+}
+
+async fn sixty(world: Arc<World>, shape: Shape) -> Outcome {
+    let image = world.image("herd", &[1 << 20, 6 << 20]).await?;
+    // Slow enough that all sixty are there before the first answer is complete.
+    world.pace(Some(8 << 20), Duration::from_millis(40));
+    let reference = if shape == Shape::DigestOnly { image.digest.clone() } else { image.tag.clone() };
+    let pulls = at_once(60, |_| {
+        let (client, repository, reference) = (world.client.clone(), image.repository.clone(), reference.clone());
+        async move { client.pull(&repository, &reference, shape).await }
+    })
+    .await;
+    let spent = world.spent(&image);
+    let wrong: Vec<String> = pulls.iter().filter_map(|pull| pull.as_ref().err().cloned()).collect();
+    ensure!(wrong.is_empty(), "{} of 60 pulls failed, first: {}; upstream: {spent}", wrong.len(), wrong[0]);
+    let right: Vec<&Pull> = pulls.iter().flatten().collect();
+    ensure!(right.iter().all(|pull| pull.digest == image.digest), "a pull got another image; upstream: {spent}");
+    ensure!(spent.is_one_pull(&image), "upstream: {spent}");
+    let slowest = right.iter().map(|pull| pull.total).max().unwrap_or_default();
+    Ok(format!("60 right, slowest {:.2} s; upstream: {spent}", slowest.as_secs_f64()))
+}
+
+/// Bytes each of the thousand reads before it waits for the others to be done. A sample reads, hashes and compares everything: two
+/// cores cannot carry a thousand times 256 MiB in a time anybody would wait.
+const READ_BY_EACH: u64 = 4 << 20;
+const THOUSAND: usize = 1000;
+/// Every fiftieth reads all.
+const SAMPLE: usize = 50;
+
+async fn thousand(world: Arc<World>) -> Outcome {
+    let measured = thousand_on_one(&world).await?;
+    let late = measured.late_p99;
+    ensure!(late <= Duration::from_millis(100), "p99 of followers' first byte is {late:?} after the leader's; {measured}");
+    Ok(measured.to_string())
+}
+
+async fn thousand_memory(world: Arc<World>) -> Outcome {
+    let pid = world.pid().await.ok_or_else(|| Failure::NotRun("the mirror is not a process of ours".into()))?;
+    process::forget_peak(pid);
+    let measured = thousand_on_one(&world).await?;
+    let peak = process::peak(pid).ok_or("no VmHWM in /proc")? >> 20;
+    let now = process::resident(pid).unwrap_or_default() >> 20;
+    ensure!(peak < 200, "peak {peak} MiB resident (now {now} MiB); {measured}");
+    Ok(format!("peak {peak} MiB resident, {now} MiB after"))
+}
+
+struct Thousand {
+    late_median: Duration,
+    late_p99: Duration,
+    late_max: Duration,
+    total: Duration,
+    spent: super::Spent,
+}
+
+impl std::fmt::Display for Thousand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+        write!(
+            f,
+            "first byte after the leader's: median {:.1} ms, p99 {:.1} ms, max {:.1} ms; all connected throughout and read {} MiB, {} of \
+             them read and hashed 256 MiB, {:.1} s; upstream: {}",
+            ms(self.late_median),
+            ms(self.late_p99),
+            ms(self.late_max),
+            READ_BY_EACH >> 20,
+            THOUSAND / SAMPLE,
+            self.total.as_secs_f64(),
+            self.spent
+        )
+    }
+}
+
+async fn thousand_on_one(world: &Arc<World>) -> Result<Thousand, Failure> {
+    let image = world.image("thousand", &[256 << 20]).await?;
+    world.pace(Some(48 << 20), Duration::from_millis(20));
+    let layer = image.layers[0].digest.clone();
+    let begun = Instant::now();
+
+    // The manifests first, by everybody, as a pull has it; then everybody waits for everybody, so that the layer is asked for at once.
+    let connected = Arc::new(tokio::sync::Barrier::new(THOUSAND));
+    let done = Arc::new(tokio::sync::Barrier::new(THOUSAND));
+    let results = at_once(THOUSAND, |i| {
+        let (client, image, layer) = (world.client.clone(), image.clone(), layer.clone());
+        let (connected, done) = (connected.clone(), done.clone());
+        async move {
+            let prepared = prepare(&client, &image).await;
+            connected.wait().await;
+            let one = match prepared {
+                Ok(mut connection) => read_layer(&client, &mut connection, &image.repository, &layer, i).await.map(|at| (connection, at)),
+                Err(error) => Err(error),
+            };
+            // The connection stays open until the last has read what it wants: memory is measured with a thousand of them.
+            done.wait().await;
+            one.map(|(_, at)| at)
+        }
+    })
+    .await;
+    let spent = world.spent(&image);
+    let errors: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
+    ensure!(errors.is_empty(), "{} of {THOUSAND} failed, first: {}; upstream: {spent}", errors.len(), errors[0]);
+    let times: Vec<(Instant, Instant)> = results.into_iter().flatten().collect();
+    let leader = times.iter().map(|(_, first)| *first).min().ok_or("nobody")?;
+    let mut late: Vec<Duration> =
+        times.iter().map(|(sent, first)| first.saturating_duration_since(leader.max(*sent))).collect();
+    late.sort();
+    let clean = spent.manifest_gets == 2 && spent.most_for_one_blob() == 1 && spent.tokens == 1;
+    ensure!(clean, "upstream: {spent}");
+    Ok(Thousand {
+        late_median: percentile(&late, 50.0),
+        late_p99: percentile(&late, 99.0),
+        late_max: percentile(&late, 100.0),
+        total: begun.elapsed(),
+        spent,
+    })
+}
+
+/// HEAD the tag, GET the index and the platform's manifest, over the connection that will ask for the layer.
+async fn prepare(client: &Client, image: &super::Image) -> Result<Connection, String> {
+    let text = |e: crate::client::Error| format!("manifest: {e}");
+    let mut connection = Connection::open_small(client.address(), 64 << 10).await.map_err(text)?;
+    let head = Request::head(client.manifest(&image.repository, &image.tag)).accepting_manifests();
+    let answer = connection.exchange(&head).await.map_err(text)?;
+    if answer.head.digest() != Some(&image.digest) {
+        return Err(format!("HEAD tag: {}", answer.describe()));
+    }
+    for digest in [&image.digest, &image.manifest] {
+        let get = Request::get(client.manifest(&image.repository, digest)).accepting_manifests();
+        let answer = connection.exchange(&get).await.map_err(text)?;
+        if !answer.complete() || answer.sha256 != *digest {
+            return Err(format!("GET manifest {digest}: {}", answer.describe()));
+        }
+    }
+    Ok(connection)
+}
+
+/// When it was asked for and when its first byte came.
+async fn read_layer(
+    client: &Client,
+    connection: &mut Connection,
+    repository: &str,
+    layer: &str,
+    i: usize,
+) -> Result<(Instant, Instant), String> {
+    let text = |e: crate::client::Error| format!("layer: {e}");
+    let mut incoming = connection.start(&Request::get(client.blob(repository, layer))).await.map_err(text)?;
+    if incoming.head.status != 200 {
+        return Err(format!("layer: {}", incoming.head.status));
+    }
+    let timing = if i % SAMPLE == 0 {
+        let answer = incoming.finish().await.map_err(text)?;
+        if !answer.complete() || answer.sha256 != layer {
+            return Err(format!("layer: {} that is {}", answer.describe(), answer.sha256));
+        }
+        answer.timing
+    } else {
+        incoming.discard(READ_BY_EACH).await.map_err(text)?;
+        incoming.timing()
+    };
+    Ok((timing.sent, timing.first_byte_at().ok_or("layer: no byte")?))
+}
+
+async fn tag_list(world: Arc<World>) -> Outcome {
+    let image = world.image("taglist", &[1000]).await?;
+    world.pace(None, Duration::from_millis(100));
+    let path = world.client.path(&image.repository, "tags/list");
+    let statuses = all_get(&world, 50, path).await;
+    let spent = world.spent(&image);
+    ensure!(statuses.get(&200) == Some(&50), "answers by status: {statuses:?}; upstream: {spent}");
+    ensure!(spent.tags == 1, "{} tag list requests upstream for 50 clients", spent.tags);
+    Ok(format!("50 answers; upstream: {} request", spent.tags))
+}
+
+async fn referrers(world: Arc<World>) -> Outcome {
+    let image = world.image("referrers", &[1000]).await?;
+    world.pace(None, Duration::from_millis(100));
+    let path = world.client.path(&image.repository, &format!("referrers/{}", image.digest));
+    let statuses = all_get(&world, 50, path).await;
+    let spent = world.spent(&image);
+    ensure!(statuses.get(&200) == Some(&50), "answers by status: {statuses:?}; upstream: {spent}");
+    ensure!(spent.referrers == 1, "{} referrers requests upstream for 50 clients", spent.referrers);
+    Ok(format!("50 answers; upstream: {} request", spent.referrers))
+}
+
+/// How many of `n` simultaneous GETs ended with which status; 0 is no answer.
+async fn all_get(world: &Arc<World>, n: usize, path: String) -> BTreeMap<u16, usize> {
+    let statuses = at_once(n, |_| {
+        let (client, path) = (world.client.clone(), path.clone());
+        async move { client.send(&Request::get(path)).await.map_or(0, |answer| answer.status()) }
+    })
+    .await;
+    statuses.into_iter().fold(BTreeMap::new(), |mut counts, status| {
+        *counts.entry(status).or_default() += 1;
+        counts
+    })
+}
+
+async fn two_names(world: Arc<World>) -> Outcome {
+    let one = world.image("name-one", &[8 << 20]).await?;
+    let two = world.same_image_elsewhere("name-two", &one).await?;
+    world.pace(Some(8 << 20), Duration::from_millis(40));
+    let pulls = at_once(20, |i| {
+        let (client, image) = (world.client.clone(), if i % 2 == 0 { one.clone() } else { two.clone() });
+        async move { client.pull(&image.repository, &image.tag, Shape::HeadFirst).await }
+    })
+    .await;
+    if let Some(error) = pulls.iter().find_map(|pull| pull.as_ref().err()) {
+        return Err(Failure::Failed(error.clone()));
+    }
+    let downloads = world.downloads(&one.layers[0].digest);
+    ensure!(downloads == 1, "{downloads} downloads of one layer asked for under two names");
+    Ok(format!("20 right pulls under two names; {downloads} download of the layer"))
+}
+
+async fn missing_tag(world: Arc<World>) -> Outcome {
+    let image = world.image("has-no-such-tag", &[1000]).await?;
+    missing(&world, &image.repository).await
+}
+
+async fn missing_repository(world: Arc<World>) -> Outcome {
+    let repository = world.repository("nowhere");
+    missing(&world, &repository).await
+}
+
+async fn missing(world: &Arc<World>, repository: &str) -> Outcome {
+    world.pace(None, Duration::from_millis(20));
+    let ask = |i: usize| {
+        let (client, repository) = (world.client.clone(), repository.to_owned());
+        async move {
+            match i % 2 {
+                0 => client.head_manifest(&repository, "no-such-tag").await,
+                _ => client.get_manifest(&repository, "no-such-tag").await,
+            }
+        }
+    };
+    let mut answers = at_once(100, ask).await;
+    for i in 0..100 {
+        answers.push(ask(i).await);
+    }
+    let spent = world.spent_in(repository);
+    for answer in answers {
+        let answer = answer?;
+        ensure!(answer.status() == 404, "want 404, came {}; upstream: {spent}", answer.describe());
+        if !answer.body.is_empty() {
+            let code = answer.error_code().unwrap_or_default();
+            let known = matches!(code.as_str(), "MANIFEST_UNKNOWN" | "NAME_UNKNOWN");
+            ensure!(known, "not an OCI error for what is missing: {}", answer.describe());
+        }
+    }
+    let asked = spent.manifest_gets + spent.manifest_heads;
+    ensure!(asked <= 3, "{asked} manifest requests upstream for one missing reference; upstream: {spent}");
+    Ok(format!("200 answers of 404; upstream: {asked} manifest requests, {} token", spent.tokens))
+}
+
+async fn tag_fails(world: Arc<World>) -> Outcome {
+    let image = world.image("tag-fails", &[1000]).await?;
+    world.pace(None, Duration::from_millis(300));
+    world.hub.arm(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
+    let path = world.client.manifest(&image.repository, &image.tag);
+    fails_for_all(&world, &image, path).await
+}
+
+async fn blob_fails(world: Arc<World>) -> Outcome {
+    let image = world.image("blob-fails", &[1 << 20]).await?;
+    world.client.get_manifest(&image.repository, &image.tag).await?;
+    let before = world.spent(&image);
+    world.pace(None, Duration::from_millis(300));
+    world.hub.arm(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
+    let path = world.client.blob(&image.repository, &image.layers[0].digest);
+    fails_for_all(&world, &image, path).await.map(|figure| format!("{figure} (before: {before})"))
+}
+
+async fn fails_for_all(world: &Arc<World>, image: &super::Image, path: String) -> Outcome {
+    let mark = world.spent(image).requests;
+    let ends = at_once(100, |_| {
+        let (client, path) = (world.client.clone(), path.clone());
+        async move {
+            let answer = client.send(&Request::get(path).accepting_manifests()).await;
+            (answer, Instant::now())
+        }
+    })
+    .await;
+    let spent = world.spent(image);
+    let asked = spent.requests - mark;
+    let mut ended = Vec::new();
+    for (answer, at) in ends {
+        let answer = answer?;
+        ensure!(!answer.complete(), "a success while upstream answers 503: {}", answer.describe());
+        ensure!(answer.status() != 404, "a failure told as absence: {}", answer.describe());
+        ensure!(answer.status() >= 500 || answer.status() == 429, "want 5xx, came {}", answer.describe());
+        ended.push(at);
+    }
+    let spread = ended.iter().max().zip(ended.iter().min()).map_or(Duration::ZERO, |(last, first)| *last - *first);
+    ensure!(spread <= Duration::from_secs(1), "the last waiter heard {spread:?} after the first; upstream: {spent}");
+    ensure!(asked <= 3, "{asked} requests upstream for one failure; upstream: {spent}");
+    Ok(format!("100 told within {:.0} ms of each other; upstream: {asked} requests", spread.as_secs_f64() * 1e3))
+}

@@ -1,0 +1,193 @@
+//! The mirror suite: what a mirror spends, shares, survives and refuses, seen from both of its sides.
+//!
+//! A Docker Hub on loopback is the mirror's upstream, and clients of ours are its clients. So a check knows what was asked of the
+//! mirror, what it answered, and exactly what it asked upstream for it: that third thing is the point, since a mirror that answers
+//! rightly and spends a hundred pulls on it has failed.
+//!
+//! - [`herd`] many at once on something cold: what is shared, and how soon it flows
+//! - [`warm`] what is here already: no upstream, no budget, no token service
+//! - [`limits`] both of Hub's 429s
+//! - [`broken`] every way an upstream body can be wrong
+//! - [`upstream_faults`] every way an upstream can fail before there is a body
+//! - [`clients`] the shapes clients ask in: ranges, resumes, leavers and stallers
+//! - [`tags`] freshness: moved tags, unchanged tags, stale answers and how they say so
+//! - [`listings`] tags, referrers, catalog
+//! - [`refusals`] what must be refused, and without asking anybody
+//! - [`crash`] kill -9, restart
+//! - [`ledger`] what the mirror says it spent against what the hub counted
+//!
+//! Each check works on repositories of its own, made from a seed nobody used before, so nothing is restarted in between and a mirror
+//! that keeps its data between two runs is cold all the same. After each check the hub is healed, and the suite waits until the
+//! mirror pulls again: how long that took is part of the figure when it is more than a second.
+
+mod broken;
+mod clients;
+mod crash;
+mod herd;
+mod ledger;
+mod limits;
+mod listings;
+pub mod process;
+mod refusals;
+mod tags;
+mod upstream_faults;
+mod warm;
+mod world;
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use crate::report::{Report, Row, Verdict};
+pub use world::{Image, Spent, World};
+
+/// No check may take longer.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// What a check returns: a figure, or why there is none.
+pub type Outcome = Result<String, Failure>;
+
+/// Why a check has no figure.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// It was tried and did not hold. The sentence says what was sent, what came, and what upstream saw.
+    Failed(String),
+    /// It cannot be tried here.
+    NotRun(String),
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Failure {
+        Failure::Failed(sentence)
+    }
+}
+impl From<&str> for Failure {
+    fn from(sentence: &str) -> Failure {
+        Failure::Failed(sentence.to_owned())
+    }
+}
+impl From<crate::client::Error> for Failure {
+    fn from(error: crate::client::Error) -> Failure {
+        Failure::Failed(error.to_string())
+    }
+}
+
+/// What a check must be able to do besides talking to the mirror and to the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// Restart, kill and measure the mirror: `--self` or `--peer`.
+    Process,
+    /// Weir's admin API: `--self` or `--admin`.
+    Admin,
+    /// Tags under `moving/` that grow stale after a known, short time: `--self` or `--moving-ttl`.
+    ShortTtl,
+}
+
+type Run = fn(Arc<World>) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// One check.
+pub struct Check {
+    name: &'static str,
+    stands_for: &'static str,
+    needs: Needs,
+    run: Run,
+}
+
+/// `check!(name, what it stands for, function)`, with what it needs as an optional last word.
+macro_rules! check {
+    ($name:literal, $stands_for:literal, $run:path) => {
+        check!($name, $stands_for, $run, Nothing)
+    };
+    ($name:literal, $stands_for:literal, $run:path, $needs:ident) => {
+        $crate::mirror::Check {
+            name: $name,
+            stands_for: $stands_for,
+            needs: $crate::mirror::Needs::$needs,
+            run: |world| Box::pin($run(world)),
+        }
+    };
+}
+pub(crate) use check;
+
+/// Fails the check with a sentence unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($sentence:tt)+) => {
+        if !$condition {
+            return Err($crate::mirror::Failure::Failed(format!($($sentence)+)));
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// Every group, in the order it runs. What disturbs the mirror most comes last.
+const GROUPS: &[(&str, &[Check])] = &[
+    ("herd", herd::CHECKS),
+    ("clients", clients::CHECKS),
+    ("warm", warm::CHECKS),
+    ("tags", tags::CHECKS),
+    ("listings", listings::CHECKS),
+    ("refusals", refusals::CHECKS),
+    ("broken", broken::CHECKS),
+    ("upstream faults", upstream_faults::CHECKS),
+    ("limits", limits::CHECKS),
+    ("ledger", ledger::CHECKS),
+    ("crash", crash::CHECKS),
+];
+
+/// Runs the checks whose name or group holds one of `only` (all when empty), printing each as it ends.
+pub async fn run(world: Arc<World>, only: &[String], subject: String) -> Report {
+    let mut rows = Vec::new();
+    for (group, checks) in GROUPS {
+        for check in checks.iter().filter(|check| chosen(only, group, check.name)) {
+            let row = run_one(&world, group, check).await;
+            println!("{}", row.line(62));
+            rows.push(row);
+        }
+    }
+    Report { subject, rows }
+}
+
+/// Names of all checks, by group.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    GROUPS.iter().flat_map(|(group, checks)| checks.iter().map(move |check| (*group, check.name)))
+}
+
+fn chosen(only: &[String], group: &str, name: &str) -> bool {
+    only.is_empty() || only.iter().any(|word| name.contains(word.as_str()) || group == word)
+}
+
+async fn run_one(world: &Arc<World>, group: &'static str, check: &Check) -> Row {
+    let start = std::time::Instant::now();
+    let outcome = match world.lacks(check.needs) {
+        Some(reason) => Err(Failure::NotRun(reason.to_owned())),
+        None => attempt(world, check).await,
+    };
+    let (verdict, mut figure) = match outcome {
+        Ok(figure) => (Verdict::Pass, figure),
+        Err(Failure::Failed(sentence)) => (Verdict::Fail, sentence),
+        Err(Failure::NotRun(reason)) => (Verdict::NotRun, reason),
+    };
+    if verdict != Verdict::NotRun {
+        match world.settle().await {
+            Ok(after) if after < Duration::from_secs(1) => {}
+            Ok(after) => figure.push_str(&format!("; pulls again {:.1} s later", after.as_secs_f64())),
+            Err(sentence) => figure.push_str(&format!("; AND DOES NOT RECOVER: {sentence}")),
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    Row { group, name: check.name, stands_for: check.stands_for, verdict, figure, seconds }
+}
+
+/// A check that panics or hangs has failed; it must not take the run with it.
+async fn attempt(world: &Arc<World>, check: &Check) -> Outcome {
+    let task = tokio::spawn((check.run)(world.clone()));
+    let abort = task.abort_handle();
+    match tokio::time::timeout(LONGEST, task).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(Failure::Failed(format!("the check itself broke: {panic}"))),
+        Err(_) => {
+            abort.abort();
+            Err(Failure::Failed(format!("not done after {LONGEST:?}")))
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A mirror as a process of ours: started on ports of its own with its data in a directory of its own, and measured from `/proc`.
+//!
+//! Nothing here knows the inside of a mirror. Weir gets the file a newcomer would write, the peer gets its own, and both are then
+//! judged by what they answer, what they ask of the hub, and what the kernel says they use.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::client::{Client, Request};
+
+/// A mirror must answer `/v2/` within this of its start.
+const START: Duration = Duration::from_secs(30);
+
+/// Which program.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// `weir serve --config`.
+    Weir(PathBuf),
+    /// Debian's `docker-registry` as a pull-through cache.
+    DockerRegistry(PathBuf),
+}
+
+impl Program {
+    /// As reports name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Program::Weir(_) => "weir",
+            Program::DockerRegistry(_) => "docker-registry",
+        }
+    }
+}
+
+/// A running mirror. Dropping it kills the process and removes its data.
+#[derive(Debug)]
+pub struct Process {
+    program: Program,
+    config: PathBuf,
+    child: Child,
+    /// Where registry clients go.
+    pub address: SocketAddr,
+    /// Where the admin API listens; the peer has none.
+    pub admin: Option<SocketAddr>,
+    directory: TempDir,
+}
+
+impl Process {
+    /// Starts `program` with `upstream` as its Docker Hub and waits until it answers `/v2/`. `extra` is appended to Weir's file.
+    pub async fn start(program: Program, upstream: SocketAddr, extra: &str) -> Result<Process, String> {
+        let directory = tempfile::tempdir().map_err(|e| format!("no temporary directory: {e}"))?;
+        let address = free_address()?;
+        let (text, admin) = match &program {
+            Program::Weir(_) => {
+                let admin = free_address()?;
+                (weir_config(address, admin, upstream, &directory.path().join("data"), extra), Some(admin))
+            }
+            Program::DockerRegistry(_) => (registry_config(address, upstream, &directory.path().join("data")), None),
+        };
+        let config = directory.path().join("config");
+        std::fs::write(&config, text).map_err(|e| format!("cannot write {}: {e}", config.display()))?;
+        let child = spawn(&program, &config, directory.path())?;
+        let mut process = Process { program, config, child, address, admin, directory };
+        process.answers().await?;
+        Ok(process)
+    }
+
+    /// What was started.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Where its data is.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Process id; `None` once it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits until the kernel has let go of it.
+    pub async fn kill(&mut self) -> Result<(), String> {
+        self.child.kill().await.map_err(|e| format!("cannot kill: {e}"))
+    }
+
+    /// SIGTERM; returns at once.
+    pub fn terminate(&self) -> Result<(), String> {
+        let pid = self.pid().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = pid.ok_or("it has already ended")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(|e| e.to_string())
+    }
+
+    /// Waits for the end and tells whether it was a success.
+    pub async fn ended(&mut self, within: Duration) -> Result<bool, String> {
+        match tokio::time::timeout(within, self.child.wait()).await {
+            Ok(Ok(status)) => Ok(status.success()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("still running after {within:?}")),
+        }
+    }
+
+    /// Starts it again on the same ports and data; the time from start to first answer.
+    pub async fn restart(&mut self) -> Result<Duration, String> {
+        let start = Instant::now();
+        self.child = spawn(&self.program, &self.config, self.directory.path())?;
+        self.answers().await?;
+        Ok(start.elapsed())
+    }
+
+    /// The end of what it logged.
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    async fn answers(&mut self) -> Result<(), String> {
+        let client = Client::new(self.address, "");
+        let deadline = Instant::now() + START;
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("{} ended with {status}:\n{}", self.program.name(), self.log_tail()));
+            }
+            if let Ok(answer) = client.send(&Request::get("/v2/")).await
+                && matches!(answer.status(), 200 | 401)
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{} does not answer /v2/:\n{}", self.program.name(), self.log_tail()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Resident memory now, in bytes.
+pub fn resident(pid: u32) -> Option<u64> {
+    status_field(pid, "VmRSS:")
+}
+
+/// The largest resident memory since [`forget_peak`], in bytes.
+pub fn peak(pid: u32) -> Option<u64> {
+    status_field(pid, "VmHWM:")
+}
+
+/// Makes [`peak`] start anew. Needs no privilege for a child of ours.
+pub fn forget_peak(pid: u32) {
+    let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
+}
+
+/// CPU time used, user and system, all threads.
+pub fn cpu(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 2..].split(' ').collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    // USER_HZ is 100 on every Linux this can run on.
+    Some(Duration::from_millis(ticks * 10))
+}
+
+fn status_field(pid: u32, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+}
+
+/// A loopback port nobody listens on now.
+pub fn free_address() -> Result<SocketAddr, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free port: {e}"))?;
+    listener.local_addr().map_err(|e| e.to_string())
+}
+
+fn spawn(program: &Program, config: &Path, directory: &Path) -> Result<Child, String> {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log"));
+    let log = log.map_err(|e| format!("cannot open the log: {e}"))?;
+    let error = log.try_clone().map_err(|e| e.to_string())?;
+    let mut command = match program {
+        Program::Weir(path) => {
+            let mut command = Command::new(path);
+            command.args(["serve", "--config"]).arg(config);
+            command
+        }
+        Program::DockerRegistry(path) => {
+            let mut command = Command::new(path);
+            command.arg("serve").arg(config);
+            command
+        }
+    };
+    command.current_dir(directory).stdin(Stdio::null()).stdout(log).stderr(error).kill_on_drop(true);
+    command.spawn().map_err(|e| format!("cannot start {}: {e}", program.name()))
+}
+
+fn weir_config(listen: SocketAddr, admin: SocketAddr, upstream: SocketAddr, root: &Path, extra: &str) -> String {
+    format!(
+        "[server]\nlisten = \"{listen}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[storage]\nroot = \"{}\"\ncapacity = \"20GiB\"\n\n\
+         [[upstream]]\nname = \"docker.io\"\nurl = \"http://{upstream}\"\ndefault = true\n\n{extra}",
+        root.display()
+    )
+}
+
+fn registry_config(listen: SocketAddr, upstream: SocketAddr, root: &Path) -> String {
+    format!(
+        "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
+         http:\n  addr: {listen}\nproxy:\n  remoteurl: http://{upstream}\n",
+        root.display()
+    )
+}
+
+/// Where Weir is: beside this executable, or built for release from the workspace this crate was built from.
+pub fn find_weir() -> Result<PathBuf, String> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("weir")));
+    if let Some(path) = beside.filter(|path| path.is_file()) {
+        return Ok(path);
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this crate has no workspace")?;
+    let built = std::process::Command::new("cargo")
+        .args(["build", "--release", "-p", "weir"])
+        .current_dir(workspace)
+        .status()
+        .map_err(|e| format!("weir is not beside this executable and cargo does not run: {e}"))?;
+    let path = workspace.join("target/release/weir");
+    if built.success() && path.is_file() { Ok(path) } else { Err("cargo build --release -p weir failed".into()) }
+}
