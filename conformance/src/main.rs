@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weir_conformance::hub;
+use weir_conformance::{hub, mirror};
 
 /// Is it a registry, and is it a good mirror?
 #[derive(Debug, Parser)]
@@ -16,12 +16,14 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Hub(hub::Command),
+    Mirror(mirror::Command),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let ran = match Arguments::parse().command {
         Command::Hub(command) => command.run().await,
+        Command::Mirror(command) => return command.run().await,
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,

@@ -114,10 +114,17 @@ impl Connection {
         }
     }
 
-    /// Whether the other side closes within `within`, having sent nothing more.
-    pub async fn closes_within(&mut self, within: Duration) -> bool {
-        let mut byte = [0; 1];
-        matches!(tokio::time::timeout(within, self.stream.read(&mut byte)).await, Ok(Ok(0) | Err(_)))
+    /// Reads whatever comes until the other side closes; false when it did not within the connection's patience.
+    pub async fn until_closed(&mut self) -> bool {
+        let deadline = Instant::now() + self.patience;
+        while Instant::now() < deadline {
+            match self.fill().await {
+                Ok(0) | Err(Error::Broken(_)) => return true,
+                Ok(_) => self.start = self.held.len(),
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     /// Reads once more from the socket; how many bytes came, 0 at its end.

@@ -15,7 +15,6 @@ use std::{net::SocketAddr, time::Duration};
 
 pub use answer::{Answer, Head, Timing};
 pub use connection::{Connection, Incoming};
-pub(crate) use pull::short;
 pub use pull::{Pull, Shape, manifest_children};
 
 /// How long a client of this suite waits for headers, and between two pieces of a body, before it calls the mirror hung.

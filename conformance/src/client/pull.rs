@@ -167,7 +167,7 @@ fn collect_warnings(answer: &Answer, into: &mut Vec<String>) {
 }
 
 /// Digests are printed by their first twelve digits.
-pub(crate) fn short(reference: &str) -> &str {
+fn short(reference: &str) -> &str {
     match reference.split_once(':') {
         Some((_, hex)) if hex.len() == 64 => &hex[..12],
         _ => reference,

@@ -308,7 +308,7 @@ async fn missing(world: &Arc<World>, repository: &str) -> Outcome {
 async fn tag_fails(world: Arc<World>) -> Outcome {
     let image = world.image("tag-fails", &[1000]).await?;
     world.pace(None, Duration::from_millis(300));
-    world.hub.arm(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
+    world.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
     let path = world.client.manifest(&image.repository, &image.tag);
     fails_for_all(&world, &image, path).await
 }
@@ -318,7 +318,7 @@ async fn blob_fails(world: Arc<World>) -> Outcome {
     world.client.get_manifest(&image.repository, &image.tag).await?;
     let before = world.spent(&image);
     world.pace(None, Duration::from_millis(300));
-    world.hub.arm(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
+    world.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
     let path = world.client.blob(&image.repository, &image.layers[0].digest);
     fails_for_all(&world, &image, path).await.map(|figure| format!("{figure} (before: {before})"))
 }

@@ -22,6 +22,7 @@
 
 mod broken;
 mod clients;
+mod command;
 mod crash;
 mod herd;
 mod ledger;
@@ -37,6 +38,8 @@ mod world;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::report::{Report, Row, Verdict};
+pub use command::Command;
+pub(crate) use command::raise_file_limit;
 pub use world::{Image, Spent, World};
 
 /// No check may take longer.
@@ -79,8 +82,10 @@ pub enum Needs {
     Process,
     /// Weir's admin API: `--self` or `--admin`.
     Admin,
-    /// Tags under `moving/` that grow stale after a known, short time: `--self` or `--moving-ttl`.
+    /// Tags that grow stale within seconds: `--self` starts a second mirror for it, or else `--tag-ttl`.
     ShortTtl,
+    /// Tags that stay fresh for minutes, as is the default.
+    LongTtl,
 }
 
 type Run = fn(Arc<World>) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -158,6 +163,7 @@ fn chosen(only: &[String], group: &str, name: &str) -> bool {
 
 async fn run_one(world: &Arc<World>, group: &'static str, check: &Check) -> Row {
     let start = std::time::Instant::now();
+    let world = world.suited(check.needs);
     let outcome = match world.lacks(check.needs) {
         Some(reason) => Err(Failure::NotRun(reason.to_owned())),
         None => attempt(world, check).await,

@@ -13,14 +13,17 @@ use std::{
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Needs, process::Process};
+use super::{
+    Failure, Needs,
+    process::{Process, Program},
+};
 use crate::{
     client::{Client, Request, Shape},
     hub::{self, Authorization, Hub, Kind, Logged, Spec},
 };
 
 /// The pull limit the hub announces unless a check says otherwise: metered, so that a ledger has something to reconcile with.
-pub const BUDGET: u32 = 1_000_000;
+pub(super) const BUDGET: u32 = 1_000_000;
 /// A mirror that does not pull again within this after the hub is healed has not recovered.
 const RECOVERY: Duration = Duration::from_secs(100);
 
@@ -33,8 +36,10 @@ pub struct World {
     pub client: Client,
     /// Weir's admin API.
     pub admin: Option<SocketAddr>,
-    /// How long a tag under `moving/` stays fresh; `None` is not known.
-    pub moving_ttl: Option<Duration>,
+    /// How long tags stay fresh when that is seconds; `None` is a mirror as it comes.
+    pub tag_ttl: Option<Duration>,
+    /// The same hub with another mirror, whose tags stay fresh for seconds.
+    short: Option<Arc<World>>,
     process: Option<Mutex<Process>>,
     /// Differs between two runs, so that a mirror which kept its data is cold for this one.
     run: u64,
@@ -74,7 +79,8 @@ impl World {
             hub,
             client,
             admin,
-            moving_ttl: None,
+            tag_ttl: None,
+            short: None,
             process: process.map(Mutex::new),
             run,
             serial: AtomicU64::new(0),
@@ -91,9 +97,43 @@ impl World {
             Needs::Process => Some("the mirror is not a process of ours (--self)"),
             Needs::Admin if self.admin.is_some() => None,
             Needs::Admin => Some("no admin API (--self, or --admin ADDR)"),
-            Needs::ShortTtl if self.moving_ttl.is_some() => None,
-            Needs::ShortTtl => Some("how long tags stay fresh is not known (--self, or --moving-ttl)"),
+            Needs::ShortTtl if self.tag_ttl.is_some() => None,
+            Needs::ShortTtl => Some("tags stay fresh too long, or for how long is not known (--self, or --tag-ttl)"),
+            Needs::LongTtl if self.tag_ttl.is_none() => None,
+            Needs::LongTtl => Some("tags do not stay fresh (run again without --tag-ttl)"),
         }
+    }
+
+    /// With another mirror for checks that need short-lived tags.
+    pub fn with_short(self, short: World) -> World {
+        World { short: Some(Arc::new(short)), ..self }
+    }
+
+    /// With tags that stay fresh so long.
+    pub fn with_tag_ttl(self, ttl: Duration) -> World {
+        World { tag_ttl: Some(ttl), ..self }
+    }
+
+    /// This world, or its twin where tags are short-lived when that is what is needed.
+    pub fn suited<'a>(self: &'a Arc<World>, needs: Needs) -> &'a Arc<World> {
+        match (&self.short, needs) {
+            (Some(short), Needs::ShortTtl) => short,
+            _ => self,
+        }
+    }
+
+    /// A further process of the same program on the same hub, with `extra` in its configuration, for one check.
+    pub async fn beside(&self, extra: &str) -> Result<World, Failure> {
+        let Program::Weir(path) = self.process().await?.program().clone() else {
+            return Err(Failure::NotRun("needs Weir's configuration".into()));
+        };
+        let process = Process::start(Program::Weir(path), self.hub.registry_address(), extra).await?;
+        Ok(World::new(self.hub.clone(), Client::new(process.address, ""), process.admin, Some(process)))
+    }
+
+    /// A seed nobody used before.
+    pub fn seed(&self) -> u64 {
+        self.next()
     }
 
     /// A number nobody used before.
@@ -136,7 +176,8 @@ impl World {
         self.push(image.spec.clone().private()).await
     }
 
-    async fn push(&self, spec: Spec) -> Result<Image, String> {
+    /// What the spec says.
+    pub async fn push(&self, spec: Spec) -> Result<Image, String> {
         let (hub, wanted) = (self.hub.clone(), spec.clone());
         let pushed = tokio::task::spawn_blocking(move || hub.push(wanted)).await.map_err(|e| e.to_string())?;
         let pushed = pushed.map_err(|e| format!("the hub cannot make an image: {e}"))?;
@@ -220,6 +261,7 @@ impl World {
             settings.challenge = fresh.challenge;
             settings.redirect_blobs = fresh.redirect_blobs;
             settings.token_life = fresh.token_life;
+            settings.accounts = fresh.accounts;
             settings.limit = Some(hub::Limit::hub(BUDGET));
         });
         self.hub.set_budget(i64::from(BUDGET));
@@ -337,7 +379,7 @@ impl fmt::Display for Spent {
 }
 
 /// The value below which `percent` of a sorted list lie; the last for 100.
-pub fn percentile(sorted: &[Duration], percent: f64) -> Duration {
+pub(super) fn percentile(sorted: &[Duration], percent: f64) -> Duration {
     let at = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted.get(at.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
 }

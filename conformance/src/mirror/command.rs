@@ -1,0 +1,153 @@
+//! `weir-conformance mirror`: which mirror, on which hub, and where the report goes.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use url::Url;
+
+use super::{
+    World, names,
+    process::{Process, Program, find_weir},
+    run,
+};
+use crate::{
+    client::Client,
+    hub::{Hub, Settings},
+    report::Report,
+};
+
+/// Judge a mirror whose upstream is the hub that this starts.
+///
+/// With --url the mirror must already have http://<--hub> as its Docker Hub. With --self a newcomer needs nothing else: the hub and
+/// Weir are started here, on ports of their own, with their data in a directory that goes away.
+#[derive(Debug, clap::Args)]
+pub struct Command {
+    /// The mirror, as http://host:port/
+    #[arg(long, required_unless_present_any = ["own", "peer", "list"])]
+    url: Option<Url>,
+    /// Start the hub and Weir here
+    #[arg(long = "self", conflicts_with_all = ["url", "peer"])]
+    own: bool,
+    /// Start the hub and another mirror here
+    #[arg(long, value_parser = ["docker-registry"], conflicts_with = "url")]
+    peer: Option<String>,
+    /// The program to start with --self or --peer; Weir is otherwise found beside this program, or built
+    #[arg(long)]
+    weir: Option<PathBuf>,
+    /// What goes before repository names at the mirror
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// Where the hub listens with --url
+    #[arg(long, default_value = "127.0.0.1:5999")]
+    hub: SocketAddr,
+    /// Where the hub's CDN listens with --url
+    #[arg(long, default_value = "127.0.0.1:5998")]
+    cdn: SocketAddr,
+    /// Weir's admin listener with --url
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+    /// Tags at --url stay fresh only so long: runs the checks that need it instead of those that need the opposite
+    #[arg(long, value_parser = humantime::parse_duration)]
+    tag_ttl: Option<Duration>,
+    /// Only checks whose name holds this, or whose group it is; may be repeated
+    #[arg(long)]
+    only: Vec<String>,
+    /// Write the report here, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the table here, as Markdown
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Print what would be checked
+    #[arg(long)]
+    list: bool,
+}
+
+impl Command {
+    /// Runs the suite. Failure when a check failed, when none ran, or when the mirror could not be had.
+    pub async fn run(self) -> ExitCode {
+        if self.list {
+            names().for_each(|(group, name)| println!("{group}: {name}"));
+            return ExitCode::SUCCESS;
+        }
+        match self.judge().await {
+            Ok(report) => {
+                println!("{}", report.table());
+                match self.write(&report) {
+                    Ok(()) => report.exit(),
+                    Err(sentence) => failed(&sentence),
+                }
+            }
+            Err(sentence) => failed(&sentence),
+        }
+    }
+
+    async fn judge(&self) -> Result<Report, String> {
+        // A thousand clients, their sockets on both sides of this process, and the hub's.
+        raise_file_limit();
+        let (world, subject) = self.world().await?;
+        Ok(run(Arc::new(world), &self.only, subject).await)
+    }
+
+    async fn world(&self) -> Result<(World, String), String> {
+        let program = match &self.peer {
+            Some(_) => Program::DockerRegistry(self.weir.clone().unwrap_or_else(|| "docker-registry".into())),
+            None if self.own => Program::Weir(self.weir.clone().map_or_else(find_weir, Ok)?),
+            None => return self.at_url().await,
+        };
+        let hub = start(Settings::default()).await?;
+        let upstream = hub.registry_address();
+        let subject = format!("{} in front of the hub", program.name());
+        let mirror = Process::start(program.clone(), upstream, "").await?;
+        let world = World::new(hub.clone(), Client::new(mirror.address, ""), mirror.admin, Some(mirror));
+        // The peer asks upstream for every tag, so that its tags are always stale.
+        let (extra, ttl) = match program {
+            Program::Weir(_) => ("[mirror]\ntag_ttl = \"1s\"\n", Duration::from_secs(1)),
+            Program::DockerRegistry(_) => ("", Duration::ZERO),
+        };
+        let short = Process::start(program, upstream, extra).await?;
+        let short = World::new(hub, Client::new(short.address, ""), short.admin, Some(short)).with_tag_ttl(ttl);
+        Ok((world.with_short(short), subject))
+    }
+
+    async fn at_url(&self) -> Result<(World, String), String> {
+        let url = self.url.as_ref().ok_or("--url, --self or --peer")?;
+        let addresses = url.socket_addrs(|| None).map_err(|e| format!("{url}: {e}"))?;
+        let address = *addresses.first().ok_or_else(|| format!("{url} has no address"))?;
+        let hub = start(Settings { registry: self.hub, cdn: self.cdn, ..Settings::default() }).await?;
+        let world = World::new(hub, Client::new(address, &self.prefix), self.admin, None);
+        let world = match self.tag_ttl {
+            Some(ttl) => world.with_tag_ttl(ttl),
+            None => world,
+        };
+        Ok((world, format!("{url} in front of the hub at {}", self.hub)))
+    }
+
+    fn write(&self, report: &Report) -> Result<(), String> {
+        if let Some(path) = &self.json {
+            let text = serde_json::to_vec_pretty(report).map_err(|e| e.to_string())?;
+            std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        if let Some(path) = &self.markdown {
+            std::fs::write(path, report.markdown()).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+async fn start(settings: Settings) -> Result<Arc<Hub>, String> {
+    let at = settings.registry;
+    Hub::start(settings).await.map(Arc::new).map_err(|e| format!("the hub cannot listen at {at}: {e}"))
+}
+
+fn failed(sentence: &str) -> ExitCode {
+    eprintln!("weir-conformance: {sentence}");
+    ExitCode::FAILURE
+}
+
+/// Open files up to what the kernel lets us have.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
