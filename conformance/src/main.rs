@@ -16,7 +16,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Hub(hub::Command),
-    Mirror(mirror::Command),
+    Mirror(Box<mirror::Command>),
 }
 
 #[tokio::main]

@@ -10,6 +10,8 @@
 mod answer;
 mod connection;
 mod pull;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 

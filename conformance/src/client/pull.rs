@@ -143,7 +143,8 @@ impl Client {
 /// Config and layers of a manifest, without repeats.
 pub fn manifest_children(manifest: &serde_json::Value) -> Vec<String> {
     let config = manifest.pointer("/config/digest").into_iter();
-    let layers = manifest.get("layers").and_then(|l| l.as_array()).into_iter().flatten().filter_map(|l| l.get("digest"));
+    let layers =
+        manifest.get("layers").and_then(|l| l.as_array()).into_iter().flatten().filter_map(|l| l.get("digest"));
     let mut out: Vec<String> = Vec::new();
     for digest in config.chain(layers).filter_map(|d| d.as_str()) {
         if !out.iter().any(|have| have == digest) {

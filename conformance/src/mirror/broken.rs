@@ -61,7 +61,11 @@ async fn mended(world: Arc<World>, what: What) -> Outcome {
     ensure!(right, "the client got {}; {downloads} downloads upstream, ranges {ranges:?}", answer.describe());
     ensure!(!ranges.is_empty(), "completed, but by {downloads} whole downloads and no Range");
     ensure!(downloads <= 3, "{downloads} downloads, ranges {ranges:?}");
-    Ok(format!("right bytes after {:.1} s; upstream went on at {}", answer.timing.total.as_secs_f64(), ranges.join(", ")))
+    Ok(format!(
+        "right bytes after {:.1} s; upstream went on at {}",
+        answer.timing.total.as_secs_f64(),
+        ranges.join(", ")
+    ))
 }
 
 fn ranges_asked(world: &World, image: &Image) -> Vec<String> {
@@ -110,7 +114,11 @@ async fn healed(world: &World, image: &Image) -> Result<String, Failure> {
     }
     world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
     let after = start.elapsed();
-    Ok(if after.as_secs() < 1 { "next pull right".into() } else { format!("right again after {:.1} s", after.as_secs_f64()) })
+    Ok(if after.as_secs() < 1 {
+        "next pull right".into()
+    } else {
+        format!("right again after {:.1} s", after.as_secs_f64())
+    })
 }
 
 async fn with_layer(world: Arc<World>, bytes: u64, what: What) -> Outcome {

@@ -116,8 +116,12 @@ async fn warm_ranges(world: Arc<World>) -> Outcome {
     ensure!(whole.complete() && whole.sha256 == image.layers[0].digest, "the whole: {}", whole.describe());
     let kind = whole.head.header("content-type").unwrap_or_default();
     ensure!(kind.starts_with("application/octet-stream"), "Content-Type {kind:?} of a blob (Clair takes octet-stream)");
-    let wants =
-        [("bytes=0-0", 0, 0), ("bytes=1000-1999", 1000, 1999), ("bytes=5000-", 5000, size - 1), ("bytes=-100", size - 100, size - 1)];
+    let wants = [
+        ("bytes=0-0", 0, 0),
+        ("bytes=1000-1999", 1000, 1999),
+        ("bytes=5000-", 5000, size - 1),
+        ("bytes=-100", size - 100, size - 1),
+    ];
     for (range, first, last) in wants {
         let part = ranged(&world, &image, range).await?;
         is_part(&part, first, last, size).map_err(|e| format!("{range}: {e}"))?;
@@ -177,7 +181,8 @@ async fn far_ahead(world: Arc<World>) -> Outcome {
 
 /// Downloads of the first layer without and with a closed range.
 fn downloads_by_kind(world: &World, image: &Image) -> (usize, usize) {
-    let of_it = |logged: &&crate::hub::Logged| logged.kind == Kind::CdnGet && logged.reference == image.layers[0].digest;
+    let of_it =
+        |logged: &&crate::hub::Logged| logged.kind == Kind::CdnGet && logged.reference == image.layers[0].digest;
     let log = world.hub.log();
     let closed = |logged: &crate::hub::Logged| logged.range.as_deref().is_some_and(|range| !range.ends_with('-'));
     let all = log.iter().filter(of_it).count();
@@ -226,13 +231,15 @@ async fn cut_early(world: Arc<World>) -> Outcome {
 async fn read_then_leave(world: &World, image: &Image, from: u64, length: u64) -> Result<Vec<u8>, String> {
     let text = |e: crate::client::Error| format!("bytes={from}-: {e}");
     let mut connection = Connection::open_small(world.client.address(), 64 << 10).await.map_err(text)?;
-    let get = Request::get(world.client.blob(&image.repository, &image.layers[0].digest)).range(format!("bytes={from}-"));
+    let get =
+        Request::get(world.client.blob(&image.repository, &image.layers[0].digest)).range(format!("bytes={from}-"));
     let mut incoming = connection.start(&get).await.map_err(text)?;
     if incoming.head.status != 206 {
         return Err(format!("bytes={from}-: {}", incoming.head.status));
     }
     let mut bytes = Vec::new();
-    while (bytes.len() as u64) < length && incoming.piece(|piece| bytes.extend_from_slice(piece)).await.map_err(text)? {}
+    while (bytes.len() as u64) < length && incoming.piece(|piece| bytes.extend_from_slice(piece)).await.map_err(text)? {
+    }
     bytes.truncate(length as usize);
     Ok(bytes)
 }

@@ -145,7 +145,7 @@ fn failed(sentence: &str) -> ExitCode {
 }
 
 /// Open files up to what the kernel lets us have.
-pub(crate) fn raise_file_limit() {
+fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

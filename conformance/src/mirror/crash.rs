@@ -9,7 +9,12 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("kill -9 in the middle of a cold pull", "bar: right bytes, at most one more GET an object", mid_pull, Process),
+    check!(
+        "kill -9 in the middle of a cold pull",
+        "bar: right bytes, at most one more GET an object",
+        mid_pull,
+        Process
+    ),
     check!("kill -9, then warm pulls with the hub down", "invariants 7, 8; all served", warm_after, Process),
     check!("starts with the hub down", "start needs no upstream", starts_alone, Process),
     check!("SIGTERM lets bodies in flight finish", "drain; exit code 0", drains, Process),
@@ -43,7 +48,10 @@ async fn mid_pull(world: Arc<World>) -> Outcome {
     let log = world.hub.log();
     let again: Vec<_> = log.iter().filter(|l| l.kind == Kind::CdnGet && l.reference == digest).collect();
     let resumed = again.last().and_then(|l| l.range.clone()).unwrap_or_else(|| "from 0".into());
-    Ok(format!("answers {:.0} ms after its start; right bytes, the layer {resumed}; upstream: {spent}", started.as_secs_f64() * 1e3))
+    Ok(format!(
+        "answers {:.0} ms after its start; right bytes, the layer {resumed}; upstream: {spent}",
+        started.as_secs_f64() * 1e3
+    ))
 }
 
 async fn warm_after(world: Arc<World>) -> Outcome {
@@ -55,7 +63,9 @@ async fn warm_after(world: Arc<World>) -> Outcome {
         process.kill().await?;
         process.restart().await?;
     }
-    for (shape, reference) in [(Shape::HeadFirst, &image.tag), (Shape::TagGet, &image.tag), (Shape::DigestOnly, &image.digest)] {
+    for (shape, reference) in
+        [(Shape::HeadFirst, &image.tag), (Shape::TagGet, &image.tag), (Shape::DigestOnly, &image.digest)]
+    {
         world.client.pull(&image.repository, reference, shape).await?;
     }
     Ok("pulled by tag and by digest".into())
@@ -140,7 +150,12 @@ async fn partials(world: Arc<World>) -> Outcome {
             }
         }
     }
-    ensure!(wrong.is_empty(), "{} of {files} files under blobs/ are not what their name says: {}", wrong.len(), wrong[0]);
+    ensure!(
+        wrong.is_empty(),
+        "{} of {files} files under blobs/ are not what their name says: {}",
+        wrong.len(),
+        wrong[0]
+    );
     ensure!(files > 0, "no files under blobs/sha256");
     Ok(format!("{files} files under blobs/, each is what its name says"))
 }

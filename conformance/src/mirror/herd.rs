@@ -13,10 +13,26 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("60 clients, one cold image, HEAD first", "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token", head_first),
-    check!("60 clients, one cold image, GET first", "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token", get_first),
-    check!("60 clients, one cold image, by digest", "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token", by_digest),
-    check!("1,000 clients, one cold 256 MiB image, upstream 48 MiB/s", "invariant 3; first byte within 100 ms", thousand),
+    check!(
+        "60 clients, one cold image, HEAD first",
+        "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token",
+        head_first
+    ),
+    check!(
+        "60 clients, one cold image, GET first",
+        "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token",
+        get_first
+    ),
+    check!(
+        "60 clients, one cold image, by digest",
+        "invariant 3; bar: 2 manifest GETs, 1 GET a blob, 1 token",
+        by_digest
+    ),
+    check!(
+        "1,000 clients, one cold 256 MiB image, upstream 48 MiB/s",
+        "invariant 3; first byte within 100 ms",
+        thousand
+    ),
     check!("1,000 clients: resident memory", "bar: < 200 MiB", thousand_memory, Process),
     check!("50 clients, one cold tag list", "invariant 3; 1 upstream request", tag_list),
     check!("50 clients, cold referrers", "invariant 3; 1 upstream request", referrers),
@@ -84,7 +100,10 @@ const SAMPLE: usize = 50;
 async fn thousand(world: Arc<World>) -> Outcome {
     let measured = thousand_on_one(&world).await?;
     let late = measured.late_p99;
-    ensure!(late <= Duration::from_millis(100), "p99 of followers' first byte is {late:?} after the leader's; {measured}");
+    ensure!(
+        late <= Duration::from_millis(100),
+        "p99 of followers' first byte is {late:?} after the leader's; {measured}"
+    );
     Ok(measured.to_string())
 }
 
@@ -140,7 +159,9 @@ async fn thousand_on_one(world: &Arc<World>) -> Result<Thousand, Failure> {
             let prepared = prepare(&client, &image).await;
             connected.wait().await;
             let one = match prepared {
-                Ok(mut connection) => read_layer(&client, &mut connection, &image.repository, &layer, i).await.map(|at| (connection, at)),
+                Ok(mut connection) => {
+                    read_layer(&client, &mut connection, &image.repository, &layer, i).await.map(|at| (connection, at))
+                }
                 Err(error) => Err(error),
             };
             // The connection stays open until the last has read what it wants: memory is measured with a thousand of them.
@@ -200,7 +221,7 @@ async fn read_layer(
     if incoming.head.status != 200 {
         return Err(format!("layer: {}", incoming.head.status));
     }
-    let timing = if i % SAMPLE == 0 {
+    let timing = if i.is_multiple_of(SAMPLE) {
         let answer = incoming.finish().await.map_err(text)?;
         if !answer.complete() || answer.sha256 != layer {
             return Err(format!("layer: {} that is {}", answer.describe(), answer.sha256));

@@ -24,7 +24,8 @@ pub(super) const CHECKS: &[Check] = &[
 async fn tagged(world: &World, what: &str, count: usize) -> Result<(Image, Vec<String>), String> {
     let image = world.image(what, &[1000]).await?;
     // Byte order: capitals before small letters, 10 before 9.
-    let mut tags: Vec<String> = (1..count).map(|i| if i % 5 == 0 { format!("V{i}") } else { format!("v{i}") }).collect();
+    let mut tags: Vec<String> =
+        (1..count).map(|i| if i % 5 == 0 { format!("V{i}") } else { format!("v{i}") }).collect();
     for tag in &tags {
         world.hub.retag(&image.repository, tag, &image.digest);
     }

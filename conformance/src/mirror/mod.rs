@@ -39,7 +39,6 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::report::{Report, Row, Verdict};
 pub use command::Command;
-pub(crate) use command::raise_file_limit;
 pub use world::{Image, Spent, World};
 
 /// No check may take longer.

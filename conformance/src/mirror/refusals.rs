@@ -61,7 +61,9 @@ async fn bad_names(world: Arc<World>) -> Outcome {
     let (c, name) = (&world.client, image.repository.as_str());
     let hex = image.digest.trim_start_matches("sha256:");
     let mut targets = Vec::new();
-    for bad in ["Upper/case", "two//slashes", "trailing-/x", "-leading", "a/.b", "a/b_", "sp%20ace", "st*r", "a/%2a", "ünï"] {
+    for bad in
+        ["Upper/case", "two//slashes", "trailing-/x", "-leading", "a/.b", "a/b_", "sp%20ace", "st*r", "a/%2a", "ünï"]
+    {
         targets.push(c.manifest(bad, "latest"));
         targets.push(c.path(bad, "tags/list"));
     }
@@ -282,7 +284,8 @@ async fn slow_head(world: Arc<World>) -> Outcome {
         let closed = connection.patient_for(Duration::from_secs(35)).until_closed().await;
         Ok::<_, crate::client::Error>((what, closed, start.elapsed()))
     };
-    let (half, silent) = tokio::join!(watch("half a head", b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-"), watch("no byte at all", b""));
+    let (half, silent) =
+        tokio::join!(watch("half a head", b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-"), watch("no byte at all", b""));
     let mut figures = Vec::new();
     for result in [half, silent] {
         let (what, closed, after) = result?;
@@ -300,7 +303,12 @@ async fn hostile_heads(world: Arc<World>) -> Outcome {
                    GET /v2/smuggled/x/manifests/latest HTTP/1.1\r\nHost: x\r\n\r\n";
     let doubled = "GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 3\r\n\r\nabc";
     let before = world.requests();
-    let cases = [("a line of 200 kB", long_line.as_str()), ("5,000 headers", &many), ("CL and TE", smuggle), ("two lengths", doubled)];
+    let cases = [
+        ("a line of 200 kB", long_line.as_str()),
+        ("5,000 headers", &many),
+        ("CL and TE", smuggle),
+        ("two lengths", doubled),
+    ];
     let mut figures = Vec::new();
     for (what, bytes) in cases {
         let mut connection = Connection::open(address).await?;

@@ -94,7 +94,13 @@ async fn moved(world: Arc<World>) -> Outcome {
     .await;
     for answer in answers {
         let answer = answer?;
-        ensure!(answer.sha256 == new.digest, "{} that is {}, not the new {}", answer.describe(), answer.sha256, new.digest);
+        ensure!(
+            answer.sha256 == new.digest,
+            "{} that is {}, not the new {}",
+            answer.describe(),
+            answer.sha256,
+            new.digest
+        );
     }
     let gets = world.spent(&image).manifest_gets - before;
     ensure!(gets == 1, "{gets} manifest GETs for the new index");
@@ -135,7 +141,10 @@ fn says_stale(answer: &Answer, image: &Image) -> Result<(), Failure> {
     ensure!(answer.status() == 200, "want the stale answer, came {}", answer.describe());
     ensure!(answer.head.digest() == Some(&image.digest), "Docker-Content-Digest {:?}", answer.head.digest());
     let warning = answer.head.header("warning").unwrap_or("none");
-    ensure!(warning.starts_with("299 - \"") && warning.len() <= 4096, "stale without `Warning: 299 - \"…\"`: {warning}");
+    ensure!(
+        warning.starts_with("299 - \"") && warning.len() <= 4096,
+        "stale without `Warning: 299 - \"…\"`: {warning}"
+    );
     let age = answer.head.header("age").and_then(|age| age.parse::<u64>().ok());
     ensure!(age.is_some_and(|age| age >= 1), "stale with Age {:?}", answer.head.header("age"));
     Ok(())

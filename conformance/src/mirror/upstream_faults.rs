@@ -119,7 +119,11 @@ async fn token_refused(world: Arc<World>) -> Outcome {
     let image = world.image("token-401", &[1000]).await?;
     world.hub.fault(Fault::always(What::TokenRefused));
     let answer = world.client.get_manifest(&image.repository, &image.tag).await?;
-    ensure!(!answer.complete() && answer.status() != 401, "came {} (a 401 would make clients ask for a password)", answer.describe());
+    ensure!(
+        !answer.complete() && answer.status() != 401,
+        "came {} (a 401 would make clients ask for a password)",
+        answer.describe()
+    );
     let spent = world.spent(&image);
     ensure!(spent.tokens <= 3, "{} tokens asked for; Hub locks accounts", spent.tokens);
     world.hub.clear_faults();

@@ -38,7 +38,8 @@ async fn all_shapes(world: &World, image: &Image) -> Result<Duration, String> {
         let reference = if shape == Shape::DigestOnly { &image.digest } else { &image.tag };
         let start = Instant::now();
         let pull = world.client.pull(&image.repository, reference, shape).await;
-        let pull = pull.map_err(|sentence| format!("{}: {sentence}; upstream: {}", shape.name(), world.spent(image)))?;
+        let pull =
+            pull.map_err(|sentence| format!("{}: {sentence}; upstream: {}", shape.name(), world.spent(image)))?;
         if pull.digest != image.digest {
             return Err(format!("{}: pulled {}", shape.name(), pull.digest));
         }

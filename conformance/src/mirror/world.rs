@@ -115,7 +115,7 @@ impl World {
     }
 
     /// This world, or its twin where tags are short-lived when that is what is needed.
-    pub fn suited<'a>(self: &'a Arc<World>, needs: Needs) -> &'a Arc<World> {
+    pub fn suited(self: &Arc<World>, needs: Needs) -> &Arc<World> {
         match (&self.short, needs) {
             (Some(short), Needs::ShortTtl) => short,
             _ => self,
