@@ -117,7 +117,7 @@ async fn signed(world: &World, what: &str) -> Result<(Image, Vec<String>), Strin
             annotations: vec![("org.example.of".to_owned(), image.digest.clone())],
             content: bytes::Bytes::from_static(content.as_bytes()),
         };
-        digests.push(world.hub.push_referrer(artifact).map_err(|e| e.to_string())?.digest);
+        digests.push(world.hub.push_referrer(artifact).digest);
     }
     Ok((image, digests))
 }
