@@ -1,38 +1,104 @@
-//! stub: what an identity has left upstream; a [`Reservation`] is the only way to send a counted GET.
-#![allow(missing_docs, unused_variables, dead_code, clippy::todo, reason = "replaced by the real modules")]
+//! What an identity has left upstream; a [`Reservation`] is the only way to send a counted GET.
+//!
+//! # What it guarantees
+//!
+//! A pull is paid before it is sent: [`Ledger::reserve`] takes one from what is left and waits until the record of that is on
+//! disk. A process that is killed between the two has paid; it never sends what it did not pay. Of N who reserve the last pull one gets
+//! it. A reservation that is dropped unsent is refunded, one that was sent is a [`Spend`] whatever came back.
+//!
+//! # What is believed
+//!
+//! Upstream alone knows what is left, and others behind our address spend from the same account. So nothing is configured: as long as
+//! upstream says nothing the identity is unmetered; once it does, the newest `remaining` it gave, less what is in flight, is the truth,
+//! upward too. Two answers that crossed on the way are the exception: which was counted first is not known, so the lower one
+//! holds until a request that was sent after it is answered. A drop that our own sent requests do not explain is somebody else's and
+//! is kept as external spend.
+//!
+//! Between two answers the sliding log forecasts: what left the window since the last answer has come back, and a whole window after
+//! it everything has but what we spent since. A 429 of the pull limit sets what is left to zero until that forecast, or until
+//! a HEAD, which is free, says otherwise.
+//!
+//! # What breaks if a line moves
+//!
+//! The guard is made before the record is awaited: a caller that is cancelled while the disk is slow must refund. In-flight ends when
+//! headers arrive, the entry is written when the reservation drops: `waiters` counts those who joined during the body.
+//!
+//! # Scope
+//!
+//! No policy: who may spend is decided in `limits/budget.rs` from a [`Left`]. No storage: [`Keep`] is given by `main`. A disk that
+//! refuses does not stop the pulls; the log says so, and the next write that works replaces the whole journal, so nothing is lost
+//! but in a crash in between.
+
+mod account;
+mod record;
 
 use std::{
+    collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use super::Identity;
+use super::{Identity, ratelimit::RateLimit};
 use crate::{
     asker::Class,
     oci::{Name, Reference},
 };
+use account::Account;
+use record::Record;
 
-/// Makes a record durable. `main` gives one that appends to a journal of the store, since upstream knows no storage.
-pub type Keep = Arc<dyn Fn(Vec<u8>) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+/// What a [`Keep`] promises.
+pub type Kept = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Makes records durable. `main` implements it over a journal of the store, since upstream knows no storage.
+///
+/// A closure that appends is one as well; then nothing is ever compacted, which suits tests.
+pub trait Keep: Send + Sync {
+    /// Resolves when the record is on disk. A failure is text for the log.
+    fn append(&self, record: Vec<u8>) -> Kept;
+    /// Replaces everything appended so far, atomically. The ledger asks for it when its journal has grown long, and
+    /// after an append that failed.
+    fn compact(&self, records: Vec<Vec<u8>>) -> Kept;
+}
+
+impl<F: Fn(Vec<u8>) -> Kept + Send + Sync> Keep for F {
+    fn append(&self, record: Vec<u8>) -> Kept {
+        self(record)
+    }
+    fn compact(&self, _: Vec<Vec<u8>>) -> Kept {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
 
 /// Why upstream was asked for a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
+    /// Nothing was cached.
     Cold,
+    /// A HEAD told of another digest than the cached one.
     Changed,
+    /// Upstream answers no HEAD, so a GET stood in.
     HeadRefused,
+    /// The tag schema that stands in for the referrers API.
     Referrers,
 }
 
 /// Who asks for what, and why; becomes a ledger entry.
 #[derive(Clone, Debug)]
 pub struct Purpose {
+    /// As upstream names it.
     pub repository: Name,
+    /// The tag or digest that is asked for.
     pub reference: Reference,
+    /// The client that came first.
     pub client: Arc<str>,
+    /// How much its pulls matter.
     pub class: Class,
+    /// Why the cache did not do.
     pub reason: Reason,
     /// How many requests this one spares besides the first; read when the spend is committed.
     pub waiters: Arc<AtomicU32>,
@@ -41,80 +107,446 @@ pub struct Purpose {
 /// One counted request, as `/api/v1/spends` shows it.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Spend {
+    /// When it was reserved.
     pub at: SystemTime,
+    /// The upstream's configured name.
     pub upstream: Arc<str>,
+    /// `anonymous`, or the account's user name.
     pub identity: Arc<str>,
+    /// As upstream names it.
     pub repository: Name,
-    pub reference: Reference_,
+    /// The tag or digest.
+    pub reference: String,
+    /// The client that came first.
     pub client: Arc<str>,
+    /// How much its pulls matter.
     pub class: Class,
+    /// Why the cache did not do.
     pub reason: Reason,
+    /// Requests that this one spared.
     pub waiters: u32,
-    /// As upstream said in answer; may be negative.
+    /// As upstream said in answer; may be negative. `None` when it said nothing.
     pub remaining: Option<i64>,
 }
-pub type Reference_ = String;
 
-/// What an identity may still spend, at `now`.
-#[derive(Clone, Debug)]
+impl Spend {
+    fn of(&self) -> Identity {
+        let account = (&*self.identity != Identity::ANONYMOUS).then(|| self.identity.clone());
+        Identity { upstream: self.upstream.clone(), account }
+    }
+}
+
+/// What an identity may still spend, at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
+    /// Whose budget.
     pub identity: Identity,
-    /// `None` while upstream never said a limit: unmetered.
+    /// Pulls per window; `None` while upstream never said a limit: unmetered.
     pub limit: Option<i64>,
-    /// The newest `remaining` less what is in flight; `None` when unmetered.
+    /// The newest `remaining` less what is in flight, by forecast when it is old; `None` when unmetered. Zero without a limit is an
+    /// upstream that refused a pull and never said how many there are.
     pub remaining: Option<i64>,
+    /// The length of the window.
     pub window: Option<Duration>,
-    /// Our own spends within the window.
+    /// Our own spends within the window (within a day while no window is known).
     pub spent: u64,
     /// Drops of `remaining` that no spend of ours explains, within the window.
     pub external: u64,
-    /// When the next pull comes back, by forecast.
+    /// When the next pull comes back, by forecast; `None` when nothing is known to be out.
     pub next_at: Option<SystemTime>,
+}
+
+impl Left {
+    /// How long a caller waits for the next pull, at least a second; 10 min when nothing can be forecast.
+    pub fn retry_after(&self, now: SystemTime) -> Duration {
+        let wait = self.next_at.map_or(account::BLIND_WAIT, |at| at.duration_since(now).unwrap_or_default());
+        wait.max(Duration::from_secs(1))
+    }
 }
 
 /// Nothing left; says when the next pull is forecast.
 #[derive(Clone, Debug)]
 pub struct Exhausted {
+    /// At least a second.
     pub retry_after: Duration,
-    pub left: Left,
+    /// What is left, which is nothing.
+    pub left: Box<Left>,
 }
 
-#[derive(Clone, Debug)]
-pub struct Ledger;
+/// How many spends are kept in memory and survive a compaction: two days of an account that pulls 200 an hour.
+const NEWEST: usize = 10_000;
+/// Records in the journal past which it is compacted: about three records are written for each spend.
+const LONG_JOURNAL: usize = 4 * NEWEST;
+
+/// The budget of every identity of every upstream. Cloning shares it.
+#[derive(Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    // Held for a few lines, never across an await.
+    state: Mutex<State>,
+    keep: Arc<dyn Keep>,
+    // Held while records are written, so that they are kept in the order in which they were made.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    accounts: HashMap<Identity, Account>,
+    /// Newest last.
+    spends: VecDeque<Spend>,
+    /// Reserved and neither committed nor refunded, by number.
+    pending: HashMap<u64, (Identity, Spend)>,
+    next_number: u64,
+    /// Records made and not yet written.
+    outbox: Vec<Vec<u8>>,
+    journaled: usize,
+    /// A write failed: the journal lacks something that memory has.
+    behind: bool,
+}
+
 impl Ledger {
-    /// `records` is what was kept before, oldest first.
-    pub fn new(records: Vec<bytes::Bytes>, keep: Keep) -> Ledger {
-        todo!()
+    /// `records` is what was kept before, oldest first; what cannot be read of it is skipped and logged.
+    pub fn new(records: Vec<bytes::Bytes>, keep: Arc<dyn Keep>) -> Ledger {
+        let mut state = State { journaled: records.len(), ..State::default() };
+        let mut unreadable = 0;
+        for bytes in &records {
+            match serde_json::from_slice(bytes) {
+                Ok(record) => state.replay(record),
+                Err(_) => unreadable += 1,
+            }
+        }
+        if unreadable > 0 {
+            tracing::warn!(unreadable, "the ledger's journal holds records that cannot be read");
+        }
+        state.close_replay();
+        Ledger { inner: Arc::new(Inner { state: Mutex::new(state), keep, writing: tokio::sync::Mutex::default() }) }
     }
-    /// Takes one pull of this identity's budget, durably, or says that there is none.
+
+    /// A ledger that forgets when the process ends, for tests and tools.
+    pub fn unkept() -> Ledger {
+        Ledger::new(Vec::new(), Arc::new(|_: Vec<u8>| -> Kept { Box::pin(std::future::ready(Ok(()))) }))
+    }
+
+    /// Takes one pull of this identity's budget, durably, or says that there is none. Costs one synced append.
+    ///
+    /// # Errors
+    /// [`Exhausted`] when nothing is left.
     pub async fn reserve(&self, identity: &Identity, purpose: Purpose) -> Result<Reservation, Exhausted> {
-        todo!()
+        let reservation = self.take(identity, purpose, SystemTime::now())?;
+        self.flush().await;
+        Ok(reservation)
     }
+
+    /// What an identity has left. Costs a look through the spends that left the window since upstream last answered.
     pub fn left(&self, identity: &Identity, now: SystemTime) -> Left {
-        todo!()
+        let state = self.lock();
+        match state.accounts.get(identity) {
+            Some(account) => account.left(identity, now),
+            None => Account::default().left(identity, now),
+        }
     }
+
+    /// Everyone who spent or was metered; in no order.
     pub fn identities(&self) -> Vec<Identity> {
-        todo!()
+        self.lock().accounts.keys().cloned().collect()
     }
-    /// Newest first.
+
+    /// The newest spends, newest first; at most 10,000 are known.
     pub fn spends(&self, most: usize) -> Vec<Spend> {
-        todo!()
+        self.lock().spends.iter().rev().take(most).cloned().collect()
     }
-    /// All there are for a repository and, when given, a reference; newest first.
+
+    /// All that are known for a repository and, when given, a reference; newest first.
     pub fn explain(&self, repository: &Name, reference: Option<&str>) -> Vec<Spend> {
-        todo!()
+        let wanted = |spend: &&Spend| {
+            spend.repository == *repository && reference.is_none_or(|reference| spend.reference == reference)
+        };
+        self.lock().spends.iter().rev().filter(wanted).cloned().collect()
     }
-    /// Records that `Keep` may be asked to replace everything by, when the journal has grown long.
+
+    /// Records that say everything the ledger knows; what [`Keep::compact`] is given.
     pub fn snapshot(&self) -> Vec<Vec<u8>> {
-        todo!()
+        self.lock().snapshot()
+    }
+
+    /// A stamp for a request that is about to be sent; its answer is [`Ledger::observe`]d with it.
+    pub(crate) fn asking(&self, identity: &Identity) -> Asking {
+        Asking(self.lock().accounts.get(identity).map_or(0, Account::version))
+    }
+
+    /// Reconciles with what upstream said in answer to a request stamped `asking`.
+    pub(crate) fn observe(&self, identity: &Identity, asking: Asking, reading: RateLimit) {
+        let now = SystemTime::now();
+        let mut state = self.lock();
+        let State { accounts, outbox, .. } = &mut *state;
+        let account = accounts.entry(identity.clone()).or_default();
+        let Some((reading, external)) = account.observe(asking.0, reading, now) else { return };
+        outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
+        if external > 0 {
+            outbox.extend(Record::External { identity: identity.clone(), at: now, count: external }.bytes());
+        }
+        drop(state);
+        self.flush_soon();
+    }
+
+    /// The pull limit answered 429: nothing is left until the forecast, or for as long as upstream asked.
+    pub(crate) fn exhausted(&self, identity: &Identity, retry_after: Option<Duration>) -> Duration {
+        let now = SystemTime::now();
+        let mut state = self.lock();
+        let State { accounts, outbox, .. } = &mut *state;
+        let account = accounts.entry(identity.clone()).or_default();
+        let reading = account.exhaust(retry_after, now);
+        outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
+        let wait = account.left(identity, now).retry_after(now);
+        drop(state);
+        self.flush_soon();
+        wait
+    }
+
+    fn take(&self, identity: &Identity, purpose: Purpose, now: SystemTime) -> Result<Reservation, Exhausted> {
+        let mut state = self.lock();
+        let account = state.accounts.entry(identity.clone()).or_default();
+        let left = account.left(identity, now);
+        if left.remaining.is_some_and(|remaining| remaining < 1) {
+            return Err(Exhausted { retry_after: left.retry_after(now), left: Box::new(left) });
+        }
+        account.reserve(now);
+        let spend = Spend {
+            at: now,
+            upstream: identity.upstream.clone(),
+            identity: identity.name(),
+            repository: purpose.repository.clone(),
+            reference: purpose.reference.to_string(),
+            client: purpose.client.clone(),
+            class: purpose.class,
+            reason: purpose.reason,
+            waiters: 0,
+            remaining: None,
+        };
+        let number = state.next_number;
+        state.next_number += 1;
+        state.outbox.extend(Record::Reserved { number, identity: identity.clone(), spend: spend.clone() }.bytes());
+        state.pending.insert(number, (identity.clone(), spend));
+        let identity = identity.clone();
+        Ok(Reservation { ledger: self.clone(), number, identity, purpose, progress: Progress::Unsent })
+    }
+
+    /// Ends a reservation, as a refund or as a spend.
+    fn settle(&self, number: u64, progress: Progress, waiters: u32) {
+        let mut state = self.lock();
+        let Some((identity, mut spend)) = state.pending.remove(&number) else { return };
+        let State { accounts, outbox, .. } = &mut *state;
+        let account = accounts.entry(identity).or_default();
+        let record = match progress {
+            Progress::Unsent => {
+                account.refund(spend.at);
+                Record::Refunded { number }
+            }
+            Progress::Sent | Progress::Answered(_) => {
+                if progress == Progress::Sent {
+                    account.answered();
+                }
+                spend.waiters = waiters;
+                spend.remaining = match progress {
+                    Progress::Answered(remaining) => remaining,
+                    _ => None,
+                };
+                Record::Committed { number, waiters, remaining: spend.remaining }
+            }
+        };
+        outbox.extend(record.bytes());
+        if progress != Progress::Unsent {
+            state.remember(spend);
+        }
+        drop(state);
+        self.flush_soon();
+    }
+
+    /// Writes what is in the outbox, when there is a runtime to do so; else the next reservation does. A refund
+    /// that is lost in a crash counts as a spend, which errs to the safe side.
+    fn flush_soon(&self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let ledger = self.clone();
+            runtime.spawn(async move { ledger.flush().await });
+        }
+    }
+
+    async fn flush(&self) {
+        let _writing = self.inner.writing.lock().await;
+        let (records, snapshot) = self.lock().due();
+        let outcome = match snapshot {
+            Some(snapshot) => self.inner.keep.compact(snapshot).await,
+            None => {
+                let mut outcome = Ok(());
+                for record in records {
+                    outcome = self.inner.keep.append(record).await;
+                    if outcome.is_err() {
+                        break;
+                    }
+                }
+                outcome
+            }
+        };
+        if let Err(error) = outcome {
+            self.lock().behind = true;
+            tracing::warn!(error, "the ledger's journal cannot be written; spends are known in memory only");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // What is under the lock is valid at every line, so a panic elsewhere leaves nothing half done.
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A pull that is paid for and not sent yet. Dropping it unsent refunds it.
-#[derive(Debug)]
-pub struct Reservation;
-impl Reservation {
-    pub fn identity(&self) -> &Identity {
-        todo!()
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
     }
 }
+
+impl State {
+    fn remember(&mut self, spend: Spend) {
+        if self.spends.len() == NEWEST {
+            self.spends.pop_front();
+        }
+        self.spends.push_back(spend);
+    }
+
+    /// What is to be written now: these records, or a snapshot in place of everything.
+    fn due(&mut self) -> (Vec<Vec<u8>>, Option<Vec<Vec<u8>>>) {
+        let records = std::mem::take(&mut self.outbox);
+        if !records.is_empty() && (self.behind || self.journaled + records.len() > LONG_JOURNAL) {
+            let snapshot = self.snapshot();
+            (self.behind, self.journaled) = (false, snapshot.len());
+            return (Vec::new(), Some(snapshot));
+        }
+        self.journaled += records.len();
+        (records, None)
+    }
+
+    fn snapshot(&self) -> Vec<Vec<u8>> {
+        let accounts = self.accounts.iter().flat_map(|(identity, account)| account.records(identity));
+        let spends = self.spends.iter().map(|spend| Record::Spent { spend: spend.clone() });
+        let pending = self.pending.iter().map(|(number, (identity, spend))| Record::Reserved {
+            number: *number,
+            identity: identity.clone(),
+            spend: spend.clone(),
+        });
+        accounts.chain(spends).chain(pending).filter_map(|record| record.bytes()).collect()
+    }
+
+    fn replay(&mut self, record: Record) {
+        match record {
+            Record::Reserved { number, identity, spend } => {
+                self.next_number = self.next_number.max(number + 1);
+                self.accounts.entry(identity.clone()).or_default().reserve(spend.at);
+                // A number that is taken again is of an earlier process that was killed: it counts as spent.
+                if let Some((_, orphan)) = self.pending.insert(number, (identity, spend)) {
+                    self.remember(orphan);
+                }
+            }
+            Record::Committed { number, waiters, remaining } => {
+                if let Some((identity, spend)) = self.pending.remove(&number) {
+                    self.accounts.entry(identity).or_default().answered();
+                    self.remember(Spend { waiters, remaining, ..spend });
+                }
+            }
+            Record::Refunded { number } => {
+                if let Some((identity, spend)) = self.pending.remove(&number) {
+                    self.accounts.entry(identity).or_default().refund(spend.at);
+                }
+            }
+            Record::Spent { spend } => {
+                self.accounts.entry(spend.of()).or_default().spent_at(spend.at);
+                self.remember(spend);
+            }
+            Record::Observed { identity, reading } => self.accounts.entry(identity).or_default().restore(reading),
+            Record::External { identity, at, count } => {
+                self.accounts.entry(identity).or_default().external_at(at, count);
+            }
+        }
+    }
+
+    /// What was reserved when the process died may have been sent: it is spent.
+    fn close_replay(&mut self) {
+        let mut orphans: Vec<_> = self.pending.drain().collect();
+        orphans.sort_by_key(|(number, _)| *number);
+        for (number, (identity, spend)) in orphans {
+            self.accounts.entry(identity).or_default().answered();
+            self.outbox.extend(Record::Committed { number, waiters: 0, remaining: None }.bytes());
+            self.remember(spend);
+        }
+    }
+}
+
+/// When a request was sent, in the ledger's own order of events.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asking(u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Unsent,
+    Sent,
+    Answered(Option<i64>),
+}
+
+/// A pull that is paid for and not sent yet. Dropping it unsent refunds it; once sent, dropping it writes the entry.
+#[derive(Debug)]
+pub struct Reservation {
+    ledger: Ledger,
+    number: u64,
+    identity: Identity,
+    purpose: Purpose,
+    progress: Progress,
+}
+
+impl Reservation {
+    /// Who pays.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The request is on its way, or may be: from now on it is spent.
+    pub(crate) fn sent(&mut self) {
+        if self.progress == Progress::Unsent {
+            self.progress = Progress::Sent;
+        }
+    }
+
+    /// It is certain that not a byte of the request left: a drop refunds it again.
+    pub(crate) fn unsent(&mut self) {
+        if self.progress == Progress::Sent {
+            self.progress = Progress::Unsent;
+        }
+    }
+
+    /// The headers of the answer are here; what they say is reconciled by [`Ledger::observe`].
+    pub(crate) fn answered(&mut self, remaining: Option<i64>) {
+        if self.progress == Progress::Sent {
+            let mut state = self.ledger.lock();
+            state.accounts.entry(self.identity.clone()).or_default().answered();
+        }
+        self.progress = Progress::Answered(remaining);
+    }
+
+    /// Pays for sending it once more. Nothing to do when it was not sent.
+    pub(crate) async fn again(&mut self) -> Result<(), Exhausted> {
+        if self.progress != Progress::Unsent {
+            *self = self.ledger.reserve(&self.identity, self.purpose.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ledger.settle(self.number, self.progress, self.purpose.waiters.load(Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! Blobs: how large they are, and their bytes from anywhere on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::{
+    Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue},
+};
+
+use super::{
+    Error, Identity, Upstream, exchange::Question, manifests::refuse_encoding, metrics::Kind, pace::Permits,
+    transport::Transport,
+};
+use crate::oci::{Digest, Name};
+
+/// A blob body under way. Pieces come until `None`; the error of a broken body says whether a resume makes sense. It holds one of the
+/// host's connections until it ends or drops.
+#[derive(Debug)]
+pub struct Body {
+    /// Length of the whole blob (from Content-Length or Content-Range).
+    pub size: Option<u64>,
+    /// Offset of the first byte that will come; 0 when upstream ignored the range.
+    pub start: u64,
+    /// `None` when it is over.
+    open: Option<(Response, Permits)>,
+    transport: Arc<Transport>,
+}
+
+impl Body {
+    /// The next piece, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it broke off or stalled for the idle time-out: going on with a range makes sense.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some((response, _)) = &mut self.open else { return Ok(None) };
+        let piece = self.transport.piece(response).await;
+        if !matches!(piece, Ok(Some(_))) {
+            self.open = None;
+        }
+        piece
+    }
+}
+
+impl Upstream {
+    /// Size in bytes, `None` when upstream does not say (end-2).
+    ///
+    /// # Errors
+    /// [`Error::HeadRefused`] for 405 and 501.
+    pub async fn head_blob(
+        &self,
+        identity: &Identity,
+        repository: &Name,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        let answer = self.ask(self.blob(Kind::BlobHead, identity, repository, digest, None)).await?;
+        Ok(number(answer.response.headers()))
+    }
+
+    /// From `from` on, to `to` (exclusive) when given. Redirects are walked anew each time: signed CDN addresses expire (end-2).
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the answer is of another range, compressed, or shorter than `from`.
+    pub async fn get_blob(
+        &self,
+        identity: &Identity,
+        repository: &Name,
+        digest: &Digest,
+        from: u64,
+        to: Option<u64>,
+    ) -> Result<Body, Error> {
+        let range = match to {
+            Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1).max(from))),
+            None if from > 0 => Some(format!("bytes={from}-")),
+            None => None,
+        };
+        let range = range.and_then(|range| HeaderValue::from_str(&range).ok());
+        let answer = self.ask(self.blob(Kind::BlobGet, identity, repository, digest, range)).await?;
+        refuse_encoding(&answer.response)?;
+        let headers = answer.response.headers();
+        let malformed = |what: &str| Error::Malformed(what.into());
+        let transport = self.inner.transport.clone();
+        let body = |size, start, open| Body { size, start, open, transport };
+        match answer.response.status() {
+            StatusCode::OK => Ok(body(number(headers), 0, Some((answer.response, answer.permits)))),
+            StatusCode::PARTIAL_CONTENT => match content_range(headers) {
+                Some((Some((first, _)), total)) if first == from => {
+                    Ok(body(total, from, Some((answer.response, answer.permits))))
+                }
+                _ => Err(malformed("another range than was asked for")),
+            },
+            // RFC 9110 section 15.5.17: nothing lies behind the end, which for a whole partial file is just what is hoped for.
+            StatusCode::RANGE_NOT_SATISFIABLE => match content_range(headers) {
+                Some((None, Some(total))) if total == from => Ok(body(Some(total), from, None)),
+                _ => Err(malformed("a blob that is shorter than what was had of it")),
+            },
+            status => Err(malformed(&format!("it answers {status}"))),
+        }
+    }
+
+    fn blob<'a>(
+        &self,
+        kind: Kind,
+        identity: &'a Identity,
+        repository: &'a Name,
+        digest: &Digest,
+        range: Option<HeaderValue>,
+    ) -> Question<'a> {
+        let url = self.url(&format!("{repository}/blobs/{digest}"));
+        Question { kind, identity, repository, url, accept: None, range, reservation: None }
+    }
+}
+
+fn number(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+type Range = (Option<(u64, u64)>, Option<u64>);
+
+/// `bytes 5-9/20` → first, last and total; either half may be `*` (RFC 9110 section 14.4).
+fn content_range(headers: &HeaderMap) -> Option<Range> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim();
+    let (unit, rest) = text.split_once(' ')?;
+    let (range, total) = rest.trim().split_once('/')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
+    if range == "*" {
+        return Some((None, total));
+    }
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last && total.is_none_or(|total| last < total)).then_some((Some((first, last)), total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_or_refused() {
+        for (text, expected) in [
+            ("bytes 5-9/20", Some((Some((5, 9)), Some(20)))),
+            ("Bytes 0-0/*", Some((Some((0, 0)), None))),
+            ("bytes */20", Some((None, Some(20)))),
+            ("bytes 9-5/20", None),
+            ("bytes 5-20/20", None),
+            ("bytes 5-9", None),
+            ("lines 5-9/20", None),
+            ("bytes -5-9/20", None),
+            ("bytes 5-99999999999999999999/20", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_RANGE, HeaderValue::from_static(text));
+            assert_eq!(content_range(&headers), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Tag lists and referrers: pages of the same origin, merged.
+
+use std::collections::{BTreeSet, HashSet};
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use serde::Deserialize;
+
+use super::{
+    Error, Identity, Upstream,
+    exchange::Question,
+    link::{self, Next},
+    metrics::Kind,
+};
+use crate::oci::{Digest, MediaType, Name, OCI_IMAGE_INDEX, Tag};
+
+/// Pages followed, and entries kept. A listing that goes on is cut here, with a line in the log.
+const MOST_PAGES: usize = 100;
+const MOST_ENTRIES: usize = 100_000;
+/// Bytes of one page.
+const LONGEST: usize = 16 * 1024 * 1024;
+/// Entries asked for at once; ECR refuses more (go-containerregistry #1091).
+const PAGE: usize = 1000;
+
+impl Upstream {
+    /// All pages, at most 100 and 100,000 tags, in byte order; what is no tag is left out (end-8).
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the pages go round in a circle or lead to another origin.
+    pub async fn tags(&self, identity: &Identity, repository: &Name) -> Result<Vec<String>, Error> {
+        #[derive(Deserialize)]
+        struct List {
+            tags: Option<Vec<String>>,
+        }
+        let path = format!("{repository}/tags/list?n={PAGE}");
+        let mut tags = BTreeSet::new();
+        self.pages(Kind::Tags, identity, repository, &path, None, |bytes| {
+            let list: List = serde_json::from_slice(bytes).ok()?;
+            tags.extend(list.tags.into_iter().flatten().filter(|tag| tag.parse::<Tag>().is_ok()));
+            while tags.len() > MOST_ENTRIES {
+                tags.pop_last();
+            }
+            Some(tags.len())
+        })
+        .await?;
+        Ok(tags.into_iter().collect())
+    }
+
+    /// The referrers index as upstream has it, all pages merged, or `None` when upstream does not offer the API (end-12).
+    ///
+    /// # Errors
+    /// As [`Upstream::tags`]; [`Error::Malformed`] for a success that is no OCI index.
+    pub async fn referrers(
+        &self,
+        identity: &Identity,
+        repository: &Name,
+        digest: &Digest,
+    ) -> Result<Option<Vec<serde_json::Value>>, Error> {
+        #[derive(Deserialize)]
+        struct Index {
+            manifests: Option<Vec<serde_json::Value>>,
+        }
+        let path = format!("{repository}/referrers/{digest}");
+        let mut descriptors = Vec::new();
+        let outcome = self
+            .pages(Kind::Referrers, identity, repository, &path, Some(OCI_IMAGE_INDEX), |bytes| {
+                let index: Index = serde_json::from_slice(bytes).ok()?;
+                let objects = index.manifests.into_iter().flatten().filter(serde_json::Value::is_object);
+                descriptors.extend(objects.take(MOST_ENTRIES - descriptors.len()));
+                Some(descriptors.len())
+            })
+            .await;
+        match outcome {
+            Ok(()) => Ok(Some(descriptors)),
+            // "If the registry does not support the referrers API": 404, and what registries answer to a path they never heard of.
+            Err(Error::NotFound | Error::HeadRefused) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads page after page; `take` says how many entries there are so far, or `None` for what is no page.
+    async fn pages(
+        &self,
+        kind: Kind,
+        identity: &Identity,
+        repository: &Name,
+        path: &str,
+        media_type: Option<&'static str>,
+        mut take: impl FnMut(&Bytes) -> Option<usize>,
+    ) -> Result<(), Error> {
+        let malformed = |what: &str| Error::Malformed(what.into());
+        let mut url = self.url(path);
+        let mut seen = HashSet::new();
+        for _ in 0..MOST_PAGES {
+            if !seen.insert(url.clone()) {
+                return Err(malformed("pages that go round in a circle"));
+            }
+            let accept = Some(HeaderValue::from_static(media_type.unwrap_or("application/json")));
+            let question =
+                Question { kind, identity, repository, url: url.clone(), accept, range: None, reservation: None };
+            let mut answer = self.ask(question).await?;
+            super::manifests::refuse_encoding(&answer.response)?;
+            let next = link::next(answer.response.headers(), &url);
+            let told = answer.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let told: Option<MediaType> = told.and_then(|text| text.parse().ok());
+            if media_type.is_some_and(|wanted| told.is_none_or(|told| told.as_str() != wanted)) {
+                return Err(malformed("a listing of another type"));
+            }
+            let bytes = self.inner.transport.body(&mut answer.response, LONGEST).await?;
+            drop(answer);
+            let entries = take(&bytes).ok_or_else(|| malformed("a listing that is none"))?;
+            match next {
+                Next::End => return Ok(()),
+                Next::Foreign => return Err(malformed("a next page on another origin")),
+                Next::Page(_) if entries >= MOST_ENTRIES => break,
+                Next::Page(next) => url = next,
+            }
+        }
+        tracing::warn!(upstream = %self.inner.settings.name, %repository, ?kind, "a listing is too long and was cut");
+        Ok(())
+    }
+}

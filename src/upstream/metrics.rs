@@ -1,0 +1,120 @@
+//! What upstreams did to us, as counters and gauges.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Kind {
+    ManifestHead,
+    ManifestGet,
+    BlobHead,
+    BlobGet,
+    Tags,
+    Referrers,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Outcome {
+    Ok,
+    NotFound,
+    Denied,
+    PullLimit,
+    AbuseLimit,
+    Unavailable,
+    HeadRefused,
+    Malformed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    upstream: String,
+    kind: Kind,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    upstream: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfIdentity {
+    upstream: String,
+    identity: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Token {
+    upstream: String,
+    outcome: Outcome,
+}
+
+/// Handles to the counters of all upstreams. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    requests: Family<Request, Counter>,
+    retries: Family<Of, Counter>,
+    tokens: Family<Token, Counter>,
+    breaker: Family<Of, Gauge>,
+    limit: Family<OfIdentity, Gauge>,
+    remaining: Family<OfIdentity, Gauge>,
+}
+
+impl Metrics {
+    /// Names them in a registry, whose prefix is the caller's.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "upstream_requests",
+            "Questions put to upstreams, by kind and by what came of them",
+            self.requests.clone(),
+        );
+        registry.register(
+            "upstream_retries",
+            "Requests repeated after a failure to connect or a 502, 503 or 504",
+            self.retries.clone(),
+        );
+        registry.register("upstream_tokens", "Tokens asked of token services", self.tokens.clone());
+        registry.register(
+            "upstream_breaker_open",
+            "1 while an upstream is not asked because it is down or limits us",
+            self.breaker.clone(),
+        );
+        registry.register("upstream_ratelimit_limit", "Pulls per window, as upstream last said", self.limit.clone());
+        registry.register(
+            "upstream_ratelimit_remaining",
+            "Pulls left in the window, as upstream last said",
+            self.remaining.clone(),
+        );
+    }
+
+    pub(crate) fn asked(&self, upstream: &str, kind: Kind, outcome: Outcome) {
+        self.requests.get_or_create(&Request { upstream: upstream.into(), kind, outcome }).inc();
+    }
+
+    pub(crate) fn retried(&self, upstream: &str) {
+        self.retries.get_or_create(&Of { upstream: upstream.into() }).inc();
+    }
+
+    pub(crate) fn token(&self, upstream: &str, outcome: Outcome) {
+        self.tokens.get_or_create(&Token { upstream: upstream.into(), outcome }).inc();
+    }
+
+    pub(crate) fn breaker(&self, upstream: &str, open: bool) {
+        self.breaker.get_or_create(&Of { upstream: upstream.into() }).set(open.into());
+    }
+
+    pub(crate) fn rate_limit(&self, upstream: &str, identity: &str, limit: Option<i64>, remaining: Option<i64>) {
+        let of = OfIdentity { upstream: upstream.into(), identity: identity.into() };
+        if let Some(limit) = limit {
+            self.limit.get_or_create(&of).set(limit);
+        }
+        if let Some(remaining) = remaining {
+            self.remaining.get_or_create(&of).set(remaining);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Upstreams as they behave, through real sockets against servers that follow a script.
+
+mod auth;
+mod limits;
+mod manifests;
+mod server;
+mod transfers;
+
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
+
+use url::Url;
+
+use super::{Account, Identity, Ledger, Reservation, Secret, Settings, Upstream, ledger};
+use crate::{
+    asker::Class,
+    oci::{Algorithm, Digest, Name, Reference},
+};
+use server::{Asked, Server};
+
+const TOKEN: &str = r#"{"token":"good","expires_in":300}"#;
+const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+const OCI_INDEX: (&str, &str) = ("Content-Type", "application/vnd.oci.image.index.v1+json");
+
+fn settings(url: &str) -> Settings {
+    Settings {
+        name: "test".into(),
+        url: Url::parse(url).unwrap(),
+        default: true,
+        accounts: Vec::new(),
+        token_hosts: Vec::new(),
+        ipv4_only: false,
+        connect_timeout: Duration::from_secs(5),
+        first_byte_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(5),
+        concurrency: 32,
+        queue: 1024,
+        ca_file: None,
+    }
+}
+
+fn upstream(server: &Server) -> Upstream {
+    Upstream::new(settings(&server.url()), Ledger::unkept()).unwrap()
+}
+
+fn with_account(server: &Server) -> Upstream {
+    let account = Account { username: "me".into(), password: Secret("canary".into()) };
+    let settings = Settings { accounts: vec![account], ..settings(&server.url()) };
+    Upstream::new(settings, Ledger::unkept()).unwrap()
+}
+
+fn anonymous() -> Identity {
+    Identity { upstream: "test".into(), account: None }
+}
+
+fn me() -> Identity {
+    Identity { upstream: "test".into(), account: Some("me".into()) }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn tag(text: &str) -> Reference {
+    text.parse().unwrap()
+}
+
+fn digest(content: &str) -> Digest {
+    Algorithm::Sha256.digest(content.as_bytes())
+}
+
+async fn reserved(upstream: &Upstream, reference: &Reference) -> Reservation {
+    let purpose = ledger::Purpose {
+        repository: name("a/b"),
+        reference: reference.clone(),
+        client: "10.0.0.7".into(),
+        class: Class::Standard,
+        reason: ledger::Reason::Cold,
+        waiters: Arc::new(AtomicU32::new(0)),
+    };
+    upstream.inner.ledger.reserve(&anonymous(), purpose).await.unwrap()
+}
+
+async fn get(upstream: &Upstream, reference: &Reference) -> Result<crate::oci::Manifest, super::Error> {
+    let reservation = reserved(upstream, reference).await;
+    upstream.get_manifest(reservation, &name("a/b"), reference).await
+}
+
+/// The `WWW-Authenticate` of a registry whose token service is at `realm`.
+fn bearer(realm: &str) -> String {
+    format!(r#"Bearer realm="{realm}",service="registry.test",scope="repository:a/b:pull""#)
+}

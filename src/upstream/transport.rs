@@ -1,0 +1,234 @@
+//! One HTTP request to one host: bounded, timed, never redirected, never with a credential that the caller did not give.
+
+use std::{
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{
+    Client, Method, Response,
+    header::{ACCEPT_ENCODING, HeaderMap, HeaderValue},
+    redirect,
+};
+use url::Url;
+
+use super::{
+    Error, Settings,
+    address::{Policy, Refused},
+    breaker::Ticket,
+    pace::{Lane, Pace, Permits},
+    tls,
+};
+
+/// Connections that nobody uses are closed after this, sooner than most servers do it (which would look like a failure to us).
+const POOL_IDLE: Duration = Duration::from_secs(50);
+/// Of a hundred requests ten may be repeated; and so many at once after a quiet time.
+const RETRY_SHARE: f64 = 0.1;
+const RETRY_BURST: f64 = 10.0;
+
+pub(crate) struct Transport {
+    client: Client,
+    policy: Policy,
+    pub(crate) pace: Pace,
+    first_byte: Duration,
+    connect: Duration,
+    pub(crate) idle: Duration,
+    // Held for a line, never across an await.
+    retries: Mutex<f64>,
+}
+
+/// An answer whose headers are here.
+pub(crate) struct Received {
+    pub(crate) response: Response,
+    pub(crate) permits: Permits,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Not asked, and not upstream's doing: the breaker, the queue, or a place where we do not go.
+    Refused(Error),
+    /// No connection: not a byte of the request left.
+    Unsent(Arc<str>),
+    /// It was sent, or may have been.
+    Silent(Arc<str>),
+}
+
+impl Transport {
+    pub(crate) fn new(settings: &Settings) -> Result<Transport, String> {
+        tls::install_provider();
+        let policy = Policy::new(&settings.url, settings.ipv4_only);
+        let mut defaults = HeaderMap::new();
+        // Some registries compress blobs for those who allow it, and what is compressed has another digest (quay/quay#1310).
+        defaults.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut certificates = Vec::new();
+        if let Some(file) = &settings.ca_file {
+            let unreadable = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", file.display());
+            let pem = std::fs::read(file).map_err(|error| unreadable(&error))?;
+            certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(&error))?;
+            if certificates.is_empty() {
+                return Err(unreadable(&"it holds no certificate"));
+            }
+        }
+        let builder = || {
+            let builder = Client::builder()
+                .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
+                .default_headers(defaults.clone())
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .no_proxy()
+                .http1_only()
+                .dns_resolver(Arc::new(policy.clone()))
+                .connect_timeout(settings.connect_timeout)
+                .tcp_nodelay(true)
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(settings.concurrency);
+            match settings.ipv4_only {
+                true => builder.local_address(Some(std::net::Ipv4Addr::UNSPECIFIED.into())),
+                false => builder,
+            }
+        };
+        let built = builder().tls_certs_merge(certificates.clone()).build();
+        let built = match built {
+            // A machine without any root certificates can still mirror a registry that is asked without TLS.
+            Err(_) if settings.url.scheme() == "http" => builder().tls_certs_only(certificates).build(),
+            built => built,
+        };
+        let client = built.map_err(|error| format!("upstream {}: {}", settings.name, cause(&error)))?;
+        Ok(Transport {
+            client,
+            policy,
+            pace: Pace::new(settings.concurrency, settings.queue),
+            first_byte: settings.first_byte_timeout,
+            connect: settings.connect_timeout,
+            idle: settings.idle_timeout,
+            retries: Mutex::new(RETRY_BURST),
+        })
+    }
+
+    /// Sends, and waits for the headers. `sending` is called when every wait before that is over.
+    pub(crate) async fn send(
+        &self,
+        ticket: &Ticket,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        lane: Lane,
+        sending: impl FnOnce(),
+    ) -> Result<Received, Failure> {
+        if !self.policy.admits(url) {
+            return Err(Failure::Refused(Error::Malformed("an address where we do not go".into())));
+        }
+        // A body waits for other bodies, which last; a short request waits as long as it would wait for its answer.
+        let patience = match lane {
+            Lane::Short => self.first_byte,
+            Lane::Body => self.first_byte * 4,
+        };
+        let permits = self.pace.take(url.host_str().unwrap_or_default(), lane, patience).await;
+        let mut permits = permits.map_err(Failure::Refused)?;
+        ticket.still(Instant::now()).map_err(Failure::Refused)?;
+        self.deposit();
+        sending();
+        let request = self.client.request(method, url.clone()).headers(headers).send();
+        let outcome = tokio::time::timeout(self.connect + self.first_byte, request).await;
+        permits.opened();
+        match outcome {
+            Ok(Ok(response)) => {
+                self.pace.went_well();
+                Ok(Received { response, permits })
+            }
+            Ok(Err(error)) => {
+                self.pace.went_badly();
+                if refused(&error) {
+                    return Err(Failure::Refused(Error::Malformed("an address where we do not go".into())));
+                }
+                let text = cause(&error);
+                match error.is_connect() {
+                    true => Err(Failure::Unsent(format!("it cannot be connected to: {text}").into())),
+                    false => Err(Failure::Silent(format!("it broke off: {text}").into())),
+                }
+            }
+            Err(_) => {
+                self.pace.went_badly();
+                Err(Failure::Silent("it does not answer in time".into()))
+            }
+        }
+    }
+
+    /// Whether one more repetition is within the budget.
+    pub(crate) fn may_retry(&self) -> bool {
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = *retries >= 1.0;
+        if may {
+            *retries -= 1.0;
+        }
+        may
+    }
+
+    fn deposit(&self) {
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        *retries = (*retries + RETRY_SHARE).min(RETRY_BURST);
+    }
+
+    /// The body of a short answer, whole.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it is longer than `most` bytes, [`Error::Unavailable`] when it does not come whole and in time.
+    pub(crate) async fn body(&self, response: &mut Response, most: usize) -> Result<Bytes, Error> {
+        let long = || Error::Malformed("a body that is too long".into());
+        if response.content_length().is_some_and(|length| length > most as u64) {
+            return Err(long());
+        }
+        let read = async {
+            let mut body = BytesMut::new();
+            while let Some(piece) = self.piece(response).await? {
+                if body.len() + piece.len() > most {
+                    return Err(long());
+                }
+                body.extend_from_slice(&piece);
+            }
+            Ok(body.freeze())
+        };
+        // Nobody may keep us by a byte now and then: what is short is all here within two idle time-outs.
+        let late = || Error::Unavailable { reason: "its answer does not end in time".into(), retry_after: None };
+        tokio::time::timeout(self.idle * 2, read).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// The next piece of a body, or its end.
+    pub(crate) async fn piece(&self, response: &mut Response) -> Result<Option<Bytes>, Error> {
+        let broken = |reason: String| Error::Unavailable { reason: reason.into(), retry_after: None };
+        match tokio::time::timeout(self.idle, response.chunk()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(error)) => Err(broken(format!("its answer broke off: {}", cause(&error)))),
+            Err(_) => Err(broken("its answer stalled".into())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport").finish_non_exhaustive()
+    }
+}
+
+/// The innermost cause in words. The outer ones would repeat the address, whose query may be a signature.
+fn cause(error: &reqwest::Error) -> String {
+    let mut innermost: Option<&(dyn std::error::Error + 'static)> = error.source();
+    while let Some(deeper) = innermost.and_then(std::error::Error::source) {
+        innermost = Some(deeper);
+    }
+    innermost.map_or_else(|| "no reason is given".to_owned(), ToString::to_string)
+}
+
+fn refused(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
+    while let Some(error) = cause {
+        if error.is::<Refused>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
