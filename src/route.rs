@@ -1,1 +1,141 @@
-//! stub: a name (+ ns) → Mirrored(upstream, repository) | nothing; http dispatches on it
+//! A repository name, with or without a registry, to the upstream that serves it. Pure.
+//!
+//! The world is closed: a name either belongs to exactly one configured upstream or to nobody, and nobody is never asked.
+//! There is no fall-through from one registry to another, which is how a private name would be answered by a stranger.
+
+use std::sync::Arc;
+
+use crate::oci::Name;
+
+/// The name under which Docker Hub goes; single-component names below it are official images.
+pub const DOCKER_HUB: &str = "docker.io";
+
+/// Other spellings of Docker Hub that clients send as `ns=`.
+const DOCKER_HUB_ALIASES: [&str; 2] = ["registry-1.docker.io", "index.docker.io"];
+
+/// A repository as a client wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The registry written into the path, in either prefix style.
+    pub registry: Option<Box<str>>,
+    /// The name without that registry.
+    pub name: Name,
+    /// The name with that registry as its first component, when that is a valid name too: `ns=` may say that it is one.
+    pub whole: Option<Name>,
+}
+
+/// Where a repository lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrored {
+    /// The upstream's configured name.
+    pub upstream: Arc<str>,
+    /// The repository as that upstream names it.
+    pub repository: Name,
+    /// Whether `ns=` decided, and so is echoed as `OCI-Namespace` (distribution-spec, "Registry Proxying").
+    pub by_namespace: bool,
+}
+
+/// The configured upstreams.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    default: Option<Arc<str>>,
+    upstreams: Box<[Arc<str>]>,
+}
+
+impl Routes {
+    /// Routes to these upstreams; `default` serves names without a registry and need not be among `upstreams`.
+    pub fn new(default: Option<&str>, upstreams: impl IntoIterator<Item = impl AsRef<str>>) -> Routes {
+        let mut names: Vec<Arc<str>> = upstreams.into_iter().map(|name| Arc::from(name.as_ref())).collect();
+        let default = default.map(|default| {
+            names.iter().find(|name| &***name == default).cloned().unwrap_or_else(|| {
+                names.push(Arc::from(default));
+                Arc::from(default)
+            })
+        });
+        Routes { default, upstreams: names.into() }
+    }
+
+    /// The configured upstream that a client means by `registry`.
+    pub fn upstream(&self, registry: &str) -> Option<&Arc<str>> {
+        let find = |name: &str| self.upstreams.iter().find(|upstream| &***upstream == name);
+        find(registry).or_else(|| DOCKER_HUB_ALIASES.contains(&registry).then(|| find(DOCKER_HUB)).flatten())
+    }
+
+    /// The upstream of names without a registry.
+    pub fn default_upstream(&self) -> Option<&Arc<str>> {
+        self.default.as_ref()
+    }
+
+    /// Where `asked` lives, or `None` when no configured upstream has it.
+    ///
+    /// A configured registry in the path wins over `ns`, because somebody wrote it there while `ns` is added by containerd to
+    /// whatever it asks. A first component that only looks like a registry is part of the name when `ns` is given.
+    pub fn route(&self, asked: &Asked, ns: Option<&str>) -> Option<Mirrored> {
+        let written = asked.registry.as_deref().and_then(|registry| self.upstream(registry));
+        let named = match ns {
+            Some(ns) => Some(self.upstream(ns)),
+            None => None,
+        };
+        let (upstream, name, by_namespace) = match (written, named) {
+            (Some(written), named) => (written, &asked.name, named == Some(Some(written))),
+            (None, Some(Some(named))) if asked.registry.is_none() => (named, &asked.name, true),
+            (None, Some(Some(named))) => (named, asked.whole.as_ref()?, true),
+            (None, Some(None)) => return None,
+            (None, None) if asked.registry.is_some() => return None,
+            (None, None) => (self.default.as_ref()?, &asked.name, false),
+        };
+        let official = &**upstream == DOCKER_HUB && !name.as_str().contains('/');
+        let repository = if official { name.below("library").ok()? } else { name.clone() };
+        Some(Mirrored { upstream: upstream.clone(), repository, by_namespace })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(registry: Option<&str>, name: &str) -> Asked {
+        let whole = registry.and_then(|registry| format!("{registry}/{name}").parse().ok());
+        Asked { registry: registry.map(Into::into), name: name.parse().unwrap(), whole }
+    }
+
+    #[test]
+    fn every_name_has_one_upstream_or_none() {
+        let routes = Routes::new(Some("docker.io"), ["docker.io", "ghcr.io", "localhost:5000"]);
+        let route = |registry, name, ns| {
+            routes
+                .route(&asked(registry, name), ns)
+                .map(|found| (found.upstream.to_string(), found.repository.to_string(), found.by_namespace))
+        };
+        let found = |upstream: &str, name: &str, ns| Some((upstream.to_owned(), name.to_owned(), ns));
+
+        assert_eq!(route(None, "busybox", None), found("docker.io", "library/busybox", false));
+        assert_eq!(route(None, "org/app", None), found("docker.io", "org/app", false));
+        assert_eq!(route(None, "busybox", Some("docker.io")), found("docker.io", "library/busybox", true));
+        assert_eq!(route(None, "busybox", Some("registry-1.docker.io")), found("docker.io", "library/busybox", true));
+        assert_eq!(route(None, "org/app", Some("ghcr.io")), found("ghcr.io", "org/app", true));
+        assert_eq!(route(None, "app", Some("ghcr.io")), found("ghcr.io", "app", true));
+        assert_eq!(route(Some("ghcr.io"), "org/app", None), found("ghcr.io", "org/app", false));
+        assert_eq!(route(Some("docker.io"), "busybox", None), found("docker.io", "library/busybox", false));
+        assert_eq!(route(Some("localhost:5000"), "foo", None), found("localhost:5000", "foo", false));
+        assert_eq!(route(Some("ghcr.io"), "org/app", Some("ghcr.io")), found("ghcr.io", "org/app", true));
+        // What is written in the path wins over what containerd adds.
+        assert_eq!(route(Some("ghcr.io"), "org/app", Some("docker.io")), found("ghcr.io", "org/app", false));
+        // An organisation may hold a dot.
+        assert_eq!(route(Some("my.org"), "app", Some("ghcr.io")), found("ghcr.io", "my.org/app", true));
+
+        assert_eq!(route(Some("evil.example"), "a/b", None), None);
+        assert_eq!(route(Some("169.254.169.254"), "latest", None), None);
+        assert_eq!(route(None, "a/b", Some("evil.example")), None);
+        assert_eq!(route(None, "a/b", Some("")), None);
+        assert_eq!(route(Some("evil.example:80"), "a/b", Some("ghcr.io")), None);
+        assert_eq!(Routes::new(None, ["ghcr.io"]).route(&asked(None, "a/b"), None), None);
+    }
+
+    #[test]
+    fn a_registry_that_is_configured_under_an_alias_of_docker_hub_is_itself() {
+        let routes = Routes::new(None, ["docker.io", "registry-1.docker.io"]);
+        assert_eq!(routes.upstream("registry-1.docker.io").unwrap().as_ref(), "registry-1.docker.io");
+        assert_eq!(routes.upstream("index.docker.io").unwrap().as_ref(), "docker.io");
+    }
+}
