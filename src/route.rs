@@ -72,10 +72,7 @@ impl Routes {
     /// whatever it asks. A first component that only looks like a registry is part of the name when `ns` is given.
     pub fn route(&self, asked: &Asked, ns: Option<&str>) -> Option<Mirrored> {
         let written = asked.registry.as_deref().and_then(|registry| self.upstream(registry));
-        let named = match ns {
-            Some(ns) => Some(self.upstream(ns)),
-            None => None,
-        };
+        let named = ns.map(|ns| self.upstream(ns));
         let (upstream, name, by_namespace) = match (written, named) {
             (Some(written), named) => (written, &asked.name, named == Some(Some(written))),
             (None, Some(Some(named))) if asked.registry.is_none() => (named, &asked.name, true),

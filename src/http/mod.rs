@@ -1,1 +1,210 @@
-//! stub
+//! What a registry client sees: the route table, and nothing else in this file.
+//!
+//! One actix-http service answers the whole of `/v2/`; there is no `App` and no router above it, because the path is the
+//! only thing to route by and `path.rs` reads it better from the right. A request goes `path` → [`route`](crate::route) →
+//! `admit` → the file that is named after its resource → [`Mirror`](crate::mirror::Mirror). What is warm is answered
+//! without an await or an allocation for the future; everything else is one boxed future.
+//!
+//! Below the service lies `connection.rs`, which is where slow and dishonest clients are dealt with, and above it nothing.
+
+mod admit;
+mod blobs;
+mod body;
+mod connection;
+mod error;
+mod exchange;
+mod headers;
+mod listings;
+mod manifests;
+mod metrics;
+mod path;
+mod query;
+mod range;
+mod referrers;
+mod sendfile;
+mod server;
+mod turn;
+
+use std::{
+    convert::Infallible,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use actix_http::{Method, Request, StatusCode, header::HeaderValue};
+use actix_service::Service;
+use bytes::Bytes;
+
+pub use admit::{Account, Admission};
+pub use metrics::Metrics;
+pub use server::{Listener, Serving, Settings, serve};
+
+use self::{
+    admit::Gate,
+    connection::Shared,
+    error::Failure,
+    exchange::{Answer, Exchange, Place},
+    metrics::Kind,
+    path::Resource,
+    turn::Turn,
+};
+use crate::{
+    asker::Client,
+    mirror::{Ask, Mirror},
+    route::{Asked, Routes},
+};
+
+/// The methods of what is mirrored.
+const READ: &str = "GET, HEAD";
+
+/// Headers of a request, in bytes, names and values together. Enough for any client seen; a token of a kilobyte fits well.
+const MOST_HEADER_BYTES: usize = 32 << 10;
+
+/// Everything a request may need. One for all workers.
+pub(crate) struct Registry {
+    pub(crate) mirror: Mirror,
+    pub(crate) routes: Routes,
+    pub(crate) gate: Gate,
+    pub(crate) metrics: Metrics,
+}
+
+/// The service of one worker.
+#[derive(Clone)]
+pub(crate) struct Endpoint(pub(crate) Arc<Registry>);
+
+impl Service<Request> for Endpoint {
+    type Response = actix_http::Response<body::Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&self, request: Request) -> Answer {
+        let shared =
+            request.conn_data::<Rc<Shared>>().cloned().unwrap_or_else(|| Shared::new(request.peer_addr(), false));
+        let turn = Turn::begin(shared, self.0.metrics.clone(), request.head());
+        let exchange = Exchange { request, turn };
+        let client = self.0.gate.at_once(exchange.turn.shared(), exchange.head());
+        match client {
+            Some(client) => dispatch(&self.0, exchange, client),
+            None => {
+                let registry = self.0.clone();
+                Answer::later(async move {
+                    let client = registry.gate.identify(exchange.turn.shared(), exchange.head()).await;
+                    match client {
+                        Ok(client) => match dispatch(&registry, exchange, client).await {
+                            Ok(response) => response,
+                            Err(never) => match never {},
+                        },
+                        Err(admit::Busy) => exchange.fail(&Failure::LoginBusy, None, None),
+                    }
+                })
+            }
+        }
+    }
+}
+
+/// The route table.
+fn dispatch(registry: &Registry, mut exchange: Exchange, client: Arc<Client>) -> Answer {
+    exchange.turn.admitted(Admission { client: client.clone() });
+    let resource = match path::parse(exchange.request.uri().path()) {
+        Ok(resource) => resource,
+        Err(bad) => return Answer::now(exchange.fail(&Failure::Path(bad), None, None)),
+    };
+    let header_bytes: usize =
+        exchange.head().headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if header_bytes > MOST_HEADER_BYTES {
+        return Answer::now(exchange.fail(&Failure::HeadTooLarge, None, None));
+    }
+    exchange.turn.is_for(kind(&resource));
+    match resource {
+        Resource::Ping(asked) => Answer::now(ping(registry, exchange, asked.as_deref(), &client)),
+        Resource::Catalog(_) if !reads(&exchange) => Answer::now(exchange.fail(&Failure::Method(READ), None, None)),
+        Resource::Catalog(only) => listings::catalog(registry, exchange, only.as_deref(), client),
+        Resource::Manifest(asked, reference) => located(registry, exchange, client, &asked, |exchange, place| {
+            manifests::answer(registry, exchange, place, reference)
+        }),
+        Resource::Blob(asked, digest) => located(registry, exchange, client, &asked, |exchange, place| {
+            blobs::answer(registry, exchange, place, digest)
+        }),
+        Resource::Tags(asked) => {
+            located(registry, exchange, client, &asked, |exchange, place| listings::tags(registry, exchange, place))
+        }
+        Resource::Referrers(asked, digest) => located(registry, exchange, client, &asked, |exchange, place| {
+            referrers::answer(registry, exchange, place, digest)
+        }),
+        // No method at all is allowed on the upload of what cannot be uploaded; RFC 9110 writes that as an empty `Allow`.
+        Resource::Upload(asked) => match place(registry, &exchange, client, &asked) {
+            Ok(place) => Answer::now(exchange.fail(&Failure::Method(""), Some(&place), None)),
+            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+        },
+    }
+}
+
+/// Finds the upstream of a name and refuses what is no reading.
+fn located(
+    registry: &Registry,
+    exchange: Exchange,
+    client: Arc<Client>,
+    asked: &Asked,
+    read: impl FnOnce(Exchange, Place) -> Answer,
+) -> Answer {
+    match place(registry, &exchange, client, asked) {
+        Ok(place) if reads(&exchange) => read(exchange, place),
+        Ok(place) => Answer::now(exchange.fail(&Failure::Method(READ), Some(&place), None)),
+        Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+    }
+}
+
+fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &Asked) -> Result<Place, Failure> {
+    let ns = match exchange.query() {
+        Some(query) => query::value(Some(query), "ns").map_err(Failure::Query)?,
+        None => None,
+    };
+    let Some(found) = registry.routes.route(asked, ns.as_deref()) else {
+        let written = asked.registry.as_deref().or(ns.as_deref()).unwrap_or_default();
+        return Err(Failure::UnknownRegistry(written.into()));
+    };
+    let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
+    Ok(Place { ask: Ask { upstream: found.upstream, repository: found.repository, client }, namespace })
+}
+
+/// `GET /v2/` (end-1): it always answers, also who is banned, because clients give up on a registry whose ping fails.
+fn ping(
+    registry: &Registry,
+    mut exchange: Exchange,
+    asked: Option<&str>,
+    client: &Client,
+) -> actix_http::Response<body::Body> {
+    if !reads(&exchange) {
+        return exchange.fail(&Failure::Method(READ), None, None);
+    }
+    if let Some(asked) = asked.filter(|asked| registry.routes.upstream(asked).is_none()) {
+        return exchange.fail(&Failure::UnknownRegistry(asked.into()), None, None);
+    }
+    if exchange.turn.shared().login && matches!(client.key, crate::asker::ClientKey::Address(_)) {
+        return exchange.fail(&Failure::Login, None, None);
+    }
+    let mut all = exchange.headers(None, None);
+    all.insert(actix_http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    exchange.bytes(StatusCode::OK, all, Bytes::from_static(b"{}"))
+}
+
+fn reads(exchange: &Exchange) -> bool {
+    matches!(*exchange.request.method(), Method::GET | Method::HEAD)
+}
+
+fn kind(resource: &Resource) -> Kind {
+    match resource {
+        Resource::Ping(_) => Kind::Ping,
+        Resource::Catalog(_) => Kind::Catalog,
+        Resource::Manifest(..) => Kind::Manifest,
+        Resource::Blob(..) => Kind::Blob,
+        Resource::Upload(_) => Kind::Upload,
+        Resource::Tags(_) => Kind::Tags,
+        Resource::Referrers(..) => Kind::Referrers,
+    }
+}

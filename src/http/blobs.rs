@@ -1,0 +1,112 @@
+//! GET and HEAD of a blob, whole or a range of it (end-2).
+//!
+//! A blob that is still arriving is answered at once: its head goes out as soon as its size is known, and its bytes as they come.
+//! Always `application/octet-stream`, for that is what scanners accept, and never with a `Content-Encoding`.
+
+use actix_http::{
+    Response, StatusCode,
+    header::{
+        ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
+    },
+};
+use bytes::Bytes;
+
+use super::{
+    Registry,
+    body::{Body, with_headers},
+    error::Failure,
+    exchange::{Answer, Exchange, Place},
+    headers::{self, DigestHeaders},
+    range::{Asked, Selected},
+    sendfile::Transfer,
+};
+use crate::{
+    mirror::{BlobAnswer, Facts},
+    oci::Digest,
+};
+
+pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
+    let named = headers::of_digest(&digest);
+    let conditional = exchange.head().headers().contains_key(IF_NONE_MATCH);
+    let had = conditional && headers::none_match(exchange.head().headers(), &named.etag);
+    if !had && let Some(found) = registry.mirror.warm_blob(&place.ask, &digest) {
+        return Answer::now(send(exchange, &place, named, found));
+    }
+    let mirror = registry.mirror.clone();
+    Answer::later(async move {
+        // Whoever has it asks only whether it is still there: no reason to bring it here.
+        if had || exchange.turn.is_head() {
+            return match mirror.head_blob(&place.ask, &digest).await {
+                Ok(found) => head(exchange, &place, named, found.size, &found.facts, had),
+                Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), None),
+            };
+        }
+        let hint = match asked(&exchange, &named) {
+            Some(Asked::From(start, end)) => Some((start, end)),
+            Some(Asked::Last(_) | Asked::Reversed) | None => None,
+        };
+        match mirror.blob(&place.ask, &digest, hint).await {
+            Ok(found) => send(exchange, &place, named, found),
+            Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), None),
+        }
+    })
+}
+
+fn head(
+    mut exchange: Exchange,
+    place: &Place,
+    named: DigestHeaders,
+    size: u64,
+    facts: &Facts,
+    had: bool,
+) -> Response<Body> {
+    let all = described(&mut exchange, place, named, facts);
+    if had { exchange.not_modified(all) } else { exchange.promised(all, size) }
+}
+
+fn send(mut exchange: Exchange, place: &Place, named: DigestHeaders, found: BlobAnswer) -> Response<Body> {
+    let BlobAnswer { mut reader, facts } = found;
+    let size = reader.size();
+    if exchange.turn.is_head() {
+        return head(exchange, place, named, size, &facts, false);
+    }
+    let selected = asked(&exchange, &named).map_or(Selected::Whole, |asked| asked.select(size));
+    let (status, part) = match selected {
+        Selected::Unsatisfiable => return exchange.fail(&Failure::Range(size), Some(place), None),
+        Selected::Whole => (StatusCode::OK, 0..size),
+        Selected::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+    };
+    let mut all = described(&mut exchange, place, named, &facts);
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+        all.insert(
+            CONTENT_RANGE,
+            HeaderValue::try_from(range).unwrap_or_else(|_| HeaderValue::from_static("bytes */*")),
+        );
+    }
+    if part.is_empty() {
+        return exchange.bytes(status, all, Bytes::new());
+    }
+    let source = Box::new(move |cx: &mut std::task::Context<'_>, offset, end| reader.poll_extent(cx, offset, end));
+    let transfer = Transfer::new(source, part.start, part.end);
+    with_headers(Body::transfer(exchange.turn, status, part.end - part.start, transfer), all)
+}
+
+/// The range that is asked for, unless `If-Range` makes it void: only our own entity tag keeps it, never a date.
+fn asked(exchange: &Exchange, named: &DigestHeaders) -> Option<Asked> {
+    let headers = exchange.head().headers();
+    let range = headers.get(RANGE)?.to_str().ok()?;
+    if headers.get(IF_RANGE).is_some_and(|condition| condition != named.etag) {
+        return None;
+    }
+    Asked::parse(range)
+}
+
+fn described(exchange: &mut Exchange, place: &Place, named: DigestHeaders, facts: &Facts) -> HeaderMap {
+    let mut all = exchange.headers(Some(place), Some(facts));
+    all.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    all.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    all.insert(headers::DOCKER_CONTENT_DIGEST, named.plain);
+    all.insert(ETAG, named.etag);
+    all
+}

@@ -1,0 +1,326 @@
+//! The I/O type under actix-http: sends files without copying, and closes clients that are idle, slow or dishonest.
+//!
+//! actix-http guards the head of a connection's first request and the pause between two requests, and nothing else: a client that never
+//! reads, sends the second head a byte a minute, or pipelines, keeps what it holds for ever or confuses the dispatcher
+//! (which encodes a response by the flags of the request it decoded *last*). All of that is decided here, below it:
+//!
+//! - **One request at a time.** Bytes are handed up to the end of one request head; what follows is held back, unread in the
+//!   kernel where possible, until the response is complete. A body that nobody takes is therefore never read, and a
+//!   pipelined request never runs while another does.
+//! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection.
+//! - **A response makes progress within `write_stall`**, else the connection is cut.
+//! - **[`Transfer`]s are driven in `poll_flush`**; see `sendfile.rs`.
+//!
+//! What must not change: while the connection is busy `poll_read` returns `Pending` though there may be something to read; it is
+//! `poll_flush`, which the dispatcher calls at the end of each turn, that wakes the task once the response is complete. Without
+//! that line a pipelined request would wait for ever.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future as _,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::{
+    metrics::{Metrics, OpenConnection},
+    sendfile::{Progress, Stream, Transfer},
+};
+use crate::asker::Client;
+
+/// How long a client may take for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) head: Duration,
+    pub(crate) write_stall: Duration,
+}
+
+/// What the request handler and the connection under it both know. One per connection; a connection never leaves its worker.
+pub(crate) struct Shared {
+    /// The other end of the socket.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Whether `GET /v2/` on this listener asks for a password.
+    pub(crate) login: bool,
+    /// The client that the peer's address is, once it was asked for.
+    pub(crate) client: RefCell<Option<Arc<Client>>>,
+    busy: Cell<bool>,
+    refused_read: Cell<bool>,
+    transfer: RefCell<Option<Transfer>>,
+    sent: Cell<u64>,
+}
+
+impl Shared {
+    pub(crate) fn new(peer: Option<SocketAddr>, login: bool) -> Rc<Shared> {
+        Rc::new(Shared {
+            peer,
+            login,
+            client: RefCell::new(None),
+            busy: Cell::new(false),
+            refused_read: Cell::new(false),
+            transfer: RefCell::new(None),
+            sent: Cell::new(0),
+        })
+    }
+
+    /// A request begins: nothing more is read until [`Shared::end`].
+    pub(crate) fn begin(&self) {
+        self.busy.set(true);
+        self.sent.set(0);
+    }
+
+    /// Its response is complete, or will never be.
+    pub(crate) fn end(&self) {
+        self.busy.set(false);
+        self.transfer.borrow_mut().take();
+    }
+
+    /// Hands over a body for [`Connection`] to send once the head is out.
+    pub(crate) fn send(&self, transfer: Transfer) {
+        *self.transfer.borrow_mut() = Some(transfer);
+    }
+
+    /// Whether what was handed over is still being sent.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.transfer.borrow().is_some()
+    }
+
+    /// Bytes of the current transfer that are with the kernel.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+}
+
+/// A timer that is armed when waiting begins and forgotten when something happens.
+struct Watch {
+    patience: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: bool,
+}
+
+impl Watch {
+    fn new(patience: Duration) -> Watch {
+        Watch { patience, sleep: None, armed: false }
+    }
+
+    fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    /// Waiting goes on. Fails when it has gone on for too long.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+        if !self.armed {
+            self.armed = true;
+            sleep.as_mut().reset(Instant::now() + self.patience);
+        }
+        if sleep.as_mut().poll(cx).is_ready() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+}
+
+/// Finds the end of a request head, byte by byte, as httparse does: an empty line after at least one other, bare line feeds
+/// allowed, empty lines before the first skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Scan {
+    /// Nothing of a head has been seen.
+    #[default]
+    Before,
+    /// Inside a line.
+    Line,
+    /// Right behind a line feed.
+    Start,
+    /// Behind a line feed and a carriage return.
+    Return,
+}
+
+impl Scan {
+    /// The number of bytes up to and with the end of the head, when it lies in `bytes`.
+    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
+        for (index, byte) in bytes.iter().enumerate() {
+            *self = match (*self, byte) {
+                (Scan::Before, b'\r' | b'\n') => Scan::Before,
+                (Scan::Start | Scan::Return, b'\n') => {
+                    *self = Scan::Before;
+                    return Some(index + 1);
+                }
+                (_, b'\n') => Scan::Start,
+                (Scan::Start, b'\r') => Scan::Return,
+                _ => Scan::Line,
+            };
+        }
+        None
+    }
+}
+
+/// A client's connection.
+pub(crate) struct Connection {
+    stream: Stream,
+    shared: Rc<Shared>,
+    scan: Scan,
+    /// A whole head was handed up and its request has not begun yet.
+    handed_up: bool,
+    /// Bytes behind the head that was handed up.
+    held: BytesMut,
+    head: Watch,
+    write: Watch,
+    metrics: Metrics,
+    _open: OpenConnection,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: Stream, shared: Rc<Shared>, patience: Patience, metrics: &Metrics) -> Connection {
+        Connection {
+            stream,
+            shared,
+            scan: Scan::Before,
+            handed_up: false,
+            held: BytesMut::new(),
+            head: Watch::new(patience.head),
+            write: Watch::new(patience.write_stall),
+            _open: metrics.open(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// For the request handler.
+    pub(crate) fn shared(&self) -> Rc<Shared> {
+        self.shared.clone()
+    }
+
+    fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut slot = self.shared.transfer.borrow_mut();
+        let Some(transfer) = slot.as_mut() else { return Poll::Ready(Ok(())) };
+        let (progress, count) = transfer.poll(cx, &mut self.stream).inspect_err(|error| {
+            // The rest are clients that left.
+            if matches!(error.kind(), io::ErrorKind::Other | io::ErrorKind::UnexpectedEof) {
+                self.metrics.cut();
+                tracing::warn!(target: "weir::http", %error, "a response was cut short");
+            }
+        })?;
+        self.shared.sent.set(self.shared.sent.get() + count);
+        if count > 0 {
+            self.write.disarm();
+        }
+        match progress {
+            Progress::Done => {
+                *slot = None;
+                // The body is asked again and finds that it is complete.
+                cx.waker().wake_by_ref();
+                Poll::Ready(Ok(()))
+            }
+            Progress::Blocked => {
+                self.write.check(cx)?;
+                Poll::Pending
+            }
+            Progress::Starved => {
+                self.write.disarm();
+                // What rustls has buffered must not wait for the blob to grow.
+                if let Stream::Tls(socket) = &mut self.stream {
+                    let _ = Pin::new(socket.as_mut()).poll_flush(cx)?;
+                }
+                Poll::Pending
+            }
+            Progress::Yielded => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.shared.busy.get() || this.handed_up {
+            this.handed_up = false;
+            // With nothing there, interest in more is registered and no wake-up is owed: one turn of the dispatcher less
+            // for each request that is not pipelined.
+            let more = match &this.stream {
+                Stream::Plain(socket) => !this.held.is_empty() || socket.poll_read_ready(cx).is_ready(),
+                Stream::Tls(_) => true,
+            };
+            this.shared.refused_read.set(more);
+            return Poll::Pending;
+        }
+        let start = buf.filled().len();
+        if this.held.is_empty() {
+            let polled = match &mut this.stream {
+                Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+                Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_read(cx, buf),
+            };
+            if polled.is_pending() && this.scan != Scan::Before {
+                this.head.check(cx)?;
+            }
+            ready!(polled)?;
+        } else {
+            let count = this.held.len().min(buf.remaining());
+            buf.put_slice(&this.held[..count]);
+            this.held.advance(count);
+        }
+        let new = buf.filled().len() - start;
+        if let Some(end) = this.scan.feed(&buf.filled()[start..]) {
+            this.head.disarm();
+            this.handed_up = true;
+            if end < new {
+                let mut held = BytesMut::from(&buf.filled()[start + end..]);
+                held.unsplit(std::mem::take(&mut this.held));
+                this.held = held;
+                buf.set_filled(start + end);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_write(cx, bytes),
+        };
+        match polled {
+            Poll::Pending => this.write.check(cx)?,
+            Poll::Ready(_) => this.write.disarm(),
+        }
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_transfer(cx))?;
+        if let Stream::Tls(socket) = &mut this.stream {
+            let polled = Pin::new(socket.as_mut()).poll_flush(cx)?;
+            match polled {
+                Poll::Pending => {
+                    this.write.check(cx)?;
+                    return Poll::Pending;
+                }
+                Poll::Ready(()) => this.write.disarm(),
+            }
+        }
+        if !this.shared.busy.get() && this.shared.refused_read.replace(false) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_shutdown(cx),
+        };
+        if polled.is_pending() {
+            this.write.check(cx)?;
+        }
+        polled
+    }
+}

@@ -1,0 +1,289 @@
+//! The one table: what went wrong to status, code and headers; and the JSON every client can print.
+//!
+//! What clients make of it is measured (`conformance/RESULTS.md`): docker and podman print `code` and `message` and drop `detail`
+//! and everything of a 5xx; containerd prints nothing of a HEAD; only registered codes are printed by name. Hence a whole
+//! sentence in `message`, a 4xx wherever the client could do something about it, and `detail` a string, the only shape docker prints.
+
+use std::time::Duration;
+
+use actix_http::{
+    StatusCode,
+    header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use bytes::Bytes;
+
+use super::{path, query};
+use crate::mirror;
+
+/// The longest wait a 429 names. Podman sleeps as long as it is told, up to 60 s, up to sixteen times.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// A code of the distribution-spec's table, or one of the two that clients know for a 5xx, for which the spec has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    BlobUnknown,
+    DigestInvalid,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    SizeInvalid,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+    Unknown,
+    Unsupported,
+}
+
+impl Code {
+    /// As it is written in the JSON.
+    fn as_str(self) -> &'static str {
+        match self {
+            Code::BlobUnknown => "BLOB_UNKNOWN",
+            Code::DigestInvalid => "DIGEST_INVALID",
+            Code::ManifestInvalid => "MANIFEST_INVALID",
+            Code::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Code::NameInvalid => "NAME_INVALID",
+            Code::NameUnknown => "NAME_UNKNOWN",
+            Code::SizeInvalid => "SIZE_INVALID",
+            Code::TooManyRequests => "TOOMANYREQUESTS",
+            Code::Unauthorized => "UNAUTHORIZED",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::Unknown => "UNKNOWN",
+            Code::Unsupported => "UNSUPPORTED",
+        }
+    }
+}
+
+/// Everything that can be told to a client instead of what it asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The mirror's own words.
+    Mirror(mirror::Error),
+    /// The path names nothing.
+    Path(path::Bad),
+    /// A query parameter is not what it should be.
+    Query(query::Bad),
+    /// No upstream is configured for this registry; nobody is asked.
+    UnknownRegistry(Box<str>),
+    /// The resource exists but not with this method; the value is that of `Allow`.
+    Method(&'static str),
+    /// The range lies outside a blob of this size.
+    Range(u64),
+    /// The listener wants a login.
+    Login,
+    /// Too many passwords are being verified.
+    LoginBusy,
+    /// The headers are larger than they may be.
+    HeadTooLarge,
+}
+
+/// One row of the table.
+struct Row {
+    status: StatusCode,
+    code: Code,
+    retry_after: Option<Duration>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Failure {
+    fn row(&self) -> Row {
+        use mirror::Error as Mirror;
+        let row = |status, code| Row { status, code, retry_after: None, header: None };
+        match self {
+            Failure::Mirror(Mirror::NameUnknown) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
+            Failure::Mirror(Mirror::ManifestUnknown) => row(StatusCode::NOT_FOUND, Code::ManifestUnknown),
+            Failure::Mirror(Mirror::BlobUnknown) => row(StatusCode::NOT_FOUND, Code::BlobUnknown),
+            Failure::Mirror(Mirror::BudgetSpent { retry_after, .. } | Mirror::UpstreamLimited { retry_after, .. }) => {
+                Row {
+                    retry_after: Some((*retry_after).min(LONGEST_RETRY)),
+                    ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
+                }
+            }
+            Failure::Mirror(Mirror::UpstreamUnavailable { retry_after, .. }) => {
+                Row { retry_after: *retry_after, ..row(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable) }
+            }
+            Failure::Mirror(Mirror::UpstreamMalformed { .. }) => row(StatusCode::BAD_GATEWAY, Code::Unavailable),
+            Failure::Mirror(Mirror::Internal) => row(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+            Failure::Path(path::Bad::Nowhere) => row(StatusCode::NOT_FOUND, Code::Unsupported),
+            Failure::Path(path::Bad::TooLong) => row(StatusCode::URI_TOO_LONG, Code::NameInvalid),
+            Failure::Path(path::Bad::Encoding | path::Bad::Name(_)) => row(StatusCode::BAD_REQUEST, Code::NameInvalid),
+            Failure::Path(path::Bad::Reference(_)) => row(StatusCode::BAD_REQUEST, Code::ManifestInvalid),
+            Failure::Path(path::Bad::Digest(_)) => row(StatusCode::BAD_REQUEST, Code::DigestInvalid),
+            Failure::Query(_) => row(StatusCode::BAD_REQUEST, Code::Unsupported),
+            Failure::UnknownRegistry(_) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
+            Failure::Method(allow) => Row {
+                header: Some((ALLOW, HeaderValue::from_static(allow))),
+                ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
+            },
+            Failure::Range(size) => Row {
+                header: HeaderValue::from_str(&format!("bytes */{size}")).ok().map(|value| (CONTENT_RANGE, value)),
+                ..row(StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid)
+            },
+            Failure::Login => Row {
+                header: Some((WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"weir\", charset=\"UTF-8\""))),
+                ..row(StatusCode::UNAUTHORIZED, Code::Unauthorized)
+            },
+            Failure::LoginBusy => Row {
+                retry_after: Some(Duration::from_secs(1)),
+                ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
+            },
+            Failure::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::Unsupported),
+        }
+    }
+
+    /// The sentence, with what it is about when that is known.
+    fn message(&self, about: Option<&About>) -> String {
+        use mirror::Error as Mirror;
+        let repository = about.map_or("this repository", |about| about.repository.as_str());
+        match self {
+            Failure::Mirror(Mirror::NameUnknown) => {
+                format!("{repository} does not exist, or may not be read from here")
+            }
+            Failure::Mirror(Mirror::ManifestUnknown) => match about.and_then(|about| about.reference.as_deref()) {
+                Some(reference) => format!("{repository} has no manifest {reference}"),
+                None => format!("{repository} has no such manifest"),
+            },
+            // Nothing of the digest: what is private elsewhere must look like what is nowhere, to the byte.
+            Failure::Mirror(Mirror::BlobUnknown) => format!("{repository} has no such blob"),
+            Failure::Mirror(error) => error.to_string(),
+            Failure::Path(error) => error.to_string(),
+            Failure::Query(error) => error.to_string(),
+            Failure::UnknownRegistry(registry) if registry.is_empty() => {
+                "this mirror has no upstream for names without a registry".into()
+            }
+            Failure::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
+            Failure::Method(_) => "mirrored repositories are read-only".into(),
+            Failure::Range(size) => format!("the range lies outside the blob of {size} bytes"),
+            Failure::Login => "a valid user name and password are required".into(),
+            Failure::LoginBusy => "too many passwords are being verified; try again".into(),
+            Failure::HeadTooLarge => "the request's headers are too large".into(),
+        }
+    }
+
+    /// Status, headers and body of the answer.
+    pub(crate) fn answer(&self, about: Option<&About>) -> (StatusCode, HeaderMap, Bytes) {
+        let row = self.row();
+        let message = one_line(&self.message(about));
+        let detail = about.map_or("", |about| about.repository.as_str());
+        let body = serde_json::json!({"errors": [{"code": row.code.as_str(), "message": message, "detail": detail}]});
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(wait) = row.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Some((name, value)) = row.header {
+            headers.insert(name, value);
+        }
+        (row.status, headers, Bytes::from(body.to_string()))
+    }
+}
+
+/// What a failure is about, for its sentence.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// `docker.io/library/busybox`
+    pub(crate) repository: String,
+    /// A tag or a manifest's digest.
+    pub(crate) reference: Option<String>,
+}
+
+/// Rounded up and never zero: zero would be an invitation to ask at once.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+/// Control characters out: clients print this on a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Status, code | Retry-After, Allow, Content-Range, WWW-Authenticate | message.
+    const GOLDEN: &str = r#"
+404 NAME_UNKNOWN | - - - - | docker.io/library/x does not exist, or may not be read from here
+404 MANIFEST_UNKNOWN | - - - - | docker.io/library/x has no manifest 1.0
+404 BLOB_UNKNOWN | - - - - | docker.io/library/x has no such blob
+429 TOOMANYREQUESTS | 2 - - - | pull limit of docker.io reached (0 of 100 left)
+429 TOOMANYREQUESTS | 60 - - - | pull limit of docker.io reached (0 of 100 left)
+503 UNAVAILABLE | - - - - | upstream is down
+503 UNAVAILABLE | 1 - - - | upstream is down
+502 UNAVAILABLE | - - - - | upstream sent HTML
+500 UNKNOWN | - - - - | internal error
+404 UNSUPPORTED | - - - - | there is no such endpoint
+414 NAME_INVALID | - - - - | the path is longer than 2048 bytes
+400 NAME_INVALID | - - - - | the path holds a percent-encoded character that no name, tag or digest may hold
+400 NAME_INVALID | - - - - | invalid repository name: its components are lower-case letters and digits, joined by one of . _ __ or dashes
+400 MANIFEST_INVALID | - - - - | invalid tag: a tag is 1 to 128 of [A-Za-z0-9_.-] and starts with none of ".-"
+400 DIGEST_INVALID | - - - - | invalid digest: it has the form algorithm:hex
+400 UNSUPPORTED | - - - - | invalid n: it is a count of entries, 0 or more
+404 NAME_UNKNOWN | - - - - | this mirror does not mirror evil.example
+405 UNSUPPORTED | - GET, HEAD - - | mirrored repositories are read-only
+416 SIZE_INVALID | - - bytes */10 - | the range lies outside the blob of 10 bytes
+401 UNAUTHORIZED | - - - Basic realm="weir", charset="UTF-8" | a valid user name and password are required
+429 TOOMANYREQUESTS | 1 - - - | too many passwords are being verified; try again
+431 UNSUPPORTED | - - - - | the request's headers are too large
+"#;
+
+    #[test]
+    fn every_failure_has_its_row() {
+        use mirror::Error as Mirror;
+        let invalid = |text: &str| text.parse::<crate::oci::Name>().unwrap_err();
+        let message = || "pull limit of docker.io reached\n(0 of 100 left)".into();
+        let failures = [
+            Failure::Mirror(Mirror::NameUnknown),
+            Failure::Mirror(Mirror::ManifestUnknown),
+            Failure::Mirror(Mirror::BlobUnknown),
+            Failure::Mirror(Mirror::BudgetSpent { retry_after: Duration::from_millis(1_200), message: message() }),
+            Failure::Mirror(Mirror::UpstreamLimited { retry_after: Duration::from_secs(3_600), message: message() }),
+            Failure::Mirror(Mirror::UpstreamUnavailable { retry_after: None, message: "upstream is down".into() }),
+            Failure::Mirror(Mirror::UpstreamUnavailable {
+                retry_after: Some(Duration::ZERO),
+                message: "upstream is down".into(),
+            }),
+            Failure::Mirror(Mirror::UpstreamMalformed { message: "upstream sent HTML".into() }),
+            Failure::Mirror(Mirror::Internal),
+            Failure::Path(path::Bad::Nowhere),
+            Failure::Path(path::Bad::TooLong),
+            Failure::Path(path::Bad::Encoding),
+            Failure::Path(path::Bad::Name(invalid("A"))),
+            Failure::Path(path::parse("/v2/a/manifests/.x").unwrap_err()),
+            Failure::Path(path::parse("/v2/a/blobs/x").unwrap_err()),
+            Failure::Query(query::Bad::Count),
+            Failure::UnknownRegistry("evil.example".into()),
+            Failure::Method("GET, HEAD"),
+            Failure::Range(10),
+            Failure::Login,
+            Failure::LoginBusy,
+            Failure::HeadTooLarge,
+        ];
+        let about = About { repository: "docker.io/library/x".into(), reference: Some("1.0".into()) };
+        let mut table = String::new();
+        for failure in &failures {
+            let (status, headers, body) = failure.answer(Some(&about));
+            let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let error = &json["errors"][0];
+            assert!(error["detail"].is_string());
+            assert_eq!(headers.get(CONTENT_TYPE).unwrap(), "application/json");
+            let header = |name| headers.get(name).map_or("-", |value: &HeaderValue| value.to_str().unwrap());
+            table += &format!(
+                "{} {} | {} | {}\n",
+                status.as_u16(),
+                error["code"].as_str().unwrap(),
+                [RETRY_AFTER, ALLOW, CONTENT_RANGE, WWW_AUTHENTICATE].map(header).join(" "),
+                error["message"].as_str().unwrap(),
+            );
+        }
+        assert_eq!(table.trim_end(), GOLDEN.trim(), "\n{table}");
+    }
+
+    #[test]
+    fn an_unknown_blob_says_nothing_of_its_digest() {
+        let about = About { repository: "docker.io/a/b".into(), reference: None };
+        let (_, _, body) = Failure::Mirror(mirror::Error::BlobUnknown).answer(Some(&about));
+        assert!(!String::from_utf8_lossy(&body).contains("sha256"));
+    }
+}

@@ -1,0 +1,202 @@
+//! What the registry side counts. Handles are looked up once; counting is an atomic addition.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use actix_http::{Method, StatusCode};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::mirror::Status;
+
+/// What kind of resource a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ping,
+    Manifest,
+    Blob,
+    Upload,
+    Tags,
+    Referrers,
+    Catalog,
+    /// No endpoint of ours.
+    Other,
+}
+
+const KINDS: [(Kind, &str); 8] = [
+    (Kind::Ping, "ping"),
+    (Kind::Manifest, "manifest"),
+    (Kind::Blob, "blob"),
+    (Kind::Upload, "upload"),
+    (Kind::Tags, "tags"),
+    (Kind::Referrers, "referrers"),
+    (Kind::Catalog, "catalog"),
+    (Kind::Other, "other"),
+];
+const METHODS: [&str; 3] = ["GET", "HEAD", "other"];
+/// 499 is for a client that left before it was answered.
+const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "429", "499", "5xx"];
+const STATUSES: [Status; 5] = [Status::Hit, Status::Miss, Status::Revalidated, Status::Stale, Status::Bypass];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    kind: &'static str,
+    method: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    kind: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+/// The counters of all workers. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    requests: Family<RequestLabels, Counter>,
+    cache: Family<CacheLabels, Counter>,
+    bytes: Family<KindLabels, Counter<u64, AtomicU64>>,
+    cut: Counter,
+    open: Gauge,
+    handles: Handles,
+}
+
+#[derive(Debug)]
+struct Handles {
+    requests: [[[Counter; CLASSES.len()]; METHODS.len()]; KINDS.len()],
+    cache: [[Counter; STATUSES.len()]; KINDS.len()],
+    bytes: [Counter<u64, AtomicU64>; KINDS.len()],
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Counters at zero.
+    pub fn new() -> Metrics {
+        let requests = Family::<RequestLabels, Counter>::default();
+        let cache = Family::<CacheLabels, Counter>::default();
+        let bytes = Family::<KindLabels, Counter<u64, AtomicU64>>::default();
+        let handles = Handles {
+            requests: KINDS.map(|(_, kind)| {
+                METHODS.map(|method| {
+                    CLASSES.map(|status| requests.get_or_create(&RequestLabels { kind, method, status }).clone())
+                })
+            }),
+            cache: KINDS.map(|(_, kind)| {
+                STATUSES.map(|status| {
+                    cache.get_or_create(&CacheLabels { kind, status: super::headers::word(status) }).clone()
+                })
+            }),
+            bytes: KINDS.map(|(_, kind)| bytes.get_or_create(&KindLabels { kind }).clone()),
+        };
+        Metrics(Arc::new(Inner { requests, cache, bytes, cut: Counter::default(), open: Gauge::default(), handles }))
+    }
+
+    /// Offers them to the registry, whose prefix is put before the names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "http_requests",
+            "Requests by kind, method and class of status; 499 is a client that left unanswered",
+            self.0.requests.clone(),
+        );
+        registry.register("http_cache", "Answers by how they came about", self.0.cache.clone());
+        registry.register("http_sent_bytes", "Bytes of bodies sent to clients", self.0.bytes.clone());
+        registry.register("http_cut", "Responses cut short because their bytes did not come", self.0.cut.clone());
+        registry.register("http_open_connections", "Connections open now", self.0.open.clone());
+    }
+
+    pub(crate) fn request(&self, kind: Kind, method: &Method, status: Option<StatusCode>) {
+        let method = match *method {
+            Method::GET => 0,
+            Method::HEAD => 1,
+            _ => 2,
+        };
+        let class = match status.map(|status| status.as_u16()) {
+            None => 4,
+            Some(429) => 3,
+            Some(100..=299) => 0,
+            Some(300..=399) => 1,
+            Some(400..=499) => 2,
+            Some(_) => 5,
+        };
+        self.0.handles.requests[kind as usize][method][class].inc();
+    }
+
+    pub(crate) fn cache(&self, kind: Kind, status: Status) {
+        self.0.handles.cache[kind as usize][status as usize].inc();
+    }
+
+    pub(crate) fn sent(&self, kind: Kind, bytes: u64) {
+        self.0.handles.bytes[kind as usize].inc_by(bytes);
+    }
+
+    pub(crate) fn cut(&self) {
+        self.0.cut.inc();
+    }
+
+    /// Counts a connection for as long as the value lives.
+    pub(crate) fn open(&self) -> OpenConnection {
+        self.0.open.inc();
+        OpenConnection(self.0.open.clone())
+    }
+}
+
+/// One connection in the gauge.
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_what_is_exposed() {
+        let metrics = Metrics::new();
+        let mut registry = Registry::with_prefix("weir");
+        metrics.register(&mut registry);
+        metrics.request(Kind::Manifest, &Method::HEAD, Some(StatusCode::TOO_MANY_REQUESTS));
+        metrics.request(Kind::Blob, &Method::GET, None);
+        metrics.cache(Kind::Manifest, Status::Stale);
+        metrics.sent(Kind::Blob, 7);
+        let open = metrics.open();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"weir_http_requests_total{kind="manifest",method="HEAD",status="429"} 1"#,
+            r#"weir_http_requests_total{kind="blob",method="GET",status="499"} 1"#,
+            r#"weir_http_cache_total{kind="manifest",status="stale"} 1"#,
+            r#"weir_http_sent_bytes_total{kind="blob"} 7"#,
+            "weir_http_open_connections 1",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        drop(open);
+        assert_eq!(metrics.0.open.get(), 0);
+        for (index, (kind, _)) in KINDS.iter().enumerate() {
+            assert_eq!(*kind as usize, index);
+        }
+        for (index, status) in STATUSES.iter().enumerate() {
+            assert_eq!(*status as usize, index);
+        }
+    }
+}

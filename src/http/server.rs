@@ -1,0 +1,182 @@
+//! Listeners, socket options, time-outs and the drain: from bound sockets to a running service, and back.
+//!
+//! This is `actix_server::Server` running actix-http's HTTP/1.1 service over [`Connection`]. Workers are single-threaded; whatever
+//! must outlive a request runs on the runtime that called [`serve`].
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use actix_http::{HttpService, KeepAlive, Request, Response};
+use actix_server::{Server, ServerHandle};
+use actix_service::{IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt as _, fn_factory, fn_service};
+use ipnet::IpNet;
+use tokio::{net::TcpStream, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Endpoint, Registry,
+    admit::{Account, Gate},
+    body::Body,
+    connection::{Connection, Patience, Shared},
+    metrics::Metrics,
+    sendfile::Stream,
+};
+use crate::{mirror::Mirror, route::Routes};
+
+/// How long a TLS handshake may take. A browser's takes two round trips; what takes longer holds a socket for nothing.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a client may take to see that its connection is being closed.
+const DISCONNECT: Duration = Duration::from_secs(2);
+
+/// How the registry side behaves. Every bound stands in deploy.toml.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Worker threads.
+    pub workers: usize,
+    /// Connections open at once; more wait in the kernel's queue.
+    pub connections: usize,
+    /// From the first byte of a request to the end of its head (5 s).
+    pub head_timeout: Duration,
+    /// An idle connection is kept for so long (75 s: containerd reuses connections between layers).
+    pub keep_alive: Duration,
+    /// A response that makes no progress for so long is cut (30 s).
+    pub write_stall: Duration,
+    /// Bodies in flight may take so long to finish once [`Serving::stop`] was called, in whole seconds.
+    pub drain: Duration,
+    /// Whose `X-Forwarded-For` and `Forwarded` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Who has a password.
+    pub accounts: Vec<Account>,
+    /// Which names go where.
+    pub routes: Routes,
+}
+
+/// A bound socket and how it is served.
+#[derive(Debug)]
+pub struct Listener {
+    /// Bound and listening.
+    pub socket: std::net::TcpListener,
+    /// Whether `GET /v2/` asks for a password, so that `docker login` works.
+    pub login: bool,
+    /// With this, TLS is spoken. ALPN must offer `http/1.1` alone, or nothing.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Running listeners. Dropping it leaves them running; they end with [`Serving::stop`] or the runtime.
+#[derive(Debug)]
+pub struct Serving {
+    /// Where each listener listens, in the order they were given.
+    pub addresses: Vec<SocketAddr>,
+    handle: ServerHandle,
+    running: JoinHandle<io::Result<()>>,
+}
+
+impl Serving {
+    /// Stops accepting, closes idle connections at once, and returns when the bodies in flight are finished or
+    /// [`Settings::drain`] has passed. What is not finished by then is cut.
+    ///
+    /// # Errors
+    /// When the server had failed before.
+    pub async fn stop(self) -> io::Result<()> {
+        self.handle.stop(true).await;
+        self.running.await.map_err(io::Error::other)?
+    }
+}
+
+/// Serves the registry API on these listeners until [`Serving::stop`].
+///
+/// Must be called within a tokio runtime, which keeps running for as long as the listeners shall serve.
+///
+/// # Errors
+/// When a listener cannot be used.
+pub async fn serve(
+    settings: Settings,
+    listeners: Vec<Listener>,
+    mirror: Mirror,
+    metrics: Metrics,
+) -> io::Result<Serving> {
+    let registry = Arc::new(Registry {
+        mirror,
+        routes: settings.routes.clone(),
+        gate: Gate::new(settings.trusted_proxies.clone(), settings.accounts.clone()),
+        metrics: metrics.clone(),
+    });
+    start(&settings, listeners, &metrics, move || {
+        let endpoint = Endpoint(registry.clone());
+        fn_factory(move || {
+            let endpoint = endpoint.clone();
+            async move { Ok::<_, ()>(endpoint) }
+        })
+    })
+}
+
+/// Runs any service over our connections; the tests of this file run their own.
+fn start<F, S>(settings: &Settings, listeners: Vec<Listener>, metrics: &Metrics, service: F) -> io::Result<Serving>
+where
+    F: Fn() -> S + Clone + Send + 'static,
+    S: ServiceFactory<Request, Config = (), Response = Response<Body>, Error = std::convert::Infallible> + 'static,
+    S::InitError: std::fmt::Debug,
+{
+    let workers = settings.workers.clamp(1, 512);
+    let mut server = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(settings.connections.div_ceil(workers).max(1))
+        .shutdown_timeout(settings.drain.as_secs())
+        .disable_signals();
+    let draining = server.graceful_shutdown_signal();
+    let patience = Patience { head: settings.head_timeout, write_stall: settings.write_stall };
+    let (head_timeout, keep_alive, write_stall) = (settings.head_timeout, settings.keep_alive, settings.write_stall);
+    let mut addresses = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let address = listener.socket.local_addr()?;
+        addresses.push(address);
+        let (service, draining, metrics) = (service.clone(), draining.clone(), metrics.clone());
+        let acceptor = listener.tls.map(TlsAcceptor::from);
+        let login = listener.login;
+        server = server.listen(address.to_string(), listener.socket, move || {
+            let draining = draining.clone();
+            let http = HttpService::<Connection, _, _>::build()
+                .graceful_shutdown_signal(move || {
+                    let draining = draining.clone();
+                    async move { draining.notified().await }
+                })
+                .keep_alive(KeepAlive::Timeout(keep_alive))
+                .client_request_timeout(head_timeout)
+                .client_disconnect_timeout(DISCONNECT)
+                .on_connect_ext(|connection: &Connection, data| {
+                    data.insert(connection.shared());
+                })
+                .h1(service());
+            let (acceptor, metrics) = (acceptor.clone(), metrics.clone());
+            fn_service(move |socket: TcpStream| {
+                let (acceptor, metrics) = (acceptor.clone(), metrics.clone());
+                async move {
+                    let peer = socket.peer_addr().ok();
+                    // A socket that cannot be tuned is a socket that is already closed, and will say so when it is read.
+                    let _ = socket.set_nodelay(true);
+                    let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(write_stall));
+                    let stream = match acceptor {
+                        None => Stream::Plain(socket),
+                        Some(acceptor) => {
+                            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await;
+                            Stream::Tls(Box::new(handshake.map_err(io::Error::from).flatten()?))
+                        }
+                    };
+                    Ok::<_, actix_http::error::DispatchError>((
+                        Connection::new(stream, Shared::new(peer, login), patience, &metrics),
+                        peer,
+                    ))
+                }
+            })
+            .into_factory()
+            .and_then(http)
+        })?;
+    }
+    let server = server.run();
+    let handle = server.handle();
+    let running = tokio::spawn(server);
+    Ok(Serving { addresses, handle, running })
+}
+
+#[cfg(test)]
+mod tests;

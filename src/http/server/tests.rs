@@ -1,0 +1,439 @@
+//! The connection under a service of the test's own, on raw sockets: what is on the wire, and who is closed when.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    fs::File,
+    io::Write as _,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Instant,
+};
+
+use actix_http::StatusCode;
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::watch,
+};
+
+use super::*;
+use crate::{
+    http::{
+        body::Body,
+        sendfile::{Source, Transfer},
+        turn::Turn,
+    },
+    mirror::{Extent, Stopped},
+};
+
+const SIZE: usize = 5 << 20;
+
+/// Bytes that differ from each other wherever they stand, in a file that was just written.
+static FILE: LazyLock<(Vec<u8>, Arc<File>)> = LazyLock::new(|| {
+    let bytes: Vec<u8> = (0..SIZE as u32 / 4).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    (bytes, Arc::new(file))
+});
+
+/// What the service of a test shares with the test.
+#[derive(Clone)]
+struct World {
+    metrics: Metrics,
+    /// How many bytes of the file may be read, or that no more come.
+    grown: watch::Sender<Result<u64, Stopped>>,
+    calls: Arc<AtomicUsize>,
+    gate: watch::Sender<bool>,
+}
+
+impl World {
+    fn grow(&self, to: Result<u64, Stopped>) {
+        self.grown.send_modify(|grown| *grown = to);
+    }
+
+    fn open(&self) {
+        self.gate.send_modify(|open| *open = true);
+    }
+}
+
+fn file_from(offset: u64, end: u64) -> Extent {
+    Extent::File { file: FILE.1.clone(), offset, length: end - offset }
+}
+
+/// The file as far as it has grown.
+fn growing(mut grown: watch::Receiver<Result<u64, Stopped>>) -> Source {
+    type Waiting = std::pin::Pin<Box<dyn Future<Output = watch::Receiver<Result<u64, Stopped>>>>>;
+    let waiting: Cell<Option<Waiting>> = Cell::new(None);
+    Box::new(move |cx, offset, end| {
+        loop {
+            if let Some(mut future) = waiting.take() {
+                match future.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        waiting.set(Some(future));
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(receiver) => grown = receiver,
+                }
+            }
+            match grown.borrow_and_update().clone() {
+                Err(stopped) => return Poll::Ready(Err(stopped)),
+                Ok(readable) if readable > offset => return Poll::Ready(Ok(file_from(offset, readable.min(end)))),
+                Ok(_) => {}
+            }
+            let mut receiver = grown.clone();
+            waiting.set(Some(Box::pin(async move {
+                let _ = receiver.changed().await;
+                receiver
+            })));
+        }
+    })
+}
+
+async fn answer(world: World, request: Request) -> Result<Response<Body>, Infallible> {
+    world.calls.fetch_add(1, Ordering::SeqCst);
+    let shared = request.conn_data::<std::rc::Rc<Shared>>().cloned().unwrap();
+    let turn = Turn::begin(shared, world.metrics.clone(), request.head());
+    let size = SIZE as u64;
+    let transfer = |source: Source, turn| Body::transfer(turn, StatusCode::OK, size, Transfer::new(source, 0, size));
+    Ok(match request.path() {
+        _ if turn.is_head() => Body::promised(turn, StatusCode::OK, size),
+        "/file" => transfer(Box::new(|_, offset, end| Poll::Ready(Ok(file_from(offset, end)))), turn),
+        "/growing" => transfer(growing(world.grown.subscribe()), turn),
+        "/bytes" => transfer(
+            Box::new(|_, offset, end| {
+                let end = end.min(offset + 100_000) as usize;
+                Poll::Ready(Ok(Extent::Bytes(Bytes::copy_from_slice(&FILE.0[offset as usize..end]))))
+            }),
+            turn,
+        ),
+        // The file is shorter than was promised.
+        "/short" => {
+            let source: Source = Box::new(|_, offset, end| Poll::Ready(Ok(file_from(offset, end))));
+            Body::transfer(turn, StatusCode::OK, size + 1, Transfer::new(source, 0, size + 1))
+        }
+        "/slow" => {
+            let mut open = world.gate.subscribe();
+            let _ = open.wait_for(|open| *open).await;
+            Body::bytes(turn, StatusCode::OK, Bytes::from_static(b"slow"))
+        }
+        path => {
+            let body = Bytes::copy_from_slice(path.as_bytes());
+            Body::bytes(turn, StatusCode::OK, body)
+        }
+    })
+}
+
+fn settings() -> Settings {
+    Settings {
+        workers: 1,
+        connections: 1000,
+        // actix-http reckons its own deadlines from a clock that ticks twice a second.
+        head_timeout: Duration::from_secs(1),
+        keep_alive: Duration::from_secs(30),
+        write_stall: Duration::from_millis(500),
+        drain: Duration::from_secs(10),
+        trusted_proxies: Vec::new(),
+        accounts: Vec::new(),
+        routes: Routes::default(),
+    }
+}
+
+fn serving(settings: &Settings, tls: Option<Arc<rustls::ServerConfig>>) -> (Serving, World) {
+    let world = World {
+        metrics: Metrics::new(),
+        grown: watch::Sender::new(Ok(0)),
+        calls: Arc::default(),
+        gate: watch::Sender::new(false),
+    };
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = Listener { socket, login: false, tls };
+    let given = world.clone();
+    let serving = start(settings, vec![listener], &world.metrics, move || {
+        let world = given.clone();
+        fn_service(move |request| answer(world.clone(), request)).into_factory()
+    });
+    (serving.unwrap(), world)
+}
+
+/// A client that sees every byte.
+struct Raw(TcpStream);
+
+impl Raw {
+    async fn to(serving: &Serving) -> Raw {
+        Raw(TcpStream::connect(serving.addresses[0]).await.unwrap())
+    }
+
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    async fn get(&mut self, path: &str) {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+    }
+
+    /// One response head.
+    async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match self.0.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&head)),
+            }
+        }
+        String::from_utf8(head).unwrap().to_lowercase()
+    }
+
+    async fn body(&mut self, length: usize) -> Vec<u8> {
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        body
+    }
+
+    /// What comes until the connection is closed, in whatever way.
+    async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let _ = self.0.read_to_end(&mut rest).await;
+        rest
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_small_bodies_follow_each_other_on_one_connection() {
+    let (serving, _) = serving(&settings(), None);
+    let mut client = Raw::to(&serving).await;
+    for path in ["/file", "/small", "/bytes", "/file", "/other", "/file"] {
+        client.get(path).await;
+        let head = client.head().await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        if matches!(path, "/file" | "/bytes") {
+            assert!(head.contains(&format!("content-length: {SIZE}\r\n")) && !head.contains("chunked"), "{head}");
+            assert!(client.body(SIZE).await == FILE.0, "{path}");
+        } else {
+            assert_eq!(client.body(path.len()).await, path.as_bytes());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_promises_the_length_of_the_entity_and_sends_no_body() {
+    let (serving, _) = serving(&settings(), None);
+    let mut client = Raw::to(&serving).await;
+    for _ in 0..2 {
+        client.send("HEAD /file HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let head = client.head().await;
+        assert_eq!(head.matches("content-length").count(), 1, "{head}");
+        assert!(head.contains(&format!("content-length: {SIZE}\r\n")), "{head}");
+    }
+    // The next response begins right behind the head: nothing was sent in between.
+    client.get("/x").await;
+    assert!(client.head().await.starts_with("http/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_are_answered_in_order_each_by_its_own_method() {
+    let (serving, world) = serving(&settings(), None);
+    let mut client = Raw::to(&serving).await;
+    let request = |line: &str| format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let all = ["GET /slow", "HEAD /file", "GET /file", "HEAD /x", "GET /small", "GET /last"].map(request).concat();
+    // In pieces of seven, so that heads are cut everywhere.
+    for piece in all.as_bytes().chunks(7) {
+        client.send(piece).await;
+        client.0.writable().await.unwrap();
+    }
+    while world.calls.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(world.calls.load(Ordering::SeqCst), 1, "a second request ran beside the first");
+    world.open();
+    client.head().await;
+    assert_eq!(client.body(4).await, b"slow");
+    assert!(client.head().await.contains(&format!("content-length: {SIZE}\r\n")));
+    client.head().await;
+    assert!(client.body(SIZE).await == FILE.0);
+    assert!(client.head().await.contains(&format!("content-length: {SIZE}\r\n")));
+    client.head().await;
+    assert_eq!(client.body(6).await, b"/small");
+    client.head().await;
+    assert_eq!(client.body(5).await, b"/last");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_gets_what_has_arrived_and_waits_for_the_rest() {
+    let (serving, world) = serving(&settings(), None);
+    let mut client = Raw::to(&serving).await;
+    client.get("/growing").await;
+    // The head does not wait for the first byte.
+    client.head().await;
+    let mut got = Vec::new();
+    for readable in [1, 2, 70_000, 70_001, 3 << 20, SIZE as u64] {
+        world.grow(Ok(readable));
+        got.extend(client.body(readable as usize - got.len()).await);
+    }
+    assert!(got == FILE.0);
+    // A blob that does not grow is no stalled client.
+    world.grow(Ok(10));
+    client.get("/growing").await;
+    client.head().await;
+    client.body(10).await;
+    tokio::time::sleep(settings().write_stall * 2).await;
+    world.grow(Ok(20));
+    client.body(10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_ends_early_closes_the_connection() {
+    let (serving, world) = serving(&settings(), None);
+    world.grow(Ok(1000));
+    let mut client = Raw::to(&serving).await;
+    client.get("/growing").await;
+    assert!(client.head().await.contains(&format!("content-length: {SIZE}\r\n")));
+    client.body(1000).await;
+    world.grow(Err(Stopped("the digest does not match".into())));
+    assert_eq!(client.rest().await, b"");
+
+    let mut client = Raw::to(&serving).await;
+    client.get("/short").await;
+    assert!(client.head().await.contains(&format!("content-length: {}\r\n", SIZE + 1)));
+    assert_eq!(client.rest().await.len(), SIZE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_reads_is_closed_and_delays_nobody() {
+    let (serving, _) = serving(&settings(), None);
+    let begun = Instant::now();
+    let mut stalled = Raw::to(&serving).await;
+    stalled.get("/file").await;
+    let mut other = Raw::to(&serving).await;
+    other.get("/file").await;
+    other.head().await;
+    assert!(other.body(SIZE).await == FILE.0);
+    assert!(begun.elapsed() < settings().write_stall, "the other client waited for the stalled one");
+    tokio::time::sleep(settings().write_stall * 3).await;
+    assert!(stalled.rest().await.len() < SIZE, "the stalled client was served to the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_that_makes_progress_is_served_to_the_end() {
+    let (serving, _) = serving(&settings(), None);
+    let mut client = Raw::to(&serving).await;
+    client.get("/file").await;
+    client.head().await;
+    let mut got = Vec::new();
+    for _ in 0..5 {
+        tokio::time::sleep(settings().write_stall / 2).await;
+        got.extend(client.body(SIZE / 5).await);
+    }
+    assert!(got == FILE.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end_closes_the_connection_on_every_request() {
+    let (serving, _) = serving(&settings(), None);
+    let begun = Instant::now();
+    let mut first = Raw::to(&serving).await;
+    first.send("GET / HTTP/1.1\r\nHo").await;
+    assert!(first.head().await.starts_with("http/1.1 408"));
+    assert_eq!(first.rest().await, b"");
+    let mut second = Raw::to(&serving).await;
+    second.get("/x").await;
+    second.head().await;
+    second.body(2).await;
+    second.send("GET / HTTP/1.1\r\nHo").await;
+    assert_eq!(second.rest().await, b"");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_takes_is_not_waited_for() {
+    let (serving, world) = serving(&settings(), None);
+    for head in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
+        let begun = Instant::now();
+        let mut client = Raw::to(&serving).await;
+        // What follows looks like a request and is a body.
+        client.send(format!("PUT /x HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\nGET /y HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(client.head().await.starts_with("http/1.1 200"), "{head}");
+        client.body(2).await;
+        assert_eq!(client.rest().await, b"", "{head}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{head}");
+    }
+    assert_eq!(world.calls.load(Ordering::SeqCst), 2, "a body was taken for a request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_smuggle_a_request_is_refused_and_ends_the_connection() {
+    let (serving, world) = serving(&settings(), None);
+    for bad in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: +5",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Host: y",
+        "Transfer-Encoding : chunked",
+        "X: a\r\n b",
+    ] {
+        let mut client = Raw::to(&serving).await;
+        client
+            .send(format!("GET /a HTTP/1.1\r\nHost: x\r\n{bad}\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n"))
+            .await;
+        let all = String::from_utf8(client.rest().await).unwrap();
+        assert!(all.starts_with("HTTP/1.1 400"), "{bad}: {all}");
+        assert_eq!(all.matches("HTTP/1.1").count(), 1, "{bad}: {all}");
+    }
+    assert_eq!(world.calls.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_closes_the_idle_at_once_and_lets_bodies_finish() {
+    let (serving, world) = serving(&settings(), None);
+    let mut idle = Raw::to(&serving).await;
+    idle.get("/x").await;
+    idle.head().await;
+    idle.body(2).await;
+    let mut busy = Raw::to(&serving).await;
+    world.grow(Ok(10));
+    busy.get("/growing").await;
+    busy.head().await;
+    busy.body(10).await;
+    let address = serving.addresses[0];
+    let stopping = tokio::spawn(serving.stop());
+    let begun = Instant::now();
+    assert_eq!(idle.rest().await, b"");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(!stopping.is_finished());
+    world.grow(Ok(SIZE as u64));
+    assert!(busy.body(SIZE - 10).await == FILE.0[10..]);
+    assert_eq!(busy.rest().await, b"");
+    stopping.await.unwrap().unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_ends_its_turn() {
+    let (serving, world) = serving(&settings(), None);
+    let mut leaving = Raw::to(&serving).await;
+    leaving.get("/file").await;
+    leaving.head().await;
+    drop(leaving);
+    let mut client = Raw::to(&serving).await;
+    client.get("/x").await;
+    client.head().await;
+    drop(client);
+    let mut registry = prometheus_client::registry::Registry::default();
+    world.metrics.register(&mut registry);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        if text.contains("http_open_connections 0") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

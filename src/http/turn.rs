@@ -1,0 +1,153 @@
+//! One request, from its head to the end of its body: what it is counted as, the line it leaves in the log, the permit it holds.
+//!
+//! A turn ends when it is dropped. It lives in the handler's future and then in the response body, so that it ends with the last byte,
+//! or when the client leaves, whichever is first, and nothing has to remember to end it.
+
+use std::{rc::Rc, time::Instant};
+
+use actix_http::{Method, RequestHead, StatusCode};
+
+use super::{
+    admit::Admission,
+    connection::Shared,
+    headers,
+    metrics::{Kind, Metrics},
+};
+use crate::mirror::Status;
+
+/// Characters of a path or a client's name that a log line holds.
+const MOST_LOGGED: usize = 512;
+
+/// A request under way.
+pub(crate) struct Turn {
+    shared: Rc<Shared>,
+    metrics: Metrics,
+    method: Method,
+    kind: Kind,
+    status: Option<StatusCode>,
+    cache: Option<Status>,
+    /// Bytes of a body that the dispatcher copies.
+    copied: u64,
+    /// Bytes promised.
+    length: u64,
+    line: Option<Box<Line>>,
+    admission: Option<Admission>,
+}
+
+/// What the access log says beyond what is counted; gathered only when somebody listens.
+struct Line {
+    started: Instant,
+    path: String,
+    ns: Option<String>,
+}
+
+impl Turn {
+    /// The request begins; its connection reads nothing more until the turn is over.
+    pub(crate) fn begin(shared: Rc<Shared>, metrics: Metrics, head: &RequestHead) -> Turn {
+        shared.begin();
+        let line = tracing::enabled!(target: "weir::access", tracing::Level::INFO).then(|| {
+            let ns = super::query::value(head.uri.query(), "ns").ok().flatten();
+            Box::new(Line {
+                started: Instant::now(),
+                path: printable(head.uri.path()),
+                ns: ns.map(|ns| printable(&ns)),
+            })
+        });
+        Turn {
+            shared,
+            metrics,
+            method: head.method.clone(),
+            kind: Kind::Other,
+            status: None,
+            cache: None,
+            copied: 0,
+            length: 0,
+            line,
+            admission: None,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// What it is for, once that is known.
+    pub(crate) fn is_for(&mut self, kind: Kind) {
+        self.kind = kind;
+    }
+
+    /// It was let in. The permit is held until the last byte.
+    pub(crate) fn admitted(&mut self, admission: Admission) {
+        self.admission = Some(admission);
+    }
+
+    /// How the answer came about.
+    pub(crate) fn came_from(&mut self, cache: Status) {
+        self.cache = Some(cache);
+    }
+
+    /// It is answered, with a body of so many bytes of which the dispatcher copies all or none.
+    pub(crate) fn answered(&mut self, status: StatusCode, length: u64, copied: bool) {
+        self.status = Some(status);
+        self.length = length;
+        self.copied = if copied { length } else { 0 };
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let bytes = self.copied + self.shared.sent();
+        self.shared.end();
+        self.metrics.request(self.kind, &self.method, self.status);
+        self.metrics.sent(self.kind, bytes);
+        if let Some(cache) = self.cache {
+            self.metrics.cache(self.kind, cache);
+        }
+        let Some(line) = self.line.take() else { return };
+        let client = match &self.admission {
+            Some(admission) => admission.client.key.to_string(),
+            None => self.shared.peer.map(|peer| peer.ip().to_string()).unwrap_or_default(),
+        };
+        tracing::info!(
+            target: "weir::access",
+            method = %self.method,
+            path = line.path,
+            ns = line.ns,
+            status = self.status.map_or(499, |status| status.as_u16()),
+            bytes,
+            cut = (bytes < self.length).then_some(true),
+            ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            client = printable(&client),
+            cache = self.cache.map(headers::word),
+        );
+    }
+}
+
+/// Text as it may stand in a log: control characters, what is not ASCII, and quotes escaped; cut when it is long.
+fn printable(text: &str) -> String {
+    let cut = text.char_indices().nth(MOST_LOGGED).map_or(text, |(end, _)| &text[..end]);
+    if cut.len() == text.len() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
+        return text.to_owned();
+    }
+    let mut escaped: String = cut.escape_default().collect();
+    if cut.len() < text.len() {
+        escaped.push('…');
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_a_client_sends_writes_in_the_log_but_characters() {
+        assert_eq!(printable("/v2/a/manifests/1.0"), "/v2/a/manifests/1.0");
+        assert_eq!(printable("a\r\nb\x1b[2J\0\u{202e}\"\\"), r#"a\r\nb\u{1b}[2J\u{0}\u{202e}\"\\"#);
+        assert!(printable(&"é".repeat(100_000)).len() < 8 * MOST_LOGGED);
+    }
+}
