@@ -8,13 +8,65 @@
 //!   blobs/<algorithm>/<2 hex>/<hex>             whole and verified, always
 //!   manifests/<algorithm>/<2 hex>/<hex>         one line (media type), then the exact bytes
 //!   partial/<algorithm>-<hex>.<n>               arriving, or left to be resumed
+//!   partial/record.<n>                          a small file on its way; swept at start
 //!   repositories/<upstream>/<credential>/<repository>/
 //!     _tags/<tag>                               the digest a tag named, and when that was asked
-//!     _members/<algorithm>-<hex>                this repository vouched for that digest
+//!     _members/<algorithm>-<hex>                this repository vouched for that digest (empty)
 //!     _listings/<kind>                          a tag list or a referrers answer
 //!   journals/<name>                             what no upstream can give again
-//!   index/                                      sled: rebuildable from all of the above
+//!   quarantine/                                 what did not match its digest, for somebody to look at
+//!   index/, index.sentinel                      sled: rebuildable from all of the above
 //! ```
-mod api_stub;
+//!
+//! # The map
+//! `store` is what others call. A blob comes in by `writer` (the handle) and `ingest` (the thread behind it), is shared
+//! by `arriving`, and goes out by `reader`; `blob` knows who uses which, `partial` what an earlier attempt left. `manifest`,
+//! `tag`, `membership` and `listing` are small files behind `memory`. `rank` decides what goes first and `evict` removes it.
+//! `recover` is what happens at start, `scrub` what finds rot, `state` the journals, `index` sled. All of them go through
+//! `disk`, the only file that makes file system calls, by paths that only `layout` builds.
+//!
+//! # What holds, always
+//! * A file under `blobs/` is whole, verified and synced; what is not is under `partial/`.
+//! * Nobody gets the last 64 KiB of an arriving blob before its digest is verified.
+//! * Absence is `None`; a failure is an error. Neither is ever taken for the other.
+//! * What somebody reads or writes is not evicted.
+//! * Losing the index loses nothing.
+
+mod arriving;
+mod blob;
+mod core;
+mod disk;
+mod error;
+mod evict;
+mod index;
+mod ingest;
+mod layout;
+mod listing;
+mod manifest;
+mod membership;
+mod memory;
 pub mod oci;
-pub use api_stub::*;
+mod partial;
+mod rank;
+mod reader;
+mod record;
+mod recover;
+mod scrub;
+mod settings;
+mod state;
+mod store;
+mod tag;
+mod writer;
+
+pub use arriving::{Arriving, HOLD_BACK};
+#[doc(hidden)]
+pub use disk::{Call, Faults};
+pub use error::Error;
+pub use listing::Listing;
+pub use reader::{Extent, Reader, Stopped};
+pub use scrub::Scrubbed;
+pub use settings::Settings;
+pub use state::Journal;
+pub use store::{Source, Store, Usage};
+pub use tag::TagRecord;
+pub use writer::Writer;

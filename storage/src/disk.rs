@@ -1,0 +1,342 @@
+//! Every file system call of the store, and so the one place where a test makes a disk fail.
+//!
+//! Nothing else in the crate names `std::fs`; sled alone opens its own files. Each call is a method that says what it
+//! was doing and to which file when it fails. Absence is the only failure that is translated: `NotFound` is `None`
+//! or `false`, everything else stays an error, so that a broken disk is never mistaken for an empty one.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, IoSlice},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use crate::Error;
+
+/// The kinds of calls that [`Faults`] can break.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Open,
+    Create,
+    Read,
+    Write,
+    Sync,
+    Rename,
+    Remove,
+    MakeDirectory,
+    List,
+    Stat,
+    Space,
+    Reserve,
+    Truncate,
+    Lock,
+}
+
+impl Call {
+    fn name(self) -> &'static str {
+        match self {
+            Call::Open => "open",
+            Call::Create => "create",
+            Call::Read => "read",
+            Call::Write => "write",
+            Call::Sync => "sync",
+            Call::Rename => "rename",
+            Call::Remove => "remove",
+            Call::MakeDirectory => "mkdir",
+            Call::List => "list",
+            Call::Stat => "stat",
+            Call::Space => "statvfs",
+            Call::Reserve => "fallocate",
+            Call::Truncate => "truncate",
+            Call::Lock => "lock",
+        }
+    }
+}
+
+/// A disk that fails on demand, for tests. Unarmed it costs one relaxed load per call.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default)]
+pub struct Faults(Arc<Rules>);
+
+#[derive(Debug, Default)]
+struct Rules {
+    armed: AtomicBool,
+    // Held for a scan of a handful of rules.
+    rules: Mutex<Vec<Rule>>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    call: Call,
+    skip: u32,
+    times: u32,
+    errno: i32,
+}
+
+impl Faults {
+    /// The next `times` calls of this kind after `skip` others fail with `errno`.
+    pub fn fail(&self, call: Call, skip: u32, times: u32, errno: i32) {
+        self.0.rules.lock().unwrap_or_else(PoisonError::into_inner).push(Rule { call, skip, times, errno });
+        self.0.armed.store(true, Ordering::Relaxed);
+    }
+
+    /// The disk is well again.
+    pub fn heal(&self) {
+        self.0.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.armed.store(false, Ordering::Relaxed);
+    }
+
+    fn check(&self, call: Call) -> io::Result<()> {
+        if !self.0.armed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut rules = self.0.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        for rule in rules.iter_mut().filter(|rule| rule.call == call && rule.times > 0) {
+            if rule.skip > 0 {
+                rule.skip -= 1;
+            } else {
+                rule.times -= 1;
+                return Err(io::Error::from_raw_os_error(rule.errno));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the file system has left for an unprivileged process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Free {
+    pub(crate) bytes: u64,
+    /// All inodes of the file system; 0 where it does not count them.
+    pub(crate) inodes: u64,
+}
+
+/// The file system. Cloning is cheap.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    faults: Faults,
+}
+
+impl Disk {
+    pub(crate) fn new(faults: Faults) -> Disk {
+        Disk { faults }
+    }
+
+    fn run<T>(&self, call: Call, path: &Path, work: impl FnOnce() -> io::Result<T>) -> Result<T, Error> {
+        let result = self.faults.check(call).and_then(|()| work());
+        result.map_err(|source| Error::Io { call: call.name(), path: path.to_owned(), source })
+    }
+
+    /// Opens for reading.
+    pub(crate) fn open(&self, path: &Path) -> Result<Option<File>, Error> {
+        present(self.run(Call::Open, path, || File::open(path)))
+    }
+
+    /// Opens what is there for reading and writing.
+    pub(crate) fn open_to_write(&self, path: &Path) -> Result<Option<File>, Error> {
+        present(self.run(Call::Open, path, || File::options().read(true).write(true).open(path)))
+    }
+
+    /// Creates a file that must not exist, and the directories above it when they are missing.
+    pub(crate) fn create(&self, path: &Path) -> Result<File, Error> {
+        let create =
+            || self.run(Call::Create, path, || File::options().read(true).write(true).create_new(true).open(path));
+        match present(create())? {
+            Some(file) => Ok(file),
+            None => {
+                self.make_parent(path)?;
+                create()
+            }
+        }
+    }
+
+    /// Creates an empty file unless it is there.
+    pub(crate) fn touch(&self, path: &Path) -> Result<(), Error> {
+        match self.create(path) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    pub(crate) fn metadata(&self, path: &Path) -> Result<Option<Metadata>, Error> {
+        present(self.run(Call::Stat, path, || fs::metadata(path)))
+    }
+
+    /// The size of an open file.
+    pub(crate) fn length(&self, file: &File, path: &Path) -> Result<u64, Error> {
+        self.run(Call::Stat, path, || Ok(file.metadata()?.len()))
+    }
+
+    /// Fills as much of `buffer` as the file has from `offset` on.
+    pub(crate) fn read_at(&self, file: &File, path: &Path, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
+        self.run(Call::Read, path, || {
+            let mut done = 0;
+            while done < buffer.len() {
+                match file.read_at(&mut buffer[done..], offset + done as u64) {
+                    Ok(0) => break,
+                    Ok(count) => done += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(done)
+        })
+    }
+
+    /// A whole small file. One larger than `most` bytes is an error: nothing here writes such a file.
+    pub(crate) fn read(&self, path: &Path, most: u64) -> Result<Option<Vec<u8>>, Error> {
+        let Some(file) = self.open(path)? else { return Ok(None) };
+        let length = self.length(&file, path)?;
+        if length > most {
+            let source = io::Error::new(io::ErrorKind::InvalidData, format!("{length} bytes are more than {most}"));
+            return Err(Error::Io { call: "read", path: path.to_owned(), source });
+        }
+        let mut bytes = vec![0; length as usize];
+        let count = self.read_at(&file, path, &mut bytes, 0)?;
+        bytes.truncate(count);
+        Ok(Some(bytes))
+    }
+
+    /// Writes all of `pieces` at `offset`, in as few calls as the kernel takes.
+    pub(crate) fn write_at(&self, file: &File, path: &Path, pieces: &[Bytes], mut offset: u64) -> Result<(), Error> {
+        self.run(Call::Write, path, || {
+            let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut left = &mut slices[..];
+            IoSlice::advance_slices(&mut left, 0);
+            while !left.is_empty() {
+                // POSIX promises no more than 16 slices a call, Linux takes 1,024.
+                let count = match rustix::io::pwritev(file, &left[..left.len().min(1024)], offset) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => count,
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                offset += count as u64;
+                IoSlice::advance_slices(&mut left, count);
+            }
+            Ok(())
+        })
+    }
+
+    /// The data, and what of the metadata is needed to find it again.
+    pub(crate) fn sync_data(&self, file: &File, path: &Path) -> Result<(), Error> {
+        self.run(Call::Sync, path, || file.sync_data())
+    }
+
+    /// The names in a directory.
+    pub(crate) fn sync_directory(&self, path: &Path) -> Result<(), Error> {
+        self.run(Call::Sync, path, || File::open(path)?.sync_all())
+    }
+
+    /// Asks the kernel to start writing a range that was just written, so that the sync at the end is short.
+    ///
+    /// `sync_file_range` is not to be had without `unsafe`; on Linux `POSIX_FADV_DONTNEED` begins write-back of the
+    /// range first and then drops only its clean pages, which a range that was just written has none of.
+    pub(crate) fn start_writeback(&self, file: &File, offset: u64, length: u64) {
+        let length = std::num::NonZeroU64::new(length);
+        // Advice only: that it was not taken changes nothing.
+        let _ = rustix::fs::fadvise(file, offset, length, rustix::fs::Advice::DontNeed);
+    }
+
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        let rename = || self.run(Call::Rename, from, || fs::rename(from, to));
+        match present(rename())? {
+            Some(()) => Ok(()),
+            None => {
+                self.make_parent(to)?;
+                rename()
+            }
+        }
+    }
+
+    /// Removes a file; `false` when there was none.
+    pub(crate) fn remove(&self, path: &Path) -> Result<bool, Error> {
+        present(self.run(Call::Remove, path, || fs::remove_file(path))).map(|done| done.is_some())
+    }
+
+    /// Removes a directory and all in it.
+    pub(crate) fn remove_tree(&self, path: &Path) -> Result<bool, Error> {
+        present(self.run(Call::Remove, path, || fs::remove_dir_all(path))).map(|done| done.is_some())
+    }
+
+    pub(crate) fn make_directory(&self, path: &Path) -> Result<(), Error> {
+        self.run(Call::MakeDirectory, path, || fs::create_dir_all(path))
+    }
+
+    fn make_parent(&self, path: &Path) -> Result<(), Error> {
+        path.parent().map_or(Ok(()), |parent| self.make_directory(parent))
+    }
+
+    /// The names in a directory, in no order; a directory that is not there has none.
+    pub(crate) fn list(&self, path: &Path) -> Result<Vec<String>, Error> {
+        let names = present(self.run(Call::List, path, || {
+            fs::read_dir(path)?
+                .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
+                .collect()
+        }))?;
+        Ok(names.unwrap_or_default())
+    }
+
+    pub(crate) fn free(&self, path: &Path) -> Result<Free, Error> {
+        self.run(Call::Space, path, || {
+            let answer = rustix::fs::statvfs(path)?;
+            Ok(Free { bytes: answer.f_bavail.saturating_mul(answer.f_frsize), inodes: answer.f_files })
+        })
+    }
+
+    /// Takes the blocks of the first `length` bytes without making the file longer, so that a full disk shows now.
+    pub(crate) fn reserve(&self, file: &File, path: &Path, length: u64) -> Result<(), Error> {
+        use rustix::{fs::FallocateFlags, io::Errno};
+        self.run(Call::Reserve, path, || {
+            match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+                // Some file systems cannot; there a full disk shows when it is written.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Cuts the file to `length` bytes and gives back what was reserved beyond.
+    pub(crate) fn truncate(&self, file: &File, path: &Path, length: u64) -> Result<(), Error> {
+        self.run(Call::Truncate, path, || file.set_len(length))
+    }
+
+    /// An advisory lock for as long as the file is open; `None` when another process has it.
+    pub(crate) fn lock(&self, path: &Path) -> Result<Option<File>, Error> {
+        use rustix::{fs::FlockOperation, io::Errno};
+        self.run(Call::Lock, path, || {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some(file)),
+                Err(Errno::WOULDBLOCK) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Replaces `path` by `bytes` through `temporary`, so that a reader sees the old or the new and never a part.
+    pub(crate) fn replace(&self, temporary: &PathBuf, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
+        let file = self.create(temporary)?;
+        let result = self.write_at(&file, temporary, pieces, 0).and_then(|()| self.rename(temporary, path));
+        if result.is_err() {
+            // The failure above is the one to tell; what stays behind is swept at the next start.
+            let _ = self.remove(temporary);
+        }
+        result
+    }
+}
+
+fn present<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,92 @@
+//! What can go wrong on disk, as variants that a caller can act on.
+
+use std::{io, path::PathBuf};
+
+use crate::oci::Digest;
+
+/// What can go wrong on disk, in words that do not mention HTTP. Never stands for absence: what is not there is `None`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk or the capacity is full and eviction could not make room: pass the bytes through instead.
+    #[error("no room for {needed} bytes")]
+    Full {
+        /// How many bytes were asked for.
+        needed: u64,
+    },
+    /// The bytes do not match the digest they were stored under.
+    #[error("content does not match {expected}: it is {actual}")]
+    DigestMismatch {
+        /// The name the bytes came under.
+        expected: Box<Digest>,
+        /// What they hash to.
+        actual: Box<Digest>,
+    },
+    /// More or fewer bytes than were announced.
+    #[error("{digest} has {actual} bytes where {expected} were announced")]
+    WrongSize {
+        /// The blob.
+        digest: Box<Digest>,
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes that came, or that had come when they were too many.
+        actual: u64,
+    },
+    /// The directory belongs to another process or another version of Weir; the text says what to do.
+    #[error("{0}")]
+    Unusable(String),
+    /// Any other failure of a file system call.
+    #[error("{call} {path}: {source}")]
+    Io {
+        /// The call that failed.
+        call: &'static str,
+        /// The file it was about.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether a file system call failed for want of space or of quota, so that eviction may help.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Error::Full { .. } => true,
+            Error::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn mismatch(expected: &Digest, actual: Digest) -> Error {
+        Error::DigestMismatch { expected: Box::new(expected.clone()), actual: Box::new(actual) }
+    }
+
+    pub(crate) fn wrong_size(digest: &Digest, expected: u64, actual: u64) -> Error {
+        Error::WrongSize { digest: Box::new(digest.clone()), expected, actual }
+    }
+
+    /// A second copy of this error, for each of several who wait for one thing.
+    pub(crate) fn again(&self) -> Error {
+        match self {
+            Error::Full { needed } => Error::Full { needed: *needed },
+            Error::DigestMismatch { expected, actual } => {
+                Error::DigestMismatch { expected: expected.clone(), actual: actual.clone() }
+            }
+            Error::WrongSize { digest, expected, actual } => {
+                Error::WrongSize { digest: digest.clone(), expected: *expected, actual: *actual }
+            }
+            Error::Unusable(why) => Error::Unusable(why.clone()),
+            Error::Io { call, path, source } => {
+                let source = source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
+                Error::Io { call, path: path.clone(), source }
+            }
+        }
+    }
+
+    /// The work behind an `async` method ended without an answer: it panicked, or the runtime is going down.
+    pub(crate) fn vanished(what: &'static str) -> Error {
+        Error::Io { call: what, path: PathBuf::new(), source: io::Error::other("the work ended without an answer") }
+    }
+}

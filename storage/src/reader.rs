@@ -1,0 +1,146 @@
+//! Reading one blob by position, whole, still arriving, or only passing through.
+
+use std::{
+    fs::File,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::arriving::{Shared, UNKNOWN};
+
+/// Some bytes of a blob, ready to be sent.
+#[derive(Clone, Debug)]
+pub enum Extent {
+    /// `length` bytes at `offset` of an open file, to be sent without copying.
+    File {
+        /// The blob's file. It stays readable when the blob is evicted or renamed.
+        file: Arc<File>,
+        /// Where the extent begins, in bytes from the beginning of the blob.
+        offset: u64,
+        /// Its length in bytes, at least 1.
+        length: u64,
+    },
+    /// Bytes that never touched the disk, or that live in another store.
+    Bytes(Bytes),
+}
+
+/// Why an arriving blob stopped; the connection must be cut, never ended cleanly.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the blob stopped arriving: {0}")]
+pub struct Stopped(pub Arc<str>);
+
+/// Reads one blob by position, and holds it against eviction while it lives.
+///
+/// It is not `Clone`: bytes that pass through come once. More readers of an arriving blob come from [`crate::Arriving`].
+#[derive(Debug)]
+pub struct Reader(From);
+
+#[derive(Debug)]
+enum From {
+    File { shared: Arc<Shared>, number: u64 },
+    Passing(Passing),
+}
+
+#[derive(Debug)]
+struct Passing {
+    size: u64,
+    position: u64,
+    rest: Bytes,
+    bytes: mpsc::Receiver<Result<Bytes, Stopped>>,
+}
+
+impl Reader {
+    pub(crate) fn of(shared: &Arc<Shared>) -> Reader {
+        Reader(From::File { shared: shared.clone(), number: shared.join() })
+    }
+
+    /// A reader over bytes that are passed through: the disk is full, or a range far ahead of the fill was asked.
+    ///
+    /// `size` is that of the blob in bytes, `start` the offset of the first byte that will come. Extents come in order
+    /// only: an offset before what was read already is [`Stopped`], one after it skips. A channel that closes
+    /// early is a failure, never an end.
+    pub fn passing(size: u64, start: u64, bytes: mpsc::Receiver<Result<Bytes, Stopped>>) -> Reader {
+        Reader(From::Passing(Passing { size, position: start, rest: Bytes::new(), bytes }))
+    }
+
+    /// The size of the blob in bytes, as announced by upstream or as it is on disk; `u64::MAX` while nobody knows, which a
+    /// `Content-Length` must not say.
+    pub fn size(&self) -> u64 {
+        match &self.0 {
+            From::File { shared, .. } => shared.size().unwrap_or(UNKNOWN),
+            From::Passing(passing) => passing.size,
+        }
+    }
+
+    /// Whether the blob is whole and verified now. Never so for what passes through.
+    pub fn is_whole(&self) -> bool {
+        match &self.0 {
+            From::File { shared, .. } => shared.is_whole(),
+            From::Passing(_) => false,
+        }
+    }
+
+    /// How many bytes from 0 may be read now; for what passes through, the offset of the next byte.
+    pub fn readable(&self) -> u64 {
+        match &self.0 {
+            From::File { shared, .. } => shared.readable(),
+            From::Passing(passing) => passing.position,
+        }
+    }
+
+    /// The next extent at `offset`, ending at `end` at the latest; waits until at least one byte may be read.
+    ///
+    /// `offset < end <= size`. Only of a blob whose size was unknown may `end` lie behind its end, and there the empty
+    /// [`Extent::Bytes`] says that it is over.
+    ///
+    /// # Errors
+    /// [`Stopped`], at once for every reader, even when bytes before the failure were not read yet.
+    pub fn poll_extent(&mut self, cx: &mut Context<'_>, offset: u64, end: u64) -> Poll<Result<Extent, Stopped>> {
+        match &mut self.0 {
+            From::File { shared, number } => {
+                let readable = ready!(shared.poll_readable(*number, cx, offset))?;
+                Poll::Ready(Ok(match readable.min(end).saturating_sub(offset) {
+                    0 => Extent::Bytes(Bytes::new()),
+                    length => Extent::File { file: shared.file.clone(), offset, length },
+                }))
+            }
+            From::Passing(passing) => passing.poll(cx, offset, end),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let From::File { shared, number } = &self.0 {
+            shared.leave(*number);
+        }
+    }
+}
+
+impl Passing {
+    fn poll(&mut self, cx: &mut Context<'_>, offset: u64, end: u64) -> Poll<Result<Extent, Stopped>> {
+        let stopped = |why: &str| Poll::Ready(Err(Stopped(Arc::from(why))));
+        if offset < self.position {
+            return stopped("bytes that pass through cannot be read twice");
+        }
+        loop {
+            let skip = self.rest.len().min(usize::try_from(offset - self.position).unwrap_or(usize::MAX));
+            drop(self.rest.split_to(skip));
+            self.position += skip as u64;
+            if !self.rest.is_empty() {
+                let wanted = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
+                let extent = self.rest.split_to(wanted.min(self.rest.len()));
+                self.position += extent.len() as u64;
+                return Poll::Ready(Ok(Extent::Bytes(extent)));
+            }
+            match ready!(self.bytes.poll_recv(cx)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                Some(Err(why)) => return Poll::Ready(Err(why)),
+                None => return stopped("upstream ended early"),
+            }
+        }
+    }
+}

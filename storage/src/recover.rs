@@ -1,0 +1,138 @@
+//! What happens at start: the directory is taken, what a crash left is swept, and the objects are counted in the background.
+//!
+//! Answers do not wait for the count: a blob is found by its path. Until it is complete eviction knows only what was counted so
+//! far, which is on the safe side for everything but the capacity; so the count is quick (one `stat` per object) and first.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tracing::{info, warn};
+
+use crate::{
+    Error,
+    core::Core,
+    disk::Disk,
+    layout::{Kind, Layout, partial_name},
+    oci::{Algorithm, Digest},
+    partial::Idle,
+};
+
+/// The first line of the lock file. Another layout of the directory will say another number.
+const LAYOUT: &str = "weir layout 1";
+
+/// Quarantined files that are kept for somebody to look at.
+const QUARANTINED: usize = 16;
+
+/// Takes the directory for this process, until the file is closed.
+pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error> {
+    let root = layout.root().display();
+    disk.make_directory(layout.root())?;
+    let path = layout.lock();
+    let us = format!("process {}", std::process::id());
+    let mut tries = 0;
+    let (lock, before) = loop {
+        let before = disk.read(&path, 4096)?.unwrap_or_default();
+        let before = String::from_utf8_lossy(&before).into_owned();
+        if let Some(lock) = disk.lock(&path)? {
+            break (lock, before);
+        }
+        // A store that this process closed a moment ago may have a thread that is just ending.
+        let owner = before.lines().nth(1).unwrap_or("another process");
+        if owner != us || tries == 40 {
+            let text = format!("{root} is in use by {owner}; stop it, or set storage.root elsewhere");
+            return Err(Error::Unusable(text));
+        }
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    if before.lines().next().is_some_and(|line| line != LAYOUT) {
+        return Err(Error::Unusable(format!(
+            "{root} was laid out by another version of Weir ({:?} and not {LAYOUT:?}); run that version or set \
+             storage.root elsewhere",
+            before.lines().next().unwrap_or_default(),
+        )));
+    }
+    let line = format!("{LAYOUT}\n{us}\n");
+    let length = line.len() as u64;
+    disk.write_at(&lock, &path, &[line.into()], 0)?;
+    disk.truncate(&lock, &path, length)?;
+    Ok(lock)
+}
+
+/// Removes what is of no use any more; what may be resumed is left to whoever asks for it. One directory of few files.
+pub(crate) fn sweep(core: &Core) -> Result<(), Error> {
+    let (disk, now) = (&core.disk, SystemTime::now());
+    let age = |modified: SystemTime| now.duration_since(modified).unwrap_or_default();
+    disk.make_directory(&core.layout.partials())?;
+    for name in disk.list(&core.layout.partials())? {
+        let path = core.layout.partials().join(&name);
+        let Some(metadata) = disk.metadata(&path)? else { continue };
+        let modified = metadata.modified().unwrap_or(now);
+        match partial_name(&name) {
+            Some((digest, number)) if age(modified) < core.settings.partial_ttl && metadata.len() > 0 => {
+                core.layout.start_after(number);
+                // Gives back the blocks that were reserved beyond the end.
+                if let Some(file) = disk.open_to_write(&path)? {
+                    disk.truncate(&file, &path, metadata.len())?;
+                }
+                core.leave_partial(&digest, Idle { number, size: metadata.len(), modified });
+            }
+            _ => drop(disk.remove(&path)?),
+        }
+    }
+    let mut quarantined = Vec::new();
+    for name in disk.list(&core.layout.quarantine())? {
+        let path = core.layout.quarantine().join(name);
+        if let Some(metadata) = disk.metadata(&path)? {
+            quarantined.push((metadata.modified().unwrap_or(now), path));
+        }
+    }
+    quarantined.sort();
+    let surplus = quarantined.len().saturating_sub(QUARANTINED);
+    for (at, (modified, path)) in quarantined.into_iter().enumerate() {
+        if at < surplus || age(modified) > core.settings.partial_ttl {
+            disk.remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Counts the objects. Runs on a thread of its own; ends early when the store is closed.
+pub(crate) fn count(core: &Arc<Core>) {
+    let started = std::time::Instant::now();
+    for kind in Kind::ALL {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let directory = core.layout.root().join(kind.directory()).join(algorithm.as_str());
+            for shard in (0..=u8::MAX).map(|byte| directory.join(format!("{byte:02x}"))) {
+                if core.bell.has_ended() {
+                    return;
+                }
+                if let Err(error) = count_shard(core, kind, algorithm, &shard) {
+                    warn!(%error, "cannot count what is stored here");
+                }
+            }
+        }
+    }
+    let books = core.space.books();
+    let (blobs, manifests) = (books.blobs.count(), books.manifests.count());
+    info!(blobs, manifests, bytes = books.blobs.bytes(), took = ?started.elapsed(), "counted what is stored");
+    drop(books);
+    core.nudge();
+}
+
+fn count_shard(core: &Core, kind: Kind, algorithm: Algorithm, shard: &std::path::Path) -> Result<(), Error> {
+    let now = SystemTime::now();
+    for name in core.disk.list(shard)? {
+        let Ok(digest) = format!("{}:{name}", algorithm.as_str()).parse::<Digest>() else {
+            warn!(path = %shard.join(name).display(), "not one of ours; left alone");
+            continue;
+        };
+        let Some(metadata) = core.disk.metadata(&shard.join(&name))? else { continue };
+        let unused = metadata.modified().ok().and_then(|at| now.duration_since(at).ok()).unwrap_or(Duration::ZERO);
+        // Under the lock of the holds, so that it is not evicted between the `stat` and the entry.
+        core.space.books().of(kind).find(&digest, metadata.len(), unused);
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! The bounds of the store.
+
+use std::{path::PathBuf, time::Duration};
+
+/// The bounds of the store; every one stands in deploy.toml. The defaults are those of [`Settings::default`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The directory the store owns (`weir-data`).
+    pub root: PathBuf,
+    /// Bytes that blobs, manifests and partial files may take together (50 GiB).
+    pub capacity: u64,
+    /// Eviction starts above this share of the capacity (0.95) …
+    pub high_watermark: f64,
+    /// … and stops at this one (0.90).
+    pub low_watermark: f64,
+    /// A partial file older than this is removed at start (24 h). So is what was quarantined.
+    pub partial_ttl: Duration,
+    /// Bytes of sled's page cache (32 MiB; its own default is 1 GiB).
+    pub index_cache: u64,
+    /// Bytes of manifests, tags and memberships kept in memory (64 MiB): what a pull asks without touching the disk.
+    pub memory_cache: u64,
+    /// Bytes of one arriving blob that wait for the disk (8 MiB), after which the upstream body is not read on.
+    pub write_buffer: u64,
+    /// Whether a blob of an earlier run is hashed once before its last bytes are given (true). Costs one read of the
+    /// blob, on its first use after a start, and finds what rotted while nobody looked.
+    pub verify_on_first_read: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            root: "weir-data".into(),
+            capacity: 50 << 30,
+            high_watermark: 0.95,
+            low_watermark: 0.90,
+            partial_ttl: Duration::from_secs(24 * 60 * 60),
+            index_cache: 32 << 20,
+            memory_cache: 64 << 20,
+            write_buffer: 8 << 20,
+            verify_on_first_read: true,
+        }
+    }
+}
