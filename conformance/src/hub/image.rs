@@ -96,7 +96,7 @@ impl Spec {
 /// One layer: always a real tar, gzip'd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer {
-    /// A file of so many random bytes, other ones for every seed, platform and position. They do not compress: the blob is some hundred bytes and one in ten thousand larger.
+    /// A file of so many random bytes, other ones for every seed, platform and position. They do not compress: the blob is some two thousand bytes and one in ten thousand larger. The lowest layer also holds the program `/hello`.
     Random(u64),
     /// The same made from a seed of its own: equal in all platforms, images and repositories that name it.
     Shared {

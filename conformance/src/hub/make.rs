@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::content::{Content, Sink, Tee, digest};
 use super::image::{Blob, Image, Layer, Manifest, Platform, Spec};
+use super::program;
 
 /// A layer that was made: its blob, and the digest of the tar inside.
 #[derive(Clone, Debug)]
@@ -154,19 +155,25 @@ fn make(
     // Stored, not squeezed: random bytes do not compress, and a real gzip frame is made at the speed of its checksum.
     let gzip = Tee::new(GzEncoder::new(Sink::new(scratch), Compression::none()));
     let mut tar = tar::Builder::new(gzip);
-    let mut entry = tar::Header::new_ustar();
-    entry.set_size(size);
-    entry.set_mode(0o644);
-    entry.set_mtime(1_767_225_600);
-    entry.set_entry_type(tar::EntryType::Regular);
-    tar.append_data(
-        &mut entry,
-        format!("layer-{seed:016x}"),
-        Random { state: seed, word: [0; 8], used: 8 }.take(size),
-    )?;
+    if position == 0 && matches!(layer, Layer::Random(_)) {
+        let program = program::hello();
+        tar.append_data(&mut header(program.len() as u64, 0o755), "hello", program.as_slice())?;
+    }
+    let random = Random { state: seed, word: [0; 8], used: 8 };
+    tar.append_data(&mut header(size, 0o644), format!("layer-{seed:016x}"), random.take(size))?;
     let made = finish(tar.into_inner()?)?;
     cache.insert((seed, size), made.clone());
     Ok(made)
+}
+
+fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(mode);
+    // 2026-01-01: equal specs make equal bytes.
+    header.set_mtime(1_767_225_600);
+    header.set_entry_type(tar::EntryType::Regular);
+    header
 }
 
 fn finish(tee: Tee<GzEncoder<Sink<'_>>>) -> io::Result<Made> {

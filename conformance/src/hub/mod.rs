@@ -1,9 +1,24 @@
 //! A Docker Hub on loopback that counts, remembers and misbehaves on request.
+//!
+//! As a library: [`Hub::start`], [`Hub::push`] an image, point a mirror at [`Hub::registry`], ask [`Hub::log`] what it cost.
+//! As a program: `weir-conformance hub`, with the same buttons as JSON over HTTP for shell scripts.
+//!
+//! What it guarantees: equal [`Spec`]s make equal bytes; a request is in the log before anything is answered; a [`Fault`]
+//! strikes exactly as often as it says, whether or not the client had a token already, since it strikes after authorization;
+//! nothing is waited for by time where an event can be had ([`Hub::wait_for`], [`Gate`]). What it refuses to do: take writes,
+//! speak TLS, imply `library/`.
+//!
+//! The words that the command line and the control API understand:
+//!
+//! ```text
+#![doc = include_str!("help.txt")]
+//! ```
 
 mod answer;
 mod blobs;
 mod command;
 mod content;
+mod control;
 mod evil;
 mod exchange;
 mod fault;
@@ -13,6 +28,7 @@ mod listings;
 mod log;
 mod make;
 mod manifests;
+mod program;
 mod pulls;
 mod registry;
 mod send;
@@ -24,6 +40,7 @@ mod store;
 mod tests;
 mod tokens;
 mod wire;
+mod words;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,6 +64,9 @@ pub use settings::{Account, Challenge, Limit, Settings};
 use exchange::Port;
 use pulls::Source;
 use shared::Shared;
+
+/// The words that the command line and the control API understand.
+const HELP: &str = include_str!("help.txt");
 
 /// A running hub. Dropping it stops it: connections are reset, ports are free again, temporary files are gone.
 #[derive(Debug)]

@@ -48,7 +48,7 @@ async fn an_image_pulls_from_challenge_to_last_layer() {
             assert_eq!(format!("sha256:{hash}"), diff_id.as_str().unwrap());
             let sizes: Vec<u64> =
                 tar::Archive::new(tar.as_slice()).entries().unwrap().map(|entry| entry.unwrap().size()).collect();
-            assert_eq!(sizes, [64 << 10]);
+            assert_eq!(sizes.last(), Some(&(64 << 10)));
         }
     }
     let counts = hub.counts();
