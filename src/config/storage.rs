@@ -25,6 +25,12 @@ pub struct Storage {
     pub partial_ttl: Span,
     /// Memory for the index's pages.
     pub index_cache: Size,
+    /// Memory for what was read lately: manifests, tags, memberships, listings.
+    pub memory_cache: Size,
+    /// How much of one arriving blob waits for the disk before upstream is read no further.
+    pub write_buffer: Size,
+    /// Whether a blob of an earlier run is hashed before its last bytes are given for the first time.
+    pub verify_on_first_read: bool,
 }
 
 impl Default for Storage {
@@ -36,6 +42,9 @@ impl Default for Storage {
             low_watermark: 0.90,
             partial_ttl: Span::seconds(24 * 3600),
             index_cache: Size::mib(32),
+            memory_cache: Size::mib(64),
+            write_buffer: Size::mib(8),
+            verify_on_first_read: true,
         }
     }
 }
@@ -69,6 +78,9 @@ impl Storage {
             low_watermark: self.low_watermark,
             partial_ttl: self.partial_ttl.0,
             index_cache: self.index_cache.0,
+            memory_cache: self.memory_cache.0,
+            write_buffer: self.write_buffer.0,
+            verify_on_first_read: self.verify_on_first_read,
         }
     }
 }
