@@ -26,7 +26,7 @@ pub use self::{
     login::Account,
     server::{Serving, serve},
 };
-use crate::{mirror::Mirror, route::Routes};
+use crate::{limits::budget::Floors, mirror::Mirror, route::Routes};
 
 /// How the admin listener behaves.
 #[derive(Clone, Debug)]
@@ -41,17 +41,6 @@ pub struct Settings {
     pub routes: Routes,
     /// What each class leaves to those above it, as a fraction of the limit.
     pub floors: Floors,
-}
-
-/// What each class leaves to those above it, as a fraction of the limit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Floors {
-    /// Production.
-    pub critical: f64,
-    /// Everybody else.
-    pub standard: f64,
-    /// Scanners.
-    pub bulk: f64,
 }
 
 /// Whether this process wants to be asked: false from the first moment of a drain. Cloning shares it.

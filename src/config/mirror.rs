@@ -56,7 +56,7 @@ impl Default for Mirror {
             stale_if_error: Span::seconds(7 * 86_400),
             not_found_grace: Span::seconds(0),
             negative_ttl: Span::seconds(15),
-            revalidate_timeout: Span::seconds(5),
+            revalidate_timeout: Span::seconds(10),
             listing_ttl: Span::seconds(60),
             fills: 64,
             ahead_range: Size::mib(4),

@@ -31,7 +31,9 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &super::registry()).unwrap();
         assert!(text.contains(concat!("weir_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")), "{text}");
-        for name in ["weir_process_resident_memory_bytes ", "weir_process_open_fds ", "weir_process_start_time_seconds "] {
+        for name in
+            ["weir_process_resident_memory_bytes ", "weir_process_open_fds ", "weir_process_start_time_seconds "]
+        {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}\n{text}"));
             assert!(line[name.len()..].parse::<f64>().unwrap() > 0.0, "{line}");
         }
