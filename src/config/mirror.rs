@@ -1,5 +1,6 @@
 //! `[mirror]`: how long an answer is fresh, what may be answered when upstream does not, and how much goes on at once.
 
+use crate::limits::budget::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -56,7 +57,7 @@ impl Default for Mirror {
             stale_if_error: Span::seconds(7 * 86_400),
             not_found_grace: Span::seconds(0),
             negative_ttl: Span::seconds(15),
-            revalidate_timeout: Span::seconds(10),
+            revalidate_timeout: Span::seconds(5),
             listing_ttl: Span::seconds(60),
             fills: 64,
             ahead_range: Size::mib(4),
@@ -109,6 +110,7 @@ impl Mirror {
             ahead_range: self.ahead_range.0,
             ahead_ranges: self.ahead_ranges,
             negative_entries: self.negative_entries,
+            budget: Policy::default(),
         }
     }
 }

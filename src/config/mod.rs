@@ -23,7 +23,6 @@ mod server;
 mod settings;
 mod storage;
 mod throttle;
-mod tls;
 pub mod unserved;
 mod upstream;
 mod values;
@@ -44,11 +43,10 @@ pub use self::{
     log::{Format, Log},
     mirror::{Mirror, TagRule},
     mistake::{Mistake, Mistakes},
-    server::Server,
-    settings::{Listen, Settings},
+    server::{Server, Tls},
+    settings::Settings,
     storage::Storage,
     throttle::{Algorithm, Mode, Throttle},
-    tls::Tls,
     upstream::{Upstream, UpstreamAccount},
     values::{Network, OneOrMany, Size, Span},
 };

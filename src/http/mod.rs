@@ -23,7 +23,6 @@ mod range;
 mod referrers;
 mod sendfile;
 mod server;
-mod tls;
 mod turn;
 
 use std::{
@@ -40,7 +39,6 @@ use bytes::Bytes;
 pub use admit::{Account, Admission};
 pub use metrics::Metrics;
 pub use server::{Listener, Serving, Settings, serve};
-pub use tls::Certificate;
 
 use self::{
     admit::Gate,

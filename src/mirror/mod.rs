@@ -1,211 +1,430 @@
-//! stub: the decisions: from disk, or from upstream by way of disk.
-#![allow(missing_docs, unused_variables, dead_code, clippy::todo, reason = "replaced by the real modules")]
+//! The decisions: an answer from disk, or from upstream by way of disk.
+//!
+//! [`Mirror`] is what `http` asks; each of its questions has a file: [`manifests`], [`blobs`], [`listings`]. All of them
+//! go the same way: memory or disk when that is fresh ([`freshness`]) and this client's to have ([`membership`]); else what is
+//! known to be absent ([`negative`]); else a flight ([`flight`]), whose work looks at the disk again, asks upstream, keeps
+//! the answer, and tells everybody who waits.
+//!
+//! All work that asks upstream runs on the background runtime that `main` owns, and outlives whoever asked.
+
+mod blobs;
+mod error;
+mod fill;
+mod flight;
+mod freshness;
+mod listings;
+mod manifests;
+mod membership;
+mod metrics;
+mod negative;
+mod revalidate;
+mod settings;
 
 use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
+use serde_json::Value;
+use tokio::{runtime::Handle, sync::watch};
+use weir_storage::{Store, TagRecord};
+
+use self::{blobs::Found, fill::Fills, flight::Flights, negative::Negative, revalidate::Resolution};
+pub use self::{error::Error, freshness::matches, metrics::Metrics, settings::Settings};
+pub use crate::upstream::ledger::{Left, Spend};
 use crate::{
     asker::Client,
     oci::{Digest, Manifest, MediaType, Name, Reference, Tag},
-    upstream::{
-        self, Upstream,
-        ledger::{Left, Spend},
-    },
+    upstream::{Ledger, Upstream},
 };
-pub use weir_storage::{Extent, Reader, Source, Stopped, Usage};
+pub use weir_storage::{Extent, Reader, Scrubbed, Source, Stopped, Usage};
 
 /// Who asks what of whom.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// The upstream's configured name.
     pub upstream: Arc<str>,
+    /// The repository, as upstream names it.
     pub repository: Name,
+    /// Who asks.
     pub client: Arc<Client>,
 }
 
-/// How a request was answered; the value of the cache-status log field, metric label and `X-Cache` header.
+/// How a request was answered: the cache-status log field, metric label and header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
+    /// From here; upstream was not asked for it.
     Hit,
+    /// Upstream was asked and the answer kept.
     Miss,
+    /// From here, after upstream confirmed it.
     Revalidated,
+    /// From here past its freshness, because upstream did not answer.
     Stale,
+    /// From upstream, and not kept.
     Bypass,
 }
 
 /// What goes along with every answer.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// How it was answered.
     pub status: Status,
-    /// Seconds since upstream last confirmed it; `Age` is sent when it came from the cache.
+    /// Since upstream last confirmed it; `Age` (RFC 9111 §5.1).
     pub age: Duration,
-    /// For `Warning: 299 - "…"`: why this is stale.
+    /// Why it is stale, for `Warning: 299`.
     pub warning: Option<Arc<str>>,
 }
 
+impl Facts {
+    fn now(status: Status) -> Facts {
+        Facts { status, age: Duration::ZERO, warning: None }
+    }
+}
+
+/// A manifest and how it came.
 #[derive(Clone, Debug)]
 pub struct ManifestAnswer {
+    /// The manifest.
     pub manifest: Manifest,
+    /// How it came.
     pub facts: Facts,
 }
 
-/// HEAD needs no bytes, and a cold HEAD fetches none.
+impl ManifestAnswer {
+    /// The same without the bytes.
+    pub fn head(&self) -> ManifestHead {
+        ManifestHead {
+            digest: self.manifest.digest.clone(),
+            media_type: self.manifest.media_type.clone(),
+            size: self.manifest.bytes.len() as u64,
+            facts: self.facts.clone(),
+        }
+    }
+}
+
+/// What HEAD tells of a manifest. A cold HEAD fetches no bytes.
 #[derive(Clone, Debug)]
 pub struct ManifestHead {
+    /// What the tag names, or the digest that was asked for.
     pub digest: Digest,
+    /// Its media type.
     pub media_type: MediaType,
+    /// Its size in bytes.
     pub size: u64,
+    /// How it came.
     pub facts: Facts,
 }
 
+impl ManifestHead {
+    fn of(record: TagRecord, facts: Facts) -> ManifestHead {
+        ManifestHead { digest: record.digest, media_type: record.media_type, size: record.size, facts }
+    }
+}
+
+/// A blob, whole or arriving, and how it comes.
 #[derive(Debug)]
 pub struct BlobAnswer {
+    /// Reads it.
     pub reader: Reader,
+    /// How it comes.
     pub facts: Facts,
 }
 
+/// What HEAD tells of a blob.
 #[derive(Clone, Debug)]
 pub struct BlobHead {
+    /// Its size in bytes.
     pub size: u64,
+    /// How it came.
     pub facts: Facts,
 }
 
+/// A repository's tags.
 #[derive(Clone, Debug)]
 pub struct TagsAnswer {
+    /// All of them, in byte order.
     pub tags: Arc<[Tag]>,
+    /// How they came.
     pub facts: Facts,
 }
 
-/// Descriptors as upstream has them, unfiltered; http filters and announces it.
+/// What refers to a manifest.
 #[derive(Clone, Debug)]
 pub struct ReferrersAnswer {
-    pub descriptors: Arc<[serde_json::Value]>,
+    /// Descriptors as upstream has them, unfiltered; `http` filters and says so.
+    pub descriptors: Arc<[Value]>,
+    /// How they came.
     pub facts: Facts,
 }
 
-/// What a client can be told. http/error.rs is the one table from here to status and code.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
-    #[error("no such repository")]
-    NameUnknown,
-    #[error("no such manifest")]
-    ManifestUnknown,
-    #[error("no such blob")]
-    BlobUnknown,
-    /// Nothing left of the budget, and nothing cached: 429. The message says what is left and when more comes.
-    #[error("{message}")]
-    BudgetSpent { retry_after: Duration, message: Arc<str> },
-    /// Upstream's own 429: 429.
-    #[error("{message}")]
-    UpstreamLimited { retry_after: Duration, message: Arc<str> },
-    /// Upstream is down, slow or lies: 502/503/504 by what happened.
-    #[error("{message}")]
-    UpstreamUnavailable { retry_after: Option<Duration>, message: Arc<str> },
-    #[error("{message}")]
-    UpstreamMalformed { message: Arc<str> },
-    /// A failure on our own disk that could not be worked around: 500.
-    #[error("internal error")]
-    Internal,
+/// What two requests must have in common to share one piece of work.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    upstream: Arc<str>,
+    repository: Name,
+    /// Whether the asker may have what only our accounts can read; those who may not never share with those who may.
+    private: bool,
+    object: Object,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Object {
+    Manifest(Reference),
+    ManifestHead(Reference),
+    Revalidation(Tag),
+    Blob(Digest),
+    BlobHead(Digest),
+    Tags,
+    Referrers(Digest),
+}
+
+/// The mirror. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    pub tag_ttl: Duration,
-    pub stale_while_revalidate: Duration,
-    pub stale_if_error: Duration,
-    pub not_found_grace: Duration,
-    pub negative_ttl: Duration,
-    pub revalidate_timeout: Duration,
-    /// (pattern, ttl), first match wins; the pattern is over `upstream/repository:tag`, `*` spans `/`.
-    pub tags: Vec<(String, Duration)>,
-    /// Tag lists and referrers are fresh for so long (1 min).
-    pub listing_ttl: Duration,
-    /// Fills under way at once (64).
-    pub fills: usize,
-    /// A closed range of at most this many bytes, far ahead of the fill, is passed through (4 MiB); at most …
-    pub ahead_range: u64,
-    /// … so many at once per fill (4).
-    pub ahead_ranges: usize,
-    /// Entries of the negative cache (100,000).
-    pub negative_entries: u64,
-}
+pub struct Mirror(Arc<Inner>);
 
-/// Cloning is cheap.
-#[derive(Clone)]
-pub struct Mirror;
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    store: Store,
+    upstreams: HashMap<Arc<str>, Upstream>,
+    ledger: Ledger,
+    runtime: Handle,
+    manifests: Flights<Key, Result<ManifestAnswer, Error>>,
+    heads: Flights<Key, Result<Option<ManifestHead>, Error>>,
+    resolutions: Flights<Key, Result<Resolution, Error>>,
+    blobs: Flights<Key, Result<Found, Error>>,
+    sizes: Flights<Key, Result<Option<u64>, Error>>,
+    listings: Flights<Key, Result<Arc<[Value]>, Error>>,
+    fills: Fills,
+    negative: Negative,
+    /// True once the mirror closes; fills stop so that they can be resumed.
+    stop: watch::Sender<bool>,
+    /// Manifest GETs answered without one upstream.
+    saved: AtomicU64,
+    metrics: Arc<Metrics>,
+}
 
 impl Mirror {
-    pub fn new(
-        settings: Settings,
-        store: weir_storage::Store,
-        upstreams: Vec<Upstream>,
-        ledger: upstream::Ledger,
-        runtime: tokio::runtime::Handle,
-    ) -> Mirror {
-        todo!()
+    /// A mirror of `upstreams` in `store`. Asks nobody anything yet: Weir starts while every upstream is down.
+    pub fn new(settings: Settings, store: Store, upstreams: Vec<Upstream>, ledger: Ledger, runtime: Handle) -> Mirror {
+        let upstreams = upstreams.into_iter().map(|upstream| (upstream.settings().name.clone(), upstream)).collect();
+        Mirror(Arc::new(Inner {
+            manifests: Flights::new(runtime.clone()),
+            heads: Flights::new(runtime.clone()),
+            resolutions: Flights::new(runtime.clone()),
+            blobs: Flights::new(runtime.clone()),
+            sizes: Flights::new(runtime.clone()),
+            listings: Flights::new(runtime.clone()),
+            fills: Fills::new(settings.fills, settings.ahead_ranges),
+            negative: Negative::new(settings.negative_entries, settings.negative_ttl),
+            stop: watch::Sender::new(false),
+            saved: AtomicU64::new(0),
+            metrics: Arc::default(),
+            settings,
+            store,
+            upstreams,
+            ledger,
+            runtime,
+        }))
     }
-    /// The fast lane: an answer from memory alone that needs no await, or `None` (then ask [`Mirror::manifest`]).
+
+    /// The fast lane: an answer that needs no await, or `None`; then ask [`Mirror::manifest`], which also tells failures.
     pub fn warm_manifest(&self, ask: &Ask, reference: &Reference, now: SystemTime) -> Option<ManifestAnswer> {
-        todo!()
+        let answer = self.0.warm_manifest(ask, reference, now).ok()??;
+        self.0.saved.fetch_add(1, Ordering::Relaxed);
+        self.0.metrics.manifest(answer.facts.status);
+        Some(answer)
     }
+
+    /// A manifest by tag or digest. Costs upstream at most one counted GET, and none when it is here.
+    ///
+    /// # Errors
+    /// See [`Error`]; a cached answer stands in where the error allows it.
     pub async fn manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestAnswer, Error> {
-        todo!()
+        let answer = self.0.manifest(ask, reference).await?;
+        if answer.facts.status != Status::Miss {
+            self.0.saved.fetch_add(1, Ordering::Relaxed);
+        }
+        self.0.metrics.manifest(answer.facts.status);
+        Ok(answer)
     }
+
+    /// What HEAD tells of a manifest. Never costs a counted request, but where a registry refuses HEAD.
+    ///
+    /// # Errors
+    /// As [`Mirror::manifest`].
     pub async fn head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, Error> {
-        todo!()
+        self.0.head_manifest(ask, reference).await
     }
-    /// The warm blob, when it is here and vouched for: no await. Else `None`.
+
+    /// The blob when it is whole, here, and this client's to have; no await.
     pub fn warm_blob(&self, ask: &Ask, digest: &Digest) -> Option<BlobAnswer> {
-        todo!()
+        let reader = self.0.warm_blob(ask, digest).ok()??;
+        self.0.metrics.blob(Status::Hit);
+        Some(BlobAnswer { reader, facts: Facts::now(Status::Hit) })
     }
-    /// `range` (start, end exclusive if given) only decides where bytes come from while the blob arrives; the reader is of the whole blob. A suffix
-    /// range is resolved by http, which learns the size from the reader.
+
+    /// A blob, from its first byte as soon as upstream's headers are in.
+    ///
+    /// `range` (start, exclusive end if it has one) decides only where the bytes come from while the blob arrives: a small one
+    /// far ahead of the fill is fetched by itself, and the reader then gives those bytes alone.
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub async fn blob(
         &self,
         ask: &Ask,
         digest: &Digest,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
-        todo!()
+        let answer = self.0.blob(ask, digest, range).await?;
+        self.0.metrics.blob(answer.facts.status);
+        Ok(answer)
     }
+
+    /// What HEAD tells of a blob. Starts no fill.
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub async fn head_blob(&self, ask: &Ask, digest: &Digest) -> Result<BlobHead, Error> {
-        todo!()
+        self.0.head_blob(ask, digest).await
     }
+
+    /// All tags of a repository.
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub async fn tags(&self, ask: &Ask) -> Result<TagsAnswer, Error> {
-        todo!()
+        self.0.tags(ask).await
     }
+
+    /// What refers to a manifest; nothing, when upstream knows of nothing.
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub async fn referrers(&self, ask: &Ask, digest: &Digest) -> Result<ReferrersAnswer, Error> {
-        todo!()
+        self.0.referrers(ask, digest).await
     }
-    /// `upstream/repository` for every non-default upstream, `repository` for the default one; byte order.
+
+    /// What is cached and this client's to see: `repository` at the default upstream, `upstream/repository` elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
     pub async fn catalog(&self, client: &Client) -> Result<Vec<String>, Error> {
-        todo!()
+        self.0.catalog(client).await
     }
-    /// What every identity has left.
+
+    /// What every identity has left upstream.
     pub fn budget(&self) -> Vec<Left> {
-        todo!()
+        let now = SystemTime::now();
+        let mut identities = self.0.ledger.identities();
+        for upstream in self.0.upstreams.values() {
+            for identity in upstream.identities() {
+                if !identities.contains(&identity) {
+                    identities.push(identity);
+                }
+            }
+        }
+        identities.iter().map(|identity| self.0.ledger.left(identity, now)).collect()
     }
+
+    /// The newest counted requests, newest first.
     pub fn spends(&self, most: usize) -> Vec<Spend> {
-        todo!()
+        self.0.ledger.spends(most)
     }
+
+    /// Why a repository, or one reference of it, went upstream, and who asked; newest first.
     pub fn explain(&self, repository: &Name, reference: Option<&str>) -> Vec<Spend> {
-        todo!()
+        self.0.ledger.explain(repository, reference)
     }
-    /// Answers given from the cache since the ledger began, by (manifest GETs that upstream was not asked).
+
+    /// Manifest GETs answered without one upstream, since start.
     pub fn saved(&self) -> u64 {
-        todo!()
+        self.0.saved.load(Ordering::Relaxed)
     }
+
+    /// What the store holds.
     pub fn usage(&self) -> Usage {
-        todo!()
+        self.0.store.usage()
     }
-    /// For `DELETE /api/v1/cache`: forgets a tag or a repository; returns how many entries went.
+
+    /// What the mirror counts, for `/metrics`.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Blobs arriving now.
+    pub fn fills(&self) -> usize {
+        self.0.fills.count()
+    }
+
+    /// Upstreams that are not asked now: name, until when, and why.
+    pub fn breakers(&self) -> Vec<(Arc<str>, SystemTime, Arc<str>)> {
+        let open = |(name, upstream): (&Arc<str>, &Upstream)| {
+            upstream.breaker().map(|(until, why)| (name.clone(), until, why))
+        };
+        self.0.upstreams.iter().filter_map(open).collect()
+    }
+
+    /// Forgets a tag, or a whole repository, and what was known to be absent. Returns how many entries went; bytes leave by eviction.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
     pub async fn purge(&self, upstream: &str, repository: &Name, reference: Option<&Tag>) -> Result<u64, Error> {
-        todo!()
+        self.0.negative.clear();
+        Ok(self.0.store.forget(upstream, repository, reference).await?)
     }
-    /// Stops fills so that they can be resumed, and flushes; called at the end of the drain.
+
+    /// Hashes everything stored again, at most so many bytes a second.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub async fn scrub(&self, bytes_per_second: u64) -> Result<Scrubbed, Error> {
+        let store = self.0.store.clone();
+        let scrub = self.0.runtime.spawn(async move { store.scrub(bytes_per_second).await });
+        Ok(scrub.await.map_err(|_| Error::Internal)??)
+    }
+
+    /// Stops fills so that they can be resumed, and flushes. The end of the drain.
     pub async fn close(&self) {
-        todo!()
+        self.0.stop.send_replace(true);
+        // A fill ends within the time of one append; the bound is for a disk that hangs.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.0.fills.count() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.0.store.close().await;
+    }
+}
+
+impl Inner {
+    fn key(&self, ask: &Ask, object: Object) -> Key {
+        Key {
+            upstream: ask.upstream.clone(),
+            repository: ask.repository.clone(),
+            private: Inner::may_read_private(ask),
+            object,
+        }
+    }
+
+    /// # Errors
+    /// What upstream lately said, when that was that this does not exist.
+    fn known_absent(&self, key: &Key) -> Result<(), Error> {
+        self.negative.get(key, Instant::now()).map_or(Ok(()), Err)
+    }
+
+    /// Keeps or drops the memory of an absence by what upstream said now.
+    fn learn<T>(&self, key: &Key, outcome: Result<T, Error>) -> Result<T, Error> {
+        match &outcome {
+            Ok(_) => self.negative.forget(key),
+            Err(error) if error.is_absence() => self.negative.remember(key.clone(), error.clone(), Instant::now()),
+            Err(_) => {}
+        }
+        outcome
     }
 }

@@ -72,7 +72,8 @@ impl Upstream {
             .await;
         match outcome {
             Ok(()) => Ok(Some(descriptors)),
-            Err(Error::NotFound) => Ok(None),
+            // "If the registry does not support the referrers API": 404, and what registries answer to a path they never heard of.
+            Err(Error::NotFound | Error::HeadRefused) => Ok(None),
             Err(error) => Err(error),
         }
     }

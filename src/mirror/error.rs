@@ -1,0 +1,106 @@
+//! What a client can be told, and how upstream's and the store's failures become that.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::upstream;
+
+/// What a client can be told. `http/error.rs` is the one table from here to status and code.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Upstream has no such repository, or refuses to say so; the two are one to a client (Hub answers 401 for both).
+    #[error("no such repository")]
+    NameUnknown,
+    /// The repository has no such manifest.
+    #[error("no such manifest")]
+    ManifestUnknown,
+    /// The repository has no such blob, or never vouched for it.
+    #[error("no such blob")]
+    BlobUnknown,
+    /// Nothing is left of the budget and nothing is cached. The message says what is left and when more comes.
+    #[error("{message}")]
+    BudgetSpent {
+        /// When the next pull is forecast.
+        retry_after: Duration,
+        /// One sentence for the client.
+        message: Arc<str>,
+    },
+    /// Upstream itself answered 429 and nothing is cached.
+    #[error("{message}")]
+    UpstreamLimited {
+        /// How long upstream asked to wait.
+        retry_after: Duration,
+        /// One sentence for the client.
+        message: Arc<str>,
+    },
+    /// Upstream is down, slow, or its breaker is open, and nothing is cached.
+    #[error("{message}")]
+    UpstreamUnavailable {
+        /// When it may be worth to try again.
+        retry_after: Option<Duration>,
+        /// One sentence for the client; details are in the log.
+        message: Arc<str>,
+    },
+    /// Upstream answered something that is not what was asked, and it was thrown away.
+    #[error("{message}")]
+    UpstreamMalformed {
+        /// One sentence for the client.
+        message: Arc<str>,
+    },
+    /// A failure of our own that could not be worked around. The log has the detail.
+    #[error("internal error")]
+    Internal,
+}
+
+impl Error {
+    /// Whether upstream said that it does not exist: the only failures the negative cache may hold.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, Error::NameUnknown | Error::ManifestUnknown | Error::BlobUnknown)
+    }
+
+    /// Whether a cached answer may stand in, though it is past its freshness.
+    pub(super) fn allows_stale(&self) -> bool {
+        match self {
+            Error::BudgetSpent { .. }
+            | Error::UpstreamLimited { .. }
+            | Error::UpstreamUnavailable { .. }
+            | Error::UpstreamMalformed { .. }
+            | Error::Internal => true,
+            Error::NameUnknown | Error::ManifestUnknown | Error::BlobUnknown => false,
+        }
+    }
+
+    /// Translates upstream's failure; `absent` is what a 404 means for what was asked.
+    pub(super) fn from_upstream(name: &str, error: upstream::Error, absent: Error) -> Error {
+        match error {
+            upstream::Error::NotFound => absent,
+            upstream::Error::Denied => Error::NameUnknown,
+            upstream::Error::PullLimit { retry_after } => Error::UpstreamLimited {
+                retry_after,
+                message: format!("{name} says its pull limit is reached for this mirror; nothing is cached for this")
+                    .into(),
+            },
+            upstream::Error::AbuseLimit { retry_after, message } => Error::UpstreamLimited {
+                retry_after,
+                message: format!("{name} limits requests from this mirror ({message}); nothing is cached for this")
+                    .into(),
+            },
+            upstream::Error::Unavailable { reason, retry_after } => Error::UpstreamUnavailable {
+                retry_after,
+                message: format!("{name} cannot be reached by this mirror ({reason}); nothing is cached for this")
+                    .into(),
+            },
+            // The caller asks with GET instead; it arrives here only when that is out of the question.
+            upstream::Error::HeadRefused => Error::UpstreamMalformed { message: format!("{name} refuses HEAD").into() },
+            upstream::Error::Malformed(what) => Error::UpstreamMalformed {
+                message: format!("{name} sent a wrong answer, which was thrown away: {what}").into(),
+            },
+        }
+    }
+}
+
+impl From<weir_storage::Error> for Error {
+    fn from(error: weir_storage::Error) -> Error {
+        tracing::error!(%error, "the store failed");
+        Error::Internal
+    }
+}

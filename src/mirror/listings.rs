@@ -1,0 +1,161 @@
+//! Tag lists, referrers and the catalog: kept for a while, shared while they are fetched, and stale rather than absent.
+
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::SystemTime,
+};
+
+use serde_json::Value;
+use weir_storage::Listing;
+
+use super::{Ask, Error, Facts, Inner, Object, ReferrersAnswer, Source, Status, TagsAnswer, freshness};
+use crate::{
+    asker::Client,
+    oci::{Digest, Reference, Tag},
+    upstream::{self, Upstream, ledger::Reason},
+};
+
+impl Inner {
+    pub(super) async fn tags(self: &Arc<Inner>, ask: &Ask) -> Result<TagsAnswer, Error> {
+        let fetch = |inner: Arc<Inner>, ask: Ask| async move {
+            let request = |upstream: Upstream, identity| {
+                let repository = ask.repository.clone();
+                async move { upstream.tags(&identity, &repository).await }
+            };
+            let listed = inner.first(&ask, request).await;
+            let absent = Error::NameUnknown;
+            let (source, tags) = listed.map_err(|error| Error::from_upstream(&ask.upstream, error, absent))?;
+            Ok((source, tags.into_iter().map(Value::String).collect()))
+        };
+        let (entries, facts) = self.listing(ask, "tags", Object::Tags, fetch).await?;
+        let mut tags: Vec<Tag> = entries.iter().filter_map(Value::as_str).filter_map(|tag| tag.parse().ok()).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        Ok(TagsAnswer { tags: tags.into(), facts })
+    }
+
+    pub(super) async fn referrers(self: &Arc<Inner>, ask: &Ask, digest: &Digest) -> Result<ReferrersAnswer, Error> {
+        let kind = format!("referrers-{}-{}", digest.algorithm().as_str(), digest.hex());
+        let subject = digest.clone();
+        let fetch = |inner: Arc<Inner>, ask: Ask| async move { inner.fetch_referrers(&ask, &subject).await };
+        let (descriptors, facts) = self.listing(ask, &kind, Object::Referrers(digest.clone()), fetch).await?;
+        Ok(ReferrersAnswer { descriptors, facts })
+    }
+
+    /// Upstream's referrers, else what the fallback tag holds, else none. Never both: mixing them would show a deleted
+    /// referrer again.
+    async fn fetch_referrers(self: &Arc<Inner>, ask: &Ask, subject: &Digest) -> Result<(Source, Vec<Value>), Error> {
+        let request = |upstream: Upstream, identity| {
+            let (repository, subject) = (ask.repository.clone(), subject.clone());
+            async move { upstream.referrers(&identity, &repository, &subject).await }
+        };
+        match self.first(ask, request).await {
+            Ok((source, Some(descriptors))) => return Ok((source, descriptors)),
+            // No such API there; a refusal is also what Hub answers for a repository that does not exist.
+            Ok((_, None)) | Err(upstream::Error::NotFound | upstream::Error::Denied) => {}
+            Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::NameUnknown)),
+        }
+        let Some(tag) = fallback_tag(subject) else { return Ok((Inner::public(ask), Vec::new())) };
+        let reference = Reference::Tag(tag.clone());
+        let head = match self.head_upstream(ask, &reference).await {
+            Ok((source, _)) => source,
+            // A registry that refuses HEAD would make every look for referrers a counted pull; none are shown then.
+            Err(upstream::Error::NotFound | upstream::Error::Denied | upstream::Error::HeadRefused) => {
+                return Ok((Inner::public(ask), Vec::new()));
+            }
+            Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::NameUnknown)),
+        };
+        let answer = match self.resolve(ask, &tag).await? {
+            super::revalidate::Resolution::Named { record, .. } => {
+                self.manifest_by_digest(ask, &record.digest, Reason::Referrers).await?
+            }
+            super::revalidate::Resolution::HeadRefused { .. } => return Ok((head, Vec::new())),
+        };
+        let index: Value = serde_json::from_slice(&answer.manifest.bytes).unwrap_or_default();
+        let descriptors = index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default();
+        Ok((head, descriptors))
+    }
+
+    /// A listing from disk while it is fresh, else from upstream, else from disk with a warning.
+    async fn listing<F, W>(
+        self: &Arc<Inner>,
+        ask: &Ask,
+        kind: &str,
+        object: Object,
+        fetch: F,
+    ) -> Result<(Arc<[Value]>, Facts), Error>
+    where
+        F: FnOnce(Arc<Inner>, Ask) -> W,
+        W: Future<Output = Result<(Source, Vec<Value>), Error>> + Send + 'static,
+    {
+        let now = SystemTime::now();
+        let cached = self.of_sources(ask, |source| self.store.listing(source, kind))?;
+        let age = cached.as_ref().map(|listing| freshness::age(listing.checked_at, now)).unwrap_or_default();
+        let entries = cached.and_then(|listing| serde_json::from_slice::<Vec<Value>>(&listing.body).ok());
+        if let Some(entries) = &entries
+            && age < self.settings.listing_ttl
+        {
+            return Ok((entries.clone().into(), Facts { status: Status::Hit, age, warning: None }));
+        }
+        let key = self.key(ask, object);
+        self.known_absent(&key)?;
+        let kind = kind.to_owned();
+        let (inner, asked) = (self.clone(), ask.clone());
+        let work = |_: Arc<AtomicU32>| {
+            let fetched = fetch(inner.clone(), asked);
+            async move {
+                let (source, entries) = fetched.await?;
+                let body = serde_json::to_vec(&entries).map_err(|_| Error::Internal)?;
+                let listing = Listing { checked_at: SystemTime::now(), body };
+                if let Err(error) = inner.store.put_listing(&source, &kind, &listing).await {
+                    tracing::warn!(%error, kind, "a listing could not be kept; upstream will be asked again");
+                }
+                Ok(entries.into())
+            }
+        };
+        let fetched = self.listings.join(key.clone(), work).await.unwrap_or(Err(Error::Internal));
+        match (self.learn(&key, fetched), entries) {
+            (Ok(entries), _) => Ok((entries, Facts::now(Status::Miss))),
+            (Err(error), Some(entries)) if error.allows_stale() && age < self.settings.stale_if_error => {
+                let warning = Some(format!("listing is stale: {error}").into());
+                Ok((entries.into(), Facts { status: Status::Stale, age, warning }))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    pub(super) async fn catalog(&self, client: &Client) -> Result<Vec<String>, Error> {
+        let (store, runtime) = (self.store.clone(), &self.runtime);
+        let sources = runtime.spawn(async move { store.catalog().await }).await.map_err(|_| Error::Internal)??;
+        let client = Arc::new(client.clone());
+        let mut names: Vec<String> = sources
+            .into_iter()
+            .filter(|source| {
+                let ask = Ask {
+                    upstream: source.upstream.clone(),
+                    repository: source.repository.clone(),
+                    client: client.clone(),
+                };
+                &*source.credential == Source::ANONYMOUS || Inner::may_read_private(&ask)
+            })
+            .filter_map(|source| {
+                let settings = self.upstreams.get(&source.upstream)?.settings();
+                Some(if settings.default {
+                    source.repository.to_string()
+                } else {
+                    format!("{}/{}", source.upstream, source.repository)
+                })
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+}
+
+/// The tag under which clients keep referrers at registries without the API: the algorithm cut to 32 characters, a dash,
+/// the hash cut to 64 (distribution-spec, "Referrers tag schema").
+fn fallback_tag(subject: &Digest) -> Option<Tag> {
+    let hex = subject.hex();
+    format!("{}-{}", subject.algorithm().as_str(), hex.get(..64)?).parse().ok()
+}

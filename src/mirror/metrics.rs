@@ -1,0 +1,96 @@
+//! What the mirror counts. Handles are cached in the struct; counting is one atomic increment and no label look-up.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+
+use super::Status;
+
+/// Counters of the mirror, all since start.
+#[derive(Debug)]
+pub struct Metrics {
+    answers: Family<Answer, Counter>,
+    manifests: [Counter; Status::COUNT],
+    blobs: [Counter; Status::COUNT],
+    /// Blobs that began to arrive.
+    pub fills: Counter,
+    /// Broken bodies that were picked up by Range.
+    pub resumes: Counter,
+    /// Blobs that arrived whole and were not what their digest says.
+    pub mismatches: Counter,
+    /// Blobs sent to one client without being kept, because the disk was full.
+    pub passed_through: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    kind: Kind,
+    status: Label,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
+enum Kind {
+    manifest,
+    blob,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
+enum Label {
+    hit,
+    miss,
+    revalidated,
+    stale,
+    bypass,
+}
+
+impl Status {
+    const COUNT: usize = 5;
+    const ALL: [(Status, Label); Status::COUNT] = [
+        (Status::Hit, Label::hit),
+        (Status::Miss, Label::miss),
+        (Status::Revalidated, Label::revalidated),
+        (Status::Stale, Label::stale),
+        (Status::Bypass, Label::bypass),
+    ];
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let answers = Family::<Answer, Counter>::default();
+        let handles = |kind| Status::ALL.map(|(_, status)| answers.get_or_create(&Answer { kind, status }).clone());
+        Metrics {
+            manifests: handles(Kind::manifest),
+            blobs: handles(Kind::blob),
+            answers,
+            fills: Counter::default(),
+            resumes: Counter::default(),
+            mismatches: Counter::default(),
+            passed_through: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts an answered manifest GET.
+    pub(super) fn manifest(&self, status: Status) {
+        self.manifests[status as usize].inc();
+    }
+
+    /// Counts an answered blob GET.
+    pub(super) fn blob(&self, status: Status) {
+        self.blobs[status as usize].inc();
+    }
+
+    /// Puts everything into the registry that `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("answers", "GETs answered, by kind and how", self.answers.clone());
+        registry.register("fills", "Blobs that began to arrive from upstream", self.fills.clone());
+        registry.register("fill_resumes", "Broken upstream bodies picked up by Range", self.resumes.clone());
+        registry.register("digest_mismatches", "Blobs from upstream thrown away", self.mismatches.clone());
+        registry.register("passed_through", "Blobs sent without being kept", self.passed_through.clone());
+    }
+}

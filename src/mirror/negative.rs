@@ -1,0 +1,93 @@
+//! What upstream lately said does not exist, so that asking again and again costs it nothing.
+//!
+//! An entry lives for `negative_ttl` at first; each time upstream confirms the absence after that, twice as long, up to five
+//! minutes. A success forgets it. Only a 404 and a refusal come here: a failure is never mistaken for absence.
+//! The memory is bounded; what falls out of it costs one more HEAD, which is free.
+
+use std::time::{Duration, Instant};
+
+use super::{Error, Key};
+
+/// The longest an absence is believed without asking again.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// How long an entry is remembered beyond its end, so that the next confirmation climbs the ladder.
+const MEMORY: Duration = Duration::from_secs(600);
+
+/// Absences by what was asked.
+#[derive(Debug)]
+pub(super) struct Negative {
+    entries: moka::sync::Cache<Key, Absence>,
+    first: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Absence {
+    error: Error,
+    lasts: Duration,
+    until: Instant,
+}
+
+impl Negative {
+    /// Nothing is absent yet. At most `entries` are remembered; the first rung of the ladder is `first`.
+    pub(super) fn new(entries: u64, first: Duration) -> Negative {
+        let entries = moka::sync::Cache::builder().max_capacity(entries).time_to_live(LONGEST + MEMORY).build();
+        Negative { entries, first }
+    }
+
+    /// What to answer without asking upstream, if anything.
+    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<Error> {
+        self.entries.get(key).filter(|absence| now < absence.until).map(|absence| absence.error)
+    }
+
+    /// Upstream said (again) that it does not exist.
+    pub(super) fn remember(&self, key: Key, error: Error, now: Instant) {
+        let lasts = match self.entries.get(&key) {
+            // Two who asked at once are one confirmation.
+            Some(absence) if now < absence.until => return,
+            Some(absence) => absence.lasts.saturating_mul(2).min(LONGEST),
+            None => self.first,
+        };
+        self.entries.insert(key, Absence { error, lasts, until: now + lasts });
+    }
+
+    /// It exists after all.
+    pub(super) fn forget(&self, key: &Key) {
+        // The look spares the hot path a write; an absence is rare.
+        if self.entries.contains_key(key) {
+            self.entries.invalidate(key);
+        }
+    }
+
+    /// Forgets everything, as a purge by an operator asks.
+    pub(super) fn clear(&self) {
+        self.entries.invalidate_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::Object;
+
+    #[test]
+    fn an_absence_lasts_twice_as_long_each_time_it_is_confirmed_and_a_success_ends_it() {
+        let negative = Negative::new(10, Duration::from_secs(15));
+        let key = Key {
+            upstream: "docker.io".into(),
+            repository: "library/none".parse().unwrap(),
+            private: false,
+            object: Object::Manifest("latest".parse().unwrap()),
+        };
+        let mut now = Instant::now();
+        for lasts in [15, 30, 60, 120, 240, 300, 300] {
+            assert!(negative.get(&key, now).is_none());
+            negative.remember(key.clone(), Error::ManifestUnknown, now);
+            assert!(negative.get(&key, now + Duration::from_secs(lasts - 1)).is_some(), "{lasts}");
+            now += Duration::from_secs(lasts);
+        }
+        negative.remember(key.clone(), Error::ManifestUnknown, now);
+        negative.forget(&key);
+        assert!(negative.get(&key, now).is_none());
+    }
+}

@@ -1,0 +1,204 @@
+//! A tag whose answer is no longer fresh: ask upstream by HEAD, then keep it, replace it, or let it stand in as stale.
+//!
+//! A failed HEAD never turns into a counted GET; only a registry that refuses HEAD as such (405, 501) is asked by GET,
+//! since there a GET is the only way to learn anything. A tag that upstream moved is not recorded while what it names
+//! is not here: a budget that refuses the new bytes must leave the old answer standing.
+
+use std::{sync::Arc, time::SystemTime};
+
+use weir_storage::TagRecord;
+
+use super::{
+    Ask, Error, Facts, Inner, ManifestHead, Object, Source, Status,
+    freshness::{self, Freshness},
+};
+use crate::{
+    oci::{Manifest, Reference, Tag},
+    upstream::{self, ledger::Reason},
+};
+
+/// What upstream said of a tag.
+#[derive(Clone, Debug)]
+pub(super) enum Resolution {
+    /// It names this digest. `changed` says that another one was cached before, and that this is not recorded yet.
+    Named { source: Source, record: TagRecord, changed: bool },
+    /// Only a GET can tell.
+    HeadRefused { source: Source, reason: Reason },
+}
+
+impl Inner {
+    /// The cached tag, and whose answer it is.
+    pub(super) fn tag(&self, ask: &Ask, tag: &Tag) -> Result<Option<(Source, TagRecord)>, Error> {
+        self.of_sources(ask, |source| Ok(self.store.tag(source, tag)?.map(|record| (source.clone(), record))))
+    }
+
+    pub(super) fn judge(&self, ask: &Ask, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
+        let settings = &self.settings;
+        let ttl = freshness::tag_ttl(&settings.tags, settings.tag_ttl, &ask.upstream, &ask.repository, tag);
+        freshness::judge(record.checked_at, ttl, settings.stale_while_revalidate, now)
+    }
+
+    /// Asks upstream what a tag names, with everybody else who asks at this moment.
+    ///
+    /// # Errors
+    /// Upstream's, or unavailable after `revalidate_timeout` when a cached answer could stand in meanwhile.
+    pub(super) async fn resolve(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<Resolution, Error> {
+        let key = self.key(ask, Object::ManifestHead(Reference::Tag(tag.clone())));
+        let (inner, asked, wanted) = (self.clone(), ask.clone(), tag.clone());
+        let flight = self.resolutions.join(key, |_| async move { inner.ask_upstream(&asked, &wanted).await });
+        let outcome = if self.tag(ask, tag)?.is_some() {
+            let late = Error::UpstreamUnavailable {
+                retry_after: None,
+                message: format!("{} did not answer in time", ask.upstream).into(),
+            };
+            tokio::time::timeout(self.settings.revalidate_timeout, flight).await.unwrap_or(Ok(Err(late)))
+        } else {
+            flight.await
+        };
+        outcome.unwrap_or(Err(Error::Internal))
+    }
+
+    async fn ask_upstream(&self, ask: &Ask, tag: &Tag) -> Result<Resolution, Error> {
+        let old = self.tag(ask, tag)?;
+        let absent = Error::ManifestUnknown;
+        let (source, head) = match self.head_upstream(ask, &Reference::Tag(tag.clone())).await {
+            Ok(answer) => answer,
+            Err(upstream::Error::HeadRefused) => {
+                let source = old.map_or_else(|| Inner::public(ask), |(source, _)| source);
+                return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused });
+            }
+            Err(error) => return Err(Error::from_upstream(&ask.upstream, error, absent)),
+        };
+        let Some(digest) = head.digest else {
+            return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused });
+        };
+        let now = SystemTime::now();
+        if let Some((_, old)) = old.as_ref().filter(|(_, old)| old.digest == digest) {
+            let record = TagRecord { checked_at: now, ..old.clone() };
+            self.remember_tag(&source, tag, &record).await;
+            return Ok(Resolution::Named { source, record, changed: false });
+        }
+        let record = match self.held(ask, &digest)? {
+            Some(manifest) => Inner::record(&manifest),
+            None => match (head.media_type, head.size) {
+                (Some(media_type), Some(size)) => TagRecord { digest, media_type, size, checked_at: now },
+                _ => return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused }),
+            },
+        };
+        let changed = old.is_some();
+        if !changed {
+            self.remember_tag(&source, tag, &record).await;
+        }
+        Ok(Resolution::Named { source, record, changed })
+    }
+
+    /// HEAD of a tag that is not fresh: free upstream, and nothing is fetched.
+    pub(super) async fn head_tag(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<ManifestHead, Error> {
+        // What a HEAD alone brought is answered without its bytes while it is fresh.
+        let now = SystemTime::now();
+        if let Some((_, record)) = self.tag(ask, tag)?
+            && self.judge(ask, tag, &record, now) == Freshness::Fresh
+        {
+            let facts = Facts { status: Status::Hit, age: freshness::age(record.checked_at, now), warning: None };
+            return Ok(ManifestHead::of(record, facts));
+        }
+        let error = match self.resolve(ask, tag).await {
+            Ok(Resolution::Named { source, record, changed }) => {
+                if changed && !self.could_fetch(ask, &source, now) && self.held(ask, &record.digest)?.is_none() {
+                    // Whoever asks HEAD goes on to GET what it names. Better the old image whole than the new one refused.
+                    Error::BudgetSpent {
+                        retry_after: std::time::Duration::ZERO,
+                        message: format!("it changed at {}, and no pull is left to fetch it", ask.upstream).into(),
+                    }
+                } else {
+                    if changed {
+                        self.remember_tag(&source, tag, &record).await;
+                    }
+                    let status = if changed { Status::Miss } else { Status::Revalidated };
+                    return Ok(ManifestHead::of(record, Facts::now(status)));
+                }
+            }
+            Ok(Resolution::HeadRefused { .. }) => {
+                return Ok(self.manifest(ask, &Reference::Tag(tag.clone())).await?.head());
+            }
+            Err(error) => error,
+        };
+        match self.stale(ask, tag, &error, now).await? {
+            Some((record, facts)) => Ok(ManifestHead::of(record, facts)),
+            None => Err(error),
+        }
+    }
+
+    fn could_fetch(&self, ask: &Ask, source: &Source, now: SystemTime) -> bool {
+        let Ok(upstream) = self.upstream(ask) else { return false };
+        let public = &*source.credential == Source::ANONYMOUS;
+        upstream
+            .identities()
+            .into_iter()
+            .filter(|identity| public || identity.account.as_ref() == Some(&source.credential))
+            .any(|identity| self.ledger.left(&identity, now).remaining.is_none_or(|remaining| remaining > 0))
+    }
+
+    /// The cached answer that stands in for this failure, with the words that say so, if one may.
+    ///
+    /// A refusal never brings out a stale answer: what upstream no longer shows to this credential, neither do we.
+    pub(super) async fn stale(
+        &self,
+        ask: &Ask,
+        tag: &Tag,
+        error: &Error,
+        now: SystemTime,
+    ) -> Result<Option<(TagRecord, Facts)>, Error> {
+        let Some((source, record)) = self.tag(ask, tag)? else { return Ok(None) };
+        let age = freshness::age(record.checked_at, now);
+        let allowed = match error {
+            Error::ManifestUnknown => age < self.settings.not_found_grace,
+            error => error.allows_stale() && age < self.settings.stale_if_error,
+        };
+        // A tag that upstream deleted must not come back as a stale answer when upstream is next out of reach.
+        if matches!(error, Error::ManifestUnknown)
+            && !allowed
+            && let Err(error) = self.store.remove_tag(&source, tag).await
+        {
+            tracing::warn!(%error, %tag, "a tag that is gone upstream could not be removed");
+        }
+        let seconds = std::time::Duration::from_secs(age.as_secs());
+        Ok(allowed.then(|| {
+            let warning =
+                format!("answer is stale, last confirmed {} ago: {error}", humantime::format_duration(seconds));
+            let facts = Facts { status: Status::Stale, age, warning: Some(warning.into()) };
+            (record, facts)
+        }))
+    }
+
+    /// Revalidates while the old answer goes out.
+    pub(super) fn revalidate_behind(self: &Arc<Inner>, ask: &Ask, tag: &Tag) {
+        let (inner, ask, tag) = (self.clone(), ask.clone(), tag.clone());
+        self.runtime.spawn(async move {
+            let key = inner.key(&ask, Object::Revalidation(tag.clone()));
+            let (worker, asked) = (inner.clone(), ask.clone());
+            let work = |waiters| async move {
+                let resolution = worker.resolve(&asked, &tag).await?;
+                worker.fetch_named(&asked, &tag, resolution, waiters).await
+            };
+            if let Ok(Err(error)) = inner.manifests.join(key, work).await {
+                tracing::info!(%error, upstream = %ask.upstream, repository = %ask.repository, "revalidation failed");
+            }
+        });
+    }
+
+    pub(super) async fn remember_tag(&self, source: &Source, tag: &Tag, record: &TagRecord) {
+        if let Err(error) = self.store.put_tag(source, tag, record).await {
+            tracing::warn!(%error, %tag, "a tag could not be kept; upstream will be asked again");
+        }
+    }
+
+    pub(super) fn record(manifest: &Manifest) -> TagRecord {
+        TagRecord {
+            digest: manifest.digest.clone(),
+            media_type: manifest.media_type.clone(),
+            size: manifest.bytes.len() as u64,
+            checked_at: SystemTime::now(),
+        }
+    }
+}
