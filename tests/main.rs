@@ -1,0 +1,3 @@
+//! Through the front door: one binary, real sockets.
+
+mod mirror;

@@ -1,0 +1,202 @@
+//! What the mirror decides, where the front door cannot make it happen on demand: rights, races, a full disk, a restart.
+//!
+//! What a client can see is checked through real sockets by the mirror suite of `weir-conformance`; see `tests/suite.rs`.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Bench, Change, ask, read};
+use weir::{
+    mirror::{Error, Status},
+    oci::{Digest, Reference},
+};
+use weir_conformance::hub::{self, At, Fault, Kind, Match, Spec, What};
+
+const MIB: u64 = 1 << 20;
+
+fn tag(text: &str) -> Reference {
+    text.parse().unwrap()
+}
+
+fn digest(text: &str) -> Digest {
+    text.parse().unwrap()
+}
+
+fn limited(pulls: u32) -> hub::Settings {
+    let limit = hub::Limit { pulls, window: Duration::from_secs(21_600) };
+    hub::Settings { limit: Some(limit), ..hub::Settings::default() }
+}
+
+/// Feature row 12: what only our account can read is nobody's but theirs whose patterns name it, cached or not.
+#[tokio::test]
+async fn private_content_is_only_for_those_whose_patterns_name_it() {
+    let settings = hub::Settings { accounts: vec![hub::Account::new("robot", "secret")], ..hub::Settings::default() };
+    let change = Change { accounts: vec![("robot", "secret")], ..Change::default() };
+    let bench = Bench::start(settings, change).await;
+    let private = bench.hub.push(Spec::new("corp/app").seed(7).private().layers([MIB])).unwrap();
+    bench.hub.push(Spec::new("library/open").layers([MIB])).unwrap();
+    let (insider, outsider) = (ask("corp/app", &["docker.io/corp/*"]), ask("corp/app", &[]));
+    let blob = digest(&private.blobs()[0].digest);
+
+    for _ in 0..2 {
+        assert!(bench.mirror.manifest(&insider, &tag("latest")).await.is_ok());
+        let refused = bench.mirror.manifest(&outsider, &tag("latest")).await;
+        assert!(matches!(refused, Err(Error::NameUnknown)), "{refused:?}");
+    }
+    let size = bench.mirror.blob(&insider, &blob, None).await.unwrap().reader.size();
+    assert_eq!(size, private.blobs()[0].size);
+    let unknown = digest(&format!("sha256:{}", "0".repeat(64)));
+    for repository in ["corp/app", "library/open"] {
+        let there = bench.mirror.blob(&ask(repository, &[]), &blob, None).await.map(|_| ()).unwrap_err();
+        let nowhere = bench.mirror.blob(&ask(repository, &[]), &unknown, None).await.map(|_| ()).unwrap_err();
+        assert!(matches!(there, Error::BlobUnknown), "{repository}: {there:?}");
+        assert_eq!(there.to_string(), nowhere.to_string());
+    }
+    assert!(bench.mirror.manifest(&ask("library/open", &[]), &tag("latest")).await.is_ok());
+}
+
+/// Feature row 8: a tag that moved while nothing is left to fetch it with goes on naming what is here, by GET and by HEAD.
+#[tokio::test]
+async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
+    let bench = Bench::start(limited(100), Change::default()).await;
+    let old = bench.hub.push(Spec::new("library/moves").seed(1)).unwrap();
+    let asker = ask("library/moves", &[]);
+    bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    bench.hub.push(Spec::new("library/moves").seed(2)).unwrap();
+    bench.hub.set_budget(0);
+    for _ in 0..2 {
+        let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
+        assert_eq!(head.digest.to_string(), old.digest());
+        let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+        assert_eq!(answer.manifest.digest.to_string(), old.digest());
+        assert_eq!(answer.facts.status, Status::Stale);
+        assert!(answer.facts.warning.is_some());
+    }
+    let counted = bench.hub.count(|request| request.kind == Kind::ManifestGet && request.counted);
+    assert_eq!(counted, 1, "no counted GET was tried in vain");
+    bench.hub.set_budget(10);
+    let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    assert_ne!(answer.manifest.digest.to_string(), old.digest());
+}
+
+/// Feature row 6: a tag that upstream deleted does not come back as a stale answer when upstream is next out of reach.
+#[tokio::test]
+async fn a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage() {
+    let change = Change::default();
+    let mut bench = Bench::start(hub::Settings::default(), change).await;
+    bench.hub.push(Spec::new("library/gone")).unwrap();
+    let asker = ask("library/gone", &[]);
+    bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    bench.hub.remove("library/gone", "latest");
+    let gone = bench.mirror.manifest(&asker, &tag("latest")).await;
+    assert!(matches!(gone, Err(Error::ManifestUnknown)), "{gone:?}");
+    bench.hub.down().await;
+    bench = bench.restart().await;
+    let down = bench.mirror.manifest(&asker, &tag("latest")).await;
+    assert!(matches!(down, Err(Error::UpstreamUnavailable { .. })), "{down:?}");
+}
+
+/// Invariant 3: a refusal is nobody's but the refused one's, though both wait for the same digest at once.
+#[tokio::test]
+async fn a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_blob() {
+    let bench = Bench::start(hub::Settings::default(), Change::default()).await;
+    let image = bench.hub.push(Spec::new("library/has").layers([MIB])).unwrap();
+    bench.hub.push(Spec::new("library/lacks").seed(9)).unwrap();
+    let blob = digest(&image.platforms[0].layers[0].digest);
+    let gate = bench.hub.hold(Match::kind(Kind::BlobGet).repository("library/lacks"));
+    let refused = tokio::spawn({
+        let (mirror, blob) = (bench.mirror.clone(), blob.clone());
+        async move { mirror.blob(&ask("library/lacks", &[]), &blob, None).await.map(|_| ()) }
+    });
+    assert!(gate.started().await, "the one that will be refused leads");
+    let served = tokio::spawn({
+        let (mirror, blob) = (bench.mirror.clone(), blob.clone());
+        async move {
+            let mut answer = mirror.blob(&ask("library/has", &[]), &blob, None).await?;
+            let size = answer.reader.size();
+            Ok::<_, Error>(read(&mut answer.reader, 0, size).await.unwrap())
+        }
+    });
+    assert!(bench.hub.wait_for(|log| log.iter().any(|request| request.kind == Kind::BlobHead)).await);
+    gate.open();
+    assert!(matches!(refused.await.unwrap(), Err(Error::BlobUnknown)));
+    let bytes = served.await.unwrap().unwrap();
+    assert_eq!(blob.algorithm().digest(&bytes), blob);
+}
+
+/// Feature row 14: a disk without room costs the cache an entry and no client its pull; a wrong byte never completes.
+#[tokio::test]
+async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
+    let change = Change { capacity: 4 * MIB, ..Change::default() };
+    let bench = Bench::start(hub::Settings::default(), change).await;
+    let image = bench.hub.push(Spec::new("library/big").layers([16 * MIB])).unwrap();
+    let blob = image.platforms[0].layers[0].clone();
+    let (asker, wanted) = (ask("library/big", &[]), digest(&blob.digest));
+    let both = tokio::join!(bench.mirror.blob(&asker, &wanted, None), bench.mirror.blob(&asker, &wanted, None));
+    for answer in [both.0, both.1] {
+        let mut answer = answer.unwrap();
+        assert_eq!(answer.facts.status, Status::Bypass);
+        let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
+        assert_eq!(wanted.algorithm().digest(&bytes), wanted);
+    }
+    assert!(bench.store.blob(&wanted).unwrap().is_none());
+    bench.hub.fault(Fault::once(What::Corrupt(At::Last)).on(Match::kind(Kind::CdnGet)));
+    let mut answer = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    assert!(read(&mut answer.reader, 0, blob.size).await.is_err());
+}
+
+/// DESIGN "Arriving blobs": a small range far ahead of the fill does not wait for it, and is the range's own bytes.
+#[tokio::test]
+async fn a_small_range_far_ahead_of_the_fill_is_passed_through() {
+    let bench = Bench::start(hub::Settings::default(), Change::default()).await;
+    let image = bench.hub.push(Spec::new("library/lazy").layers([32 * MIB])).unwrap();
+    let blob = image.platforms[0].layers[0].clone();
+    let (asker, wanted) = (ask("library/lazy", &[]), digest(&blob.digest));
+    bench.hub.fault(Fault::once(What::Stall(0.1)).on(Match::kind(Kind::CdnGet)));
+    let mut arriving = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    let (start, end) = (blob.size - MIB, blob.size - 17);
+    let mut ahead = bench.mirror.blob(&asker, &wanted, Some((start, Some(end)))).await.unwrap();
+    assert_eq!(ahead.facts.status, Status::Bypass);
+    let tail = read(&mut ahead.reader, start, end).await.unwrap();
+    bench.hub.release();
+    let whole = read(&mut arriving.reader, 0, blob.size).await.unwrap();
+    assert_eq!(&whole[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()], tail);
+}
+
+/// Row 3: a fill that a stopping mirror leaves behind is resumed by Range, and verified as a whole.
+#[tokio::test]
+async fn a_fill_left_by_a_stopping_mirror_is_resumed() {
+    let mut bench = Bench::start(hub::Settings::default(), Change::default()).await;
+    let image = bench.hub.push(Spec::new("library/half").layers([8 * MIB])).unwrap();
+    let blob = image.platforms[0].layers[0].clone();
+    let (asker, wanted) = (ask("library/half", &[]), digest(&blob.digest));
+    bench.hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::CdnGet)));
+    let mut cut = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    read(&mut cut.reader, 0, blob.size / 2 - MIB).await.unwrap();
+    bench = bench.restart().await;
+    bench.hub.release();
+    assert!(read(&mut cut.reader, 0, blob.size).await.is_err(), "its reader learns of it");
+    let mut answer = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
+    assert_eq!(wanted.algorithm().digest(&bytes), wanted);
+    let ranged = bench.hub.count(|request| request.kind == Kind::CdnGet && request.range.is_some());
+    assert_eq!(ranged, 1);
+}
+
+/// DESIGN "Tags": a digest that is gone between HEAD and GET costs one HEAD more, and the tag is not taken for missing.
+#[tokio::test]
+async fn a_tag_that_moves_between_head_and_get_is_asked_for_once_more() {
+    let bench = Bench::start(hub::Settings::default(), Change::default()).await;
+    let first = bench.hub.push(Spec::new("library/racy").seed(1)).unwrap();
+    let gate = bench.hub.hold(Match::kind(Kind::ManifestGet));
+    let asked = tokio::spawn({
+        let mirror = bench.mirror.clone();
+        async move { mirror.manifest(&ask("library/racy", &[]), &tag("latest")).await }
+    });
+    assert!(gate.started().await);
+    let second = bench.hub.push(Spec::new("library/racy").seed(2)).unwrap();
+    bench.hub.remove("library/racy", first.digest());
+    gate.open();
+    assert_eq!(asked.await.unwrap().unwrap().manifest.digest.to_string(), second.digest());
+}

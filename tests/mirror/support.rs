@@ -1,0 +1,135 @@
+//! A mirror in this process, in front of a Docker Hub on loopback, without the HTTP in between.
+
+use std::{future::poll_fn, path::Path, sync::Arc, time::Duration};
+
+use tokio::runtime::Handle;
+use weir::{
+    asker::{Class, Client, ClientKey},
+    mirror::{Ask, Extent, Mirror, Reader, Settings, Stopped},
+    upstream::{self, Account, Ledger, Secret, Upstream},
+};
+use weir_conformance::hub::{self, Hub};
+use weir_storage::Store;
+
+/// A mirror, its hub and the directory it keeps.
+pub(super) struct Bench {
+    pub(super) hub: Hub,
+    pub(super) mirror: Mirror,
+    pub(super) store: Store,
+    directory: tempfile::TempDir,
+    change: Change,
+}
+
+/// What a test wants otherwise than by default.
+#[derive(Clone)]
+pub(super) struct Change {
+    pub(super) mirror: Settings,
+    pub(super) capacity: u64,
+    pub(super) accounts: Vec<(&'static str, &'static str)>,
+}
+
+impl Default for Change {
+    fn default() -> Change {
+        Change {
+            mirror: Settings {
+                tag_ttl: Duration::ZERO,
+                stale_while_revalidate: Duration::ZERO,
+                stale_if_error: Duration::from_secs(3600),
+                not_found_grace: Duration::ZERO,
+                negative_ttl: Duration::from_secs(15),
+                revalidate_timeout: Duration::from_secs(10),
+                tags: Vec::new(),
+                listing_ttl: Duration::ZERO,
+                fills: 64,
+                ahead_range: 4 << 20,
+                ahead_ranges: 4,
+                negative_entries: 1000,
+                budget: weir::limits::budget::Policy::default(),
+            },
+            capacity: 1 << 30,
+            accounts: Vec::new(),
+        }
+    }
+}
+
+impl Bench {
+    pub(super) async fn start(hub: hub::Settings, change: Change) -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        let hub = Hub::start(hub).await.unwrap();
+        let (mirror, store) = assemble(directory.path(), &hub, &change);
+        Bench { hub, mirror, store, directory, change }
+    }
+
+    /// The same directory, another process: what a restart is, but for the process.
+    pub(super) async fn restart(self) -> Bench {
+        let Bench { hub, mirror, store, directory, change } = self;
+        mirror.close().await;
+        drop((mirror, store));
+        let (mirror, store) = assemble(directory.path(), &hub, &change);
+        Bench { hub, mirror, store, directory, change }
+    }
+}
+
+fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
+    let store = Store::open(weir_storage::Settings {
+        root: root.to_owned(),
+        capacity: change.capacity,
+        ..weir_storage::Settings::default()
+    })
+    .unwrap();
+    let keep = |_: Vec<u8>| -> upstream::ledger::Kept { Box::pin(std::future::ready(Ok(()))) };
+    let ledger = Ledger::new(Vec::new(), Arc::new(keep));
+    let account = |(username, password): &(&str, &str)| Account {
+        username: (*username).into(),
+        password: Secret((*password).into()),
+    };
+    let settings = upstream::Settings {
+        name: "docker.io".into(),
+        url: hub.registry(),
+        default: true,
+        accounts: change.accounts.iter().map(account).collect(),
+        token_hosts: Vec::new(),
+        ipv4_only: false,
+        connect_timeout: Duration::from_secs(5),
+        first_byte_timeout: Duration::from_secs(15),
+        idle_timeout: Duration::from_secs(15),
+        concurrency: 32,
+        queue: 1024,
+        ca_file: None,
+    };
+    let upstream = Upstream::new(settings, ledger.clone()).unwrap();
+    let mirror = Mirror::new(change.mirror.clone(), store.clone(), vec![upstream], ledger, Handle::current());
+    (mirror, store)
+}
+
+/// Somebody at an address, who may pull what `pull` names beyond what anonymous may.
+pub(super) fn ask(repository: &str, pull: &[&str]) -> Ask {
+    Ask {
+        upstream: "docker.io".into(),
+        repository: repository.parse().unwrap(),
+        client: Arc::new(Client {
+            key: ClientKey::Address([127, 0, 0, 1].into()),
+            pull: pull.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            class: Class::Standard,
+        }),
+    }
+}
+
+/// All bytes from `start` to `end`, or why they stopped.
+pub(super) async fn read(reader: &mut Reader, start: u64, end: u64) -> Result<Vec<u8>, Stopped> {
+    use std::os::unix::fs::FileExt;
+    let (mut bytes, mut at) = (Vec::new(), start);
+    while at < end {
+        let piece = match poll_fn(|cx| reader.poll_extent(cx, at, end)).await? {
+            Extent::File { file, offset, length } => {
+                let mut piece = vec![0; usize::try_from(length).unwrap()];
+                file.read_exact_at(&mut piece, offset).unwrap();
+                piece
+            }
+            Extent::Bytes(piece) => piece.to_vec(),
+        };
+        at += piece.len() as u64;
+        bytes.extend(piece);
+    }
+    Ok(bytes)
+}
