@@ -204,14 +204,19 @@ struct Random {
 
 impl Read for Random {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        for byte in buffer.iter_mut() {
+        let mut rest = &mut *buffer;
+        while !rest.is_empty() {
             if self.used == 8 {
                 self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 self.word = mix(self.state).to_le_bytes();
                 self.used = 0;
             }
-            *byte = self.word[self.used];
-            self.used += 1;
+            // What a word has over is kept, so that the sizes of the reads change nothing.
+            let count = rest.len().min(8 - self.used);
+            let (now, later) = rest.split_at_mut(count);
+            now.copy_from_slice(&self.word[self.used..self.used + count]);
+            self.used += count;
+            rest = later;
         }
         Ok(buffer.len())
     }
