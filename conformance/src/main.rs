@@ -15,7 +15,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Hub(hub::Command),
+    Hub(Box<hub::Command>),
     Mirror(Box<mirror::Command>),
 }
 
