@@ -96,6 +96,10 @@ impl Shared {
         self.phase.load(Ordering::Acquire) == WHOLE
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == STOPPED
+    }
+
     /// A number for one more reader.
     pub(crate) fn join(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)

@@ -50,13 +50,27 @@ impl Holds {
 
     /// The blob as somebody has it open already.
     pub(crate) fn opened(&self, digest: &Digest) -> Option<Arc<Shared>> {
-        self.0.shard(digest).held.get(digest)?.open.upgrade()
+        // Not out of the lock: what is upgraded here may be dropped here, and its hold takes the lock.
+        let open = self.0.shard(digest).held.get(digest)?.open.upgrade();
+        open.filter(|shared| !shared.is_stopped())
     }
 
-    /// From now on [`Holds::opened`] gives this, for as long as somebody has it.
-    pub(crate) fn share(&self, digest: &Digest, shared: &Arc<Shared>) {
-        if let Some(held) = self.0.shard(digest).held.get_mut(digest) {
-            held.open = Arc::downgrade(shared);
+    /// From now on [`Holds::opened`] gives this, for as long as somebody has it; or what another thread shared first.
+    pub(crate) fn share(&self, digest: &Digest, shared: Arc<Shared>) -> Arc<Shared> {
+        let mut shard = self.0.shard(digest);
+        let Some(held) = shard.held.get_mut(digest) else { return shared };
+        let first = held.open.upgrade();
+        match first {
+            Some(first) if !first.is_stopped() => {
+                drop(shard);
+                first
+            }
+            stopped => {
+                held.open = Arc::downgrade(&shared);
+                drop(shard);
+                drop(stopped);
+                shared
+            }
         }
     }
 

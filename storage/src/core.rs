@@ -16,10 +16,12 @@ use crate::{
     blob::{Holds, Stripes},
     disk::Disk,
     evict::Space,
+    index::Index,
     layout::{Kind, Layout, flat},
     memory::Memory,
     oci::Digest,
     partial::Partials,
+    verify::Verifier,
 };
 
 /// What the store, its writers and its threads share.
@@ -35,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) stripes: Stripes,
     pub(crate) quarantined: AtomicU64,
     pub(crate) index_ready: AtomicBool,
+    pub(crate) index: Index,
+    pub(crate) verifier: Verifier,
     pub(crate) bell: Bell,
     // The directory is ours while this is open: as long as a thread or a writer may still touch it.
     pub(crate) _lock: File,

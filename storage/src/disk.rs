@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, IoSlice},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -322,7 +322,7 @@ impl Disk {
     }
 
     /// Replaces `path` by `bytes` through `temporary`, so that a reader sees the old or the new and never a part.
-    pub(crate) fn replace(&self, temporary: &PathBuf, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
+    pub(crate) fn replace(&self, temporary: &Path, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
         let file = self.create(temporary)?;
         let result = self.write_at(&file, temporary, pieces, 0).and_then(|()| self.rename(temporary, path));
         if result.is_err() {

@@ -22,7 +22,7 @@
 //! `store` is what others call. A blob comes in by `writer` (the handle) and `ingest` (the thread behind it), is shared
 //! by `arriving`, and goes out by `reader`; `blob` knows who uses which, `partial` what an earlier attempt left. `manifest`,
 //! `tag`, `membership` and `listing` are small files behind `memory`. `rank` decides what goes first and `evict` removes it.
-//! `recover` is what happens at start, `scrub` what finds rot, `state` the journals, `index` sled. All of them go through
+//! `recover` is what happens at start, `verify` and `scrub` find rot, `state` the journals, `index` sled. All of them go through
 //! `disk`, the only file that makes file system calls, by paths that only `layout` builds.
 //!
 //! # What holds, always
@@ -56,6 +56,7 @@ mod settings;
 mod state;
 mod store;
 mod tag;
+mod verify;
 mod writer;
 
 pub use arriving::{Arriving, HOLD_BACK};

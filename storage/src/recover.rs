@@ -129,9 +129,10 @@ fn count_shard(core: &Core, kind: Kind, algorithm: Algorithm, shard: &std::path:
             warn!(path = %shard.join(name).display(), "not one of ours; left alone");
             continue;
         };
+        // So that it is not evicted between the `stat` and the entry.
+        let _hold = core.holds.hold(&digest);
         let Some(metadata) = core.disk.metadata(&shard.join(&name))? else { continue };
         let unused = metadata.modified().ok().and_then(|at| now.duration_since(at).ok()).unwrap_or(Duration::ZERO);
-        // Under the lock of the holds, so that it is not evicted between the `stat` and the entry.
         core.space.books().of(kind).find(&digest, metadata.len(), unused);
     }
     Ok(())

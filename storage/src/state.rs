@@ -153,7 +153,7 @@ impl Scribe {
                     }
                     for answer in answers {
                         // Who does not wait for the answer does not get it.
-                        let _ = answer.send(result.as_ref().map(|()| ()).map_err(Error::again));
+                        let _ = answer.send(result.as_ref().copied().map_err(Error::again));
                     }
                 }
             }

@@ -4,18 +4,18 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Faults, Journal, Listing, Reader, Scrubbed, Settings, TagRecord, Writer,
-    arriving::Shared,
     blob::{Holds, Stripes},
     core::{Bell, Core, blocking},
     disk::Disk,
     evict::Space,
+    index,
     layout::{Kind, Layout},
     memory::Memory,
     oci::{Digest, Manifest, Name, Tag},
@@ -126,17 +126,34 @@ impl Store {
             stripes: Stripes::new(),
             quarantined: Default::default(),
             index_ready: Default::default(),
+            index: Default::default(),
+            verifier: Default::default(),
             bell: Bell::default(),
             _lock: lock,
         });
         recover::sweep(&core)?;
         let mut inner = Inner { core: core.clone(), threads: Vec::new(), journals: Mutex::default() };
         let counted = core.clone();
-        inner.start("count", move || recover::count(&counted))?;
+        inner.start("recover", move || {
+            recover::count(&counted);
+            if !counted.bell.has_ended() {
+                counted.open_index();
+            }
+        })?;
         inner.start("housekeeper", move || {
+            let (mut written, mut mended) = (Instant::now(), Instant::now());
             while core.bell.wait(HOUSEKEEPING) {
                 core.tidy();
+                if written.elapsed() >= index::EVERY {
+                    core.flush_index();
+                    written = Instant::now();
+                }
+                if mended.elapsed() >= index::MEND_EVERY {
+                    core.mend_index();
+                    mended = Instant::now();
+                }
             }
+            core.flush_index();
         })?;
         Ok(Store(Arc::new(inner)))
     }
@@ -146,7 +163,8 @@ impl Store {
     }
 
     /// The whole blob, held against eviction while the reader lives; `None` when it is not here. One `open`, one `fstat`; when
-    /// somebody is reading it already, neither.
+    /// somebody is reading it already, neither. On the first reading of what an earlier run stored, the last 64 KiB are given
+    /// when it was verified, as of a blob that arrives.
     ///
     /// # Errors
     /// [`Error::Io`] for anything but absence.
@@ -161,9 +179,7 @@ impl Store {
         let Some(file) = core.disk.open(&path)? else { return Ok(None) };
         let size = core.disk.length(&file, &path)?;
         core.space.note(Kind::Blob, digest);
-        let shared = Arc::new(Shared::whole(Arc::new(file), size, hold));
-        core.holds.share(digest, &shared);
-        Ok(Some(Reader::of(&shared)))
+        Ok(core.share_blob(digest, file, size, hold).map(|shared| Reader::of(&shared)))
     }
 
     /// The size of a whole blob in bytes. One `stat`.
