@@ -2,6 +2,8 @@
 
 mod arriving;
 mod crash;
+mod damage;
+mod journal;
 mod room;
 mod small;
 
@@ -14,24 +16,24 @@ use weir_storage::{
 };
 
 /// `errno` of a full disk, and of a broken one.
-pub const ENOSPC: i32 = 28;
-pub const EIO: i32 = 5;
+pub(crate) const ENOSPC: i32 = 28;
+pub(crate) const EIO: i32 = 5;
 
-pub fn settings(root: &Path) -> Settings {
+pub(crate) fn settings(root: &Path) -> Settings {
     Settings { root: root.to_owned(), capacity: 64 << 20, ..Settings::default() }
 }
 
-pub fn open(root: &Path) -> Store {
+pub(crate) fn open(root: &Path) -> Store {
     Store::open(settings(root)).unwrap()
 }
 
-pub fn open_faulty(root: &Path) -> (Store, Faults) {
+pub(crate) fn open_faulty(root: &Path) -> (Store, Faults) {
     let faults = Faults::default();
     (Store::open_on(settings(root), faults.clone()).unwrap(), faults)
 }
 
 /// `length` bytes that look like no others.
-pub fn content(seed: u64, length: usize) -> (Digest, Bytes) {
+pub(crate) fn content(seed: u64, length: usize) -> (Digest, Bytes) {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let bytes: Vec<u8> = (0..length)
         .map(|_| {
@@ -42,7 +44,7 @@ pub fn content(seed: u64, length: usize) -> (Digest, Bytes) {
     (Algorithm::Sha256.digest(&bytes), bytes.into())
 }
 
-pub fn source(repository: &str) -> Source {
+pub(crate) fn source(repository: &str) -> Source {
     Source {
         upstream: "docker.io".into(),
         credential: Source::ANONYMOUS.into(),
@@ -51,14 +53,14 @@ pub fn source(repository: &str) -> Source {
 }
 
 /// Puts a whole blob.
-pub async fn put(store: &Store, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
+pub(crate) async fn put(store: &Store, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
     let mut writer = store.writer(digest, Some(bytes.len() as u64)).await?;
     writer.append(bytes.slice(writer.written() as usize..)).await?;
     writer.commit().await
 }
 
 /// The next extent's bytes.
-pub async fn next(reader: &mut Reader, offset: u64, end: u64) -> Result<Bytes, Stopped> {
+pub(crate) async fn next(reader: &mut Reader, offset: u64, end: u64) -> Result<Bytes, Stopped> {
     match poll_fn(|cx| reader.poll_extent(cx, offset, end)).await? {
         Extent::Bytes(bytes) => Ok(bytes),
         Extent::File { file, offset, length } => {
@@ -70,7 +72,7 @@ pub async fn next(reader: &mut Reader, offset: u64, end: u64) -> Result<Bytes, S
 }
 
 /// All bytes from 0 on until the end or the failure, and how it ended.
-pub async fn drain(reader: &mut Reader) -> (Vec<u8>, Result<(), Stopped>) {
+pub(crate) async fn drain(reader: &mut Reader) -> (Vec<u8>, Result<(), Stopped>) {
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < reader.size() {
         match next(reader, bytes.len() as u64, reader.size()).await {
@@ -83,7 +85,7 @@ pub async fn drain(reader: &mut Reader) -> (Vec<u8>, Result<(), Stopped>) {
 }
 
 /// Waits until the store says so, at most ten seconds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if holds() {
             return;
@@ -94,18 +96,18 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// The names in a directory of the store.
-pub fn names(path: impl AsRef<Path>) -> Vec<String> {
+pub(crate) fn names(path: impl AsRef<Path>) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-pub fn blob_path(root: &Path, digest: &Digest) -> std::path::PathBuf {
+pub(crate) fn blob_path(root: &Path, digest: &Digest) -> std::path::PathBuf {
     let hex = digest.hex();
     root.join("blobs/sha256").join(&hex[..2]).join(hex)
 }
 
 /// Walks `blobs/` and hashes everything: what a store believes is no proof.
-pub fn assert_every_blob_is_what_its_name_says(root: &Path) {
+pub(crate) fn assert_every_blob_is_what_its_name_says(root: &Path) {
     for shard in names(root.join("blobs/sha256")) {
         for name in names(root.join("blobs/sha256").join(&shard)) {
             let bytes = std::fs::read(root.join("blobs/sha256").join(&shard).join(&name)).unwrap();

@@ -1,1 +1,212 @@
-//! wip
+//! Manifests, tags, membership, listings and the catalog.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tempfile::tempdir;
+use weir_storage::{
+    Call, Error, Listing, Source, Store, TagRecord,
+    oci::{Algorithm, Digest, Manifest},
+};
+
+use crate::{EIO, names, open, open_faulty, source, until};
+
+pub(crate) fn manifest(seed: u64) -> Manifest {
+    // Odd spacing and a duplicate key: what upstream signed is what it is.
+    let bytes = Bytes::from(format!("{{ \"schemaVersion\":2,\n\n \"a\":1, \"a\":{seed} }}\n"));
+    let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+    Manifest { digest: Algorithm::Sha256.digest(&bytes), media_type, bytes }
+}
+
+pub(crate) fn record(digest: &Digest) -> TagRecord {
+    let checked_at = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
+    TagRecord { digest: digest.clone(), media_type: manifest(0).media_type, size: 9, checked_at }
+}
+
+fn manifest_path(root: &std::path::Path, digest: &Digest) -> std::path::PathBuf {
+    root.join("manifests/sha256").join(&digest.hex()[..2]).join(digest.hex())
+}
+
+/// Invariant 6: a manifest is given as it was put, from memory and from disk, under either hash.
+#[tokio::test]
+async fn a_manifest_keeps_its_bytes() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    let mut long = manifest(2);
+    long.digest = Algorithm::Sha512.digest(&long.bytes);
+    for manifest in [manifest(1), long] {
+        assert_eq!(store.manifest(&manifest.digest).unwrap(), None);
+        store.put_manifest(&manifest).await.unwrap();
+        assert_eq!(store.manifest(&manifest.digest).unwrap().as_ref(), Some(&manifest));
+    }
+    drop(store);
+    let store = open(root.path());
+    assert_eq!(store.manifest(&manifest(1).digest).unwrap(), Some(manifest(1)));
+    // From memory it is the same allocation.
+    let (a, b) = (store.manifest(&manifest(1).digest).unwrap(), store.manifest(&manifest(1).digest).unwrap());
+    assert_eq!(a.unwrap().bytes.as_ptr(), b.unwrap().bytes.as_ptr());
+}
+
+/// Invariants 2 and 5: what does not match its digest is not put, and when it rots it is quarantined and absent.
+#[tokio::test]
+async fn a_manifest_that_does_not_match_is_nowhere() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    let good = manifest(1);
+    let bad = Manifest { bytes: Bytes::from_static(b"{}"), ..good.clone() };
+    assert!(matches!(store.put_manifest(&bad).await, Err(Error::DigestMismatch { .. })));
+    assert_eq!(store.manifest(&good.digest).unwrap(), None);
+    store.put_manifest(&good).await.unwrap();
+    drop(store);
+    let path = manifest_path(root.path(), &good.digest);
+    let whole = std::fs::read(&path).unwrap();
+    for damage in [&whole[..whole.len() - 1], b"", b"text/html", &[0; 100][..]] {
+        std::fs::write(&path, damage).unwrap();
+        let store = open(root.path());
+        assert_eq!(store.manifest(&good.digest).unwrap(), None);
+        assert_eq!(store.usage().quarantined, 1);
+        assert!(!path.exists());
+        assert!(!names(root.path().join("quarantine")).is_empty());
+        store.put_manifest(&good).await.unwrap();
+        assert_eq!(store.manifest(&good.digest).unwrap().as_ref(), Some(&good));
+    }
+}
+
+/// Invariant 7: tags are remembered with when they were confirmed; a newer answer replaces an older one, on disk and in memory.
+#[tokio::test]
+async fn a_tag_is_what_it_was_last_seen_to_be() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    let (a, latest) = (source("library/busybox"), "latest".parse().unwrap());
+    let private = Source { credential: "ann@example.com/..".into(), ..a.clone() };
+    assert_eq!(store.tag(&a, &latest).unwrap(), None);
+    for seed in 1..3 {
+        store.put_tag(&a, &latest, &record(&manifest(seed).digest)).await.unwrap();
+        assert_eq!(store.tag(&a, &latest).unwrap(), Some(record(&manifest(seed).digest)));
+    }
+    store.put_tag(&a, &"1.0".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+    // What one credential saw is not for another.
+    assert_eq!(store.tag(&private, &latest).unwrap(), None);
+    store.put_tag(&private, &latest, &record(&manifest(9).digest)).await.unwrap();
+    drop(store);
+    let store = open(root.path());
+    assert_eq!(store.tag(&a, &latest).unwrap(), Some(record(&manifest(2).digest)));
+    assert_eq!(store.tag(&private, &latest).unwrap(), Some(record(&manifest(9).digest)));
+    assert_eq!(store.tags(&a).await.unwrap(), ["1.0".parse().unwrap(), latest.clone()]);
+    store.remove_tag(&a, &latest).await.unwrap();
+    assert_eq!(store.tag(&a, &latest).unwrap(), None);
+    assert!(!root.path().parent().unwrap().join("example.com").exists());
+}
+
+/// Invariant 5: a torn record is no answer, is removed, and does not come back.
+#[tokio::test]
+async fn a_torn_record_is_absent() {
+    let root = tempdir().unwrap();
+    let (a, latest) = (source("a"), "latest".parse().unwrap());
+    let listing = Listing { checked_at: record(&manifest(1).digest).checked_at, body: br#"["a"]"#.to_vec() };
+    let base = root.path().join("repositories/docker.io/anonymous/a");
+    for cut in [0, 1, 20, 60] {
+        let store = open(root.path());
+        store.put_tag(&a, &latest, &record(&manifest(1).digest)).await.unwrap();
+        store.put_listing(&a, "tags", &listing).await.unwrap();
+        drop(store);
+        for name in ["_tags/latest", "_listings/tags"] {
+            let bytes = std::fs::read(base.join(name)).unwrap();
+            std::fs::write(base.join(name), &bytes[..cut]).unwrap();
+        }
+        let store = open(root.path());
+        assert_eq!(store.tag(&a, &latest).unwrap(), None);
+        assert_eq!(store.listing(&a, "tags").unwrap(), None);
+        assert!(!base.join("_tags/latest").exists());
+    }
+}
+
+/// Membership is per source and digest, survives a start, and can be taken back.
+#[tokio::test]
+async fn a_source_vouches_for_what_it_was_asked_for() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    let (a, b) = (source("a"), source("a/b"));
+    let digests = [manifest(1).digest, Algorithm::Sha512.digest(b"x")];
+    assert!(!store.vouches(&a, &digests[0]).unwrap());
+    store.vouch(&a, &digests).await.unwrap();
+    store.vouch(&a, &digests).await.unwrap();
+    let check = |store: &Store| {
+        assert!(digests.iter().all(|digest| store.vouches(&a, digest).unwrap()));
+        assert!(!digests.iter().any(|digest| store.vouches(&b, digest).unwrap()));
+    };
+    check(&store);
+    drop(store);
+    let store = open(root.path());
+    check(&store);
+    store.unvouch(&a, &digests[0]).await.unwrap();
+    assert!(!store.vouches(&a, &digests[0]).unwrap());
+    assert!(store.vouches(&a, &digests[1]).unwrap());
+}
+
+/// Invariant 5: a write that failed has not replaced what was there, and leaves nothing behind.
+#[tokio::test]
+async fn a_write_that_fails_changes_nothing() {
+    let root = tempdir().unwrap();
+    let (store, faults) = open_faulty(root.path());
+    let (a, latest) = (source("a"), "latest".parse().unwrap());
+    store.put_tag(&a, &latest, &record(&manifest(1).digest)).await.unwrap();
+    for call in [Call::Create, Call::Write, Call::Rename] {
+        faults.fail(call, 0, 1, EIO);
+        assert!(store.put_tag(&a, &latest, &record(&manifest(2).digest)).await.is_err());
+        assert_eq!(store.tag(&a, &latest).unwrap(), Some(record(&manifest(1).digest)));
+        assert!(names(root.path().join("partial")).is_empty());
+    }
+}
+
+/// The catalog has every source with a tag or a manifest, and nothing else; with the index and without.
+#[tokio::test]
+async fn the_catalog_is_what_is_cached() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    store.put_manifest(&manifest(1)).await.unwrap();
+    store.put_tag(&source("b"), &"latest".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+    store.vouch(&source("a/c"), &[manifest(1).digest]).await.unwrap();
+    store.vouch(&source("only/asked"), &[manifest(2).digest]).await.unwrap();
+    let expected = [source("a/c"), source("b")];
+    // While the index is not there yet, and from it.
+    assert_eq!(store.catalog().await.unwrap(), expected);
+    until("the index is there", || store.usage().index_ready).await;
+    assert_eq!(store.catalog().await.unwrap(), expected);
+    store.close().await;
+    assert_eq!(store.catalog().await.unwrap(), expected);
+    drop(store);
+    let store = open(root.path());
+    until("the index is there", || store.usage().index_ready).await;
+    assert_eq!(store.catalog().await.unwrap(), expected);
+    assert_eq!(store.forget("docker.io", &"b".parse().unwrap(), None).await.unwrap(), 1);
+    assert_eq!(store.catalog().await.unwrap(), [source("a/c")]);
+}
+
+/// Forgetting a repository forgets all it said, under every credential, and nothing of its neighbours.
+#[tokio::test]
+async fn what_is_forgotten_is_gone() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    let (a, nested) = (source("a"), source("a/b"));
+    let private = Source { credential: "ann".into(), ..a.clone() };
+    let listing = Listing { checked_at: SystemTime::UNIX_EPOCH, body: b"[]".to_vec() };
+    for source in [&a, &nested, &private] {
+        store.put_tag(source, &"x".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+        store.put_tag(source, &"y".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+        store.vouch(source, &[manifest(1).digest]).await.unwrap();
+        store.put_listing(source, "tags", &listing).await.unwrap();
+    }
+    let name = a.repository.clone();
+    assert_eq!(store.forget("docker.io", &name, Some(&"x".parse().unwrap())).await.unwrap(), 2);
+    assert_eq!(store.forget("docker.io", &name, None).await.unwrap(), 6);
+    assert_eq!(store.forget("ghcr.io", &name, None).await.unwrap(), 0);
+    for source in [&a, &private] {
+        assert!(store.tags(source).await.unwrap().is_empty());
+        assert!(!store.vouches(source, &manifest(1).digest).unwrap());
+        assert_eq!(store.listing(source, "tags").unwrap(), None);
+    }
+    assert_eq!(store.tags(&nested).await.unwrap().len(), 2);
+    assert!(store.vouches(&nested, &manifest(1).digest).unwrap());
+    assert!(store.listing(&nested, "../../x").is_err());
+}

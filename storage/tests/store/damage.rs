@@ -1,0 +1,188 @@
+//! Files that rot, and an index that is hurt: found, put aside, and made good.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::tempdir;
+use weir_storage::{Error, HOLD_BACK, Settings, Store, oci::Digest};
+
+use crate::{
+    blob_path, content, drain, names, open, put, settings,
+    small::{manifest, record},
+    source, until,
+};
+
+async fn filled(root: &Path) -> Vec<Digest> {
+    let store = open(root);
+    let mut digests = Vec::new();
+    for seed in 0..20 {
+        let (digest, bytes) = content(seed, 2000);
+        put(&store, &digest, &bytes).await.unwrap();
+        digests.push(digest);
+        store.put_manifest(&manifest(seed)).await.unwrap();
+        let source = source(&format!("library/r{seed:02}"));
+        store.put_tag(&source, &"latest".parse().unwrap(), &record(&manifest(seed).digest)).await.unwrap();
+    }
+    until("the index is there", || store.usage().index_ready).await;
+    store.close().await;
+    digests
+}
+
+async fn check(root: &Path, digests: &[Digest], what: &str) {
+    let store = open(root);
+    // Answers do not wait for the index.
+    for (seed, digest) in digests.iter().enumerate() {
+        assert!(store.blob(digest).unwrap().is_some(), "{what}");
+        let source = source(&format!("library/r{seed:02}"));
+        assert_eq!(
+            store.tag(&source, &"latest".parse().unwrap()).unwrap(),
+            Some(record(&manifest(seed as u64).digest))
+        );
+    }
+    assert_eq!(store.catalog().await.unwrap().len(), digests.len(), "{what}");
+    until("the index is there", || store.usage().index_ready).await;
+    assert_eq!(store.catalog().await.unwrap().len(), digests.len(), "{what}");
+    assert_eq!((store.usage().blobs, store.usage().manifests), (20, 20), "{what}");
+    store.close().await;
+}
+
+fn files(path: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for name in names(path) {
+        let path = path.join(name);
+        if path.is_dir() { files.extend(files_of(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    files(path)
+}
+
+/// Invariant 8: however sled is damaged, nothing panics out, nothing is lost, and the index comes back.
+#[tokio::test]
+async fn losing_the_index_loses_nothing() {
+    let root = tempdir().unwrap();
+    let digests = filled(root.path()).await;
+    check(root.path(), &digests, "unhurt").await;
+    assert!(!names(root.path()).iter().any(|name| name.starts_with("index.bad-")), "it was trusted");
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 6] = [
+        ("a flipped bit at the front", |bytes| flip(bytes, 1, 20)),
+        ("a flipped bit in the middle", |bytes| flip(bytes, 1, 2)),
+        ("a flipped bit at the back", |bytes| flip(bytes, 19, 20)),
+        ("a zeroed page", |bytes| {
+            let end = bytes.len().min(4096);
+            bytes[..end].fill(0);
+        }),
+        ("cut in half", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("emptied", |bytes| bytes.clear()),
+    ];
+    for (what, damage) in damages {
+        for path in files(&root.path().join("index")) {
+            let mut bytes = std::fs::read(&path).unwrap();
+            damage(&mut bytes);
+            std::fs::write(&path, bytes).unwrap();
+        }
+        check(root.path(), &digests, what).await;
+    }
+    for path in files(&root.path().join("index")) {
+        std::fs::remove_file(path).unwrap();
+    }
+    check(root.path(), &digests, "its files are gone").await;
+    std::fs::remove_dir_all(root.path().join("index")).unwrap();
+    check(root.path(), &digests, "it is gone").await;
+    std::fs::write(root.path().join("index.sentinel"), b"weir9 00000000\n{}").unwrap();
+    check(root.path(), &digests, "its sentinel is of the future").await;
+    let bad = names(root.path()).iter().filter(|name| name.starts_with("index.bad-")).count();
+    assert_eq!(bad, 1, "one is kept to look at, not all");
+}
+
+fn flip(bytes: &mut [u8], part: usize, of: usize) {
+    let at = bytes.len() * part / of;
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 1;
+    }
+}
+
+/// Invariant 1: what rotted between two runs is never complete for anybody; it is put aside and absent, and can be put again.
+#[tokio::test]
+async fn a_blob_that_rotted_is_never_given_whole() {
+    for (length, at) in [(1000, 0), (1000, 999), (HOLD_BACK as usize + 1, 0), (3 << 20, 5), (3 << 20, (3 << 20) - 1)] {
+        let root = tempdir().unwrap();
+        let (digest, bytes) = content(1, length);
+        let store = open(root.path());
+        put(&store, &digest, &bytes).await.unwrap();
+        drop(store);
+        let path = blob_path(root.path(), &digest);
+        let mut rotten = bytes.to_vec();
+        rotten[at] ^= 0x80;
+        std::fs::write(&path, rotten).unwrap();
+        let store = open(root.path());
+        if let Some(mut reader) = store.blob(&digest).unwrap() {
+            let (got, end) = drain(&mut reader).await;
+            assert!(end.is_err() && got.len() < length);
+        }
+        assert!(store.blob(&digest).unwrap().is_none());
+        assert_eq!(store.usage().quarantined, 1);
+        put(&store, &digest, &bytes).await.unwrap();
+        assert_eq!(drain(&mut store.blob(&digest).unwrap().unwrap()).await.0, bytes);
+    }
+}
+
+/// A sound blob of an earlier run is whole for all who ask for it at once, and hashed once.
+#[tokio::test]
+async fn a_blob_of_an_earlier_run_is_verified_once() {
+    let root = tempdir().unwrap();
+    let (digest, bytes) = content(1, 3 << 20);
+    let store = open(root.path());
+    put(&store, &digest, &bytes).await.unwrap();
+    drop(store);
+    let store = open(root.path());
+    let mut readers: Vec<_> = (0..10).map(|_| store.blob(&digest).unwrap().unwrap()).collect();
+    for reader in &mut readers {
+        assert_eq!(drain(reader).await.0, bytes);
+    }
+    drop(readers);
+    assert!(store.blob(&digest).unwrap().unwrap().is_whole());
+    // Who does not want it has it whole at once.
+    drop(store);
+    let store = Store::open(Settings { verify_on_first_read: false, ..settings(root.path()) }).unwrap();
+    assert!(store.blob(&digest).unwrap().unwrap().is_whole());
+}
+
+/// A scrub finds what rotted and leaves the rest alone; whoever is reading it stops.
+#[tokio::test]
+async fn a_scrub_finds_what_rotted() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    let mut digests = Vec::new();
+    for seed in 0..5 {
+        let (digest, bytes) = content(seed, 100_000);
+        put(&store, &digest, &bytes).await.unwrap();
+        store.put_manifest(&manifest(seed)).await.unwrap();
+        digests.push(digest);
+    }
+    let clean = store.scrub(0).await.unwrap();
+    assert_eq!((clean.objects, clean.quarantined.len()), (10, 0));
+    let path = blob_path(root.path(), &digests[2]);
+    let mut rotten = std::fs::read(&path).unwrap();
+    rotten[70_000] ^= 2;
+    std::fs::write(&path, rotten).unwrap();
+    let mut reader = store.blob(&digests[2]).unwrap().unwrap();
+    let scrubbed = store.scrub(100 << 20).await.unwrap();
+    assert_eq!(scrubbed.quarantined, [digests[2].clone()]);
+    assert!(drain(&mut reader).await.1.is_err());
+    assert!(store.blob(&digests[2]).unwrap().is_none());
+    assert_eq!(store.usage().blobs, 4);
+}
+
+/// A directory of another layout is refused with what to do, and not touched.
+#[tokio::test]
+async fn a_directory_of_another_version_is_refused() {
+    let root = tempdir().unwrap();
+    std::fs::write(root.path().join("lock"), "weir layout 2\nprocess 1\n").unwrap();
+    let error = Store::open(settings(root.path())).unwrap_err();
+    assert!(matches!(&error, Error::Unusable(text) if text.contains("another version")), "{error}");
+    assert_eq!(names(root.path()), ["lock"]);
+}
