@@ -110,7 +110,7 @@ fn joined(parts: &[&Answer], image: &Image) -> Result<(), String> {
 }
 
 async fn warm_ranges(world: Arc<World>) -> Outcome {
-    let image = world.image("ranges", &[1 << 20]).await?;
+    let image = world.warm_image("ranges", &[1 << 20]).await?;
     let size = image.layers[0].size;
     let whole = world.client.get_blob(&image.repository, &image.layers[0].digest).await?;
     ensure!(whole.complete() && whole.sha256 == image.layers[0].digest, "the whole: {}", whole.describe());
@@ -134,9 +134,8 @@ async fn warm_ranges(world: Arc<World>) -> Outcome {
 }
 
 async fn odd_ranges(world: Arc<World>) -> Outcome {
-    let image = world.image("odd", &[100_000]).await?;
+    let image = world.warm_image("odd", &[100_000]).await?;
     let size = image.layers[0].size;
-    world.client.get_blob(&image.repository, &image.layers[0].digest).await?;
     let past = ranged(&world, &image, &format!("bytes={size}-")).await?;
     let content_range = past.head.header("content-range").unwrap_or("none").to_owned();
     ensure!(past.status() == 416, "bytes=<size>-: want 416, came {}", past.describe());

@@ -55,8 +55,7 @@ async fn mid_pull(world: Arc<World>) -> Outcome {
 }
 
 async fn warm_after(world: Arc<World>) -> Outcome {
-    let image = world.image("warm-kill", &[1 << 20, 300_000]).await?;
-    world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let image = world.warm_image("warm-kill", &[1 << 20, 300_000]).await?;
     world.hub.down().await;
     {
         let mut process = world.process().await?;
@@ -103,8 +102,7 @@ async fn drains(world: Arc<World>) -> Outcome {
 }
 
 async fn index_lost(world: Arc<World>) -> Outcome {
-    let image = world.image("index", &[300_000]).await?;
-    world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let image = world.warm_image("index", &[300_000]).await?;
     {
         let mut process = world.process().await?;
         if !matches!(process.program(), Program::Weir(_)) {
@@ -125,8 +123,7 @@ async fn index_lost(world: Arc<World>) -> Outcome {
 /// Every file that a reader could take for a blob is whole: the names under `blobs/` are digests, and hashing the files gives them.
 async fn partials(world: Arc<World>) -> Outcome {
     use sha2::{Digest as _, Sha256};
-    let image = world.image("files", &[400_000]).await?;
-    world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let image = world.warm_image("files", &[400_000]).await?;
     let process = world.process().await?;
     if !matches!(process.program(), Program::Weir(_)) {
         return Err(super::Failure::NotRun("knows only Weir's directories".into()));

@@ -106,6 +106,14 @@ impl Process {
         }
     }
 
+    /// Starts it again if it has ended.
+    pub async fn revive(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            _ => self.restart().await.map(|_| ()),
+        }
+    }
+
     /// Starts it again on the same ports and data; the time from start to first answer.
     pub async fn restart(&mut self) -> Result<Duration, String> {
         let start = Instant::now();

@@ -162,8 +162,7 @@ async fn writes(world: Arc<World>) -> Outcome {
 }
 
 async fn other_name(world: Arc<World>) -> Outcome {
-    let private = world.image("was-public", &[200_000]).await?;
-    world.client.pull(&private.repository, &private.tag, Shape::HeadFirst).await?;
+    let private = world.warm_image("was-public", &[200_000]).await?;
     world.make_private(&private).await?;
     let other = world.image("other", &[1000]).await?;
     world.client.pull(&other.repository, &other.tag, Shape::HeadFirst).await?;

@@ -37,8 +37,7 @@ async fn grow_stale(world: &World) -> Result<(), String> {
 }
 
 async fn stale_image(world: &World, what: &str) -> Result<Image, String> {
-    let image = world.image(what, &[50_000]).await?;
-    world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let image = world.warm_image(what, &[50_000]).await?;
     grow_stale(world).await?;
     Ok(image)
 }

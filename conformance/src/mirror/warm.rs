@@ -26,9 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
 const SHAPES: [Shape; 4] = [Shape::HeadFirst, Shape::Docker, Shape::TagGet, Shape::DigestOnly];
 
 async fn warm_image(world: &World) -> Result<Image, String> {
-    let image = world.image("warm", &[200_000, 1 << 20]).await?;
-    world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
-    Ok(image)
+    world.warm_image("warm", &[200_000, 1 << 20]).await
 }
 
 /// Pulls the image in every shape; how long the slowest took.

@@ -176,6 +176,22 @@ impl World {
         self.push(image.spec.clone().private()).await
     }
 
+    /// An image that the mirror has. A mirror may keep a blob a moment after it was sent, so this pulls until a pull downloads nothing
+    /// more, for five seconds at most.
+    pub async fn warm_image(&self, what: &str, layers: &[u64]) -> Result<Image, String> {
+        let image = self.image(what, layers).await?;
+        let start = Instant::now();
+        loop {
+            let before: u64 = self.spent(&image).cdn_gets.values().sum();
+            self.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+            let after: u64 = self.spent(&image).cdn_gets.values().sum();
+            if before == after || start.elapsed() > Duration::from_secs(5) {
+                return Ok(image);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// What the spec says.
     pub async fn push(&self, spec: Spec) -> Result<Image, String> {
         let (hub, wanted) = (self.hub.clone(), spec.clone());
@@ -271,6 +287,9 @@ impl World {
     pub async fn settle(&self) -> Result<Duration, String> {
         self.heal();
         self.hub.up().await.map_err(|e| format!("the hub does not come up: {e}"))?;
+        if let Some(process) = &self.process {
+            process.lock().await.revive().await?;
+        }
         let start = Instant::now();
         loop {
             // Another image each time: what failed before may be remembered as failed.
