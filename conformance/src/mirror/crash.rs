@@ -123,7 +123,7 @@ async fn index_lost(world: Arc<World>) -> Outcome {
 /// Every file that a reader could take for a blob is whole: the names under `blobs/` are digests, and hashing the files gives them.
 async fn partials(world: Arc<World>) -> Outcome {
     use sha2::{Digest as _, Sha256};
-    let image = world.warm_image("files", &[400_000]).await?;
+    world.warm_image("files", &[400_000]).await?;
     let process = world.process().await?;
     if !matches!(process.program(), Program::Weir(_)) {
         return Err(super::Failure::NotRun("knows only Weir's directories".into()));
