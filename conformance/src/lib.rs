@@ -1,5 +1,6 @@
 //! Is it a registry, and is it a good mirror? Runs against any URL.
 
+pub mod bench;
 pub mod client;
 pub mod hub;
 pub mod mirror;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weir_conformance::{hub, mirror};
+use weir_conformance::{bench, hub, mirror};
 
 /// Is it a registry, and is it a good mirror?
 #[derive(Debug, Parser)]
@@ -17,6 +17,7 @@ struct Arguments {
 enum Command {
     Hub(Box<hub::Command>),
     Mirror(Box<mirror::Command>),
+    Bench(bench::Command),
 }
 
 #[tokio::main]
@@ -24,6 +25,7 @@ async fn main() -> ExitCode {
     let ran = match Arguments::parse().command {
         Command::Hub(command) => command.run().await,
         Command::Mirror(command) => return command.run().await,
+        Command::Bench(command) => return command.run().await,
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,
