@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weir_conformance::{bench, hub, mirror};
+use weir_conformance::{bench, compare, hub, mirror};
 
 /// Is it a registry, and is it a good mirror?
 #[derive(Debug, Parser)]
@@ -18,6 +18,7 @@ enum Command {
     Hub(Box<hub::Command>),
     Mirror(Box<mirror::Command>),
     Bench(bench::Command),
+    Compare(compare::Command),
 }
 
 #[tokio::main]
@@ -26,6 +27,7 @@ async fn main() -> ExitCode {
         Command::Hub(command) => command.run().await,
         Command::Mirror(command) => return command.run().await,
         Command::Bench(command) => return command.run().await,
+        Command::Compare(command) => return command.run(),
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,12 +3,12 @@
 //! A check that did not run is counted apart and printed with its reason. It is never a pass: a suite that shrinks in silence is
 //! worse than none. A run in which nothing ran has failed.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{borrow::Cow, fmt::Write as _, process::ExitCode};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What became of one check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It held.
@@ -20,7 +20,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn word(self) -> &'static str {
+    /// As tables print it.
+    pub fn word(self) -> &'static str {
         match self {
             Verdict::Pass => "pass",
             Verdict::Fail => "FAIL",
@@ -30,14 +31,14 @@ impl Verdict {
 }
 
 /// One line of the table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The group, which is the file the check is in.
-    pub group: &'static str,
+    pub group: Cow<'static, str>,
     /// The check.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it stands for: an invariant of the design by number, or a bar in words.
-    pub stands_for: &'static str,
+    pub stands_for: Cow<'static, str>,
     /// What became of it.
     pub verdict: Verdict,
     /// What was measured, or the sentence that says what went wrong.
@@ -47,7 +48,7 @@ pub struct Row {
 }
 
 /// A finished run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// What was run against what, for a reader who has the file only.
     pub subject: String,
@@ -68,7 +69,7 @@ impl Report {
         let mut group = "";
         for row in &self.rows {
             if row.group != group {
-                group = row.group;
+                group = &row.group;
                 let _ = writeln!(out, "\n{group}");
             }
             let _ = writeln!(out, "{}", row.line(width));
@@ -87,8 +88,7 @@ impl Report {
     pub fn markdown(&self) -> String {
         let mut out = String::from("| check | verdict | figure | stands for |\n|---|---|---|---|\n");
         for row in &self.rows {
-            let figure = row.figure.replace('|', "\\|").replace('\n', " ");
-            let _ = writeln!(out, "| {} | {} | {figure} | {} |", row.name, row.verdict.word(), row.stands_for);
+            let _ = writeln!(out, "| {} | {} | {} | {} |", row.name, row.verdict.word(), row.cell(), row.stands_for);
         }
         out
     }
@@ -105,8 +105,22 @@ impl Report {
 impl Row {
     /// One line, the name padded to `width`.
     pub fn line(&self, width: usize) -> String {
-        let Row { name, figure, stands_for, .. } = self;
-        format!("  {name:width$}  {:7}  {figure}  [{stands_for}]", self.verdict.word())
+        let Row { name, stands_for, .. } = self;
+        format!("  {name:width$}  {:7}  {}  [{stands_for}]", self.verdict.word(), self.short(600))
+    }
+
+    /// The figure in a cell of a Markdown table.
+    pub fn cell(&self) -> String {
+        self.short(240).replace('|', "\\|").replace('<', "&lt;")
+    }
+
+    /// The figure on one line of at most so many characters. JSON has all of it.
+    fn short(&self, most: usize) -> String {
+        let line = self.figure.split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.chars().count() <= most {
+            return line;
+        }
+        line.chars().take(most).chain("…".chars()).collect()
     }
 }
 
@@ -116,9 +130,9 @@ mod tests {
 
     fn report(verdicts: &[Verdict]) -> Report {
         let row = |verdict: &Verdict| Row {
-            group: "g",
-            name: "n",
-            stands_for: "1",
+            group: "g".into(),
+            name: "n".into(),
+            stands_for: "1".into(),
             verdict: *verdict,
             figure: String::new(),
             seconds: 0.0,

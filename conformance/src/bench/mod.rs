@@ -9,7 +9,7 @@ mod nginx;
 mod start;
 mod wrk;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, process::ExitCode, sync::Arc};
 
 use serde::Serialize;
 
@@ -172,7 +172,11 @@ fn rows(figures: &[Figures]) -> Vec<Row> {
         figures.iter().find(|f| f.server == name).map_or(f64::NAN, |f| median(what(f)))
     };
     let mut rows = Vec::new();
-    let mut compare = |name, stands_for, what: fn(&Figures) -> &Vec<f64>, unit: &str, holds: fn(f64) -> bool| {
+    let mut compare = |name: &'static str,
+                       stands_for: &'static str,
+                       what: fn(&Figures) -> &Vec<f64>,
+                       unit: &str,
+                       holds: fn(f64) -> bool| {
         let [nginx, weir, registry] = ["nginx", "weir", "docker-registry"].map(|server| of(server, what));
         let digits = if nginx < 10.0 { 3 } else { 0 };
         let figure = format!(
@@ -181,7 +185,14 @@ fn rows(figures: &[Figures]) -> Vec<Row> {
             registry / nginx
         );
         let verdict = if holds(weir / nginx) { Verdict::Pass } else { Verdict::Fail };
-        rows.push(Row { group: "bench", name, stands_for, verdict, figure, seconds: 0.0 });
+        rows.push(Row {
+            group: "bench".into(),
+            name: Cow::Borrowed(name),
+            stands_for: Cow::Borrowed(stands_for),
+            verdict,
+            figure,
+            seconds: 0.0,
+        });
     };
     compare("warm manifest GET, 32 connections", "bar: >= 0.6 of nginx", |f| &f.manifests, "a second", |r| r >= 0.6);
     compare("warm blob of 256 MiB, 8 connections", "bar: >= nginx", |f| &f.throughput, "MiB/s", |r| r >= 1.0);

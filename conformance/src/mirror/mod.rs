@@ -180,7 +180,7 @@ async fn run_one(world: &Arc<World>, group: &'static str, check: &Check) -> Row 
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    Row { group, name: check.name, stands_for: check.stands_for, verdict, figure, seconds }
+    Row { group: group.into(), name: check.name.into(), stands_for: check.stands_for.into(), verdict, figure, seconds }
 }
 
 /// A check that panics or hangs has failed; it must not take the run with it.
@@ -194,5 +194,42 @@ async fn attempt(world: &Arc<World>, check: &Check) -> Outcome {
             abort.abort();
             Err(Failure::Failed(format!("not done after {LONGEST:?}")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn all() -> impl Iterator<Item = &'static Check> {
+        GROUPS.iter().flat_map(|(_, checks)| checks.iter())
+    }
+
+    #[test]
+    fn every_check_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = all().map(|check| check.name).collect();
+        assert_eq!(names.len(), all().count());
+    }
+
+    #[test]
+    fn every_invariant_that_shows_outside_has_a_check() {
+        for number in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12] {
+            let stands = |check: &Check| {
+                let numbers = check.stands_for.split(';').next().unwrap_or_default();
+                numbers.starts_with("invariant")
+                    && numbers.split(|c: char| !c.is_ascii_digit()).any(|word| word == number.to_string())
+            };
+            assert!(all().any(stands), "no check stands for invariant {number}");
+        }
+    }
+
+    #[test]
+    fn only_takes_groups_and_parts_of_names() {
+        assert!(chosen(&[], "warm", "x"));
+        assert!(chosen(&["warm".into()], "warm", "x"));
+        assert!(chosen(&["60 clients".into()], "herd", "60 clients, one cold image"));
+        assert!(!chosen(&["warm".into()], "herd", "x"));
     }
 }
