@@ -1,0 +1,252 @@
+# shellcheck shell=bash
+# What the client scripts share: the hub, the mirror under test, checks, golden files. Sourced, never run.
+set -euo pipefail
+
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+HUB=127.0.0.1:5999
+CDN=127.0.0.1:5998
+CONTROL=127.0.0.1:5997
+DEBIAN=127.0.0.1:5996
+MIRROR=127.0.0.1:5000
+ADMIN=127.0.0.1:5001
+
+# The image with which most checks are made: an index, two platforms, three layers and a config for each.
+IMAGE=library/alder
+# Never pulled while the hub has budget.
+COLD=library/birch
+
+# --- checks -----------------------------------------------------------------------------------------------------------------
+
+heading() { printf '\n== %s\n' "$*"; }
+
+ok() { echo "ok      ${client:-}: $1" | tee -a "$WORK/results"; }
+
+failed() { echo "FAILED  ${client:-}: $1" | tee -a "$WORK/results"; }
+
+# equal WHAT WANTED FOUND
+equal() {
+    if [[ $2 == "$3" ]]; then ok "$1 ($3)"; else failed "$1: wanted $2, found $3"; fi
+}
+
+# works WHAT COMMAND…: the command succeeds; what it printed is shown when it does not.
+works() {
+    local what=$1
+    shift
+    if "$@" >"$WORK/output" 2>&1; then ok "$what"; else failed "$what" && sed 's/^/        | /' "$WORK/output"; fi
+}
+
+# wait_until COMMAND…: up to ten seconds.
+wait_until() {
+    local _
+    for _ in {1..200}; do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.05
+    done
+    echo "clients: gave up waiting for: $*" >&2
+    return 1
+}
+
+# --- golden files -----------------------------------------------------------------------------------------------------------
+
+# Takes from a client's output what differs between two runs: digests, times, paths, ports of the system's choice, progress.
+normalise() {
+    sed -E \
+        -e 's/\x1b\[[0-9;]*[A-Za-z]//g' \
+        -e "s#$WORK#WORK#g" \
+        -e 's/sha256:[0-9a-f]{64}/sha256:DIGEST/g' \
+        -e 's/time="[^"]*"/time="TIME"/' \
+        -e 's/127\.0\.0\.1:[0-9]+->/127.0.0.1:PORT->/g' \
+        -e '/^[0-9a-f]{12}: /d' \
+        -e '/^elapsed: /d' \
+        -e 's/[[:space:]]+$//'
+}
+
+# bounded COMMAND…: runs it, in a process group of its own, for two minutes at most; then its status is 124.
+bounded() {
+    local job watch status=0
+    set -m
+    ("$@") &
+    job=$!
+    set +m
+    (sleep 120 && : >"$WORK/too-long" && kill -- "-$job") >/dev/null 2>&1 &
+    watch=$!
+    wait "$job" || status=$?
+    kill "$watch" 2>/dev/null || true
+    if rm "$WORK/too-long" 2>/dev/null; then status=124; fi
+    return "$status"
+}
+
+# golden CASE COMMAND…: the command fails, and prints what golden/CLIENT.CASE.txt holds.
+golden() {
+    local case=$1 file=$here/golden/$client.$1.txt begun=$SECONDS status=0
+    shift
+    bounded "$@" >"$WORK/output" 2>&1 || status=$?
+    case $status in
+        0) failed "$case: succeeded, and should not have" && return ;;
+        124) failed "$case: the client did not end in two minutes" && return ;;
+    esac
+    echo "        $case, after $((SECONDS - begun)) s:"
+    normalise <"$WORK/output" >"$WORK/normal"
+    if [[ $MIRROR_KIND != weir ]]; then
+        sed 's/^/        | /' "$WORK/normal"
+    elif [[ $UPDATE ]]; then
+        mkdir -p "$here/golden" && cp "$WORK/normal" "$file" && sed 's/^/        | /' "$file"
+    elif diff -u "$file" "$WORK/normal"; then
+        ok "$case: prints what golden/$client.$case.txt holds"
+    else
+        failed "$case: prints something else than golden/$client.$case.txt"
+    fi
+}
+
+# --- upstream ---------------------------------------------------------------------------------------------------------------
+
+start_hub() {
+    "$BIN/weir-conformance" hub --listen "$HUB" --cdn "$CDN" --control "$CONTROL" >"$WORK/hub.log" 2>&1 &
+    wait_until curl -fs "http://$CONTROL/counts"
+}
+
+# control PATH [JSON]: tells the hub something.
+control() { curl -fsS -o /dev/null -X POST -H 'Content-Type: application/json' -d "${2:-{\}}" "http://$CONTROL/$1"; }
+
+# The hub as it is at first: up, with budget, with nothing asked of it yet.
+reset_hub() { hub_up && set_budget 100 && forget_requests; }
+
+hub_down() { control down; }
+hub_up() { control up; }
+set_budget() { control budget "{\"remaining\": $1}"; }
+forget_requests() { control clear; }
+
+# How many requests of that kind reached the hub since reset_hub or forget_requests.
+asked() { curl -fs "http://$CONTROL/counts" | jq -r --arg kind "$1" '.[$kind] // 0'; }
+
+# A registry from Debian with a real image, debian/busybox.
+start_debian_registry() {
+    cat >"$WORK/debian.yml" <<YAML
+version: 0.1
+log: {accesslog: {disabled: false}}
+storage: {filesystem: {rootdirectory: $WORK/debian}}
+http: {addr: "$DEBIAN"}
+YAML
+    docker-registry serve "$WORK/debian.yml" >"$WORK/debian.log" 2>&1 &
+    wait_until curl -fs "http://$DEBIAN/v2/"
+    skopeo copy --quiet --all --dest-tls-verify=false "oci:$WORK/debian-image:latest" "docker://$DEBIAN/debian/busybox:latest"
+}
+
+# --- the mirror under test --------------------------------------------------------------------------------------------------
+
+# start_mirror [TAG_TTL]: on the data directory that is there.
+start_mirror() {
+    case $MIRROR_KIND in
+        weir)
+            cat >"$WORK/weir.toml" <<TOML
+[server]
+listen = "$MIRROR"
+[admin]
+listen = "$ADMIN"
+[storage]
+root = "$WORK/mirror"
+capacity = "1GiB"
+[mirror]
+tag_ttl = "${1:-5m}"
+[[upstream]]
+name = "docker.io"
+url = "http://$HUB"
+default = true
+[[upstream]]
+name = "debian.test"
+url = "http://$DEBIAN"
+TOML
+            "$BIN/weir" serve --config "$WORK/weir.toml" >>"$WORK/mirror.log" 2>&1 &
+            ;;
+        docker-registry)
+            cat >"$WORK/mirror.yml" <<YAML
+version: 0.1
+storage: {filesystem: {rootdirectory: $WORK/mirror}}
+http: {addr: "$MIRROR"}
+proxy: {remoteurl: "http://$HUB"}
+YAML
+            docker-registry serve "$WORK/mirror.yml" >>"$WORK/mirror.log" 2>&1 &
+            ;;
+    esac
+    mirror=$!
+    wait_until curl -fs "http://$MIRROR/v2/"
+}
+
+stop_mirror() {
+    kill "$mirror"
+    wait "$mirror" || true
+}
+
+# --- what every client goes through -----------------------------------------------------------------------------------------
+
+# cost MANIFESTS BLOBS TOKENS WHEN: what reached the hub since forget_requests.
+cost() {
+    equal "$4: manifest GETs at the hub" "$1" "$(asked manifest_get)"
+    equal "$4: blob GETs at the hub" "$2" "$(asked blob_get)"
+    equal "$4: tokens" "$3" "$(asked token)"
+}
+
+# A client's file defines first:
+#   pull REPOSITORY:TAG     pulls that image of Docker Hub by way of the mirror
+#   forget                  removes every image it has
+#   push                    tries to push to a name that is mirrored
+#   pull_debian             pulls the image from Debian packages, of another upstream
+#   use_debian              runs it; prints its /etc/os-release
+# and may define log_of COMMAND…, which runs the command and adds what a daemon of the client logged about it.
+scenario() {
+    rm -rf "$WORK/mirror"
+    reset_hub
+    start_mirror
+    works "a cold pull" pull "$IMAGE:latest"
+    cost 2 4 1 cold
+    forget
+    forget_requests
+    works "a warm pull" pull "$IMAGE:latest"
+    cost 0 0 0 warm
+
+    # From here on no tag is fresh: each must be asked for again, by HEAD, when the hub can be asked.
+    stop_mirror
+    start_mirror 0s
+    golden missing log_of pull library/nosuch:latest
+    golden push log_of push
+
+    set_budget 0
+    forget
+    forget_requests
+    works "a pull with the hub out of budget" pull "$IMAGE:latest"
+    cost 0 0 "$(asked token)" "out of budget"
+    golden out-of-budget log_of pull "$COLD:latest"
+
+    hub_down
+    forget
+    works "a pull with the hub down" pull "$IMAGE:latest"
+    golden hub-down log_of pull "$COLD:latest"
+    hub_up
+
+    forget
+    if [[ $MIRROR_KIND == weir ]]; then
+        : >"$WORK/debian.log"
+        works "a pull of the image from Debian packages" pull_debian
+        equal "Debian: manifest GETs at its registry" 2 "$(grep -c '"GET /v2/[^ ]*/manifests/' "$WORK/debian.log")"
+        equal "Debian: blob GETs at its registry" 4 "$(grep -c '"GET /v2/[^ ]*/blobs/' "$WORK/debian.log")"
+        equal "Debian: the image is what it says" 'NAME="Debian GNU/Linux"' "$(use_debian 2>&1 | grep -e ^NAME -e rror || true)"
+    fi
+    stop_mirror
+}
+
+log_of() { "$@"; }
+
+# registries.conf for podman and skopeo.
+registries_conf() {
+    export CONTAINERS_REGISTRIES_CONF=$WORK/registries.conf
+    cat >"$CONTAINERS_REGISTRIES_CONF" <<TOML
+[[registry]]
+prefix = "docker.io"
+location = "$MIRROR"
+insecure = true
+[[registry]]
+prefix = "debian.test"
+location = "$MIRROR/debian.test"
+insecure = true
+TOML
+}

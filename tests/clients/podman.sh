@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Debian's podman, through registries.conf. `location` names the mirror, which closes the side door to Docker Hub.
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+# shellcheck disable=SC2034 # lib.sh reads it
+client=podman
+registries_conf
+
+podman() {
+    command podman --root "$WORK/podman" --runroot /run/podman --storage-driver vfs --cgroup-manager cgroupfs --runtime runc \
+        --events-backend none "$@"
+}
+
+pull() { podman pull "docker.io/$1"; }
+
+forget() { podman rmi --all --force >"$WORK/output"; }
+
+push() { podman push "docker.io/$IMAGE:latest" docker.io/library/mine:latest; }
+
+pull_debian() { podman pull debian.test/debian/busybox:latest; }
+
+# The limits that podman would set are above what a sandbox may allow.
+use_debian() {
+    podman run --rm --network none --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 debian.test/debian/busybox:latest \
+        cat /etc/os-release
+}
+
+scenario

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Debian's skopeo, through the same registries.conf as podman. It copies images and runs none.
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+# shellcheck disable=SC2034 # lib.sh reads it
+client=skopeo
+registries_conf
+
+skopeo() { command skopeo --registries-conf "$CONTAINERS_REGISTRIES_CONF" "$@"; }
+
+pull() { skopeo copy "docker://docker.io/$1" "oci:$WORK/skopeo:latest"; }
+
+forget() { rm -rf "$WORK/skopeo"; }
+
+push() { skopeo copy "oci:$WORK/debian-image:latest" docker://docker.io/library/mine:latest; }
+
+pull_debian() { skopeo copy docker://debian.test/debian/busybox:latest "oci:$WORK/skopeo:latest"; }
+
+use_debian() {
+    local layer
+    layer=$(skopeo inspect "oci:$WORK/skopeo:latest" | jq -r '.Layers[0]')
+    tar -xzOf "$WORK/skopeo/blobs/${layer/:/\/}" ./usr/lib/os-release
+}
+
+scenario
