@@ -35,7 +35,7 @@ pull() { ctr images pull --hosts-dir "$WORK/hosts.d" "docker.io/$1"; }
 
 forget() { ctr images list --quiet | xargs --no-run-if-empty ctr images remove --sync >"$WORK/output"; }
 
-push() { ctr images push --hosts-dir "$WORK/hosts.d" docker.io/library/mine:latest "docker.io/$IMAGE:latest"; }
+push() { ctr images push --platform linux/amd64 --hosts-dir "$WORK/hosts.d" docker.io/library/mine:latest "docker.io/$IMAGE:latest"; }
 
 pull_debian() { ctr images pull --hosts-dir "$WORK/hosts.d" debian.test/debian/busybox:latest; }
 

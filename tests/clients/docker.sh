@@ -35,7 +35,7 @@ log_of() {
     before=$(wc -l <"$WORK/docker.log")
     "$@" || status=$?
     echo "--- the daemon's log"
-    tail -n "+$((before + 1))" "$WORK/docker.log" | grep -E 'Attempting next endpoint for (pull|push)|level=error' || true
+    tail -n "+$((before + 1))" "$WORK/docker.log" | grep -E 'Attempting next endpoint for (pull|push)|level=error' | uniq || true
     return "$status"
 }
 

@@ -35,10 +35,10 @@ works() {
     if "$@" >"$WORK/output" 2>&1; then ok "$what"; else failed "$what" && sed 's/^/        | /' "$WORK/output"; fi
 }
 
-# wait_until COMMAND…: up to ten seconds.
+# wait_until COMMAND…: up to a minute.
 wait_until() {
     local _
-    for _ in {1..200}; do
+    for _ in {1..1200}; do
         "$@" >/dev/null 2>&1 && return
         sleep 0.05
     done
@@ -58,6 +58,7 @@ normalise() {
         -e 's/127\.0\.0\.1:[0-9]+->/127.0.0.1:PORT->/g' \
         -e '/^[0-9a-f]{12}: /d' \
         -e '/^elapsed: /d' \
+        -e '/[|]-*[|]$/d' \
         -e 's/[[:space:]]+$//'
 }
 
@@ -101,23 +102,24 @@ golden() {
 # --- upstream ---------------------------------------------------------------------------------------------------------------
 
 start_hub() {
-    "$BIN/weir-conformance" hub --listen "$HUB" --cdn "$CDN" --control "$CONTROL" >"$WORK/hub.log" 2>&1 &
+    "$BIN/weir-conformance" hub --listen "$HUB" --cdn "$CDN" --control "$CONTROL" --limit 100 \
+        --image "$IMAGE:latest=1" --image "$COLD:latest=2" >"$WORK/hub.log" 2>&1 &
     wait_until curl -fs "http://$CONTROL/counts"
 }
 
-# control PATH [JSON]: tells the hub something.
-control() { curl -fsS -o /dev/null -X POST -H 'Content-Type: application/json' -d "${2:-{\}}" "http://$CONTROL/$1"; }
+# control METHOD PATH [WORDS]: tells the hub something.
+control() { curl -fsS -o /dev/null -X "$1" -d "${3-}" "http://$CONTROL/$2"; }
+
+hub_down() { control POST down; }
+hub_up() { control POST up; }
+set_budget() { control POST budget "remaining=$1"; }
+forget_requests() { control DELETE log; }
 
 # The hub as it is at first: up, with budget, with nothing asked of it yet.
 reset_hub() { hub_up && set_budget 100 && forget_requests; }
 
-hub_down() { control down; }
-hub_up() { control up; }
-set_budget() { control budget "{\"remaining\": $1}"; }
-forget_requests() { control clear; }
-
-# How many requests of that kind reached the hub since reset_hub or forget_requests.
-asked() { curl -fs "http://$CONTROL/counts" | jq -r --arg kind "$1" '.[$kind] // 0'; }
+# How many requests of that kind reached the hub since forget_requests.
+asked() { curl -fs "http://$CONTROL/counts" | jq -r --arg kind "$1" '.[$kind]'; }
 
 # A registry from Debian with a real image, debian/busybox.
 start_debian_registry() {
