@@ -1,3 +1,4 @@
 //! Through the front door: one binary, real sockets.
 
+mod architecture;
 mod mirror;
