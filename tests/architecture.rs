@@ -235,7 +235,11 @@ fn dependencies_run_one_way() {
 fn a_breach_is_seen() {
     let rule = &RULES[0];
     let file = Path::new("src/http/blobs.rs");
-    for bad in ["use crate::upstream::Ledger;", "let x = 1;\nlet store: weir_storage::Store = y;", "self.ledger(upstream::Identity)"] {
+    for bad in [
+        "use crate::upstream::Ledger;",
+        "let x = 1;\nlet store: weir_storage::Store = y;",
+        "self.ledger(upstream::Identity)",
+    ] {
         assert!(!breaches(rule, file, bad).is_empty(), "{bad}");
     }
     for fine in [

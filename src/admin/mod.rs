@@ -1,1 +1,239 @@
-//! stub
+//! The second listener: health, metrics, and the JSON API. It is never throttled, so that an operator cannot lock
+//! themselves out.
+//!
+//! One table, [`ROUTES`], says what there is; the OpenAPI document is held to it by a test. Whatever is asked passes
+//! [`guard`] first, which decides from the request's head alone: health is everybody's, and everything else is for the
+//! host names, origins and people that were configured.
+
+mod budget;
+mod cache;
+mod figures;
+mod guard;
+mod login;
+mod page;
+mod server;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use actix_web::{HttpRequest, HttpResponse, http::Method};
+use serde_json::{Value, json};
+
+pub use self::{
+    guard::Hosts,
+    login::Account,
+    server::{Serving, serve},
+};
+use crate::{limits::budget::Floors, mirror::Mirror, route::Routes};
+
+/// How the admin listener behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Host names under which it is asked.
+    pub hosts: Hosts,
+    /// Who may ask, when `login` is set: the accounts with role admin.
+    pub admins: Vec<Account>,
+    /// Whether an account is required: always, unless the listener is on loopback.
+    pub login: bool,
+    /// For names without a registry, or with one.
+    pub routes: Routes,
+    /// What each class leaves to those above it, as a fraction of the limit.
+    pub floors: Floors,
+}
+
+/// Whether this process wants to be asked: false from the first moment of a drain. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<AtomicBool>);
+
+impl Draining {
+    /// From now on `/readyz` says 503.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What every request may need.
+struct State {
+    settings: Settings,
+    mirror: Mirror,
+    metrics: prometheus_client::registry::Registry,
+    draining: Draining,
+    login: login::Login,
+}
+
+/// What there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    Page,
+    Health,
+    Ready,
+    Metrics,
+    Budget,
+    Spends,
+    Explain,
+    Purge,
+    OpenApi,
+}
+
+const ROUTES: [(&str, &str, Endpoint); 9] = [
+    ("GET", "/", Endpoint::Page),
+    ("GET", "/healthz", Endpoint::Health),
+    ("GET", "/readyz", Endpoint::Ready),
+    ("GET", "/metrics", Endpoint::Metrics),
+    ("GET", "/api/v1/budget", Endpoint::Budget),
+    ("GET", "/api/v1/spends", Endpoint::Spends),
+    ("GET", "/api/v1/explain", Endpoint::Explain),
+    ("DELETE", "/api/v1/cache", Endpoint::Purge),
+    ("GET", "/api/v1/openapi.json", Endpoint::OpenApi),
+];
+
+/// Every endpoint but the page, as a program reads it.
+const OPENAPI: &str = include_str!("openapi.json");
+
+impl Endpoint {
+    /// Whether it answers anybody at any address: probes know no password and no name.
+    fn is_health(self) -> bool {
+        matches!(self, Endpoint::Health | Endpoint::Ready)
+    }
+}
+
+/// The endpoint, or the methods that there are at that path (none: there is no such path).
+fn find(method: &Method, path: &str) -> Result<Endpoint, Vec<&'static str>> {
+    let asked = if *method == Method::HEAD { "GET" } else { method.as_str() };
+    let at: Vec<_> = ROUTES.iter().filter(|(_, route, _)| *route == path).collect();
+    match at.iter().find(|(allowed, ..)| *allowed == asked) {
+        Some((.., endpoint)) => Ok(*endpoint),
+        None => Err(at.iter().map(|(allowed, ..)| *allowed).collect()),
+    }
+}
+
+async fn answer(state: &State, request: &HttpRequest) -> HttpResponse {
+    let endpoint = match find(request.method(), request.path()) {
+        Ok(endpoint) => endpoint,
+        Err(methods) if methods.is_empty() => return refuse(404, "NOT_FOUND", "there is no such endpoint"),
+        Err(methods) => {
+            let mut response = refuse(405, "UNSUPPORTED", "this endpoint does not take this method");
+            let allow = actix_web::http::header::HeaderValue::from_str(&methods.join(", "));
+            if let Ok(allow) = allow {
+                response.headers_mut().insert(actix_web::http::header::ALLOW, allow);
+            }
+            return response;
+        }
+    };
+    if !endpoint.is_health() {
+        if let Err(refusal) = guard::judge(&state.settings.hosts, &guard::Head::of(request)) {
+            return refuse(refusal.status(), "DENIED", &refusal.to_string());
+        }
+        if state.settings.login
+            && let Err(refusal) = state.login.admit(request).await
+        {
+            return refusal;
+        }
+    }
+    match endpoint {
+        Endpoint::Page => page::page(state),
+        Endpoint::Health => reply(200, &json!({"status": "ok"})),
+        Endpoint::Ready => ready(state),
+        Endpoint::Metrics => figures::metrics(state),
+        Endpoint::Budget => reply(200, &budget::budget(state)),
+        Endpoint::Spends => budget::spends(state, request.query_string()),
+        Endpoint::Explain => budget::explain(state, request.query_string()),
+        Endpoint::Purge => cache::purge(state, request.query_string()).await,
+        Endpoint::OpenApi => HttpResponse::Ok().content_type("application/json").body(OPENAPI),
+    }
+}
+
+/// Whether to send this process requests. What makes upstream unreachable is no reason: what is cached goes on.
+fn ready(state: &State) -> HttpResponse {
+    let reasons: &[&str] = if state.draining.has_begun() { &["draining"] } else { &[] };
+    let status = if reasons.is_empty() { 200 } else { 503 };
+    reply(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
+}
+
+fn reply(status: u16, body: &Value) -> HttpResponse {
+    let status = actix_web::http::StatusCode::from_u16(status).unwrap_or_default();
+    HttpResponse::build(status)
+        .content_type("application/json")
+        .insert_header(("Cache-Control", "no-store"))
+        .insert_header(("X-Content-Type-Options", "nosniff"))
+        .body(body.to_string())
+}
+
+/// An error in the shape that registry clients have, too.
+fn refuse(status: u16, code: &str, message: &str) -> HttpResponse {
+    reply(status, &json!({"errors": [{"code": code, "message": message}]}))
+}
+
+/// The value of `key` in a query; the last one, when it is there twice.
+fn parameter(query: &str, key: &str) -> Option<String> {
+    url::form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, value)| name == key && !value.is_empty())
+        .last()
+        .map(|(_, value)| value.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_is_in_the_openapi_document_and_no_other() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described = Vec::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                assert!(operation["responses"]["200"].is_object(), "{method} {path} says what it answers");
+                described.push((method.to_uppercase(), path.clone()));
+            }
+        }
+        let mut routed: Vec<_> =
+            ROUTES.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+        described.sort();
+        routed.sort();
+        assert_eq!(described, routed);
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn references_in_the_openapi_document_lead_somewhere() {
+        fn walk(value: &Value, document: &Value) {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(reference)) = map.get("$ref") {
+                        let pointer = reference.strip_prefix('#').unwrap();
+                        assert!(document.pointer(pointer).is_some(), "{reference}");
+                    }
+                    map.values().for_each(|value| walk(value, document));
+                }
+                Value::Array(list) => list.iter().for_each(|value| walk(value, document)),
+                _ => {}
+            }
+        }
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        walk(&document, &document);
+    }
+
+    #[test]
+    fn a_path_is_found_by_its_method() {
+        assert_eq!(find(&Method::GET, "/readyz"), Ok(Endpoint::Ready));
+        assert_eq!(find(&Method::HEAD, "/healthz"), Ok(Endpoint::Health));
+        assert_eq!(find(&Method::DELETE, "/api/v1/cache"), Ok(Endpoint::Purge));
+        assert_eq!(find(&Method::GET, "/api/v1/cache"), Err(vec!["DELETE"]));
+        assert_eq!(find(&Method::GET, "/api/v1/nothing"), Err(vec![]));
+    }
+
+    #[test]
+    fn a_drain_is_seen_by_everybody_who_shares_it() {
+        let draining = Draining::default();
+        let other = draining.clone();
+        assert!(!other.has_begun());
+        draining.begin();
+        assert!(other.has_begun());
+    }
+}

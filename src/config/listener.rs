@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, server::Tls};
+use super::{Mistake, tls::Tls};
 
 /// One more listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,8 +23,10 @@ pub struct Listener {
 
 pub(super) fn check(listeners: &[Listener], mistakes: &mut Vec<Mistake>) {
     for (number, listener) in listeners.iter().enumerate() {
-        if let Some(tls) = &listener.tls {
-            tls.check(&format!("listener[{number}].tls"), mistakes);
+        if let Some(tls) = &listener.tls
+            && let Err(mistake) = tls.load(&format!("listener[{number}].tls"))
+        {
+            mistakes.push(mistake);
         }
         if listeners[..number].iter().any(|other| other.address == listener.address) {
             mistakes.push(Mistake::new(

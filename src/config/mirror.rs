@@ -1,13 +1,12 @@
 //! `[mirror]`: how long an answer is fresh, what may be answered when upstream does not, and how much goes on at once.
 
-use crate::limits::budget::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Mistake,
     values::{Size, Span},
 };
-use crate::mirror;
+use crate::{limits::budget::Policy, mirror};
 
 /// Freshness and bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +56,7 @@ impl Default for Mirror {
             stale_if_error: Span::seconds(7 * 86_400),
             not_found_grace: Span::seconds(0),
             negative_ttl: Span::seconds(15),
-            revalidate_timeout: Span::seconds(5),
+            revalidate_timeout: Span::seconds(10),
             listing_ttl: Span::seconds(60),
             fills: 64,
             ahead_range: Size::mib(4),

@@ -23,6 +23,7 @@ mod server;
 mod settings;
 mod storage;
 mod throttle;
+mod tls;
 pub mod unserved;
 mod upstream;
 mod values;
@@ -43,10 +44,11 @@ pub use self::{
     log::{Format, Log},
     mirror::{Mirror, TagRule},
     mistake::{Mistake, Mistakes},
-    server::{Server, Tls},
-    settings::Settings,
+    server::Server,
+    settings::{Listen, Settings},
     storage::Storage,
     throttle::{Algorithm, Mode, Throttle},
+    tls::Tls,
     upstream::{Upstream, UpstreamAccount},
     values::{Network, OneOrMany, Size, Span},
 };

@@ -1,11 +1,12 @@
 //! `[server]`: where the registry listens and how it stops.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Mistake,
+    tls::Tls,
     values::{Network, OneOrMany, Span},
 };
 
@@ -19,19 +20,19 @@ pub struct Server {
     pub trusted_proxies: Vec<Network>,
     /// How long bodies under way may take after SIGTERM.
     pub drain: Span,
+    /// Threads that serve; 0 is one per core.
+    pub workers: usize,
+    /// Connections open at once.
+    pub connections: usize,
+    /// From the first byte of a request to the end of its head.
+    pub head_timeout: Span,
+    /// How long an idle connection is kept.
+    pub keep_alive: Span,
+    /// How long an answer may make no progress.
+    pub write_stall: Span,
     /// Serve TLS on `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-}
-
-/// A certificate chain and its key, in PEM files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// The chain, leaf first.
-    pub cert: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
 }
 
 impl Default for Server {
@@ -40,6 +41,11 @@ impl Default for Server {
             listen: OneOrMany(vec![SocketAddr::from(([127, 0, 0, 1], 5000))]),
             trusted_proxies: Vec::new(),
             drain: Span::seconds(30),
+            workers: 0,
+            connections: 8192,
+            head_timeout: Span::seconds(5),
+            keep_alive: Span::seconds(75),
+            write_stall: Span::seconds(30),
             tls: None,
         }
     }
@@ -50,22 +56,33 @@ impl Server {
         if self.listen.0.is_empty() {
             mistakes.push(Mistake::unseen("server.listen", r#"name at least one address, such as "127.0.0.1:5000""#));
         }
-        if let Some(tls) = &self.tls {
-            tls.check("server.tls", mistakes);
+        if self.workers > 512 {
+            mistakes.push(Mistake::new("server.workers", self.workers, "write at most 512; 0 is one per core"));
+        }
+        if self.connections == 0 {
+            mistakes.push(Mistake::new("server.connections", 0, "nobody could connect; write 1 or more"));
+        }
+        for (key, span) in [
+            ("server.head_timeout", self.head_timeout),
+            ("server.keep_alive", self.keep_alive),
+            ("server.write_stall", self.write_stall),
+        ] {
+            if span < Span::seconds(1) {
+                mistakes.push(Mistake::new(key, span.to_string(), r#"too short for a network; write "1s" or more"#));
+            }
+        }
+        if let Some(tls) = &self.tls
+            && let Err(mistake) = tls.load("server.tls")
+        {
+            mistakes.push(mistake);
         }
     }
-}
 
-impl Tls {
-    pub(super) fn check(&self, key: &str, mistakes: &mut Vec<Mistake>) {
-        for (name, path) in [("cert", &self.cert), ("key", &self.key)] {
-            if let Err(error) = std::fs::File::open(path) {
-                mistakes.push(Mistake::new(
-                    format!("{key}.{name}"),
-                    path,
-                    format!("{error}; name a readable PEM file"),
-                ));
-            }
+    /// Threads that serve.
+    pub(super) fn workers(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 pub struct Storage {
     /// The directory; made when it is not there.
     pub root: PathBuf,
-    /// Bytes that blobs and manifests may take together.
+    /// Bytes that blobs, manifests and partial files may take together.
     pub capacity: Size,
     /// Eviction starts above this share of the capacity.
     pub high_watermark: f64,

@@ -96,7 +96,7 @@ impl Upstream {
     fn parsed_url(&self) -> Option<Url> {
         let url = Url::parse(&self.url).ok()?;
         let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
-        let right = matches!(url.scheme(), "http" | "https") && url.has_host() && url.path() == "/";
+        let right = matches!(url.scheme(), "http" | "https") && url.has_host();
         (plain && right && url.fragment().is_none()).then_some(url)
     }
 
@@ -177,7 +177,7 @@ pub(super) fn check(upstreams: &[Upstream], mistakes: &mut Vec<Mistake>) {
         }
         if upstream.parsed_url().is_none() {
             // A URL with a password in it is among the mistakes, so the value is not printed when it holds an `@`.
-            let fix = r#"write http or https, a host and nothing behind it, such as "https://ghcr.io"; credentials go into accounts"#;
+            let fix = r#"write http or https and a host, such as "https://ghcr.io"; credentials go into accounts"#;
             mistakes.push(match upstream.url.contains('@') {
                 true => Mistake::unseen(key("url"), fix),
                 false => Mistake::new(key("url"), &upstream.url, fix),

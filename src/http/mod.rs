@@ -23,6 +23,7 @@ mod range;
 mod referrers;
 mod sendfile;
 mod server;
+mod tls;
 mod turn;
 
 use std::{
@@ -39,6 +40,7 @@ use bytes::Bytes;
 pub use admit::{Account, Admission};
 pub use metrics::Metrics;
 pub use server::{Listener, Serving, Settings, serve};
+pub use tls::Certificate;
 
 use self::{
     admit::Gate,

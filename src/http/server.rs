@@ -22,9 +22,6 @@ use super::{
 };
 use crate::{mirror::Mirror, route::Routes};
 
-/// How long a TLS handshake may take. A browser's takes two round trips; what takes longer holds a socket for nothing.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// How long a client may take to see that its connection is being closed.
 const DISCONNECT: Duration = Duration::from_secs(2);
 
@@ -35,7 +32,8 @@ pub struct Settings {
     pub workers: usize,
     /// Connections open at once; more wait in the kernel's queue.
     pub connections: usize,
-    /// From the first byte of a request to the end of its head (5 s).
+    /// From the first byte of a request to the end of its head (5 s); a TLS handshake, which is two round trips and some
+    /// arithmetic, may take twice as long.
     pub head_timeout: Duration,
     /// An idle connection is kept for so long (75 s: containerd reuses connections between layers).
     pub keep_alive: Duration,
@@ -125,7 +123,8 @@ where
         .disable_signals();
     let draining = server.graceful_shutdown_signal();
     let patience = Patience { head: settings.head_timeout, write_stall: settings.write_stall };
-    let (head_timeout, keep_alive, write_stall) = (settings.head_timeout, settings.keep_alive, settings.write_stall);
+    let Settings { head_timeout, keep_alive, write_stall, .. } = *settings;
+    let handshake_timeout = head_timeout * 2;
     let mut addresses = Vec::with_capacity(listeners.len());
     for listener in listeners {
         let address = listener.socket.local_addr()?;
@@ -158,7 +157,7 @@ where
                     let stream = match acceptor {
                         None => Stream::Plain(socket),
                         Some(acceptor) => {
-                            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await;
+                            let handshake = tokio::time::timeout(handshake_timeout, acceptor.accept(socket)).await;
                             Stream::Tls(Box::new(handshake.map_err(io::Error::from).flatten()?))
                         }
                     };

@@ -201,12 +201,12 @@ impl Auth {
         registry: &Url,
         challenges: &[Challenge],
     ) -> Result<Credential, Error> {
-        match choose(challenges, registry, &[])? {
-            (Wanted::Bearer { realm, service }, challenge) => {
-                let scope = challenge.get("scope").unwrap_or_default().to_owned();
-                self.token(registry, realm, service, &scope, None).await
+        match choose(challenges, registry, &[]) {
+            Ok((Wanted::Bearer { realm, service }, challenge)) => {
+                let scope = challenge.get("scope").unwrap_or_default();
+                self.token(registry, realm, service, scope, None).await
             }
-            (Wanted::Basic, _) => Err(Error::Denied),
+            Ok((Wanted::Basic, _)) | Err(_) => Err(malformed("a redirect to where a password is asked for")),
         }
     }
 
@@ -236,23 +236,23 @@ impl Auth {
     ) -> Result<Credential, Error> {
         let origin = registry.origin().ascii_serialization();
         let key = Key { origin, realm: realm.into(), service, scope: Arc::from(scope), account };
-        let (flight, fresh) = {
+        let flight = {
             let mut flights = lock(&self.flights);
             // Looked for under the lock: a flight puts its token here before it leaves the map.
             if let Some(token) = self.tokens.get(&key).filter(|token| Instant::now() < token.until) {
                 return Ok(Credential { header: token.header.clone(), key: Some(key), fresh: false });
             }
             match flights.get(&key) {
-                Some(flight) => (flight.clone(), true),
+                Some(flight) => flight.clone(),
                 None => {
                     let flight = self.fly(key.clone());
                     flights.insert(key.clone(), flight.clone());
-                    (flight, true)
+                    flight
                 }
             }
         };
         let token = flight.await?;
-        Ok(Credential { header: token.header.clone(), key: Some(key), fresh })
+        Ok(Credential { header: token.header.clone(), key: Some(key), fresh: true })
     }
 
     /// The fetch is a task of its own: it goes on when the one who asked first leaves.
@@ -315,7 +315,7 @@ impl Auth {
         let mut received = match sent {
             Ok(received) => received,
             Err(Failure::Refused(error)) => return Err(last(error)),
-            Err(Failure::Unsent(reason) | Failure::Silent(reason)) => {
+            Err(Failure::Unsent(reason) | Failure::Broken(reason) | Failure::Silent(reason)) => {
                 let reason: Arc<str> = format!("token service: {reason}").into();
                 ticket.failed(&reason, Instant::now());
                 return Err((Error::Unavailable { reason, retry_after: None }, true));

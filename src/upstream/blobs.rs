@@ -54,7 +54,7 @@ impl Upstream {
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
         let answer = self.ask(self.blob(Kind::BlobHead, identity, repository, digest, None)).await?;
-        Ok(number(answer.response.headers()))
+        Ok(number(answer.response.headers()).filter(|_| answer.response.status().is_success()))
     }
 
     /// From `from` on, to `to` (exclusive) when given. Redirects are walked anew each time: signed CDN addresses expire (end-2).

@@ -40,7 +40,7 @@ pub(super) struct Question<'a> {
     pub(super) reservation: Option<&'a mut Reservation>,
 }
 
-/// A success (2xx), or a 416 to a range.
+/// A success (2xx), a 416 to a range, or the refusal of a HEAD by where a blob's redirect led.
 pub(super) struct Answer {
     pub(super) response: Response,
     pub(super) permits: Permits,
@@ -126,7 +126,7 @@ impl Upstream {
             }
             ticket.answered();
             let challenges = Challenge::read(received.response.headers());
-            drop(received);
+            self.inner.transport.finish(received).await;
             credential = Some(auth.answer(question.identity, scope, &challenges, credential).await?);
         }
         Err(Error::Denied.into())
@@ -145,7 +145,11 @@ impl Upstream {
         let ticket = self.inner.breaker.bystander();
         loop {
             let status = received.response.status();
-            if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
+            // An address that is signed for a GET refuses a HEAD; that we were sent there says that the blob exists.
+            let signed = question.kind == Kind::BlobHead
+                && hop == Hop::Elsewhere
+                && matches!(status.as_u16(), 400 | 403 | 405 | 501);
+            if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE || signed {
                 let Received { response, permits } = received;
                 return Ok(Answer { response, permits });
             }
@@ -170,7 +174,7 @@ impl Upstream {
                 return Err(self.elsewhere(question.kind, hop, received).await);
             }
             // The permit for the host behind us is given back before the next is taken, or the two could wait for each other.
-            drop(received);
+            self.inner.transport.finish(received).await;
             received = self
                 .hop(&ticket, question, &url, authorization, false)
                 .await
@@ -302,7 +306,7 @@ impl Upstream {
     }
 
     fn failed(&self, ticket: &mut Ticket, failure: Failure) -> Ended {
-        if let Failure::Unsent(reason) | Failure::Silent(reason) = &failure {
+        if let Failure::Unsent(reason) | Failure::Broken(reason) | Failure::Silent(reason) = &failure {
             ticket.failed(reason, Instant::now());
         }
         unanswered(failure, "")
@@ -321,7 +325,7 @@ fn unanswered(failure: Failure, place: &str) -> Ended {
     };
     match failure {
         Failure::Refused(error) => error.into(),
-        Failure::Unsent(reason) => Ended { error: unavailable(&reason), again: true },
+        Failure::Unsent(reason) | Failure::Broken(reason) => Ended { error: unavailable(&reason), again: true },
         Failure::Silent(reason) => unavailable(&reason).into(),
     }
 }

@@ -157,7 +157,7 @@ pub struct Left {
 }
 
 impl Left {
-    /// How long a caller waits for the next pull, at least a second; 10 min when nothing can be forecast.
+    /// How long a caller waits for the next pull, at least a second; a minute when nothing can be forecast.
     pub fn retry_after(&self, now: SystemTime) -> Duration {
         let wait = self.next_at.map_or(account::BLIND_WAIT, |at| at.duration_since(now).unwrap_or_default());
         wait.max(Duration::from_secs(1))
@@ -270,6 +270,11 @@ impl Ledger {
     /// Records that say everything the ledger knows; what [`Keep::compact`] is given.
     pub fn snapshot(&self) -> Vec<Vec<u8>> {
         self.lock().snapshot()
+    }
+
+    /// Writes what is not written yet; called when the process ends, so that refunds and the last entries are kept as they were.
+    pub async fn close(&self) {
+        self.flush().await;
     }
 
     /// A stamp for a request that is about to be sent; its answer is [`Ledger::observe`]d with it.

@@ -72,8 +72,7 @@ impl Upstream {
             .await;
         match outcome {
             Ok(()) => Ok(Some(descriptors)),
-            // "If the registry does not support the referrers API": 404, and what registries answer to a path they never heard of.
-            Err(Error::NotFound | Error::HeadRefused) => Ok(None),
+            Err(Error::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
     }

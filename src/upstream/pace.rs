@@ -75,7 +75,8 @@ impl Pace {
             concurrency,
             queue,
             waiting: AtomicUsize::new(0),
-            bodies: Arc::new(Semaphore::new((concurrency - concurrency / 8).max(1))),
+            // One place in eight, and at least one if there are two, is never taken by a body.
+            bodies: Arc::new(Semaphore::new((concurrency - (concurrency / 8).max(1)).max(1))),
             hosts: Mutex::default(),
             opening: Arc::new(Semaphore::new(size)),
             window: Mutex::new(Window { size, used: Instant::now() }),

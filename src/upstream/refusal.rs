@@ -43,6 +43,8 @@ pub(crate) fn judge(kind: Kind, status: StatusCode, headers: &HeaderMap, body: &
     let asked = asked.and_then(|text| retry_after::parse(&text, now));
     match status {
         StatusCode::NOT_FOUND => Refusal::NotFound,
+        // A registry that does not know the referrers API says 404 (end-12); some say that they do not know the method.
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED if kind == Kind::Referrers => Refusal::NotFound,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Refusal::Denied,
         StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
             if matches!(kind, Kind::ManifestHead | Kind::BlobHead) =>
@@ -150,6 +152,7 @@ mod tests {
             (Kind::ManifestGet, 403, Refusal::Denied),
             (Kind::ManifestHead, 405, Refusal::NoHead),
             (Kind::BlobHead, 501, Refusal::NoHead),
+            (Kind::Referrers, 405, Refusal::NotFound),
             (Kind::ManifestGet, 405, Refusal::Nonsense),
             (Kind::BlobGet, 501, Refusal::Trouble(None)),
             (Kind::BlobGet, 500, Refusal::Trouble(None)),

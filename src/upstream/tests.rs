@@ -18,7 +18,7 @@ use crate::{
     asker::Class,
     oci::{Algorithm, Digest, Name, Reference},
 };
-use server::{Asked, Server};
+use server::Server;
 
 const TOKEN: &str = r#"{"token":"good","expires_in":300}"#;
 const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;

@@ -24,6 +24,9 @@ use super::{
 
 /// Connections that nobody uses are closed after this, sooner than most servers do it (which would look like a failure to us).
 const POOL_IDLE: Duration = Duration::from_secs(50);
+/// What is read of a body only to keep the connection: bytes, and how long.
+const SMALL: u64 = 64 * 1024;
+const BRIEFLY: Duration = Duration::from_millis(500);
 /// Of a hundred requests ten may be repeated; and so many at once after a quiet time.
 const RETRY_SHARE: f64 = 0.1;
 const RETRY_BURST: f64 = 10.0;
@@ -52,7 +55,9 @@ pub(crate) enum Failure {
     Refused(Error),
     /// No connection: not a byte of the request left.
     Unsent(Arc<str>),
-    /// It was sent, or may have been.
+    /// It was sent, or may have been, and the connection broke.
+    Broken(Arc<str>),
+    /// It was sent, and nothing came in time.
     Silent(Arc<str>),
 }
 
@@ -147,13 +152,21 @@ impl Transport {
                 let text = cause(&error);
                 match error.is_connect() {
                     true => Err(Failure::Unsent(format!("it cannot be connected to: {text}").into())),
-                    false => Err(Failure::Silent(format!("it broke off: {text}").into())),
+                    false => Err(Failure::Broken(format!("the connection broke: {text}").into())),
                 }
             }
             Err(_) => {
                 self.pace.went_badly();
                 Err(Failure::Silent("it does not answer in time".into()))
             }
+        }
+    }
+
+    /// Reads what little body a redirect or a 401 has, so that the connection can be used again: a new one costs a TLS handshake.
+    pub(crate) async fn finish(&self, mut received: Received) {
+        if received.response.content_length().is_some_and(|length| length <= SMALL) {
+            let rest = async { while let Ok(Some(_)) = received.response.chunk().await {} };
+            let _ = tokio::time::timeout(BRIEFLY, rest).await;
         }
     }
 

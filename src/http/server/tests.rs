@@ -16,13 +16,14 @@ use std::{
 use actix_http::StatusCode;
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::watch,
 };
 
 use super::*;
 use crate::{
     http::{
+        Certificate,
         body::Body,
         sendfile::{Source, Transfer},
         turn::Turn,
@@ -160,13 +161,15 @@ fn serving(settings: &Settings, tls: Option<Arc<rustls::ServerConfig>>) -> (Serv
 }
 
 /// A client that sees every byte.
-struct Raw(TcpStream);
+struct Raw<S = TcpStream>(S);
 
 impl Raw {
     async fn to(serving: &Serving) -> Raw {
         Raw(TcpStream::connect(serving.addresses[0]).await.unwrap())
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
@@ -436,4 +439,93 @@ async fn a_client_that_leaves_ends_its_turn() {
         assert!(Instant::now() < deadline, "{text}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A certificate for `localhost` and its key, made for these tests.
+const PEM: &str = include_str!("localhost.pem");
+
+fn certificate(directory: &std::path::Path) -> Arc<Certificate> {
+    let path = directory.join("localhost.pem");
+    std::fs::write(&path, PEM).unwrap();
+    Certificate::read(path.clone(), path).unwrap()
+}
+
+async fn over_tls(serving: &Serving) -> Raw<tokio_rustls::client::TlsStream<TcpStream>> {
+    use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(PEM.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let socket = TcpStream::connect(serving.addresses[0]).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    Raw(connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_same_bytes_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let (serving, world) = serving(&settings(), Some(certificate(directory.path()).server_config().unwrap()));
+    let mut client = over_tls(&serving).await;
+    assert_eq!(client.0.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    for path in ["/file", "/small", "/bytes", "/file"] {
+        client.get(path).await;
+        assert!(client.head().await.starts_with("http/1.1 200"));
+        if path == "/small" {
+            client.body(path.len()).await;
+        } else {
+            assert!(client.body(SIZE).await == FILE.0, "{path}");
+        }
+    }
+    client.send("HEAD /file HTTP/1.1\r\nHost: x\r\n\r\nGET /x HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(client.head().await.contains(&format!("content-length: {SIZE}\r\n")));
+    assert!(client.head().await.contains("content-length: 2\r\n"));
+    client.body(2).await;
+
+    client.get("/growing").await;
+    client.head().await;
+    let mut got = Vec::new();
+    for readable in [1, 2, 70_000, 70_001, 3 << 20] {
+        world.grow(Ok(readable));
+        got.extend(client.body(readable as usize - got.len()).await);
+    }
+    assert!(got == FILE.0[..3 << 20]);
+    world.grow(Err(Stopped("the digest does not match".into())));
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_slow_clients_are_closed_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (serving, _) = serving(&settings(), Some(certificate(directory.path()).server_config().unwrap()));
+    let begun = Instant::now();
+    let mut mute = Raw::to(&serving).await;
+    let mut slow = Raw::to(&serving).await;
+    slow.send([0x16, 0x03, 0x01]).await;
+    let mut stalled = over_tls(&serving).await;
+    stalled.get("/file").await;
+    assert_eq!(mute.rest().await, b"");
+    assert_eq!(slow.rest().await, b"");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    tokio::time::sleep(settings().write_stall * 3).await;
+    assert!(stalled.rest().await.len() < SIZE, "the stalled client was served to the end");
+}
+
+#[test]
+fn a_certificate_is_replaced_only_by_one_that_can_be_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = certificate(directory.path());
+    let path = directory.path().join("localhost.pem");
+    assert_eq!(certificate.reload(), Ok(()));
+    for (broken, cause) in [("", "no certificate"), (&PEM[..800], "localhost.pem"), ("-----BEGIN", "localhost.pem")] {
+        std::fs::write(&path, broken).unwrap();
+        assert!(certificate.reload().unwrap_err().contains(cause), "{:?}", certificate.reload());
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(certificate.reload().unwrap_err().contains("localhost.pem"));
+    assert!(certificate.server_config().is_ok());
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::upstream::{Identity, ratelimit::RateLimit};
 
 /// How long a refused pull limit holds when neither window nor `Retry-After` is known.
-pub(super) const BLIND_WAIT: Duration = Duration::from_secs(600);
+pub(super) const BLIND_WAIT: Duration = Duration::from_secs(60);
 /// How far back spends are counted while no window is known.
 const A_DAY: Duration = Duration::from_secs(86_400);
 /// Spends remembered for the forecast; more of them in one window count as spent, but are not forecast one by one.
@@ -28,7 +28,7 @@ pub(super) struct Account {
     in_flight: i64,
     /// Requests of ours sent since the last reading, which may explain a drop.
     unexplaining: i64,
-    /// When we spent, in order but for clocks that jump.
+    /// When we spent, oldest first, so that counting is a binary search.
     spent: VecDeque<SystemTime>,
     /// When others did, and how much.
     external: VecDeque<(SystemTime, u64)>,
@@ -48,7 +48,8 @@ impl Account {
     pub(super) fn refund(&mut self, at: SystemTime) {
         self.in_flight -= 1;
         self.unexplaining = (self.unexplaining - 1).max(0);
-        if let Some(index) = self.spent.iter().rposition(|spent| *spent == at) {
+        let index = self.spent.partition_point(|spent| *spent < at);
+        if self.spent.get(index) == Some(&at) {
             self.spent.remove(index);
         }
     }
@@ -61,7 +62,8 @@ impl Account {
         if self.spent.len() == LONGEST_LOG {
             self.spent.pop_front();
         }
-        self.spent.push_back(at);
+        // Nearly always the end; not when the clock was set back.
+        self.spent.insert(self.spent.partition_point(|spent| *spent <= at), at);
     }
 
     pub(super) fn external_at(&mut self, at: SystemTime, count: u64) {
@@ -126,7 +128,9 @@ impl Account {
         let remaining = before.map_or(0, |reading| reading.remaining.min(0));
         self.reading = Some(Reading { limit, remaining, window, at: now, closed_until: None });
         let forecast = self.next_at(now).filter(|_| window.is_some());
-        let until = retry_after.and_then(|wait| now.checked_add(wait)).or(forecast).unwrap_or(now + BLIND_WAIT);
+        // After a window everything is back, whatever upstream asks for.
+        let asked = retry_after.map(|wait| now + wait.min(self.window()));
+        let until = asked.or(forecast).unwrap_or(now + BLIND_WAIT);
         let reading = Reading { limit, remaining, window, at: now, closed_until: Some(until) };
         self.reading = Some(reading);
         self.version += 1;
@@ -135,15 +139,14 @@ impl Account {
     }
 
     pub(super) fn left(&self, identity: &Identity, now: SystemTime) -> Left {
-        let since = now.checked_sub(self.window()).unwrap_or(SystemTime::UNIX_EPOCH);
-        let spent = self.spent.iter().rev().filter(|at| **at > since).count() as u64;
+        let since = before(now, self.window());
         let external = self.external.iter().filter(|(at, _)| *at > since).map(|(_, count)| count).sum();
         Left {
             identity: identity.clone(),
             limit: self.reading.and_then(|reading| reading.limit),
             remaining: self.remaining(now),
             window: self.reading.and_then(|reading| reading.window),
-            spent,
+            spent: self.spent_between(since, None) as u64,
             external,
             next_at: self.next_at(now),
         }
@@ -171,7 +174,7 @@ impl Account {
         }
         let left = match reading.window {
             Some(window) if age(reading.at, now) >= window => {
-                let spent = self.spent.iter().filter(|at| age(**at, now) < window).count();
+                let spent = self.spent_between(before(now, window), None);
                 // What is in flight is among them, and is taken off below.
                 reading.limit.unwrap_or(reading.remaining) - spent as i64 + self.in_flight
             }
@@ -191,8 +194,9 @@ impl Account {
     /// How many left the window between two moments.
     fn returned(&self, from: SystemTime, to: SystemTime, window: Duration) -> i64 {
         // What was spent after the reading is not in it, and so cannot come back to it.
-        let came_back = |at: SystemTime| at <= from && age(at, from) < window && age(at, to) >= window;
-        let ours = self.spent.iter().filter(|at| came_back(**at)).count() as i64;
+        let (first, last) = (before(from, window), before(to, window).min(from));
+        let ours = self.spent_between(first, Some(last)) as i64;
+        let came_back = |at: SystemTime| at > first && at <= last;
         let theirs: u64 = self.external.iter().filter(|(at, _)| came_back(*at)).map(|(_, count)| count).sum();
         ours.saturating_add(i64::try_from(theirs).unwrap_or(i64::MAX))
     }
@@ -206,11 +210,19 @@ impl Account {
         if reading.limit.is_some_and(|limit| reading.remaining >= limit) && self.in_flight == 0 {
             return None;
         }
-        let log = self.spent.iter().copied().chain(self.external.iter().map(|(at, _)| *at));
-        let coming = log.filter_map(|at| at.checked_add(window)).filter(|back| *back > now);
+        let since = before(now, window);
+        let ours = self.spent.get(self.spent.partition_point(|at| *at <= since)).copied();
+        let theirs = self.external.iter().map(|(at, _)| *at).find(|at| *at > since);
+        let coming = ours.into_iter().chain(theirs).filter_map(|at| at.checked_add(window));
         // What was out already at the reading, by whomever, is back a window after it.
         let all = reading.at.checked_add(window).filter(|back| *back > now);
         coming.chain(all).min()
+    }
+
+    /// How many of ours lie after `first`, up to `last` and with it.
+    fn spent_between(&self, first: SystemTime, last: Option<SystemTime>) -> usize {
+        let end = last.map_or(self.spent.len(), |last| self.spent.partition_point(|at| *at <= last));
+        end.saturating_sub(self.spent.partition_point(|at| *at <= first))
     }
 
     fn window(&self) -> Duration {
@@ -219,7 +231,7 @@ impl Account {
 
     /// Forgets what can no longer matter to a count or to a forecast.
     fn prune(&mut self, now: SystemTime) {
-        let Some(since) = now.checked_sub(self.window().max(A_DAY)) else { return };
+        let since = before(now, self.window().max(A_DAY));
         while self.spent.front().is_some_and(|at| *at < since) {
             self.spent.pop_front();
         }
@@ -227,6 +239,10 @@ impl Account {
             self.external.pop_front();
         }
     }
+}
+
+fn before(now: SystemTime, length: Duration) -> SystemTime {
+    now.checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// How long ago `at` was; nothing when the clock was set back since.

@@ -1,1 +1,349 @@
+//! The claims of the ledger's essay.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use bytes::Bytes;
+
+use super::*;
+
+const WINDOW: Duration = Duration::from_secs(21_600);
+
+/// A journal in memory that can fail and counts its compactions.
+#[derive(Default)]
+struct Journal {
+    records: Mutex<Vec<Vec<u8>>>,
+    compactions: AtomicUsize,
+    full: AtomicBool,
+}
+
+impl Journal {
+    fn replay(&self) -> Vec<Bytes> {
+        self.records.lock().unwrap().iter().cloned().map(Bytes::from).collect()
+    }
+
+    fn full(&self) -> Result<(), String> {
+        if self.full.load(Ordering::Relaxed) { Err("no room".into()) } else { Ok(()) }
+    }
+}
+
+/// What [`Keep`] needs is an owner that outlives the futures.
+struct Shared(Arc<Journal>);
+
+impl Keep for Shared {
+    fn append(&self, record: Vec<u8>) -> Kept {
+        let journal = self.0.clone();
+        Box::pin(async move {
+            // A disk takes its time.
+            tokio::task::yield_now().await;
+            journal.full()?;
+            journal.records.lock().unwrap().push(record);
+            Ok(())
+        })
+    }
+
+    fn compact(&self, records: Vec<Vec<u8>>) -> Kept {
+        let journal = self.0.clone();
+        Box::pin(async move {
+            journal.full()?;
+            journal.compactions.fetch_add(1, Ordering::Relaxed);
+            *journal.records.lock().unwrap() = records;
+            Ok(())
+        })
+    }
+}
+
+fn open(journal: &Arc<Journal>) -> Ledger {
+    Ledger::new(journal.replay(), Arc::new(Shared(journal.clone())))
+}
+
+fn who() -> Identity {
+    Identity { upstream: "docker.io".into(), account: None }
+}
+
+fn purpose() -> Purpose {
+    Purpose {
+        repository: "library/busybox".parse().unwrap(),
+        reference: "latest".parse().unwrap(),
+        client: "10.0.0.7".into(),
+        class: Class::Standard,
+        reason: Reason::Cold,
+        waiters: Arc::new(AtomicU32::new(0)),
+    }
+}
+
+fn said(remaining: i64) -> RateLimit {
+    RateLimit { limit: Some(100), remaining: Some(remaining), window: Some(WINDOW) }
+}
+
+/// Asks and is answered with nothing in between.
+fn observe(ledger: &Ledger, remaining: i64) {
+    ledger.observe(&who(), ledger.asking(&who()), said(remaining));
+}
+
+fn left(ledger: &Ledger) -> Left {
+    ledger.left(&who(), SystemTime::now())
+}
+
+async fn spend(ledger: &Ledger, remaining: Option<i64>) {
+    let mut reservation = ledger.reserve(&who(), purpose()).await.unwrap();
+    let asking = ledger.asking(&who());
+    reservation.sent();
+    reservation.answered(remaining);
+    if let Some(remaining) = remaining {
+        ledger.observe(&who(), asking, said(remaining));
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_unmetered_until_upstream_says_otherwise() {
+    let ledger = Ledger::unkept();
+    for _ in 0..200 {
+        spend(&ledger, None).await;
+    }
+    assert_eq!((left(&ledger).limit, left(&ledger).remaining, left(&ledger).spent), (None, None, 200));
+    observe(&ledger, -2);
+    assert_eq!(left(&ledger).remaining, Some(-2));
+    assert!(ledger.reserve(&who(), purpose()).await.is_err());
+}
+
+#[tokio::test]
+async fn of_many_who_reserve_the_last_pull_one_gets_it() {
+    let ledger = Ledger::unkept();
+    observe(&ledger, 1);
+    let asks = (0..50).map(|_| {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.reserve(&who(), purpose()).await })
+    });
+    let mut got = Vec::new();
+    for ask in asks.collect::<Vec<_>>() {
+        got.extend(ask.await.unwrap());
+    }
+    assert_eq!(got.len(), 1);
+    let refused = ledger.reserve(&who(), purpose()).await.unwrap_err();
+    assert!(refused.retry_after > Duration::from_secs(21_000), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_reservation_that_is_dropped_unsent_is_refunded() {
+    let ledger = Ledger::unkept();
+    observe(&ledger, 1);
+    drop(ledger.reserve(&who(), purpose()).await.unwrap());
+    let mut broken = ledger.reserve(&who(), purpose()).await.unwrap();
+    broken.sent();
+    broken.unsent();
+    drop(broken);
+    assert_eq!((left(&ledger).remaining, left(&ledger).spent, ledger.spends(9).len()), (Some(1), 0, 0));
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_while_the_disk_is_slow_is_refunded() {
+    let keep = |_: Vec<u8>| -> Kept { Box::pin(std::future::pending()) };
+    let ledger = Ledger::new(Vec::new(), Arc::new(keep));
+    observe(&ledger, 1);
+    let identity = who();
+    let mut reserve = Box::pin(ledger.reserve(&identity, purpose()));
+    assert!(futures_util::poll!(&mut reserve).is_pending());
+    assert_eq!(left(&ledger).remaining, Some(0));
+    drop(reserve);
+    assert_eq!(left(&ledger).remaining, Some(1));
+}
+
+#[tokio::test]
+async fn a_reservation_is_on_disk_before_it_is_given() {
+    let journal = Arc::new(Journal::default());
+    let ledger = open(&journal);
+    let reservation = ledger.reserve(&who(), purpose()).await.unwrap();
+    assert_eq!(journal.replay().len(), 1);
+    drop(reservation);
+}
+
+#[tokio::test]
+async fn what_was_reserved_when_the_process_was_killed_is_spent() {
+    let journal = Arc::new(Journal::default());
+    let ledger = open(&journal);
+    observe(&ledger, 50);
+    let reservation = ledger.reserve(&who(), purpose()).await.unwrap();
+    let restarted = open(&journal);
+    assert_eq!((left(&restarted).spent, left(&restarted).remaining), (1, Some(50)));
+    assert_eq!(restarted.spends(9).len(), 1);
+    // Nor is it somebody else's when upstream tells that it counted.
+    observe(&restarted, 49);
+    assert_eq!(left(&restarted).external, 0);
+    restarted.close().await;
+    drop(reservation);
+    assert_eq!(left(&open(&journal)).spent, 1);
+}
+
+#[tokio::test]
+async fn a_restart_knows_what_was_spent_and_what_is_left() {
+    let journal = Arc::new(Journal::default());
+    let ledger = open(&journal);
+    spend(&ledger, Some(99)).await;
+    spend(&ledger, Some(98)).await;
+    observe(&ledger, 90);
+    ledger.close().await;
+    let restarted = open(&journal);
+    assert_eq!(left(&restarted), Left { next_at: left(&restarted).next_at, ..left(&ledger) });
+    assert_eq!((left(&restarted).spent, left(&restarted).external, left(&restarted).remaining), (2, 8, Some(90)));
+    assert_eq!(restarted.identities(), [who()]);
+    let kept = Ledger::new(restarted.snapshot().into_iter().map(Bytes::from).collect(), Arc::new(Shared(journal)));
+    assert_eq!(left(&kept), left(&restarted));
+    assert_eq!(kept.spends(9).len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_taken_off_and_the_newest_answer_wins() {
+    let ledger = Ledger::unkept();
+    observe(&ledger, 10);
+    let mut first = ledger.reserve(&who(), purpose()).await.unwrap();
+    assert_eq!(left(&ledger).remaining, Some(9));
+    let asking = ledger.asking(&who());
+    first.sent();
+    first.answered(Some(9));
+    ledger.observe(&who(), asking, said(9));
+    drop(first);
+    assert_eq!((left(&ledger).remaining, left(&ledger).external), (Some(9), 0));
+    observe(&ledger, 30);
+    assert_eq!(left(&ledger).remaining, Some(30), "upward, too");
+}
+
+#[tokio::test]
+async fn of_answers_that_crossed_the_lower_one_holds() {
+    let ledger = Ledger::unkept();
+    observe(&ledger, 10);
+    let mut both = [ledger.reserve(&who(), purpose()).await.unwrap(), ledger.reserve(&who(), purpose()).await.unwrap()];
+    let asking = ledger.asking(&who());
+    for (reservation, remaining) in both.iter_mut().zip([8, 9]) {
+        reservation.sent();
+        reservation.answered(Some(remaining));
+        ledger.observe(&who(), asking, said(remaining));
+    }
+    assert_eq!((left(&ledger).remaining, left(&ledger).external), (Some(8), 0));
+    observe(&ledger, 9);
+    assert_eq!(left(&ledger).remaining, Some(9));
+}
+
+#[tokio::test]
+async fn a_drop_that_nothing_of_ours_explains_is_external() {
+    let ledger = Ledger::unkept();
+    observe(&ledger, 80);
+    assert_eq!(left(&ledger).external, 0, "what was out before we came is no drop");
+    spend(&ledger, Some(74)).await;
+    assert_eq!((left(&ledger).external, left(&ledger).spent), (5, 1));
+    observe(&ledger, 74);
+    observe(&ledger, 71);
+    assert_eq!(left(&ledger).external, 8);
+    // An answer from before a rise is lower for that reason alone.
+    let old = ledger.asking(&who());
+    observe(&ledger, 90);
+    ledger.observe(&who(), old, said(71));
+    assert_eq!(left(&ledger).external, 8);
+}
+
+#[tokio::test]
+async fn the_pull_limit_holds_until_the_forecast_or_a_better_answer() {
+    let ledger = Ledger::unkept();
+    observe(&ledger, 3);
+    let wait = ledger.exhausted(&who(), None);
+    assert!(wait > WINDOW - Duration::from_secs(5) && wait <= WINDOW);
+    assert_eq!(left(&ledger).remaining, Some(0));
+    assert!(ledger.reserve(&who(), purpose()).await.is_err());
+    observe(&ledger, 5);
+    assert!(ledger.reserve(&who(), purpose()).await.is_ok());
+    assert_eq!(ledger.exhausted(&who(), Some(Duration::from_secs(7))).as_secs(), 7);
+    let soon = SystemTime::now() + Duration::from_secs(8);
+    assert_eq!(ledger.left(&who(), soon).remaining, Some(1), "one may try");
+}
+
+#[tokio::test]
+async fn a_refusal_of_an_upstream_that_never_said_a_limit_passes() {
+    let ledger = Ledger::unkept();
+    ledger.exhausted(&who(), None);
+    assert_eq!((left(&ledger).limit, left(&ledger).remaining), (None, Some(0)));
+    let later = SystemTime::now() + Duration::from_secs(61);
+    assert_eq!(ledger.left(&who(), later).remaining, None);
+}
+
+#[test]
+fn the_sliding_log_forecasts_what_comes_back() {
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let mut account = Account::default();
+    for (time, remaining) in [(0, 99), (600, 98)] {
+        account.reserve(at(time));
+        account.answered();
+        account.observe(account.version(), said(remaining), at(time));
+    }
+    // Half a window later others have spent all but ten.
+    account.observe(account.version(), said(10), at(10_000));
+    let left = |seconds| account.left(&who(), at(seconds));
+    assert_eq!((left(10_000).remaining, left(10_000).spent, left(10_000).external), (Some(10), 2, 88));
+    assert_eq!(left(10_000).next_at, Some(at(21_600)));
+    assert_eq!((left(21_600).remaining, left(21_600).next_at), (Some(11), Some(at(22_200))));
+    assert_eq!((left(22_200).remaining, left(22_200).next_at), (Some(12), Some(at(31_600))));
+    assert_eq!((left(31_600).remaining, left(31_600).next_at, left(31_600).external), (Some(100), None, 0));
+}
+
+#[tokio::test]
+async fn waiters_that_join_during_the_body_are_counted() {
+    let ledger = Ledger::unkept();
+    let purpose = purpose();
+    let waiters = purpose.waiters.clone();
+    let mut reservation = ledger.reserve(&who(), purpose).await.unwrap();
+    reservation.sent();
+    reservation.answered(Some(7));
+    waiters.store(41, Ordering::Relaxed);
+    drop(reservation);
+    let spend = &ledger.spends(1)[0];
+    assert_eq!((spend.waiters, spend.remaining, &*spend.identity), (41, Some(7), "anonymous"));
+    let repository = "library/busybox".parse().unwrap();
+    assert_eq!(ledger.explain(&repository, Some("latest")).len(), 1);
+    assert_eq!(ledger.explain(&repository, Some("1.36")).len(), 0);
+    assert_eq!(ledger.explain(&"other".parse().unwrap(), None).len(), 0);
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_no_pull_and_is_made_good_afterwards() {
+    let journal = Arc::new(Journal::default());
+    let ledger = open(&journal);
+    journal.full.store(true, Ordering::Relaxed);
+    spend(&ledger, Some(99)).await;
+    spend(&ledger, Some(98)).await;
+    ledger.close().await;
+    assert_eq!(journal.replay().len(), 0);
+    journal.full.store(false, Ordering::Relaxed);
+    spend(&ledger, Some(97)).await;
+    ledger.close().await;
+    assert_eq!(journal.compactions.load(Ordering::Relaxed), 1);
+    assert_eq!(left(&open(&journal)).spent, 3);
+}
+
+#[tokio::test]
+async fn a_long_journal_is_compacted_and_loses_nothing() {
+    let journal = Arc::new(Journal::default());
+    *journal.records.lock().unwrap() = vec![b"{}".to_vec(); LONG_JOURNAL - 10];
+    let ledger = open(&journal);
+    for _ in 0..20 {
+        spend(&ledger, None).await;
+    }
+    ledger.close().await;
+    assert_eq!(journal.compactions.load(Ordering::Relaxed), 1);
+    assert!(journal.replay().len() <= 3 * 20);
+    assert_eq!(open(&journal).spends(usize::MAX).len(), 20);
+}
+
+#[test]
+fn a_journal_of_rubbish_is_an_empty_one() {
+    let records = ["", "{}", "null", r#"{"event":"later","x":1}"#, "\u{0}"].map(Bytes::from);
+    let ledger = Ledger::new(records.to_vec(), Arc::new(|_: Vec<u8>| -> Kept { Box::pin(std::future::ready(Ok(()))) }));
+    assert_eq!(ledger.identities(), []);
+}
+
+#[tokio::test]
+async fn memory_holds_the_newest_spends_only() {
+    let ledger = Ledger::unkept();
+    for _ in 0..NEWEST + 5 {
+        spend(&ledger, None).await;
+    }
+    assert_eq!((ledger.spends(usize::MAX).len(), left(&ledger).spent), (NEWEST, NEWEST as u64 + 5));
+}

@@ -1,1 +1,142 @@
+//! 429s, failures, and who is asked afterwards.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+
+use super::{super::Error, server::answer, *};
+
+const PULL_LIMIT: &str =
+    r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
+const METER: [(&str, &str); 2] = [("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "20;w=21600")];
+
+#[tokio::test]
+async fn the_pull_limit_stops_gets_of_manifests_and_nothing_else() {
+    let server = Server::start(|asked| match (asked.method.as_str(), asked.path().contains("/manifests/")) {
+        ("GET", true) => answer(429, &[("Content-Type", "application/json")], PULL_LIMIT),
+        _ => answer(200, &[OCI_INDEX], INDEX),
+    })
+    .await;
+    let upstream = upstream(&server);
+    let got = get(&upstream, &tag("latest")).await;
+    assert!(matches!(got, Err(Error::PullLimit { .. })), "{got:?}");
+    assert_eq!(upstream.breaker(), None);
+    let left = upstream.inner.ledger.left(&anonymous(), std::time::SystemTime::now());
+    assert_eq!((left.limit, left.remaining), (None, Some(0)));
+    upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
+    upstream.get_blob(&anonymous(), &name("a/b"), &digest("x"), 0, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_abuse_limit_with_bare_line_feeds_is_read_and_stops_everything() {
+    let raw = "HTTP/1.1 429 Too Many Requests\nCache-Control: no-cache\nConnection: close\nContent-Type: text/plain\n\
+               Retry-After: 60\n\nToo Many Requests (HAP429).\n";
+    let server = Server::start(move |_| raw.into()).await;
+    let upstream = upstream(&server);
+    for _ in 0..3 {
+        match get(&upstream, &tag("latest")).await {
+            Err(Error::AbuseLimit { retry_after, message }) => {
+                assert!((55..=60).contains(&retry_after.as_secs()), "{retry_after:?}");
+                assert_eq!(&*message, "Too Many Requests (HAP429).");
+            }
+            got => panic!("{got:?}"),
+        }
+    }
+    assert!(upstream.tags(&anonymous(), &name("a/b")).await.is_err());
+    assert!(upstream.breaker().is_some());
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn fifty_cold_images_under_the_abuse_limit_cost_a_few_requests() {
+    let server = Server::start(|_| answer(429, &[("Retry-After", "7")], "Too Many Requests")).await;
+    let upstream = upstream(&server);
+    let names: Vec<_> = (0..50).map(|n| name(&format!("cold/{n}"))).collect();
+    let (identity, reference) = (anonymous(), tag("latest"));
+    for got in join_all(names.iter().map(|name| upstream.head_manifest(&identity, name, &reference))).await {
+        assert!(matches!(got, Err(Error::AbuseLimit { .. })), "{got:?}");
+    }
+    assert!(server.asked().len() <= 5, "{}", server.asked().len());
+}
+
+#[tokio::test]
+async fn a_server_error_is_repeated_twice_and_each_get_is_paid() {
+    let served = Arc::new(AtomicUsize::new(0));
+    let count = served.clone();
+    let server = Server::start(move |_| match count.fetch_add(1, Ordering::Relaxed) {
+        0 => answer(503, &[], ""),
+        // Closed before a byte was answered.
+        1 => Vec::new(),
+        _ => answer(200, &[OCI_INDEX], INDEX),
+    })
+    .await;
+    let upstream = upstream(&server);
+    get(&upstream, &tag("latest")).await.unwrap();
+    assert_eq!(server.asked().len(), 3);
+    assert_eq!(upstream.inner.ledger.spends(10).len(), 3);
+}
+
+#[tokio::test]
+async fn an_upstream_that_stays_down_is_left_alone_and_probed_once() {
+    let up = Arc::new(AtomicBool::new(false));
+    let flag = up.clone();
+    let server = Server::start(move |_| match flag.load(Ordering::Relaxed) {
+        true => answer(200, &[OCI_INDEX], INDEX),
+        false => answer(500, &[], ""),
+    })
+    .await;
+    let upstream = upstream(&server);
+    let (identity, repository, reference) = (anonymous(), name("a/b"), tag("latest"));
+    for _ in 0..20 {
+        let got = upstream.head_manifest(&identity, &repository, &reference).await;
+        assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
+    }
+    assert_eq!(server.asked().len(), 5);
+    let (until, _) = upstream.breaker().unwrap();
+    up.store(true, Ordering::Relaxed);
+    tokio::time::sleep(until.duration_since(std::time::SystemTime::now()).unwrap_or_default()).await;
+    let heads = (0..10).map(|_| upstream.head_manifest(&identity, &repository, &reference));
+    let good = join_all(heads).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!(good, server.asked().len() - 5);
+    assert!(good >= 1);
+    assert_eq!(upstream.breaker(), None);
+    upstream.head_manifest(&identity, &repository, &reference).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_get_that_never_left_is_refunded() {
+    let server = Server::start(|_| Vec::new()).await;
+    let url = server.url();
+    drop(server);
+    tokio::task::yield_now().await;
+    let upstream = Upstream::new(settings(&url), Ledger::unkept()).unwrap();
+    let got = get(&upstream, &tag("latest")).await;
+    assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
+    assert_eq!(upstream.inner.ledger.spends(10).len(), 0);
+    assert_eq!(upstream.inner.ledger.left(&anonymous(), std::time::SystemTime::now()).spent, 0);
+}
+
+#[tokio::test]
+async fn what_is_left_is_read_from_heads_and_gets() {
+    let server = Server::start(|_| answer(200, &[OCI_INDEX, METER[0], METER[1]], INDEX)).await;
+    let upstream = upstream(&server);
+    let ledger = &upstream.inner.ledger;
+    let left = || ledger.left(&anonymous(), std::time::SystemTime::now());
+    assert_eq!((left().limit, left().remaining), (None, None));
+    upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
+    assert_eq!((left().limit, left().remaining, left().spent), (Some(100), Some(20), 0));
+    get(&upstream, &tag("latest")).await.unwrap();
+    assert_eq!((left().remaining, left().spent), (Some(20), 1));
+    assert_eq!(ledger.spends(1)[0].remaining, Some(20));
+}
+
+#[tokio::test]
+async fn silence_is_unavailable_after_the_first_byte_time_out() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let short = Duration::from_millis(50);
+    let settings = Settings { first_byte_timeout: short, connect_timeout: short, ..settings(&url) };
+    let upstream = Upstream::new(settings, Ledger::unkept()).unwrap();
+    let got = get(&upstream, &tag("latest")).await;
+    assert!(matches!(&got, Err(Error::Unavailable { reason, .. }) if reason.contains("in time")), "{got:?}");
+}

@@ -1,1 +1,234 @@
+//! Redirects, blobs, and listings.
 
+use std::sync::OnceLock;
+
+use super::{
+    super::{Body, Error},
+    server::{answer, head},
+    *,
+};
+
+async fn read(mut body: Body) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(String::from_utf8(bytes).unwrap())
+}
+
+async fn blob(upstream: &Upstream, identity: &Identity, from: u64, to: Option<u64>) -> Result<Body, Error> {
+    upstream.get_blob(identity, &name("a/b"), &digest("0123456789"), from, to).await
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_without_the_credential_and_with_the_range() {
+    let cdn = Server::start(|_| answer(206, &[("Content-Range", "bytes 4-9/10")], "456789")).await;
+    let place = cdn.at("/signed?X-Amz-Signature=canary");
+    let server = Server::start(move |asked| match asked.header("authorization") {
+        Some(_) => answer(307, &[("Location", &place)], ""),
+        None => answer(401, &[("WWW-Authenticate", "Basic")], ""),
+    })
+    .await;
+    let body = blob(&with_account(&server), &me(), 4, None).await.unwrap();
+    assert_eq!((body.size, body.start), (Some(10), 4));
+    assert_eq!(read(body).await.unwrap(), "456789");
+    let asked = &cdn.asked()[0];
+    assert_eq!((asked.header("authorization"), asked.header("range")), (None, Some("bytes=4-")));
+}
+
+#[tokio::test]
+async fn a_challenge_of_where_a_redirect_leads_is_not_answered() {
+    let evil = Server::start(|_| answer(401, &[("WWW-Authenticate", "Basic")], "")).await;
+    let place = evil.at("/v2/x");
+    let server = Server::start(move |asked| match asked.header("authorization") {
+        Some(_) => answer(307, &[("Location", &place)], ""),
+        None => answer(401, &[("WWW-Authenticate", "Basic")], ""),
+    })
+    .await;
+    let got = blob(&with_account(&server), &me(), 0, None).await;
+    assert!(matches!(got, Err(Error::Malformed(_))), "{got:?}");
+    assert_eq!(evil.asked().len(), 1);
+    assert_eq!(evil.asked()[0].header("authorization"), None);
+}
+
+#[tokio::test]
+async fn a_registry_that_was_redirected_to_gets_an_anonymous_token_of_its_own() {
+    let realm = Arc::new(OnceLock::<String>::new());
+    let place = realm.clone();
+    let other = Server::start(move |asked| match asked.header("authorization") {
+        _ if asked.path() == "/token" => answer(200, &[], r#"{"access_token":"theirs"}"#),
+        Some("Bearer theirs") => answer(200, &[OCI_INDEX], INDEX),
+        _ => answer(401, &[("WWW-Authenticate", &bearer(place.get().unwrap()))], ""),
+    })
+    .await;
+    realm.set(other.at("/token")).unwrap();
+    let target = other.at("/v2/elsewhere/manifests/latest");
+    let server = Server::start(move |_| answer(307, &[("Location", &target)], "")).await;
+    let upstream = with_account(&server);
+    upstream.head_manifest(&me(), &name("a/b"), &tag("latest")).await.unwrap();
+    for asked in other.asked() {
+        assert!(!asked.header("authorization").is_some_and(|sent| sent.starts_with("Basic")), "{asked:?}");
+    }
+    assert_eq!(other.count("/token"), 1);
+}
+
+#[tokio::test]
+async fn redirects_to_where_we_do_not_go_are_malformed_and_end() {
+    let loopback = Server::start(|_| answer(200, &[], "secret")).await;
+    let port = loopback.url().rsplit_once(':').unwrap().1.to_owned();
+    for location in [
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+        format!("http://[::ffff:127.0.0.1]:{port}/"),
+        format!("http://0.0.0.0:{port}/"),
+        "http://10.0.0.1/".to_owned(),
+        "http://1.1.1.1/".to_owned(),
+        "ftp://127.0.0.1/".to_owned(),
+        format!("http://user:pass@127.0.0.1:{port}/"),
+        "/again".to_owned(),
+    ] {
+        let target = location.clone();
+        let server = Server::start(move |_| answer(302, &[("Location", &target)], "")).await;
+        let got = blob(&upstream(&server), &anonymous(), 0, None).await;
+        assert!(matches!(got, Err(Error::Malformed(_))), "{location}: {got:?}");
+        assert!(server.asked().len() <= 6);
+    }
+    let server = Server::start(|_| answer(302, &[], "")).await;
+    assert!(matches!(blob(&upstream(&server), &anonymous(), 0, None).await, Err(Error::Malformed(_))));
+    assert_eq!(loopback.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_public_upstream_may_not_lead_here() {
+    // A name that resolves to loopback, asked by an upstream that is somewhere else.
+    let secret = Server::start(|_| answer(200, &[], "secret")).await;
+    let upstream = Upstream::new(settings("http://192.0.2.1"), Ledger::unkept()).unwrap();
+    let url = Url::parse(&secret.url().replace("127.0.0.1", "localhost")).unwrap();
+    let ticket = upstream.inner.breaker.admit(std::time::Instant::now()).unwrap();
+    let sent = upstream
+        .inner
+        .transport
+        .send(&ticket, reqwest::Method::GET, &url, Default::default(), super::super::pace::Lane::Short, || {})
+        .await;
+    assert!(matches!(sent, Err(super::super::transport::Failure::Refused(Error::Malformed(_)))));
+    assert_eq!(secret.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_blob_comes_from_where_it_was_asked_or_from_the_start() {
+    let whole = "0123456789";
+    for (reply, from, to, expected) in [
+        (answer(200, &[], whole), 0, None, Some((Some(10), 0, whole))),
+        (answer(200, &[], whole), 4, None, Some((Some(10), 0, whole))),
+        (answer(206, &[("Content-Range", "bytes 4-9/10")], "456789"), 4, None, Some((Some(10), 4, "456789"))),
+        (answer(206, &[("Content-Range", "bytes 4-5/*")], "45"), 4, Some(6), Some((None, 4, "45"))),
+        (answer(206, &[("Content-Range", "bytes 3-9/10")], "3456789"), 4, None, None),
+        (answer(206, &[], "456789"), 4, None, None),
+        (answer(416, &[("Content-Range", "bytes */10")], ""), 10, None, Some((Some(10), 10, ""))),
+        (answer(416, &[("Content-Range", "bytes */9")], ""), 10, None, None),
+        (answer(416, &[], ""), 10, None, None),
+        (answer(200, &[("Content-Encoding", "gzip")], whole), 0, None, None),
+        (answer(204, &[], ""), 0, None, None),
+    ] {
+        let server = Server::start(move |_| reply.clone()).await;
+        let got = blob(&upstream(&server), &anonymous(), from, to).await;
+        match expected {
+            Some((size, start, text)) => {
+                let body = got.unwrap();
+                assert_eq!((body.size, body.start), (size, start));
+                assert_eq!(read(body).await.unwrap(), text);
+            }
+            None => assert!(matches!(got, Err(Error::Malformed(_))), "{got:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_or_stalls_says_so() {
+    let server = Server::start(|_| [head(200, &[], 10), b"01234".to_vec()].concat()).await;
+    let body = blob(&upstream(&server), &anonymous(), 0, None).await.unwrap();
+    assert!(matches!(read(body).await, Err(Error::Unavailable { .. })));
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // What comes before the request was sent would be no answer to it.
+        let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await;
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &head(200, &[], 10)).await;
+        std::future::pending::<()>().await;
+    });
+    let settings = Settings { idle_timeout: Duration::from_millis(50), ..settings(&url) };
+    let upstream = Upstream::new(settings, Ledger::unkept()).unwrap();
+    let body = blob(&upstream, &anonymous(), 0, None).await.unwrap();
+    assert!(matches!(read(body).await, Err(Error::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_blob_that_redirects_its_head_exists_even_if_the_target_refuses_heads() {
+    let cdn = Server::start(|_| answer(403, &[], "")).await;
+    let place = cdn.at("/signed");
+    let server = Server::start(move |_| answer(307, &[("Location", &place)], "")).await;
+    let got = upstream(&server).head_blob(&anonymous(), &name("a/b"), &digest("x")).await;
+    assert_eq!(got, Ok(None));
+    let server = Server::start(|_| head(200, &[], 42)).await;
+    let got = upstream(&server).head_blob(&anonymous(), &name("a/b"), &digest("x")).await;
+    assert_eq!(got, Ok(Some(42)));
+}
+
+#[tokio::test]
+async fn tags_are_collected_over_pages_cleaned_and_sorted() {
+    let server = Server::start(|asked| match asked.target.as_str() {
+        "/v2/a/b/tags/list?n=1000" => {
+            answer(200, &[("Link", r#"</v2/a/b/tags/list?last=b>; rel="next""#)], r#"{"tags":["b","B","../x","b"]}"#)
+        }
+        "/v2/a/b/tags/list?last=b" => answer(200, &[], r#"{"name":"a/b","tags":["a","latest"]}"#),
+        _ => answer(200, &[], r#"{"name":"a/b","tags":null}"#),
+    })
+    .await;
+    let upstream = upstream(&server);
+    assert_eq!(upstream.tags(&anonymous(), &name("a/b")).await.unwrap(), ["B", "a", "b", "latest"]);
+    assert_eq!(upstream.tags(&anonymous(), &name("c")).await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn pages_end_when_they_circle_lead_away_or_never_end() {
+    let evil = Server::start(|_| answer(200, &[], r#"{"tags":["evil"]}"#)).await;
+    let away = format!(r#"<{}>; rel="next""#, evil.at("/v2/a/b/tags/list"));
+    let server = Server::start(move |asked| match asked.path() {
+        "/v2/circle/tags/list" => answer(200, &[("Link", r#"<?n=1000>; rel="next""#)], r#"{"tags":["a"]}"#),
+        "/v2/away/tags/list" => answer(200, &[("Link", &away)], r#"{"tags":["a"]}"#),
+        _ => {
+            let page: u32 = asked.target.rsplit('=').next().unwrap().parse().unwrap();
+            let next = format!(r#"<?last={}>; rel="next""#, page + 1);
+            answer(200, &[("Link", &next)], format!(r#"{{"tags":["t{page}"]}}"#))
+        }
+    })
+    .await;
+    let upstream = upstream(&server);
+    for repository in ["circle", "away"] {
+        let got = upstream.tags(&anonymous(), &name(repository)).await;
+        assert!(matches!(got, Err(Error::Malformed(_))), "{repository}: {got:?}");
+    }
+    assert_eq!(upstream.tags(&anonymous(), &name("endless")).await.unwrap().len(), 100);
+    assert_eq!((server.count("/circle/"), server.count("/endless/"), evil.asked().len()), (1, 100, 0));
+}
+
+#[tokio::test]
+async fn referrers_are_an_index_or_are_not_offered() {
+    let good = r#"{"manifests":[{"digest":"sha256:x"},7]}"#;
+    for (reply, expected) in [
+        (answer(200, &[OCI_INDEX], good), Ok(Some(1))),
+        (answer(404, &[], ""), Ok(None)),
+        (answer(405, &[], ""), Ok(None)),
+        (answer(200, &[("Content-Type", "application/json")], good), Err(())),
+        (answer(200, &[OCI_INDEX], "<html>"), Err(())),
+    ] {
+        let server = Server::start(move |_| reply.clone()).await;
+        let got = upstream(&server).referrers(&anonymous(), &name("a/b"), &digest("x")).await;
+        let got = got.map(|found| found.map(|descriptors| descriptors.len()));
+        match expected {
+            Ok(expected) => assert_eq!(got, Ok(expected)),
+            Err(()) => assert!(matches!(got, Err(Error::Malformed(_))), "{got:?}"),
+        }
+    }
+}

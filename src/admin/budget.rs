@@ -1,0 +1,125 @@
+//! What is left upstream, what it was spent on, and why.
+
+use std::time::SystemTime;
+
+use actix_web::HttpResponse;
+use serde_json::{Value, json};
+
+use super::{State, cache::located, parameter, refuse, reply};
+use crate::upstream::{
+    Identity,
+    ledger::{Left, Spend},
+};
+
+/// The most spends that one answer holds.
+const MOST: usize = 10_000;
+
+pub(super) fn budget(state: &State) -> Value {
+    let floors = state.settings.floors;
+    let floors = json!({"critical": floors.critical, "standard": floors.standard, "bulk": floors.bulk});
+    let mut identities = state.mirror.budget();
+    identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
+    let identities: Vec<Value> = identities.iter().map(|left| identity(left, &floors)).collect();
+    json!({"identities": identities, "saved": state.mirror.saved()})
+}
+
+fn identity(left: &Left, floors: &Value) -> Value {
+    let Identity { upstream, account } = &left.identity;
+    json!({
+        "upstream": &**upstream,
+        "identity": account.as_deref().unwrap_or("anonymous"),
+        "limit": left.limit,
+        "remaining": left.limit.and(left.remaining),
+        "window_seconds": left.window.map(|window| window.as_secs()),
+        "spent": left.spent,
+        "external_spend": left.external,
+        "floors": floors,
+        "metered": left.limit.is_some(),
+        "next_at": left.next_at.map(at),
+    })
+}
+
+pub(super) fn spends(state: &State, query: &str) -> HttpResponse {
+    let most = match parameter(query, "n").map(|n| n.parse::<usize>()) {
+        None => 100,
+        Some(Ok(most)) => most.min(MOST),
+        Some(Err(_)) => return refuse(400, "INVALID", "n is a number: how many spends to list, newest first"),
+    };
+    let spends: Vec<Value> = state.mirror.spends(most).iter().map(spend).collect();
+    reply(200, &json!({"spends": spends}))
+}
+
+pub(super) fn explain(state: &State, query: &str) -> HttpResponse {
+    let place = match located(&state.settings.routes, query) {
+        Ok(place) => place,
+        Err(why) => return refuse(400, "NAME_INVALID", why),
+    };
+    let reference = parameter(query, "reference");
+    let mut spends = state.mirror.explain(&place.repository, reference.as_deref());
+    spends.retain(|spend| spend.upstream == place.upstream);
+    spends.truncate(MOST);
+    let spends: Vec<Value> = spends.iter().map(spend).collect();
+    reply(
+        200,
+        &json!({
+            "upstream": &*place.upstream,
+            "repository": place.repository.as_str(),
+            "reference": reference,
+            "spends": spends,
+        }),
+    )
+}
+
+fn spend(spend: &Spend) -> Value {
+    json!({
+        "at": at(spend.at),
+        "upstream": &*spend.upstream,
+        "identity": &*spend.identity,
+        "repository": spend.repository.as_str(),
+        "reference": spend.reference,
+        "client": &*spend.client,
+        "class": spend.class,
+        "reason": spend.reason,
+        "waiters": spend.waiters,
+        "remaining": spend.remaining,
+    })
+}
+
+/// RFC 3339, in UTC and whole seconds.
+pub(super) fn at(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn left(limit: Option<i64>) -> Left {
+        Left {
+            identity: Identity { upstream: "docker.io".into(), account: None },
+            limit,
+            remaining: limit.map(|limit| limit - 25),
+            window: limit.map(|_| Duration::from_secs(21_600)),
+            spent: 20,
+            external: 5,
+            next_at: Some(SystemTime::UNIX_EPOCH),
+        }
+    }
+
+    #[test]
+    fn an_identity_is_told_as_the_contract_says() {
+        let floors = json!({"critical": 0.0, "standard": 0.1, "bulk": 0.4});
+        assert_eq!(
+            identity(&left(Some(100)), &floors),
+            json!({"upstream": "docker.io", "identity": "anonymous", "limit": 100, "remaining": 75, "window_seconds": 21600,
+                   "spent": 20, "external_spend": 5, "floors": floors, "metered": true, "next_at": "1970-01-01T00:00:00Z"})
+        );
+        let unmetered = identity(&left(None), &floors);
+        assert_eq!(unmetered["metered"], false);
+        assert!(
+            unmetered["limit"].is_null() && unmetered["remaining"].is_null() && unmetered["window_seconds"].is_null()
+        );
+    }
+}

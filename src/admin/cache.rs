@@ -1,0 +1,70 @@
+//! Which repository is meant, and forgetting it.
+
+use actix_web::HttpResponse;
+use serde_json::json;
+
+use super::{State, parameter, refuse, reply};
+use crate::{
+    oci::Reference,
+    route::{Asked, Mirrored, Routes},
+};
+
+/// The repository that a query names as people write it: `busybox`, `docker.io/library/busybox`, `ghcr.io/acme/app`.
+pub(super) fn located(routes: &Routes, query: &str) -> Result<Mirrored, &'static str> {
+    let text = parameter(query, "repository").ok_or("name a repository: ?repository=docker.io/library/busybox")?;
+    let (registry, name) = match text.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (Some(first), rest),
+        _ => (None, &*text),
+    };
+    let name = name.parse().map_err(|_| "this is no repository name; write it as in an image, without the tag")?;
+    let asked = Asked { registry: registry.map(Into::into), name, whole: None };
+    routes.route(&asked, None).ok_or("no configured upstream has this repository")
+}
+
+pub(super) async fn purge(state: &State, query: &str) -> HttpResponse {
+    let place = match located(&state.settings.routes, query) {
+        Ok(place) => place,
+        Err(why) => return refuse(400, "NAME_INVALID", why),
+    };
+    let tag = match parameter(query, "reference").map(|reference| reference.parse()) {
+        None => None,
+        Some(Ok(Reference::Tag(tag))) => Some(tag),
+        Some(Ok(Reference::Digest(_))) => {
+            return refuse(400, "DIGEST_INVALID", "what a digest names never changes; forget a tag, or the repository");
+        }
+        Some(Err(_)) => return refuse(400, "TAG_INVALID", "this is no tag"),
+    };
+    match state.mirror.purge(&place.upstream, &place.repository, tag.as_ref()).await {
+        Ok(removed) => {
+            let reference = tag.as_ref().map(|tag| tag.as_str());
+            tracing::info!(target: "weir::admin", upstream = %place.upstream, repository = %place.repository, reference, removed, "purged");
+            reply(200, &json!({"removed": removed}))
+        }
+        Err(error) => refuse(500, "UNKNOWN", &error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_named_as_in_an_image() {
+        let routes = Routes::new(Some("docker.io"), ["docker.io", "ghcr.io", "localhost:5000"]);
+        for (query, found) in [
+            ("repository=busybox", "docker.io library/busybox"),
+            ("repository=library%2Fbusybox", "docker.io library/busybox"),
+            ("repository=docker.io/acme/app&reference=1", "docker.io acme/app"),
+            ("repository=ghcr.io/acme/app", "ghcr.io acme/app"),
+            ("repository=localhost:5000/app", "localhost:5000 app"),
+        ] {
+            let place = located(&routes, query).unwrap();
+            assert_eq!(format!("{} {}", place.upstream, place.repository), found);
+        }
+        for bad in
+            ["", "repository=", "repository=../etc", "repository=evil.example/app", "repository=a*", "repository=%00"]
+        {
+            assert!(located(&routes, bad).is_err(), "{bad}");
+        }
+    }
+}

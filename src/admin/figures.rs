@@ -1,0 +1,79 @@
+//! `/metrics`: what is counted elsewhere, and what is read off the moment somebody looks.
+
+use actix_web::HttpResponse;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{State, refuse};
+use crate::{mirror::Mirror, upstream::ledger::Left};
+
+pub(super) fn metrics(state: &State) -> HttpResponse {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &state.metrics) {
+        Ok(()) => HttpResponse::Ok()
+            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+            .insert_header(("X-Content-Type-Options", "nosniff"))
+            .body(text),
+        Err(_) => refuse(500, "UNKNOWN", "the metrics cannot be written"),
+    }
+}
+
+/// What the mirror knows of itself and nobody counts.
+pub(super) struct Figures(pub(super) Mirror);
+
+fn own(left: &Left) -> u64 {
+    left.spent
+}
+
+fn others(left: &Left) -> u64 {
+    left.external
+}
+
+impl std::fmt::Debug for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let usage = self.0.usage();
+        for (name, help, value) in [
+            ("storage_capacity_bytes", "Bytes that the cache may take", usage.capacity),
+            ("storage_blob_bytes", "Bytes of whole blobs", usage.blob_bytes),
+            ("storage_blobs", "Whole blobs", usage.blobs),
+            ("storage_manifest_bytes", "Bytes of manifests", usage.manifest_bytes),
+            ("storage_manifests", "Manifests", usage.manifests),
+            ("storage_partial_bytes", "Bytes of blobs that are arriving or wait to be resumed", usage.partial_bytes),
+            ("storage_index_ready", "1 when the index answers, 0 while it is rebuilt", usage.index_ready.into()),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        for (name, help, value) in [
+            ("storage_evicted", "Objects that were removed for space", usage.evicted),
+            ("storage_quarantined", "Objects that did not match their digest and were put aside", usage.quarantined),
+            ("storage_full", "Blobs that were passed through because the disk was full", usage.full),
+            ("saved_pulls", "Manifest GETs answered without one upstream", self.0.saved()),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let budget = self.0.budget();
+        for (name, help, value) in [
+            ("budget_spent", "Pulls that this mirror spent within the window", own as fn(&Left) -> u64),
+            ("budget_external_spend", "Pulls that others behind the same address spent within the window", others),
+        ] {
+            let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for left in &budget {
+                let account = left.identity.account.as_deref().unwrap_or("anonymous");
+                let labels = [("upstream", &*left.identity.upstream), ("identity", account)];
+                ConstGauge::new(value(left) as i64).encode(encoder.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! May this request be answered at all? Decided from its head alone; pure.
+//!
+//! A browser that visits a hostile page can be made to send requests here, and its address is that of somebody who may.
+//! Three things stop it, without a token: a page on another site cannot choose the `Host` (a name that was rebound to our
+//! address is not one of ours), cannot leave out its `Origin` on anything but a plain GET, and cannot send a body as
+//! `application/json` without asking first, which is never granted.
+
+use std::net::{IpAddr, SocketAddr};
+
+use actix_web::{HttpRequest, http::header};
+
+/// Host names under which the listener is asked.
+#[derive(Clone, Debug)]
+pub struct Hosts {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The host of `admin.public_url`, with its port when that is not the scheme's own.
+    pub public: Option<String>,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Head<'a> {
+    pub(super) host: Option<&'a str>,
+    pub(super) origin: Option<&'a str>,
+    pub(super) fetch_site: Option<&'a str>,
+    pub(super) has_body: bool,
+    pub(super) content_type: Option<&'a str>,
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn of(request: &'a HttpRequest) -> Head<'a> {
+        // What is there and not readable is not the same as what is not there.
+        let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
+        let length = text("content-length").map(|length| length != "0");
+        Head {
+            // A request target in absolute form overrides `Host` (RFC 9112 §3.2.2); nobody has reason to send us one.
+            host: if request.uri().authority().is_some() { Some("?") } else { text("host") },
+            origin: text("origin"),
+            fetch_site: text("sec-fetch-site"),
+            has_body: length.unwrap_or(request.headers().contains_key(header::TRANSFER_ENCODING)),
+            content_type: text("content-type"),
+        }
+    }
+}
+
+/// Why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("this is not the host of the admin listener; ask for it by its address, or set admin.public_url")]
+    Host,
+    #[error("requests from pages of another origin are not answered")]
+    Origin,
+    #[error("a body must be application/json")]
+    ContentType,
+}
+
+impl Refusal {
+    pub(super) fn status(self) -> u16 {
+        match self {
+            Refusal::Host => 421,
+            Refusal::Origin => 403,
+            Refusal::ContentType => 415,
+        }
+    }
+}
+
+/// The decision.
+pub(super) fn judge(hosts: &Hosts, head: &Head<'_>) -> Result<(), Refusal> {
+    let host = head.host.filter(|host| hosts.know(host)).ok_or(Refusal::Host)?;
+    if let Some(origin) = head.origin {
+        let own = origin.split_once("://").is_some_and(|(scheme, origin)| {
+            matches!(scheme, "http" | "https") && (origin.eq_ignore_ascii_case(host) || hosts.is_public(origin))
+        });
+        if !own {
+            return Err(Refusal::Origin);
+        }
+    }
+    // A link from elsewhere to the page is fine; what a page elsewhere fetches is not.
+    if matches!(head.fetch_site, Some("cross-site" | "same-site")) && (head.origin.is_some() || head.has_body) {
+        return Err(Refusal::Origin);
+    }
+    let essence = head.content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
+    if head.has_body && !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        return Err(Refusal::ContentType);
+    }
+    Ok(())
+}
+
+impl Hosts {
+    fn is_public(&self, host: &str) -> bool {
+        self.public.as_deref().is_some_and(|public| public.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether `host` is a name of ours. The port is not looked at: a forwarded port is still us, and a rebound name is
+    /// still not.
+    fn know(&self, host: &str) -> bool {
+        if self.is_public(host) {
+            return true;
+        }
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok() && !name.ends_with(':') => name,
+            _ => host,
+        };
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        match bare.unwrap_or(name).parse::<IpAddr>() {
+            // An address cannot be rebound. What listens on all of them may be asked by any.
+            Ok(address) => {
+                let listen = self.listen.ip();
+                address.is_loopback() || listen.is_unspecified() || address.to_canonical() == listen.to_canonical()
+            }
+            Err(_) => name.eq_ignore_ascii_case("localhost"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> Hosts {
+        Hosts { listen: "127.0.0.1:5001".parse().unwrap(), public: Some("weir.example.com".to_owned()) }
+    }
+
+    #[test]
+    fn only_names_of_ours_are_answered() {
+        for good in ["127.0.0.1:5001", "127.0.0.1", "localhost:8001", "[::1]:5001", "Weir.Example.com"] {
+            assert_eq!(judge(&loopback(), &Head { host: Some(good), ..Head::default() }), Ok(()), "{good}");
+        }
+        for bad in
+            ["evil.example", "evil.example:5001", "10.0.0.7", "localhost.evil.example", "", "?", "weir.example.com:1"]
+        {
+            assert_eq!(judge(&loopback(), &Head { host: Some(bad), ..Head::default() }), Err(Refusal::Host), "{bad}");
+        }
+        assert_eq!(judge(&loopback(), &Head::default()), Err(Refusal::Host));
+        let everywhere = Hosts { listen: "0.0.0.0:5001".parse().unwrap(), public: None };
+        assert!(
+            everywhere.know("10.0.0.7:5001") && everywhere.know("[fd00::7]:5001") && !everywhere.know("evil.example")
+        );
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let ask = |origin| {
+            judge(&loopback(), &Head { host: Some("localhost:5001"), origin: Some(origin), ..Head::default() })
+        };
+        assert_eq!(ask("http://localhost:5001"), Ok(()));
+        assert_eq!(ask("https://weir.example.com"), Ok(()));
+        for foreign in ["http://evil.example", "null", "http://localhost:5002", "file://", "?", "http://127.0.0.1:5001"]
+        {
+            assert_eq!(ask(foreign), Err(Refusal::Origin), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_json() {
+        let ask = |content_type| {
+            judge(&loopback(), &Head { host: Some("localhost"), has_body: true, content_type, ..Head::default() })
+        };
+        assert_eq!(ask(Some("application/json; charset=utf-8")), Ok(()));
+        for bad in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/jsonp")] {
+            assert_eq!(ask(bad), Err(Refusal::ContentType), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The listener itself: one worker, short patience, nothing cached.
+
+use std::{io, net::TcpListener, time::Duration};
+
+use actix_web::{
+    App, HttpRequest, HttpServer,
+    dev::ServerHandle,
+    http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY},
+    middleware::DefaultHeaders,
+    web,
+};
+use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+
+use super::{Draining, Settings, State, answer, figures::Figures, login::Login};
+use crate::mirror::Mirror;
+
+/// Connections at once: a few people, a few probes, one scraper.
+const CONNECTIONS: usize = 256;
+/// How long a request may take to arrive, and a connection may idle.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running listener. Dropping it leaves it running; it ends with [`Serving::stop`] or the runtime.
+#[derive(Debug)]
+pub struct Serving {
+    handle: ServerHandle,
+    running: JoinHandle<io::Result<()>>,
+}
+
+impl Serving {
+    /// Stops at once: nothing here is worth waiting for.
+    pub async fn stop(self) {
+        self.handle.stop(false).await;
+        self.running.abort();
+    }
+}
+
+/// Answers on `socket`, which is bound and listening. `metrics` holds what the other rooms count.
+///
+/// # Errors
+/// When the socket cannot be used.
+pub fn serve(
+    settings: Settings,
+    socket: TcpListener,
+    mirror: Mirror,
+    mut metrics: Registry,
+    draining: Draining,
+) -> io::Result<Serving> {
+    metrics.register_collector(Box::new(Figures(mirror.clone())));
+    let login = Login::new(settings.admins.clone());
+    let state = web::Data::new(State { settings, mirror, metrics, draining, login });
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(state.clone())
+            .wrap(
+                DefaultHeaders::new()
+                    .add((
+                        CONTENT_SECURITY_POLICY,
+                        "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+                    ))
+                    .add((REFERRER_POLICY, "no-referrer")),
+            )
+            .default_service(web::to(|request: HttpRequest, state: web::Data<State>| async move {
+                answer(&state, &request).await
+            }))
+    })
+    .workers(1)
+    .max_connections(CONNECTIONS)
+    .client_request_timeout(PATIENCE)
+    .keep_alive(PATIENCE)
+    .shutdown_timeout(1)
+    .disable_signals()
+    .listen(socket)?
+    .run();
+    let handle = server.handle();
+    Ok(Serving { handle, running: tokio::spawn(server) })
+}
