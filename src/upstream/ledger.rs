@@ -30,25 +30,24 @@
 //! but in a crash in between.
 
 mod account;
+mod entry;
 mod record;
+mod reservation;
 
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use super::{Identity, ratelimit::RateLimit};
-use crate::{
-    asker::Class,
-    oci::{Name, Reference},
-};
+use crate::oci::Name;
 use account::Account;
+pub use entry::{Exhausted, Left, Purpose, Reason, Spend};
 use record::Record;
+use reservation::Progress;
+pub use reservation::Reservation;
 
 /// What a [`Keep`] promises.
 pub type Kept = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -71,106 +70,6 @@ impl<F: Fn(Vec<u8>) -> Kept + Send + Sync> Keep for F {
     fn compact(&self, _: Vec<Vec<u8>>) -> Kept {
         Box::pin(std::future::ready(Ok(())))
     }
-}
-
-/// Why upstream was asked for a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Nothing was cached.
-    Cold,
-    /// A HEAD told of another digest than the cached one.
-    Changed,
-    /// Upstream answers no HEAD, so a GET stood in.
-    HeadRefused,
-    /// The tag schema that stands in for the referrers API.
-    Referrers,
-}
-
-/// Who asks for what, and why; becomes a ledger entry.
-#[derive(Clone, Debug)]
-pub struct Purpose {
-    /// As upstream names it.
-    pub repository: Name,
-    /// The tag or digest that is asked for.
-    pub reference: Reference,
-    /// The client that came first.
-    pub client: Arc<str>,
-    /// How much its pulls matter.
-    pub class: Class,
-    /// Why the cache did not do.
-    pub reason: Reason,
-    /// How many requests this one spares besides the first; read when the spend is committed.
-    pub waiters: Arc<AtomicU32>,
-}
-
-/// One counted request, as `/api/v1/spends` shows it.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Spend {
-    /// When it was reserved.
-    pub at: SystemTime,
-    /// The upstream's configured name.
-    pub upstream: Arc<str>,
-    /// `anonymous`, or the account's user name.
-    pub identity: Arc<str>,
-    /// As upstream names it.
-    pub repository: Name,
-    /// The tag or digest.
-    pub reference: String,
-    /// The client that came first.
-    pub client: Arc<str>,
-    /// How much its pulls matter.
-    pub class: Class,
-    /// Why the cache did not do.
-    pub reason: Reason,
-    /// Requests that this one spared.
-    pub waiters: u32,
-    /// As upstream said in answer; may be negative. `None` when it said nothing.
-    pub remaining: Option<i64>,
-}
-
-impl Spend {
-    fn of(&self) -> Identity {
-        let account = (&*self.identity != Identity::ANONYMOUS).then(|| self.identity.clone());
-        Identity { upstream: self.upstream.clone(), account }
-    }
-}
-
-/// What an identity may still spend, at a moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
-    /// Whose budget.
-    pub identity: Identity,
-    /// Pulls per window; `None` while upstream never said a limit: unmetered.
-    pub limit: Option<i64>,
-    /// The newest `remaining` less what is in flight, by forecast when it is old; `None` when unmetered. Zero without a limit is an
-    /// upstream that refused a pull and never said how many there are.
-    pub remaining: Option<i64>,
-    /// The length of the window.
-    pub window: Option<Duration>,
-    /// Our own spends within the window (within a day while no window is known).
-    pub spent: u64,
-    /// Drops of `remaining` that no spend of ours explains, within the window.
-    pub external: u64,
-    /// When the next pull comes back, by forecast; `None` when nothing is known to be out.
-    pub next_at: Option<SystemTime>,
-}
-
-impl Left {
-    /// How long a caller waits for the next pull, at least a second; a minute when nothing can be forecast.
-    pub fn retry_after(&self, now: SystemTime) -> Duration {
-        let wait = self.next_at.map_or(account::BLIND_WAIT, |at| at.duration_since(now).unwrap_or_default());
-        wait.max(Duration::from_secs(1))
-    }
-}
-
-/// Nothing left; says when the next pull is forecast.
-#[derive(Clone, Debug)]
-pub struct Exhausted {
-    /// At least a second.
-    pub retry_after: Duration,
-    /// What is left, which is nothing.
-    pub left: Box<Left>,
 }
 
 /// How many spends are kept in memory and survive a compaction: two days of an account that pulls 200 an hour.
@@ -491,67 +390,6 @@ impl State {
 /// When a request was sent, in the ledger's own order of events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asking(u64);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    Unsent,
-    Sent,
-    Answered(Option<i64>),
-}
-
-/// A pull that is paid for and not sent yet. Dropping it unsent refunds it; once sent, dropping it writes the entry.
-#[derive(Debug)]
-pub struct Reservation {
-    ledger: Ledger,
-    number: u64,
-    identity: Identity,
-    purpose: Purpose,
-    progress: Progress,
-}
-
-impl Reservation {
-    /// Who pays.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The request is on its way, or may be: from now on it is spent.
-    pub(crate) fn sent(&mut self) {
-        if self.progress == Progress::Unsent {
-            self.progress = Progress::Sent;
-        }
-    }
-
-    /// It is certain that not a byte of the request left: a drop refunds it again.
-    pub(crate) fn unsent(&mut self) {
-        if self.progress == Progress::Sent {
-            self.progress = Progress::Unsent;
-        }
-    }
-
-    /// The headers of the answer are here; what they say is reconciled by [`Ledger::observe`].
-    pub(crate) fn answered(&mut self, remaining: Option<i64>) {
-        if self.progress == Progress::Sent {
-            let mut state = self.ledger.lock();
-            state.accounts.entry(self.identity.clone()).or_default().answered();
-        }
-        self.progress = Progress::Answered(remaining);
-    }
-
-    /// Pays for sending it once more. Nothing to do when it was not sent.
-    pub(crate) async fn again(&mut self) -> Result<(), Exhausted> {
-        if self.progress != Progress::Unsent {
-            *self = self.ledger.reserve(&self.identity, self.purpose.clone()).await?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.ledger.settle(self.number, self.progress, self.purpose.waiters.load(Ordering::Relaxed));
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
 //! The claims of the ledger's essay.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
 use super::*;
+use crate::asker::Class;
 
 const WINDOW: Duration = Duration::from_secs(21_600);
 

@@ -1,0 +1,67 @@
+//! A pull that is paid for: refunded, or spent, when it drops.
+
+use std::sync::atomic::Ordering;
+
+use super::{Exhausted, Ledger, Purpose};
+use crate::upstream::Identity;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Unsent,
+    Sent,
+    Answered(Option<i64>),
+}
+
+/// A pull that is paid for and not sent yet. Dropping it unsent refunds it; once sent, dropping it writes the entry.
+#[derive(Debug)]
+pub struct Reservation {
+    pub(super) ledger: Ledger,
+    pub(super) number: u64,
+    pub(super) identity: Identity,
+    pub(super) purpose: Purpose,
+    pub(super) progress: Progress,
+}
+
+impl Reservation {
+    /// Who pays.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The request is on its way, or may be: from now on it is spent.
+    pub(crate) fn sent(&mut self) {
+        if self.progress == Progress::Unsent {
+            self.progress = Progress::Sent;
+        }
+    }
+
+    /// It is certain that not a byte of the request left: a drop refunds it again.
+    pub(crate) fn unsent(&mut self) {
+        if self.progress == Progress::Sent {
+            self.progress = Progress::Unsent;
+        }
+    }
+
+    /// The headers of the answer are here; what they say is reconciled by [`Ledger::observe`].
+    pub(crate) fn answered(&mut self, remaining: Option<i64>) {
+        if self.progress == Progress::Sent {
+            let mut state = self.ledger.lock();
+            state.accounts.entry(self.identity.clone()).or_default().answered();
+        }
+        self.progress = Progress::Answered(remaining);
+    }
+
+    /// Pays for sending it once more. Nothing to do when it was not sent.
+    pub(crate) async fn again(&mut self) -> Result<(), Exhausted> {
+        if self.progress != Progress::Unsent {
+            *self = self.ledger.reserve(&self.identity, self.purpose.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ledger.settle(self.number, self.progress, self.purpose.waiters.load(Ordering::Relaxed));
+    }
+}
