@@ -20,6 +20,8 @@ mod metrics;
 mod path;
 mod query;
 mod range;
+#[cfg(test)]
+mod raw;
 mod referrers;
 mod sendfile;
 mod server;
@@ -210,3 +212,6 @@ fn kind(resource: &Resource) -> Kind {
         Resource::Referrers(..) => Kind::Referrers,
     }
 }
+
+#[cfg(test)]
+mod tests;

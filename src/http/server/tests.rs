@@ -15,16 +15,14 @@ use std::{
 
 use actix_http::StatusCode;
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::watch,
-};
+use tokio::sync::watch;
 
 use super::*;
 use crate::{
     http::{
         Certificate,
         body::Body,
+        raw::Raw,
         sendfile::{Source, Transfer},
         turn::Turn,
     },
@@ -158,50 +156,6 @@ fn serving(settings: &Settings, tls: Option<Arc<rustls::ServerConfig>>) -> (Serv
         fn_service(move |request| answer(world.clone(), request)).into_factory()
     });
     (serving.unwrap(), world)
-}
-
-/// A client that sees every byte.
-struct Raw<S = TcpStream>(S);
-
-impl Raw {
-    async fn to(serving: &Serving) -> Raw {
-        Raw(TcpStream::connect(serving.addresses[0]).await.unwrap())
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
-    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.write_all(bytes.as_ref()).await.unwrap();
-    }
-
-    async fn get(&mut self, path: &str) {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
-    }
-
-    /// One response head.
-    async fn head(&mut self) -> String {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            match self.0.read_u8().await {
-                Ok(byte) => head.push(byte),
-                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&head)),
-            }
-        }
-        String::from_utf8(head).unwrap().to_lowercase()
-    }
-
-    async fn body(&mut self, length: usize) -> Vec<u8> {
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).await.unwrap();
-        body
-    }
-
-    /// What comes until the connection is closed, in whatever way.
-    async fn rest(&mut self) -> Vec<u8> {
-        let mut rest = Vec::new();
-        let _ = self.0.read_to_end(&mut rest).await;
-        rest
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
