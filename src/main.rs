@@ -82,6 +82,7 @@ async fn run(mut config: Config, settings: Settings) -> Result<(), String> {
     let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
 
     let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, Handle::current());
+    mirror.metrics().register(&mut metrics);
     let http_metrics = http::Metrics::new();
     http_metrics.register(&mut metrics);
 

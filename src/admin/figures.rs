@@ -22,6 +22,7 @@ pub(super) fn metrics(state: &State) -> HttpResponse {
 }
 
 /// What the mirror knows of itself and nobody counts.
+#[derive(Debug)]
 pub(super) struct Figures(pub(super) Mirror);
 
 fn own(left: &Left) -> u64 {
@@ -30,12 +31,6 @@ fn own(left: &Left) -> u64 {
 
 fn others(left: &Left) -> u64 {
     left.external
-}
-
-impl std::fmt::Debug for Figures {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Figures")
-    }
 }
 
 impl Collector for Figures {
@@ -48,6 +43,7 @@ impl Collector for Figures {
             ("storage_manifest_bytes", "Bytes of manifests", usage.manifest_bytes),
             ("storage_manifests", "Manifests", usage.manifests),
             ("storage_partial_bytes", "Bytes of blobs that are arriving or wait to be resumed", usage.partial_bytes),
+            ("fills_under_way", "Blobs arriving now", self.0.fills() as u64),
             ("storage_index_ready", "1 when the index answers, 0 while it is rebuilt", usage.index_ready.into()),
         ] {
             let gauge = ConstGauge::new(value as i64);
