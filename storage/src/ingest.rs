@@ -156,14 +156,17 @@ impl Ingest {
         Err(self.core.complain(missing))
     }
 
-    /// Sees to it that `more` bytes are covered by the reservation; of an unknown size a good piece is taken at a time.
+    /// Sees to it that `more` bytes are covered by the reservation.
     fn account(&mut self, more: u64) -> Result<(), Error> {
+        let sized = self.shared.size().is_some();
         let Some(reservation) = &mut self.reservation else { return Ok(()) };
         let missing = (self.written + more).saturating_sub(reservation.bytes());
         if missing == 0 {
             return Ok(());
         }
-        reservation.grow(missing.max(GROWTH.min(self.core.settings.capacity / 16)))
+        // Of an unknown size a good piece is taken at a time.
+        let ahead = if sized { 0 } else { GROWTH.min(self.core.settings.capacity / 16) };
+        reservation.grow(missing.max(ahead))
     }
 
     /// Serves the writer until it commits, abandons, or is dropped.
@@ -280,10 +283,9 @@ impl Ingest {
             let actual = known.unwrap_or(self.written);
             return Err(Error::wrong_size(&self.digest, size, actual));
         }
-        self.account(size - self.written)?;
-        self.take_blocks(size)?;
         self.shared.announce(size);
-        Ok(())
+        self.account(size - self.written)?;
+        self.take_blocks(size)
     }
 
     /// Verifies, releases, syncs, renames.

@@ -123,6 +123,25 @@ async fn partial_files_go_first() {
     assert!(names(root.path().join("partial")).is_empty());
 }
 
+/// Once the size is known no more is reserved than that, and what cannot fit is refused then.
+#[tokio::test]
+async fn an_announced_size_is_what_is_reserved() {
+    let root = tempdir().unwrap();
+    let store = narrow(root.path());
+    let (digest, bytes) = content(0, 1000);
+    let mut writer = store.writer(&digest, None).await.unwrap();
+    writer.announce(1000).await.unwrap();
+    assert_eq!(store.usage().partial_bytes, 1000);
+    writer.append(bytes).await.unwrap();
+    writer.commit().await.unwrap();
+    let (huge, _) = content(1, 1);
+    let mut writer = store.writer(&huge, None).await.unwrap();
+    assert!(matches!(writer.announce(11 * MIB).await, Err(Error::Full { .. })));
+    drop(writer);
+    until("it is gone", || names(root.path().join("partial")).is_empty()).await;
+    assert_eq!((store.usage().partial_bytes, store.usage().blobs), (0, 1));
+}
+
 /// A full disk shows before the first byte, is no panic and no absence, and heals by itself.
 #[tokio::test]
 async fn a_full_disk_refuses_and_recovers() {
