@@ -125,7 +125,7 @@ async fn signed(world: &World, what: &str) -> Result<(Image, Vec<String>), Strin
 async fn ask_referrers(world: &World, image: &Image, query: &str) -> Result<(Answer, Vec<String>), Failure> {
     let path = world.client.path(&image.repository, &format!("referrers/{}{query}", image.digest));
     let answer = world.client.send(&Request::get(path)).await?;
-    ensure!(answer.status() == 200, "referrers{query}: {}", answer.describe());
+    ensure!(answer.status() == 200, "referrers{query}: {}; upstream: {}", answer.describe(), world.spent(image));
     let kind = answer.head.header("content-type").unwrap_or_default();
     ensure!(kind == "application/vnd.oci.image.index.v1+json", "referrers as {kind:?}");
     let json = answer.json();
