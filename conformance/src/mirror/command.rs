@@ -101,7 +101,7 @@ impl Command {
         let world = World::new(hub.clone(), Client::new(mirror.address, ""), mirror.admin, Some(mirror));
         // The peer asks upstream for every tag, so that its tags are always stale.
         let (extra, ttl) = match program {
-            Program::Weir(_) => ("[mirror]\ntag_ttl = \"1s\"\n", Duration::from_secs(1)),
+            Program::Weir(_) => ("[mirror]\ntag_ttl = \"1s\"\nlisting_ttl = \"1s\"\n", Duration::from_secs(1)),
             Program::DockerRegistry(_) => ("", Duration::ZERO),
         };
         let short = Process::start(program, upstream, extra).await?;
