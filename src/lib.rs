@@ -1,4 +1,84 @@
 //! Weir: a pull-through mirror for OCI registries that never wastes an upstream pull.
+//!
+//! This page is the map. It says where things are, what always holds and which test holds it, and tells one cold pull and
+//! one warm HEAD from end to end. Settings, each with its default and its reason, are in `deploy.toml`.
+//!
+//! # Layout
+//!
+//! | where | what |
+//! |---|---|
+//! | `main.rs` | settings → values → servers, until a signal; wiring only |
+//! | [`config`] | `deploy.toml` and the environment become each room's own `Settings` |
+//! | [`cli`] | one file per command |
+//! | [`http`] | what a registry client sees; with [`admin`] the only user of actix |
+//! | [`admin`] | the second listener: health, metrics, JSON API |
+//! | [`route`] | a name, with or without a registry, to its one upstream or to none |
+//! | [`asker`] | who asks: client key, principal, class |
+//! | [`limits`] | pure accounting: who a client is, who may spend what; time is an argument |
+//! | [`mirror`] | the decisions: from disk, or from upstream by way of disk |
+//! | [`upstream`] | a client of registries, and the ledger of what they count; the only user of reqwest |
+//! | [`telemetry`] | logs and the metric registry |
+//! | [`oci`] | the vocabulary: names, references, digests, manifests, paging |
+//! | `storage/` | crate `weir-storage`: blobs, manifests, tags, journals on one disk; knows no network |
+//! | `conformance/` | crate `weir-conformance`: a Docker Hub on loopback, and the suite that any mirror can be held to |
+//!
+//! Dependencies run one way: `main → {http, admin, cli} → {mirror, limits} → {upstream, storage}`. `http` never names
+//! `upstream` or `storage`, and those two never name each other; `tests/architecture.rs` keeps it so.
+//!
+//! # What always holds
+//!
+//! 1. A client never receives a complete body that does not match its digest. The last 64 KiB of an arriving blob wait
+//!    for its verification. (`tests::…`)
+//! 2. A file under `blobs/` is whole and verified; what is not is under `partial/`. (`tests::…`)
+//! 3. N concurrent requests for one cold object cost one upstream request. Success is shared by digest; a failure is
+//!    shared only by those who asked the same thing of the same repository with the same credential; a refusal is nobody's
+//!    but the refused one's. (`tests::…`)
+//! 4. A client that is slow or leaves changes nothing for anyone else, nor for the cache. (`tests::…`)
+//! 5. Failure is never mistaken for absence, in either direction. (`tests::…`)
+//! 6. Bytes are never rewritten: what upstream signed is what the client gets. (`tests::…`)
+//! 7. A blob never expires; tags do. Space, not age, removes blobs, and never one that is being served. (`tests::…`)
+//! 8. Losing the index loses nothing: blobs, manifests, tags, membership and journals are files and the truth; sled is an
+//!    index that is rebuilt from them while answers come from computed paths. (`tests::…`)
+//! 9. Nothing about a fresh cached pull touches the network. (`tests::…`)
+//! 10. Every counted upstream request has a ledger entry: who, what, why, and what was left. (`tests::…`)
+//! 11. A credential goes to the origin it was configured for and to that origin's vetted token host, nowhere else.
+//!     (`tests::…`)
+//! 12. Every queue, body, cache and wait has a bound that is written in `deploy.toml`.
+//!     (`config::tests::deploy_toml_names_every_key_there_is`)
+//!
+//! # One cold pull
+//!
+//! A thousand nodes are told to run `busybox:1.36`, and none of it is here. Each asks `HEAD /v2/library/busybox/manifests/1.36`.
+//! `http::path` reads the path from the right and [`route`] finds the one upstream; `http::admit` says who is asking, and
+//! its permit travels in the response body until the last byte is sent. [`mirror`] finds no tag on disk and joins the
+//! *flight* for this tag: the first one in leads it, on the background runtime, where it outlives whoever asked. The leader
+//! looks at the disk again (another flight may just have landed) and sends one HEAD upstream, which Docker Hub does not
+//! count. Its breaker, its pace, and a bearer token that is fetched once for all stand before that. The answer
+//! names a digest, goes into a small file, and all thousand have their HEAD.
+//!
+//! Each then asks for the manifest by that digest. One flight again; its leader now needs something that is counted, so it
+//! *reserves* a pull in the ledger, which is on disk before the request leaves, and commits it when the headers are in: who
+//! asked, for what, why, how many shared it, and what upstream says is left. The bytes are checked against their digest,
+//! stored, and given to all. An index names platforms and a manifest names blobs, and this repository has now *vouched* for
+//! every one of them.
+//!
+//! The layers come next. The fill of a blob is keyed by its digest alone. The writer reserves its size on disk, after
+//! eviction if need be, and for every piece that arrives appends, hashes, and publishes how much may be read; leader and
+//! followers read the same open file, each at its own pace, from byte 0, with `sendfile`. When upstream breaks off, the fill
+//! asks again with `Range` and nobody notices. The last 64 KiB are published when the whole has the digest it should;
+//! otherwise every connection is cut and nothing is kept. Then `fdatasync`, and a rename into `blobs/`. A thousand nodes have
+//! cost two manifest GETs, one GET per blob, and one token.
+//!
+//! # One warm HEAD
+//!
+//! The thousand and first asks `HEAD /v2/library/busybox/manifests/1.36`. Path, route and admission are as before. The tag is in
+//! memory with the time it was last confirmed, and `mirror::freshness`, which is a function from values to a verdict, says
+//! *fresh*: media type, size and digest go out as headers, without an await and without a packet to anybody else.
+//!
+//! Five minutes later it would say *expired*: one flight asks upstream by HEAD, and finds the same digest, so that the answer
+//! is the cached one and has cost nothing. If upstream says 429, or nothing within `revalidate_timeout`, the cached one it is as
+//! well, with `Warning: 299` and its `Age`. Only what is neither here nor to be had is an error, and `http::error` is the
+//! one table from what went wrong to the status, the code and the sentence that the client will print.
 
 pub mod admin;
 pub mod asker;
