@@ -1,4 +1,5 @@
 //! Through the front door: one binary, real sockets.
 
 mod architecture;
+mod deploy;
 mod mirror;

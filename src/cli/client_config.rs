@@ -91,9 +91,14 @@ fn docker(mirror: &Mirror) -> String {
 }}
 # Then: systemctl reload docker     Check: docker info --format '{{{{.RegistryConfig.Mirrors}}}}'
 # Docker asks a mirror for Docker Hub's images alone. Of another registry name the mirror in the image:
-#   docker pull {host}/ghcr.io/OWNER/IMAGE
+#   docker pull {host}/ghcr.io/OWNER/IMAGE{insecure}
 {EGRESS}"#,
         host = mirror.host,
+        insecure = if mirror.plain && !mirror.host.starts_with("127.") {
+            format!("\n# which over plain http wants \"insecure-registries\": [\"{}\"] beside the mirrors", mirror.host)
+        } else {
+            String::new()
+        },
     )
 }
 

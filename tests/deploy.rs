@@ -1,0 +1,358 @@
+//! `weir` as it is started: its configuration, what it prints, its admin listener, and how it stops.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use weir_conformance::hub::{self, Fault, Hub, Kind, Spec, What};
+
+const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+
+/// Nothing here takes longer, but on a machine that is very busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program with nothing of the tester's environment in its configuration.
+fn weir(arguments: &[&str]) -> Command {
+    let mut command = Command::new(WEIR);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}
+
+/// A running weir on ports of the kernel's choice. Dropping it kills it.
+struct Running {
+    child: Child,
+    greeting: String,
+    registry: SocketAddr,
+    admin: SocketAddr,
+    directory: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(environment: &[(&str, &str)]) -> Running {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = weir(&[]);
+        command
+            .current_dir(directory.path())
+            .env("WEIR_SERVER__LISTEN", "127.0.0.1:0")
+            .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(directory.path().join("log")).unwrap());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut greeting = String::new();
+        // The last line of the greeting is the one that leads on.
+        while !greeting.contains("In full") {
+            let Some(line) = lines.next() else {
+                let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
+                panic!("weir did not start: {:?}\n{log}", child.wait());
+            };
+            greeting += &line.unwrap();
+            greeting.push('\n');
+        }
+        let after = |mark: &str| {
+            let rest = greeting.split_once(mark).unwrap_or_else(|| panic!("{mark}: {greeting}")).1;
+            rest.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let (registry, admin) = (after(" on http://"), after("health on http://"));
+        Running { child, registry, admin, directory, greeting }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Status, head and body of one exchange. `extra` are header lines.
+fn ask(address: SocketAddr, method: &str, path: &str, extra: &str) -> (u16, String, String) {
+    let mut socket = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let host = if extra.contains("Host:") { String::new() } else { format!("Host: {address}\r\n") };
+    write!(socket, "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{extra}\r\n").unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
+    (head[9..12].parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[test]
+fn deploy_toml_is_a_configuration_and_a_mistake_in_it_is_told() {
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy.toml");
+    let output = weir(&["check", "--config", deploy]).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("mirrors docker.io from https://registry-1.docker.io"), "{}", told(&output));
+
+    let output = weir(&["serve", "--config", deploy]).env("WEIR_STORAGE__CAPACITY", "50GB!").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).starts_with(r#"weir: storage.capacity = "50GB!": not a size; write "#), "{}", told(&output));
+
+    let output = weir(&["check", "--config", "/nonexistent/weir.toml"]).output().unwrap();
+    assert!(told(&output).contains("/nonexistent/weir.toml: No such file"), "{}", told(&output));
+}
+
+#[test]
+fn weir_without_arguments_serves_and_says_how_to_set_clients_up() {
+    let running = Running::start(&[]);
+    assert!(
+        running.greeting.contains(&format!(r#""registry-mirrors": ["http://{}"]"#, running.registry)),
+        "{}",
+        running.greeting
+    );
+    assert_eq!(ask(running.registry, "GET", "/v2/", "").0, 200);
+    assert!(running.directory.path().join("weir-data").is_dir());
+
+    let second = weir(&[])
+        .current_dir(running.directory.path())
+        .env("WEIR_SERVER__LISTEN", "127.0.0.1:0")
+        .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1), "two processes never share a directory: {}", told(&second));
+}
+
+#[test]
+fn the_admin_listener_answers_whom_it_should() {
+    let running = Running::start(&[]);
+    let get = |path: &str, extra: &str| ask(running.admin, "GET", path, extra);
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/api/v1/budget",
+        "/api/v1/spends",
+        "/api/v1/explain?repository=busybox",
+        "/",
+    ] {
+        let (status, head, body) = get(path, "");
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(head.contains("content-security-policy: default-src 'none'"), "{path}: {head}");
+    }
+    let (_, head, metrics) = get("/metrics", "");
+    assert!(head.contains("content-type: application/openmetrics-text"), "{head}");
+    for name in [
+        "weir_build_info{",
+        "weir_storage_capacity_bytes 53687091200",
+        "weir_process_resident_memory_bytes ",
+        "weir_http_requests_total{",
+    ] {
+        assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
+    assert!(metrics.lines().all(|line| line.starts_with("weir_") || line.starts_with('#')), "{metrics}");
+
+    let budget: serde_json::Value = serde_json::from_str(&get("/api/v1/budget", "").2).unwrap();
+    let identity = &budget["identities"][0];
+    assert_eq!((identity["upstream"].as_str(), identity["identity"].as_str()), (Some("docker.io"), Some("anonymous")));
+    assert!(identity["limit"].is_null() && identity["remaining"].is_null() && identity["metered"] == false);
+    assert_eq!(identity["floors"]["bulk"], 0.4);
+
+    // A page on another site can send these; a name rebound to our address can send the first.
+    assert_eq!(get("/api/v1/budget", "Host: evil.example\r\n").0, 421);
+    assert_eq!(get("/api/v1/budget", "Origin: http://evil.example\r\n").0, 403);
+    let form = "Content-Type: text/plain\r\nContent-Length: 2\r\n";
+    assert_eq!(ask(running.admin, "DELETE", "/api/v1/cache?repository=busybox", form).0, 415);
+    // Probes know neither names nor passwords.
+    assert_eq!(get("/healthz", "Host: 10-0-0-7.pod\r\n").0, 200);
+
+    assert_eq!(get("/api/v1/nothing", "").0, 404);
+    let (status, head, body) = ask(running.admin, "POST", "/api/v1/budget", "Content-Length: 0\r\n");
+    assert_eq!((status, head.contains("allow: get")), (405, true), "{head}");
+    assert!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["errors"][0]["message"].is_string());
+    let (status, _, body) = ask(running.admin, "DELETE", "/api/v1/cache?repository=evil.example/x", "");
+    assert_eq!(status, 400, "{body}");
+}
+
+#[test]
+fn off_loopback_the_admin_listener_wants_an_admin() {
+    let output = weir(&["serve"]).env("WEIR_ADMIN__LISTEN", "0.0.0.0:0").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains(r#"admin.listen = "0.0.0.0:0": whoever reaches this address"#), "{}", told(&output));
+
+    let mut hashing = weir(&["hash-password"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    hashing.stdin.take().unwrap().write_all(b"hunter2\n").unwrap();
+    let hash = hashing.wait_with_output().unwrap();
+    let hash = String::from_utf8(hash.stdout).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("weir.toml");
+    std::fs::write(
+        &config,
+        format!("[[account]]\nname = \"ops\"\nrole = \"admin\"\npassword_hash = \"{}\"\n", hash.trim()),
+    )
+    .unwrap();
+    let running = Running::start(&[("WEIR_ADMIN__LISTEN", "0.0.0.0:0"), ("WEIR_CONFIG", config.to_str().unwrap())]);
+    let admin = SocketAddr::from(([127, 0, 0, 1], running.admin.port()));
+    let status = |path: &str, credentials: &str| ask(admin, "GET", path, credentials).0;
+    assert_eq!(status("/readyz", ""), 200);
+    assert_eq!(status("/api/v1/budget", ""), 401);
+    // ops:hunter2, then ops:hunter3
+    assert_eq!(status("/api/v1/budget", "Authorization: Basic b3BzOmh1bnRlcjI=\r\n"), 200);
+    assert_eq!(status("/metrics", "Authorization: Basic b3BzOmh1bnRlcjM=\r\n"), 401);
+    assert!(!running.log().contains("hunter"), "a password is in the log");
+}
+
+#[test]
+fn a_command_asks_the_running_weir() {
+    let running = Running::start(&[]);
+    let admin = format!("http://{}", running.admin);
+    let output = weir(&["budget", "--admin", &admin]).output().unwrap();
+    assert!(told(&output).contains("docker.io as anonymous: no limit was ever named"), "{}", told(&output));
+    let output = weir(&["budget", "--json", "--explain", "busybox:latest", "--admin", &admin]).output().unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["repository"], "library/busybox");
+    let output = weir(&["purge", "busybox", "--admin", &admin]).output().unwrap();
+    assert_eq!(told(&output), "nothing was cached of busybox\n");
+    let output = weir(&["purge", "evil.example/x", "--admin", &admin]).output().unwrap();
+    assert_eq!(
+        (output.status.code(), told(&output).as_str()),
+        (Some(1), "weir: weir answered 400: no configured upstream has this repository\n")
+    );
+    let output = weir(&["budget", "--admin", "http://127.0.0.1:9"]).output().unwrap();
+    assert!(told(&output).starts_with("weir: no weir answers on http://127.0.0.1:9"), "{}", told(&output));
+}
+
+#[test]
+fn the_examples_are_what_client_config_prints() {
+    for (client, file) in [
+        ("docker", "docker/daemon.json.txt"),
+        ("containerd", "containerd/hosts.toml.txt"),
+        ("podman", "podman/weir.conf"),
+        ("crio", "crio/weir.conf"),
+        ("buildkit", "buildkit/buildkitd.toml"),
+        ("k3s", "k3s/registries.yaml"),
+    ] {
+        let output = weir(&["client-config", client, "--url", "http://weir.example.com:5000"]).output().unwrap();
+        let path = format!("{}/examples/clients/{file}", env!("CARGO_MANIFEST_DIR"));
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(told(&output), written, "weir client-config {client} --url http://weir.example.com:5000 > {path}");
+    }
+}
+
+#[test]
+fn the_configurations_in_the_examples_are_understood() {
+    let kubernetes =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kubernetes/weir.yaml")).unwrap();
+    let (_, rest) = kubernetes.split_once("weir.toml: |\n").unwrap();
+    let embedded: String =
+        rest.lines().take_while(|line| line.starts_with("    ")).map(|line| format!("{}\n", line.trim())).collect();
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$1hDPFpFtKWtvzCYWjxAeyDpHpXwYpFkAB2XV0nqqqqM";
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("weir.toml");
+    std::fs::write(&config, embedded.replace("REPLACE", hash)).unwrap();
+    let output = weir(&["check", "--config", config.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_panic() {
+    let mut child =
+        weir(&["client-config", "containerd"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", told(&output));
+}
+
+#[test]
+fn sigterm_drains() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (hub, image) = runtime.block_on(async {
+        let hub = Hub::start(hub::Settings::default()).await.unwrap();
+        let image = hub.push(Spec::new("library/busybox")).unwrap();
+        (hub, image)
+    });
+    let url = format!("http://{}", hub.registry_address());
+    let mut running = Running::start(&[("WEIR_UPSTREAM__0__URL", &url)]);
+    assert_eq!(ask(running.registry, "GET", "/v2/library/busybox/manifests/latest", "Accept: */*\r\n").0, 200);
+
+    // A body under way, held by upstream.
+    let mut stall = Fault::always(What::Stall(0.5));
+    stall.on.kind = Some(Kind::BlobGet);
+    hub.fault(stall);
+    let layer = image.platforms[0].blobs().nth(1).unwrap().clone();
+    let registry = running.registry;
+    let path = format!("/v2/library/busybox/blobs/{}", layer.digest);
+    let mut socket = TcpStream::connect(registry).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: {registry}\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(socket);
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line == "\r\n" {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse::<usize>().ok();
+        }
+    }
+
+    assert_eq!(ask(running.admin, "GET", "/readyz", "").0, 200);
+    running.signal(Signal::TERM);
+    let (status, body) = loop {
+        let (status, _, body) = ask(running.admin, "GET", "/readyz", "");
+        if status != 200 {
+            break (status, body);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!((status, body.as_str()), (503, r#"{"ready":false,"reasons":["draining"]}"#));
+    assert!(running.child.try_wait().unwrap().is_none(), "it waits for the body");
+
+    hub.clear_faults();
+    hub.release();
+    let mut bytes = vec![0; length.expect("the body has a length")];
+    reader.read_exact(&mut bytes).expect("the body under way is finished");
+    assert!(running.child.wait().unwrap().success(), "{}", running.log());
+    assert!(running.log().contains("stopped"), "{}", running.log());
+    drop(runtime);
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (hub, image) = runtime.block_on(async {
+        let hub = Hub::start(hub::Settings::default()).await.unwrap();
+        let image = hub.push(Spec::new("library/busybox")).unwrap();
+        (hub, image)
+    });
+    let url = format!("http://{}", hub.registry_address());
+    let mut running = Running::start(&[("WEIR_UPSTREAM__0__URL", &url), ("WEIR_SERVER__DRAIN", "10m")]);
+    assert_eq!(ask(running.registry, "GET", "/v2/library/busybox/manifests/latest", "Accept: */*\r\n").0, 200);
+    let mut stall = Fault::always(What::Stall(0.5));
+    stall.on.kind = Some(Kind::BlobGet);
+    hub.fault(stall);
+    let layer = image.platforms[0].blobs().nth(1).unwrap().clone();
+    let mut socket = TcpStream::connect(running.registry).unwrap();
+    write!(socket, "GET /v2/library/busybox/blobs/{} HTTP/1.1\r\nHost: x\r\n\r\n", layer.digest).unwrap();
+    // The first byte says that the body is under way.
+    socket.read_exact(&mut [0]).unwrap();
+    running.signal(Signal::INT);
+    while ask(running.admin, "GET", "/readyz", "").0 == 200 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.signal(Signal::TERM);
+    assert!(running.child.wait().unwrap().success(), "{}", running.log());
+    drop((hub, runtime));
+}
