@@ -1,8 +1,8 @@
 //! The second listener: health, metrics, and the JSON API. It is never throttled, so that an operator cannot lock
 //! themselves out.
 //!
-//! One table, [`ROUTES`], says what there is; the OpenAPI document is held to it by a test. Whatever is asked passes
-//! [`guard`] first, which decides from the request's head alone: health is everybody's, and everything else is for the
+//! One table, `ROUTES`, says what there is; the OpenAPI document is held to it by a test. Whatever is asked passes
+//! `guard` first, which decides from the request's head alone: health is everybody's, and everything else is for the
 //! host names, origins and people that were configured.
 
 mod budget;

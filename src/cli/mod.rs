@@ -46,7 +46,7 @@ pub enum Command {
     Purge(purge::Arguments),
     /// Hash everything on the disk again and put aside what does not match (while weir is stopped)
     Verify,
-    /// Print a password's hash for an [[account]]; the password is read from standard input
+    /// Print a password's hash for an `[[account]]`; the password is read from standard input
     HashPassword,
 }
 

@@ -8,7 +8,7 @@ use super::Mistake;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Throttle {
-    /// `throttle_{unauthenticated|authenticated}_{what}`; see [`NAMES`].
+    /// `throttle_{unauthenticated|authenticated}_{what}`; see `NAMES`.
     pub name: String,
     /// How many …
     pub requests_per_period: u32,
