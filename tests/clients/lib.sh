@@ -171,8 +171,12 @@ YAML
             ;;
     esac
     mirror=$!
-    wait_until curl -fs "http://$MIRROR/v2/"
+    wait_until answers_or_ended "$mirror" "http://$MIRROR/v2/"
+    kill -0 "$mirror" || { cat "$WORK/mirror.log" && return 1; }
 }
+
+# answers_or_ended PID URL
+answers_or_ended() { ! kill -0 "$1" || curl -fs "$2"; }
 
 stop_mirror() {
     kill "$mirror"
