@@ -16,16 +16,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "$CONTAINERD_ADDRESS"
 TOML
-    # `ctr` sends ns=docker.io and ns=debian.test: by that alone Weir knows whose image is meant.
-    local registry
-    for registry in docker.io debian.test; do
-        mkdir -p "$WORK/hosts.d/$registry"
-        cat >"$WORK/hosts.d/$registry/hosts.toml" <<TOML
-server = "http://$MIRROR"
-[host."http://$MIRROR"]
-capabilities = ["pull", "resolve", "push"]
-TOML
-    done
+    # One hosts.toml for each registry, each under its own comment. With them `ctr` sends ns=docker.io and ns=debian.test: by
+    # that alone Weir knows whose image is meant.
+    mkdir -p "$WORK"/hosts.d/{docker.io,debian.test} "$WORK/push.d/docker.io"
+    client_config containerd | awk -v top="$WORK/hosts.d" '
+        match($0, "^# /etc/containerd/certs.d/.*/hosts.toml") { file = top "/" substr($2, 25) }
+        file { print > file }'
+    for registry in docker.io debian.test; do echo '[host]' >>"$WORK/hosts.d/$registry/hosts.toml"; done
+    # They say that nothing is pushed this way; here it is tried all the same.
+    sed 's/"resolve"/&, "push"/' "$WORK/hosts.d/docker.io/hosts.toml" >"$WORK/push.d/docker.io/hosts.toml"
     containerd --config "$WORK/containerd.toml" >"$WORK/containerd.log" 2>&1 &
     daemon=$!
     wait_until ctr version
@@ -35,7 +34,7 @@ pull() { ctr images pull --hosts-dir "$WORK/hosts.d" "docker.io/$1"; }
 
 forget() { ctr images list --quiet | xargs --no-run-if-empty ctr images remove --sync >"$WORK/output"; }
 
-push() { ctr images push --platform linux/amd64 --hosts-dir "$WORK/hosts.d" docker.io/library/mine:latest "docker.io/$IMAGE:latest"; }
+push() { ctr images push --platform linux/amd64 --hosts-dir "$WORK/push.d" docker.io/library/mine:latest "docker.io/$IMAGE:latest"; }
 
 pull_debian() { ctr images pull --hosts-dir "$WORK/hosts.d" debian.test/debian/busybox:latest; }
 

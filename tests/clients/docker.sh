@@ -10,8 +10,9 @@ export DOCKER_HOST=unix:///run/docker.sock
 docker=/usr/bin/docker
 
 start_daemon() {
+    client_config docker | grep -v '^#' >"$WORK/daemon.json"
     dockerd --host "$DOCKER_HOST" --data-root "$WORK/docker" --exec-root /run/docker --pidfile /run/docker.pid \
-        --registry-mirror "http://$MIRROR" --bridge none --iptables=false --storage-driver overlay2 >"$WORK/docker.log" 2>&1 &
+        --config-file "$WORK/daemon.json" --bridge none --iptables=false --storage-driver overlay2 >"$WORK/docker.log" 2>&1 &
     daemon=$!
     wait_until "$docker" info
 }

@@ -137,11 +137,9 @@ YAML
 
 # --- the mirror under test --------------------------------------------------------------------------------------------------
 
-# start_mirror [TAG_TTL]: on the data directory that is there.
-start_mirror() {
-    case $MIRROR_KIND in
-        weir)
-            cat >"$WORK/weir.toml" <<TOML
+# weir_toml [TAG_TTL]: Weir's configuration.
+weir_toml() {
+    cat >"$WORK/weir.toml" <<TOML
 [server]
 listen = "$MIRROR"
 [admin]
@@ -159,6 +157,21 @@ default = true
 name = "debian.test"
 url = "http://$DEBIAN"
 TOML
+}
+
+# client_config CLIENT: how to set that client up, in Weir's own words. A docker-registry knows no prefix.
+client_config() {
+    weir_toml
+    "$BIN/weir" client-config --config "$WORK/weir.toml" "$1" >"$WORK/client-config"
+    [[ $MIRROR_KIND == weir ]] || sed -i "s#$MIRROR/docker.io#$MIRROR#" "$WORK/client-config"
+    cat "$WORK/client-config"
+}
+
+# start_mirror [TAG_TTL]: on the data directory that is there.
+start_mirror() {
+    case $MIRROR_KIND in
+        weir)
+            weir_toml "$@"
             "$BIN/weir" serve --config "$WORK/weir.toml" >>"$WORK/mirror.log" 2>&1 &
             ;;
         docker-registry)
@@ -245,18 +258,3 @@ scenario() {
 }
 
 log_of() { "$@"; }
-
-# registries.conf for podman and skopeo.
-registries_conf() {
-    export CONTAINERS_REGISTRIES_CONF=$WORK/registries.conf
-    cat >"$CONTAINERS_REGISTRIES_CONF" <<TOML
-[[registry]]
-prefix = "docker.io"
-location = "$MIRROR"
-insecure = true
-[[registry]]
-prefix = "debian.test"
-location = "$MIRROR/debian.test"
-insecure = true
-TOML
-}

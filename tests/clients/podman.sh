@@ -4,7 +4,8 @@
 source "$(dirname "$0")/lib.sh"
 # shellcheck disable=SC2034 # lib.sh reads it
 client=podman
-registries_conf
+export CONTAINERS_REGISTRIES_CONF=$WORK/registries.conf
+client_config podman >"$CONTAINERS_REGISTRIES_CONF"
 
 podman() {
     command podman --root "$WORK/podman" --runroot /run/podman --storage-driver vfs --cgroup-manager cgroupfs --runtime runc \

@@ -4,7 +4,8 @@
 source "$(dirname "$0")/lib.sh"
 # shellcheck disable=SC2034 # lib.sh reads it
 client=skopeo
-registries_conf
+export CONTAINERS_REGISTRIES_CONF=$WORK/registries.conf
+client_config podman >"$CONTAINERS_REGISTRIES_CONF"
 
 skopeo() { command skopeo --registries-conf "$CONTAINERS_REGISTRIES_CONF" "$@"; }
 
