@@ -22,7 +22,6 @@ TOML
     client_config containerd | awk -v top="$WORK/hosts.d" '
         match($0, "^# /etc/containerd/certs.d/.*/hosts.toml") { file = top "/" substr($2, 25) }
         file { print > file }'
-    for registry in docker.io debian.test; do echo '[host]' >>"$WORK/hosts.d/$registry/hosts.toml"; done
     # They say that nothing is pushed this way; here it is tried all the same.
     sed 's/"resolve"/&, "push"/' "$WORK/hosts.d/docker.io/hosts.toml" >"$WORK/push.d/docker.io/hosts.toml"
     containerd --config "$WORK/containerd.toml" >"$WORK/containerd.log" 2>&1 &
