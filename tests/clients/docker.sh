@@ -36,7 +36,8 @@ log_of() {
     before=$(wc -l <"$WORK/docker.log")
     "$@" || status=$?
     echo "--- the daemon's log"
-    tail -n "+$((before + 1))" "$WORK/docker.log" | grep -E 'Attempting next endpoint for (pull|push)|level=error' | uniq || true
+    tail -n "+$((before + 1))" "$WORK/docker.log" | grep -E 'Attempting next endpoint for (pull|push)|level=error' |
+        sed 's/^time="[^"]*" //' | uniq || true
     return "$status"
 }
 

@@ -48,7 +48,8 @@ wait_until() {
 
 # --- golden files -----------------------------------------------------------------------------------------------------------
 
-# Takes from a client's output what differs between two runs: digests, times, paths, ports of the system's choice, progress.
+# Takes from a client's output what differs between two runs: digests, times, paths, ports of the system's choice, waits,
+# and progress.
 normalise() {
     sed -E \
         -e 's/\x1b\[[0-9;]*[A-Za-z]//g' \
@@ -60,6 +61,7 @@ normalise() {
         -e '/^elapsed: /d' \
         -e 's/[[:space:]]+$//' \
         -e '/[|]-*[|]$/d' \
+        -e '/^(Getting image source signatures|Copying (blob|config) .*)$/d' \
         -e 's/about [0-9][0-9hms ]*/about WAIT/'
 }
 
