@@ -108,7 +108,12 @@ impl Repository {
             return Some(referrers_index(referrers));
         }
         let digest = self.tags.get(reference).map_or(reference, String::as_str);
-        self.manifests.get(digest).cloned()
+        let stored = self.manifests.get(digest).cloned();
+        if stored.is_some() || !fallback {
+            return stored;
+        }
+        // What the tag names is there by its digest as well, as any index is.
+        self.referrers.values().map(|referrers| referrers_index(referrers)).find(|index| index.digest == digest)
     }
 
     /// For a client that takes no index: the linux/amd64 manifest of this one, as Hub picks it.
