@@ -20,7 +20,12 @@ use crate::{
 };
 
 pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, reference: Reference) -> Answer {
-    if let Some(found) = registry.mirror.warm_manifest(&place.ask, &reference, SystemTime::now()) {
+    let now = SystemTime::now();
+    if exchange.turn.is_head() {
+        if let Some(found) = registry.mirror.warm_head(&place.ask, &reference, now) {
+            return Answer::now(head(exchange, &place, &found));
+        }
+    } else if let Some(found) = registry.mirror.warm_manifest(&place.ask, &reference, now) {
         return Answer::now(whole(exchange, &place, found));
     }
     let mirror = registry.mirror.clone();

@@ -8,10 +8,12 @@ use std::{
 use serde_json::Value;
 use weir_storage::Listing;
 
-use super::{Ask, Error, Facts, Inner, Object, ReferrersAnswer, Source, Status, TagsAnswer, freshness};
+use super::{
+    Ask, Error, Facts, Inner, Object, ReferrersAnswer, Source, Status, TagsAnswer, freshness, revalidate::Resolution,
+};
 use crate::{
     asker::Client,
-    oci::{Digest, Reference, Tag},
+    oci::{Digest, Tag},
     upstream::{self, Upstream, ledger::Reason},
 };
 
@@ -56,24 +58,17 @@ impl Inner {
             Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::NameUnknown)),
         }
         let Some(tag) = fallback_tag(subject) else { return Ok((Inner::public(ask), Vec::new())) };
-        let reference = Reference::Tag(tag.clone());
-        let head = match self.head_upstream(ask, &reference).await {
-            Ok((source, _)) => source,
+        let (source, record) = match self.resolve(ask, &tag).await {
+            Ok(Resolution::Named { source, record, .. }) => (source, record),
             // A registry that refuses HEAD would make every look for referrers a counted pull; none are shown then.
-            Err(upstream::Error::NotFound | upstream::Error::Denied | upstream::Error::HeadRefused) => {
-                return Ok((Inner::public(ask), Vec::new()));
-            }
-            Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::NameUnknown)),
+            Ok(Resolution::HeadRefused { source, .. }) => return Ok((source, Vec::new())),
+            Err(error) if error.is_absence() => return Ok((Inner::public(ask), Vec::new())),
+            Err(error) => return Err(error),
         };
-        let answer = match self.resolve(ask, &tag).await? {
-            super::revalidate::Resolution::Named { record, .. } => {
-                self.manifest_by_digest(ask, &record.digest, Reason::Referrers).await?
-            }
-            super::revalidate::Resolution::HeadRefused { .. } => return Ok((head, Vec::new())),
-        };
+        let answer = self.manifest_by_digest(ask, &record.digest, Reason::Referrers).await?;
         let index: Value = serde_json::from_slice(&answer.manifest.bytes).unwrap_or_default();
         let descriptors = index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default();
-        Ok((head, descriptors))
+        Ok((source, descriptors))
     }
 
     /// A listing from disk while it is fresh, else from upstream, else from disk with a warning.

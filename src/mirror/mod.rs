@@ -1,8 +1,8 @@
 //! The decisions: an answer from disk, or from upstream by way of disk.
 //!
-//! [`Mirror`] is what `http` asks; each of its questions has a file: [`manifests`], [`blobs`], [`listings`]. All of them
-//! go the same way: memory or disk when that is fresh ([`freshness`]) and this client's to have ([`membership`]); else what is
-//! known to be absent ([`negative`]); else a flight ([`flight`]), whose work looks at the disk again, asks upstream, keeps
+//! [`Mirror`] is what `http` asks; each of its questions has a file: `manifests`, `blobs`, `listings`. All of them go
+//! the same way: memory or disk when that is fresh (`freshness`) and this client's to have (`membership`); else what is
+//! known to be absent (`negative`); else a flight (`flight`), whose work looks at the disk again, asks upstream, keeps
 //! the answer, and tells everybody who waits.
 //!
 //! All work that asks upstream runs on the background runtime that `main` owns, and outlives whoever asked.
@@ -241,6 +241,11 @@ impl Mirror {
         Some(answer)
     }
 
+    /// [`Mirror::warm_manifest`] for a HEAD: nothing is saved by it, since upstream does not count HEADs.
+    pub fn warm_head(&self, ask: &Ask, reference: &Reference, now: SystemTime) -> Option<ManifestHead> {
+        Some(self.0.warm_manifest(ask, reference, now).ok()??.head())
+    }
+
     /// A manifest by tag or digest. Costs upstream at most one counted GET, and none when it is here.
     ///
     /// # Errors
@@ -398,6 +403,7 @@ impl Mirror {
         while self.0.fills.count() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.0.ledger.close().await;
         self.0.store.close().await;
     }
 }
