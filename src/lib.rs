@@ -27,22 +27,35 @@
 //!
 //! # What always holds
 //!
+//! Each names the tests that fail when it is broken; `tests/architecture.rs` holds that they exist. Names that begin with
+//! `suite::` are checks of the mirror suite, `weir-conformance mirror --self`.
+//!
 //! 1. A client never receives a complete body that does not match its digest. The last 64 KiB of an arriving blob wait
-//!    for its verification. (`tests::…`)
-//! 2. A file under `blobs/` is whole and verified; what is not is under `partial/`. (`tests::…`)
+//!    for its verification. (`arriving::the_last_bytes_wait_for_the_digest`, `suite::broken::corrupt_last`)
+//! 2. A file under `blobs/` is whole and verified; what is not is under `partial/`.
+//!    (`arriving::a_corrupt_blob_fails_its_readers_and_leaves_nothing`,
+//!    `crash::what_was_stored_survives_a_kill_and_what_was_not_is_resumed`)
 //! 3. N concurrent requests for one cold object cost one upstream request. Success is shared by digest; a failure is
 //!    shared only by those who asked the same thing of the same repository with the same credential; a refusal is nobody's
-//!    but the refused one's. (`tests::…`)
-//! 4. A client that is slow or leaves changes nothing for anyone else, nor for the cache. (`tests::…`)
-//! 5. Failure is never mistaken for absence, in either direction. (`tests::…`)
-//! 6. Bytes are never rewritten: what upstream signed is what the client gets. (`tests::…`)
-//! 7. A blob never expires; tags do. Space, not age, removes blobs, and never one that is being served. (`tests::…`)
+//!    but the refused one's. (`flight::tests::many_who_ask_share_one_piece_of_work_and_its_failure`,
+//!    `mirror::a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_blob`)
+//! 4. A client that is slow or leaves changes nothing for anyone else, nor for the cache.
+//!    (`flight::tests::work_goes_on_when_all_who_asked_have_left`,
+//!    `server::tests::a_client_that_never_reads_is_closed_and_delays_nobody`)
+//! 5. Failure is never mistaken for absence, in either direction. (`arriving::a_failure_is_not_an_absence`,
+//!    `mirror::a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage`)
+//! 6. Bytes are never rewritten: what upstream signed is what the client gets. (`small::a_manifest_keeps_its_bytes`,
+//!    `http::tests::a_manifest_is_the_same_by_get_and_head_by_tag_and_digest_and_under_every_name`)
+//! 7. A blob never expires; tags do. Space, not age, removes blobs, and never one that is being served.
+//!    (`room::what_is_in_use_is_never_evicted`, `suite::tags::moved_back`)
 //! 8. Losing the index loses nothing: blobs, manifests, tags, membership and journals are files and the truth; sled is an
-//!    index that is rebuilt from them while answers come from computed paths. (`tests::…`)
-//! 9. Nothing about a fresh cached pull touches the network. (`tests::…`)
-//! 10. Every counted upstream request has a ledger entry: who, what, why, and what was left. (`tests::…`)
+//!    index that is rebuilt from them while answers come from computed paths. (`damage::losing_the_index_loses_nothing`)
+//! 9. Nothing about a fresh cached pull touches the network. (`suite::warm::asks_nobody`)
+//! 10. Every counted upstream request has a ledger entry: who, what, why, and what was left.
+//!     (`ledger::tests::a_reservation_is_on_disk_before_it_is_given`, `suite::ledger::equals`)
 //! 11. A credential goes to the origin it was configured for and to that origin's vetted token host, nowhere else.
-//!     (`tests::…`)
+//!     (`auth::a_foreign_realm_is_told_nothing_and_a_good_one_beside_it_is_used`,
+//!     `transfers::a_redirect_is_followed_without_the_credential_and_with_the_range`)
 //! 12. Every queue, body, cache and wait has a bound that is written in `deploy.toml`.
 //!     (`config::tests::deploy_toml_names_every_key_there_is`)
 //!
@@ -59,8 +72,8 @@
 //! Each then asks for the manifest by that digest. One flight again; its leader now needs something that is counted, so it
 //! *reserves* a pull in the ledger, which is on disk before the request leaves, and commits it when the headers are in: who
 //! asked, for what, why, how many shared it, and what upstream says is left. The bytes are checked against their digest,
-//! stored, and given to all. An index names platforms and a manifest names blobs, and this repository has now *vouched* for
-//! every one of them.
+//! stored, and given to all, and this repository has now *vouched* for it. To be named by a manifest is not to be vouched for:
+//! each blob is served under a name only after upstream answered 200 for it under that name.
 //!
 //! The layers come next. The fill of a blob is keyed by its digest alone. The writer reserves its size on disk, after
 //! eviction if need be, and for every piece that arrives appends, hashes, and publishes how much may be read; leader and

@@ -126,7 +126,7 @@ const RULES: &[Rule] = &[
         why: "a room takes its own Settings and never the whole configuration",
     },
     Rule {
-        below: &["src", "storage/src", "conformance/src", "tests", "examples"],
+        below: &["src", "storage/src", "storage/tests", "conformance/src", "tests", "examples"],
         but: &["tests/architecture.rs"],
         words: &["#[allow(", "#![allow(", "#[ignore", "dbg!(", "todo!(", "unimplemented!("],
         why: "what is not done is not there, and what is excepted says why with #[expect(…, reason = …)]",
@@ -178,7 +178,7 @@ fn files(below: &str) -> Vec<PathBuf> {
 }
 
 fn everything() -> Vec<PathBuf> {
-    ["src", "storage/src", "conformance/src", "conformance/tests", "tests", "examples"]
+    ["src", "storage/src", "storage/tests", "conformance/src", "conformance/tests", "tests", "examples"]
         .iter()
         .flat_map(|below| files(below))
         .collect()
@@ -259,6 +259,21 @@ fn a_breach_is_seen() {
 fn every_file_opens_with_a_sentence_that_lets_a_stranger_skip_it() {
     let silent: Vec<_> = everything().into_iter().filter(|file| !read(file).trim_start().starts_with("//! ")).collect();
     assert!(silent.is_empty(), "{silent:?}");
+}
+
+#[test]
+fn every_invariant_names_tests_that_exist() {
+    let map = read(Path::new("src/lib.rs"));
+    let invariants = map.split("# What always holds").nth(1).and_then(|rest| rest.split("//! # ").next()).unwrap();
+    let sources: String = everything().iter().map(|file| read(file)).collect();
+    let named: Vec<_> = invariants.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
+    assert!(named.len() >= 12, "{named:?}");
+    for path in named.into_iter().filter(|path| *path != "suite::") {
+        let test = path.rsplit("::").next().unwrap();
+        assert!(sources.contains(&format!("fn {test}(")), "{path} is no test");
+    }
+    let numbered = (1..=12).all(|number| invariants.contains(&format!("//! {number}. ")));
+    assert!(numbered, "DESIGN names twelve");
 }
 
 #[test]
