@@ -5,8 +5,8 @@
 //! what another tag brought costs nothing either. See [`super::revalidate`] for the tag's half.
 
 use std::{
-    sync::{Arc, atomic::AtomicU32},
-    time::SystemTime,
+    sync::{Arc, PoisonError, atomic::AtomicU32},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -18,10 +18,13 @@ use crate::{
     limits::budget,
     oci::{Digest, Manifest, Reference, Tag},
     upstream::{
-        self, Identity,
-        ledger::{Purpose, Reason},
+        self, Identity, Upstream,
+        ledger::{Left, Purpose, Reason},
     },
 };
+
+/// How often an identity that seems to have nothing left is looked at again, by a HEAD, when a pull is wanted.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// The manifest from disk, if this client may have it.
@@ -136,7 +139,7 @@ impl Inner {
     ) -> Result<Manifest, Error> {
         let upstream = self.upstream(ask)?;
         let now = SystemTime::now();
-        let mut payers: Vec<(Identity, upstream::ledger::Left)> = upstream
+        let mut payers: Vec<(Identity, Left)> = upstream
             .identities()
             .into_iter()
             .filter(|identity| {
@@ -148,7 +151,10 @@ impl Inner {
             std::cmp::Reverse((left.remaining.unwrap_or(i64::MAX), identity.account.is_some()))
         });
         let mut refusal = None;
-        for (identity, left) in payers {
+        for (identity, mut left) in payers {
+            if left.remaining.is_some_and(|remaining| remaining <= 0) {
+                left = self.look_again(upstream, &identity, ask, reference, left).await;
+            }
             if let budget::Decision::Refuse { retry_after } = self.settings.budget.decide(&left, ask.client.class, now)
             {
                 refusal.get_or_insert(spent(&left, retry_after));
@@ -179,6 +185,32 @@ impl Inner {
             }
         }
         Err(refusal.unwrap_or(Error::NameUnknown))
+    }
+
+    /// What is left, after a HEAD when none told lately: it is free, and pulls come back that no forecast knew of.
+    ///
+    /// Without it a digest that a fresh tag names would be refused until the forecast, though upstream would give it.
+    async fn look_again(
+        &self,
+        upstream: &Upstream,
+        identity: &Identity,
+        ask: &Ask,
+        reference: &Reference,
+        left: Left,
+    ) -> Left {
+        let now = Instant::now();
+        {
+            let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+            if looks.get(identity).is_some_and(|last| now.duration_since(*last) < LOOK_AGAIN) {
+                return left;
+            }
+            // As many entries as there are identities.
+            looks.insert(identity.clone(), now);
+        }
+        match upstream.head_manifest(identity, &ask.repository, reference).await {
+            Ok(_) => self.ledger.left(identity, SystemTime::now()),
+            Err(_) => left,
+        }
     }
 
     async fn manifest_by_tag(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<ManifestAnswer, Error> {
@@ -313,16 +345,18 @@ impl Inner {
 }
 
 /// The one sentence of a refusal for want of budget: what is left, of what, and when more comes.
-fn spent(left: &upstream::ledger::Left, retry_after: std::time::Duration) -> Error {
-    let limit = left.limit.map_or_else(|| "?".to_owned(), |limit| limit.to_string());
-    let hours = left.window.map_or_else(String::new, |window| {
-        format!(" per {}", humantime::format_duration(std::time::Duration::from_secs(window.as_secs())))
-    });
-    let wait = humantime::format_duration(std::time::Duration::from_secs(retry_after.as_secs().max(1)));
+fn spent(left: &Left, retry_after: Duration) -> Error {
+    let whole = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs().max(1)));
+    let of = match (left.limit, left.window) {
+        (Some(limit), Some(window)) => {
+            format!("{} of {limit} pulls per {} left", left.remaining.unwrap_or(0).max(0), whole(window))
+        }
+        _ => "no pulls left".to_owned(),
+    };
     let message = format!(
-        "this mirror has {} of {limit} pulls{hours} left at {} and does not have this image; more in about {wait}",
-        left.remaining.unwrap_or(0).max(0),
+        "this mirror has {of} at {} and does not have this image; more in about {}",
         left.identity.upstream,
+        whole(retry_after)
     );
     Error::BudgetSpent { retry_after, message: message.into() }
 }

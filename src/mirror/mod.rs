@@ -23,7 +23,7 @@ mod settings;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -39,7 +39,7 @@ pub use crate::upstream::ledger::{Left, Spend};
 use crate::{
     asker::Client,
     oci::{Digest, Manifest, MediaType, Name, Reference, Tag},
-    upstream::{Ledger, Upstream},
+    upstream::{Identity, Ledger, Upstream},
 };
 pub use weir_storage::{Extent, Reader, Scrubbed, Source, Stopped, Usage};
 
@@ -202,6 +202,8 @@ struct Inner {
     listings: Flights<Key, Result<Arc<[Value]>, Error>>,
     fills: Fills,
     negative: Negative,
+    /// When an identity that seemed to have nothing left was last looked at again.
+    looks: Mutex<HashMap<Identity, Instant>>,
     /// True once the mirror closes; fills stop so that they can be resumed.
     stop: watch::Sender<bool>,
     /// Manifest GETs answered without one upstream.
@@ -222,6 +224,7 @@ impl Mirror {
             listings: Flights::new(runtime.clone()),
             fills: Fills::new(settings.fills, settings.ahead_ranges),
             negative: Negative::new(settings.negative_entries, settings.negative_ttl),
+            looks: Mutex::default(),
             stop: watch::Sender::new(false),
             saved: AtomicU64::new(0),
             metrics: Arc::default(),

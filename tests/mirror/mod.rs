@@ -80,6 +80,31 @@ async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
     assert_ne!(answer.manifest.digest.to_string(), old.digest());
 }
 
+/// Feature row 7: pulls that come back before their forecast are seen by a HEAD, for a digest that a fresh tag names, too.
+#[tokio::test]
+async fn pulls_that_come_back_early_are_seen() {
+    let mut change = Change::default();
+    change.mirror.tag_ttl = Duration::from_secs(3600);
+    let bench = Bench::start(limited(100), change).await;
+    bench.hub.push(Spec::new("library/later")).unwrap();
+    let asker = ask("library/later", &[]);
+    bench.hub.set_budget(0);
+    let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
+    let refused = bench.mirror.manifest(&asker, &Reference::Digest(head.digest.clone())).await;
+    assert!(matches!(refused, Err(Error::BudgetSpent { .. })), "{refused:?}");
+    bench.hub.set_budget(10);
+    // The identity is looked at again once in five seconds.
+    let mut pulled = bench.mirror.manifest(&asker, &tag("latest")).await;
+    for _ in 0..20 {
+        if pulled.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        pulled = bench.mirror.manifest(&asker, &tag("latest")).await;
+    }
+    assert_eq!(pulled.unwrap().manifest.digest, head.digest);
+}
+
 /// Feature row 6: a tag that upstream deleted does not come back as a stale answer when upstream is next out of reach.
 #[tokio::test]
 async fn a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage() {
