@@ -118,6 +118,7 @@ fn containerd(mirror: &Mirror) -> String {
             r#"# /etc/containerd/certs.d/{upstream}/hosts.toml (read with every pull; nothing to restart)
 server = "{url}"
 capabilities = ["pull", "resolve"]
+[host] # empty, and yet containerd 1.6 reads nothing of this file without it
 
 "#,
             url = mirror.url
@@ -192,6 +193,10 @@ mod tests {
         let docker = without_comments(&text(Kind::Docker, "https://m", &config).unwrap());
         let json: serde_json::Value = serde_json::from_str(&docker).unwrap();
         assert_eq!(json["registry-mirrors"][0], "https://m");
+        let containerd = text(Kind::Containerd, "https://m", &config).unwrap();
+        let hosts = &containerd[containerd.find("server =").unwrap()..];
+        let hosts: toml::Table = hosts.parse().unwrap();
+        assert_eq!((hosts["server"].as_str(), hosts["host"].is_table()), (Some("https://m"), true));
         let podman: toml::Table = without_comments(&text(Kind::Podman, "https://m", &config).unwrap()).parse().unwrap();
         assert_eq!(podman["registry"][0]["location"].as_str(), Some("m/docker.io"));
         assert_eq!(podman["registry"][0]["insecure"].as_bool(), Some(false));
