@@ -15,8 +15,14 @@ use bytes::Bytes;
 use super::{path, query};
 use crate::mirror;
 
-/// The longest wait a 429 names. Podman sleeps as long as it is told, up to 60 s, up to sixteen times.
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// The longest wait that is named to a client which sleeps as long as it is told and says nothing meanwhile.
+///
+/// containers/image does, up to 60 s and four times a request, and podman does that four times over: told a minute, a pull
+/// hangs for a quarter of an hour before its user reads why. Everybody else is told the truth.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// How the User-Agents of the programs that sleep begin: what is built on containers/image.
+const SLEEPERS: [&[u8]; 6] = [b"containers/", b"skopeo/", b"libpod/", b"podman/", b"Buildah/", b"cri-o/"];
 
 /// A code of the distribution-spec's table, or one of the two that clients know for a 5xx, for which the spec has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +101,7 @@ impl Failure {
             Failure::Mirror(Mirror::ManifestUnknown) => row(StatusCode::NOT_FOUND, Code::ManifestUnknown),
             Failure::Mirror(Mirror::BlobUnknown) => row(StatusCode::NOT_FOUND, Code::BlobUnknown),
             Failure::Mirror(Mirror::BudgetSpent { retry_after, .. } | Mirror::UpstreamLimited { retry_after, .. }) => {
-                Row {
-                    retry_after: Some((*retry_after).min(LONGEST_RETRY)),
-                    ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
-                }
+                Row { retry_after: Some(*retry_after), ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests) }
             }
             Failure::Mirror(Mirror::UpstreamUnavailable { retry_after, .. }) => {
                 Row { retry_after: *retry_after, ..row(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable) }
@@ -161,15 +164,22 @@ impl Failure {
         }
     }
 
-    /// Status, headers and body of the answer.
-    pub(crate) fn answer(&self, about: Option<&About>) -> (StatusCode, HeaderMap, Bytes) {
+    /// Status, headers and body of the answer to a client that calls itself `user_agent`.
+    pub(crate) fn answer(
+        &self,
+        about: Option<&About>,
+        user_agent: Option<&HeaderValue>,
+    ) -> (StatusCode, HeaderMap, Bytes) {
         let row = self.row();
         let message = one_line(&self.message(about));
         let detail = about.map_or("", |about| about.repository.as_str());
         let body = serde_json::json!({"errors": [{"code": row.code.as_str(), "message": message, "detail": detail}]});
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(wait) = row.retry_after {
+        if let Some(mut wait) = row.retry_after {
+            if sleeps(user_agent) {
+                wait = wait.min(LONGEST_SLEEP);
+            }
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if let Some((name, value)) = row.header {
@@ -186,6 +196,11 @@ pub(crate) struct About {
     pub(crate) repository: String,
     /// A tag or a manifest's digest.
     pub(crate) reference: Option<String>,
+}
+
+/// Whether this client sleeps as long as `Retry-After` tells it, without a word to its user.
+fn sleeps(user_agent: Option<&HeaderValue>) -> bool {
+    user_agent.is_some_and(|value| SLEEPERS.iter().any(|name| value.as_bytes().starts_with(name)))
 }
 
 /// Rounded up and never zero: zero would be an invitation to ask at once.
@@ -208,7 +223,7 @@ mod tests {
 404 MANIFEST_UNKNOWN | - - - - | docker.io/library/x has no manifest 1.0
 404 BLOB_UNKNOWN | - - - - | docker.io/library/x has no such blob
 429 TOOMANYREQUESTS | 2 - - - | pull limit of docker.io reached (0 of 100 left)
-429 TOOMANYREQUESTS | 60 - - - | pull limit of docker.io reached (0 of 100 left)
+429 TOOMANYREQUESTS | 3600 - - - | pull limit of docker.io reached (0 of 100 left)
 503 UNAVAILABLE | - - - - | upstream is down
 503 UNAVAILABLE | 1 - - - | upstream is down
 502 UNAVAILABLE | - - - - | upstream sent HTML
@@ -263,7 +278,7 @@ mod tests {
         let about = About { repository: "docker.io/library/x".into(), reference: Some("1.0".into()) };
         let mut table = String::new();
         for failure in &failures {
-            let (status, headers, body) = failure.answer(Some(&about));
+            let (status, headers, body) = failure.answer(Some(&about), None);
             let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
             let error = &json["errors"][0];
             assert!(error["detail"].is_string());
@@ -283,7 +298,29 @@ mod tests {
     #[test]
     fn an_unknown_blob_says_nothing_of_its_digest() {
         let about = About { repository: "docker.io/a/b".into(), reference: None };
-        let (_, _, body) = Failure::Mirror(mirror::Error::BlobUnknown).answer(Some(&about));
+        let (_, _, body) = Failure::Mirror(mirror::Error::BlobUnknown).answer(Some(&about), None);
         assert!(!String::from_utf8_lossy(&body).contains("sha256"));
+    }
+
+    #[test]
+    fn who_sleeps_as_long_as_it_is_told_is_told_five_seconds_at_most() {
+        let spent = |wait| {
+            Failure::Mirror(mirror::Error::BudgetSpent {
+                retry_after: Duration::from_secs(wait),
+                message: "spent".into(),
+            })
+        };
+        for (user_agent, wait, told) in [
+            (Some("skopeo/1.9.3"), 3_600, "5"),
+            (Some("libpod/4.3.1"), 3_600, "5"),
+            (Some("containers/5.23.1 (github.com/containers/image)"), 2, "2"),
+            (Some("containerd/1.6.20"), 3_600, "3600"),
+            (Some("docker/20.10.24 skopeo/"), 3_600, "3600"),
+            (None, 3_600, "3600"),
+        ] {
+            let user_agent = user_agent.map(HeaderValue::from_static);
+            let (_, headers, _) = spent(wait).answer(None, user_agent.as_ref());
+            assert_eq!(headers.get(RETRY_AFTER).unwrap(), told, "{user_agent:?}");
+        }
     }
 }

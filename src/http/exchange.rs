@@ -9,7 +9,7 @@ use std::{
 
 use actix_http::{
     Request, RequestHead, Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT},
 };
 use bytes::Bytes;
 
@@ -100,7 +100,7 @@ impl Exchange {
         reference: Option<String>,
     ) -> Response<Body> {
         let about = place.map(|place| place.about(reference));
-        let (status, more, body) = failure.answer(about.as_ref());
+        let (status, more, body) = failure.answer(about.as_ref(), self.head().headers.get(USER_AGENT));
         let mut all = self.headers(place, None);
         for (name, value) in more {
             all.insert(name, value);
