@@ -144,6 +144,52 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// What is logged, as one would read it from a file.
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_turn_leaves_one_line_without_the_query() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let shared = Shared::new(Some("192.0.2.1:5000".parse().unwrap()), false);
+            let head = |uri: &str| {
+                let mut head = RequestHead::default();
+                head.uri = uri.parse().unwrap();
+                head
+            };
+            let asked = head("/v2/a/tags/list?ns=docker.io%1b&token=s3cret-canary");
+            let mut turn = Turn::begin(shared.clone(), Metrics::new(), &asked);
+            turn.came_from(Status::Hit);
+            turn.answered(StatusCode::OK, 7, true);
+            drop(turn);
+            // Of a client that left before it was answered, too.
+            drop(Turn::begin(shared, Metrics::new(), &head("/v2/b/tags/list?ns=ghcr.io")));
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let fields: Vec<&serde_json::Value> = lines.iter().map(|line| &line["fields"]).collect();
+        assert_eq!(fields.len(), 2, "{text}");
+        assert!(!text.contains("canary"));
+        assert_eq!((&fields[0]["path"], &fields[0]["status"]), (&"/v2/a/tags/list".into(), &200.into()));
+        assert_eq!((&fields[0]["bytes"], &fields[0]["cache"]), (&7.into(), &"hit".into()));
+        assert_eq!((&fields[0]["client"], &fields[0]["ns"]), (&"192.0.2.1".into(), &serde_json::Value::Null));
+        assert_eq!((&fields[1]["status"], &fields[1]["ns"]), (&499.into(), &"ghcr.io".into()));
+    }
+
     #[test]
     fn nothing_a_client_sends_writes_in_the_log_but_characters() {
         assert_eq!(printable("/v2/a/manifests/1.0"), "/v2/a/manifests/1.0");
