@@ -244,6 +244,7 @@ async fn a_follower_gets_what_has_arrived_and_waits_for_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_ends_early_closes_the_connection() {
     let (serving, world) = serving(&settings(), None);
+    let begun = Instant::now();
     world.grow(Ok(1000));
     let mut client = Raw::to(&serving).await;
     client.get("/growing").await;
@@ -256,6 +257,7 @@ async fn a_body_that_ends_early_closes_the_connection() {
     client.get("/short").await;
     assert!(client.head().await.contains(&format!("content-length: {}\r\n", SIZE + 1)));
     assert_eq!(client.rest().await.len(), SIZE);
+    assert!(begun.elapsed() < settings().keep_alive, "it was kept alive, and closed for being idle");
 }
 
 #[tokio::test(flavor = "multi_thread")]
