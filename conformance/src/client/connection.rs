@@ -25,6 +25,8 @@ pub struct Connection {
     /// Bytes read and not yet consumed: `held[start..]`.
     held: Vec<u8>,
     start: usize,
+    /// Read at once.
+    piece: usize,
     patience: Duration,
 }
 
@@ -51,7 +53,7 @@ impl Connection {
             .map_err(|_| Error::Connect("timed out".into()))?
             .map_err(connect)?;
         let _ = stream.set_nodelay(true);
-        Ok(Connection { stream, held: Vec::new(), start: 0, patience: PATIENCE })
+        Ok(Connection { stream, held: Vec::new(), start: 0, piece: PIECE, patience: PATIENCE })
     }
 
     /// The same, giving up after `patience` without a byte instead of [`PATIENCE`].
@@ -132,7 +134,7 @@ impl Connection {
         self.held.drain(..self.start);
         self.start = 0;
         let have = self.held.len();
-        self.held.resize(have + PIECE, 0);
+        self.held.resize(have + self.piece, 0);
         let read = tokio::time::timeout(self.patience, self.stream.read(&mut self.held[have..])).await;
         let came = match read {
             Ok(Ok(came)) => came,
@@ -184,6 +186,11 @@ impl Incoming<'_> {
     /// Bytes of the body so far.
     pub fn got(&self) -> u64 {
         self.got
+    }
+
+    /// Reads so many bytes at once from now on; few of them make the first byte of a herd cheap for the reader.
+    pub fn read_by(&mut self, bytes: usize) {
+        self.connection.piece = bytes;
     }
 
     /// Hands the next piece of the body to `take`; `false` when the body is complete.

@@ -229,6 +229,8 @@ async fn first_piece<'a>(
     if incoming.head.status != 200 {
         return Err(format!("layer: {}", incoming.head.status));
     }
+    // What this process spends on a thousand first pieces would be told as the mirror's delay.
+    incoming.read_by(2048);
     let mut hash = Sha256::new();
     incoming.piece(|piece| hash.update(piece)).await.map_err(text)?;
     Ok((incoming, hash))
@@ -241,6 +243,7 @@ async fn read_on(
     i: usize,
 ) -> Result<(Instant, Instant), String> {
     let text = |e: crate::client::Error| format!("layer: {e}");
+    incoming.read_by(64 << 10);
     if i.is_multiple_of(SAMPLE) {
         while incoming.piece(|piece| hash.update(piece)).await.map_err(text)? {}
         let digest = format!("sha256:{}", crate::client::hex(&hash.finalize_reset()));
