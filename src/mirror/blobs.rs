@@ -109,8 +109,10 @@ impl Inner {
             match self.fills.enter(digest) {
                 Entry::Follow(mut stage) => {
                     self.ensure_vouched(ask, digest).await?;
-                    let arrives = stage.wait_for(|stage| matches!(stage, Stage::Arriving { .. })).await;
-                    if let Ok(stage) = arrives {
+                    // A fill that failed is known to its readers before its permit is dropped. Who comes in between asked
+                    // after the failure, and must not share it.
+                    let joins = |stage: &Stage| matches!(stage, Stage::Arriving { blob, .. } if !blob.is_stopped());
+                    if let Ok(stage) = stage.wait_for(joins).await {
                         return Ok(Found::Arriving(stage.clone()));
                     }
                     // The leader's source was refused, or its fill ended: look again, and lead.

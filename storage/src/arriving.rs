@@ -209,6 +209,11 @@ impl Arriving {
         self.0.is_whole()
     }
 
+    /// Whether it ended without being whole; its readers get the reason.
+    pub fn is_stopped(&self) -> bool {
+        self.0.is_stopped()
+    }
+
     /// How many bytes from 0 may be read now.
     pub fn readable(&self) -> u64 {
         self.0.readable()
