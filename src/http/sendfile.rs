@@ -16,12 +16,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncWrite as _, Interest},
     net::TcpStream,
     task::JoinHandle,
+    time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -29,6 +31,16 @@ use crate::mirror::{Extent, Stopped};
 
 /// Bytes that one connection may send before the others of its worker get their turn.
 const TURN: u64 = 1 << 20;
+
+/// Bytes of an arriving blob that a client gets before it has to wait for the blob to grow, even when more are there.
+///
+/// When a blob begins to arrive, all who wait for it are woken at once, and each gets this much before any is woken again: a
+/// wake-up from the writer's thread goes to the end of the worker's line. One from this thread goes to its head, so that
+/// without this pause the first few are sent megabytes while the last of a thousand have nothing.
+const FIRST_TURN: u64 = 32 << 10;
+
+/// How long a client waits for that at most: a blob that stalls must not keep back what did arrive.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How far ahead pages are brought into memory when they are not there.
 const READ_AHEAD: u64 = 1 << 20;
@@ -50,6 +62,9 @@ pub(crate) struct Transfer {
     source: Source,
     offset: u64,
     end: u64,
+    /// Where a client that reads an arriving blob lets all others go first; `None` when that is behind it.
+    first_turn_ends: Option<u64>,
+    pause: Option<Pin<Box<Sleep>>>,
     extent: Option<Extent>,
     /// Pages before this offset were found in memory or brought there.
     resident: u64,
@@ -78,6 +93,8 @@ impl Transfer {
             source,
             offset: start,
             end,
+            first_turn_ends: Some(start + FIRST_TURN),
+            pause: None,
             extent: None,
             resident: start,
             warming: None,
@@ -111,13 +128,17 @@ impl Transfer {
                     Poll::Ready(Err(stopped)) => return Err(io::Error::other(stopped)),
                 },
             };
+            if self.waits_its_turn(cx, &extent) {
+                self.extent = Some(extent);
+                return Ok(Progress::Starved);
+            }
             if let Extent::File { file, offset, length } = &extent
                 && self.poll_resident(cx, file, *offset, *length).is_pending()
             {
                 self.extent = Some(extent);
                 return Ok(Progress::Starved);
             }
-            let most = turn_ends - self.offset;
+            let most = turn_ends.min(self.first_turn_ends.unwrap_or(turn_ends)) - self.offset;
             let sent = match (&extent, &mut *stream) {
                 (Extent::File { file, offset, length }, Stream::Plain(socket)) => {
                     send_file(cx, socket, file, *offset, (*length).min(most))
@@ -144,6 +165,26 @@ impl Transfer {
             }
         }
         Ok(Progress::Done)
+    }
+
+    /// Whether the first turn is over and the blob has not grown since. All that is wanted being here, there is no first turn.
+    fn waits_its_turn(&mut self, cx: &mut Context<'_>, extent: &Extent) -> bool {
+        let readable = match extent {
+            Extent::File { offset, length, .. } if offset + length < self.end => offset + length,
+            _ => {
+                self.first_turn_ends = None;
+                return false;
+            }
+        };
+        if self.first_turn_ends.is_none_or(|end| self.offset < end) {
+            return false;
+        }
+        let patience = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE)));
+        if (self.source)(cx, readable, self.end).is_pending() && patience.as_mut().poll(cx).is_pending() {
+            return true;
+        }
+        (self.first_turn_ends, self.pause) = (None, None);
+        false
     }
 
     /// Over TLS: reads a piece into the buffer and writes from there until it is empty.
