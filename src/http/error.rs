@@ -15,10 +15,14 @@ use bytes::Bytes;
 use super::{path, query};
 use crate::mirror;
 
+/// The longest wait that a 429 names. Pulls come back that no forecast knew of, so nobody is sent away for hours; the
+/// sentence tells the forecast.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// The longest wait that is named to a client which sleeps as long as it is told and says nothing meanwhile.
 ///
 /// containers/image does, up to 60 s and four times a request, and podman does that four times over: told a minute, a pull
-/// hangs for a quarter of an hour before its user reads why. Everybody else is told the truth.
+/// hangs for a quarter of an hour before its user reads why.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 /// How the User-Agents of the programs that sleep begin: what is built on containers/image.
@@ -176,10 +180,8 @@ impl Failure {
         let body = serde_json::json!({"errors": [{"code": row.code.as_str(), "message": message, "detail": detail}]});
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(mut wait) = row.retry_after {
-            if sleeps(user_agent) {
-                wait = wait.min(LONGEST_SLEEP);
-            }
+        if let Some(wait) = row.retry_after {
+            let wait = wait.min(if sleeps(user_agent) { LONGEST_SLEEP } else { LONGEST_WAIT });
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if let Some((name, value)) = row.header {
@@ -223,7 +225,7 @@ mod tests {
 404 MANIFEST_UNKNOWN | - - - - | docker.io/library/x has no manifest 1.0
 404 BLOB_UNKNOWN | - - - - | docker.io/library/x has no such blob
 429 TOOMANYREQUESTS | 2 - - - | pull limit of docker.io reached (0 of 100 left)
-429 TOOMANYREQUESTS | 3600 - - - | pull limit of docker.io reached (0 of 100 left)
+429 TOOMANYREQUESTS | 60 - - - | pull limit of docker.io reached (0 of 100 left)
 503 UNAVAILABLE | - - - - | upstream is down
 503 UNAVAILABLE | 1 - - - | upstream is down
 502 UNAVAILABLE | - - - - | upstream sent HTML
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sleeps_as_long_as_it_is_told_is_told_five_seconds_at_most() {
+    fn nobody_is_told_more_than_a_minute_and_who_sleeps_in_silence_five_seconds() {
         let spent = |wait| {
             Failure::Mirror(mirror::Error::BudgetSpent {
                 retry_after: Duration::from_secs(wait),
@@ -314,9 +316,9 @@ mod tests {
             (Some("skopeo/1.9.3"), 3_600, "5"),
             (Some("libpod/4.3.1"), 3_600, "5"),
             (Some("containers/5.23.1 (github.com/containers/image)"), 2, "2"),
-            (Some("containerd/1.6.20"), 3_600, "3600"),
-            (Some("docker/20.10.24 skopeo/"), 3_600, "3600"),
-            (None, 3_600, "3600"),
+            (Some("containerd/1.6.20"), 3_600, "60"),
+            (Some("docker/20.10.24 skopeo/"), 3_600, "60"),
+            (None, 3_600, "60"),
         ] {
             let user_agent = user_agent.map(HeaderValue::from_static);
             let (_, headers, _) = spent(wait).answer(None, user_agent.as_ref());
