@@ -21,7 +21,7 @@ use super::Error;
 /// Requests that may wait for headers at once, to begin with.
 const START: usize = 4;
 /// After so long without a request the start is slow again.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(1);
 /// Hosts told apart; further ones share the bound of the last. A registry has two or three.
 const MOST_HOSTS: usize = 64;
 
