@@ -23,6 +23,7 @@ docker: put this into /etc/docker/daemon.json, then `systemctl reload docker`
   }}
 containerd: put this into /etc/containerd/certs.d/docker.io/hosts.toml
   server = "{url}"
+  [host]
 podman: put this into /etc/containers/registries.conf.d/weir.conf
   [[registry]]
   prefix = "docker.io"

@@ -2,7 +2,7 @@
 //!
 //! One actix-http service answers the whole of `/v2/`; there is no `App` and no router above it, because the path is the
 //! only thing to route by and `path.rs` reads it better from the right. A request goes `path` → [`route`](crate::route) →
-//! `admit` → the file that is named after its resource → [`Mirror`](crate::mirror::Mirror). What is warm is answered
+//! `admit` → the file that is named after its resource → [`Mirror`]. What is warm is answered
 //! without an await or an allocation for the future; everything else is one boxed future.
 //!
 //! Below the service lies `connection.rs`, which is where slow and dishonest clients are dealt with, and above it nothing.

@@ -4,17 +4,17 @@
 //! mirror, what it answered, and exactly what it asked upstream for it: that third thing is the point, since a mirror that answers
 //! rightly and spends a hundred pulls on it has failed.
 //!
-//! - [`herd`] many at once on something cold: what is shared, and how soon it flows
-//! - [`warm`] what is here already: no upstream, no budget, no token service
-//! - [`limits`] both of Hub's 429s
-//! - [`broken`] every way an upstream body can be wrong
-//! - [`upstream_faults`] every way an upstream can fail before there is a body
-//! - [`clients`] the shapes clients ask in: ranges, resumes, leavers and stallers
-//! - [`tags`] freshness: moved tags, unchanged tags, stale answers and how they say so
-//! - [`listings`] tags, referrers, catalog
-//! - [`refusals`] what must be refused, and without asking anybody
-//! - [`crash`] kill -9, restart
-//! - [`ledger`] what the mirror says it spent against what the hub counted
+//! - `herd` many at once on something cold: what is shared, and how soon it flows
+//! - `warm` what is here already: no upstream, no budget, no token service
+//! - `limits` both of Hub's 429s
+//! - `broken` every way an upstream body can be wrong
+//! - `upstream_faults` every way an upstream can fail before there is a body
+//! - `clients` the shapes clients ask in: ranges, resumes, leavers and stallers
+//! - `tags` freshness: moved tags, unchanged tags, stale answers and how they say so
+//! - `listings` tags, referrers, catalog
+//! - `refusals` what must be refused, and without asking anybody
+//! - `crash` kill -9, restart
+//! - `ledger` what the mirror says it spent against what the hub counted
 //!
 //! Each check works on repositories of its own, made from a seed nobody used before, so nothing is restarted in between and a mirror
 //! that keeps its data between two runs is cold all the same. After each check the hub is healed, and the suite waits until the
