@@ -155,8 +155,8 @@ impl Inner {
             if left.remaining.is_some_and(|remaining| remaining <= 0) {
                 left = self.look_again(upstream, &identity, ask, reference, left).await;
             }
-            if let budget::Decision::Refuse { retry_after } = self.settings.budget.decide(&left, ask.client.class, now)
-            {
+            let asker = budget::Asker::alone(ask.client.class);
+            if let Err((_, retry_after)) = self.settings.budget.decide(&left, &asker, now) {
                 refusal.get_or_insert(spent(&left, retry_after));
                 continue;
             }

@@ -1,0 +1,24 @@
+//! Who is turned away, until when, why, and by whom it was lifted: the records, and the question every request asks of them.
+//!
+//! # What it guarantees
+//!
+//! Every ban ends: `until` is mandatory and at most 30 days away. A ban of a rule says what it saw (up to 20 requests) and which repositories are
+//! concerned, so that an operator, the client's owner and the owner of a namespace can each find it and understand it. A ban that is wide, or
+//! that would shut out whoever makes it, takes `force`. A simulated ban is recorded like any other and stops nobody.
+//!
+//! A rule's ban of an address is of that anonymous client: a principal behind the same address goes on. An operator's covers everybody there.
+//!
+//! # Scope
+//!
+//! [`Book`] is a value in memory: bounded, searched by longest prefix, without a clock. Every change gives back an [`Event`]; the
+//! caller appends it to the audit and keeps [`Book::export`].
+
+mod book;
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub use book::{Book, Filter, MOST_BANS, MOST_ENDED, Refused};
+pub use record::{
+    Ban, Event, Evidence, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, Target, sentence,
+};

@@ -1,0 +1,384 @@
+//! All bans: made, found, lifted, expired, exported.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    net::IpAddr,
+    time::SystemTime,
+};
+
+use ipnet::IpNet;
+
+use super::record::{Ban, Event, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, Target};
+use crate::{asker::ClientKey, limits::ladder::Rung};
+
+/// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.
+pub const MOST_BANS: usize = 10_000;
+/// Ended bans that are remembered (10,000); the oldest are forgotten, the audit has them still.
+pub const MOST_ENDED: usize = 10_000;
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Wider than a /24 or /48.
+    #[error("{0} is wider than a /24 (or /48); force it if that is meant")]
+    Wide(Target),
+    /// The caller is in it.
+    #[error("{0} contains the address that you ask from; force it if that is meant")]
+    Yourself(Target),
+    /// Loopback.
+    #[error("{0} contains this machine itself; force it if that is meant")]
+    Loopback(Target),
+    /// Zero, or above 30 days.
+    #[error("a ban lasts from a second to 30 days")]
+    Duration,
+    /// No room.
+    #[error("{MOST_BANS} bans are in force; lift some first")]
+    Full,
+    /// There is no such ban in force.
+    #[error("there is no ban {0} in force")]
+    Unknown(String),
+    /// A lift without one.
+    #[error("say why")]
+    Reason,
+    /// A file that cannot be read.
+    #[error("not an export of bans: {0}")]
+    Import(String),
+}
+
+/// Which bans to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Caused by requests to repositories in this namespace.
+    pub namespace: Option<String>,
+    /// That this client would meet.
+    pub client: Option<Target>,
+    /// Also those that ended.
+    pub ended: bool,
+}
+
+/// The bans. All questions are answered from memory.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    /// In force or simulated, by id.
+    live: HashMap<String, Record>,
+    /// Ids, by whom they are of: at most one in force and one simulated each.
+    networks: HashMap<IpNet, Vec<String>>,
+    principals: HashMap<String, Vec<String>>,
+    /// Prefix lengths in use, so that a look-up tries no others: (is IPv6, length) to how many.
+    lengths: HashMap<(bool, u8), usize>,
+    /// The same, longest first.
+    order: BTreeSet<(bool, std::cmp::Reverse<u8>)>,
+    /// Oldest first.
+    ended: VecDeque<Record>,
+    /// All ids that are remembered.
+    ids: HashSet<String>,
+}
+
+impl Book {
+    /// The ban that this client meets: its own, else that of the narrowest network. `None` almost always, after a look at a length.
+    pub fn find(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Ban<'_>> {
+        self.search(client, address, now).find(|record| !record.simulated).map(Ban)
+    }
+
+    /// The simulated ban that would have met it.
+    pub fn find_simulated(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Ban<'_>> {
+        self.search(client, address, now).find(|record| record.simulated).map(Ban)
+    }
+
+    fn search(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> impl Iterator<Item = &Record> {
+        let address = address.to_canonical();
+        let principal = match client {
+            ClientKey::Principal(name) => self.principals.get(&**name),
+            ClientKey::Address(_) => None,
+        };
+        let is_anonymous = matches!(client, ClientKey::Address(_));
+        let lengths = self.order.iter().filter(move |(is_v6, _)| *is_v6 == address.is_ipv6());
+        let networks = lengths.filter_map(move |(_, length)| {
+            let network = IpNet::new(address, length.0).ok()?.trunc();
+            self.networks.get(&network)
+        });
+        let ids = principal.into_iter().chain(networks).flatten();
+        ids.filter_map(|id| self.live.get(id)).filter(move |record| {
+            let is_meant =
+                is_anonymous || record.origin != Origin::Auto || matches!(record.client, Target::Principal(_));
+            is_meant && record.is_live(now)
+        })
+    }
+
+    /// A ban by a rule. `number` is random and becomes the id. A live ban of the same client is replaced: it ended in a longer one.
+    ///
+    /// # Errors
+    /// [`Refused::Wide`], [`Refused::Loopback`] and [`Refused::Full`]; a rule cannot insist.
+    pub fn add_automatic(&mut self, new: New, number: u64, now: SystemTime) -> Result<Event, Refused> {
+        check(&new, None)?;
+        self.add(new, Origin::Auto, String::new(), number, now)
+    }
+
+    /// A ban by the operator `by`, who asks from `from`.
+    ///
+    /// # Errors
+    /// What needs `force`, and a duration or a number of bans out of bounds.
+    pub fn add_by(
+        &mut self,
+        by: &str,
+        from: Option<IpAddr>,
+        new: New,
+        force: bool,
+        number: u64,
+        now: SystemTime,
+    ) -> Result<Event, Refused> {
+        if !force {
+            check(&new, from)?;
+        }
+        self.add(New { simulated: false, ..new }, Origin::Admin, by.to_owned(), number, now)
+    }
+
+    fn add(&mut self, new: New, origin: Origin, by: String, number: u64, now: SystemTime) -> Result<Event, Refused> {
+        if new.duration.as_secs() == 0 || new.duration > LONGEST {
+            return Err(Refused::Duration);
+        }
+        let replaced: Vec<String> = self
+            .ids(&new.client)
+            .iter()
+            .filter(|id| self.live.get(*id).is_some_and(|it| it.simulated == new.simulated && it.origin == origin))
+            .cloned()
+            .collect();
+        if self.live.len() >= MOST_BANS + replaced.len() {
+            return Err(Refused::Full);
+        }
+        for id in replaced {
+            self.end(&id);
+        }
+        let New { client, duration, rung, rule, reason, mut evidence, mut repositories, strikes, simulated } = new;
+        evidence.drain(..evidence.len().saturating_sub(MOST_EVIDENCE));
+        repositories.truncate(MOST_REPOSITORIES);
+        let record = Record {
+            id: self.free_id(number),
+            client,
+            created: now,
+            until: now + duration,
+            rung,
+            rule,
+            origin,
+            reason,
+            created_by: by,
+            evidence,
+            repositories,
+            strikes,
+            simulated,
+            self_service: origin == Origin::Auto && rung < Rung::Client,
+            lifted: None,
+        };
+        self.insert(record.clone());
+        Ok(Event::Banned { record })
+    }
+
+    /// Ends a ban early; whether this user may is decided before.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`], and [`Refused::Reason`] when none is given.
+    pub fn lift(&mut self, id: &str, by: &str, reason: &str, now: SystemTime) -> Result<Event, Refused> {
+        if reason.trim().is_empty() {
+            return Err(Refused::Reason);
+        }
+        let unknown = || Refused::Unknown(id.to_owned());
+        let record = self.live.get_mut(id).filter(|record| record.is_live(now)).ok_or_else(unknown)?;
+        record.lifted = Some(Lift { at: now, by: by.to_owned(), reason: reason.to_owned() });
+        let record = record.clone();
+        self.end(id);
+        Ok(Event::Lifted { record })
+    }
+
+    /// Moves what ended by itself out of the way. Bans end without it; it is for the audit and for room.
+    pub fn expire(&mut self, now: SystemTime) -> Vec<Event> {
+        let over = self.live.values().filter(|record| now >= record.until);
+        let over: Vec<_> = over.map(|record| (record.id.clone(), record.client.clone())).collect();
+        over.into_iter()
+            .map(|(id, client)| {
+                self.end(&id);
+                Event::Expired { id, client }
+            })
+            .collect()
+    }
+
+    /// One ban, in force or ended.
+    pub fn get(&self, id: &str) -> Option<&Record> {
+        self.live.get(id).or_else(|| self.ended.iter().rev().find(|record| record.id == id))
+    }
+
+    /// Those that the filter wants, newest first.
+    pub fn list(&self, filter: &Filter, now: SystemTime) -> Vec<&Record> {
+        let ended = self.ended.iter().filter(|_| filter.ended);
+        let mut found: Vec<_> = self
+            .live
+            .values()
+            .chain(ended)
+            .filter(|record| filter.ended || record.is_live(now))
+            .filter(|record| filter.namespace.as_ref().is_none_or(|namespace| record.concerns(namespace)))
+            .filter(|record| filter.client.as_ref().is_none_or(|client| meets(&record.client, client)))
+            .collect();
+        found.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
+        found
+    }
+
+    /// How many are in force, and how many are simulated.
+    pub fn count(&self, now: SystemTime) -> (usize, usize) {
+        let live = self.live.values().filter(|record| record.is_live(now));
+        live.fold(
+            (0, 0),
+            |(acting, simulated), record| {
+                if record.simulated { (acting, simulated + 1) } else { (acting + 1, simulated) }
+            },
+        )
+    }
+
+    /// Everything, as JSON: for another Weir, for a file, and for the next start of this one.
+    pub fn export(&self) -> Vec<u8> {
+        let all: Vec<&Record> = self.ended.iter().chain(self.live.values()).collect();
+        // Records hold nothing that JSON cannot.
+        serde_json::to_vec(&all).unwrap_or_default()
+    }
+
+    /// What was exported by this Weir, to go on with.
+    ///
+    /// # Errors
+    /// [`Refused::Import`].
+    pub fn restore(json: &[u8], now: SystemTime) -> Result<Book, Refused> {
+        let mut book = Book::default();
+        for record in parse(json)? {
+            match record.is_live(now) && book.live.len() < MOST_BANS {
+                true => book.insert(record),
+                false => book.remember(record),
+            }
+        }
+        Ok(book)
+    }
+
+    /// Takes over live bans of another Weir as imported ones; ids that are taken get new ones from `number`.
+    ///
+    /// # Errors
+    /// [`Refused::Import`], and without `force` what [`Book::add_by`] refuses; then nothing was taken over.
+    pub fn import(
+        &mut self,
+        json: &[u8],
+        by: &str,
+        from: Option<IpAddr>,
+        force: bool,
+        number: u64,
+        now: SystemTime,
+    ) -> Result<Vec<Event>, Refused> {
+        let records: Vec<_> = parse(json)?.into_iter().filter(|record| record.is_live(now)).collect();
+        if self.live.len() + records.len() > MOST_BANS {
+            return Err(Refused::Full);
+        }
+        for record in records.iter().filter(|_| !force) {
+            check_target(&record.client, from)?;
+        }
+        let imported = records.into_iter().enumerate().map(|(step, mut record)| {
+            let number = number.wrapping_add((step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            record.id = self.free_id(number);
+            record.origin = Origin::Imported;
+            record.created_by = by.to_owned();
+            record.until = record.until.min(now + LONGEST);
+            self.insert(record.clone());
+            Event::Banned { record }
+        });
+        Ok(imported.collect())
+    }
+
+    fn ids(&self, target: &Target) -> &[String] {
+        let ids = match target {
+            Target::Network(network) => self.networks.get(network),
+            Target::Principal(name) => self.principals.get(name),
+        };
+        ids.map_or(&[], Vec::as_slice)
+    }
+
+    fn free_id(&self, number: u64) -> String {
+        let numbers = (0..).map(|step| number.wrapping_add(step) & 0xffff_ffff);
+        let mut ids = numbers.map(|number| format!("{number:08x}"));
+        ids.find(|id| !self.ids.contains(id)).unwrap_or_default()
+    }
+
+    fn insert(&mut self, record: Record) {
+        match &record.client {
+            Target::Principal(name) => self.principals.entry(name.clone()).or_default().push(record.id.clone()),
+            Target::Network(network) => {
+                let (is_v6, length) = (network.addr().is_ipv6(), network.prefix_len());
+                *self.lengths.entry((is_v6, length)).or_default() += 1;
+                self.order.insert((is_v6, std::cmp::Reverse(length)));
+                self.networks.entry(*network).or_default().push(record.id.clone());
+            }
+        }
+        self.ids.insert(record.id.clone());
+        self.live.insert(record.id.clone(), record);
+    }
+
+    fn end(&mut self, id: &str) {
+        let Some(record) = self.live.remove(id) else { return };
+        match &record.client {
+            Target::Principal(name) => forget(&mut self.principals, name, id),
+            Target::Network(network) => {
+                forget(&mut self.networks, network, id);
+                let (is_v6, length) = (network.addr().is_ipv6(), network.prefix_len());
+                let count = self.lengths.entry((is_v6, length)).or_default();
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.lengths.remove(&(is_v6, length));
+                    self.order.remove(&(is_v6, std::cmp::Reverse(length)));
+                }
+            }
+        }
+        self.remember(record);
+    }
+
+    fn remember(&mut self, record: Record) {
+        let is_full = self.ended.len() >= MOST_ENDED;
+        if let Some(forgotten) = self.ended.pop_front_if(|_| is_full) {
+            self.ids.remove(&forgotten.id);
+        }
+        self.ids.insert(record.id.clone());
+        self.ended.push_back(record);
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<String>>, key: &K, id: &str) {
+    if let Some(ids) = map.get_mut(key) {
+        ids.retain(|other| other != id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+fn parse(json: &[u8]) -> Result<Vec<Record>, Refused> {
+    serde_json::from_slice(json).map_err(|error| Refused::Import(error.to_string()))
+}
+
+fn check(new: &New, from: Option<IpAddr>) -> Result<(), Refused> {
+    check_target(&new.client, from)
+}
+
+fn check_target(target: &Target, from: Option<IpAddr>) -> Result<(), Refused> {
+    let Target::Network(network) = target else { return Ok(()) };
+    let loopback: [IpNet; 2] = [IpAddr::from([127, 0, 0, 0]), IpAddr::from([0_u16, 0, 0, 0, 0, 0, 0, 1])]
+        .map(|address| IpNet::new(address, if address.is_ipv4() { 8 } else { 128 }).unwrap_or(address.into()));
+    // Yourself before this machine: an operator at the console should read what concerns them.
+    if from.is_some_and(|from| network.contains(&from.to_canonical())) {
+        return Err(Refused::Yourself(target.clone()));
+    }
+    if loopback.iter().any(|loopback| network.contains(loopback) || loopback.contains(network)) {
+        return Err(Refused::Loopback(target.clone()));
+    }
+    if target.is_wide() {
+        return Err(Refused::Wide(target.clone()));
+    }
+    Ok(())
+}
+
+fn meets(banned: &Target, client: &Target) -> bool {
+    match (banned, client) {
+        (Target::Network(banned), Target::Network(client)) => banned.contains(client),
+        _ => banned == client,
+    }
+}

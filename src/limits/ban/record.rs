@@ -1,0 +1,286 @@
+//! One ban as it is kept, exported and shown, and the sentence that the client reads.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::{
+    asker::ClientKey,
+    limits::{addresses_of, ladder::Rung},
+};
+
+/// Requests that are kept as evidence.
+pub const MOST_EVIDENCE: usize = 20;
+/// Repositories that are kept for the index by namespace.
+pub const MOST_REPOSITORIES: usize = 50;
+/// The longest ban (30 days).
+pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Who is banned. Written as an address, a CIDR, or the name of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Everybody at these addresses.
+    Network(IpNet),
+    /// An account, wherever it asks from.
+    Principal(String),
+}
+
+impl Target {
+    /// This client, and nobody else.
+    pub fn of(client: &ClientKey) -> Target {
+        match client {
+            ClientKey::Principal(name) => Target::Principal(name.to_string()),
+            ClientKey::Address(address) => Target::Network(addresses_of(client).unwrap_or_else(|| (*address).into())),
+        }
+    }
+
+    /// Whether so many are meant that a person must insist: wider than a /24, or a /48 of IPv6.
+    pub fn is_wide(&self) -> bool {
+        match self {
+            Target::Network(IpNet::V4(network)) => network.prefix_len() < 24,
+            Target::Network(IpNet::V6(network)) => network.prefix_len() < 48,
+            Target::Principal(_) => false,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Target, String> {
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(|it| it.to_canonical().into()));
+        if let Ok(network) = network {
+            return Ok(Target::Network(network.trunc()));
+        }
+        let is_name =
+            !text.is_empty() && text.len() <= 255 && !text.contains([':', '/']) && !text.contains(char::is_control);
+        is_name.then(|| Target::Principal(text.to_owned())).ok_or_else(|| {
+            "not a client; write an address, a CIDR such as 10.0.0.0/24, or the name of an account".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Network(network) if network.prefix_len() == network.max_prefix_len() => network.addr().fmt(f),
+            Target::Network(network) => network.fmt(f),
+            Target::Principal(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Times in RFC 3339, to the second: what people and other programs read.
+pub(super) mod time {
+    use super::{Deserialize, Deserializer, Serializer, SystemTime};
+    use serde::de::Error as _;
+
+    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_seconds(*at))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        humantime::parse_rfc3339_weak(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// Who made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A rule of the ladder.
+    Auto,
+    /// An operator.
+    Admin,
+    /// A file.
+    Imported,
+}
+
+/// One request that led to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// When.
+    #[serde(with = "time")]
+    pub at: SystemTime,
+    /// `GET` or `HEAD`, mostly.
+    pub method: String,
+    /// As the client named it.
+    pub repository: String,
+    /// The tag or digest.
+    pub reference: String,
+    /// What was answered.
+    pub status: u16,
+}
+
+/// How it ended early.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lift {
+    /// When.
+    #[serde(with = "time")]
+    pub at: SystemTime,
+    /// Who did.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// One ban, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Short enough to be read out on the telephone.
+    pub id: String,
+    /// Who.
+    pub client: Target,
+    /// When it was made.
+    #[serde(with = "time")]
+    pub created: SystemTime,
+    /// When it ends.
+    #[serde(with = "time")]
+    pub until: SystemTime,
+    /// What it stops.
+    pub rung: Rung,
+    /// Which rule saw it; `admin` for an operator's.
+    pub rule: String,
+    /// Who made it.
+    pub origin: Origin,
+    /// Why, in a sentence for people.
+    pub reason: String,
+    /// The user who made it; empty for a rule.
+    #[serde(default)]
+    pub created_by: String,
+    /// What it saw, the newest last.
+    #[serde(default)]
+    pub evidence: Vec<Evidence>,
+    /// Repositories that these and earlier requests were for.
+    #[serde(default)]
+    pub repositories: Vec<String>,
+    /// How often this client had been here before.
+    #[serde(default)]
+    pub strikes: u32,
+    /// Recorded in dry run: it stops nobody.
+    #[serde(default)]
+    pub simulated: bool,
+    /// Its owner may lift it.
+    #[serde(default)]
+    pub self_service: bool,
+    /// How it ended early, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifted: Option<Lift>,
+}
+
+impl Record {
+    /// Whether it is in force, or would be if it were not simulated.
+    pub fn is_live(&self, now: SystemTime) -> bool {
+        self.lifted.is_none() && now < self.until
+    }
+
+    /// Whether a repository in this namespace is concerned: `library/` and `library` mean all below it, `library/nginx` also itself.
+    pub fn concerns(&self, namespace: &str) -> bool {
+        let namespace = namespace.trim_end_matches('/');
+        self.repositories.iter().any(|repository| {
+            let rest = repository.strip_prefix(namespace);
+            rest.is_some_and(|rest| namespace.is_empty() || rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+}
+
+/// A ban to be made.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// Who.
+    pub client: Target,
+    /// For how long; at most [`LONGEST`].
+    pub duration: Duration,
+    /// What it stops.
+    pub rung: Rung,
+    /// Which rule.
+    pub rule: String,
+    /// Why.
+    pub reason: String,
+    /// What was seen; the newest 20 are kept.
+    pub evidence: Vec<Evidence>,
+    /// What it was about; the first 50 are kept.
+    pub repositories: Vec<String>,
+    /// How often before.
+    pub strikes: u32,
+    /// In dry run.
+    pub simulated: bool,
+}
+
+/// What happened, for the audit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A ban was made.
+    Banned {
+        /// All of it.
+        record: Record,
+    },
+    /// A ban was lifted.
+    Lifted {
+        /// All of it, with who and why.
+        record: Record,
+    },
+    /// A ban ended by itself.
+    Expired {
+        /// Which.
+        id: String,
+        /// Whose.
+        client: Target,
+    },
+    /// Somebody tried what they may not.
+    Refused {
+        /// Who.
+        by: String,
+        /// What they tried to do.
+        attempt: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// A ban that a request met.
+#[derive(Clone, Copy, Debug)]
+pub struct Ban<'a>(pub &'a Record);
+
+/// What a banned client prints: in the first 80 characters who is blocked and until when; then the rule, the id and where it can be lifted.
+///
+/// `client` is the asker as it is told from others: a ban of a network does not tell what the network is. Without `public_url`
+/// it says whom to ask.
+pub fn sentence(record: &Record, client: &ClientKey, public_url: &str, now: SystemTime) -> String {
+    let mut who = client.to_string();
+    if let Some((end, _)) = who.char_indices().nth(32) {
+        who.truncate(end);
+        who.push('…');
+    }
+    let until = humantime::format_rfc3339_seconds(record.until).to_string();
+    // 2026-11-21T14:05:00Z; the day is left out of what ends within one.
+    let (day, time) = (until.get(..10).unwrap_or(""), until.get(11..16).unwrap_or(""));
+    let is_near = record.until.duration_since(now).is_ok_and(|left| left < Duration::from_secs(20 * 3600));
+    let until = if is_near { format!("{time}Z") } else { format!("{day} {time}Z") };
+    let what = if record.rung < Rung::Client { "blocked from uncached content" } else { "blocked" };
+    let (rule, id) = (&record.rule, &record.id);
+    let lift = match public_url.trim_end_matches('/') {
+        "" => "ask the operator of this mirror to lift it".to_owned(),
+        url => format!("{url}/unblock/{id}"),
+    };
+    format!("{who} {what} until {until} (rule {rule}, id {id}): {lift}")
+}

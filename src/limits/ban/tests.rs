@@ -1,0 +1,262 @@
+//! Making, finding, lifting, listing and carrying over bans.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::*;
+use crate::{
+    asker::ClientKey,
+    limits::{client::fold, ladder::Rung},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn now() -> SystemTime {
+    // 2026-11-21T12:00:00Z
+    UNIX_EPOCH + Duration::from_secs(1_795_262_400)
+}
+
+fn new(client: &str) -> New {
+    New {
+        client: client.parse().unwrap(),
+        duration: HOUR,
+        rung: Rung::Client,
+        rule: "admin".to_owned(),
+        reason: "pulls all day".to_owned(),
+        evidence: Vec::new(),
+        repositories: vec!["library/nginx".to_owned(), "shop/api".to_owned()],
+        strikes: 0,
+        simulated: false,
+    }
+}
+
+fn address(text: &str) -> (ClientKey, IpAddr) {
+    let address: IpAddr = text.parse().unwrap();
+    (ClientKey::Address(fold(address)), address)
+}
+
+fn add(book: &mut Book, client: &str, number: u64) -> String {
+    match book.add_by("ops", None, new(client), true, number, now()) {
+        Ok(Event::Banned { record }) => record.id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn found(book: &Book, client: &str, now: SystemTime) -> Option<String> {
+    let (key, address) = address(client);
+    book.find(&key, address, now).map(|ban| ban.0.id.clone())
+}
+
+#[test]
+fn the_narrowest_network_decides_and_every_ban_ends() {
+    let mut book = Book::default();
+    let wide = add(&mut book, "10.0.0.0/8", 1);
+    let narrow = add(&mut book, "10.0.0.0/24", 2);
+    let one = add(&mut book, "10.0.0.7", 3);
+    let six = add(&mut book, "2001:db8:1:2::/64", 4);
+    for (client, id) in [
+        ("10.0.0.7", Some(&one)),
+        ("::ffff:10.0.0.7", Some(&one)),
+        ("10.0.0.8", Some(&narrow)),
+        ("10.9.0.8", Some(&wide)),
+        ("11.0.0.7", None),
+        ("2001:db8:1:2:ffff::9", Some(&six)),
+        ("2001:db8:1:3::9", None),
+    ] {
+        assert_eq!(found(&book, client, now()).as_ref(), id, "{client}");
+        assert_eq!(found(&book, client, now() + HOUR), None);
+    }
+    assert_eq!(book.expire(now() + HOUR).len(), 4);
+    assert_eq!(book.count(now()), (0, 0));
+}
+
+#[test]
+fn a_rule_s_ban_of_an_address_is_not_of_the_principals_behind_it() {
+    let mut book = Book::default();
+    book.add_automatic(new("10.0.0.7"), 1, now()).unwrap();
+    let ci = ClientKey::Principal("ci".into());
+    let here = "10.0.0.7".parse().unwrap();
+    assert!(found(&book, "10.0.0.7", now()).is_some());
+    assert!(book.find(&ci, here, now()).is_none());
+    add(&mut book, "10.0.0.0/24", 2);
+    assert!(book.find(&ci, here, now()).is_some());
+    add(&mut book, "ci", 3);
+    assert!(book.find(&ci, "192.0.2.1".parse().unwrap(), now()).is_some());
+    assert!(book.find(&ClientKey::Principal("dev".into()), "192.0.2.1".parse().unwrap(), now()).is_none());
+}
+
+#[test]
+fn what_is_wide_or_shuts_out_its_maker_must_be_meant() {
+    let me = Some("10.0.0.9".parse().unwrap());
+    for (client, refused) in [
+        ("10.9.0.0/23", Some("wider")),
+        ("10.9.0.0/24", None),
+        ("2001:db8::/47", Some("wider")),
+        ("2001:db8::/48", None),
+        ("10.0.0.0/24", Some("you ask from")),
+        ("10.0.0.9", Some("you ask from")),
+        ("127.0.0.1", Some("itself")),
+        ("0.0.0.0/0", Some("you ask from")),
+        ("::1", Some("itself")),
+        ("ci", None),
+    ] {
+        let mut book = Book::default();
+        let outcome = book.add_by("ops", me, new(client), false, 1, now()).map_err(|error| error.to_string());
+        match refused {
+            None => assert!(outcome.is_ok(), "{client} {outcome:?}"),
+            Some(part) => assert!(outcome.clone().is_err_and(|error| error.contains(part)), "{client} {outcome:?}"),
+        }
+        assert!(Book::default().add_by("ops", me, new(client), true, 1, now()).is_ok(), "{client}");
+    }
+    let mut book = Book::default();
+    for duration in [Duration::ZERO, LONGEST + HOUR] {
+        let ban = New { duration, ..new("10.0.0.1") };
+        assert_eq!(book.add_by("ops", None, ban, true, 1, now()), Err(Refused::Duration));
+    }
+    assert!(book.add_automatic(new("127.0.0.1"), 1, now()).is_err());
+    assert!(book.add_automatic(new("10.0.0.0/16"), 1, now()).is_err());
+}
+
+#[test]
+fn a_simulated_ban_stops_nobody() {
+    let mut book = Book::default();
+    book.add_automatic(New { simulated: true, ..new("10.0.0.7") }, 1, now()).unwrap();
+    assert_eq!(found(&book, "10.0.0.7", now()), None);
+    let (key, address) = address("10.0.0.7");
+    assert!(book.find_simulated(&key, address, now()).is_some());
+    assert_eq!(book.count(now()), (0, 1));
+    // A real one beside it acts.
+    add(&mut book, "10.0.0.7", 2);
+    assert!(found(&book, "10.0.0.7", now()).is_some());
+}
+
+#[test]
+fn a_ban_is_lifted_once_and_with_a_reason() {
+    let mut book = Book::default();
+    let id = add(&mut book, "10.0.0.7", 0x3f2a);
+    assert_eq!(id, "00003f2a");
+    assert_eq!(book.lift(&id, "ops", "  ", now()), Err(Refused::Reason));
+    let Ok(Event::Lifted { record }) = book.lift(&id, "ops", "fixed their job", now()) else { panic!("not lifted") };
+    assert_eq!(
+        record.lifted.map(|lift| (lift.by, lift.reason)),
+        Some(("ops".to_owned(), "fixed their job".to_owned()))
+    );
+    assert_eq!(found(&book, "10.0.0.7", now()), None);
+    assert!(matches!(book.lift(&id, "ops", "again", now()), Err(Refused::Unknown(_))));
+    assert!(book.get(&id).is_some_and(|record| record.lifted.is_some()));
+    assert!(book.list(&Filter::default(), now()).is_empty());
+    assert_eq!(book.list(&Filter { ended: true, ..Filter::default() }, now()).len(), 1);
+}
+
+#[test]
+fn who_is_blocked_because_of_requests_to_my_namespace() {
+    let mut book = Book::default();
+    add(&mut book, "10.0.0.7", 1);
+    for (namespace, count) in
+        [("library/", 1), ("library", 1), ("library/nginx", 1), ("libr", 0), ("shop/api/", 1), ("", 1), ("api", 0)]
+    {
+        let filter = Filter { namespace: Some(namespace.to_owned()), ..Filter::default() };
+        assert_eq!(book.list(&filter, now()).len(), count, "{namespace}");
+    }
+    for (client, count) in [("10.0.0.7", 1), ("10.0.0.8", 0), ("ci", 0)] {
+        let filter = Filter { client: Some(client.parse().unwrap()), ..Filter::default() };
+        assert_eq!(book.list(&filter, now()).len(), count, "{client}");
+    }
+}
+
+#[test]
+fn a_second_ban_of_a_rule_replaces_the_first() {
+    let mut book = Book::default();
+    book.add_automatic(new("10.0.0.7"), 1, now()).unwrap();
+    book.add_automatic(New { duration: 4 * HOUR, ..new("10.0.0.7") }, 2, now()).unwrap();
+    assert_eq!(book.count(now()), (1, 0));
+    assert_eq!(found(&book, "10.0.0.7", now() + 2 * HOUR).as_deref(), Some("00000002"));
+    // An operator's stands beside it: lifting one does not lift the other.
+    add(&mut book, "10.0.0.7", 3);
+    assert_eq!(book.count(now()), (2, 0));
+}
+
+#[test]
+fn export_and_restore_keep_everything_and_import_says_so() {
+    let mut book = Book::default();
+    let evidence = Evidence {
+        at: now(),
+        method: "GET".to_owned(),
+        repository: "shop/api".to_owned(),
+        reference: "2.3.1".to_owned(),
+        status: 404,
+    };
+    let ban = New { evidence: vec![evidence; 30], repositories: vec!["a".to_owned(); 90], ..new("10.0.0.7") };
+    book.add_automatic(ban, 1, now()).unwrap();
+    let lifted = add(&mut book, "ci", 2);
+    book.lift(&lifted, "ops", "done", now()).unwrap();
+    assert_eq!(book.get("00000001").map(|it| (it.evidence.len(), it.repositories.len())), Some((20, 50)));
+    let json = book.export();
+    let restored = Book::restore(&json, now()).unwrap();
+    assert_eq!(restored.get("00000001"), book.get("00000001"));
+    assert_eq!(restored.get(&lifted), book.get(&lifted));
+    assert_eq!(found(&restored, "10.0.0.7", now()).as_deref(), Some("00000001"));
+    assert_eq!(Book::restore(&json, now() + HOUR).unwrap().count(now()), (0, 0));
+
+    let mut other = Book::default();
+    add(&mut other, "192.0.2.1", 1);
+    let events = other.import(&json, "ops", None, false, 1, now()).unwrap();
+    // Only what is in force is taken over, under an id of its own.
+    assert!(
+        matches!(&events[..], [Event::Banned { record }] if record.origin == Origin::Imported && record.id == "00000002")
+    );
+    assert!(other.import(b"{}", "ops", None, true, 1, now()).is_err());
+    let wide = String::from_utf8(json).unwrap().replace("10.0.0.7", "10.0.0.0/8");
+    assert!(matches!(other.import(wide.as_bytes(), "ops", None, false, 1, now()), Err(Refused::Wide(_))));
+
+    let value: serde_json::Value = serde_json::from_slice(&book.export()).unwrap();
+    let record = &value[1];
+    assert_eq!((&record["client"], &record["until"]), (&"10.0.0.7".into(), &"2026-11-21T13:00:00Z".into()));
+    assert_eq!((&record["rung"], &record["origin"]), (&4.into(), &"auto".into()));
+}
+
+#[test]
+fn the_first_80_characters_say_who_and_until_when() {
+    let mut book = Book::default();
+    let long = "x".repeat(255);
+    for (client, key, says) in [
+        ("10.0.0.7", address("10.0.0.7").0, "10.0.0.7 blocked until 13:00Z (rule admin, id "),
+        ("10.0.0.0/8", address("10.1.2.3").0, "10.1.2.3 blocked until 13:00Z (rule admin, id "),
+        (
+            "ffff:ffff:ffff:ffff::/64",
+            address("ffff:ffff:ffff:ffff::1").0,
+            "ffff:ffff:ffff:ffff::/64 blocked until 13:00Z (rule admin, id ",
+        ),
+        (&long, ClientKey::Principal(long.as_str().into()), "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… blocked until 13:00Z"),
+    ] {
+        let id = add(&mut book, client, 9);
+        let text = sentence(book.get(&id).unwrap(), &key, "https://mirror.example/", now());
+        assert!(text.starts_with(says), "{text}");
+        assert!(text.ends_with(&format!("id {id}): https://mirror.example/unblock/{id}")), "{text}");
+        // The worst case: a rung that says more, and a day.
+        let record = Record { rung: Rung::Misses, ..book.get(&id).unwrap().clone() };
+        let text = sentence(&record, &key, "", now() - 48 * HOUR);
+        assert!(text.chars().take(80).collect::<String>().contains("until 2026-11-21"), "{text}");
+        assert!(text.ends_with("ask the operator of this mirror to lift it"), "{text}");
+    }
+}
+
+#[test]
+fn the_book_is_bounded() {
+    let mut book = Book::default();
+    for number in 0..MOST_BANS as u32 {
+        let client = std::net::Ipv4Addr::from(0x0b00_0000 + number).to_string();
+        book.add_automatic(new(&client), number.into(), now()).unwrap();
+    }
+    assert_eq!(book.add_automatic(new("10.0.0.7"), 1, now()), Err(Refused::Full));
+    // Who is in it already may be banned anew.
+    assert!(book.add_automatic(new("11.0.0.7"), 1, now()).is_ok());
+    assert_eq!(book.expire(now() + HOUR).len(), MOST_BANS);
+    for number in 0..50 {
+        let id = add(&mut book, "10.0.0.7", number);
+        book.lift(&id, "ops", "test", now()).unwrap();
+    }
+    assert_eq!(book.list(&Filter { ended: true, ..Filter::default() }, now()).len(), MOST_ENDED);
+}

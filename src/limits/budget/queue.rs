@@ -1,0 +1,159 @@
+//! Who waits for a pull: one first-come line per client, the clients in turn, the higher classes first. Bounded in length and time.
+
+use std::{collections::VecDeque, time::SystemTime};
+
+use super::Ask;
+use crate::asker::{Class, ClientKey};
+
+/// A place in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(u64);
+
+/// There is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// All who wait for one identity. A walk over it is bounded by its length.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    /// In the order of their turns; whoever was served goes last.
+    lines: VecDeque<Line>,
+    next: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Line {
+    client: ClientKey,
+    class: Class,
+    overrides: bool,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    ticket: Ticket,
+    what: u64,
+    until: SystemTime,
+    /// Requests on this ticket: a client's retries share it.
+    shared: u32,
+}
+
+impl Queue {
+    /// A place at the end of the client's line and how many come before it; the same place again for the same thing.
+    ///
+    /// # Errors
+    /// When the client's line or the queue is full.
+    pub fn enter(
+        &mut self,
+        ask: Ask<'_>,
+        until: SystemTime,
+        per_client: usize,
+        most: usize,
+    ) -> Result<(Ticket, usize), Full> {
+        let len = self.len();
+        let at = self.lines.iter().position(|line| line.client == *ask.client && line.class == ask.class);
+        if let Some(line) = at.and_then(|at| self.lines.get_mut(at)) {
+            if let Some(same) = line.waiting.iter_mut().find(|waiting| waiting.what == ask.what) {
+                same.shared += 1;
+                let ticket = same.ticket;
+                return Ok((ticket, self.before(ticket)));
+            }
+            if line.waiting.len() >= per_client {
+                return Err(Full);
+            }
+        }
+        if len >= most || per_client == 0 {
+            return Err(Full);
+        }
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        let waiting = Waiting { ticket, what: ask.what, until, shared: 1 };
+        match at.and_then(|at| self.lines.get_mut(at)) {
+            Some(line) => line.waiting.push_back(waiting),
+            None => self.lines.push_back(Line {
+                client: ask.client.clone(),
+                class: ask.class,
+                overrides: ask.overrides,
+                waiting: [waiting].into(),
+            }),
+        }
+        Ok((ticket, self.before(ticket)))
+    }
+
+    /// Takes out the first whom `may` lets spend: of the highest class, the client whose turn it is, its oldest request. That client's next turn
+    /// comes after everybody else's.
+    pub fn next(&mut self, may: impl Fn(&ClientKey, Class, bool) -> bool) -> Option<Ticket> {
+        let mut order: Vec<usize> = (0..self.lines.len()).collect();
+        order.sort_by_key(|at| std::cmp::Reverse(self.lines[*at].class));
+        let at = order.into_iter().find(|at| {
+            let line = &self.lines[*at];
+            may(&line.client, line.class, line.overrides)
+        })?;
+        let mut line = self.lines.remove(at)?;
+        let ticket = line.waiting.pop_front()?.ticket;
+        if !line.waiting.is_empty() {
+            self.lines.push_back(line);
+        }
+        Some(ticket)
+    }
+
+    /// One request on this ticket is gone; with the last one the place is free.
+    pub fn leave(&mut self, ticket: Ticket) {
+        for line in &mut self.lines {
+            if let Some(at) = line.waiting.iter().position(|waiting| waiting.ticket == ticket) {
+                line.waiting[at].shared -= 1;
+                if line.waiting[at].shared == 0 {
+                    line.waiting.remove(at);
+                }
+            }
+        }
+        self.lines.retain(|line| !line.waiting.is_empty());
+    }
+
+    /// Takes out those who have waited long enough.
+    pub fn expire(&mut self, now: SystemTime) -> Vec<Ticket> {
+        let mut expired = Vec::new();
+        for line in &mut self.lines {
+            line.waiting.retain(|waiting| {
+                let stays = now < waiting.until;
+                if !stays {
+                    expired.push(waiting.ticket);
+                }
+                stays
+            });
+        }
+        self.lines.retain(|line| !line.waiting.is_empty());
+        expired
+    }
+
+    /// Places taken.
+    pub fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.waiting.len()).sum()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Whether anybody of this class or a higher one waits.
+    pub fn holds(&self, class: Class) -> bool {
+        self.lines.iter().any(|line| line.class >= class)
+    }
+
+    /// How many come before, if nobody else came any more.
+    fn before(&self, ticket: Ticket) -> usize {
+        let place = |line: &Line| line.waiting.iter().position(|waiting| waiting.ticket == ticket);
+        let Some((own, round)) = self.lines.iter().enumerate().find_map(|(at, line)| Some((at, place(line)?))) else {
+            return 0;
+        };
+        let ahead = |(at, line): (usize, &Line)| match line.class.cmp(&self.lines[own].class) {
+            std::cmp::Ordering::Greater => line.waiting.len(),
+            std::cmp::Ordering::Less => 0,
+            // A turn for each line in each round; those later in the order are a round behind.
+            std::cmp::Ordering::Equal if at == own => round,
+            std::cmp::Ordering::Equal => line.waiting.len().min(round + usize::from(at < own)),
+        };
+        self.lines.iter().enumerate().map(ahead).sum()
+    }
+}

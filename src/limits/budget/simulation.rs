@@ -1,0 +1,215 @@
+//! A week of a company behind one address, in simulated time, through the real admission code; and first come, first served beside it.
+//!
+//! The hub grants 200 pulls in any 6 hours. Twelve production nodes, six build agents, fifteen developers, and one scanner that twice a day walks
+//! through 350 images and asks every ten minutes for those it did not get. Build agents and developers try twice more after 45 seconds. A
+//! pull is denied when its last try is. A toy: the order of the lines is what it shows, not the digits.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    time::UNIX_EPOCH,
+};
+
+use super::*;
+use crate::upstream::Identity;
+
+const LIMIT: usize = 200;
+const WINDOW: u64 = 6 * 3600;
+const DAY: u64 = 24 * 3600;
+const DAYS: u64 = 7;
+
+/// What a pull is, and whose.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pull {
+    client: u8,
+    what: u64,
+    tries: u8,
+    /// When a scanner gives a pull up: its next walk begins.
+    until: u64,
+}
+
+/// Pulls that upstream granted, oldest first.
+struct Hub(VecDeque<u64>);
+
+impl Hub {
+    fn left(&mut self, now: u64) -> Left {
+        while self.0.front().is_some_and(|at| at + WINDOW <= now) {
+            self.0.pop_front();
+        }
+        Left {
+            identity: Identity { upstream: "docker.io".into(), account: None },
+            limit: Some(LIMIT as i64),
+            remaining: Some((LIMIT - self.0.len()) as i64),
+            window: Some(Duration::from_secs(WINDOW)),
+            spent: self.0.len() as u64,
+            external: 0,
+            next_at: self.0.front().map(|at| time(at + WINDOW)),
+        }
+    }
+}
+
+fn time(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn kind(client: u8) -> usize {
+    match client {
+        0..12 => 0,
+        12..18 => 1,
+        18..33 => 2,
+        _ => 3,
+    }
+}
+
+/// A small generator (xorshift), so that the trace is the same everywhere.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+}
+
+fn trace(seed: u64) -> Vec<(u64, Pull)> {
+    let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut pulls = Vec::new();
+    let mut what = 0;
+    let mut pull = |at: u64, client: u8, tries: u8, until: u64| {
+        what += 1;
+        pulls.push((at, Pull { client, what, tries, until }));
+    };
+    for day in (0..DAYS).map(|day| day * DAY) {
+        for node in 0..12 {
+            // Deployments of two or three images at any hour.
+            for _ in 0..2 {
+                let at = day + chance.below(DAY);
+                (0..2 + chance.below(2)).for_each(|image| pull(at + image, node, 1, u64::MAX));
+            }
+        }
+        for agent in 12..18 {
+            for _ in 0..6 {
+                let at = day + 7 * 3600 + chance.below(13 * 3600);
+                (0..3).for_each(|image| pull(at + image * 5, agent, 3, u64::MAX));
+            }
+        }
+        for developer in 18..33 {
+            for _ in 0..5 {
+                pull(day + 8 * 3600 + chance.below(10 * 3600), developer, 3, u64::MAX);
+            }
+        }
+        for walk in [day + 2 * 3600, day + 14 * 3600] {
+            (0..350).for_each(|image| pull(walk + image * 2, 33, 1, walk + 12 * 3600 - 600));
+        }
+    }
+    pulls
+}
+
+#[derive(Default)]
+struct Outcome {
+    asked: [u32; 4],
+    denied: [u32; 4],
+    granted: u32,
+}
+
+/// Plays the trace; `policy` is `None` for first come, first served.
+fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut hub = Hub(VecDeque::new());
+    let mut admission = Admission::default();
+    let mut waiting: HashMap<Ticket, Pull> = HashMap::new();
+    let mut events: BinaryHeap<Reverse<(u64, Option<Pull>)>> = BinaryHeap::new();
+    for (at, pull) in trace(seed) {
+        outcome.asked[kind(pull.client)] += 1;
+        events.push(Reverse((at, Some(pull))));
+    }
+    let class = |client: u8| [Class::Critical, Class::Standard, Class::Standard, Class::Bulk][kind(client)];
+    let key = |client: u8| ClientKey::Address([10, 0, 0, client].into());
+    let refused = |outcome: &mut Outcome, events: &mut BinaryHeap<_>, pull: Pull, now: u64| {
+        if kind(pull.client) == 3 && now + 600 < pull.until {
+            events.push(Reverse((now + 600, Some(pull))));
+        } else if pull.tries > 1 {
+            events.push(Reverse((now + 45, Some(Pull { tries: pull.tries - 1, ..pull }))));
+        } else {
+            outcome.denied[kind(pull.client)] += 1;
+        }
+    };
+    while let Some(Reverse((now, event))) = events.pop() {
+        let left = hub.left(now);
+        let Some(policy) = policy else {
+            let Some(pull) = event else { continue };
+            match left.remaining > Some(0) {
+                true => hub.0.push_back(now),
+                false => refused(&mut outcome, &mut events, pull, now),
+            }
+            outcome.granted += u32::from(left.remaining > Some(0));
+            continue;
+        };
+        if let Some(pull) = event {
+            let (client, class) = (key(pull.client), class(pull.client));
+            let ask = Ask { client: &client, class, what: pull.what, on_exceed: OnExceed::Queue, overrides: false };
+            match admission.ask(policy, &left, ask, time(now)) {
+                Decision::Spend => {
+                    hub.0.push_back(now);
+                    outcome.granted += 1;
+                    admission.spend(&client, time(now));
+                }
+                Decision::Wait { ticket, .. } => {
+                    waiting.insert(ticket, pull);
+                    // A look at the queue every second while it may hold somebody.
+                    (1..=10).for_each(|second| events.push(Reverse((now + second, None))));
+                }
+                Decision::Refuse { .. } => refused(&mut outcome, &mut events, pull, now),
+            }
+        }
+        while let Some(ticket) = admission.turn(policy, &hub.left(now), time(now)) {
+            let pull = waiting.remove(&ticket).unwrap();
+            hub.0.push_back(now);
+            outcome.granted += 1;
+            admission.spend(&key(pull.client), time(now));
+        }
+        for ticket in admission.expired(time(now)) {
+            let pull = waiting.remove(&ticket).unwrap();
+            refused(&mut outcome, &mut events, pull, now);
+        }
+    }
+    assert!(waiting.is_empty());
+    outcome
+}
+
+#[test]
+fn a_scanner_does_not_starve_production() {
+    const SEEDS: u64 = 3;
+    let floors = Policy { above: [true, true, false], ..Policy::default() };
+    let bare = Policy { shares: Shares { standard: 1.0, bulk: 1.0 }, ..floors.clone() };
+    println!("a week, {LIMIT} pulls per 6 h, {SEEDS} seeds: pulls denied after all tries");
+    println!("| policy | production | CI | developers | scanner | pulls a day |");
+    println!("|---|---|---|---|---|---|");
+    let mut rows = Vec::new();
+    for (name, policy) in [
+        ("first come, first served", None),
+        ("floors 0/10/40 %", Some(&bare)),
+        ("floors 0/10/40 %, shares 25/30 % (as shipped)", Some(&floors)),
+    ] {
+        let mut total = Outcome::default();
+        for seed in 1..=SEEDS {
+            let week = play(seed, policy);
+            (0..4).for_each(|kind| {
+                total.asked[kind] += week.asked[kind];
+                total.denied[kind] += week.denied[kind];
+            });
+            total.granted += week.granted;
+        }
+        let denied: Vec<f64> =
+            (0..4).map(|kind| 100.0 * f64::from(total.denied[kind]) / f64::from(total.asked[kind])).collect();
+        let [production, ci, developers, scanner] = denied[..] else { unreachable!() };
+        let granted = u64::from(total.granted) / SEEDS / DAYS;
+        println!("| {name} | {production:.2} % | {ci:.2} % | {developers:.2} % | {scanner:.1} % | {granted} |");
+        rows.push(denied);
+    }
+    assert!(rows[2][0] < 0.5, "production {:.2} %", rows[2][0]);
+    assert!(rows[2][1] < 7.0, "CI {:.2} %", rows[2][1]);
+    assert!(rows[0][0] > 10.0 * rows[2][0].max(0.5), "first come, first served would do as well");
+}

@@ -1,0 +1,80 @@
+//! Who spent how much in the window: a sliding log of a few hundred entries.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, SystemTime},
+};
+
+use crate::asker::ClientKey;
+
+/// What clients spent of one identity, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Spent {
+    log: VecDeque<(SystemTime, ClientKey)>,
+    /// The same by client.
+    by_client: HashMap<ClientKey, VecDeque<SystemTime>>,
+    /// The window, as last aged by.
+    window: Duration,
+}
+
+impl Spent {
+    /// Docker Hub's, until upstream says another.
+    pub const WINDOW: Duration = Duration::from_secs(6 * 3600);
+    /// Entries that are kept: past it the oldest are forgotten, which can only favour a client.
+    const MOST: usize = 20_000;
+
+    /// One pull.
+    pub fn add(&mut self, client: &ClientKey, now: SystemTime) {
+        if self.log.len() >= Self::MOST {
+            self.forget_oldest();
+        }
+        self.log.push_back((now, client.clone()));
+        self.by_client.entry(client.clone()).or_default().push_back(now);
+    }
+
+    /// Not a pull after all.
+    pub fn remove(&mut self, client: &ClientKey) {
+        if let Some(at) = self.log.iter().rposition(|(_, spender)| spender == client) {
+            self.log.remove(at);
+            self.uncount(client, VecDeque::pop_back);
+        }
+    }
+
+    /// Forgets what left the window.
+    pub fn age(&mut self, window: Duration, now: SystemTime) {
+        self.window = window;
+        while self.log.front().is_some_and(|(at, _)| now.duration_since(*at).is_ok_and(|age| age >= window)) {
+            self.forget_oldest();
+        }
+    }
+
+    /// What this client spent.
+    pub fn of(&self, client: &ClientKey) -> u32 {
+        self.by_client.get(client).map_or(0, |times| u32::try_from(times.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether anybody else spent.
+    pub fn others(&self, client: &ClientKey) -> bool {
+        self.by_client.len() > usize::from(self.by_client.contains_key(client))
+    }
+
+    /// When the oldest pull of this client leaves the window.
+    pub fn frees_at(&self, client: &ClientKey) -> Option<SystemTime> {
+        self.by_client.get(client)?.front().map(|at| *at + self.window)
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, client)) = self.log.pop_front() {
+            self.uncount(&client, VecDeque::pop_front);
+        }
+    }
+
+    fn uncount(&mut self, client: &ClientKey, pop: fn(&mut VecDeque<SystemTime>) -> Option<SystemTime>) {
+        if let Some(times) = self.by_client.get_mut(client) {
+            pop(times);
+            if times.is_empty() {
+                self.by_client.remove(client);
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The rule as a table, and the queue.
+
+use std::time::UNIX_EPOCH;
+
+use super::*;
+use crate::upstream::Identity;
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+}
+
+fn left(remaining: Option<i64>, next: u64) -> Left {
+    Left {
+        identity: Identity { upstream: "docker.io".into(), account: None },
+        limit: remaining.map(|_| 100),
+        remaining,
+        window: Some(Duration::from_secs(21_600)),
+        spent: 0,
+        external: 0,
+        next_at: Some(at(next)),
+    }
+}
+
+fn configured() -> Policy {
+    Policy { above: [true, true, false], ..Policy::default() }
+}
+
+fn client(number: u8) -> ClientKey {
+    ClientKey::Address([10, 0, 0, number].into())
+}
+
+fn ask(client: &ClientKey, class: Class, what: u64) -> Ask<'_> {
+    Ask { client, class, what, on_exceed: OnExceed::Queue, overrides: false }
+}
+
+#[test]
+fn the_last_pull_may_be_spent_and_floors_hold_when_somebody_is_above() {
+    for (policy, remaining, class, spends) in [
+        (Policy::default(), None, Class::Bulk, true),
+        (Policy::default(), Some(1), Class::Bulk, true),
+        (Policy::default(), Some(0), Class::Exempt, false),
+        (Policy::default(), Some(-3), Class::Critical, false),
+        (configured(), None, Class::Bulk, true),
+        (configured(), Some(41), Class::Bulk, true),
+        (configured(), Some(40), Class::Bulk, false),
+        (configured(), Some(11), Class::Standard, true),
+        (configured(), Some(10), Class::Standard, false),
+        (configured(), Some(1), Class::Critical, true),
+        (configured(), Some(1), Class::Exempt, true),
+        (configured(), Some(0), Class::Critical, false),
+    ] {
+        let decided = policy.decide(&left(remaining, 90), &Asker::alone(class), at(0));
+        assert_eq!(decided.is_ok(), spends, "{remaining:?} {class:?} {decided:?}");
+    }
+}
+
+#[test]
+fn the_wait_is_until_enough_came_back_for_the_class() {
+    let decide = |remaining, class| configured().decide(&left(Some(remaining), 90), &Asker::alone(class), at(0));
+    assert_eq!(decide(40, Class::Bulk), Err((Why::Floor { kept: 40, left: 40 }, Duration::from_secs(90))));
+    // Ten more, one in 216 s.
+    assert_eq!(decide(30, Class::Bulk).unwrap_err().1, Duration::from_secs(90 + 10 * 216));
+    assert_eq!(decide(0, Class::Critical), Err((Why::Exhausted, Duration::from_secs(90))));
+    assert_eq!(decide(i64::MIN, Class::Critical), Err((Why::Exhausted, Duration::from_secs(21_600))));
+}
+
+#[test]
+fn a_share_binds_while_several_spend_and_it_is_scarce() {
+    let spent = |spent, others| Asker { spent, others, frees_at: Some(at(500)), ..Asker::alone(Class::Standard) };
+    let policy = Policy::default();
+    let decide = |remaining, asker| policy.decide(&left(Some(remaining), 90), &asker, at(0));
+    assert_eq!(decide(60, spent(25, true)), Err((Why::Share { spent: 25, share: 25 }, Duration::from_secs(500))));
+    assert_eq!(decide(60, spent(24, true)), Ok(()));
+    assert_eq!(decide(60, spent(40, false)), Ok(()), "alone");
+    assert_eq!(decide(61, spent(39, true)), Ok(()), "plenty");
+    assert_eq!(decide(5, Asker { overrides: true, ..spent(90, true) }), Ok(()));
+    assert_eq!(decide(5, Asker { class: Class::Critical, ..spent(90, true) }), Ok(()));
+}
+
+#[test]
+fn clients_wait_in_turn_and_higher_classes_go_first() {
+    let (mut admission, policy) = (Admission::default(), configured());
+    let none = left(Some(0), 5);
+    let mut wait = |number, class, what| {
+        let client = client(number);
+        match admission.ask(&policy, &none, ask(&client, class, what), at(0)) {
+            Decision::Wait { ticket, position, .. } => (ticket, position),
+            other => panic!("{other:?}"),
+        }
+    };
+    let greedy: Vec<_> = (0..3).map(|what| wait(1, Class::Standard, what)).collect();
+    let modest = wait(2, Class::Standard, 0);
+    let production = wait(3, Class::Critical, 0);
+    assert_eq!(greedy.iter().map(|(_, position)| *position).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!((modest.1, production.1), (1, 0));
+    // The same thing again takes no second place.
+    assert_eq!(wait(2, Class::Standard, 0).0, modest.0);
+    assert_eq!(admission.waiting(), 5);
+    let plenty = left(Some(100), 5);
+    let order: Vec<_> = std::iter::from_fn(|| admission.turn(&policy, &plenty, at(1))).collect();
+    assert_eq!(order, [production.0, greedy[0].0, modest.0, greedy[1].0, greedy[2].0]);
+}
+
+#[test]
+fn nobody_overtakes_who_matters_as_much() {
+    let (mut admission, policy) = (Admission::default(), configured());
+    let (first, second) = (client(1), client(2));
+    let Decision::Wait { ticket, .. } =
+        admission.ask(&policy, &left(Some(10), 5), ask(&first, Class::Standard, 1), at(0))
+    else {
+        panic!("it must wait");
+    };
+    // A pull came back, and a newcomer is there before the one who waited.
+    let newcomer = |admission: &mut Admission, class| {
+        admission.ask(&policy, &left(Some(11), 5), ask(&second, class, 2), at(5)) == Decision::Spend
+    };
+    assert!(newcomer(&mut admission, Class::Critical));
+    assert!(!newcomer(&mut admission, Class::Standard));
+    assert_eq!(admission.turn(&policy, &left(Some(11), 5), at(5)), Some(ticket));
+}
+
+#[test]
+fn waiting_is_bounded_in_length_and_in_time() {
+    let (mut admission, policy) = (Admission::default(), Policy::default());
+    let outcome = |admission: &mut Admission, number, what, next| {
+        let client = client(number);
+        match admission.ask(&policy, &left(Some(0), next), ask(&client, Class::Standard, what), at(0)) {
+            Decision::Wait { until, .. } => {
+                assert_eq!(until, at(10));
+                "wait"
+            }
+            Decision::Refuse { why: Why::QueueFull, .. } => "full",
+            Decision::Refuse { retry_after, .. } if retry_after == Duration::from_secs(next) => "later",
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(outcome(&mut admission, 1, 0, 11), "later");
+    for what in 0..20 {
+        assert_eq!(outcome(&mut admission, 1, what, 10), "wait");
+    }
+    assert_eq!(outcome(&mut admission, 1, 99, 10), "full");
+    let others = (2..=255).filter(|number| outcome(&mut admission, *number, 0, 10) == "wait").count();
+    assert_eq!((others, admission.waiting()), (236, 256));
+    assert_eq!(admission.expired(at(9)).len(), 0);
+    assert_eq!((admission.expired(at(10)).len(), admission.waiting()), (256, 0));
+}
+
+#[test]
+fn a_place_is_free_when_the_last_of_its_requests_left() {
+    let (mut admission, policy, one) = (Admission::default(), Policy::default(), client(1));
+    let enter = |admission: &mut Admission| match admission.ask(
+        &policy,
+        &left(Some(0), 5),
+        ask(&one, Class::Standard, 7),
+        at(0),
+    ) {
+        Decision::Wait { ticket, .. } => ticket,
+        other => panic!("{other:?}"),
+    };
+    let (ticket, again) = (enter(&mut admission), enter(&mut admission));
+    assert_eq!(ticket, again);
+    admission.leave(ticket);
+    assert_eq!(admission.waiting(), 1);
+    admission.leave(ticket);
+    assert_eq!(admission.waiting(), 0);
+    admission.leave(ticket);
+}
+
+#[test]
+fn spends_leave_the_window_and_refunds_leave_at_once() {
+    let (mut admission, policy) = (Admission::default(), Policy::default());
+    let (one, two) = (client(1), client(2));
+    for second in 0..30 {
+        admission.spend(&one, at(second));
+    }
+    admission.spend(&two, at(30));
+    let refused = |admission: &mut Admission, seconds| {
+        let ask = Ask { on_exceed: OnExceed::Deny, ..ask(&one, Class::Standard, 1) };
+        !matches!(admission.ask(&policy, &left(Some(50), 5), ask, at(seconds)), Decision::Spend)
+    };
+    assert!(refused(&mut admission, 31));
+    (0..6).for_each(|_| admission.refund(&one));
+    assert_eq!(admission.spent_by(&one), 24);
+    assert!(!refused(&mut admission, 31));
+    admission.spend(&one, at(31));
+    assert!(refused(&mut admission, 32));
+    assert!(!refused(&mut admission, 21_600));
+}

@@ -1,0 +1,126 @@
+//! How much a client's pulls matter: `[[class]]`, from the address, the account, and a `User-Agent` that may only lower.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::asker::Class;
+
+/// How far a request goes when there is no budget for its class: fresh → stale → queue → 429.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExceed {
+    /// The stale answer, else 429.
+    Stale,
+    /// The stale answer, else a wait, else 429.
+    #[default]
+    Queue,
+    /// 429 at once.
+    Deny,
+}
+
+/// One `[[class]]`. A client is meant when any of the three says so.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// What it becomes.
+    pub class: Class,
+    /// Addresses.
+    pub cidr: Vec<IpNet>,
+    /// Verified accounts.
+    pub accounts: Vec<String>,
+    /// A part of the `User-Agent`, in any case; empty means none.
+    pub user_agent: String,
+    /// Where its requests stop.
+    pub on_exceed: OnExceed,
+}
+
+/// All rules, in their order. Immutable; a reload makes another one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Classes(pub Vec<Rule>);
+
+impl Classes {
+    /// The first rule that means this client decides; who is meant by none is standard.
+    ///
+    /// A `User-Agent` is whatever the client writes, so by it nobody gets higher than where address and account put them.
+    pub fn of(&self, address: IpAddr, account: Option<&str>, user_agent: &str) -> (Class, OnExceed) {
+        let address = address.to_canonical();
+        let known = |rule: &Rule| {
+            rule.cidr.iter().any(|network| network.contains(&address))
+                || account.is_some_and(|account| rule.accounts.iter().any(|name| name == account))
+        };
+        let verified = self.0.iter().find(|rule| known(rule));
+        let decided = verified.map_or((Class::Standard, OnExceed::default()), |rule| (rule.class, rule.on_exceed));
+        let before = self.0.iter().take_while(|rule| !known(rule));
+        let said = before
+            .into_iter()
+            .find(|rule| !rule.user_agent.is_empty() && rule.class < decided.0 && holds(user_agent, &rule.user_agent));
+        said.map_or(decided, |rule| (rule.class, rule.on_exceed))
+    }
+
+    /// Whether somebody may be in a class above this one, so that what is kept for them is kept for anyone. Everybody is standard without a
+    /// rule, so a rule for bulk is enough to have somebody above bulk.
+    pub fn is_anyone_above(&self, class: Class) -> bool {
+        match class {
+            Class::Bulk => !self.0.is_empty(),
+            _ => self.0.iter().any(|rule| rule.class > class),
+        }
+    }
+}
+
+fn holds(text: &str, part: &str) -> bool {
+    text.as_bytes().windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(class: Class, cidr: &[&str], accounts: &[&str], user_agent: &str) -> Rule {
+        Rule {
+            class,
+            cidr: cidr.iter().map(|network| network.parse().unwrap()).collect(),
+            accounts: accounts.iter().map(|&name| name.to_owned()).collect(),
+            user_agent: user_agent.to_owned(),
+            on_exceed: OnExceed::Queue,
+        }
+    }
+
+    #[test]
+    fn the_first_match_wins_and_a_user_agent_only_lowers() {
+        let classes = Classes(vec![
+            rule(Class::Critical, &[], &["deploy"], ""),
+            rule(Class::Bulk, &[], &[], "Trivy"),
+            rule(Class::Critical, &["10.1.0.0/16"], &[], "containerd"),
+            rule(Class::Bulk, &["10.0.0.0/8"], &[], ""),
+            rule(Class::Exempt, &["192.0.2.9/32"], &[], ""),
+        ]);
+        for (address, account, agent, class) in [
+            ("192.0.2.1", None, "docker/27", Class::Standard),
+            ("10.1.2.3", None, "docker/27", Class::Critical),
+            ("::ffff:10.1.2.3", None, "docker/27", Class::Critical),
+            ("10.2.2.3", None, "docker/27", Class::Bulk),
+            ("10.2.2.3", Some("deploy"), "docker/27", Class::Critical),
+            ("192.0.2.9", None, "", Class::Exempt),
+            // It lowers whoever comes after it in the file …
+            ("192.0.2.1", None, "aquasecurity/trivy 0.50", Class::Bulk),
+            ("10.1.2.3", None, "trivy", Class::Bulk),
+            // … not whom an earlier rule knows …
+            ("10.1.2.3", Some("deploy"), "trivy", Class::Critical),
+            // … and raises nobody.
+            ("192.0.2.1", None, "containerd/2.0", Class::Standard),
+            ("10.2.2.3", None, "containerd/2.0", Class::Bulk),
+        ] {
+            assert_eq!(classes.of(address.parse().unwrap(), account, agent).0, class, "{address} {account:?} {agent}");
+        }
+    }
+
+    #[test]
+    fn a_floor_is_for_somebody() {
+        let none = Classes::default();
+        assert!([Class::Bulk, Class::Standard, Class::Critical].iter().all(|class| !none.is_anyone_above(*class)));
+        let scanner = Classes(vec![rule(Class::Bulk, &["10.0.0.0/8"], &[], "")]);
+        assert!(scanner.is_anyone_above(Class::Bulk) && !scanner.is_anyone_above(Class::Standard));
+        let production = Classes(vec![rule(Class::Critical, &["10.0.0.0/8"], &[], "")]);
+        assert!(production.is_anyone_above(Class::Standard) && !production.is_anyone_above(Class::Critical));
+    }
+}

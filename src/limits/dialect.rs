@@ -1,0 +1,180 @@
+//! What a client is told of its limits: the header fields of Docker Hub, GitLab and the IETF draft, each in its own dialect.
+//!
+//! `RateLimit-Limit` means three incompatible things in the wild, so no field is ever sent in two meanings: Docker Hub's fields and the IETF's go
+//! together on `/v2`, GitLab's seven stand alone on the admin API. All functions are pure; names are in lower case, as HTTP libraries keep
+//! them.
+
+use std::{
+    fmt::Write,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    seconds_up,
+    throttle::{Decision, Standing},
+};
+use crate::asker::ClientKey;
+
+/// Header fields, in the order in which they are sent.
+pub type Fields = Vec<(&'static str, String)>;
+
+/// Seconds for `Retry-After`: rounded up, at least 1, spread over a tenth more so that clients that were denied together do not come back together.
+/// `jitter` is between 0 and 1.
+pub fn retry_after(wait: Duration, jitter: f64) -> u64 {
+    seconds_up(wait.mul_f64(1.0 + 0.1 * jitter.clamp(0.0, 1.0))).max(1)
+}
+
+/// Docker Hub's: `ratelimit-limit`, `ratelimit-remaining`, `docker-ratelimit-source`. `hub-tool` and the scanners' `curl --head` recipe read them.
+pub fn docker_hub(client: &ClientKey, standing: &Standing) -> Fields {
+    let window = standing.rule.period();
+    vec![
+        ("ratelimit-limit", format!("{};w={window}", standing.limit)),
+        ("ratelimit-remaining", format!("{};w={window}", standing.remaining)),
+        ("docker-ratelimit-source", client.to_string()),
+    ]
+}
+
+/// The same fields, when no throttle of the client's says anything: what its class may use of the upstream budget.
+pub fn docker_hub_budget(source: &str, limit: u64, remaining: u64, window: Duration) -> Fields {
+    let window = window.as_secs();
+    vec![
+        ("ratelimit-limit", format!("{limit};w={window}")),
+        ("ratelimit-remaining", format!("{remaining};w={window}")),
+        ("docker-ratelimit-source", source.to_owned()),
+    ]
+}
+
+/// GitLab's, to the digit when the throttle is a fixed window (`request_throttle_data.rb`): the limit is given for 60 seconds, what remains is
+/// not, and the last two are sent with a 429 only.
+pub fn gitlab(standing: &Standing, now: SystemTime) -> Fields {
+    let rule = &standing.rule;
+    let wait = seconds_up(if standing.over { standing.more_in } else { standing.reset_in });
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let reset = since + if standing.over { wait.max(1) } else { wait };
+    let per_minute = (u64::from(standing.limit) * 60).div_ceil(u64::from(rule.period()));
+    let mut fields = vec![
+        ("ratelimit-limit", per_minute.to_string()),
+        ("ratelimit-name", rule.name().to_owned()),
+        ("ratelimit-observed", standing.observed.to_string()),
+        ("ratelimit-remaining", standing.remaining.to_string()),
+        ("ratelimit-reset", reset.to_string()),
+    ];
+    if standing.over {
+        let at = UNIX_EPOCH + Duration::from_secs(reset);
+        fields.push(("ratelimit-resettime", httpdate::fmt_http_date(at)));
+        fields.push(("retry-after", wait.max(1).to_string()));
+    }
+    fields
+}
+
+/// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: lists with an item for every throttle that acts; none when none does. `t`
+/// is the time until one more may come, and is left out while nothing is owed.
+pub fn ietf(decision: &Decision) -> Fields {
+    let mut policy = String::new();
+    let mut left = String::new();
+    for standing in decision.acting() {
+        let separator = if policy.is_empty() { "" } else { ", " };
+        let (rule, bytes) = (&standing.rule, standing.rule.meter() == super::throttle::Meter::Bytes);
+        let unit = if bytes { u64::from(standing.limit) * super::throttle::BYTES_UNIT } else { standing.limit.into() };
+        let remaining = u64::from(standing.remaining) * if bytes { super::throttle::BYTES_UNIT } else { 1 };
+        let (name, kind) = (rule.name(), if bytes { ";qu=\"content-bytes\"" } else { "" });
+        // Writing to a string cannot fail.
+        let _ = write!(policy, "{separator}\"{name}\";q={unit};w={}{kind}", rule.period());
+        let _ = write!(left, "{separator}\"{name}\";r={remaining}");
+        if !standing.more_in.is_zero() {
+            let _ = write!(left, ";t={}", seconds_up(standing.more_in));
+        }
+    }
+    if policy.is_empty() { Vec::new() } else { vec![("ratelimit-policy", policy), ("ratelimit", left)] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::throttle::{Algorithm, Meter, Meters, Mode, Rules, Setting, Table};
+
+    fn rules(name: &str, limit: u32, period: u32, algorithm: Algorithm) -> Rules {
+        let setting = Setting {
+            name: name.to_owned(),
+            requests_per_period: limit,
+            period_in_seconds: period,
+            burst: None,
+            algorithm,
+            mode: Mode::Enforce,
+        };
+        Rules::new(&[setting], &[], 8).unwrap()
+    }
+
+    fn client() -> ClientKey {
+        ClientKey::Address("192.0.2.7".parse().unwrap())
+    }
+
+    fn after(rules: &Rules, meter: Meter, requests: usize, at: u64) -> (Decision, SystemTime) {
+        let (table, now) = (Table::new(16), UNIX_EPOCH + Duration::from_secs(at));
+        let take = || table.check(rules, &client(), meter.alone(), Meters::NONE, now);
+        ((1..requests).fold(take(), |_, _| take()), now)
+    }
+
+    fn value<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
+        fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn gitlab_s_seven_are_gitlab_s_to_the_digit() {
+        let rules = rules("throttle_unauthenticated_admin_web", 1, 60, Algorithm::FixedWindow);
+        let (decision, now) = after(&rules, Meter::AdminWeb, 12, 1_609_833_930);
+        let expected = [
+            ("ratelimit-limit", "1"),
+            ("ratelimit-name", "throttle_unauthenticated_admin_web"),
+            ("ratelimit-observed", "12"),
+            ("ratelimit-remaining", "0"),
+            ("ratelimit-reset", "1609833960"),
+            ("ratelimit-resettime", "Tue, 05 Jan 2021 08:06:00 GMT"),
+            ("retry-after", "30"),
+        ];
+        let fields = gitlab(decision.denied().unwrap(), now);
+        assert_eq!(fields.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn gitlab_s_limit_is_per_minute_and_its_remaining_is_not() {
+        for (limit, period, told) in [(3600, 3600, "60"), (100, 21_600, "1"), (10, 60, "10"), (61, 3600, "2")] {
+            let rules = rules("throttle_unauthenticated_registry_api", limit, period, Algorithm::FixedWindow);
+            let (decision, now) = after(&rules, Meter::RegistryApi, 1, 1_609_833_930);
+            let fields = gitlab(decision.tightest().unwrap(), now);
+            assert_eq!(value(&fields, "ratelimit-limit"), Some(told));
+            assert_eq!(value(&fields, "ratelimit-remaining"), Some((limit - 1).to_string().as_str()));
+            // Only with a 429.
+            assert_eq!((value(&fields, "ratelimit-resettime"), value(&fields, "retry-after")), (None, None));
+        }
+    }
+
+    #[test]
+    fn hub_s_fields_read_as_hub_s() {
+        let rules = rules("throttle_unauthenticated_pulls", 100, 21_600, Algorithm::Gcra);
+        let (decision, _) = after(&rules, Meter::Pulls, 1, 1_609_833_930);
+        let fields = docker_hub(&client(), decision.tightest().unwrap());
+        assert_eq!(value(&fields, "ratelimit-limit"), Some("100;w=21600"));
+        assert_eq!(value(&fields, "ratelimit-remaining"), Some("24;w=21600"));
+        assert_eq!(value(&fields, "docker-ratelimit-source"), Some("192.0.2.7"));
+    }
+
+    #[test]
+    fn ietf_s_fields_are_lists_with_an_item_for_each_throttle() {
+        let rules = rules("throttle_unauthenticated_pulls", 100, 21_600, Algorithm::Gcra);
+        let (decision, _) = after(&rules, Meter::Pulls, 26, 1_609_833_930);
+        assert!(decision.denied().is_some());
+        let fields = ietf(&decision);
+        assert_eq!(value(&fields, "ratelimit-policy"), Some("\"throttle_unauthenticated_pulls\";q=100;w=21600"));
+        assert_eq!(value(&fields, "ratelimit"), Some("\"throttle_unauthenticated_pulls\";r=0;t=288"));
+        assert_eq!(ietf(&Decision::default()), vec![]);
+    }
+
+    #[test]
+    fn retry_after_is_never_earlier_than_the_next_unit_and_never_zero() {
+        for jitter in [0.0, 0.5, 1.0, 7.0, -3.0] {
+            assert!(retry_after(Duration::ZERO, jitter) == 1);
+            assert!((288..=317).contains(&retry_after(Duration::from_millis(287_100), jitter)));
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! From failures to consequences: the smallest thing that stops the harm, for the shortest time, and only when failures are many and different.
+//!
+//! # The rungs
+//!
+//! | rung | whom it concerns | what it does | when |
+//! |---|---|---|---|
+//! | 0 | a reference | the negative cache answers | it does not exist |
+//! | 1 | a client and a reference | the cached 404, never upstream, `Retry-After` grows | more than 30 misses of it in 5 min |
+//! | 2 | a client's misses | 429; what is cached is served | more than 40 different missing references in 10 min, or its upstream quota exceeded three times |
+//! | 3 | a client's misses | 403; what is cached is served | rung 2 again before the strike has faded, or 30 failed logins in 3 min |
+//! | 4 | a client | 403 | more than 600 denied requests in 5 min, or an operator |
+//!
+//! # What it guarantees
+//!
+//! A client that retries is not a client that attacks: identical requests within 2 s are one. A denial never feeds the counter that caused
+//! it, so nobody is held by his own retries; denials of a lower rung are counted towards rung 4 and nothing else. Strikes fade by half in a
+//! day. Loopback, trusted proxies, admin networks and the allowlist are never touched. Rungs 2 to 4 come as a [`Step`], which the caller makes a
+//! ban of; in dry run the same steps come, marked as simulated.
+//!
+//! Memory is bounded: so many clients that failed lately are watched, and the one with the least to its name makes room for another.
+
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ban::{Evidence, New, Target},
+    throttle::Mode,
+};
+use crate::asker::ClientKey;
+use watch::Watched;
+
+/// How far somebody is. A number in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+pub enum Rung {
+    /// 0: the negative cache.
+    Reference,
+    /// 1: this client and this reference.
+    ClientReference,
+    /// 2: this client's misses: 429.
+    Misses,
+    /// 3: this client's misses: 403.
+    MissesBanned,
+    /// 4: this client.
+    Client,
+}
+
+impl From<Rung> for u8 {
+    fn from(rung: Rung) -> u8 {
+        rung as u8
+    }
+}
+
+impl TryFrom<u8> for Rung {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Rung, String> {
+        let all = [Rung::Reference, Rung::ClientReference, Rung::Misses, Rung::MissesBanned, Rung::Client];
+        all.get(usize::from(number)).copied().ok_or_else(|| format!("there is no rung {number}"))
+    }
+}
+
+/// What went wrong, or right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It does not exist, said by upstream or by the negative cache.
+    Missing,
+    /// Its credentials did not verify.
+    AuthFailed,
+    /// They did: earlier failures were typing errors.
+    AuthSucceeded,
+    /// Its `upstream` throttle denied it.
+    UpstreamExceeded,
+    /// Another throttle denied it.
+    Throttled,
+    /// This rung denied it, or answered in upstream's stead.
+    Denied(Rung),
+}
+
+/// One failure, or one login.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    /// Whose.
+    pub client: &'a ClientKey,
+    /// From where.
+    pub address: IpAddr,
+    /// `GET`, `HEAD`, …
+    pub method: &'a str,
+    /// As the client named it.
+    pub repository: &'a str,
+    /// Tag or digest.
+    pub reference: &'a str,
+    /// What was answered.
+    pub status: u16,
+    /// What it was.
+    pub outcome: Outcome,
+}
+
+/// When to act. Each number is a setting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Of rungs 2 to 4; `dry_run` unless configured. Rungs 0 and 1 always act.
+    pub mode: Mode,
+    /// Misses of one reference (30) within 5 min that are still answered as any other.
+    pub same_reference: u32,
+    /// Different missing references (40) within 10 min.
+    pub different_references: u32,
+    /// Failed logins (30) within 3 min.
+    pub failed_logins: u32,
+    /// Denied requests (600) within 5 min.
+    pub denied_requests: u32,
+    /// Times (3) that the upstream quota is exceeded within 10 min.
+    pub upstream_exceeded: u32,
+    /// How long a step lasts, by strikes (5 min, 15 min, 1 h, 4 h).
+    pub durations: [Duration; 4],
+    /// Trusted proxies, admin networks, addresses behind which there are many, the allowlist. Loopback is spared anyway.
+    pub spared: Vec<IpNet>,
+    /// Accounts on the allowlist.
+    pub spared_principals: Vec<String>,
+    /// Clients that are watched at once (4,096).
+    pub most_watched: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        const MINUTE: u64 = 60;
+        Settings {
+            mode: Mode::DryRun,
+            same_reference: 30,
+            different_references: 40,
+            failed_logins: 30,
+            denied_requests: 600,
+            upstream_exceeded: 3,
+            durations: [5, 15, 60, 240].map(|minutes| Duration::from_secs(minutes * MINUTE)),
+            spared: Vec::new(),
+            spared_principals: Vec::new(),
+            most_watched: 4096,
+        }
+    }
+}
+
+impl Settings {
+    fn spares(&self, client: &ClientKey, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback()
+            || self.spared.iter().any(|network| network.contains(&address))
+            || matches!(client, ClientKey::Principal(name) if self.spared_principals.iter().any(|it| **it == **name))
+    }
+}
+
+/// A client went up to rung 2, 3 or 4: to be made a ban of.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Who.
+    pub client: ClientKey,
+    /// What for, how long and why.
+    pub ban: New,
+}
+
+/// All clients that failed lately.
+#[derive(Debug, Default)]
+pub struct Ladder {
+    watched: HashMap<ClientKey, Watched>,
+    /// For finding somebody who makes room; in the order in which they came.
+    order: VecDeque<ClientKey>,
+}
+
+/// Clients that are compared when one must make room.
+const COMPARED: usize = 16;
+
+impl Ladder {
+    /// Takes note of a failure. `jitter` is from -1 to 1 and spreads the duration by a tenth. At most one step comes of it, and none while an
+    /// equal or higher one is running.
+    pub fn note(&mut self, settings: &Settings, failure: Failure<'_>, now: SystemTime, jitter: f64) -> Option<Step> {
+        if settings.mode == Mode::Off && failure.outcome != Outcome::Missing
+            || settings.spares(failure.client, failure.address)
+        {
+            return None;
+        }
+        if failure.outcome == Outcome::AuthSucceeded {
+            if let Some(watched) = self.watched.get_mut(failure.client) {
+                watched.logged_in();
+            }
+            return None;
+        }
+        let watched = self.watch(failure.client, settings.most_watched, now);
+        let (rung, rule, reason) = watched.note(settings, &failure, now)?;
+        if settings.mode == Mode::Off {
+            return None;
+        }
+        let (strikes, duration) = watched.strike(&settings.durations, now);
+        let duration = duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0));
+        watched.running = Some((rung, now + duration));
+        let ban = New {
+            client: Target::of(failure.client),
+            duration,
+            rung,
+            rule: rule.to_owned(),
+            reason,
+            evidence: watched.evidence.iter().cloned().collect(),
+            repositories: watched.repositories.clone(),
+            strikes,
+            simulated: settings.mode != Mode::Enforce,
+        };
+        Some(Step { client: failure.client.clone(), ban })
+    }
+
+    /// Rung 1: whether this client has missed this reference too often, and how long it should stay away. Then the cached 404 is the answer and
+    /// upstream is not asked.
+    pub fn holds(
+        &self,
+        settings: &Settings,
+        client: &ClientKey,
+        repository: &str,
+        reference: &str,
+        now: SystemTime,
+    ) -> Option<Duration> {
+        let misses = self.watched.get(client)?.misses_of(hash(&(repository, reference)), now);
+        let beyond = misses.checked_sub(settings.same_reference + 1)?;
+        // 15 s, doubled with every further 30, to 5 min: podman and skopeo sleep at most a minute of it.
+        let doublings = (beyond / settings.same_reference.max(1)).min(5);
+        Some(Duration::from_secs((15 << doublings).min(300)))
+    }
+
+    /// An operator lifted it: what led to it is forgotten, the strikes are not.
+    pub fn pardon(&mut self, client: &ClientKey) {
+        if let Some(watched) = self.watched.get_mut(client) {
+            watched.pardon();
+        }
+    }
+
+    /// How many are watched.
+    pub fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
+    fn watch(&mut self, client: &ClientKey, most: usize, now: SystemTime) -> &mut Watched {
+        if !self.watched.contains_key(client) {
+            if self.watched.len() >= most.max(1) {
+                self.make_room(now);
+            }
+            self.order.push_back(client.clone());
+        }
+        self.watched.entry(client.clone()).or_default()
+    }
+
+    /// The one with the least to its name among the first few goes; the others go to the end of the order.
+    fn make_room(&mut self, now: SystemTime) {
+        let compared: Vec<ClientKey> = (0..COMPARED).map_while(|_| self.order.pop_front()).collect();
+        let weight = |client: &ClientKey| self.watched.get(client).map_or(0, |watched| watched.weight(now));
+        let least = (0..compared.len()).min_by_key(|at| weight(&compared[*at]));
+        for (at, client) in compared.into_iter().enumerate() {
+            if Some(at) == least {
+                self.watched.remove(&client);
+            } else {
+                self.order.push_back(client);
+            }
+        }
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Failure<'_> {
+    fn evidence(&self, now: SystemTime) -> Evidence {
+        // Names come from the client: bounded, so that evidence is.
+        let short = |text: &str| text.chars().take(256).collect();
+        Evidence {
+            at: now,
+            method: short(self.method),
+            repository: short(self.repository),
+            reference: short(self.reference),
+            status: self.status,
+        }
+    }
+}

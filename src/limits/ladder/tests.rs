@@ -1,0 +1,217 @@
+//! What each rung takes, and what does not lead there.
+
+use std::time::UNIX_EPOCH;
+
+use super::*;
+
+fn at(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_700_000_100) + Duration::from_millis(millis)
+}
+
+fn client(number: u32) -> ClientKey {
+    ClientKey::Address(std::net::Ipv4Addr::from(0x0a00_0000 + number).into())
+}
+
+fn failure<'a>(client: &'a ClientKey, reference: &'a str, outcome: Outcome) -> Failure<'a> {
+    let ClientKey::Address(address) = client else { panic!("an address") };
+    Failure { client, address: *address, method: "GET", repository: "shop/api", reference, status: 404, outcome }
+}
+
+/// The first step and after how many failures it came; one failure every `gap` ms.
+fn climb(
+    ladder: &mut Ladder,
+    settings: &Settings,
+    count: u32,
+    (start, gap): (u64, u64),
+    outcome: Outcome,
+    differ: bool,
+) -> Option<(u32, New)> {
+    let client = client(7);
+    (1..=count).find_map(|number| {
+        let reference = if differ { format!("{start}-{number}") } else { "latest".to_owned() };
+        let step =
+            ladder.note(settings, failure(&client, &reference, outcome), at(start + u64::from(number) * gap), 0.0);
+        step.map(|step| (number, step.ban))
+    })
+}
+
+fn enforced() -> Settings {
+    Settings { mode: Mode::Enforce, ..Settings::default() }
+}
+
+#[test]
+fn asking_for_one_missing_thing_for_ever_stays_on_rung_1() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    // Every five seconds for twelve hours, as a server does whose image was deleted.
+    assert!(climb(&mut ladder, &settings, 8640, (0, 5000), Outcome::Missing, false).is_none());
+    let end = at(8640 * 5000);
+    let held = |reference, now| ladder.holds(&settings, &client(7), "shop/api", reference, now);
+    assert_eq!(held("latest", end), Some(Duration::from_secs(15)));
+    assert_eq!(held("other", end), None);
+    assert_eq!(held("latest", end + Duration::from_secs(300)), None);
+    assert_eq!(ladder.holds(&settings, &client(8), "shop/api", "latest", end), None);
+}
+
+#[test]
+fn the_wait_on_rung_1_grows_to_five_minutes() {
+    let (mut ladder, settings) = (Ladder::default(), Settings { same_reference: 3, ..enforced() });
+    let mut waits = Vec::new();
+    for number in 0..24 {
+        ladder.note(&settings, failure(&client(7), "latest", Outcome::Missing), at(number * 2000), 0.0);
+        waits.push(
+            ladder.holds(&settings, &client(7), "shop/api", "latest", at(number * 2000)).map_or(0, |it| it.as_secs()),
+        );
+    }
+    assert_eq!(waits[..10], [0, 0, 0, 15, 15, 15, 30, 30, 30, 60]);
+    assert_eq!(waits[23], 300);
+}
+
+#[test]
+fn enumeration_leads_to_rung_2_and_again_to_rung_3_for_longer() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    let (number, ban) = climb(&mut ladder, &settings, 1000, (0, 100), Outcome::Missing, true).unwrap();
+    assert_eq!((number, ban.rung, ban.rule.as_str()), (41, Rung::Misses, "not_found_enumeration"));
+    assert_eq!((ban.duration, ban.strikes, ban.simulated), (Duration::from_secs(300), 0, false));
+    assert_eq!((ban.evidence.len(), ban.repositories), (20, vec!["shop/api".to_owned()]));
+    // While it runs an equal step does not come again, a higher one may.
+    let (_, ban) = climb(&mut ladder, &settings, 1000, (200_000, 10), Outcome::Missing, true).unwrap();
+    assert_eq!((ban.rung, ban.duration, ban.strikes), (Rung::MissesBanned, Duration::from_secs(900), 1));
+    assert!(climb(&mut ladder, &settings, 1000, (300_000, 10), Outcome::Missing, true).is_none());
+    for (hours, minutes) in [(1, 60), (3, 240), (8, 240)] {
+        let (_, ban) = climb(&mut ladder, &settings, 1000, (hours * 3_600_000, 10), Outcome::Missing, true).unwrap();
+        assert_eq!(ban.duration, Duration::from_secs(minutes * 60), "{hours} h");
+    }
+    // Strikes fade: a week later it is the first again.
+    let week = 8 * 24 * 3_600_000;
+    let (_, ban) = climb(&mut ladder, &settings, 1000, (week, 10), Outcome::Missing, true).unwrap();
+    assert_eq!((ban.rung, ban.duration), (Rung::Misses, Duration::from_secs(300)));
+}
+
+#[test]
+fn forty_different_misses_in_ten_minutes_are_nothing() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    // 40 every ten minutes, for hours.
+    assert!(climb(&mut ladder, &settings, 1000, (0, 15_000), Outcome::Missing, true).is_none());
+}
+
+#[test]
+fn retries_are_one_failure() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    // containerd sends six in 2 ms, podman twenty in 35 s.
+    assert!(climb(&mut ladder, &settings, 100_000, (0, 0), Outcome::Throttled, false).is_none());
+    for number in 0..40 {
+        let reference = format!("v{number}");
+        for _ in 0..6 {
+            assert!(
+                ladder.note(&settings, failure(&client(9), &reference, Outcome::Missing), at(number), 0.0).is_none()
+            );
+        }
+    }
+    assert!(ladder.holds(&settings, &client(9), "shop/api", "v1", at(40)).is_none());
+}
+
+#[test]
+fn failed_logins_lead_to_rung_3_unless_one_succeeds() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    assert!(climb(&mut ladder, &settings, 29, (0, 1000), Outcome::AuthFailed, true).is_none());
+    assert!(climb(&mut ladder, &settings, 1, (29_000, 1000), Outcome::AuthSucceeded, true).is_none());
+    let (number, ban) = climb(&mut ladder, &settings, 100, (30_000, 1000), Outcome::AuthFailed, true).unwrap();
+    assert_eq!((number, ban.rung, ban.rule.as_str()), (30, Rung::MissesBanned, "auth_failures"));
+}
+
+#[test]
+fn going_on_after_denials_leads_to_rung_4_and_its_own_denials_do_not_prolong_it() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    let denied = Outcome::Denied(Rung::Misses);
+    let (number, ban) = climb(&mut ladder, &settings, 10_000, (0, 100), denied, true).unwrap();
+    assert_eq!((number, ban.rung, ban.rule.as_str()), (601, Rung::Client, "denied_requests"));
+    let itself = Outcome::Denied(Rung::Client);
+    assert!(climb(&mut ladder, &settings, 100_000, (100_000, 10), itself, true).is_none());
+    // Denials by rung 2 are no misses.
+    let mut ladder = Ladder::default();
+    assert!(climb(&mut ladder, &settings, 600, (0, 10), denied, true).is_none());
+}
+
+#[test]
+fn a_quota_exceeded_three_times_leads_to_rung_2() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    let (number, ban) = climb(&mut ladder, &settings, 10, (0, 1000), Outcome::UpstreamExceeded, true).unwrap();
+    assert_eq!((number, ban.rung, ban.rule.as_str()), (3, Rung::Misses, "upstream_quota_exceeded"));
+}
+
+#[test]
+fn a_dry_run_takes_the_same_steps_simulated_and_off_takes_none() {
+    let mut ladder = Ladder::default();
+    let (number, ban) = climb(&mut ladder, &Settings::default(), 1000, (0, 100), Outcome::Missing, true).unwrap();
+    assert_eq!((number, ban.simulated), (41, true));
+    let off = Settings { mode: Mode::Off, ..Settings::default() };
+    for outcome in [Outcome::Missing, Outcome::AuthFailed, Outcome::Throttled] {
+        assert!(climb(&mut Ladder::default(), &off, 10_000, (0, 10), outcome, true).is_none());
+    }
+}
+
+#[test]
+fn some_are_never_touched() {
+    let settings = Settings {
+        spared: vec!["10.0.0.0/24".parse().unwrap()],
+        spared_principals: vec!["ci".to_owned()],
+        ..enforced()
+    };
+    let cases = [
+        (client(7), "10.0.0.7"),
+        (ClientKey::Address([127, 0, 0, 1].into()), "127.0.0.1"),
+        (ClientKey::Address("::1".parse().unwrap()), "::1"),
+        (ClientKey::Principal("ci".into()), "192.0.2.1"),
+        (ClientKey::Principal("other".into()), "10.0.0.9"),
+    ];
+    let mut ladder = Ladder::default();
+    for (client, address) in &cases {
+        for number in 0..2000 {
+            let reference = format!("v{number}");
+            let failure = Failure {
+                client,
+                address: address.parse().unwrap(),
+                ..failure(&cases[0].0, &reference, Outcome::Missing)
+            };
+            assert!(ladder.note(&settings, failure, at(number), 0.0).is_none(), "{client}");
+        }
+    }
+    assert_eq!(ladder.watched(), 0);
+}
+
+#[test]
+fn durations_are_spread_by_a_tenth() {
+    for (jitter, seconds) in [(-1.0, 270), (0.0, 300), (1.0, 330), (99.0, 330)] {
+        let (mut ladder, client) = (Ladder::default(), client(7));
+        let steps = (0..41).filter_map(|number: u32| {
+            let reference = number.to_string();
+            ladder.note(&enforced(), failure(&client, &reference, Outcome::Missing), at(0), jitter)
+        });
+        assert_eq!(steps.map(|step| step.ban.duration.as_secs()).collect::<Vec<_>>(), [seconds]);
+    }
+}
+
+#[test]
+fn memory_is_bounded_and_who_has_most_to_its_name_stays() {
+    let settings = Settings { most_watched: 100, ..enforced() };
+    let (mut ladder, known) = (Ladder::default(), client(7));
+    (0..40).for_each(|number: u64| {
+        ladder.note(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
+    });
+    for number in 100..50_000 {
+        ladder.note(&settings, failure(&client(number), "latest", Outcome::Missing), at(100), 0.0);
+    }
+    assert_eq!((ladder.watched(), ladder.order.len()), (100, 100));
+    assert!(ladder.note(&settings, failure(&known, "one more", Outcome::Missing), at(200), 0.0).is_some());
+    for number in 0..10_000_u64 {
+        ladder.note(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
+    }
+}
+
+#[test]
+fn a_pardon_forgets_what_was_counted() {
+    let (mut ladder, settings) = (Ladder::default(), enforced());
+    climb(&mut ladder, &settings, 40, (0, 100), Outcome::Missing, true);
+    ladder.pardon(&client(7));
+    assert!(climb(&mut ladder, &settings, 40, (10_000, 100), Outcome::Missing, true).is_none());
+}

@@ -1,0 +1,301 @@
+//! The check itself: one client, the throttles that its request counts for, and the decision.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
+
+use super::{
+    account::{Reading, Window},
+    rules::{Meter, Meters, Mode, Rule, Rules},
+    seats::{Accounts, Seats},
+    tally::{Count, Tally},
+};
+use crate::{
+    asker::ClientKey,
+    limits::{nanos, network_of},
+};
+
+/// Whose account a throttle speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The client's own.
+    Client,
+    /// That of the /24 or /48 it is in, or of all for whom there was no room.
+    Network,
+}
+
+/// Where a client stands with one throttle.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Which throttle.
+    pub rule: Arc<Rule>,
+    /// Whose account.
+    pub scope: Scope,
+    /// Whether this request is too much.
+    pub over: bool,
+    /// Requests in a period; more than the rule's for a network.
+    pub limit: u32,
+    /// Requests in the window of the epoch that now is in, this one and denied ones included.
+    pub observed: u32,
+    /// How many more may come at once.
+    pub remaining: u32,
+    /// When one more than `remaining` may come. For who is over it is the time to wait.
+    pub more_in: Duration,
+    /// When everything will have come back.
+    pub reset_in: Duration,
+}
+
+/// What became of a request. The default is what nobody limits.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// Every throttle that was judged, the lowest rate first. When one denied it is the last.
+    pub standings: Vec<Standing>,
+    denied: bool,
+}
+
+impl Decision {
+    /// The throttle that denies, if one does: 429.
+    pub fn denied(&self) -> Option<&Standing> {
+        self.standings.last().filter(|_| self.denied)
+    }
+
+    /// Throttles in dry run that would have denied; each is a line in the log.
+    pub fn would_have_denied(&self) -> impl Iterator<Item = &Standing> {
+        self.standings.iter().filter(|standing| standing.over && standing.rule.mode() == Mode::DryRun)
+    }
+
+    /// Of the throttles that act, the one with the least left for its limit: the one a client should be told of.
+    pub fn tightest(&self) -> Option<&Standing> {
+        let left = |standing: &Standing| u64::from(standing.remaining) * 1_000_000 / u64::from(standing.limit.max(1));
+        self.denied().or_else(|| self.acting().min_by_key(|standing| left(standing)))
+    }
+
+    /// All that act.
+    pub fn acting(&self) -> impl Iterator<Item = &Standing> {
+        self.standings.iter().filter(|standing| standing.rule.mode() == Mode::Enforce)
+    }
+}
+
+/// The accounts of all clients. Outlives reloads of the rules; shared by reference.
+pub struct Table {
+    pub(super) clients: Seats<ClientKey>,
+    // Principals are few and configured: addresses that take all seats take none of theirs.
+    pub(super) principals: Seats<ClientKey>,
+    pub(super) networks: Seats<IpNet>,
+    // For whom there is neither room of their own nor of their network's. Held for a few lines.
+    crowd: Mutex<Accounts>,
+    /// By audience and meter.
+    counts: [[Count; 8]; 2],
+}
+
+impl Table {
+    /// Clients that have an account of their own (65,536; 200 bytes each), and as many networks.
+    pub const MOST_CLIENTS: usize = 65_536;
+
+    /// An empty one, with room for about so many clients and as many networks.
+    pub fn new(most_clients: usize) -> Table {
+        Table {
+            clients: Seats::new(most_clients),
+            principals: Seats::new(most_clients),
+            networks: Seats::new(most_clients),
+            crowd: Mutex::default(),
+            counts: Default::default(),
+        }
+    }
+
+    /// Counts a request for the meters in `take`, unless a throttle of one of them or of those in `look` denies it. `look` is for what
+    /// is charged afterwards: bytes, misses, failed logins.
+    ///
+    /// Takes no lock when no rule applies; else a hash and a lock for the client and for its network.
+    pub fn check(&self, rules: &Rules, client: &ClientKey, take: Meters, look: Meters, now: SystemTime) -> Decision {
+        let wanted = take.or(look);
+        let applies = |rule: &&Arc<Rule>| rule.mode != Mode::Off && wanted.holds(rule.meter);
+        let all = rules.of(client);
+        let count = all.iter().filter(applies).count();
+        if count == 0 {
+            return Decision::default();
+        }
+        let now = nanos(now);
+        let mut decision = Decision { standings: Vec::with_capacity(count), denied: false };
+        self.with(rules, client, now, |own, network| {
+            // What is put back when a throttle denies after others have counted.
+            let before = (own.as_deref().copied(), network.as_deref().copied());
+            let (mut own, mut network) = (own, network);
+            for rule in all.iter().filter(applies) {
+                let took = take.holds(rule.meter);
+                let judged = judge(rule, own.as_deref_mut(), network.as_deref_mut(), took, now);
+                decision.standings.push(standing(rule, judged));
+                if judged.1.over && rule.mode == Mode::Enforce {
+                    decision.denied = true;
+                    put_back(own, before.0);
+                    put_back(network, before.1);
+                    return;
+                }
+            }
+        });
+        for standing in decision.standings.iter().filter(|standing| standing.over) {
+            let count = self.count(client, standing.rule.meter);
+            match standing.rule.mode {
+                Mode::Enforce => count.denied(client),
+                _ => count.would_have_denied(client),
+            }
+        }
+        decision
+    }
+
+    /// Where the client stands, counting nothing: what a HEAD is answered with.
+    pub fn peek(&self, rules: &Rules, client: &ClientKey, meters: Meters, now: SystemTime) -> Decision {
+        let now = nanos(now);
+        let applies = rules.of(client).iter().filter(|rule| rule.mode != Mode::Off && meters.holds(rule.meter));
+        let mut decision = Decision::default();
+        let mut own = self.seats(client).lock(client).find(client).copied().unwrap_or_default();
+        let network = network_key(rules, client);
+        let mut wide = network.and_then(|network| self.networks.lock(&network).find(&network).copied());
+        for rule in applies {
+            let judged = judge(rule, Some(&mut own), wide.as_mut(), false, now);
+            decision.standings.push(standing(rule, judged));
+        }
+        decision
+    }
+
+    /// Counts what has happened: bytes that were sent, misses, failed logins. Never denies; what is too much is owed.
+    pub fn charge(&self, rules: &Rules, client: &ClientKey, meter: Meter, units: u32, now: SystemTime) {
+        self.adjust(rules, client, meter, now, |window, account, now| window.charge(account, units, now));
+    }
+
+    /// Gives back what was counted for something that did not happen: a pull that upstream did not bill, a request that was cut off.
+    pub fn refund(&self, rules: &Rules, client: &ClientKey, meter: Meter, units: u32, now: SystemTime) {
+        self.adjust(rules, client, meter, now, |window, account, now| window.refund(account, units, now));
+    }
+
+    /// How often the throttle of this name denied or would have denied, since the start.
+    pub fn tally(&self, rule: &Rule) -> Tally {
+        self.counts[usize::from(rule.authenticated)][rule.meter as usize].read()
+    }
+
+    /// Clients and networks that have an account.
+    pub fn seated(&self) -> (usize, usize) {
+        (self.clients.len() + self.principals.len(), self.networks.len())
+    }
+
+    fn adjust(
+        &self,
+        rules: &Rules,
+        client: &ClientKey,
+        meter: Meter,
+        now: SystemTime,
+        change: impl Fn(&Window, &mut super::account::Account, u64),
+    ) {
+        let Some(rule) = rules.of(client).iter().find(|rule| rule.meter == meter && rule.mode != Mode::Off) else {
+            return;
+        };
+        let now = nanos(now);
+        self.with(rules, client, now, |own, network| {
+            if let Some(own) = own {
+                change(&rule.own, &mut own[meter as usize], now);
+            }
+            if let Some(network) = network {
+                change(&rule.network, &mut network[meter as usize], now);
+            }
+        });
+    }
+
+    /// Hands out the client's accounts and its network's, as far as there is room for them.
+    fn with(
+        &self,
+        rules: &Rules,
+        client: &ClientKey,
+        now: u64,
+        work: impl FnOnce(Option<&mut Accounts>, Option<&mut Accounts>),
+    ) {
+        let mut shard = self.seats(client).lock(client);
+        let own = shard.seat(client, now, |key, accounts| is_idle(rules.of(key), accounts, false, now));
+        let network = network_key(rules, client);
+        let mut wide = network.as_ref().map(|network| self.networks.lock(network));
+        let of_network = network.as_ref().zip(wide.as_mut()).and_then(|(network, shard)| {
+            shard.seat(network, now, |_, accounts| is_idle(rules.of(client), accounts, true, now))
+        });
+        if own.is_some() || of_network.is_some() {
+            return work(own, of_network);
+        }
+        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        work(None, Some(&mut crowd));
+    }
+
+    pub(super) fn seats(&self, client: &ClientKey) -> &Seats<ClientKey> {
+        match client {
+            ClientKey::Address(_) => &self.clients,
+            ClientKey::Principal(_) => &self.principals,
+        }
+    }
+
+    fn count(&self, client: &ClientKey, meter: Meter) -> &Count {
+        &self.counts[usize::from(matches!(client, ClientKey::Principal(_)))][meter as usize]
+    }
+}
+
+fn network_key(rules: &Rules, client: &ClientKey) -> Option<IpNet> {
+    match client {
+        ClientKey::Address(address) if rules.has_ceilings => Some(network_of(*address)),
+        _ => None,
+    }
+}
+
+fn standing(rule: &Arc<Rule>, (scope, reading): (Scope, Reading)) -> Standing {
+    let Reading { over, observed, remaining, more_in, reset_in } = reading;
+    let limit = if scope == Scope::Client { rule.own.limit } else { rule.network.limit };
+    Standing { rule: rule.clone(), scope, over, limit, observed, remaining, more_in, reset_in }
+}
+
+/// The narrow limit first. A request that its network's ceiling denies has not used the client's own share.
+fn judge(
+    rule: &Rule,
+    own: Option<&mut Accounts>,
+    network: Option<&mut Accounts>,
+    take: bool,
+    now: u64,
+) -> (Scope, Reading) {
+    let at = rule.meter as usize;
+    let step = |window: &Window, accounts: &mut Accounts| match take {
+        true => window.take(&mut accounts[at], now),
+        false => window.look(&mut accounts[at], now),
+    };
+    let mut own = own;
+    let before = own.as_ref().map(|own| own[at].due);
+    let mine = own.as_deref_mut().map(|own| step(&rule.own, own));
+    if let Some(mine) = mine.filter(|mine| mine.over) {
+        return (Scope::Client, mine);
+    }
+    let wide = network.map(|network| step(&rule.network, network));
+    match (mine, wide) {
+        (mine, Some(wide)) if wide.over || mine.is_none() => {
+            if let (true, Some(own), Some(due)) = (wide.over, own, before) {
+                own[at].due = due;
+            }
+            (Scope::Network, wide)
+        }
+        (Some(mine), _) => (Scope::Client, mine),
+        // Does not happen: whoever has no seat is counted with the crowd.
+        (None, _) => (Scope::Client, rule.own.look(&mut super::account::Account::default(), now)),
+    }
+}
+
+fn put_back(accounts: Option<&mut Accounts>, before: Option<Accounts>) {
+    if let (Some(accounts), Some(before)) = (accounts, before) {
+        for (account, before) in accounts.iter_mut().zip(before) {
+            account.due = before.due;
+        }
+    }
+}
+
+/// Whether accounts say no more than fresh ones would, to these rules.
+pub(super) fn is_idle(rules: &[Arc<Rule>], accounts: &Accounts, of_network: bool, now: u64) -> bool {
+    rules.iter().all(|rule| {
+        let window = if of_network { &rule.network } else { &rule.own };
+        window.is_idle(&accounts[rule.meter as usize], now)
+    })
+}

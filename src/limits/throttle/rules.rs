@@ -1,0 +1,277 @@
+//! What `[[throttle]]` says, checked and put in the order in which it is judged. Immutable; a reload makes another one.
+
+use std::{fmt, sync::Arc};
+
+use super::account::Window;
+use crate::asker::ClientKey;
+
+/// What is counted. The word is the end of a throttle's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Meter {
+    /// Requests under `/v2`.
+    RegistryApi,
+    /// Manifest GETs; a HEAD is free.
+    Pulls,
+    /// Counted requests that were sent upstream for a client.
+    Upstream,
+    /// Bytes sent, in units of [`BYTES_UNIT`](super::BYTES_UNIT).
+    Bytes,
+    /// Answers that something does not exist.
+    NotFound,
+    /// Credentials that did not verify.
+    Auth,
+    /// Requests to the JSON API.
+    AdminApi,
+    /// Requests to the pages.
+    AdminWeb,
+}
+
+impl Meter {
+    /// All there are.
+    pub const ALL: [Meter; 8] = [
+        Meter::RegistryApi,
+        Meter::Pulls,
+        Meter::Upstream,
+        Meter::Bytes,
+        Meter::NotFound,
+        Meter::Auth,
+        Meter::AdminApi,
+        Meter::AdminWeb,
+    ];
+
+    /// As it ends a throttle's name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Meter::RegistryApi => "registry_api",
+            Meter::Pulls => "pulls",
+            Meter::Upstream => "upstream",
+            Meter::Bytes => "bytes",
+            Meter::NotFound => "not_found",
+            Meter::Auth => "auth",
+            Meter::AdminApi => "admin_api",
+            Meter::AdminWeb => "admin_web",
+        }
+    }
+
+    /// As a set of one.
+    pub const fn alone(self) -> Meters {
+        Meters(1 << self as u8)
+    }
+}
+
+/// A set of meters: what a request counts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meters(u8);
+
+impl Meters {
+    /// The empty set.
+    pub const NONE: Meters = Meters(0);
+
+    /// This set and one more.
+    pub const fn and(self, meter: Meter) -> Meters {
+        Meters(self.0 | 1 << meter as u8)
+    }
+
+    /// All in either.
+    pub const fn or(self, others: Meters) -> Meters {
+        Meters(self.0 | others.0)
+    }
+
+    /// Whether it holds this one.
+    pub const fn holds(self, meter: Meter) -> bool {
+        self.0 & (1 << meter as u8) != 0
+    }
+}
+
+/// How a window moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// What was used comes back evenly; denied requests consume nothing.
+    #[default]
+    Gcra,
+    /// Starts anew with every period of the epoch, and counts denied requests, as GitLab's.
+    FixedWindow,
+}
+
+/// Whether a rule acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It denies.
+    #[default]
+    Enforce,
+    /// It counts what it would have denied.
+    DryRun,
+    /// It sleeps.
+    Off,
+}
+
+/// One `[[throttle]]` as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// `throttle_{unauthenticated|authenticated}_{meter}`.
+    pub name: String,
+    /// How many …
+    pub requests_per_period: u32,
+    /// … in how many seconds.
+    pub period_in_seconds: u32,
+    /// How many of them at once (gcra only); a quarter when absent.
+    pub burst: Option<u32>,
+    /// How the window moves.
+    pub algorithm: Algorithm,
+    /// Whether it acts.
+    pub mode: Mode,
+}
+
+/// One throttle, checked.
+#[derive(Clone, PartialEq)]
+pub struct Rule {
+    pub(super) name: Arc<str>,
+    pub(super) meter: Meter,
+    pub(super) authenticated: bool,
+    pub(super) mode: Mode,
+    pub(super) own: Window,
+    /// For the /24 or /48 that an address is in.
+    pub(super) network: Window,
+}
+
+impl Rule {
+    /// Its configured name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// What it counts.
+    pub fn meter(&self) -> Meter {
+        self.meter
+    }
+    /// Whether it acts, dry runs considered.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+    /// Requests in a period.
+    pub fn limit(&self) -> u32 {
+        self.own.limit
+    }
+    /// Seconds.
+    pub fn period(&self) -> u32 {
+        self.own.period
+    }
+    /// How many may come at once; without meaning for a fixed window.
+    pub fn burst(&self) -> u32 {
+        self.own.burst()
+    }
+    /// How the window moves.
+    pub fn algorithm(&self) -> Algorithm {
+        self.own.algorithm
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} in {} s, {:?}", self.name, self.limit(), self.period(), self.mode)
+    }
+}
+
+/// All throttles of a configuration. Cloning is cheap.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    // The lowest rate first.
+    authenticated: Arc<[Arc<Rule>]>,
+    unauthenticated: Arc<[Arc<Rule>]>,
+    pub(super) has_ceilings: bool,
+}
+
+impl Rules {
+    /// How many times a client's limit its whole network may have (8).
+    pub const CEILING: u32 = 8;
+
+    /// Checks settings and lays `dry_run` (names, prefixes of names, or `*`) over their modes. `ceiling` is how many times a client's limit its /24
+    /// or /48 has; 0 gives networks no limit.
+    ///
+    /// # Errors
+    /// A name that does not exist or stands twice, a zero, a burst above the limit: with the key, for the operator.
+    pub fn new(settings: &[Setting], dry_run: &[String], ceiling: u32) -> Result<Rules, String> {
+        let mut rules: Vec<Rule> = Vec::with_capacity(settings.len());
+        for setting in settings {
+            let mut rule = rule(setting, ceiling)?;
+            if rules.iter().any(|other| other.name == rule.name) {
+                return Err(format!("throttle {:?} is configured twice; keep one", setting.name));
+            }
+            if rule.mode == Mode::Enforce && dry_run.iter().any(|selection| covers(selection, &rule.name)) {
+                rule.mode = Mode::DryRun;
+            }
+            rules.push(rule);
+        }
+        Ok(Rules::ordered(rules, ceiling > 0))
+    }
+
+    fn ordered(mut rules: Vec<Rule>, has_ceilings: bool) -> Rules {
+        // By rate, compared as fractions without dividing.
+        rules.sort_by_key(|rule| u64::from(rule.limit()) * 1_000_000 / u64::from(rule.period()));
+        let (authenticated, unauthenticated): (Vec<_>, Vec<_>) =
+            rules.into_iter().map(Arc::new).partition(|rule| rule.authenticated);
+        Rules { authenticated: authenticated.into(), unauthenticated: unauthenticated.into(), has_ceilings }
+    }
+
+    /// The same rules, those that `selection` covers in another mode; and how many these are. For `weir throttle off NAME` and for the
+    /// dashboard's Enforce button.
+    pub fn with_mode(&self, selection: &str, mode: Mode) -> (Rules, usize) {
+        let mut changed = 0;
+        let rules = self.iter().map(|rule| {
+            let mut rule = (**rule).clone();
+            if covers(selection, &rule.name) {
+                rule.mode = mode;
+                changed += 1;
+            }
+            rule
+        });
+        let rules = rules.collect();
+        (Rules::ordered(rules, self.has_ceilings), changed)
+    }
+
+    /// All of them, also those that sleep.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.unauthenticated.iter().chain(self.authenticated.iter())
+    }
+
+    /// Those that count for this client.
+    pub(super) fn of(&self, client: &ClientKey) -> &[Arc<Rule>] {
+        match client {
+            ClientKey::Principal(_) => &self.authenticated,
+            ClientKey::Address(_) => &self.unauthenticated,
+        }
+    }
+}
+
+/// Whether `selection` means this throttle: `*`, its name, or the beginning of its name up to an underscore.
+pub fn covers(selection: &str, name: &str) -> bool {
+    let rest = name.strip_prefix(selection.trim_end_matches('_'));
+    selection == "*" || !selection.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+fn rule(setting: &Setting, ceiling: u32) -> Result<Rule, String> {
+    let name = &setting.name;
+    let parts = name.strip_prefix("throttle_").and_then(|rest| {
+        let unauthenticated = rest.strip_prefix("unauthenticated_").map(|what| (false, what));
+        unauthenticated.or_else(|| rest.strip_prefix("authenticated_").map(|what| (true, what)))
+    });
+    let known = parts.and_then(|(authenticated, what)| {
+        Meter::ALL.into_iter().find(|meter| meter.word() == what).map(|meter| (authenticated, meter))
+    });
+    let (authenticated, meter) = known.ok_or_else(|| format!("there is no throttle {name:?}"))?;
+    let (limit, period) = (setting.requests_per_period, setting.period_in_seconds);
+    if limit == 0 || period == 0 {
+        return Err(format!("throttle {name:?}: requests_per_period and period_in_seconds must be at least 1"));
+    }
+    let burst = setting.burst.unwrap_or((limit / 4).max(1));
+    if burst == 0 || burst > limit {
+        return Err(format!("throttle {name:?}: burst must be between 1 and requests_per_period"));
+    }
+    let own = Window::new(setting.algorithm, limit, period, burst)
+        .ok_or_else(|| format!("throttle {name:?}: the period is too long for such a burst; lower one of them"))?;
+    let network = own.widened(ceiling.max(1));
+    Ok(Rule { name: name.as_str().into(), meter, authenticated, mode: setting.mode, own, network })
+}
