@@ -2,7 +2,7 @@
 //!
 //! The types are complete; who is who is decided in `http/admit.rs` (address, credentials) and `limits/client.rs` (folding).
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 /// By what a client is told from another: a verified principal, else the address it asks from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,16 @@ impl fmt::Display for ClientKey {
     }
 }
 
+impl FromStr for ClientKey {
+    type Err = std::convert::Infallible;
+
+    /// What [`ClientKey`] prints; whatever is no address is a principal.
+    fn from_str(text: &str) -> Result<ClientKey, Self::Err> {
+        let address = text.strip_suffix("/64").unwrap_or(text).parse();
+        Ok(address.map_or_else(|_| ClientKey::Principal(text.into()), ClientKey::Address))
+    }
+}
+
 /// How much somebody's pulls matter when the budget is short. The order is that of precedence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,6 +48,19 @@ pub enum Class {
     Exempt,
 }
 
+/// How far a request goes when there is no budget for its class: fresh → stale → queue → 429.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExceed {
+    /// The stale answer, else 429.
+    Stale,
+    /// The stale answer, else a wait, else 429.
+    #[default]
+    Queue,
+    /// 429 at once.
+    Deny,
+}
+
 /// A client as the rest of the program sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -47,4 +70,24 @@ pub struct Client {
     pub pull: Arc<[String]>,
     /// How much its pulls matter.
     pub class: Class,
+    /// From where it asks, before folding. A principal may ask from anywhere.
+    pub address: IpAddr,
+    /// How far its requests go when there is no budget for its class.
+    pub on_exceed: OnExceed,
+    /// It may pass floors and shares of the budget (the right `budget_override`).
+    pub overrides: bool,
+}
+
+impl Client {
+    /// Somebody anonymous at this address, standard. `key` is the address as clients are told apart.
+    pub fn anonymous(key: IpAddr, address: IpAddr) -> Client {
+        Client {
+            key: ClientKey::Address(key),
+            pull: Arc::from([]),
+            class: Class::Standard,
+            address,
+            on_exceed: OnExceed::default(),
+            overrides: false,
+        }
+    }
 }

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::Shared;
 use crate::{
-    asker::{Class, Client, ClientKey},
+    asker::{Client, ClientKey},
     limits::client,
 };
 
@@ -164,11 +164,9 @@ impl Gate {
         .await
         .ok()?;
         Some(found.filter(|_| correct).map(|account| {
-            Arc::new(Client {
-                key: ClientKey::Principal(account.name.clone()),
-                pull: account.pull.clone(),
-                class: Class::Standard,
-            })
+            let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            let key = ClientKey::Principal(account.name.clone());
+            Arc::new(Client { key, pull: account.pull.clone(), ..Client::anonymous(nowhere, nowhere) })
         }))
     }
 
@@ -186,7 +184,7 @@ impl Gate {
 }
 
 fn anonymous(address: IpAddr) -> Arc<Client> {
-    Arc::new(Client { key: ClientKey::Address(client::fold(address)), pull: Arc::from([]), class: Class::Standard })
+    Arc::new(Client::anonymous(client::fold(address), address))
 }
 
 /// The values of a header as text; one that is none reads as an address that nobody has, and so ends the chain.

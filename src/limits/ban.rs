@@ -22,3 +22,4 @@ pub use book::{Book, Filter, MOST_BANS, MOST_ENDED, Refused};
 pub use record::{
     Ban, Event, Evidence, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, Target, sentence,
 };
+pub(crate) use record::{short, time, until};

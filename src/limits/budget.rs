@@ -335,6 +335,11 @@ impl Admission {
         self.spent.of(client)
     }
 
+    /// What each client spent in the window, the most first.
+    pub fn spenders(&self) -> Vec<(ClientKey, u32)> {
+        self.spent.all()
+    }
+
     fn asker(&self, client: &ClientKey, class: Class, overrides: bool) -> Asker {
         asker(&self.spent, client, class, overrides)
     }

@@ -5,19 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::asker::Class;
-
-/// How far a request goes when there is no budget for its class: fresh → stale → queue → 429.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnExceed {
-    /// The stale answer, else 429.
-    Stale,
-    /// The stale answer, else a wait, else 429.
-    #[default]
-    Queue,
-    /// 429 at once.
-    Deny,
-}
+pub use crate::asker::OnExceed;
 
 /// One `[[class]]`. A client is meant when any of the three says so.
 #[derive(Clone, Debug, Default, PartialEq)]

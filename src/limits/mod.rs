@@ -2,16 +2,25 @@
 //!
 //! Every module here takes values and a time and gives back a decision or an event. Others carry them out: `http` answers, `mirror` waits and
 //! spends, `admin` shows, and whoever called keeps what must survive a restart.
+//!
+//! [`Limits`] (`state.rs`) is the one value that they share; it reads like a header, and is the place to begin.
 
 pub mod allowlist;
+pub mod audit;
 pub mod ban;
 pub mod budget;
 pub mod class;
 pub mod client;
 pub mod dialect;
 pub mod ladder;
+pub mod permit;
 pub mod retries;
+pub mod rulebook;
+pub mod state;
 pub mod throttle;
+
+pub use rulebook::{Account, Rulebook};
+pub use state::Limits;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

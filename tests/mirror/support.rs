@@ -4,7 +4,7 @@ use std::{future::poll_fn, path::Path, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 use weir::{
-    asker::{Class, Client, ClientKey},
+    asker::Client,
     mirror::{Ask, Extent, Mirror, Reader, Settings, Stopped},
     upstream::{self, Account, Ledger, Secret, Upstream},
 };
@@ -108,9 +108,8 @@ pub(super) fn ask(repository: &str, pull: &[&str]) -> Ask {
         upstream: "docker.io".into(),
         repository: repository.parse().unwrap(),
         client: Arc::new(Client {
-            key: ClientKey::Address([127, 0, 0, 1].into()),
             pull: pull.iter().map(|pattern| (*pattern).to_owned()).collect(),
-            class: Class::Standard,
+            ..Client::anonymous([127, 0, 0, 1].into(), [127, 0, 0, 1].into())
         }),
     }
 }

@@ -244,14 +244,29 @@ impl Book {
     /// # Errors
     /// [`Refused::Import`].
     pub fn restore(json: &[u8], now: SystemTime) -> Result<Book, Refused> {
+        Ok(Book::of(parse(json)?, now))
+    }
+
+    /// A book of these records.
+    pub(crate) fn of(records: Vec<Record>, now: SystemTime) -> Book {
         let mut book = Book::default();
-        for record in parse(json)? {
+        for record in records {
             match record.is_live(now) && book.live.len() < MOST_BANS {
                 true => book.insert(record),
                 false => book.remember(record),
             }
         }
-        Ok(book)
+        book
+    }
+
+    /// Every record, those that ended first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Record> {
+        self.ended.iter().chain(self.live.values())
+    }
+
+    /// Bans that did not end yet, simulated ones too.
+    pub(crate) fn len(&self) -> usize {
+        self.live.len()
     }
 
     /// Takes over live bans of another Weir as imported ones; ids that are taken get new ones from `number`.
@@ -284,6 +299,34 @@ impl Book {
             Event::Banned { record }
         });
         Ok(imported.collect())
+    }
+
+    /// Does again what was done before: an entry of the audit, in its order.
+    pub fn replay(&mut self, event: &Event, now: SystemTime) {
+        match event {
+            Event::Banned { record } if !self.ids.contains(&record.id) => {
+                let replaced = self.ids(&record.client).iter().filter(|id| {
+                    let same = |it: &Record| it.simulated == record.simulated && it.origin == record.origin;
+                    self.live.get(*id).is_some_and(|it| record.origin != Origin::Imported && same(it))
+                });
+                let replaced: Vec<String> = replaced.cloned().collect();
+                replaced.iter().for_each(|id| self.end(id));
+                match record.is_live(now) && self.live.len() < MOST_BANS {
+                    true => self.insert(record.clone()),
+                    false => self.remember(record.clone()),
+                }
+            }
+            Event::Lifted { record } => {
+                if let Some(live) = self.live.get_mut(&record.id) {
+                    live.lifted.clone_from(&record.lifted);
+                    self.end(&record.id);
+                } else if let Some(ended) = self.ended.iter_mut().rev().find(|ended| ended.id == record.id) {
+                    ended.lifted.clone_from(&record.lifted);
+                }
+            }
+            Event::Expired { id, .. } => self.end(id),
+            Event::Banned { .. } | Event::Refused { .. } => {}
+        }
     }
 
     fn ids(&self, target: &Target) -> &[String] {

@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for Target {
 }
 
 /// Times in RFC 3339, to the second: what people and other programs read.
-pub(super) mod time {
+pub(crate) mod time {
     use super::{Deserialize, Deserializer, Serializer, SystemTime};
     use serde::de::Error as _;
 
@@ -266,16 +266,7 @@ pub struct Ban<'a>(pub &'a Record);
 /// `client` is the asker as it is told from others: a ban of a network does not tell what the network is. Without `public_url`
 /// it says whom to ask.
 pub fn sentence(record: &Record, client: &ClientKey, public_url: &str, now: SystemTime) -> String {
-    let mut who = client.to_string();
-    if let Some((end, _)) = who.char_indices().nth(32) {
-        who.truncate(end);
-        who.push('…');
-    }
-    let until = humantime::format_rfc3339_seconds(record.until).to_string();
-    // 2026-11-21T14:05:00Z; the day is left out of what ends within one.
-    let (day, time) = (until.get(..10).unwrap_or(""), until.get(11..16).unwrap_or(""));
-    let is_near = record.until.duration_since(now).is_ok_and(|left| left < Duration::from_secs(20 * 3600));
-    let until = if is_near { format!("{time}Z") } else { format!("{day} {time}Z") };
+    let (who, until) = (short(client), until(record.until, now));
     let what = if record.rung < Rung::Client { "blocked from uncached content" } else { "blocked" };
     let (rule, id) = (&record.rule, &record.id);
     let lift = match public_url.trim_end_matches('/') {
@@ -283,4 +274,23 @@ pub fn sentence(record: &Record, client: &ClientKey, public_url: &str, now: Syst
         url => format!("{url}/unblock/{id}"),
     };
     format!("{who} {what} until {until} (rule {rule}, id {id}): {lift}")
+}
+
+/// A client's name, short enough to leave room for the rest of the sentence.
+pub(crate) fn short(client: &ClientKey) -> String {
+    let mut who = client.to_string();
+    if let Some((end, _)) = who.char_indices().nth(32) {
+        who.truncate(end);
+        who.push('…');
+    }
+    who
+}
+
+/// A time as people say it: 14:05Z, with the day unless it is within 20 hours.
+pub(crate) fn until(at: SystemTime, now: SystemTime) -> String {
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    // 2026-11-21T14:05:00Z
+    let (day, time) = (text.get(..10).unwrap_or(""), text.get(11..16).unwrap_or(""));
+    let is_near = at.duration_since(now).is_ok_and(|left| left < Duration::from_secs(20 * 3600));
+    if is_near { format!("{time}Z") } else { format!("{day} {time}Z") }
 }

@@ -182,6 +182,12 @@ impl Table {
         (self.clients.len() + self.principals.len(), self.networks.len())
     }
 
+    /// Clients that have an account, with where they stand. Locks one shard at a time; for people, not for requests.
+    pub fn clients(&self) -> Vec<ClientKey> {
+        let shards = self.principals.each().chain(self.clients.each());
+        shards.flat_map(|shard| shard.iter().map(|(client, _)| client.clone()).collect::<Vec<_>>()).collect()
+    }
+
     fn adjust(
         &self,
         rules: &Rules,

@@ -1,0 +1,289 @@
+//! What a request is asked by, and what it gets: a permit that it holds until its last byte, or the words of a refusal.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    allowlist::Safe,
+    ban::{self, Record},
+    dialect::{self, Fields},
+    ladder::Rung,
+    throttle::{Algorithm, Decision, Meter, Meters, Mode, Scope, Standing},
+};
+use crate::asker::{Client, ClientKey};
+
+/// What a request counts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// `/v2/` itself: counts for nothing and always answers.
+    Ping,
+    /// GET of a manifest.
+    Pull,
+    /// Anything else under `/v2/`.
+    #[default]
+    Registry,
+    /// The JSON API.
+    AdminApi,
+    /// The pages.
+    AdminWeb,
+}
+
+impl Kind {
+    /// What is counted at once.
+    pub(super) fn takes(self) -> Meters {
+        match self {
+            Kind::Ping => Meters::NONE,
+            Kind::Pull => Meter::RegistryApi.alone().and(Meter::Pulls),
+            Kind::Registry => Meter::RegistryApi.alone(),
+            Kind::AdminApi => Meter::AdminApi.alone(),
+            Kind::AdminWeb => Meter::AdminWeb.alone(),
+        }
+    }
+
+    /// What is charged later and may be overdrawn by now.
+    pub(super) fn looks_at(self) -> Meters {
+        match self {
+            Kind::Pull | Kind::Registry => Meter::Bytes.alone().and(Meter::NotFound).and(Meter::Auth),
+            _ => Meters::NONE,
+        }
+    }
+}
+
+/// Leave to be answered. Held in the response body; what it led to is told with [`Limits::failed`](super::Limits::failed) and
+/// [`Limits::sent`](super::Limits::sent).
+#[derive(Clone, Debug)]
+pub struct Permit {
+    /// Who was let in.
+    pub client: Arc<Client>,
+    /// Why it was not counted, if it was not.
+    pub safe: Option<Safe>,
+    /// Where it stands with its throttles.
+    pub decision: Decision,
+    /// What was counted; given back when nothing came of it.
+    pub(super) took: Meters,
+    /// What an uncached request of this client is answered with: rung 2 or 3. Cached content goes on.
+    pub misses: Option<Box<Denied>>,
+    /// Lines for the log: safelisted, dry runs.
+    pub notes: Vec<Note>,
+}
+
+impl Permit {
+    /// Leave that costs nothing and says nothing.
+    pub fn free(client: Arc<Client>) -> Permit {
+        Permit {
+            client,
+            safe: None,
+            decision: Decision::default(),
+            took: Meters::NONE,
+            misses: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Docker Hub's header fields and the IETF's, when a throttle has something to say.
+    pub fn fields(&self) -> Fields {
+        fields(&self.client.key, &self.decision)
+    }
+
+    /// Sentences for `Warning: 299`: a quota of which four fifths are used, and what a dry run would have denied.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.decision.standings.iter().filter_map(warning)
+    }
+
+    /// Whether there is anything to tell in headers.
+    pub fn is_quiet(&self) -> bool {
+        self.decision.standings.is_empty()
+    }
+}
+
+fn fields(client: &ClientKey, decision: &Decision) -> Fields {
+    let pulls = decision.acting().find(|standing| standing.rule.meter() == Meter::Pulls);
+    let mut fields = pulls.map_or_else(Vec::new, |standing| dialect::docker_hub(client, standing));
+    fields.extend(dialect::ietf(decision));
+    fields
+}
+
+fn warning(standing: &Standing) -> Option<String> {
+    let (rule, limit) = (&standing.rule, standing.limit);
+    let (name, period) = (rule.name(), rule.period());
+    if rule.mode() == Mode::DryRun {
+        return standing
+            .over
+            .then(|| format!("throttle {name} (dry run) would have denied this: {limit} in {period} s"));
+    }
+    // With gcra a burst is all that one may have at once, so four fifths of that are what matters.
+    let whole = match rule.algorithm() {
+        Algorithm::FixedWindow => u64::from(limit),
+        Algorithm::Gcra => u64::from(limit) * u64::from(rule.burst()) / u64::from(rule.limit().max(1)),
+    };
+    let is_near = u64::from(standing.remaining) * 5 <= whole;
+    is_near.then(|| format!("{} of {limit} left of {name} in {period} s", standing.remaining))
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A throttle: 429.
+    Throttled,
+    /// Its misses are held back: 429, rung 2.
+    MissesHeld,
+    /// A ban: 403, rung 3 or 4.
+    Banned,
+}
+
+/// The words of a refusal.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    /// Why.
+    pub cause: Cause,
+    /// One sentence whose first 80 characters say who is held back and until when.
+    pub message: String,
+    /// How long to stay away; at least a second.
+    pub retry_after: Duration,
+    /// Header fields: the dialects of Docker Hub and the IETF on `/v2`, GitLab's on the admin listener.
+    pub fields: Fields,
+    /// Code `DENIED` instead of `TOOMANYREQUESTS`, where the operator wants it so.
+    pub as_denied: bool,
+    /// For the log.
+    pub note: Note,
+}
+
+impl Denied {
+    /// The status: never 503, whose body every client drops.
+    pub fn status(&self) -> u16 {
+        match self.cause {
+            Cause::Throttled | Cause::MissesHeld => 429,
+            Cause::Banned => 403,
+        }
+    }
+
+    /// The reason phrase, which is all that an old containerd prints.
+    pub fn reason(&self) -> &'static str {
+        match self.cause {
+            Cause::Throttled => "Too Many Requests: quota of this mirror reached",
+            Cause::MissesHeld => "Too Many Requests: blocked from uncached content",
+            Cause::Banned => "Blocked by mirror",
+        }
+    }
+
+    pub(super) fn throttled(
+        client: &ClientKey,
+        decision: &Decision,
+        kind: Kind,
+        text: &str,
+        now: SystemTime,
+    ) -> Option<Denied> {
+        let standing = decision.denied()?;
+        let until = ban::until(now + standing.more_in, now);
+        let who = ban::short(client);
+        let whose = if standing.scope == Scope::Client { "" } else { " (its network)" };
+        let (limit, period, name) = (standing.limit, standing.rule.period(), standing.rule.name());
+        let message = format!("{who}{whose} is over its limit until {until}: {limit} in {period} s, {name}. {text}");
+        let fields = match kind {
+            Kind::AdminApi | Kind::AdminWeb => dialect::gitlab(standing, now),
+            _ => fields(client, decision),
+        };
+        Some(Denied {
+            cause: Cause::Throttled,
+            message: message.trim_end().to_owned(),
+            retry_after: standing.more_in.max(Duration::from_secs(1)),
+            fields,
+            as_denied: false,
+            note: Note::of(standing, "throttle"),
+        })
+    }
+
+    pub(super) fn banned(record: &Record, client: &ClientKey, url: &str, as_denied: bool, now: SystemTime) -> Denied {
+        let cause = if record.rung == Rung::Misses { Cause::MissesHeld } else { Cause::Banned };
+        let left = record.until.duration_since(now).unwrap_or_default();
+        Denied {
+            cause,
+            message: ban::sentence(record, client, url, now),
+            retry_after: left.max(Duration::from_secs(1)),
+            fields: Vec::new(),
+            as_denied: as_denied && cause == Cause::Banned,
+            note: Note::of_ban(record, "blocklist"),
+        }
+    }
+}
+
+/// One decision as a line of the log: GitLab's fields, as far as it has them, and ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Note {
+    /// `throttle`, `track` (a dry run), `safelist`, `blocklist`.
+    pub env: &'static str,
+    /// The throttle or the rule of the ladder.
+    pub matched: String,
+    /// GitLab's word for why it was let pass.
+    pub throttle_safelist: Option<&'static str>,
+    /// Requests in a period.
+    pub limit: Option<u32>,
+    /// Seconds.
+    pub period: Option<u32>,
+    /// Requests seen in it.
+    pub observed: Option<u32>,
+    /// How many more may come.
+    pub remaining: Option<u32>,
+    /// The ban.
+    pub ban: Option<String>,
+}
+
+impl Note {
+    pub(super) fn of(standing: &Standing, env: &'static str) -> Note {
+        Note {
+            env,
+            matched: standing.rule.name().to_owned(),
+            limit: Some(standing.limit),
+            period: Some(standing.rule.period()),
+            observed: Some(standing.observed),
+            remaining: Some(standing.remaining),
+            ..Note::default()
+        }
+    }
+
+    pub(super) fn of_ban(record: &Record, env: &'static str) -> Note {
+        Note { env, matched: record.rule.clone(), ban: Some(record.id.clone()), ..Note::default() }
+    }
+
+    pub(super) fn safe(safe: Safe) -> Note {
+        Note {
+            env: "safelist",
+            matched: safe.word().to_owned(),
+            throttle_safelist: Some(safe.word()),
+            ..Note::default()
+        }
+    }
+}
+
+/// What a request was about: for evidence, and for telling retries from new requests.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// `GET`, `HEAD`, …
+    pub method: &'a str,
+    /// As the client named it; empty when it is about none.
+    pub repository: &'a str,
+    /// Tag or digest; empty when it is about none.
+    pub reference: &'a str,
+}
+
+/// What is known of a request when it arrives.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Who asks; see [`Limits::client`](super::Limits::client).
+    pub client: Arc<Client>,
+    /// What it counts for.
+    pub kind: Kind,
+    /// What it is about.
+    pub about: About<'a>,
+    /// The bypass header was there and believed; see [`bypasses`](super::allowlist::bypasses).
+    pub bypass: Option<Safe>,
+}
+
+impl Request<'_> {
+    pub(super) fn address(&self) -> IpAddr {
+        self.client.address
+    }
+}

@@ -1,0 +1,492 @@
+//! [`Limits`]: everything that is known of clients and decided about them, behind one value that every room shares.
+//!
+//! # What it guarantees
+//!
+//! All of it answers from memory, at once, and reads no clock: time is an argument, chance is given at the start. One [`Rulebook`] holds what is
+//! configured; [`Limits::replace`] swaps it whole, and no account of a client is lost by it. What happened to bans, throttles and the
+//! allowlist is told to [`Keep`] as entries of the audit, in the order in which it happened; [`Limits::records`] says all of it again, for a
+//! compaction, and [`Limits::new`] takes either.
+//!
+//! # The order in which a request is judged
+//!
+//! Bans before throttles, an operator's before the allowlist, a rule's after it. `GET /v2/` always passes. A denial consumes nothing and feeds
+//! the ladder only towards the next rung. What a request led to is told afterwards: [`Limits::failed`], [`Limits::sent`].
+//!
+//! # What breaks if a line moves
+//!
+//! No lock here is held while another is taken, but for the changes of the rulebook; the ledger asks for a budget's decision under its own
+//! lock ([`Limits::ask_budget`]), so nothing here may ask the ledger.
+
+mod bans;
+mod budget;
+mod judge;
+mod view;
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    bans::{Lifted, Wish},
+    budget::Waiting,
+    view::{ClientView, ThrottleView},
+};
+use super::{
+    allowlist::{Allowed, Who},
+    audit::{Audit, Entry, Operator, Other, What},
+    ban::{self, Book, Filter, Record, Refused, Target},
+    budget as sharing,
+    ladder::Ladder,
+    permit::{About, Denied, Permit, Request},
+    rulebook::Rulebook,
+    throttle::{self, Mode, Rules, Snapshot, Table},
+};
+use crate::{
+    asker::{Client, ClientKey},
+    upstream::{Identity, ledger::Left},
+};
+
+/// Makes the audit durable. `main` implements it over a journal of the store.
+pub trait Keep: Send + Sync {
+    /// Takes an entry, in the order of events, and must not block.
+    fn keep(&self, entry: &Entry);
+}
+
+impl<F: Fn(&Entry) + Send + Sync> Keep for F {
+    fn keep(&self, entry: &Entry) {
+        self(entry);
+    }
+}
+
+/// Where chance comes from: any number at each call.
+pub type Chance = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What was kept of an earlier process.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// What [`Keep`] was given, or [`Limits::records`] said, oldest first, as JSON.
+    pub records: Vec<Vec<u8>>,
+    /// What [`Limits::usage`] said last, as JSON; nothing when absent.
+    pub usage: Option<Vec<u8>>,
+}
+
+/// Everything about clients. Cloning shares it.
+#[derive(Clone)]
+pub struct Limits {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Limits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limits").finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    rulebook: RwLock<Arc<Rulebook>>,
+    changes: Mutex<Changes>,
+    table: Table,
+    book: Mutex<Book>,
+    /// Bans, simulated ones too: while there are none nobody looks for one.
+    bans: AtomicUsize,
+    ladder: Mutex<Ladder>,
+    audit: Mutex<Audit>,
+    lines: Mutex<HashMap<Identity, budget::Line>>,
+    probation: Mutex<HashMap<ClientKey, SystemTime>>,
+    on_probation: AtomicUsize,
+    keep: Arc<dyn Keep>,
+    chance: Chance,
+}
+
+/// What was changed by hand since the start, laid over what is configured.
+#[derive(Default)]
+struct Changes {
+    configured: Rulebook,
+    switched: Vec<(String, Mode)>,
+    allowed: Vec<Allowed>,
+}
+
+/// A line of the journal.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Entry(Box<Entry>),
+    /// All bans; stands for every entry before it.
+    Book(Vec<Record>),
+}
+
+/// What clients have used.
+#[derive(Serialize, Deserialize)]
+struct Usage {
+    throttles: Snapshot,
+    #[serde(default)]
+    probation: Vec<(String, u64)>,
+}
+
+/// Clients on probation at once (1,000); past it a lift brings none.
+const MOST_ON_PROBATION: usize = 1000;
+
+impl Limits {
+    /// Takes up what was kept; what cannot be read of it is skipped, and the number of such records is returned.
+    pub fn new(
+        rulebook: Rulebook,
+        kept: &Kept,
+        keep: Arc<dyn Keep>,
+        chance: Chance,
+        now: SystemTime,
+    ) -> (Limits, usize) {
+        let (mut book, mut audit, mut unreadable) = (Book::default(), Audit::default(), 0);
+        for record in &kept.records {
+            match serde_json::from_slice(record) {
+                Ok(Line::Entry(entry)) => {
+                    if let What::Ban(event) = &entry.what {
+                        book.replay(event, now);
+                    }
+                    audit.add(*entry);
+                }
+                Ok(Line::Book(records)) => book = Book::of(records, now),
+                Err(_) => unreadable += 1,
+            }
+        }
+        let inner = Inner {
+            rulebook: RwLock::new(Arc::new(rulebook.clone())),
+            changes: Mutex::new(Changes { configured: rulebook, ..Changes::default() }),
+            table: Table::new(Table::MOST_CLIENTS),
+            bans: AtomicUsize::new(book.len()),
+            book: Mutex::new(book),
+            ladder: Mutex::default(),
+            audit: Mutex::new(audit),
+            lines: Mutex::default(),
+            probation: Mutex::default(),
+            on_probation: AtomicUsize::new(0),
+            keep,
+            chance,
+        };
+        let limits = Limits { inner: Arc::new(inner) };
+        if let Some(usage) = &kept.usage {
+            match serde_json::from_slice::<Usage>(usage) {
+                Ok(usage) => limits.restore(usage),
+                Err(_) => unreadable += 1,
+            }
+        }
+        (limits, unreadable)
+    }
+
+    /// Limits that nobody keeps, for tests and tools.
+    pub fn unkept(rulebook: Rulebook) -> Limits {
+        let chance = std::sync::atomic::AtomicU64::new(0x9e37_79b9_7f4a_7c15);
+        let next = move || chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        Limits::new(rulebook, &Kept::default(), Arc::new(|_: &Entry| ()), Box::new(next), SystemTime::UNIX_EPOCH).0
+    }
+
+    // ---- The rulebook ----
+
+    /// What is in force: what is configured, with what was changed by hand laid over.
+    pub fn rulebook(&self) -> Arc<Rulebook> {
+        self.inner.rulebook.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another configuration in force, whole. Throttles that were switched by hand stay switched, and nobody starts anew.
+    pub fn replace(&self, rulebook: Rulebook, by: &Operator, now: SystemTime) {
+        self.change(|changes| changes.configured = rulebook);
+        self.note(by, What::Other(Other::Reloaded), now);
+    }
+
+    /// Switches the throttles that `selection` covers (a name, the beginning of names, `*`) until the next start, and says how many these
+    /// are. For the day on which an operator shut out themselves, and for the Enforce button.
+    pub fn switch(&self, selection: &str, mode: Mode, by: &Operator, now: SystemTime) -> usize {
+        let (_, count) = self.rulebook().throttles.with_mode(selection, mode);
+        if count > 0 {
+            self.change(|changes| {
+                changes.switched.retain(|(other, _)| other != selection);
+                changes.switched.push((selection.to_owned(), mode));
+            });
+            let selection = selection.to_owned();
+            self.note(by, What::Other(Other::Switched { selection, mode }), now);
+        }
+        count
+    }
+
+    /// Puts a client on the allowlist until `expires` (or the next start, whichever is first).
+    pub fn allow(&self, client: Target, comment: &str, expires: SystemTime, by: &Operator, now: SystemTime) {
+        let who = match &client {
+            Target::Network(network) => Who::Network(*network),
+            Target::Principal(name) => Who::Principal(name.clone()),
+        };
+        let allowed = Allowed { who, comment: comment.to_owned(), expires: Some(expires) };
+        self.change(|changes| {
+            changes.allowed.retain(|entry| entry.expires.is_none_or(|expires| now < expires));
+            changes.allowed.push(allowed);
+        });
+        self.note(by, What::Other(Other::Allowed { client, comment: comment.to_owned(), expires }), now);
+    }
+
+    // ---- Requests: see `judge.rs` ----
+
+    /// Who this is to the budget, too: its class, how far it goes, and whether it overrides. `account` is of a verified principal.
+    pub fn client(&self, key: ClientKey, address: IpAddr, user_agent: &str) -> Client {
+        self.describe(key, address, user_agent)
+    }
+
+    /// May this request be answered? A few look-ups; allocates for what there is to say.
+    ///
+    /// # Errors
+    /// The words to refuse it with.
+    pub fn admit(&self, request: &Request<'_>, now: SystemTime) -> Result<Permit, Box<Denied>> {
+        self.judge(request, now)
+    }
+
+    /// May upstream be asked for this in the client's name? For what is not cached: rung 1 (`Ok` with a wait: answer the cached 404).
+    pub fn held_back(&self, client: &Client, about: About<'_>, now: SystemTime) -> Option<Duration> {
+        let rulebook = self.rulebook();
+        let ladder = lock(&self.inner.ladder);
+        ladder.holds(&rulebook.ladder, &client.key, about.repository, about.reference, now)
+    }
+
+    /// May a counted request be sent upstream in this client's name? Takes one of its `upstream` throttle.
+    ///
+    /// # Errors
+    /// The words to refuse it with.
+    pub fn admit_upstream(&self, client: &Client, about: About<'_>, now: SystemTime) -> Result<(), Box<Denied>> {
+        self.judge_upstream(client, about, now)
+    }
+
+    /// Gives back what [`Limits::admit_upstream`] took: it was not sent, or not counted.
+    pub fn refund_upstream(&self, client: &Client, now: SystemTime) {
+        let rules = self.rulebook();
+        self.inner.table.refund(&rules.throttles, &client.key, throttle::Meter::Upstream, 1, now);
+    }
+
+    /// The request was answered with this status, which is not a success.
+    pub fn failed(&self, permit: &Permit, about: About<'_>, status: u16, now: SystemTime) {
+        self.settle(permit, about, status, now);
+    }
+
+    /// So many bytes were sent in answer.
+    pub fn sent(&self, permit: &Permit, bytes: u64, now: SystemTime) {
+        self.charge_bytes(permit, bytes, now);
+    }
+
+    /// Somebody at this address offered credentials, and they did or did not verify.
+    pub fn tried_to_log_in(&self, client: &Client, succeeded: bool, now: SystemTime) {
+        self.judge_login(client, succeeded, now);
+    }
+
+    /// Where a client stands with its throttles, counting nothing.
+    pub fn peek(&self, client: &ClientKey, meters: throttle::Meters, now: SystemTime) -> throttle::Decision {
+        self.inner.table.peek(&self.rulebook().throttles, client, meters, now)
+    }
+
+    // ---- The budget: see `budget.rs` ----
+
+    /// Decides for a counted request, given what is left. A [`sharing::Decision::Spend`] is booked on the client at once. Asked under the
+    /// ledger's lock.
+    pub fn ask_budget(&self, left: &Left, ask: sharing::Ask<'_>, now: SystemTime) -> sharing::Decision {
+        self.decide(left, ask, now)
+    }
+
+    /// Whether it is this one's turn now; then it is booked as in [`Limits::ask_budget`].
+    pub fn wait_budget(&self, left: &Left, ticket: sharing::Ticket, client: &ClientKey, now: SystemTime) -> Waiting {
+        self.turn(left, ticket, client, now)
+    }
+
+    /// Gives a place in the queue back.
+    pub fn leave_budget(&self, identity: &Identity, ticket: sharing::Ticket) {
+        self.leave(identity, ticket);
+    }
+
+    /// Takes a booking back: it was not sent, or not counted.
+    pub fn refund_budget(&self, identity: &Identity, client: &ClientKey) {
+        self.with_line(identity, |line| line.admission.refund(client));
+    }
+
+    /// Books what the ledger remembers of an earlier process, oldest first.
+    pub fn recall_spend(&self, identity: &Identity, client: &str, at: SystemTime) {
+        let Ok(client) = client.parse::<ClientKey>();
+        self.with_line(identity, |line| line.admission.spend(&client, at));
+    }
+
+    /// How many wait for a pull of this identity.
+    pub fn waiting(&self, identity: &Identity) -> usize {
+        self.with_line(identity, |line| line.admission.waiting())
+    }
+
+    /// What clients spent of this identity within the window, the most first.
+    pub fn spenders(&self, identity: &Identity) -> Vec<(ClientKey, u32)> {
+        self.with_line(identity, |line| line.admission.spenders())
+    }
+
+    // ---- Bans: see `bans.rs` ----
+
+    /// An operator's ban.
+    ///
+    /// # Errors
+    /// What needs `force`, and a duration out of bounds.
+    pub fn ban(&self, wish: Wish, by: &Operator, now: SystemTime) -> Result<Record, Refused> {
+        self.add_ban(wish, by, now)
+    }
+
+    /// An operator lifts a ban; a reason is required.
+    ///
+    /// # Errors
+    /// No such ban, or no reason.
+    pub fn lift(&self, id: &str, reason: &str, by: &Operator, now: SystemTime) -> Result<Record, Refused> {
+        self.end_ban(id, reason, by, now)
+    }
+
+    /// An account lifts a ban that is its own to lift: of its networks, namespaces or itself, three a day, followed by an hour at
+    /// half quota. A refusal is an entry of the audit.
+    ///
+    /// # Errors
+    /// Why it may not, for a person to read.
+    pub fn lift_own(&self, id: &str, account: &str, from: Option<IpAddr>, now: SystemTime) -> Result<Lifted, String> {
+        self.end_own_ban(id, account, from, now)
+    }
+
+    /// Bans that this account may lift itself, newest first; whether it may do so today is another question.
+    pub fn own_bans(&self, account: &str, now: SystemTime) -> Vec<Record> {
+        self.bans_of(account, now)
+    }
+
+    /// Bans, newest first.
+    pub fn bans(&self, filter: &Filter, now: SystemTime) -> Vec<Record> {
+        lock(&self.inner.book).list(filter, now).into_iter().cloned().collect()
+    }
+
+    /// One ban, in force or ended.
+    pub fn get_ban(&self, id: &str) -> Option<Record> {
+        lock(&self.inner.book).get(id).cloned()
+    }
+
+    /// The ban that this client would meet now, simulated ones aside.
+    pub fn ban_of(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Record> {
+        lock(&self.inner.book).find(client, address, now).map(|ban| ban.0.clone())
+    }
+
+    /// All bans as JSON, for another Weir.
+    pub fn export(&self) -> Vec<u8> {
+        lock(&self.inner.book).export()
+    }
+
+    /// Takes over live bans of another Weir.
+    ///
+    /// # Errors
+    /// What cannot be read, and without `force` what [`Limits::ban`] refuses; then nothing was taken over.
+    pub fn import(&self, json: &[u8], force: bool, by: &Operator, now: SystemTime) -> Result<Vec<Record>, Refused> {
+        self.take_over(json, force, by, now)
+    }
+
+    // ---- The audit ----
+
+    /// The newest entries, newest first.
+    pub fn audit(&self, most: usize) -> Vec<Entry> {
+        lock(&self.inner.audit).newest().take(most).cloned().collect()
+    }
+
+    /// Somebody tried what they may not.
+    pub fn refused(&self, by: &Operator, attempt: &str, reason: &str, now: SystemTime) {
+        let (attempt, reason) = (attempt.to_owned(), reason.to_owned());
+        self.note(by, What::Ban(ban::Event::Refused { by: by.name.clone(), attempt, reason }), now);
+    }
+
+    /// Anything else that belongs in the audit.
+    pub fn note(&self, by: &Operator, what: What, now: SystemTime) {
+        let entry = Entry { at: now, by: by.name.clone(), from: by.from, what };
+        let mut audit = lock(&self.inner.audit);
+        // Kept under the lock, so that the journal has the order of the audit.
+        self.inner.keep.keep(&entry);
+        audit.add(entry);
+    }
+
+    /// What ended by itself is moved out of the way. Called every few seconds.
+    pub fn tick(&self, now: SystemTime) {
+        let events = {
+            let mut book = lock(&self.inner.book);
+            let events = book.expire(now);
+            self.inner.bans.store(book.len(), Ordering::Release);
+            events
+        };
+        events.into_iter().for_each(|event| self.note(&Operator::auto(), What::Ban(event), now));
+        let mut probation = lock(&self.inner.probation);
+        probation.retain(|_, until| now < *until);
+        self.inner.on_probation.store(probation.len(), Ordering::Release);
+    }
+
+    // ---- What outlives the process ----
+
+    /// An entry as a line of the journal.
+    pub fn record(entry: &Entry) -> Vec<u8> {
+        // Entries hold nothing that JSON cannot.
+        serde_json::to_vec(&Line::Entry(Box::new(entry.clone()))).unwrap_or_default()
+    }
+
+    /// Lines that say everything the audit and the bans know.
+    pub fn records(&self) -> Vec<Vec<u8>> {
+        let mut records: Vec<_> = lock(&self.inner.audit).all().map(Limits::record).collect();
+        let book: Vec<Record> = lock(&self.inner.book).all().cloned().collect();
+        records.extend(serde_json::to_vec(&Line::Book(book)));
+        records
+    }
+
+    /// What clients have used, as JSON: kept every few seconds and at the end.
+    pub fn usage(&self, now: SystemTime) -> Vec<u8> {
+        let throttles = self.inner.table.snapshot(&self.rulebook().throttles, now);
+        let probation = lock(&self.inner.probation);
+        let probation = probation.iter().map(|(client, until)| (client.to_string(), super::nanos(*until))).collect();
+        serde_json::to_vec(&Usage { throttles, probation }).unwrap_or_default()
+    }
+
+    fn restore(&self, usage: Usage) {
+        self.inner.table.restore(&usage.throttles);
+        let mut probation = lock(&self.inner.probation);
+        for (client, until) in usage.probation.into_iter().take(MOST_ON_PROBATION) {
+            let Ok(client) = client.parse::<ClientKey>();
+            probation.insert(client, SystemTime::UNIX_EPOCH + Duration::from_nanos(until));
+        }
+        self.inner.on_probation.store(probation.len(), Ordering::Release);
+    }
+
+    // ---- Views ----
+
+    /// All throttles, with what they matched.
+    pub fn throttles(&self) -> Vec<ThrottleView> {
+        self.view_throttles()
+    }
+
+    /// Clients that asked lately, those who spent most upstream first.
+    pub fn clients(&self, most: usize, now: SystemTime) -> Vec<ClientView> {
+        self.view_clients(most, now)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Changes)) {
+        let mut changes = lock(&self.inner.changes);
+        change(&mut changes);
+        let mut rulebook = changes.configured.clone();
+        for (selection, mode) in &changes.switched {
+            rulebook.throttles = Rules::with_mode(&rulebook.throttles, selection, *mode).0;
+        }
+        rulebook.allowlist.0.extend(changes.allowed.iter().cloned());
+        *self.inner.rulebook.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rulebook);
+    }
+
+    fn with_line<R>(&self, identity: &Identity, work: impl FnOnce(&mut budget::Line) -> R) -> R {
+        let mut lines = lock(&self.inner.lines);
+        if !lines.contains_key(identity) {
+            lines.insert(identity.clone(), budget::Line::default());
+        }
+        work(lines.entry(identity.clone()).or_default())
+    }
+}
+
+/// Held for a few lines, never across anything that waits.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

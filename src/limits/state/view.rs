@@ -1,0 +1,103 @@
+//! What people look at: throttles with what they matched, clients with what they used.
+
+use super::*;
+use crate::limits::throttle::{Algorithm, Tally};
+
+/// One throttle.
+#[derive(Clone, Debug, Serialize)]
+pub struct ThrottleView {
+    /// Its configured name.
+    pub name: String,
+    /// Requests in a period.
+    pub requests_per_period: u32,
+    /// Seconds.
+    pub period_in_seconds: u32,
+    /// How many may come at once; nothing for a fixed window.
+    pub burst: Option<u32>,
+    /// How the window moves.
+    pub algorithm: Algorithm,
+    /// Whether it acts.
+    pub mode: Mode,
+    /// Whether that was switched by hand.
+    pub switched: bool,
+    /// What it matched since the start.
+    #[serde(flatten)]
+    pub matches: Tally,
+}
+
+/// One client.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClientView {
+    /// An address, a /64, or an account.
+    pub client: String,
+    /// Pulls that it spent upstream within the window, of all identities.
+    pub upstream_spent: u32,
+    /// Where it stands with each throttle that has seen it.
+    pub throttles: Vec<StandingView>,
+    /// The ban in force.
+    pub ban: Option<String>,
+}
+
+/// Where a client stands with a throttle.
+#[derive(Clone, Debug, Serialize)]
+pub struct StandingView {
+    /// Which.
+    pub name: String,
+    /// Requests in a period.
+    pub limit: u32,
+    /// Requests seen in it.
+    pub observed: u32,
+    /// How many more may come at once.
+    pub remaining: u32,
+}
+
+impl Limits {
+    pub(super) fn view_throttles(&self) -> Vec<ThrottleView> {
+        let configured = lock(&self.inner.changes).configured.throttles.clone();
+        let was = |name: &str| configured.iter().find(|rule| rule.name() == name).map(|rule| rule.mode());
+        let view = |rule: &Arc<throttle::Rule>| ThrottleView {
+            name: rule.name().to_owned(),
+            requests_per_period: rule.limit(),
+            period_in_seconds: rule.period(),
+            burst: (rule.algorithm() == Algorithm::Gcra).then(|| rule.burst()),
+            algorithm: rule.algorithm(),
+            mode: rule.mode(),
+            switched: was(rule.name()).is_some_and(|mode| mode != rule.mode()),
+            matches: self.inner.table.tally(rule),
+        };
+        self.rulebook().throttles.iter().map(view).collect()
+    }
+
+    pub(super) fn view_clients(&self, most: usize, now: SystemTime) -> Vec<ClientView> {
+        let mut spent: HashMap<ClientKey, u32> = HashMap::new();
+        for line in lock(&self.inner.lines).values() {
+            for (client, count) in line.admission.spenders() {
+                *spent.entry(client).or_default() += count;
+            }
+        }
+        for client in self.inner.table.clients() {
+            spent.entry(client).or_default();
+        }
+        let rulebook = self.rulebook();
+        let mut clients: Vec<_> = spent.into_iter().collect();
+        clients.sort_by_cached_key(|(client, spent)| (std::cmp::Reverse(*spent), client.to_string()));
+        clients.truncate(most);
+        let view = |(client, upstream_spent): (ClientKey, u32)| {
+            let standings = self.standing(&rulebook, &client, now).standings;
+            let throttles = standings.iter().filter(|standing| standing.observed > 0).map(|standing| StandingView {
+                name: standing.rule.name().to_owned(),
+                limit: standing.limit,
+                observed: standing.observed,
+                remaining: standing.remaining,
+            });
+            let address = match &client {
+                ClientKey::Address(address) => *address,
+                // No network ban is meant: where it asks from is not known here.
+                ClientKey::Principal(_) => IpAddr::from([0, 0, 0, 0]),
+            };
+            let ban = self.ban_of(&client, address, now).map(|record| record.id);
+            ClientView { client: client.to_string(), upstream_spent, throttles: throttles.collect(), ban }
+        };
+        clients.into_iter().map(view).collect()
+    }
+}
