@@ -1,7 +1,12 @@
 //! Settings to values to servers, until a signal. Wiring only.
 
+mod keep;
+mod reload;
+
 use std::{
     net::{SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -16,16 +21,15 @@ use tokio::{
 use weir::{
     admin::{self, Draining},
     cli::{self, Cli, Command},
-    config::{Config, Settings, unserved},
+    config::{Config, Settings},
     http,
     mirror::Mirror,
     telemetry,
-    upstream::{
-        self, Ledger, Upstream,
-        ledger::{Keep, Kept},
-    },
+    upstream::{self, Ledger, Upstream},
 };
-use weir_storage::{Journal, Store};
+use weir_storage::Store;
+
+use self::keep::{Keeper, LedgerJournal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -33,9 +37,9 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(mistakes) => return fail(&mistakes.to_string()),
     };
-    let done = match &cli.command {
-        None | Some(Command::Serve) => serve(config),
-        Some(command) => cli::run(command, &config),
+    let done = match cli.command {
+        None | Some(Command::Serve) => serve(cli, config),
+        Some(ref command) => cli::run(command, &config),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,28 +47,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<(), String> {
+fn serve(cli: Cli, config: Config) -> Result<(), String> {
     let settings = config.settings().map_err(|mistakes| mistakes.to_string())?;
     telemetry::start_logs(&settings.log);
-    for note in unserved::notes(&config) {
-        tracing::warn!("{note}");
-    }
     upstream::install_provider();
     raise_file_limit();
     let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
-    let done = runtime.block_on(run(config, settings));
+    let done = runtime.block_on(run(cli, config, settings));
     // What still runs is abandoned work whose results nobody waits for; files on disk are whole at any moment.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn run(mut config: Config, settings: Settings) -> Result<(), String> {
+async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), String> {
     // Before anything listens, so that no signal meets the default action.
     let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
-    let mut listeners = Vec::new();
+    let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
     for listen in settings.listeners {
         let socket = bind(&listen.key, listen.address)?;
-        listeners.push(http::Listener { socket, login: listen.login, tls: listen.tls });
+        let tls = listen.certificate.as_ref().map(|certificate| certificate.server_config()).transpose()?;
+        certificates.extend(listen.certificate);
+        listeners.push(http::Listener { socket, login: listen.login, tls });
     }
     let admin_socket = bind("admin.listen", config.admin.listen)?;
 
@@ -72,6 +75,12 @@ async fn run(mut config: Config, settings: Settings) -> Result<(), String> {
     let journal = store.journal("ledger").map_err(|error| error.to_string())?;
     let records = journal.replay().map_err(|error| error.to_string())?;
     let ledger = Ledger::new(records, Arc::new(LedgerJournal(journal)));
+    for allowed in &settings.rulebook.allowlist.0 {
+        let expires = allowed.expires.map(|expires| humantime::format_rfc3339_seconds(expires).to_string());
+        tracing::info!(client = %allowed.who, comment = allowed.comment, expires, "on the allowlist: never throttled");
+    }
+    let (limits, keeper) = Keeper::start(&store, settings.rulebook, &ledger)?;
+    let local = bind_local(&config.admin_socket());
 
     let mut metrics = telemetry::registry();
     let upstream_metrics = upstream::Metrics::default();
@@ -81,19 +90,22 @@ async fn run(mut config: Config, settings: Settings) -> Result<(), String> {
         upstreams.map(|upstream| Upstream::with_metrics(upstream, ledger.clone(), upstream_metrics.clone()));
     let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
 
-    let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, Handle::current());
+    let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, limits.clone(), Handle::current());
     mirror.metrics().register(&mut metrics);
     let http_metrics = http::Metrics::new();
     http_metrics.register(&mut metrics);
 
     let draining = Draining::default();
     let failed = |error: std::io::Error| format!("cannot serve: {error}");
-    let registry = http::serve(settings.http, listeners, mirror.clone(), http_metrics).await.map_err(failed)?;
+    let registry = http::serve(settings.http, listeners, mirror.clone(), limits.clone(), http_metrics).await;
+    let registry = registry.map_err(failed)?;
+    let reloading = reload::start(cli, config.clone(), certificates, limits.clone(), signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();
     config.admin.listen = admin_socket.local_addr().map_err(failed)?;
-    let admin =
-        admin::serve(settings.admin, admin_socket, mirror.clone(), metrics, draining.clone()).map_err(failed)?;
+    let (mirror_of, settle) = (mirror.clone(), keeper.settle());
+    let admin = admin::serve(settings.admin, admin_socket, local, mirror_of, limits, settle, metrics, draining.clone());
+    let admin = admin.map_err(failed)?;
     cli::say(&cli::greeting(&config))?;
     tracing::info!(addresses = ?registry.addresses, admin = %config.admin.listen, "serving");
 
@@ -104,8 +116,12 @@ async fn run(mut config: Config, settings: Settings) -> Result<(), String> {
         stopped = registry.stop() => stopped.map_err(failed)?,
         () = signals.stop() => tracing::warn!("answers under way are cut"),
     }
+    reloading.abort();
     mirror.close().await;
     admin.stop().await;
+    keeper.close().await;
+    // The next start makes its own.
+    cli::remove_socket(&config.admin_socket());
     tracing::info!("stopped");
     Ok(())
 }
@@ -132,26 +148,21 @@ fn raise_file_limit() {
     }
 }
 
-/// Keeps the ledger in a journal of the store: `upstream` knows no storage.
-struct LedgerJournal(Journal);
-
-impl Keep for LedgerJournal {
-    fn append(&self, record: Vec<u8>) -> Kept {
-        let journal = self.0.clone();
-        Box::pin(async move { journal.append(&record).await.map_err(|error| error.to_string()) })
-    }
-
-    fn compact(&self, records: Vec<Vec<u8>>) -> Kept {
-        let journal = self.0.clone();
-        let records = records.into_iter().map(Into::into).collect();
-        Box::pin(async move { journal.compact(records).await.map_err(|error| error.to_string()) })
+/// The local socket, for whoever may enter its directory. Without it a weir serves all the same.
+fn bind_local(path: &Path) -> Option<UnixListener> {
+    match cli::local_socket(path) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "no local socket; `weir ban` and `weir throttle` ask admin.listen");
+            None
+        }
     }
 }
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -159,18 +170,20 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: Some(signal(SignalKind::hangup())?),
         })
+    }
+
+    /// SIGHUP, for whoever reads the configuration again.
+    fn hangup(&mut self) -> Result<Signal, String> {
+        self.hangup.take().ok_or_else(|| "SIGHUP is watched already".to_owned())
     }
 
     /// Until SIGTERM or SIGINT.
     async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::warn!("this version reads its configuration at start only; restart it"),
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -13,14 +13,31 @@ use crate::upstream::{
 
 /// The most spends that one answer holds.
 const MOST: usize = 10_000;
+/// The most clients that are named for one identity.
+const MOST_SPENDERS: usize = 100;
 
 pub(super) fn budget(state: &State) -> Value {
-    let floors = state.settings.floors;
+    let floors = state.limits.rulebook().budget.floors;
     let floors = json!({"critical": floors.critical, "standard": floors.standard, "bulk": floors.bulk});
     let mut identities = state.mirror.budget();
     identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
-    let identities: Vec<Value> = identities.iter().map(|left| identity(left, &floors)).collect();
+    let identities: Vec<Value> = identities.iter().map(|left| whole(state, left, &floors)).collect();
     json!({"identities": identities, "saved": state.mirror.saved()})
+}
+
+/// An identity with who waits for its pulls, who spent them, and whether somebody else does.
+fn whole(state: &State, left: &Left, floors: &Value) -> Value {
+    let mut json = identity(left, floors);
+    let spenders = state.limits.spenders(&left.identity).into_iter().take(MOST_SPENDERS);
+    let spenders: Vec<Value> =
+        spenders.map(|(client, spent)| json!({"client": client.to_string(), "spent": spent})).collect();
+    json["waiting"] = state.limits.waiting(&left.identity).into();
+    json["spenders"] = spenders.into();
+    json["alert"] = match left.external {
+        0 => Value::Null,
+        count => format!("{count} pulls were spent by others behind the same address or account").into(),
+    };
+    json
 }
 
 fn identity(left: &Left, floors: &Value) -> Value {
@@ -81,6 +98,8 @@ fn spend(spend: &Spend) -> Value {
         "class": spend.class,
         "reason": spend.reason,
         "waiters": spend.waiters,
+        // Charged to the first asker; this is what each of those who shared it would owe.
+        "split": 1.0 / (f64::from(spend.waiters) + 1.0),
         "remaining": spend.remaining,
     })
 }

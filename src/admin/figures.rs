@@ -8,7 +8,11 @@ use prometheus_client::{
 };
 
 use super::{State, refuse};
-use crate::{mirror::Mirror, upstream::ledger::Left};
+use crate::{
+    limits::{Limits, ban::Filter, state::ThrottleView},
+    mirror::Mirror,
+    upstream::ledger::Left,
+};
 
 pub(super) fn metrics(state: &State) -> HttpResponse {
     let mut text = String::new();
@@ -23,7 +27,7 @@ pub(super) fn metrics(state: &State) -> HttpResponse {
 
 /// What the mirror knows of itself and nobody counts.
 #[derive(Debug)]
-pub(super) struct Figures(pub(super) Mirror);
+pub(super) struct Figures(pub(super) Mirror, pub(super) Limits);
 
 fn own(left: &Left) -> u64 {
     left.spent
@@ -69,6 +73,40 @@ impl Collector for Figures {
                 let labels = [("upstream", &*left.identity.upstream), ("identity", account)];
                 ConstGauge::new(value(left) as i64).encode(encoder.encode_family(&labels)?)?;
             }
+        }
+        self.limits(&mut encoder)
+    }
+}
+
+impl Figures {
+    fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let throttles = self.1.throttles();
+        let denied = |view: &ThrottleView| view.matches.denied;
+        let would_have = |view: &ThrottleView| view.matches.would_have_denied;
+        for (name, help, value) in [
+            ("throttle_denied", "Requests that a throttle denied", denied as fn(&ThrottleView) -> u64),
+            ("throttle_dry_run", "Requests that a throttle in dry run would have denied", would_have),
+        ] {
+            let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for view in &throttles {
+                ConstCounter::new(value(view)).encode(encoder.encode_family(&[("throttle", &*view.name)])?)?;
+            }
+        }
+        let bans = self.1.bans(&Filter::default(), std::time::SystemTime::now());
+        let simulated = bans.iter().filter(|record| record.simulated).count();
+        for (name, help, value) in [
+            ("bans_active", "Bans in force", bans.len() - simulated),
+            ("bans_simulated", "Bans that would be in force but for dry run", simulated),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let mut encoder =
+            encoder.encode_descriptor("budget_waiting", "Requests that wait for a pull", None, MetricType::Gauge)?;
+        for left in self.0.budget() {
+            let account = left.identity.account.as_deref().unwrap_or("anonymous");
+            let labels = [("upstream", &*left.identity.upstream), ("identity", account)];
+            ConstGauge::new(self.1.waiting(&left.identity) as i64).encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())
     }

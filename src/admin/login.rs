@@ -8,22 +8,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::sync::Semaphore;
 
 use super::refuse;
-
-/// An account with role admin.
-#[derive(Clone)]
-pub struct Account {
-    /// The user name.
-    pub name: Arc<str>,
-    /// Argon2id, in PHC form.
-    pub password_hash: Arc<str>,
-}
-
-// The hash is no secret to print either: it can be guessed at, offline.
-impl std::fmt::Debug for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("name", &self.name).finish_non_exhaustive()
-    }
-}
+use crate::limits::Limits;
 
 /// Passwords verified at once: each takes tens of milliseconds of a core and 19 MiB. This is what slows down guessing, too.
 const AT_ONCE: usize = 2;
@@ -32,33 +17,35 @@ const WAITING: usize = 32;
 
 /// Verifies passwords.
 pub(super) struct Login {
-    admins: Vec<Account>,
+    limits: Limits,
     verifying: Arc<Semaphore>,
     waiting: Semaphore,
 }
 
 impl Login {
-    pub(super) fn new(admins: Vec<Account>) -> Login {
-        Login { admins, verifying: Arc::new(Semaphore::new(AT_ONCE)), waiting: Semaphore::new(WAITING) }
+    pub(super) fn new(limits: Limits) -> Login {
+        Login { limits, verifying: Arc::new(Semaphore::new(AT_ONCE)), waiting: Semaphore::new(WAITING) }
     }
 
-    /// Nothing, or the answer that a stranger gets.
-    pub(super) async fn admit(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+    /// The name of the admin, or the answer that a stranger gets.
+    pub(super) async fn admit(&self, request: &HttpRequest) -> Result<Arc<str>, HttpResponse> {
         let offered = request.headers().get(header::AUTHORIZATION).and_then(|value| credentials(value.as_bytes()));
         let Some((name, password)) = offered else { return Err(challenge()) };
         let busy = || refuse(503, "UNAVAILABLE", "too many passwords are being verified; try again in a second");
         let _place = self.waiting.try_acquire().map_err(|_| busy())?;
         let permit = self.verifying.clone().acquire_owned().await.map_err(|_| busy())?;
-        let known = self.admins.iter().find(|account| *account.name == *name);
+        let rulebook = self.limits.rulebook();
+        let known = rulebook.account(&name).filter(|account| account.is_admin);
         // A name that nobody has pays as much as one that somebody has, so that the time tells nothing.
-        let hash = known.or(self.admins.first()).map(|account| account.password_hash.clone());
-        let is_known = known.is_some();
+        let hash = known.or(rulebook.accounts.first()).map(|account| account.password_hash.clone());
+        let known = known.map(|account| account.name.clone());
         let verified = actix_web::web::block(move || {
             let verified = hash.is_some_and(|hash| verifies(&password, &hash));
             drop(permit);
             verified
         });
-        if verified.await.unwrap_or(false) && is_known { Ok(()) } else { Err(challenge()) }
+        let is_correct = verified.await.unwrap_or(false);
+        known.filter(|_| is_correct).ok_or_else(challenge)
     }
 }
 
@@ -93,7 +80,17 @@ mod tests {
         let cheap = Argon2::new(Default::default(), Default::default(), argon2::Params::new(8, 1, 1, None).unwrap());
         let salt = SaltString::from_b64("c29tZXNhbHQ").unwrap();
         let password_hash = cheap.hash_password(b"hunter2", &salt).unwrap().to_string().into();
-        Login::new(vec![Account { name: "ops".into(), password_hash }])
+        let account = crate::limits::Account {
+            name: "ops".into(),
+            password_hash,
+            is_admin: true,
+            budget_override: false,
+            networks: Vec::new(),
+            namespaces: Vec::new(),
+            pull: Arc::from([]),
+        };
+        let accounts = vec![account].into();
+        Login::new(Limits::unkept(crate::limits::Rulebook { accounts, ..Default::default() }))
     }
 
     async fn status(authorization: Option<&str>) -> u16 {
@@ -102,7 +99,7 @@ mod tests {
             request = request.insert_header(("Authorization", value));
         }
         match login().admit(&request.to_http_request()).await {
-            Ok(()) => 200,
+            Ok(_) => 200,
             Err(response) => response.status().as_u16(),
         }
     }

@@ -1,46 +1,52 @@
-//! The second listener: health, metrics, and the JSON API. It is never throttled, so that an operator cannot lock
-//! themselves out.
+//! The second listener: health, metrics, and the JSON API; and the same API on a local socket, where no throttle and no
+//! login stands between an operator and the way out of what they configured.
 //!
 //! One table, `ROUTES`, says what there is; the OpenAPI document is held to it by a test. Whatever is asked passes
 //! `guard` first, which decides from the request's head alone: health is everybody's, and everything else is for the
 //! host names, origins and people that were configured.
 
+mod bans;
 mod budget;
 mod cache;
 mod figures;
 mod guard;
 mod login;
+mod operator;
 mod page;
 mod server;
+mod throttles;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use actix_web::{HttpRequest, HttpResponse, http::Method};
+use actix_web::{HttpRequest, HttpResponse, http::Method, web};
 use serde_json::{Value, json};
 
+use self::operator::Asking;
 pub use self::{
     guard::Hosts,
-    login::Account,
     server::{Serving, serve},
 };
-use crate::{limits::budget::Floors, mirror::Mirror, route::Routes};
+use crate::{
+    limits::{Limits, permit::Kind},
+    mirror::Mirror,
+    route::Routes,
+};
 
 /// How the admin listener behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Host names under which it is asked.
     pub hosts: Hosts,
-    /// Who may ask, when `login` is set: the accounts with role admin.
-    pub admins: Vec<Account>,
     /// Whether an account is required: always, unless the listener is on loopback.
     pub login: bool,
     /// For names without a registry, or with one.
     pub routes: Routes,
-    /// What each class leaves to those above it, as a fraction of the limit.
-    pub floors: Floors,
 }
 
 /// Whether this process wants to be asked: false from the first moment of a drain. Cloning shares it.
@@ -62,10 +68,15 @@ impl Draining {
 struct State {
     settings: Settings,
     mirror: Mirror,
+    limits: Limits,
     metrics: prometheus_client::registry::Registry,
     draining: Draining,
     login: login::Login,
+    settle: Settle,
 }
+
+/// Resolves when what was decided so far is on disk. `main` gives it.
+pub type Settle = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
 
 /// What there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +89,21 @@ enum Endpoint {
     Spends,
     Explain,
     Purge,
+    Clients,
+    Throttles,
+    Switch,
+    Bans,
+    Ban,
+    Export,
+    Import,
+    OneBan,
+    Lift,
+    Audit,
     OpenApi,
 }
 
-const ROUTES: [(&str, &str, Endpoint); 9] = [
+/// A component in braces stands for any; the first that matches is meant.
+const ROUTES: [(&str, &str, Endpoint); 19] = [
     ("GET", "/", Endpoint::Page),
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
@@ -90,6 +112,16 @@ const ROUTES: [(&str, &str, Endpoint); 9] = [
     ("GET", "/api/v1/spends", Endpoint::Spends),
     ("GET", "/api/v1/explain", Endpoint::Explain),
     ("DELETE", "/api/v1/cache", Endpoint::Purge),
+    ("GET", "/api/v1/clients", Endpoint::Clients),
+    ("GET", "/api/v1/throttles", Endpoint::Throttles),
+    ("POST", "/api/v1/throttles", Endpoint::Switch),
+    ("GET", "/api/v1/bans", Endpoint::Bans),
+    ("POST", "/api/v1/bans", Endpoint::Ban),
+    ("GET", "/api/v1/bans/export", Endpoint::Export),
+    ("POST", "/api/v1/bans/import", Endpoint::Import),
+    ("GET", "/api/v1/bans/{id}", Endpoint::OneBan),
+    ("POST", "/api/v1/bans/{id}/lift", Endpoint::Lift),
+    ("GET", "/api/v1/audit", Endpoint::Audit),
     ("GET", "/api/v1/openapi.json", Endpoint::OpenApi),
 ];
 
@@ -101,19 +133,45 @@ impl Endpoint {
     fn is_health(self) -> bool {
         matches!(self, Endpoint::Health | Endpoint::Ready)
     }
+
+    /// What it counts for. Probes and scrapers count for nothing.
+    fn kind(self) -> Kind {
+        match self {
+            Endpoint::Health | Endpoint::Ready | Endpoint::Metrics => Kind::Ping,
+            Endpoint::Page => Kind::AdminWeb,
+            _ => Kind::AdminApi,
+        }
+    }
 }
 
 /// The endpoint, or the methods that there are at that path (none: there is no such path).
 fn find(method: &Method, path: &str) -> Result<Endpoint, Vec<&'static str>> {
     let asked = if *method == Method::HEAD { "GET" } else { method.as_str() };
-    let at: Vec<_> = ROUTES.iter().filter(|(_, route, _)| *route == path).collect();
+    let first = ROUTES.iter().find(|(_, route, _)| matches(route, path)).map_or("", |(_, route, _)| route);
+    let at: Vec<_> = ROUTES.iter().filter(|(_, route, _)| *route == first).collect();
     match at.iter().find(|(allowed, ..)| *allowed == asked) {
         Some((.., endpoint)) => Ok(*endpoint),
         None => Err(at.iter().map(|(allowed, ..)| *allowed).collect()),
     }
 }
 
-async fn answer(state: &State, request: &HttpRequest) -> HttpResponse {
+fn matches(route: &str, path: &str) -> bool {
+    let (mut route, mut path) = (route.split('/'), path.split('/'));
+    loop {
+        match (route.next(), path.next()) {
+            (None, None) => return true,
+            (Some(wanted), Some(given)) if wanted == given || wanted.starts_with('{') && !given.is_empty() => {}
+            _ => return false,
+        }
+    }
+}
+
+/// A component of the path.
+fn component(path: &str, number: usize) -> &str {
+    path.split('/').nth(number).unwrap_or_default()
+}
+
+async fn answer(state: &State, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     let endpoint = match find(request.method(), request.path()) {
         Ok(endpoint) => endpoint,
         Err(methods) if methods.is_empty() => return refuse(404, "NOT_FOUND", "there is no such endpoint"),
@@ -126,25 +184,42 @@ async fn answer(state: &State, request: &HttpRequest) -> HttpResponse {
             return response;
         }
     };
-    if !endpoint.is_health() {
-        if let Err(refusal) = guard::judge(&state.settings.hosts, &guard::Head::of(request)) {
-            return refuse(refusal.status(), "DENIED", &refusal.to_string());
-        }
-        if state.settings.login
-            && let Err(refusal) = state.login.admit(request).await
-        {
-            return refusal;
-        }
-    }
+    let asking = match operator::admit(state, request, endpoint).await {
+        Ok(asking) => asking,
+        Err(refusal) => return refusal,
+    };
+    let mut response = dispatch(state, request, payload, endpoint, &asking).await;
+    asking.tell(response.headers_mut());
+    response
+}
+
+async fn dispatch(
+    state: &State,
+    request: &HttpRequest,
+    payload: web::Payload,
+    endpoint: Endpoint,
+    asking: &Asking,
+) -> HttpResponse {
+    let query = request.query_string();
     match endpoint {
         Endpoint::Page => page::page(state),
         Endpoint::Health => reply(200, &json!({"status": "ok"})),
         Endpoint::Ready => ready(state),
         Endpoint::Metrics => figures::metrics(state),
         Endpoint::Budget => reply(200, &budget::budget(state)),
-        Endpoint::Spends => budget::spends(state, request.query_string()),
-        Endpoint::Explain => budget::explain(state, request.query_string()),
-        Endpoint::Purge => cache::purge(state, request.query_string()).await,
+        Endpoint::Spends => budget::spends(state, query),
+        Endpoint::Explain => budget::explain(state, query),
+        Endpoint::Purge => cache::purge(state, query).await,
+        Endpoint::Clients => throttles::clients(state, query),
+        Endpoint::Throttles => throttles::list(state),
+        Endpoint::Switch => throttles::switch(state, asking, payload).await,
+        Endpoint::Bans => bans::list(state, query),
+        Endpoint::Ban => bans::add(state, asking, payload).await,
+        Endpoint::Export => bans::export(state),
+        Endpoint::Import => bans::import(state, asking, query, payload).await,
+        Endpoint::OneBan => bans::one(state, component(request.path(), 4)),
+        Endpoint::Lift => bans::lift(state, asking, component(request.path(), 4), payload).await,
+        Endpoint::Audit => throttles::audit(state, query),
         Endpoint::OpenApi => HttpResponse::Ok().content_type("application/json").body(OPENAPI),
     }
 }
@@ -188,7 +263,11 @@ mod tests {
         let mut described = Vec::new();
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
-                assert!(operation["responses"]["200"].is_object(), "{method} {path} says what it answers");
+                let responses = &operation["responses"];
+                assert!(
+                    responses["200"].is_object() || responses["201"].is_object(),
+                    "{method} {path} says what it answers"
+                );
                 described.push((method.to_uppercase(), path.clone()));
             }
         }
@@ -226,6 +305,10 @@ mod tests {
         assert_eq!(find(&Method::DELETE, "/api/v1/cache"), Ok(Endpoint::Purge));
         assert_eq!(find(&Method::GET, "/api/v1/cache"), Err(vec!["DELETE"]));
         assert_eq!(find(&Method::GET, "/api/v1/nothing"), Err(vec![]));
+        assert_eq!(find(&Method::GET, "/api/v1/bans/export"), Ok(Endpoint::Export));
+        assert_eq!(find(&Method::GET, "/api/v1/bans/3f2a"), Ok(Endpoint::OneBan));
+        assert_eq!(find(&Method::POST, "/api/v1/bans/3f2a/lift"), Ok(Endpoint::Lift));
+        assert_eq!(find(&Method::POST, "/api/v1/bans//lift"), Err(vec![]));
     }
 
     #[test]

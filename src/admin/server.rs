@@ -1,6 +1,6 @@
 //! The listener itself: one worker, short patience, nothing cached.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{io, net::TcpListener, os::unix::net::UnixListener, time::Duration};
 
 use actix_web::{
     App, HttpRequest, HttpServer,
@@ -10,10 +10,10 @@ use actix_web::{
     web,
 };
 use prometheus_client::registry::Registry;
-use tokio::task::JoinHandle;
+use tokio::{net::UnixStream, task::JoinHandle};
 
-use super::{Draining, Settings, State, answer, figures::Figures, login::Login};
-use crate::mirror::Mirror;
+use super::{Draining, Settings, Settle, State, answer, figures::Figures, login::Login, operator::Local};
+use crate::{limits::Limits, mirror::Mirror};
 
 /// Connections at once: a few people, a few probes, one scraper.
 const CONNECTIONS: usize = 256;
@@ -35,21 +35,24 @@ impl Serving {
     }
 }
 
-/// Answers on `socket`, which is bound and listening. `metrics` holds what the other rooms count.
+/// Answers on `socket`, and without login and throttle on `local`; both are bound and listening. `metrics` holds what the other rooms count.
 ///
 /// # Errors
 /// When the socket cannot be used.
 pub fn serve(
     settings: Settings,
     socket: TcpListener,
+    local: Option<UnixListener>,
     mirror: Mirror,
+    limits: Limits,
+    settle: Settle,
     mut metrics: Registry,
     draining: Draining,
 ) -> io::Result<Serving> {
-    metrics.register_collector(Box::new(Figures(mirror.clone())));
-    let login = Login::new(settings.admins.clone());
-    let state = web::Data::new(State { settings, mirror, metrics, draining, login });
-    let server = HttpServer::new(move || {
+    metrics.register_collector(Box::new(Figures(mirror.clone(), limits.clone())));
+    let login = Login::new(limits.clone());
+    let state = web::Data::new(State { settings, mirror, limits, metrics, draining, login, settle });
+    let mut server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
             .wrap(
@@ -60,18 +63,28 @@ pub fn serve(
                     ))
                     .add((REFERRER_POLICY, "no-referrer")),
             )
-            .default_service(web::to(|request: HttpRequest, state: web::Data<State>| async move {
-                answer(&state, &request).await
-            }))
+            .default_service(web::to(
+                |request: HttpRequest, payload: web::Payload, state: web::Data<State>| async move {
+                    answer(&state, &request, payload).await
+                },
+            ))
     })
     .workers(1)
     .max_connections(CONNECTIONS)
     .client_request_timeout(PATIENCE)
     .keep_alive(PATIENCE)
     .shutdown_timeout(1)
+    .on_connect(|connection, data| {
+        if connection.is::<UnixStream>() {
+            data.insert(Local);
+        }
+    })
     .disable_signals()
-    .listen(socket)?
-    .run();
+    .listen(socket)?;
+    if let Some(local) = local {
+        server = server.listen_uds(local)?;
+    }
+    let server = server.run();
     let handle = server.handle();
     Ok(Serving { handle, running: tokio::spawn(server) })
 }

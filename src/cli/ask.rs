@@ -6,6 +6,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpStream, ToSocketAddrs},
+    os::unix::net::UnixStream,
     path::PathBuf,
     time::Duration,
 };
@@ -33,6 +34,8 @@ pub(super) struct Admin {
 /// A server to ask.
 pub(super) struct Ask {
     authority: String,
+    /// Asked instead, when it is there and no address was named.
+    local: Option<PathBuf>,
     authorization: Option<String>,
 }
 
@@ -43,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Ask {
     pub(super) fn new(admin: &Admin, config: &Config) -> Result<Ask, String> {
+        let is_named = admin.admin.is_some() || admin.user.is_some();
+        let local = (!is_named).then(|| config.admin_socket()).filter(|path| path.exists());
         let url = match &admin.admin {
             Some(url) => url.clone(),
             // What listens on all addresses is reached on loopback from here.
@@ -63,12 +68,17 @@ impl Ask {
             }
             _ => None,
         };
-        Ok(Ask { authority, authorization })
+        Ok(Ask { authority, local, authorization })
     }
 
     /// The JSON answer, or the sentence that the server refused with.
     pub(super) fn json(&self, method: &str, path: &str) -> Result<Value, String> {
-        let answer = self.send(method, path).map_err(|error| {
+        self.send_json(method, path, String::new())
+    }
+
+    /// The same, with a body of JSON.
+    pub(super) fn send_json(&self, method: &str, path: &str, body: String) -> Result<Value, String> {
+        let answer = self.send(method, path, &body).map_err(|error| {
             format!(
                 "no weir answers on http://{}: {error}; is it running, and is that its admin listener?",
                 self.authority
@@ -78,25 +88,46 @@ impl Ask {
         let json: Value = serde_json::from_slice(body).map_err(|_| {
             format!("http://{}{path} answered {status} without JSON: not an admin listener", self.authority)
         })?;
-        if status == 200 {
+        if matches!(status, 200 | 201) {
             return Ok(json);
         }
         let message = json["errors"][0]["message"].as_str().unwrap_or("no reason given");
         Err(format!("weir answered {status}: {message}"))
     }
 
-    fn send(&self, method: &str, path: &str) -> std::io::Result<Vec<u8>> {
+    fn send(&self, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {
+        if let Some(local) = &self.local
+            && let Ok(socket) = UnixStream::connect(local)
+        {
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_write_timeout(Some(PATIENCE))?;
+            return self.exchange(socket, method, path, body);
+        }
         let address = self.authority.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::AddrNotAvailable)?;
-        let mut socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
+        self.exchange(socket, method, path, body)
+    }
+
+    fn exchange(
+        &self,
+        mut socket: impl Read + Write,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> std::io::Result<Vec<u8>> {
         let authorization =
             self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
         let authority = &self.authority;
+        let content = match body.len() {
+            0 => String::new(),
+            length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+        };
         // HTTP/1.0, so that no answer comes in chunks.
         write!(
             socket,
-            "{method} {path} HTTP/1.0\r\nHost: {authority}\r\n{authorization}Accept: application/json\r\n\r\n"
+            "{method} {path} HTTP/1.0\r\nHost: {authority}\r\n{authorization}Accept: application/json\r\n{content}\r\n{body}"
         )?;
         let mut answer = Vec::new();
         socket.take(LONGEST_ANSWER).read_to_end(&mut answer)?;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::say;
-use crate::config::{Config, unserved};
+use crate::config::Config;
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
     // Password files and certificates are part of a configuration that works.
@@ -17,8 +17,10 @@ pub(super) fn run(config: &Config) -> Result<(), String> {
         };
         let _ = writeln!(text, "  mirrors {} from {} {accounts}{default}", upstream.name, upstream.url);
     }
-    for note in unserved::notes(config) {
-        let _ = writeln!(text, "  note: {note}");
+    for throttle in &config.throttle {
+        let (name, mode) = (&throttle.name, throttle.mode);
+        let _ =
+            writeln!(text, "  {name}: {} in {} s, {mode:?}", throttle.requests_per_period, throttle.period_in_seconds);
     }
     say(&text)
 }

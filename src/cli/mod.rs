@@ -1,12 +1,15 @@
 //! The command line: one file per command. Serving itself is wired in `main`.
 
 mod ask;
+mod ban;
 mod budget;
 mod check;
 mod client_config;
 mod hash_password;
+mod local;
 mod purge;
 mod serve;
+mod throttle;
 mod verify;
 
 use std::{
@@ -16,7 +19,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-pub use self::serve::greeting;
+pub use self::{
+    local::{local_socket, remove_socket},
+    serve::greeting,
+};
 use crate::config::{Config, Mistakes};
 
 /// A pull-through mirror for OCI registries that never wastes an upstream pull.
@@ -42,6 +48,10 @@ pub enum Command {
     ClientConfig(client_config::Arguments),
     /// Show what is left of the upstream budget, and who spent it on what
     Budget(budget::Arguments),
+    /// List, make, lift, export or import bans
+    Ban(ban::Arguments),
+    /// Show throttles with what they matched, or switch them
+    Throttle(throttle::Arguments),
     /// Forget a cached tag or repository
     Purge(purge::Arguments),
     /// Hash everything on the disk again and put aside what does not match (while weir is stopped)
@@ -56,10 +66,16 @@ impl Cli {
     /// # Errors
     /// All that is wrong with it.
     pub fn load(&self) -> Result<Config, Mistakes> {
-        let file = self.config.clone().or_else(|| std::env::var_os("WEIR_CONFIG").map(PathBuf::from));
+        let file = self.file();
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Config::load(file.as_deref().filter(|file| *file != Path::new("")), environment)
+        Config::load(file.as_deref(), environment)
+    }
+
+    /// The file that it is read from, if from any.
+    pub fn file(&self) -> Option<PathBuf> {
+        let file = self.config.clone().or_else(|| std::env::var_os("WEIR_CONFIG").map(PathBuf::from));
+        file.filter(|file| file != Path::new(""))
     }
 }
 
@@ -73,6 +89,8 @@ pub fn run(command: &Command, config: &Config) -> Result<(), String> {
         Command::Check => check::run(config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
         Command::Budget(arguments) => budget::run(arguments, config),
+        Command::Ban(arguments) => ban::run(arguments, config),
+        Command::Throttle(arguments) => throttle::run(arguments, config),
         Command::Purge(arguments) => purge::run(arguments, config),
         Command::Verify => verify::run(config),
         Command::HashPassword => hash_password::run(),

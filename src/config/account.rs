@@ -1,9 +1,12 @@
 //! `[[account]]`: people and robots, who they are and what they may do here.
 
+use std::path::Path;
+
 use argon2::password_hash::PasswordHash;
 use serde::{Deserialize, Serialize};
 
 use super::{Mistake, values::Network};
+use crate::limits;
 
 /// Somebody with a password.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +28,9 @@ pub struct Account {
     /// Names they may pull although anonymous may not; all by default.
     #[serde(default = "everything")]
     pub pull: Vec<String>,
+    /// They may pass floors and shares of the budget.
+    #[serde(default)]
+    pub budget_override: bool,
     /// Hosted names they may push to.
     #[serde(default)]
     pub push: Vec<String>,
@@ -46,6 +52,46 @@ pub enum Role {
     /// May lift its own bans.
     #[default]
     User,
+}
+
+impl Account {
+    pub(super) fn principal(&self) -> limits::Account {
+        limits::Account {
+            name: self.name.as_str().into(),
+            password_hash: self.password_hash.as_str().into(),
+            is_admin: self.role == Role::Admin,
+            budget_override: self.budget_override,
+            networks: self.networks.iter().map(|network| network.0).collect(),
+            namespaces: self.namespaces.clone(),
+            pull: self.pull.clone().into(),
+        }
+    }
+}
+
+/// Users out of an htpasswd file: bcrypt or Argon2, as `htpasswd -B` writes them. They are users, and may pull everything.
+pub(super) fn htpasswd(path: &Path) -> Result<Vec<limits::Account>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut users = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+    {
+        let (name, hash) = line.trim().split_once(':').unwrap_or_default();
+        let is_known =
+            hash.starts_with("$2") || PasswordHash::new(hash).is_ok_and(|hash| hash.algorithm.as_str() == "argon2id");
+        if name.is_empty() || !is_known {
+            // The hash is not printed.
+            return Err(format!("{} line {}: not a name and a bcrypt or Argon2id hash", path.display(), number + 1));
+        }
+        users.push(limits::Account {
+            name: name.into(),
+            password_hash: hash.into(),
+            is_admin: false,
+            budget_override: false,
+            networks: Vec::new(),
+            namespaces: Vec::new(),
+            pull: everything().into(),
+        });
+    }
+    Ok(users)
 }
 
 pub(super) fn check(accounts: &[Account], mistakes: &mut Vec<Mistake>) {

@@ -1,6 +1,6 @@
 //! `[admin]`: the second listener, for health, metrics, the JSON API and, later, pages for people.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +17,13 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// The address people reach it at, which a banned client is told to open; its host is a known `Host`.
     pub public_url: String,
+    /// A unix socket for `weir ban` and `weir throttle` on this machine; in storage.root when empty.
+    pub socket: PathBuf,
 }
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { listen: SocketAddr::from(([127, 0, 0, 1], 5001)), public_url: String::new() }
+        Admin { listen: SocketAddr::from(([127, 0, 0, 1], 5001)), public_url: String::new(), socket: PathBuf::new() }
     }
 }
 

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Mistake, account::Account, values::Network};
-use crate::asker;
+pub use crate::asker::OnExceed;
+use crate::{asker, limits::class};
 
 /// One rule; the first that matches a client decides, and who matches none is standard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,17 +26,16 @@ pub struct Class {
     pub on_exceed: OnExceed,
 }
 
-/// How far a request of this class goes when there is no budget for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnExceed {
-    /// The stale answer, else 429.
-    Stale,
-    /// The stale answer, else a wait in the queue, else 429.
-    #[default]
-    Queue,
-    /// 429 at once.
-    Deny,
+impl Class {
+    pub(super) fn rule(&self) -> class::Rule {
+        class::Rule {
+            class: self.name,
+            cidr: self.cidr.iter().map(|network| network.0).collect(),
+            accounts: self.accounts.clone(),
+            user_agent: self.user_agent.clone(),
+            on_exceed: self.on_exceed,
+        }
+    }
 }
 
 pub(super) fn check(classes: &[Class], accounts: &[Account], mistakes: &mut Vec<Mistake>) {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Mistake, throttle};
+use crate::limits::allowlist::{self, Allowlist, Who};
 
 /// What is common to all throttles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,13 +48,33 @@ impl Default for Limits {
 }
 
 impl Limits {
+    pub(super) fn allowlist(&self) -> Allowlist {
+        let entry = |entry: &Allowed| allowlist::Allowed {
+            who: Who::parse(&entry.client),
+            comment: entry.comment.clone(),
+            expires: entry.expires.as_deref().and_then(|time| humantime::parse_rfc3339_weak(time).ok()),
+        };
+        // GitLab's list holds numbers of users; here they are names of accounts, whatever they look like.
+        let user = |name: &String| allowlist::Allowed {
+            who: Who::Principal(name.clone()),
+            comment: "user_allowlist".to_owned(),
+            expires: None,
+        };
+        Allowlist(self.allowlist.iter().map(entry).chain(self.user_allowlist.iter().map(user)).collect())
+    }
+
+    /// Whether automatic bans are in dry run, whatever their mode is.
+    pub(super) fn bans_are_dry(&self) -> bool {
+        self.dry_run.iter().any(|name| name == "*" || name == "ban")
+    }
+
     pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
         for name in &self.dry_run {
-            if name != "*" && name != "ban" && !throttle::is_name(name) {
+            if name != "ban" && !throttle::selects(name) {
                 mistakes.push(Mistake::new(
                     "limits.dry_run",
                     name,
-                    r#"there is no such throttle; write its full name, or "*" for all"#,
+                    r#"there is no such throttle; write its name, the beginning of names, "ban", or "*" for all"#,
                 ));
             }
         }

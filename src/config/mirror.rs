@@ -6,7 +6,7 @@ use super::{
     Mistake,
     values::{Size, Span},
 };
-use crate::{limits::budget::Policy, mirror};
+use crate::mirror;
 
 /// Freshness and bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,7 +109,6 @@ impl Mirror {
             ahead_range: self.ahead_range.0,
             ahead_ranges: self.ahead_ranges,
             negative_entries: self.negative_entries,
-            budget: Policy::default(),
         }
     }
 }

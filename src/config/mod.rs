@@ -24,9 +24,10 @@ mod settings;
 mod storage;
 mod throttle;
 mod tls;
-pub mod unserved;
+mod unserved;
 mod upstream;
 mod values;
+mod watch;
 
 use std::path::Path;
 
@@ -35,7 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     account::{Account, Role},
     admin::Admin,
-    ban::Ban,
+    ban::{Ban, Code},
     budget::{Budget, Floors, Shares},
     class::{Class, OnExceed},
     hosted::Hosted,
@@ -51,13 +52,14 @@ pub use self::{
     tls::Tls,
     upstream::{Upstream, UpstreamAccount},
     values::{Network, OneOrMany, Size, Span},
+    watch::Watch,
 };
 
 /// The commented default configuration, which is also what `weir` runs without a file. A test holds it to the code.
 pub const DEPLOY_TOML: &str = include_str!("../../deploy.toml");
 
 /// A configuration as it is written. Unknown keys are refused in every table.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The registry's listener.
@@ -77,6 +79,7 @@ pub struct Config {
     /// Namespaces that live here.
     pub hosted: Hosted,
     /// How often a client may ask.
+    #[serde(default = "throttle::defaults")]
     pub throttle: Vec<Throttle>,
     /// What is common to all throttles.
     pub limits: Limits,
@@ -88,6 +91,27 @@ pub struct Config {
     pub ban: Ban,
     /// What is logged, and how.
     pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            throttle: throttle::defaults(),
+            server: Server::default(),
+            listener: Vec::new(),
+            admin: Admin::default(),
+            account: Vec::new(),
+            storage: Storage::default(),
+            mirror: Mirror::default(),
+            upstream: Upstreams::default(),
+            hosted: Hosted::default(),
+            limits: Limits::default(),
+            budget: Budget::default(),
+            class: Vec::new(),
+            ban: Ban::default(),
+            log: Log::default(),
+        }
+    }
 }
 
 /// The `[[upstream]]` tables; Docker Hub alone when there are none.

@@ -1,6 +1,6 @@
 //! `[server]`: where the registry listens and how it stops.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,10 @@ pub struct Server {
     pub listen: OneOrMany<SocketAddr>,
     /// Proxies whose forwarded headers are believed.
     pub trusted_proxies: Vec<Network>,
+    /// A request header that may carry `name:password` of an account; none when empty.
+    pub token_header: String,
+    /// A file of more users, with bcrypt or Argon2id hashes; none when empty.
+    pub htpasswd: PathBuf,
     /// How long bodies under way may take after SIGTERM.
     pub drain: Span,
     /// Threads that serve; 0 is one per core.
@@ -40,6 +44,8 @@ impl Default for Server {
         Server {
             listen: OneOrMany(vec![SocketAddr::from(([127, 0, 0, 1], 5000))]),
             trusted_proxies: Vec::new(),
+            token_header: String::new(),
+            htpasswd: PathBuf::new(),
             drain: Span::seconds(30),
             workers: 0,
             connections: 8192,
@@ -55,6 +61,14 @@ impl Server {
     pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
         if self.listen.0.is_empty() {
             mistakes.push(Mistake::unseen("server.listen", r#"name at least one address, such as "127.0.0.1:5000""#));
+        }
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if !self.token_header.chars().all(token) {
+            mistakes.push(Mistake::new(
+                "server.token_header",
+                &self.token_header,
+                r#"not a header name; write one such as "X-Weir-Token""#,
+            ));
         }
         if self.workers > 512 {
             mistakes.push(Mistake::new("server.workers", self.workers, "write at most 512; 0 is one per core"));

@@ -1,9 +1,21 @@
 //! From a configuration to what each room is given: its own `Settings` and nothing else.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use super::{Account, Config, Log, Mistakes, Role};
-use crate::{admin, http, limits::budget::Floors, mirror, route::Routes, upstream};
+use super::{Account, Class, Config, Log, Mistake, Mistakes, Mode, Role, Throttle, account, ban::Code};
+use crate::{
+    admin, http,
+    limits::{
+        self, Rulebook,
+        budget::{Floors, Policy, Shares},
+        class::Classes,
+        ladder,
+        throttle::Rules,
+    },
+    mirror,
+    route::Routes,
+    upstream,
+};
 
 /// Everything that `main` hands out.
 #[derive(Clone, Debug)]
@@ -20,6 +32,8 @@ pub struct Settings {
     pub listeners: Vec<Listen>,
     /// For the admin side.
     pub admin: admin::Settings,
+    /// What is reloaded: throttles, classes, budget, bans, accounts.
+    pub rulebook: Rulebook,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -34,7 +48,7 @@ pub struct Listen {
     /// Whether `GET /v2/` challenges.
     pub login: bool,
     /// With this, TLS is spoken.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub certificate: Option<Arc<http::Certificate>>,
 }
 
 impl Config {
@@ -56,6 +70,7 @@ impl Config {
             http: self.http(),
             listeners: self.listeners()?,
             admin: self.admin(),
+            rulebook: self.rulebook()?,
             log: self.log.clone(),
         })
     }
@@ -66,11 +81,6 @@ impl Config {
     }
 
     fn http(&self) -> http::Settings {
-        let account = |account: &Account| http::Account {
-            name: account.name.as_str().into(),
-            password_hash: account.password_hash.as_str().into(),
-            pull: account.pull.clone().into(),
-        };
         http::Settings {
             workers: self.server.workers(),
             connections: self.server.connections,
@@ -78,8 +88,6 @@ impl Config {
             keep_alive: self.server.keep_alive.0,
             write_stall: self.server.write_stall.0,
             drain: self.server.drain.0,
-            trusted_proxies: self.server.trusted_proxies.iter().map(|network| network.0).collect(),
-            accounts: self.account.iter().map(account).collect(),
             routes: self.routes(),
         }
     }
@@ -89,34 +97,90 @@ impl Config {
         let tls = self.server.tls.as_ref().map(|tls| tls.load("server.tls")).transpose()?;
         for address in &self.server.listen.0 {
             let key = "server.listen".to_owned();
-            listeners.push(Listen { key, address: *address, login: false, tls: tls.clone() });
+            listeners.push(Listen { key, address: *address, login: false, certificate: tls.clone() });
         }
         for (number, listener) in self.listener.iter().enumerate() {
             let table = format!("listener[{number}]");
             let tls = listener.tls.as_ref().map(|tls| tls.load(&format!("{table}.tls"))).transpose()?;
             let key = format!("{table}.address");
-            listeners.push(Listen { key, address: listener.address, login: listener.login, tls });
+            listeners.push(Listen { key, address: listener.address, login: listener.login, certificate: tls });
         }
         Ok(listeners)
     }
 
     fn admin(&self) -> admin::Settings {
-        let admins = self.account.iter().filter(|account| account.role == Role::Admin);
         admin::Settings {
             hosts: admin::Hosts { listen: self.admin.listen, public: self.admin.public_host() },
-            admins: admins
-                .map(|account| admin::Account {
-                    name: account.name.as_str().into(),
-                    password_hash: account.password_hash.as_str().into(),
-                })
-                .collect(),
             login: !self.admin.listen.ip().is_loopback(),
             routes: self.routes(),
-            floors: Floors {
-                critical: self.budget.floors.critical,
-                standard: self.budget.floors.standard,
-                bulk: self.budget.floors.bulk,
-            },
         }
+    }
+
+    /// The local socket of the admin API.
+    pub fn admin_socket(&self) -> PathBuf {
+        match self.admin.socket.as_os_str().is_empty() {
+            true => self.storage.root.join("weir.sock"),
+            false => self.admin.socket.clone(),
+        }
+    }
+
+    /// Whether something changed that is read at start only.
+    pub fn needs_restart_after(&self, old: &Config) -> bool {
+        let mut same = self.clone();
+        same.throttle.clone_from(&old.throttle);
+        same.limits.clone_from(&old.limits);
+        same.budget.clone_from(&old.budget);
+        same.class.clone_from(&old.class);
+        same.ban.clone_from(&old.ban);
+        same.account.clone_from(&old.account);
+        same.server.trusted_proxies.clone_from(&old.server.trusted_proxies);
+        same.server.token_header.clone_from(&old.server.token_header);
+        same.server.htpasswd.clone_from(&old.server.htpasswd);
+        same != *old
+    }
+
+    /// What is reloaded together or not at all. Reads the htpasswd file.
+    ///
+    /// # Errors
+    /// What is wrong, with its key.
+    pub fn rulebook(&self) -> Result<Rulebook, Mistakes> {
+        let throttles: Vec<_> = self.throttle.iter().map(Throttle::setting).collect();
+        let throttles = Rules::new(&throttles, &self.limits.dry_run, Rules::CEILING)
+            .map_err(|error| Mistake::unseen("throttle", error))?;
+        let classes = Classes(self.class.iter().map(Class::rule).collect());
+        let trusted_proxies: Vec<_> = self.server.trusted_proxies.iter().map(|network| network.0).collect();
+        let mut accounts: Vec<_> = self.account.iter().map(Account::principal).collect();
+        if !self.server.htpasswd.as_os_str().is_empty() {
+            let users =
+                account::htpasswd(&self.server.htpasswd).map_err(|error| Mistake::unseen("server.htpasswd", error))?;
+            // An [[account]] is the operator's word on a user of the same name.
+            let known = |user: &limits::Account| self.account.iter().any(|account| *account.name == *user.name);
+            accounts.extend(users.into_iter().filter(|user| !known(user)));
+        }
+        let mode = match self.ban.mode {
+            Mode::Enforce if self.limits.bans_are_dry() => Mode::DryRun,
+            mode => mode,
+        };
+        // A network whose owner is an admin is where operators sit.
+        let admins = self.account.iter().filter(|account| account.role == Role::Admin);
+        let of_admins = admins.flat_map(|account| account.networks.iter().map(|network| network.0));
+        let spared = trusted_proxies.iter().copied().chain(of_admins).collect();
+        let (floors, shares) = (&self.budget.floors, &self.budget.client_share);
+        let floors = Floors { critical: floors.critical, standard: floors.standard, bulk: floors.bulk };
+        let shares = Shares { standard: shares.standard, bulk: shares.bulk };
+        Ok(Rulebook {
+            throttles,
+            budget: Policy::new(floors, shares, self.budget.queue_max_wait.0, &classes),
+            classes,
+            ladder: ladder::Settings { mode, spared, ..ladder::Settings::default() },
+            allowlist: self.limits.allowlist(),
+            trusted_proxies,
+            bypass_header: self.limits.bypass_header.to_ascii_lowercase(),
+            token_header: self.server.token_header.to_ascii_lowercase(),
+            response_text: self.limits.response_text.clone(),
+            bans_are_denied: self.ban.code == Code::Denied,
+            public_url: self.admin.public_url.clone(),
+            accounts: accounts.into(),
+        })
     }
 }

@@ -135,7 +135,6 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
         ("[[class]]\nname = \"critical\"\nuser_agent = \"x\"", "class[0].user_agent = \"x\": anybody can send"),
         ("[limits]\ndry_run = [\"pulls\"]", r#"limits.dry_run = "pulls": there is no such throttle"#),
         ("nonsense", "nonsense"),
-        ("[ban]\nmode = \"enforce\"", r#"ban.mode = "enforce": this version does not ban yet"#),
         ("[hosted]\nnamespaces = [\"local/*\"]", "this version only mirrors"),
     ] {
         assert!(told(text).contains(said), "{text:?} was told {:?}", told(text));
@@ -143,14 +142,25 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
 }
 
 #[test]
-fn a_throttle_that_would_not_throttle_is_refused_unless_it_only_watches() {
-    let table =
-        "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 9\nperiod_in_seconds = 60\n";
-    assert!(told(table).contains("does not throttle yet"));
-    assert!(read(&format!("{table}mode = \"dry_run\"")).is_ok());
-    let config = read(&format!("{table}[limits]\ndry_run = [\"*\"]")).unwrap();
-    assert_eq!(unserved::notes(&config).len(), 2, "throttle and limits");
-    assert!(unserved::notes(&Config::default()).is_empty());
+fn what_a_rulebook_holds_is_what_was_written() {
+    let text = "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 9\nperiod_in_seconds = 60\n\
+                [limits]\ndry_run = [\"throttle_unauthenticated\", \"ban\"]\nuser_allowlist = [\"1\"]\n\
+                [ban]\nmode = \"enforce\"\ncode = \"DENIED\"\n[[class]]\nname = \"bulk\"\ncidr = [\"10.9.0.0/16\"]\n\
+                [server]\nhtpasswd = \"HTPASSWD\"";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("htpasswd");
+    std::fs::write(&file, "# users\nbo:$2y$04$TcgLvGOd4nn/vCmfcHQu1.7Mv1cvoNaHYCPkyBRIg8RDlFBZOVHS2\n\n").unwrap();
+    let text = text.replace("HTPASSWD", file.to_str().unwrap());
+    let rulebook = read(&text).unwrap().rulebook().unwrap();
+    let rules: Vec<_> = rulebook.throttles.iter().map(|rule| (rule.limit(), rule.mode())).collect();
+    assert_eq!(rules, [(9, Mode::DryRun)]);
+    assert_eq!(rulebook.ladder.mode, Mode::DryRun);
+    assert!(rulebook.bans_are_denied && rulebook.account("bo").is_some() && rulebook.classes.0.len() == 1);
+    assert_eq!(rulebook.allowlist.0[0].who.to_string(), "1");
+    std::fs::write(&file, "bo:hunter2").unwrap();
+    let told = read(&text).unwrap().rulebook().unwrap_err().to_string();
+    assert!(told.contains("line 1") && !told.contains("hunter2"), "{told}");
+    assert_eq!(Config::default().rulebook().unwrap().throttles.iter().count(), 2);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Mistake;
+use crate::limits::throttle;
+pub use crate::limits::throttle::{Algorithm, Mode};
 
 /// One throttle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,28 +27,30 @@ pub struct Throttle {
     pub mode: Mode,
 }
 
-/// How a throttle's window moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// Comes back evenly: burst and refill together stay within the limit in any window.
-    #[default]
-    Gcra,
-    /// Starts anew every period, as GitLab's does.
-    FixedWindow,
+impl Throttle {
+    pub(super) fn setting(&self) -> throttle::Setting {
+        throttle::Setting {
+            name: self.name.clone(),
+            requests_per_period: self.requests_per_period,
+            period_in_seconds: self.period_in_seconds,
+            burst: self.burst,
+            algorithm: self.algorithm,
+            mode: self.mode,
+        }
+    }
 }
 
-/// Whether a rule acts, only counts, or sleeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// It acts.
-    #[default]
-    Enforce,
-    /// It only counts what it would have done.
-    DryRun,
-    /// It sleeps.
-    Off,
+/// What is throttled when nothing is configured: manifest GETs, so generously that a fleet behind one address passes.
+pub(super) fn defaults() -> Vec<Throttle> {
+    let pulls = |who: &str| Throttle {
+        name: format!("throttle_{who}_pulls"),
+        requests_per_period: 36_000,
+        period_in_seconds: 3600,
+        burst: Some(9000),
+        algorithm: Algorithm::Gcra,
+        mode: Mode::Enforce,
+    };
+    vec![pulls("unauthenticated"), pulls("authenticated")]
 }
 
 /// What may be throttled, behind `throttle_unauthenticated_` or `throttle_authenticated_`.
@@ -58,6 +62,13 @@ pub(super) fn is_name(name: &str) -> bool {
         .strip_prefix("throttle_")
         .and_then(|rest| rest.strip_prefix("unauthenticated_").or_else(|| rest.strip_prefix("authenticated_")));
     what.is_some_and(|what| NAMES.contains(&what))
+}
+
+/// Whether this selects anything: `*`, a name, or the beginning of names up to an underscore.
+pub(super) fn selects(selection: &str) -> bool {
+    ["unauthenticated", "authenticated"]
+        .iter()
+        .any(|who| NAMES.iter().any(|what| throttle::covers(selection, &format!("throttle_{who}_{what}"))))
 }
 
 pub(super) fn check(throttles: &[Throttle], mistakes: &mut Vec<Mistake>) {

@@ -19,9 +19,10 @@ pub struct Tls {
 
 impl Tls {
     /// Reads both files.
-    pub(super) fn load(&self, key: &str) -> Result<Arc<rustls::ServerConfig>, Mistake> {
-        Certificate::read(self.cert.clone(), self.key.clone())
-            .and_then(|certificate| certificate.server_config())
+    pub(super) fn load(&self, key: &str) -> Result<Arc<Certificate>, Mistake> {
+        let certificate = Certificate::read(self.cert.clone(), self.key.clone());
+        certificate
+            .and_then(|certificate| certificate.server_config().map(|_| certificate))
             .map_err(|error| Mistake::unseen(key, format!("{error}; name a PEM chain, leaf first, and its key")))
     }
 }

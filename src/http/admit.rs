@@ -1,33 +1,38 @@
-//! Who is asking, and may they.
+//! Who is asking, and may they: identity → ban → throttle.
 //!
 //! A client is a verified principal, else the address it asks from (`limits/client.rs`). A listener without a login never challenges:
-//! dockerd would answer with the user's Docker Hub password. Credentials that are offered anyway are used when they verify
-//! and are as if they had not been sent when they do not. They are never logged, forwarded or kept; what is kept is a keyed
-//! hash of them and whose they are.
+//! dockerd would answer with the user's Docker Hub password. Credentials that are offered anyway, as Basic or in the header that
+//! `server.token_header` names, are used when they verify and are as if they had not been sent when they do not. They are
+//! never logged, forwarded or kept; what is kept is a keyed hash of them and whose they are.
+//!
+//! The permit that [`Gate::admit`] gives is held by the turn, and so until the last byte of the response is sent.
 
 use std::{
     collections::hash_map::RandomState,
-    fmt,
     hash::{BuildHasher as _, Hasher as _},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use actix_http::{
     RequestHead,
-    header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, X_FORWARDED_FOR},
+    header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, USER_AGENT, X_FORWARDED_FOR},
 };
 use argon2::{Argon2, PasswordHash, PasswordVerifier as _};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::connection::Shared;
 use crate::{
     asker::{Client, ClientKey},
-    limits::client,
+    limits::{
+        Limits, Rulebook,
+        allowlist::bypasses,
+        client,
+        permit::{About, Denied, Kind, Note, Permit, Request},
+    },
 };
 
 /// Verified (or refused) credentials that are remembered, and for how long: a password change counts within a minute.
@@ -40,54 +45,29 @@ const VERIFIED_AT_ONCE: usize = 2;
 /// Passwords that may wait for their turn.
 const WAITING: usize = 64;
 
-/// The longest `Authorization` that is looked at, in bytes.
+/// The longest credentials that are looked at, in bytes.
 const LONGEST_CREDENTIALS: usize = 8 << 10;
-
-/// Somebody who has a password here.
-#[derive(Clone)]
-pub struct Account {
-    /// The principal.
-    pub name: Arc<str>,
-    /// `$argon2id$…`
-    pub password_hash: Arc<str>,
-    /// Repository patterns it may pull where anonymous may not.
-    pub pull: Arc<[String]>,
-}
-
-impl fmt::Debug for Account {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Account").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// Permission to be answered. It is carried in the response body and so held until the last byte is sent.
-///
-/// Everybody is let in for now; throttles, bans and the budget's shares will refuse here.
-#[derive(Debug)]
-pub struct Admission {
-    /// Who was let in.
-    pub client: Arc<Client>,
-}
 
 /// Why nobody could be told from the credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Busy;
 
+/// Whose credentials these are, and the hash that they were verified against: another hash is another password.
+type Known = Option<(Arc<str>, Arc<str>)>;
+
 /// Knows the clients of all listeners.
 pub(crate) struct Gate {
-    trusted_proxies: Vec<IpNet>,
-    accounts: Vec<Account>,
-    remembered: moka::sync::Cache<[u8; 32], Option<Arc<Client>>>,
+    pub(crate) limits: Limits,
+    remembered: moka::sync::Cache<[u8; 32], Known>,
     key: [u64; 2],
     verifying: Semaphore,
     waiting: Semaphore,
 }
 
 impl Gate {
-    pub(crate) fn new(trusted_proxies: Vec<IpNet>, accounts: Vec<Account>) -> Gate {
+    pub(crate) fn new(limits: Limits) -> Gate {
         Gate {
-            trusted_proxies,
-            accounts,
+            limits,
             remembered: moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
             // The standard library's hash keys are the random numbers at hand; a guess of them is worth a look into our memory.
             key: [(); 2].map(|()| RandomState::new().build_hasher().finish()),
@@ -96,15 +76,19 @@ impl Gate {
         }
     }
 
-    /// The client, when no password has to be verified to know it. Allocates nothing for a peer that asked before.
+    /// The client, when no password has to be verified to know it. Allocates nothing for an anonymous peer that asked before.
     pub(crate) fn at_once(&self, shared: &Shared, head: &RequestHead) -> Option<Arc<Client>> {
-        if let Some(credentials) = self.offered(head.headers()) {
-            return match self.remembered.get(&self.digest(credentials))? {
-                Some(principal) => Some(principal),
-                None => Some(self.by_address(shared, head.headers())),
-            };
+        let rulebook = self.limits.rulebook();
+        let Some(credentials) = offered(&rulebook, head.headers()) else {
+            return Some(self.by_address(&rulebook, shared, head.headers()));
+        };
+        match self.remembered.get(&self.digest(&credentials))? {
+            None => Some(self.by_address(&rulebook, shared, head.headers())),
+            Some((name, hash)) => {
+                rulebook.account(&name).filter(|account| account.password_hash == hash)?;
+                Some(self.by_name(&rulebook, shared, head.headers(), name))
+            }
         }
-        Some(self.by_address(shared, head.headers()))
     }
 
     /// The client, after verifying what it offers.
@@ -115,32 +99,55 @@ impl Gate {
         if let Some(client) = self.at_once(shared, head) {
             return Ok(client);
         }
-        let Some(credentials) = self.offered(head.headers()) else {
-            return Ok(self.by_address(shared, head.headers()));
-        };
-        let digest = self.digest(credentials);
+        let rulebook = self.limits.rulebook();
+        let anonymous = self.by_address(&rulebook, shared, head.headers());
+        let Some(credentials) = offered(&rulebook, head.headers()) else { return Ok(anonymous) };
+        let digest = self.digest(&credentials);
         let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
         let _turn = self.verifying.acquire().await.map_err(|_| Busy)?;
         // Somebody else may have verified the same credentials while this waited.
-        let known = match self.remembered.get(&digest) {
-            Some(known) => known,
-            None => {
-                let known = self.verify(credentials).await.ok_or(Busy)?;
-                self.remembered.insert(digest, known.clone());
-                known
-            }
-        };
-        Ok(known.unwrap_or_else(|| self.by_address(shared, head.headers())))
+        if let Some(client) = self.at_once(shared, head) {
+            return Ok(client);
+        }
+        let known = verify(&rulebook, &credentials).await.ok_or(Busy)?;
+        self.remembered.insert(digest, known.clone());
+        self.limits.tried_to_log_in(&anonymous, known.is_some(), SystemTime::now());
+        Ok(match known {
+            Some((name, _)) => self.by_name(&rulebook, shared, head.headers(), name),
+            None => anonymous,
+        })
     }
 
-    /// Basic credentials that are worth looking at.
-    fn offered<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-        if self.accounts.is_empty() {
-            return None;
-        }
-        let value = headers.get(AUTHORIZATION)?.as_bytes();
-        let (scheme, credentials) = value.split_at_checked(6)?;
-        (scheme.eq_ignore_ascii_case(b"basic ") && value.len() <= LONGEST_CREDENTIALS).then(|| credentials.trim_ascii())
+    /// Leave to be answered, with a line in the log for what is out of the ordinary.
+    ///
+    /// # Errors
+    /// The words to refuse it with.
+    pub(crate) fn admit(
+        &self,
+        client: Arc<Client>,
+        shared: &Shared,
+        head: &RequestHead,
+        kind: Kind,
+        about: About<'_>,
+    ) -> Result<Permit, Box<Denied>> {
+        let rulebook = self.limits.rulebook();
+        let name = &rulebook.bypass_header;
+        let bypass = match name.is_empty() {
+            true => None,
+            false => {
+                let value = head.headers().get(name.as_str()).map(|value| value.as_bytes());
+                bypasses(value, client::trusts(&rulebook.trusted_proxies, peer(shared)))
+            }
+        };
+        let request = Request { client, kind, about, bypass };
+        let admitted = self.limits.admit(&request, SystemTime::now());
+        let (notes, status) = match &admitted {
+            Ok(permit) if permit.notes.is_empty() => return admitted,
+            Ok(permit) => (permit.notes.as_slice(), 0),
+            Err(denied) => (std::slice::from_ref(&denied.note), denied.status()),
+        };
+        notes.iter().for_each(|note| log(note, &request, head, status));
+        admitted
     }
 
     fn digest(&self, credentials: &[u8]) -> [u8; 32] {
@@ -152,50 +159,106 @@ impl Gate {
         hasher.finalize().into()
     }
 
-    /// Whose credentials these are; nobody's is an answer, too. An unknown name costs what a known one costs.
-    async fn verify(&self, credentials: &[u8]) -> Option<Option<Arc<Client>>> {
-        let Some((name, password)) = decoded(credentials) else { return Some(None) };
-        let found = self.accounts.iter().find(|account| *account.name == *name);
-        let hash = found.or(self.accounts.first())?.password_hash.clone();
-        let correct = tokio::task::spawn_blocking(move || {
-            PasswordHash::new(&hash)
-                .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
-        })
-        .await
-        .ok()?;
-        Some(found.filter(|_| correct).map(|account| {
-            let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            let key = ClientKey::Principal(account.name.clone());
-            Arc::new(Client { key, pull: account.pull.clone(), ..Client::anonymous(nowhere, nowhere) })
-        }))
+    fn by_name(&self, rulebook: &Rulebook, shared: &Shared, headers: &HeaderMap, name: Arc<str>) -> Arc<Client> {
+        let address = address(rulebook, shared, headers);
+        Arc::new(self.limits.client(ClientKey::Principal(name), address, user_agent(headers)))
     }
 
-    fn by_address(&self, shared: &Shared, headers: &HeaderMap) -> Arc<Client> {
-        let peer = shared.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let forwarded = !self.trusted_proxies.is_empty()
+    fn by_address(&self, rulebook: &Rulebook, shared: &Shared, headers: &HeaderMap) -> Arc<Client> {
+        let forwarded = !rulebook.trusted_proxies.is_empty()
             && (headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED));
-        if forwarded {
-            let address =
-                client::asking(peer, &self.trusted_proxies, texts(headers, X_FORWARDED_FOR), texts(headers, FORWARDED));
-            return anonymous(address);
+        // With classes, what a client is may change with its User-Agent and with a reload; else it is what it was.
+        if forwarded || !rulebook.classes.0.is_empty() {
+            let address = address(rulebook, shared, headers);
+            return Arc::new(self.limits.client(
+                ClientKey::Address(client::fold(address)),
+                address,
+                user_agent(headers),
+            ));
         }
-        shared.client.borrow_mut().get_or_insert_with(|| anonymous(peer)).clone()
+        let anonymous = || {
+            let peer = peer(shared);
+            Arc::new(Client::anonymous(client::fold(peer), peer))
+        };
+        shared.client.borrow_mut().get_or_insert_with(anonymous).clone()
     }
 }
 
-fn anonymous(address: IpAddr) -> Arc<Client> {
-    Arc::new(Client::anonymous(client::fold(address), address))
+/// One decision in the log, with GitLab's field names as far as it has them.
+fn log(note: &Note, request: &Request<'_>, head: &RequestHead, status: u16) {
+    tracing::info!(
+        target: "weir::throttle",
+        env = note.env,
+        matched = %note.matched,
+        throttle_safelist = note.throttle_safelist,
+        remote_ip = %request.client.address,
+        request_method = %head.method,
+        path = super::turn::printable(head.uri.path()),
+        discriminator = %request.client.key,
+        class = ?request.client.class,
+        status = (status > 0).then_some(status),
+        limit = note.limit,
+        period = note.period,
+        observed = note.observed,
+        remaining = note.remaining,
+        ban = note.ban.as_deref(),
+    );
+}
+
+fn peer(shared: &Shared) -> IpAddr {
+    shared.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
+}
+
+fn address(rulebook: &Rulebook, shared: &Shared, headers: &HeaderMap) -> IpAddr {
+    let (peer, trusted) = (peer(shared), &rulebook.trusted_proxies);
+    if trusted.is_empty() {
+        return peer.to_canonical();
+    }
+    client::asking(peer, trusted, texts(headers, X_FORWARDED_FOR), texts(headers, FORWARDED))
+}
+
+fn user_agent(headers: &HeaderMap) -> &str {
+    headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Credentials that are worth looking at, as `name:password`: Basic, or the token header's value as it is.
+fn offered(rulebook: &Rulebook, headers: &HeaderMap) -> Option<Vec<u8>> {
+    if rulebook.accounts.is_empty() {
+        return None;
+    }
+    let named = (!rulebook.token_header.is_empty()).then(|| headers.get(rulebook.token_header.as_str())).flatten();
+    if let Some(token) = named.filter(|value| value.len() <= LONGEST_CREDENTIALS) {
+        return Some(token.as_bytes().trim_ascii().to_vec());
+    }
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, encoded) = value.split_at_checked(6)?;
+    let is_basic = scheme.eq_ignore_ascii_case(b"basic ") && value.len() <= LONGEST_CREDENTIALS;
+    // What cannot be decoded is nobody's and costs nothing to find that out.
+    is_basic.then(|| BASE64_STANDARD.decode(encoded.trim_ascii()).ok())?
+}
+
+/// Whose credentials these are; nobody's is an answer, too. An unknown name costs what a known one costs.
+async fn verify(rulebook: &Rulebook, credentials: &[u8]) -> Option<Known> {
+    // RFC 7617
+    let pair = std::str::from_utf8(credentials).ok().and_then(|text| text.split_once(':'));
+    let Some((name, password)) = pair else { return Some(None) };
+    let (found, password) = (rulebook.account(name), password.to_owned());
+    let hash = found.or(rulebook.accounts.first())?.password_hash.clone();
+    let correct = tokio::task::spawn_blocking(move || matches(&password, &hash)).await.ok()?;
+    Some(found.filter(|_| correct).map(|account| (account.name.clone(), account.password_hash.clone())))
+}
+
+/// Whether this is the password: Argon2 as `weir hash-password` makes it, or bcrypt out of an htpasswd file.
+fn matches(password: &str, hash: &str) -> bool {
+    if hash.starts_with("$2") {
+        return bcrypt::verify(password, hash).unwrap_or(false);
+    }
+    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
 /// The values of a header as text; one that is none reads as an address that nobody has, and so ends the chain.
 fn texts(headers: &HeaderMap, name: HeaderName) -> std::vec::IntoIter<&str> {
     headers.get_all(name).map(|value| value.to_str().unwrap_or("?")).collect::<Vec<_>>().into_iter()
-}
-
-/// `name:password` (RFC 7617).
-fn decoded(credentials: &[u8]) -> Option<(String, String)> {
-    let text = String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?;
-    text.split_once(':').map(|(name, password)| (name.to_owned(), password.to_owned()))
 }
 
 #[cfg(test)]
@@ -204,13 +267,27 @@ mod tests {
     use argon2::{Params, PasswordHasher as _, password_hash::SaltString};
 
     use super::*;
+    use crate::limits::Account;
+
+    fn gate(trusted_proxies: &[&str], accounts: Vec<Account>) -> Gate {
+        let trusted_proxies = trusted_proxies.iter().map(|network| network.parse().unwrap()).collect();
+        Gate::new(Limits::unkept(Rulebook { trusted_proxies, accounts: accounts.into(), ..Rulebook::default() }))
+    }
 
     fn account(name: &str, password: &str) -> Account {
         let salt = SaltString::from_b64("c29tZXNhbHQ").unwrap();
         let cheap =
             Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, Params::new(16, 1, 1, None).unwrap());
         let hash = cheap.hash_password(password.as_bytes(), &salt).unwrap().to_string();
-        Account { name: name.into(), password_hash: hash.into(), pull: Arc::from(["corp/*".to_owned()]) }
+        Account {
+            name: name.into(),
+            password_hash: hash.into(),
+            is_admin: false,
+            budget_override: false,
+            networks: Vec::new(),
+            namespaces: Vec::new(),
+            pull: Arc::from(["corp/*".to_owned()]),
+        }
     }
 
     fn head(headers: &[(HeaderName, &str)]) -> RequestHead {
@@ -227,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_count_when_they_verify_and_are_nothing_when_they_do_not() {
-        let gate = Gate::new(Vec::new(), vec![account("ci", "secret:with:colons"), account("ann", "b")]);
+        let gate = gate(&[], vec![account("ci", "secret:with:colons"), account("ann", "b")]);
         let shared = Shared::new(Some("192.0.2.1:5000".parse().unwrap()), false);
         let key = async |authorization: &str| {
             gate.identify(&shared, &head(&[(AUTHORIZATION, authorization)])).await.unwrap().key.to_string()
@@ -255,7 +332,7 @@ mod tests {
 
     #[test]
     fn without_accounts_nobody_s_password_is_looked_at() {
-        let gate = Gate::new(Vec::new(), Vec::new());
+        let gate = gate(&[], Vec::new());
         let shared = Shared::new(Some("[2001:db8::1]:5000".parse().unwrap()), false);
         let client = gate.at_once(&shared, &head(&[(AUTHORIZATION, &basic("hubuser:hubpassword"))])).unwrap();
         assert_eq!(client.key.to_string(), "2001:db8::/64");
@@ -263,7 +340,7 @@ mod tests {
 
     #[test]
     fn forwarding_headers_count_only_from_trusted_proxies() {
-        let gate = Gate::new(vec!["10.0.0.0/8".parse().unwrap()], Vec::new());
+        let gate = gate(&["10.0.0.0/8"], Vec::new());
         let key = |peer: &str, headers: &[(HeaderName, &str)]| {
             let shared = Shared::new(Some(peer.parse().unwrap()), false);
             gate.at_once(&shared, &head(headers)).unwrap().key.to_string()
@@ -284,7 +361,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_passwords_is_turned_away() {
-        let gate = Gate::new(Vec::new(), vec![account("ci", "a")]);
+        let gate = gate(&[], vec![account("ci", "a")]);
         let shared = Shared::new(Some("192.0.2.1:5000".parse().unwrap()), false);
         let _all = gate.waiting.acquire_many(WAITING as u32).await.unwrap();
         assert_eq!(gate.identify(&shared, &head(&[(AUTHORIZATION, &basic("ci:a"))])).await, Err(Busy));

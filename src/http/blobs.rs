@@ -32,6 +32,12 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, dige
     if !had && let Some(found) = registry.mirror.warm_blob(&place.ask, &digest) {
         return Answer::now(send(exchange, &place, named, found));
     }
+    if !exchange.turn.is_head()
+        && !had
+        && let Err(failure) = exchange.may_miss(&place, &digest.to_string())
+    {
+        return Answer::now(exchange.fail(&failure, Some(&place), None));
+    }
     let mirror = registry.mirror.clone();
     Answer::later(async move {
         // Whoever has it asks only whether it is still there: no reason to bring it here.

@@ -4,7 +4,7 @@
 //! and everything of a 5xx; containerd prints nothing of a HEAD; only registered codes are printed by name. Hence a whole
 //! sentence in `message`, a 4xx wherever the client could do something about it, and `detail` a string, the only shape docker prints.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix_http::{
     StatusCode,
@@ -12,8 +12,11 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use super::{path, query};
-use crate::mirror;
+use super::{headers, path, query};
+use crate::{
+    limits::permit::{Cause, Denied},
+    mirror,
+};
 
 /// The longest wait that a 429 names. Pulls come back that no forecast knew of, so nobody is sent away for hours; the
 /// sentence tells the forecast.
@@ -32,6 +35,7 @@ const SLEEPERS: [&[u8]; 6] = [b"containers/", b"skopeo/", b"libpod/", b"podman/"
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
     BlobUnknown,
+    Denied,
     DigestInvalid,
     ManifestInvalid,
     ManifestUnknown,
@@ -50,6 +54,7 @@ impl Code {
     fn as_str(self) -> &'static str {
         match self {
             Code::BlobUnknown => "BLOB_UNKNOWN",
+            Code::Denied => "DENIED",
             Code::DigestInvalid => "DIGEST_INVALID",
             Code::ManifestInvalid => "MANIFEST_INVALID",
             Code::ManifestUnknown => "MANIFEST_UNKNOWN",
@@ -70,6 +75,10 @@ impl Code {
 pub(crate) enum Failure {
     /// The mirror's own words.
     Mirror(mirror::Error),
+    /// A throttle or a ban.
+    Denied(Arc<Denied>),
+    /// This client asked for the same missing thing so often that upstream is not asked again for so long.
+    HeldBack(Duration),
     /// The path names nothing.
     Path(path::Bad),
     /// A query parameter is not what it should be.
@@ -106,6 +115,16 @@ impl Failure {
             Failure::Mirror(Mirror::BlobUnknown) => row(StatusCode::NOT_FOUND, Code::BlobUnknown),
             Failure::Mirror(Mirror::BudgetSpent { retry_after, .. } | Mirror::UpstreamLimited { retry_after, .. }) => {
                 Row { retry_after: Some(*retry_after), ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests) }
+            }
+            Failure::Denied(denied) | Failure::Mirror(Mirror::Throttled(denied)) => {
+                let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+                let code = if denied.as_denied { Code::Denied } else { Code::TooManyRequests };
+                // Who is banned is not to come back by itself; a quota says when.
+                let retry_after = (denied.cause != Cause::Banned).then_some(denied.retry_after);
+                Row { retry_after, ..row(status, code) }
+            }
+            Failure::HeldBack(wait) => {
+                Row { retry_after: Some(*wait), ..row(StatusCode::NOT_FOUND, Code::ManifestUnknown) }
             }
             Failure::Mirror(Mirror::UpstreamUnavailable { retry_after, .. }) => {
                 Row { retry_after: *retry_after, ..row(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable) }
@@ -154,6 +173,14 @@ impl Failure {
             // Nothing of the digest: what is private elsewhere must look like what is nowhere, to the byte.
             Failure::Mirror(Mirror::BlobUnknown) => format!("{repository} has no such blob"),
             Failure::Mirror(error) => error.to_string(),
+            Failure::Denied(denied) => denied.message.clone(),
+            Failure::HeldBack(wait) => {
+                let what = about.and_then(|about| about.reference.as_deref()).unwrap_or("this");
+                let wait = whole_seconds(*wait);
+                format!(
+                    "{repository} had no {what} when last looked, and this client keeps asking; next look in {wait} s"
+                )
+            }
             Failure::Path(error) => error.to_string(),
             Failure::Query(error) => error.to_string(),
             Failure::UnknownRegistry(registry) if registry.is_empty() => {
@@ -165,6 +192,14 @@ impl Failure {
             Failure::Login => "a valid user name and password are required".into(),
             Failure::LoginBusy => "too many passwords are being verified; try again".into(),
             Failure::HeadTooLarge => "the request's headers are too large".into(),
+        }
+    }
+
+    /// The reason phrase, where it says more than the status: it is all that an old containerd prints.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Failure::Denied(denied) | Failure::Mirror(mirror::Error::Throttled(denied)) => Some(denied.reason()),
+            _ => None,
         }
     }
 
@@ -183,6 +218,9 @@ impl Failure {
         if let Some(wait) = row.retry_after {
             let wait = wait.min(if sleeps(user_agent) { LONGEST_SLEEP } else { LONGEST_WAIT });
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Failure::Denied(denied) | Failure::Mirror(mirror::Error::Throttled(denied)) = self {
+            headers::fields(&mut headers, &denied.fields);
         }
         if let Some((name, value)) = row.header {
             headers.insert(name, value);
@@ -254,7 +292,11 @@ mod tests {
             Failure::Mirror(Mirror::NameUnknown),
             Failure::Mirror(Mirror::ManifestUnknown),
             Failure::Mirror(Mirror::BlobUnknown),
-            Failure::Mirror(Mirror::BudgetSpent { retry_after: Duration::from_millis(1_200), message: message() }),
+            Failure::Mirror(Mirror::BudgetSpent {
+                retry_after: Duration::from_millis(1_200),
+                message: message(),
+                regroup: false,
+            }),
             Failure::Mirror(Mirror::UpstreamLimited { retry_after: Duration::from_secs(3_600), message: message() }),
             Failure::Mirror(Mirror::UpstreamUnavailable { retry_after: None, message: "upstream is down".into() }),
             Failure::Mirror(Mirror::UpstreamUnavailable {
@@ -310,6 +352,7 @@ mod tests {
             Failure::Mirror(mirror::Error::BudgetSpent {
                 retry_after: Duration::from_secs(wait),
                 message: "spent".into(),
+                regroup: false,
             })
         };
         for (user_agent, wait, told) in [

@@ -4,7 +4,9 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use actix_http::{
@@ -15,11 +17,14 @@ use bytes::Bytes;
 
 use super::{
     body::{Body, with_headers},
-    error::{About, Failure},
+    error::{About as Said, Failure},
     headers,
     turn::Turn,
 };
-use crate::mirror::{Ask, Facts};
+use crate::{
+    limits::permit::About,
+    mirror::{Ask, Facts},
+};
 
 /// A request that was understood so far, and the turn it is part of.
 pub(crate) struct Exchange {
@@ -36,8 +41,13 @@ pub(crate) struct Place {
 
 impl Place {
     /// For the sentences of errors.
-    pub(crate) fn about(&self, reference: Option<String>) -> About {
-        About { repository: format!("{}/{}", self.ask.upstream, self.ask.repository), reference }
+    pub(crate) fn about(&self, reference: Option<String>) -> Said {
+        Said { repository: self.name(), reference }
+    }
+
+    /// The repository with its registry.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.ask.upstream, self.ask.repository)
     }
 }
 
@@ -89,7 +99,26 @@ impl Exchange {
             self.turn.came_from(facts.status);
             headers::facts(&mut all, facts);
         }
+        if let Some((permit, _)) = self.turn.admission()
+            && !permit.is_quiet()
+        {
+            headers::fields(&mut all, &permit.fields());
+            permit.warnings().for_each(|text| headers::warn(&mut all, &text));
+        }
         all
+    }
+
+    /// What is not here may be fetched for this client, or why not: rungs 1 to 3. What is here goes on.
+    pub(crate) fn may_miss(&self, place: &Place, reference: &str) -> Result<(), Failure> {
+        let Some((permit, limits)) = self.turn.admission() else { return Ok(()) };
+        if let Some(denied) = &permit.misses {
+            return Err(Failure::Denied(Arc::from(denied.clone())));
+        }
+        let about = About { method: self.turn.method().as_str(), repository: &place.name(), reference };
+        match limits.held_back(&permit.client, about, SystemTime::now()) {
+            Some(wait) => Err(Failure::HeldBack(wait)),
+            None => Ok(()),
+        }
     }
 
     /// Answers that it cannot be had.
@@ -101,11 +130,21 @@ impl Exchange {
     ) -> Response<Body> {
         let about = place.map(|place| place.about(reference));
         let (status, more, body) = failure.answer(about.as_ref(), self.head().headers.get(USER_AGENT));
+        if let Some((permit, limits)) = self.turn.admission() {
+            let (repository, reference) = match &about {
+                Some(about) => (about.repository.as_str(), about.reference.as_deref().unwrap_or_default()),
+                None => ("", ""),
+            };
+            let about = About { method: self.turn.method().as_str(), repository, reference };
+            limits.failed(permit, about, status.as_u16(), SystemTime::now());
+        }
         let mut all = self.headers(place, None);
         for (name, value) in more {
             all.insert(name, value);
         }
-        self.bytes(status, all, body)
+        let mut response = self.bytes(status, all, body);
+        response.head_mut().reason = failure.reason();
+        response
     }
 }
 

@@ -93,6 +93,20 @@ fn seconds(age: Duration) -> HeaderValue {
     }
 }
 
+/// Header fields of limits, whose names are in lower case.
+pub(crate) fn fields(headers: &mut HeaderMap, fields: &[(&'static str, String)]) {
+    for (name, value) in fields {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// One more `Warning: 299`.
+pub(crate) fn warn(headers: &mut HeaderMap, text: &str) {
+    headers.append(WARNING, warning(text));
+}
+
 /// `299 - "text"`: no date, quotes and backslashes escaped, what is not visible ASCII a question mark, cut at the spec's bound.
 fn warning(text: &str) -> HeaderValue {
     let mut value = String::with_capacity(text.len() + 10);

@@ -43,6 +43,9 @@ pub(crate) fn tags(registry: &Registry, exchange: Exchange, place: Place) -> Ans
         Ok(paging) => paging,
         Err(failure) => return Answer::now(exchange.fail(&failure, Some(&place), None)),
     };
+    if let Err(failure) = exchange.may_miss(&place, "") {
+        return Answer::now(exchange.fail(&failure, Some(&place), None));
+    }
     let mirror = registry.mirror.clone();
     Answer::later(async move {
         match mirror.tags(&place.ask).await {

@@ -15,7 +15,8 @@ use super::{
     headers,
 };
 use crate::{
-    mirror::{Facts, ManifestAnswer, ManifestHead},
+    limits::{dialect, throttle::Meter},
+    mirror::{Facts, ManifestAnswer, ManifestHead, Mirror},
     oci::{Digest, MediaType, Reference},
 };
 
@@ -23,16 +24,22 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, refe
     let now = SystemTime::now();
     if exchange.turn.is_head() {
         if let Some(found) = registry.mirror.warm_head(&place.ask, &reference, now) {
-            return Answer::now(head(exchange, &place, &found));
+            return Answer::now(head(exchange, &place, &registry.mirror, &found));
         }
     } else if let Some(found) = registry.mirror.warm_manifest(&place.ask, &reference, now) {
         return Answer::now(whole(exchange, &place, found));
+    }
+    let name = reference.to_string();
+    if let Err(failure) = exchange.may_miss(&place, &name)
+        && (matches!(failure, Failure::HeldBack(_)) || !registry.mirror.has(&place.ask, &reference))
+    {
+        return Answer::now(exchange.fail(&failure, Some(&place), Some(name)));
     }
     let mirror = registry.mirror.clone();
     Answer::later(async move {
         if exchange.turn.is_head() {
             match mirror.head_manifest(&place.ask, &reference).await {
-                Ok(found) => head(exchange, &place, &found),
+                Ok(found) => head(exchange, &place, &mirror, &found),
                 Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), Some(reference.to_string())),
             }
         } else {
@@ -50,9 +57,28 @@ fn whole(mut exchange: Exchange, place: &Place, found: ManifestAnswer) -> Respon
     if modified { exchange.bytes(StatusCode::OK, all, manifest.bytes) } else { exchange.not_modified(all) }
 }
 
-fn head(mut exchange: Exchange, place: &Place, found: &ManifestHead) -> Response<Body> {
-    let (all, modified) = described(&mut exchange, place, &found.digest, &found.media_type, &found.facts);
+fn head(mut exchange: Exchange, place: &Place, mirror: &Mirror, found: &ManifestHead) -> Response<Body> {
+    let (mut all, modified) = described(&mut exchange, place, &found.digest, &found.media_type, &found.facts);
+    quota(&exchange, place, mirror, &mut all);
     if modified { exchange.promised(all, found.size) } else { exchange.not_modified(all) }
+}
+
+/// What the recipe of scanners' manuals reads off a HEAD, in Docker Hub's own fields: what the client has left of its pulls, and where no
+/// throttle says anything, what its class may use of the upstream budget. Free, and nothing is counted.
+fn quota(exchange: &Exchange, place: &Place, mirror: &Mirror, all: &mut HeaderMap) {
+    let Some((permit, limits)) = exchange.turn.admission() else { return };
+    let now = SystemTime::now();
+    let client = &permit.client;
+    if permit.safe.is_none() {
+        let standing = limits.peek(&client.key, Meter::Pulls.alone(), now);
+        if let Some(standing) = standing.acting().next() {
+            return headers::fields(all, &dialect::docker_hub(&client.key, standing));
+        }
+    }
+    let allowance = mirror.allowance(&place.ask.upstream, client, now);
+    if let Some((limit, remaining, window)) = allowance {
+        headers::fields(all, &dialect::docker_hub_budget(&client.key.to_string(), limit, remaining, window));
+    }
 }
 
 /// The headers of a manifest, and whether the client has another one than this.

@@ -39,7 +39,6 @@ use actix_http::{Method, Request, StatusCode, header::HeaderValue};
 use actix_service::Service;
 use bytes::Bytes;
 
-pub use admit::{Account, Admission};
 pub use metrics::Metrics;
 pub use server::{Listener, Serving, Settings, serve};
 pub use tls::Certificate;
@@ -55,6 +54,7 @@ use self::{
 };
 use crate::{
     asker::Client,
+    limits::permit::{About, Denied, Kind as Counted},
     mirror::{Ask, Mirror},
     route::{Asked, Routes},
 };
@@ -113,8 +113,11 @@ impl Service<Request> for Endpoint {
 
 /// The route table.
 fn dispatch(registry: &Registry, mut exchange: Exchange, client: Arc<Client>) -> Answer {
-    exchange.turn.admitted(Admission { client: client.clone() });
-    let resource = match path::parse(exchange.request.uri().path()) {
+    let resource = path::parse(exchange.request.uri().path());
+    if let Err(denied) = admit(registry, &mut exchange, client.clone(), resource.as_ref().ok()) {
+        return Answer::now(exchange.fail(&Failure::Denied(Arc::from(denied)), None, None));
+    }
+    let resource = match resource {
         Ok(resource) => resource,
         Err(bad) => return Answer::now(exchange.fail(&Failure::Path(bad), None, None)),
     };
@@ -146,6 +149,34 @@ fn dispatch(registry: &Registry, mut exchange: Exchange, client: Arc<Client>) ->
             Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
         },
     }
+}
+
+/// Identity → ban → throttle. A GET of a manifest is a pull; a HEAD shows no message when it is refused, and is free. What names nothing
+/// counts like anything else.
+fn admit(
+    registry: &Registry,
+    exchange: &mut Exchange,
+    client: Arc<Client>,
+    resource: Option<&Resource>,
+) -> Result<(), Box<Denied>> {
+    let (repository, reference, kind) = match resource {
+        Some(Resource::Ping(_)) => (None, None, Counted::Ping),
+        Some(Resource::Manifest(asked, reference)) => {
+            let kind = if exchange.turn.is_head() { Counted::Registry } else { Counted::Pull };
+            (Some(asked), Some(reference.to_string()), kind)
+        }
+        Some(Resource::Blob(asked, digest) | Resource::Referrers(asked, digest)) => {
+            (Some(asked), Some(digest.to_string()), Counted::Registry)
+        }
+        Some(Resource::Tags(asked) | Resource::Upload(asked)) => (Some(asked), None, Counted::Registry),
+        Some(Resource::Catalog(_)) | None => (None, None, Counted::Registry),
+    };
+    let repository = repository.map(|asked| asked.name.as_str()).unwrap_or_default();
+    let reference = reference.unwrap_or_default();
+    let about = About { method: exchange.turn.method().as_str(), repository, reference: &reference };
+    let permit = registry.gate.admit(client, exchange.turn.shared(), exchange.head(), kind, about)?;
+    exchange.turn.admitted(permit, registry.gate.limits.clone());
+    Ok(())
 }
 
 /// Finds the upstream of a name and refuses what is no reading.

@@ -19,6 +19,9 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, dige
         Ok(artifact_type) => artifact_type.map(|artifact_type| artifact_type.into_owned()),
         Err(bad) => return Answer::now(exchange.fail(&Failure::Query(bad), Some(&place), None)),
     };
+    if let Err(failure) = exchange.may_miss(&place, &digest.to_string()) {
+        return Answer::now(exchange.fail(&failure, Some(&place), None));
+    }
     let mirror = registry.mirror.clone();
     Answer::later(async move {
         match mirror.referrers(&place.ask, &digest).await {

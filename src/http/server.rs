@@ -8,19 +8,18 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use actix_http::{HttpService, KeepAlive, Request, Response};
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt as _, fn_factory, fn_service};
-use ipnet::IpNet;
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     Endpoint, Registry,
-    admit::{Account, Gate},
+    admit::Gate,
     body::Body,
     connection::{Connection, Patience, Shared},
     metrics::Metrics,
     sendfile::Stream,
 };
-use crate::{mirror::Mirror, route::Routes};
+use crate::{limits::Limits, mirror::Mirror, route::Routes};
 
 /// How long a client may take to see that its connection is being closed.
 const DISCONNECT: Duration = Duration::from_secs(2);
@@ -41,10 +40,6 @@ pub struct Settings {
     pub write_stall: Duration,
     /// Bodies in flight may take so long to finish once [`Serving::stop`] was called, in whole seconds.
     pub drain: Duration,
-    /// Whose `X-Forwarded-For` and `Forwarded` are believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Who has a password.
-    pub accounts: Vec<Account>,
     /// Which names go where.
     pub routes: Routes,
 }
@@ -91,12 +86,13 @@ pub async fn serve(
     settings: Settings,
     listeners: Vec<Listener>,
     mirror: Mirror,
+    limits: Limits,
     metrics: Metrics,
 ) -> io::Result<Serving> {
     let registry = Arc::new(Registry {
         mirror,
         routes: settings.routes.clone(),
-        gate: Gate::new(settings.trusted_proxies.clone(), settings.accounts.clone()),
+        gate: Gate::new(limits),
         metrics: metrics.clone(),
     });
     start(&settings, listeners, &metrics, move || {

@@ -11,6 +11,7 @@ use super::{
     *,
 };
 use crate::{
+    limits::{Account, Limits, Rulebook},
     mirror,
     upstream::{self, Ledger, Upstream},
 };
@@ -36,7 +37,6 @@ fn patient() -> mirror::Settings {
         ahead_range: 4 << 20,
         ahead_ranges: 4,
         negative_entries: 1000,
-        budget: crate::limits::budget::Policy::default(),
     }
 }
 
@@ -66,7 +66,8 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         ca_file: None,
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
-    let mirror = Mirror::new(mirror, store, vec![upstream], ledger, Handle::current());
+    let limits = Limits::unkept(Rulebook { accounts: accounts.into(), ..Rulebook::default() });
+    let mirror = Mirror::new(mirror, store, vec![upstream], ledger, limits.clone(), Handle::current());
     let settings = Settings {
         workers: 1,
         connections: 1000,
@@ -74,15 +75,13 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         keep_alive: Duration::from_secs(75),
         write_stall: Duration::from_secs(30),
         drain: Duration::from_secs(1),
-        trusted_proxies: Vec::new(),
-        accounts,
         routes: Routes::new(Some("docker.io"), ["docker.io"]),
     };
     let listener = |login| {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Listener { socket, login, tls: None }
     };
-    let serving = serve(settings, vec![listener(false), listener(true)], mirror, Metrics::new()).await.unwrap();
+    let serving = serve(settings, vec![listener(false), listener(true)], mirror, limits, Metrics::new()).await.unwrap();
     World { hub, serving, _directory: directory }
 }
 
@@ -114,7 +113,15 @@ async fn the_ping_answers_everybody_and_challenges_only_where_a_login_is_wanted(
         cheap.hash_password(b"secret", &SaltString::from_b64("c29tZXNhbHQ").unwrap()).unwrap().to_string()
     };
     assert!(password_hash.starts_with(hash));
-    let account = Account { name: "ci".into(), password_hash: password_hash.into(), pull: Arc::from([]) };
+    let account = Account {
+        name: "ci".into(),
+        password_hash: password_hash.into(),
+        is_admin: false,
+        budget_override: false,
+        networks: Vec::new(),
+        namespaces: Vec::new(),
+        pull: Arc::from([]),
+    };
     let world = world(patient(), vec![account]).await;
     for path in ["/v2/", "/v2", "/docker.io/v2/", "/registry-1.docker.io/v2/"] {
         let heard = world.ask(&format!("GET {path}"), "").await;

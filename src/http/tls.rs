@@ -31,14 +31,18 @@ impl Certificate {
         Ok(Arc::new(Certificate { chain, key, current }))
     }
 
-    /// Reads both files again. New connections get what they hold now; when they cannot be used, what was there before.
+    /// Reads both files again and changes nothing yet, so that several certificates are replaced together or not at all.
     ///
     /// # Errors
     /// As [`Certificate::read`].
-    pub fn reload(&self) -> Result<(), String> {
+    pub fn prepare(self: &Arc<Certificate>) -> Result<Prepared, String> {
         let fresh = certified(&self.chain, &self.key)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
+        Ok(Prepared { certificate: self.clone(), fresh })
+    }
+
+    /// The two files.
+    pub fn files(&self) -> [&PathBuf; 2] {
+        [&self.chain, &self.key]
     }
 
     /// For a [`Listener`](super::Listener): TLS 1.2 and 1.3, HTTP/1.1 alone.
@@ -53,6 +57,20 @@ impl Certificate {
             .with_cert_resolver(self.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
+    }
+}
+
+/// What a certificate is to become.
+#[derive(Debug)]
+pub struct Prepared {
+    certificate: Arc<Certificate>,
+    fresh: Arc<CertifiedKey>,
+}
+
+impl Prepared {
+    /// From now on new connections get it.
+    pub fn install(self) {
+        *self.certificate.current.write().unwrap_or_else(PoisonError::into_inner) = self.fresh;
     }
 }
 

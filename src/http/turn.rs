@@ -3,17 +3,22 @@
 //! A turn ends when it is dropped. It lives in the handler's future and then in the response body, so that it ends with the last byte,
 //! or when the client leaves, whichever is first, and nothing has to remember to end it.
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Instant, SystemTime},
+};
 
 use actix_http::{Method, RequestHead, StatusCode};
 
 use super::{
-    admit::Admission,
     connection::Shared,
     headers,
     metrics::{Kind, Metrics},
 };
-use crate::mirror::Status;
+use crate::{
+    limits::{Limits, permit::Permit, throttle::Meter},
+    mirror::Status,
+};
 
 /// Characters of a path or a client's name that a log line holds.
 const MOST_LOGGED: usize = 512;
@@ -31,7 +36,7 @@ pub(crate) struct Turn {
     /// Bytes promised.
     length: u64,
     line: Option<Box<Line>>,
-    admission: Option<Admission>,
+    admission: Option<(Permit, Limits)>,
 }
 
 /// What the access log says beyond what is counted; gathered only when somebody listens.
@@ -81,8 +86,17 @@ impl Turn {
     }
 
     /// It was let in. The permit is held until the last byte.
-    pub(crate) fn admitted(&mut self, admission: Admission) {
-        self.admission = Some(admission);
+    pub(crate) fn admitted(&mut self, permit: Permit, limits: Limits) {
+        self.admission = Some((permit, limits));
+    }
+
+    /// The permit, and where it came from.
+    pub(crate) fn admission(&self) -> Option<&(Permit, Limits)> {
+        self.admission.as_ref()
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        &self.method
     }
 
     /// How the answer came about.
@@ -107,9 +121,14 @@ impl Drop for Turn {
         if let Some(cache) = self.cache {
             self.metrics.cache(self.kind, cache);
         }
+        if let Some((permit, limits)) = &self.admission
+            && permit.decision.standings.iter().any(|standing| standing.rule.meter() == Meter::Bytes)
+        {
+            limits.sent(permit, bytes, SystemTime::now());
+        }
         let Some(line) = self.line.take() else { return };
         let client = match &self.admission {
-            Some(admission) => admission.client.key.to_string(),
+            Some((permit, _)) => permit.client.key.to_string(),
             None => self.shared.peer.map(|peer| peer.ip().to_string()).unwrap_or_default(),
         };
         tracing::info!(
@@ -128,7 +147,7 @@ impl Drop for Turn {
 }
 
 /// Text as it may stand in a log: control characters, what is not ASCII, and quotes escaped; cut when it is long.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let cut = text.char_indices().nth(MOST_LOGGED).map_or(text, |(end, _)| &text[..end]);
     if cut.len() == text.len() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
         return text.to_owned();

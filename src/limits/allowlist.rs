@@ -36,6 +36,15 @@ impl Who {
     }
 }
 
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Who::Network(network) => network.fmt(f),
+            Who::Principal(name) => f.write_str(name),
+        }
+    }
+}
+
 /// Why a client was let pass uncounted; GitLab's word for it is the log field `throttle_safelist`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Safe {

@@ -27,7 +27,7 @@ pub use spent::Spent;
 
 use super::class::{Classes, OnExceed};
 use crate::{
-    asker::{Class, ClientKey},
+    asker::{Class, Client, ClientKey},
     upstream::ledger::Left,
 };
 
@@ -293,6 +293,12 @@ impl Admission {
             Ok((ticket, position)) => Decision::Wait { ticket, until, position },
             Err(Full) => Decision::Refuse { retry_after, why: Why::QueueFull },
         }
+    }
+
+    /// Whether this client might spend now; nobody is put in a line.
+    pub fn could(&mut self, policy: &Policy, left: &Left, client: &Client, now: SystemTime) -> bool {
+        self.age(left, now);
+        policy.decide(left, &self.asker(&client.key, client.class, client.overrides), now).is_ok()
     }
 
     /// Whose turn it is: the first who may spend now, who leaves the queue by it. Ask again until there is none.

@@ -80,7 +80,9 @@ fn address(text: &str) -> Option<IpAddr> {
     address.map(|address: IpAddr| address.to_canonical())
 }
 
-fn trusts(trusted: &[IpNet], address: IpAddr) -> bool {
+/// Whether this address is a trusted proxy.
+pub fn trusts(trusted: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
 }
 

@@ -293,6 +293,12 @@ impl Limits {
         self.decide(left, ask, now)
     }
 
+    /// Whether this client might spend now; books nothing.
+    pub fn could_spend(&self, left: &Left, client: &Client, now: SystemTime) -> bool {
+        let rulebook = self.rulebook();
+        self.with_line(&left.identity, |line| line.admission.could(&rulebook.budget, left, client, now))
+    }
+
     /// Whether it is this one's turn now; then it is booked as in [`Limits::ask_budget`].
     pub fn wait_budget(&self, left: &Left, ticket: sharing::Ticket, client: &ClientKey, now: SystemTime) -> Waiting {
         self.turn(left, ticket, client, now)

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::upstream;
+use crate::{limits::permit::Denied, upstream};
 
 /// What a client can be told. `http/error.rs` is the one table from here to status and code.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -23,7 +23,12 @@ pub enum Error {
         retry_after: Duration,
         /// One sentence for the client.
         message: Arc<str>,
+        /// It was not refused for good: others wait for the same, and all are to ask again, each for itself. Never leaves the mirror.
+        regroup: bool,
     },
+    /// This client's own throttle of what is asked upstream for it.
+    #[error("{}", .0.message)]
+    Throttled(Arc<Denied>),
     /// Upstream itself answered 429 and nothing is cached.
     #[error("{message}")]
     UpstreamLimited {
@@ -61,6 +66,7 @@ impl Error {
     pub(super) fn allows_stale(&self) -> bool {
         match self {
             Error::BudgetSpent { .. }
+            | Error::Throttled(_)
             | Error::UpstreamLimited { .. }
             | Error::UpstreamUnavailable { .. }
             | Error::UpstreamMalformed { .. }

@@ -4,27 +4,18 @@
 //! it is not here. So an unchanged tag costs nothing however often it is revalidated, and a changed tag that names
 //! what another tag brought costs nothing either. See [`super::revalidate`] for the tag's half.
 
-use std::{
-    sync::{Arc, PoisonError, atomic::AtomicU32},
-    time::{Duration, Instant, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use super::{
     Ask, Error, Facts, Inner, ManifestAnswer, ManifestHead, Object, Source, Status,
     freshness::{self, Freshness},
+    pay::Crew,
     revalidate::Resolution,
 };
 use crate::{
-    limits::budget,
     oci::{Digest, Manifest, Reference, Tag},
-    upstream::{
-        self, Identity, Upstream,
-        ledger::{Left, Purpose, Reason},
-    },
+    upstream::{self, ledger::Reason},
 };
-
-/// How often an identity that seems to have nothing left is looked at again, by a HEAD, when a pull is wanted.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// The manifest from disk, if this client may have it.
@@ -73,11 +64,24 @@ impl Inner {
         digest: &Digest,
         reason: Reason,
     ) -> Result<ManifestAnswer, Error> {
+        self.by_digest(ask, digest, reason, false).await
+    }
+
+    async fn by_digest(
+        self: &Arc<Inner>,
+        ask: &Ask,
+        digest: &Digest,
+        reason: Reason,
+        has_stale: bool,
+    ) -> Result<ManifestAnswer, Error> {
         let key = self.key(ask, Object::Manifest(Reference::Digest(digest.clone())));
         self.known_absent(&key)?;
         let (inner, asked, wanted) = (self.clone(), ask.clone(), digest.clone());
-        let work = |waiters| async move { inner.fetch_digest(&asked, &wanted, reason, waiters).await };
-        let answer = self.manifests.join(key.clone(), work).await.unwrap_or(Err(Error::Internal));
+        let work = move |crew| {
+            let (inner, asked, wanted) = (inner.clone(), asked.clone(), wanted.clone());
+            async move { inner.fetch_digest(&asked, &wanted, reason, &Crew { has_stale, ..crew }).await }
+        };
+        let answer = self.together(&key, ask, work).await;
         self.learn(&key, answer)
     }
 
@@ -87,7 +91,7 @@ impl Inner {
         ask: &Ask,
         digest: &Digest,
         reason: Reason,
-        waiters: Arc<AtomicU32>,
+        crew: &Crew,
     ) -> Result<ManifestAnswer, Error> {
         if let Some(manifest) = self.held(ask, digest)? {
             return Ok(ManifestAnswer { manifest, facts: Facts::now(Status::Hit) });
@@ -115,7 +119,7 @@ impl Inner {
                 Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown)),
             }
         }
-        let manifest = self.fetch(ask, &source, &reference, reason, waiters).await?;
+        let manifest = self.fetch(ask, &source, &reference, reason, crew).await?;
         self.keep(&source, &manifest).await;
         Ok(ManifestAnswer { manifest, facts: Facts::now(Status::Miss) })
     }
@@ -128,97 +132,15 @@ impl Inner {
         }
     }
 
-    /// The counted GET. What anonymous may read is paid by the identity with the most left, the rest by its account.
-    pub(super) async fn fetch(
-        &self,
-        ask: &Ask,
-        source: &Source,
-        reference: &Reference,
-        reason: Reason,
-        waiters: Arc<AtomicU32>,
-    ) -> Result<Manifest, Error> {
-        let upstream = self.upstream(ask)?;
-        let now = SystemTime::now();
-        let mut payers: Vec<(Identity, Left)> = upstream
-            .identities()
-            .into_iter()
-            .filter(|identity| {
-                &*source.credential == Source::ANONYMOUS || identity.account.as_ref() == Some(&source.credential)
-            })
-            .map(|identity| (identity.clone(), self.ledger.left(&identity, now)))
-            .collect();
-        payers.sort_by_key(|(identity, left)| {
-            std::cmp::Reverse((left.remaining.unwrap_or(i64::MAX), identity.account.is_some()))
-        });
-        let mut refusal = None;
-        for (identity, mut left) in payers {
-            if left.remaining.is_some_and(|remaining| remaining <= 0) {
-                left = self.look_again(upstream, &identity, ask, reference, left).await;
-            }
-            let asker = budget::Asker::alone(ask.client.class);
-            if let Err((_, retry_after)) = self.settings.budget.decide(&left, &asker, now) {
-                refusal.get_or_insert(spent(&left, retry_after));
-                continue;
-            }
-            let purpose = Purpose {
-                repository: ask.repository.clone(),
-                reference: reference.clone(),
-                client: ask.client.key.to_string().into(),
-                class: ask.client.class,
-                reason,
-                waiters: waiters.clone(),
-            };
-            let reservation = match self.ledger.reserve(&identity, purpose).await {
-                Ok(reservation) => reservation,
-                Err(exhausted) => {
-                    refusal.get_or_insert(spent(&exhausted.left, exhausted.retry_after));
-                    continue;
-                }
-            };
-            match upstream.get_manifest(reservation, &ask.repository, reference).await {
-                Ok(manifest) => return Ok(manifest),
-                // Another identity may have some left.
-                Err(error @ upstream::Error::PullLimit { .. }) => {
-                    refusal.get_or_insert(Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown));
-                }
-                Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown)),
-            }
-        }
-        Err(refusal.unwrap_or(Error::NameUnknown))
-    }
-
-    /// What is left, after a HEAD when none told lately: it is free, and pulls come back that no forecast knew of.
-    ///
-    /// Without it a digest that a fresh tag names would be refused until the forecast, though upstream would give it.
-    async fn look_again(
-        &self,
-        upstream: &Upstream,
-        identity: &Identity,
-        ask: &Ask,
-        reference: &Reference,
-        left: Left,
-    ) -> Left {
-        let now = Instant::now();
-        {
-            let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-            if looks.get(identity).is_some_and(|last| now.duration_since(*last) < LOOK_AGAIN) {
-                return left;
-            }
-            // As many entries as there are identities.
-            looks.insert(identity.clone(), now);
-        }
-        match upstream.head_manifest(identity, &ask.repository, reference).await {
-            Ok(_) => self.ledger.left(identity, SystemTime::now()),
-            Err(_) => left,
-        }
-    }
-
     async fn manifest_by_tag(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<ManifestAnswer, Error> {
         let key = self.key(ask, Object::Manifest(Reference::Tag(tag.clone())));
         self.known_absent(&key)?;
         let (inner, asked, wanted) = (self.clone(), ask.clone(), tag.clone());
-        let work = |waiters| async move { inner.fetch_tag(&asked, &wanted, waiters).await };
-        let answer = self.manifests.join(key.clone(), work).await.unwrap_or(Err(Error::Internal));
+        let work = move |crew| {
+            let (inner, asked, wanted) = (inner.clone(), asked.clone(), wanted.clone());
+            async move { inner.fetch_tag(&asked, &wanted, crew).await }
+        };
+        let answer = self.together(&key, ask, work).await;
         self.learn(&key, answer)
     }
 
@@ -227,16 +149,17 @@ impl Inner {
         self: &Arc<Inner>,
         ask: &Ask,
         tag: &Tag,
-        waiters: Arc<AtomicU32>,
+        mut crew: Crew,
     ) -> Result<ManifestAnswer, Error> {
         if let Some(answer) = self.warm_manifest(ask, &Reference::Tag(tag.clone()), SystemTime::now())? {
             return Ok(answer);
         }
+        crew.has_stale = self.has_stale(ask, tag)?;
         let answer = match self.current(ask, tag).await {
-            Ok(resolution) => match self.fetch_named(ask, tag, resolution, waiters.clone()).await {
+            Ok(resolution) => match self.fetch_named(ask, tag, resolution, &crew).await {
                 // Somebody moved the tag between the HEAD and the GET: the digest is gone, the tag is not.
                 Err(Error::ManifestUnknown) => match self.resolve(ask, tag).await {
-                    Ok(resolution) => self.fetch_named(ask, tag, resolution, waiters).await,
+                    Ok(resolution) => self.fetch_named(ask, tag, resolution, &crew).await,
                     Err(error) => Err(error),
                 },
                 answer => answer,
@@ -255,6 +178,25 @@ impl Inner {
         }
     }
 
+    /// Whether the old answer may stand in when the new one cannot be had.
+    fn has_stale(&self, ask: &Ask, tag: &Tag) -> Result<bool, Error> {
+        let Some((_, record)) = self.tag(ask, tag)? else { return Ok(false) };
+        let age = freshness::age(record.checked_at, SystemTime::now());
+        Ok(age < self.settings.stale_if_error && self.held(ask, &record.digest)?.is_some())
+    }
+
+    /// Whether this is here, fresh or not: what goes on for a client whose misses are held back.
+    pub(super) fn has(&self, ask: &Ask, reference: &Reference) -> Result<bool, Error> {
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(tag) => match self.tag(ask, tag)? {
+                Some((_, record)) => record.digest,
+                None => return Ok(false),
+            },
+        };
+        Ok(self.held(ask, &digest)?.is_some())
+    }
+
     /// What the tag names: as a HEAD found it while that is fresh, else by asking upstream.
     async fn current(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<Resolution, Error> {
         match self.tag(ask, tag)? {
@@ -271,7 +213,7 @@ impl Inner {
         ask: &Ask,
         tag: &Tag,
         resolution: Resolution,
-        waiters: Arc<AtomicU32>,
+        crew: &Crew,
     ) -> Result<ManifestAnswer, Error> {
         match resolution {
             Resolution::Named { source, record, changed } => {
@@ -279,7 +221,7 @@ impl Inner {
                 let held = self.held(ask, &record.digest)?;
                 let mut answer = match held {
                     Some(manifest) => ManifestAnswer { manifest, facts: Facts::now(Status::Revalidated) },
-                    None => self.manifest_by_digest(ask, &record.digest, reason).await?,
+                    None => self.by_digest(ask, &record.digest, reason, crew.has_stale).await?,
                 };
                 if !changed && answer.facts.status == Status::Hit {
                     answer.facts.status = Status::Revalidated;
@@ -292,7 +234,7 @@ impl Inner {
             }
             Resolution::HeadRefused { source, reason } => {
                 let reference = Reference::Tag(tag.clone());
-                let manifest = self.fetch(ask, &source, &reference, reason, waiters).await?;
+                let manifest = self.fetch(ask, &source, &reference, reason, crew).await?;
                 self.keep(&source, &manifest).await;
                 self.remember_tag(&source, tag, &Inner::record(&manifest)).await;
                 Ok(ManifestAnswer { manifest, facts: Facts::now(Status::Miss) })
@@ -342,21 +284,4 @@ impl Inner {
             None => Ok(self.manifest_by_digest(ask, digest, Reason::HeadRefused).await?.head()),
         }
     }
-}
-
-/// The one sentence of a refusal for want of budget: what is left, of what, and when more comes.
-fn spent(left: &Left, retry_after: Duration) -> Error {
-    let whole = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs().max(1)));
-    let of = match (left.limit, left.window) {
-        (Some(limit), Some(window)) => {
-            format!("{} of {limit} pulls per {} left", left.remaining.unwrap_or(0).max(0), whole(window))
-        }
-        _ => "no pulls left".to_owned(),
-    };
-    let message = format!(
-        "this mirror has {of} at {} and does not have this image; more in about {}",
-        left.identity.upstream,
-        whole(retry_after)
-    );
-    Error::BudgetSpent { retry_after, message: message.into() }
 }

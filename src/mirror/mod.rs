@@ -17,6 +17,7 @@ mod manifests;
 mod membership;
 mod metrics;
 mod negative;
+mod pay;
 mod revalidate;
 mod settings;
 
@@ -38,6 +39,7 @@ pub use self::{error::Error, freshness::matches, metrics::Metrics, settings::Set
 pub use crate::upstream::ledger::{Left, Spend};
 use crate::{
     asker::Client,
+    limits::Limits,
     oci::{Digest, Manifest, MediaType, Name, Reference, Tag},
     upstream::{Identity, Ledger, Upstream},
 };
@@ -193,8 +195,9 @@ struct Inner {
     store: Store,
     upstreams: HashMap<Arc<str>, Upstream>,
     ledger: Ledger,
+    limits: Limits,
     runtime: Handle,
-    manifests: Flights<Key, Result<ManifestAnswer, Error>>,
+    manifests: Flights<(Key, pay::Group), Result<ManifestAnswer, Error>>,
     heads: Flights<Key, Result<Option<ManifestHead>, Error>>,
     resolutions: Flights<Key, Result<Resolution, Error>>,
     blobs: Flights<Key, Result<Found, Error>>,
@@ -213,7 +216,14 @@ struct Inner {
 
 impl Mirror {
     /// A mirror of `upstreams` in `store`. Asks nobody anything yet: Weir starts while every upstream is down.
-    pub fn new(settings: Settings, store: Store, upstreams: Vec<Upstream>, ledger: Ledger, runtime: Handle) -> Mirror {
+    pub fn new(
+        settings: Settings,
+        store: Store,
+        upstreams: Vec<Upstream>,
+        ledger: Ledger,
+        limits: Limits,
+        runtime: Handle,
+    ) -> Mirror {
         let upstreams = upstreams.into_iter().map(|upstream| (upstream.settings().name.clone(), upstream)).collect();
         Mirror(Arc::new(Inner {
             manifests: Flights::new(runtime.clone()),
@@ -232,6 +242,7 @@ impl Mirror {
             store,
             upstreams,
             ledger,
+            limits,
             runtime,
         }))
     }
@@ -260,6 +271,11 @@ impl Mirror {
         }
         self.0.metrics.manifest(answer.facts.status);
         Ok(answer)
+    }
+
+    /// Whether a manifest is here and this client's to have, fresh or not; asks nobody.
+    pub fn has(&self, ask: &Ask, reference: &Reference) -> bool {
+        self.0.has(ask, reference).unwrap_or(false)
     }
 
     /// What HEAD tells of a manifest. Never costs a counted request, but where a registry refuses HEAD.
@@ -339,6 +355,18 @@ impl Mirror {
             }
         }
         identities.iter().map(|identity| self.0.ledger.left(identity, now)).collect()
+    }
+
+    /// What this client's class may use of an upstream's budget: pulls in a window, how many of them are left, and the window. Of the
+    /// identity with the most left; `None` when upstream names no limit.
+    pub fn allowance(&self, upstream: &str, client: &Client, now: SystemTime) -> Option<(u64, u64, Duration)> {
+        let upstream = self.0.upstreams.get(upstream)?;
+        let left = upstream.identities().into_iter().map(|identity| self.0.ledger.left(&identity, now));
+        let left = left.filter(|left| left.limit.is_some()).max_by_key(|left| left.remaining)?;
+        let limit = u64::try_from(left.limit?).ok()?;
+        let kept = if client.overrides { 0 } else { self.0.limits.rulebook().budget.kept(client.class, limit) };
+        let remaining = u64::try_from(left.remaining?).unwrap_or(0);
+        Some((limit.saturating_sub(kept), remaining.saturating_sub(kept), left.window?))
     }
 
     /// The newest counted requests, newest first.

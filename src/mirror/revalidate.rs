@@ -11,6 +11,7 @@ use weir_storage::TagRecord;
 use super::{
     Ask, Error, Facts, Inner, ManifestHead, Object, Source, Status,
     freshness::{self, Freshness},
+    pay::{Crew, Group},
 };
 use crate::{
     oci::{Manifest, Reference, Tag},
@@ -109,6 +110,7 @@ impl Inner {
                     Error::BudgetSpent {
                         retry_after: std::time::Duration::ZERO,
                         message: format!("it changed at {}, and no pull is left to fetch it", ask.upstream).into(),
+                        regroup: false,
                     }
                 } else {
                     if changed {
@@ -127,16 +129,6 @@ impl Inner {
             Some((record, facts)) => Ok(ManifestHead::of(record, facts)),
             None => Err(error),
         }
-    }
-
-    fn could_fetch(&self, ask: &Ask, source: &Source, now: SystemTime) -> bool {
-        let Ok(upstream) = self.upstream(ask) else { return false };
-        let public = &*source.credential == Source::ANONYMOUS;
-        upstream
-            .identities()
-            .into_iter()
-            .filter(|identity| public || identity.account.as_ref() == Some(&source.credential))
-            .any(|identity| self.ledger.left(&identity, now).remaining.is_none_or(|remaining| remaining > 0))
     }
 
     /// The cached answer that stands in for this failure, with the words that say so, if one may.
@@ -179,9 +171,10 @@ impl Inner {
             let (worker, asked) = (inner.clone(), ask.clone());
             let work = |waiters| async move {
                 let resolution = worker.resolve(&asked, &tag).await?;
-                worker.fetch_named(&asked, &tag, resolution, waiters).await
+                let crew = Crew { waiters, group: Group::All, has_stale: true };
+                worker.fetch_named(&asked, &tag, resolution, &crew).await
             };
-            if let Ok(Err(error)) = inner.manifests.join(key, work).await {
+            if let Ok(Err(error)) = inner.manifests.join((key, Group::All), work).await {
                 tracing::info!(%error, upstream = %ask.upstream, repository = %ask.repository, "revalidation failed");
             }
         });

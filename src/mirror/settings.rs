@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::limits::budget::Policy;
-
 /// How long answers are believed, and how much is done at once.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -31,6 +29,4 @@ pub struct Settings {
     pub ahead_ranges: usize,
     /// What is known to be absent: so many entries at most (100,000, about 20 MiB).
     pub negative_entries: u64,
-    /// Who may spend how much of what upstream allows.
-    pub budget: Policy,
 }

@@ -37,14 +37,14 @@ mod reservation;
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
 use super::{Identity, ratelimit::RateLimit};
 use crate::oci::Name;
 use account::Account;
-pub use entry::{Exhausted, Left, Purpose, Reason, Spend};
+pub use entry::{Exhausted, Left, Purpose, Reason, Spend, Unreserved};
 use record::Record;
 use reservation::Progress;
 pub use reservation::Reservation;
@@ -134,7 +134,24 @@ impl Ledger {
     /// # Errors
     /// [`Exhausted`] when nothing is left.
     pub async fn reserve(&self, identity: &Identity, purpose: Purpose) -> Result<Reservation, Exhausted> {
-        let reservation = self.take(identity, purpose, SystemTime::now())?;
+        match self.reserve_when(identity, purpose, |_| Ok::<(), Exhausted>(())).await {
+            Ok(reservation) => Ok(reservation),
+            Err(Unreserved::Judged(exhausted) | Unreserved::Exhausted(exhausted)) => Err(exhausted),
+        }
+    }
+
+    /// As [`Ledger::reserve`], if `judge` agrees when it is told what is left. It is asked under the ledger's lock, so that no two
+    /// decide on the same pull; it must not ask the ledger anything.
+    ///
+    /// # Errors
+    /// What `judge` says, and [`Exhausted`] when it agreed and nothing is left.
+    pub async fn reserve_when<R>(
+        &self,
+        identity: &Identity,
+        purpose: Purpose,
+        judge: impl FnOnce(&Left) -> Result<(), R>,
+    ) -> Result<Reservation, Unreserved<R>> {
+        let reservation = self.take(identity, purpose, SystemTime::now(), judge)?;
         self.flush().await;
         Ok(reservation)
     }
@@ -190,6 +207,10 @@ impl Ledger {
         let Some((reading, external)) = account.observe(asking.0, reading, now) else { return };
         outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
         if external > 0 {
+            let (upstream, identity) = (&identity.upstream, identity.name());
+            tracing::warn!(%upstream, %identity, external, "others spend from this budget, behind the same address or account");
+        }
+        if external > 0 {
             outbox.extend(Record::External { identity: identity.clone(), at: now, count: external }.bytes());
         }
         drop(state);
@@ -210,12 +231,20 @@ impl Ledger {
         wait
     }
 
-    fn take(&self, identity: &Identity, purpose: Purpose, now: SystemTime) -> Result<Reservation, Exhausted> {
+    fn take<R>(
+        &self,
+        identity: &Identity,
+        purpose: Purpose,
+        now: SystemTime,
+        judge: impl FnOnce(&Left) -> Result<(), R>,
+    ) -> Result<Reservation, Unreserved<R>> {
         let mut state = self.lock();
         let account = state.accounts.entry(identity.clone()).or_default();
         let left = account.left(identity, now);
+        judge(&left).map_err(Unreserved::Judged)?;
         if left.remaining.is_some_and(|remaining| remaining < 1) {
-            return Err(Exhausted { retry_after: left.retry_after(now), left: Box::new(left) });
+            let retry_after = left.retry_after(now);
+            return Err(Unreserved::Exhausted(Exhausted { retry_after, left: Box::new(left) }));
         }
         account.reserve(now);
         let spend = Spend {
@@ -239,7 +268,8 @@ impl Ledger {
     }
 
     /// Ends a reservation, as a refund or as a spend.
-    fn settle(&self, number: u64, progress: Progress, waiters: u32) {
+    fn settle(&self, number: u64, progress: Progress, purpose: &Purpose) {
+        let waiters = purpose.waiters.load(Ordering::Relaxed);
         let mut state = self.lock();
         let Some((identity, mut spend)) = state.pending.remove(&number) else { return };
         let State { accounts, outbox, .. } = &mut *state;
@@ -247,6 +277,7 @@ impl Ledger {
         let record = match progress {
             Progress::Unsent => {
                 account.refund(spend.at);
+                purpose.refunded.store(true, Ordering::Release);
                 Record::Refunded { number }
             }
             Progress::Sent | Progress::Answered(_) => {

@@ -79,6 +79,7 @@ async fn reserved(upstream: &Upstream, reference: &Reference) -> Reservation {
         class: Class::Standard,
         reason: ledger::Reason::Cold,
         waiters: Arc::new(AtomicU32::new(0)),
+        refunded: Arc::default(),
     };
     upstream.inner.ledger.reserve(&anonymous(), purpose).await.unwrap()
 }

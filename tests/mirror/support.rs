@@ -5,6 +5,7 @@ use std::{future::poll_fn, path::Path, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 use weir::{
     asker::Client,
+    limits::{Limits, Rulebook},
     mirror::{Ask, Extent, Mirror, Reader, Settings, Stopped},
     upstream::{self, Account, Ledger, Secret, Upstream},
 };
@@ -25,6 +26,7 @@ pub(super) struct Bench {
 pub(super) struct Change {
     pub(super) mirror: Settings,
     pub(super) capacity: u64,
+    pub(super) rulebook: Rulebook,
     pub(super) accounts: Vec<(&'static str, &'static str)>,
 }
 
@@ -44,9 +46,9 @@ impl Default for Change {
                 ahead_range: 4 << 20,
                 ahead_ranges: 4,
                 negative_entries: 1000,
-                budget: weir::limits::budget::Policy::default(),
             },
             capacity: 1 << 30,
+            rulebook: Rulebook::default(),
             accounts: Vec::new(),
         }
     }
@@ -98,7 +100,8 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
         ca_file: None,
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
-    let mirror = Mirror::new(change.mirror.clone(), store.clone(), vec![upstream], ledger, Handle::current());
+    let limits = Limits::unkept(change.rulebook.clone());
+    let mirror = Mirror::new(change.mirror.clone(), store.clone(), vec![upstream], ledger, limits, Handle::current());
     (mirror, store)
 }
 

@@ -135,8 +135,6 @@ fn settings() -> Settings {
         keep_alive: Duration::from_secs(30),
         write_stall: Duration::from_millis(500),
         drain: Duration::from_secs(10),
-        trusted_proxies: Vec::new(),
-        accounts: Vec::new(),
         routes: Routes::default(),
     }
 }
@@ -476,12 +474,16 @@ fn a_certificate_is_replaced_only_by_one_that_can_be_used() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = certificate(directory.path());
     let path = directory.path().join("localhost.pem");
-    assert_eq!(certificate.reload(), Ok(()));
+    assert_eq!(certificate.prepare().map(super::super::tls::Prepared::install), Ok(()));
     for (broken, cause) in [("", "no certificate"), (&PEM[..800], "localhost.pem"), ("-----BEGIN", "localhost.pem")] {
         std::fs::write(&path, broken).unwrap();
-        assert!(certificate.reload().unwrap_err().contains(cause), "{:?}", certificate.reload());
+        assert!(
+            certificate.prepare().map(super::super::tls::Prepared::install).unwrap_err().contains(cause),
+            "{:?}",
+            certificate.prepare().map(super::super::tls::Prepared::install)
+        );
     }
     std::fs::remove_file(&path).unwrap();
-    assert!(certificate.reload().unwrap_err().contains("localhost.pem"));
+    assert!(certificate.prepare().map(super::super::tls::Prepared::install).unwrap_err().contains("localhost.pem"));
     assert!(certificate.server_config().is_ok());
 }

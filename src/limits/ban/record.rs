@@ -195,9 +195,14 @@ impl Record {
     /// Whether a repository in this namespace is concerned: `library/` and `library` mean all below it, `library/nginx` also itself.
     pub fn concerns(&self, namespace: &str) -> bool {
         let namespace = namespace.trim_end_matches('/');
-        self.repositories.iter().any(|repository| {
+        let below = |repository: &str| {
             let rest = repository.strip_prefix(namespace);
             rest.is_some_and(|rest| namespace.is_empty() || rest.is_empty() || rest.starts_with('/'))
+        };
+        self.repositories.iter().any(|repository| {
+            // With its registry or without: whoever owns a namespace knows it by one of the two.
+            let (registry, bare) = repository.split_once('/').unwrap_or_default();
+            below(repository) || registry.contains(['.', ':']) && below(bare)
         })
     }
 }

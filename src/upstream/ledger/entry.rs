@@ -1,7 +1,10 @@
 //! What goes into the ledger and what it answers, as values.
 
 use std::{
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -40,6 +43,8 @@ pub struct Purpose {
     pub reason: Reason,
     /// How many requests this one spares besides the first; read when the spend is committed.
     pub waiters: Arc<AtomicU32>,
+    /// Becomes true when it is given back, because nothing was sent.
+    pub refunded: Arc<AtomicBool>,
 }
 
 /// One counted request, as `/api/v1/spends` shows it.
@@ -109,4 +114,13 @@ pub struct Exhausted {
     pub retry_after: Duration,
     /// What is left, which is nothing.
     pub left: Box<Left>,
+}
+
+/// Why nothing was reserved.
+#[derive(Clone, Debug)]
+pub enum Unreserved<R> {
+    /// The judge said no.
+    Judged(R),
+    /// Nothing is left.
+    Exhausted(Exhausted),
 }

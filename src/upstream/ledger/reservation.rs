@@ -1,7 +1,5 @@
 //! A pull that is paid for: refunded, or spent, when it drops.
 
-use std::sync::atomic::Ordering;
-
 use super::{Exhausted, Ledger, Purpose};
 use crate::upstream::Identity;
 
@@ -62,6 +60,6 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.ledger.settle(self.number, self.progress, self.purpose.waiters.load(Ordering::Relaxed));
+        self.ledger.settle(self.number, self.progress, &self.purpose);
     }
 }

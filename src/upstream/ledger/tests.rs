@@ -69,6 +69,7 @@ fn purpose() -> Purpose {
         class: Class::Standard,
         reason: Reason::Cold,
         waiters: Arc::new(AtomicU32::new(0)),
+        refunded: Arc::default(),
     }
 }
 

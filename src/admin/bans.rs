@@ -1,0 +1,149 @@
+//! Bans over JSON: list, make, lift, take along.
+
+use std::time::{Duration, SystemTime};
+
+use actix_web::{HttpResponse, web};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::{State, operator::Asking, parameter, refuse, reply};
+use crate::limits::{
+    ban::{Filter, Record, Refused, Target},
+    state::Wish,
+};
+
+/// The longest body of a request; an import of ten thousand bans with their evidence fits.
+const MOST_BODY: usize = 64 << 20;
+/// The longest body but for an import.
+pub(super) const MOST_SMALL: usize = 64 << 10;
+
+pub(super) fn list(state: &State, query: &str) -> HttpResponse {
+    let client = match parameter(query, "client").map(|client| client.parse::<Target>()).transpose() {
+        Ok(client) => client,
+        Err(why) => return refuse(400, "INVALID", &why),
+    };
+    let ended = matches!(parameter(query, "ended").as_deref(), Some("1" | "true"));
+    let filter = Filter { namespace: parameter(query, "namespace"), client, ended };
+    reply(200, &json!({"bans": state.limits.bans(&filter, SystemTime::now())}))
+}
+
+pub(super) fn one(state: &State, id: &str) -> HttpResponse {
+    match state.limits.get_ban(id) {
+        Some(record) => reply(200, &json!(record)),
+        None => refuse(404, "NOT_FOUND", "there is no such ban"),
+    }
+}
+
+/// What a ban is made of.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct New {
+    client: Target,
+    duration: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn add(state: &State, asking: &Asking, payload: web::Payload) -> HttpResponse {
+    let new: New = match read(payload, MOST_SMALL).await {
+        Ok(new) => new,
+        Err(refusal) => return refusal,
+    };
+    let Ok(duration) = humantime::parse_duration(&new.duration) else {
+        return refuse(400, "INVALID", "duration is a number and a unit, such as \"1h\"");
+    };
+    let wish = Wish { client: new.client, duration, reason: new.reason, force: new.force };
+    match state.limits.ban(wish, &asking.operator, SystemTime::now()) {
+        Ok(record) => kept(state, 201, &record).await,
+        Err(why) => refused(&why),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Why {
+    reason: String,
+}
+
+pub(super) async fn lift(state: &State, asking: &Asking, id: &str, payload: web::Payload) -> HttpResponse {
+    let why: Why = match read(payload, MOST_SMALL).await {
+        Ok(why) => why,
+        Err(refusal) => return refusal,
+    };
+    match state.limits.lift(id, &why.reason, &asking.operator, SystemTime::now()) {
+        Ok(record) => kept(state, 200, &record).await,
+        Err(why) => refused(&why),
+    }
+}
+
+/// For another Weir's import: the array, as it stands.
+pub(super) fn export(state: &State) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .insert_header(("Cache-Control", "no-store"))
+        .insert_header(("Content-Disposition", "attachment; filename=\"weir-bans.json\""))
+        .body(state.limits.export())
+}
+
+pub(super) async fn import(state: &State, asking: &Asking, query: &str, payload: web::Payload) -> HttpResponse {
+    let json = match body(payload, MOST_BODY).await {
+        Ok(json) => json,
+        Err(refusal) => return refusal,
+    };
+    let force = matches!(parameter(query, "force").as_deref(), Some("1" | "true"));
+    match state.limits.import(&json, force, &asking.operator, SystemTime::now()) {
+        Ok(records) => {
+            (state.settle)().await;
+            reply(200, &json!({"imported": records.len(), "bans": records}))
+        }
+        Err(why) => refused(&why),
+    }
+}
+
+/// The record, once it is on disk: who was told of a ban finds it after a crash.
+async fn kept(state: &State, status: u16, record: &Record) -> HttpResponse {
+    (state.settle)().await;
+    reply(status, &json!(record))
+}
+
+fn refused(why: &Refused) -> HttpResponse {
+    let status = match why {
+        Refused::Unknown(_) => 404,
+        Refused::Full => 409,
+        Refused::Wide(_) | Refused::Yourself(_) | Refused::Loopback(_) => 422,
+        Refused::Duration | Refused::Reason | Refused::Import(_) => 400,
+    };
+    refuse(status, "INVALID", &why.to_string())
+}
+
+/// A body of JSON.
+pub(super) async fn read<T: DeserializeOwned>(payload: web::Payload, most: usize) -> Result<T, HttpResponse> {
+    let bytes = body(payload, most).await?;
+    serde_json::from_slice(&bytes).map_err(|error| refuse(400, "INVALID", &error.to_string()))
+}
+
+async fn body(mut payload: web::Payload, most: usize) -> Result<Bytes, HttpResponse> {
+    let mut bytes = Vec::new();
+    let late = || refuse(408, "INVALID", "the body did not arrive");
+    loop {
+        match tokio::time::timeout(Duration::from_secs(10), payload.next()).await {
+            Ok(None) => return Ok(bytes.into()),
+            Ok(Some(Ok(piece))) if bytes.len() + piece.len() <= most => bytes.extend_from_slice(&piece),
+            Ok(Some(Ok(_))) => return Err(refuse(413, "SIZE_INVALID", "the body is too large")),
+            Ok(Some(Err(_))) | Err(_) => return Err(late()),
+        }
+    }
+}
+
+/// How many entries are wanted.
+pub(super) fn count(query: &str, default: usize, most: usize) -> Result<usize, HttpResponse> {
+    match parameter(query, "n").map(|n| n.parse::<usize>()) {
+        None => Ok(default),
+        Some(Ok(count)) => Ok(count.min(most)),
+        Some(Err(_)) => Err(refuse(400, "INVALID", "n is a number: how many to list")),
+    }
+}

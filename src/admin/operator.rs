@@ -1,0 +1,109 @@
+//! Who asks the admin listener, and may they: guard → throttle → login. The local socket is past all three.
+
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{HeaderMap, HeaderName, HeaderValue},
+};
+
+use super::{Endpoint, State, guard, refuse};
+use crate::{
+    asker::{Client, ClientKey},
+    limits::{
+        audit::Operator,
+        client, dialect,
+        permit::{About, Denied, Kind, Permit, Request},
+    },
+};
+
+/// Marks the connections of the local socket.
+pub(super) struct Local;
+
+/// Somebody who may ask.
+pub(super) struct Asking {
+    pub(super) operator: Operator,
+    permit: Option<Permit>,
+    now: SystemTime,
+}
+
+impl Asking {
+    /// GitLab's header fields, of the throttle with the least left.
+    pub(super) fn tell(&self, headers: &mut HeaderMap) {
+        if let Some(standing) = self.permit.as_ref().and_then(|permit| permit.decision.tightest()) {
+            put(headers, &dialect::gitlab(standing, self.now));
+        }
+    }
+}
+
+fn put(headers: &mut HeaderMap, fields: &dialect::Fields) {
+    for (name, value) in fields {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// Who asks, or the answer that they get instead.
+pub(super) async fn admit(state: &State, request: &HttpRequest, endpoint: Endpoint) -> Result<Asking, HttpResponse> {
+    let now = SystemTime::now();
+    let is_local = request.conn_data::<Local>().is_some();
+    if endpoint.is_health() || is_local {
+        let operator = Operator::new("local", None);
+        return Ok(Asking { operator, permit: None, now });
+    }
+    if let Err(refusal) = guard::judge(&state.settings.hosts, &guard::Head::of(request)) {
+        return Err(refuse(refusal.status(), "DENIED", &refusal.to_string()));
+    }
+    let address = address(state, request);
+    // Before the login: what it costs to verify passwords is what the throttle bounds.
+    let anonymous = Client::anonymous(client::fold(address), address);
+    if !state.settings.login {
+        let permit = throttle(state, anonymous, endpoint.kind(), now)?;
+        return Ok(Asking { operator: Operator::new("operator", Some(address)), permit: Some(permit), now });
+    }
+    let offers = request.headers().contains_key(actix_web::http::header::AUTHORIZATION);
+    if !offers {
+        throttle(state, anonymous.clone(), endpoint.kind(), now)?;
+    }
+    let name = match state.login.admit(request).await {
+        Ok(name) => name,
+        Err(refusal) => {
+            if offers {
+                throttle(state, anonymous, endpoint.kind(), now)?;
+            }
+            return Err(refusal);
+        }
+    };
+    let account = Client { key: ClientKey::Principal(name.clone()), ..anonymous };
+    let permit = throttle(state, account, endpoint.kind(), now)?;
+    Ok(Asking { operator: Operator::new(&*name, Some(address)), permit: Some(permit), now })
+}
+
+fn throttle(state: &State, client: Client, kind: Kind, now: SystemTime) -> Result<Permit, HttpResponse> {
+    let about = About { method: "", repository: "", reference: "" };
+    let request = Request { client: Arc::new(client), kind, about, bypass: None };
+    state.limits.admit(&request, now).map_err(|denied| refused(&denied, kind, &state.limits.rulebook().response_text))
+}
+
+/// The custom text is the whole body for a person, and the sentence for a program.
+fn refused(denied: &Denied, kind: Kind, text: &str) -> HttpResponse {
+    let mut response = match kind {
+        Kind::AdminWeb => {
+            HttpResponse::TooManyRequests().content_type("text/plain; charset=utf-8").body(text.to_owned())
+        }
+        _ => refuse(denied.status(), "TOOMANYREQUESTS", &denied.message),
+    };
+    put(response.headers_mut(), &denied.fields);
+    response
+}
+
+/// From where, behind trusted proxies.
+fn address(state: &State, request: &HttpRequest) -> IpAddr {
+    let peer = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip());
+    let texts = |name: &str| {
+        let values = request.headers().get_all(name).map(|value| value.to_str().unwrap_or("?"));
+        values.collect::<Vec<_>>().into_iter()
+    };
+    client::asking(peer, &state.limits.rulebook().trusted_proxies, texts("x-forwarded-for"), texts("forwarded"))
+}

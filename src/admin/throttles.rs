@@ -1,0 +1,57 @@
+//! Throttles with what they matched, clients with what they used, and the audit.
+
+use std::time::SystemTime;
+
+use actix_web::{HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    State,
+    bans::{MOST_SMALL, count, read},
+    operator::Asking,
+    refuse, reply,
+};
+use crate::limits::{audit::MOST_ENTRIES, throttle::Mode};
+
+pub(super) fn list(state: &State) -> HttpResponse {
+    let rulebook = state.limits.rulebook();
+    let allowed = rulebook.allowlist.0.iter().map(|entry| {
+        let expires = entry.expires.map(super::budget::at);
+        json!({"client": entry.who.to_string(), "comment": entry.comment, "expires": expires})
+    });
+    let allowlist: Vec<_> = allowed.collect();
+    reply(200, &json!({"throttles": state.limits.throttles(), "allowlist": allowlist}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Switch {
+    name: String,
+    mode: Mode,
+}
+
+pub(super) async fn switch(state: &State, asking: &Asking, payload: web::Payload) -> HttpResponse {
+    let Switch { name, mode } = match read(payload, MOST_SMALL).await {
+        Ok(switch) => switch,
+        Err(refusal) => return refusal,
+    };
+    if state.limits.switch(&name, mode, &asking.operator, SystemTime::now()) == 0 {
+        return refuse(404, "NOT_FOUND", "no throttle is configured by that name");
+    }
+    list(state)
+}
+
+pub(super) fn clients(state: &State, query: &str) -> HttpResponse {
+    match count(query, 100, 10_000) {
+        Ok(most) => reply(200, &json!({"clients": state.limits.clients(most, SystemTime::now())})),
+        Err(refusal) => refusal,
+    }
+}
+
+pub(super) fn audit(state: &State, query: &str) -> HttpResponse {
+    match count(query, 100, MOST_ENTRIES) {
+        Ok(most) => reply(200, &json!({"audit": state.limits.audit(most)})),
+        Err(refusal) => refusal,
+    }
+}

@@ -1,0 +1,167 @@
+//! `weir ban`: who is turned away, why, and the way back, over the local socket.
+
+use std::{io::Read as _, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    ask::{Admin, Ask},
+    say,
+};
+use crate::config::Config;
+
+/// What to do about bans.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List bans, newest first
+    List {
+        /// Only those caused by requests to this namespace, such as library/
+        #[arg(long)]
+        namespace: Option<String>,
+        /// Only those that this client would meet
+        #[arg(long)]
+        client: Option<String>,
+        /// Also those that ended
+        #[arg(long)]
+        ended: bool,
+        /// Print what the API answers, as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Show one ban with its evidence, as JSON
+    Show {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Ban an address, a network or an account
+    Add {
+        /// Whom
+        client: String,
+        /// For how long, such as 1h; 30 days at most
+        #[arg(long, default_value = "1h")]
+        duration: String,
+        /// Why, for whoever reads it later
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Though it is wider than a /24 (or /48), or contains this machine or your own address
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Lift a ban
+    Lift {
+        /// Its id
+        id: String,
+        /// Why, for whoever reads it later
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Print all bans as JSON, for another weir
+    Export {
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Take over the bans of another weir
+    Import {
+        /// The file; standard input when it is -
+        file: PathBuf,
+        /// Though some are wide, or contain this machine or your own address
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        admin: Admin,
+    },
+}
+
+pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
+    match &arguments.what {
+        What::List { namespace, client, ended, json, admin } => {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            for (key, value) in [("namespace", namespace), ("client", client)] {
+                if let Some(value) = value {
+                    query.append_pair(key, value);
+                }
+            }
+            if *ended {
+                query.append_pair("ended", "true");
+            }
+            let bans = Ask::new(admin, config)?.json("GET", &format!("/api/v1/bans?{}", query.finish()))?;
+            say(&if *json { format!("{bans:#}\n") } else { table(&bans) })
+        }
+        What::Show { id, admin } => {
+            let ban = Ask::new(admin, config)?.json("GET", &format!("/api/v1/bans/{id}"))?;
+            say(&format!("{ban:#}\n"))
+        }
+        What::Add { client, duration, reason, force, admin } => {
+            let body = json!({"client": client, "duration": duration, "reason": reason, "force": force});
+            let ban = Ask::new(admin, config)?.send_json("POST", "/api/v1/bans", body.to_string())?;
+            say(&format!(
+                "{} is banned until {} (id {})\n",
+                word(&ban, "client"),
+                word(&ban, "until"),
+                word(&ban, "id")
+            ))
+        }
+        What::Lift { id, reason, admin } => {
+            let body = json!({"reason": reason}).to_string();
+            let ban = Ask::new(admin, config)?.send_json("POST", &format!("/api/v1/bans/{id}/lift"), body)?;
+            say(&format!("the ban of {} (id {id}) is lifted\n", word(&ban, "client")))
+        }
+        What::Export { admin } => {
+            let bans = Ask::new(admin, config)?.json("GET", "/api/v1/bans/export")?;
+            say(&format!("{bans:#}\n"))
+        }
+        What::Import { file, force, admin } => {
+            let json = if file.as_os_str() == "-" {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).map(|_| text)
+            } else {
+                std::fs::read_to_string(file)
+            };
+            let json = json.map_err(|error| format!("{}: {error}", file.display()))?;
+            let path = format!("/api/v1/bans/import?force={force}");
+            let done = Ask::new(admin, config)?.send_json("POST", &path, json)?;
+            say(&format!("{} bans taken over\n", done["imported"]))
+        }
+    }
+}
+
+fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn table(bans: &Value) -> String {
+    let bans = bans["bans"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if bans.is_empty() {
+        return "nobody is banned\n".to_owned();
+    }
+    let mut text = format!("{:10}{:24}{:22}{:6}{:24}reason\n", "id", "client", "until", "rung", "rule");
+    for ban in bans {
+        let dry = if ban["simulated"] == true { " (dry run)" } else { "" };
+        let lifted = if ban["lifted"].is_object() { " (lifted)" } else { "" };
+        text += &format!(
+            "{:10}{:24}{:22}{:<6}{:24}{}{dry}{lifted}\n",
+            word(ban, "id"),
+            word(ban, "client"),
+            word(ban, "until"),
+            ban["rung"],
+            word(ban, "rule"),
+            word(ban, "reason"),
+        );
+    }
+    text
+}

@@ -1,0 +1,387 @@
+//! The counted GET: who may send it, who pays for it, and who waits for a pull to come back.
+//!
+//! # The order
+//!
+//! What is fresh, and what a HEAD can tell, was tried before anybody came here. Then: the identity with the most left pays, if the client's
+//! class and share allow; else a stale answer, which is the caller's to find; else a place in the queue, when a pull is forecast within
+//! `queue_max_wait`; else the refusal, at once.
+//!
+//! # Together, and each for itself
+//!
+//! All who ask for one object at one moment share a flight, and who came first is admitted and pays. When *that one* is refused, the
+//! refusal is nobody else's: the others gather again by class, and at last by client, each flight admitted for whom it flies
+//! ([`Group`]). So a scanner that was first costs production nothing. For the same reason one who leads others does not wait in the queue.
+
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Ask, Error, Inner, Key, ManifestAnswer, Source};
+use crate::{
+    asker::{Class, ClientKey, OnExceed},
+    limits::{
+        budget::{self, Decision, Ticket, Why},
+        permit::About,
+        state::Waiting,
+    },
+    oci::{Manifest, Reference},
+    upstream::{
+        self, Identity, Reservation, Upstream,
+        ledger::{Left, Purpose, Reason, Unreserved},
+    },
+};
+
+/// How often an identity that seems to have nothing left is looked at again, by a HEAD, when a pull is wanted.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often one who waits asks whether it is its turn: a pull may come back unforecast.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// With whom a request shares its flight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Group {
+    /// Everybody who asks the same.
+    All,
+    /// Those of its class, after somebody else was refused.
+    Class(Class),
+    /// Nobody but itself.
+    Client(ClientKey),
+}
+
+/// What a flight for a manifest knows of those it flies for.
+#[derive(Clone, Debug)]
+pub(super) struct Crew {
+    /// Those who joined.
+    pub(super) waiters: Arc<AtomicU32>,
+    pub(super) group: Group,
+    /// Whether a stale answer may stand in, so that nobody has to wait.
+    pub(super) has_stale: bool,
+}
+
+impl Inner {
+    /// Asks in one flight with everybody who asks the same; when somebody else's refusal came of it, with fewer.
+    pub(super) async fn together<W>(
+        self: &Arc<Inner>,
+        key: &Key,
+        ask: &Ask,
+        work: impl Fn(Crew) -> W,
+    ) -> Result<ManifestAnswer, Error>
+    where
+        W: Future<Output = Result<ManifestAnswer, Error>> + Send + 'static,
+    {
+        let mut answer = Err(Error::Internal);
+        for group in [Group::All, Group::Class(ask.client.class), Group::Client(ask.client.key.clone())] {
+            let led = AtomicBool::new(false);
+            let flight = self.manifests.join((key.clone(), group.clone()), |waiters| {
+                led.store(true, Ordering::Relaxed);
+                work(Crew { waiters, group, has_stale: false })
+            });
+            answer = flight.await.unwrap_or(Err(Error::Internal));
+            let is_own = led.load(Ordering::Relaxed);
+            match &answer {
+                Err(Error::BudgetSpent { regroup, .. }) if *regroup || !is_own => {}
+                Err(Error::Throttled(_)) if !is_own => {}
+                _ => break,
+            }
+        }
+        answer
+    }
+
+    /// The counted GET. What anonymous may read is paid by the identity with the most left, the rest by its account.
+    pub(super) async fn fetch(
+        &self,
+        ask: &Ask,
+        source: &Source,
+        reference: &Reference,
+        reason: Reason,
+        crew: &Crew,
+    ) -> Result<Manifest, Error> {
+        let upstream = self.upstream(ask)?;
+        let now = SystemTime::now();
+        let name = reference.to_string();
+        let about = About { method: "GET", repository: ask.repository.as_str(), reference: &name };
+        self.limits.admit_upstream(&ask.client, about, now).map_err(|denied| Error::Throttled(Arc::from(denied)))?;
+        let fetched = self.fetch_admitted(upstream, ask, source, reference, reason, crew).await;
+        if fetched.is_err() {
+            self.limits.refund_upstream(&ask.client, SystemTime::now());
+        }
+        fetched
+    }
+
+    async fn fetch_admitted(
+        &self,
+        upstream: &Upstream,
+        ask: &Ask,
+        source: &Source,
+        reference: &Reference,
+        reason: Reason,
+        crew: &Crew,
+    ) -> Result<Manifest, Error> {
+        let mut refusal: Option<(Left, Why, Duration)> = None;
+        let mut limited = None;
+        for (identity, mut left) in self.payers(upstream, source) {
+            if left.remaining.is_some_and(|remaining| remaining <= 0) {
+                left = self.look_again(upstream, &identity, ask, reference, left).await;
+            }
+            let purpose = purpose(ask, reference, reason, crew);
+            match self.reserve(&identity, &purpose, ask, OnExceed::Stale).await {
+                Ok(reservation) => match self.send(upstream, reservation, ask, reference, &purpose).await {
+                    Ok(manifest) => return Ok(manifest),
+                    // Another identity may have some left.
+                    Err(error @ upstream::Error::PullLimit { .. }) => {
+                        limited.get_or_insert(Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown));
+                    }
+                    Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown)),
+                },
+                Err(refused) => {
+                    let sooner = refusal.as_ref().is_none_or(|(.., wait)| refused.wait < *wait);
+                    if sooner {
+                        refusal = Some((left, refused.why, refused.wait));
+                    }
+                }
+            }
+        }
+        if let Some((left, ..)) = &refusal
+            && ask.client.on_exceed == OnExceed::Queue
+            && !crew.has_stale
+        {
+            let identity = left.identity.clone();
+            let purpose = purpose(ask, reference, reason, crew);
+            match self.queue(&identity, &purpose, ask, crew).await {
+                Ok(reservation) => {
+                    let sent = self.send(upstream, reservation, ask, reference, &purpose).await;
+                    return sent.map_err(|error| Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown));
+                }
+                Err(Queued::Regroup) => return Err(spent(ask, left, Why::Exhausted, Duration::ZERO, true)),
+                Err(Queued::Refused) => {}
+            }
+        }
+        match refusal {
+            Some((left, why, wait)) => Err(spent(ask, &left, why, wait, false)),
+            None => Err(limited.unwrap_or(Error::NameUnknown)),
+        }
+    }
+
+    /// Who could pay, those with the most left first.
+    fn payers(&self, upstream: &Upstream, source: &Source) -> Vec<(Identity, Left)> {
+        let now = SystemTime::now();
+        let mut payers: Vec<(Identity, Left)> = upstream
+            .identities()
+            .into_iter()
+            .filter(|identity| {
+                &*source.credential == Source::ANONYMOUS || identity.account.as_ref() == Some(&source.credential)
+            })
+            .map(|identity| (identity.clone(), self.ledger.left(&identity, now)))
+            .collect();
+        payers.sort_by_key(|(identity, left)| {
+            std::cmp::Reverse((left.remaining.unwrap_or(i64::MAX), identity.account.is_some()))
+        });
+        payers
+    }
+
+    /// Whether this client could pay now, so that a moved tag may be told of.
+    pub(super) fn could_fetch(&self, ask: &Ask, source: &Source, now: SystemTime) -> bool {
+        let Ok(upstream) = self.upstream(ask) else { return false };
+        self.payers(upstream, source).iter().any(|(_, left)| self.limits.could_spend(left, &ask.client, now))
+    }
+
+    /// Takes a pull if the budget's policy agrees, which is asked under the ledger's lock: two never decide on the same last one.
+    async fn reserve(
+        &self,
+        identity: &Identity,
+        purpose: &Purpose,
+        ask: &Ask,
+        on_exceed: OnExceed,
+    ) -> Result<Reservation, Refused> {
+        let now = SystemTime::now();
+        let judge = |left: &Left| match self.limits.ask_budget(left, wish(ask, purpose, on_exceed), now) {
+            Decision::Spend => Ok(()),
+            Decision::Wait { ticket, until, .. } => {
+                Err(Refused { why: Why::Exhausted, wait: Duration::ZERO, place: Some((ticket, until)) })
+            }
+            Decision::Refuse { retry_after, why } => Err(Refused { why, wait: retry_after, place: None }),
+        };
+        match self.ledger.reserve_when(identity, purpose.clone(), judge).await {
+            Ok(reservation) => Ok(reservation),
+            Err(Unreserved::Judged(refused)) => Err(refused),
+            Err(Unreserved::Exhausted(exhausted)) => {
+                self.limits.refund_budget(identity, &ask.client.key);
+                Err(Refused { why: Why::Exhausted, wait: exhausted.retry_after, place: None })
+            }
+        }
+    }
+
+    /// Waits for a pull, in the line of this client.
+    async fn queue(
+        &self,
+        identity: &Identity,
+        purpose: &Purpose,
+        ask: &Ask,
+        crew: &Crew,
+    ) -> Result<Reservation, Queued> {
+        let (ticket, until) = match self.reserve(identity, purpose, ask, OnExceed::Queue).await {
+            Ok(reservation) => return Ok(reservation),
+            Err(Refused { place: Some(place), .. }) => place,
+            Err(_) => return Err(Queued::Refused),
+        };
+        let _place = Place { inner: self, identity, ticket };
+        loop {
+            let now = SystemTime::now();
+            let key = &ask.client.key;
+            let judge = |left: &Left| match self.limits.wait_budget(left, ticket, key, now) {
+                Waiting::Go => Ok(()),
+                waiting => Err(waiting),
+            };
+            match self.ledger.reserve_when(identity, purpose.clone(), judge).await {
+                Ok(reservation) => return Ok(reservation),
+                Err(Unreserved::Judged(Waiting::Wait)) if now < until => {}
+                Err(Unreserved::Judged(_)) => return Err(Queued::Refused),
+                Err(Unreserved::Exhausted(_)) => {
+                    self.limits.refund_budget(identity, key);
+                    return Err(Queued::Refused);
+                }
+            }
+            // Who leads others must not make them wait for its own turn.
+            if crew.group == Group::All && crew.waiters.load(Ordering::Relaxed) > 0 {
+                return Err(Queued::Regroup);
+            }
+            let next = self.ledger.left(identity, now).next_at.and_then(|at| at.duration_since(now).ok());
+            tokio::time::sleep(next.unwrap_or(ASK_AGAIN).clamp(Duration::from_millis(10), ASK_AGAIN)).await;
+        }
+    }
+
+    async fn send(
+        &self,
+        upstream: &Upstream,
+        reservation: Reservation,
+        ask: &Ask,
+        reference: &Reference,
+        purpose: &Purpose,
+    ) -> Result<Manifest, upstream::Error> {
+        let identity = reservation.identity().clone();
+        let sent = upstream.get_manifest(reservation, &ask.repository, reference).await;
+        if purpose.refunded.load(Ordering::Acquire) {
+            self.limits.refund_budget(&identity, &ask.client.key);
+        }
+        sent
+    }
+
+    /// What is left, after a HEAD when none told lately: it is free, and pulls come back that no forecast knew of.
+    ///
+    /// Without it a digest that a fresh tag names would be refused until the forecast, though upstream would give it.
+    async fn look_again(
+        &self,
+        upstream: &Upstream,
+        identity: &Identity,
+        ask: &Ask,
+        reference: &Reference,
+        left: Left,
+    ) -> Left {
+        let now = Instant::now();
+        {
+            let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+            if looks.get(identity).is_some_and(|last| now.duration_since(*last) < LOOK_AGAIN) {
+                return left;
+            }
+            // As many entries as there are identities.
+            looks.insert(identity.clone(), now);
+        }
+        match upstream.head_manifest(identity, &ask.repository, reference).await {
+            Ok(_) => self.ledger.left(identity, SystemTime::now()),
+            Err(_) => left,
+        }
+    }
+}
+
+/// Why there was no pull.
+struct Refused {
+    why: Why,
+    wait: Duration,
+    place: Option<(Ticket, SystemTime)>,
+}
+
+enum Queued {
+    /// Others wait for what this one leads.
+    Regroup,
+    Refused,
+}
+
+/// A place in the queue is given back however the wait ends.
+struct Place<'a> {
+    inner: &'a Inner,
+    identity: &'a Identity,
+    ticket: Ticket,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.inner.limits.leave_budget(self.identity, self.ticket);
+    }
+}
+
+fn purpose(ask: &Ask, reference: &Reference, reason: Reason, crew: &Crew) -> Purpose {
+    Purpose {
+        repository: ask.repository.clone(),
+        reference: reference.clone(),
+        client: ask.client.key.to_string().into(),
+        class: ask.client.class,
+        reason,
+        waiters: crew.waiters.clone(),
+        refunded: Arc::default(),
+    }
+}
+
+fn wish<'a>(ask: &'a Ask, purpose: &Purpose, on_exceed: OnExceed) -> budget::Ask<'a> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut what = DefaultHasher::new();
+    (&purpose.repository, &purpose.reference).hash(&mut what);
+    let client = &ask.client;
+    budget::Ask {
+        client: &client.key,
+        class: client.class,
+        what: what.finish(),
+        on_exceed,
+        overrides: client.overrides,
+    }
+}
+
+/// The one sentence of a refusal for want of budget: who, until when, what is left, and what would help.
+pub(super) fn spent(ask: &Ask, left: &Left, why: Why, wait: Duration, regroup: bool) -> Error {
+    let whole = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs().max(1)));
+    let class = match ask.client.class {
+        Class::Bulk => "bulk",
+        Class::Standard => "standard",
+        Class::Critical => "critical",
+        Class::Exempt => "exempt",
+    };
+    let of = match (left.limit, left.window) {
+        (Some(limit), Some(window)) => {
+            format!("{} of {limit} pulls per {} left", left.remaining.unwrap_or(0).max(0), whole(window))
+        }
+        _ => "no pulls left".to_owned(),
+    };
+    let (upstream, more) = (&left.identity.upstream, whole(wait));
+    let message = match why {
+        Why::Exhausted => format!(
+            "this mirror has {of} at {upstream} and does not have this image; more in about {more}; \
+             an upstream account with more pulls would help"
+        ),
+        Why::Floor { kept, .. } => format!(
+            "class {class} must wait about {more}: this mirror has {of} at {upstream} and keeps {kept} for higher \
+             classes; cached images are served, a higher class would help"
+        ),
+        Why::Share { spent, share } => format!(
+            "{} must wait about {more}: it spent {spent} pulls of {upstream}, and the share of one client (class \
+             {class}) is {share}; this mirror has {of}; cached images are served",
+            ask.client.key
+        ),
+        Why::QueueFull => format!(
+            "too many wait for the next pull of {upstream} (class {class}); this mirror has {of}; more in about {more}; \
+             cached images are served"
+        ),
+    };
+    Error::BudgetSpent { retry_after: wait, message: message.into(), regroup }
+}

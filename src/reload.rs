@@ -1,0 +1,67 @@
+//! The configuration, read again when its files change or on SIGHUP: one snapshot, or none and the reason.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{signal::unix::Signal, task::JoinHandle};
+use weir::{
+    cli::Cli,
+    config::{Config, Watch},
+    http::Certificate,
+    limits::{Limits, audit::Operator},
+};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Reads again for as long as the process runs.
+pub(crate) fn start(
+    cli: Cli,
+    mut config: Config,
+    certificates: Vec<Arc<Certificate>>,
+    limits: Limits,
+    mut hangup: Signal,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut watch = Watch::new(cli.file().as_deref(), &config);
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            let by = tokio::select! {
+                _ = hangup.recv() => "SIGHUP",
+                _ = look.tick() => if watch.has_changed() { "file" } else { continue },
+            };
+            match read(&cli, &config, &certificates, &limits, by) {
+                Ok(fresh) => {
+                    config = fresh;
+                    watch = Watch::new(cli.file().as_deref(), &config);
+                }
+                Err(reason) => tracing::error!(%reason, "the new configuration is not used; the old one stays"),
+            }
+        }
+    })
+}
+
+fn read(
+    cli: &Cli,
+    old: &Config,
+    certificates: &[Arc<Certificate>],
+    limits: &Limits,
+    by: &str,
+) -> Result<Config, String> {
+    let fresh = cli.load().map_err(|mistakes| mistakes.to_string())?;
+    let rulebook = fresh.rulebook().map_err(|mistakes| mistakes.to_string())?;
+    // Everything is read before anything is replaced.
+    let prepared = certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
+    prepared.into_iter().for_each(|certificate| certificate.install());
+    limits.replace(rulebook, &Operator::new(by, None), SystemTime::now());
+    if fresh.needs_restart_after(old) {
+        tracing::warn!(
+            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, trusted proxies and certificates are reloaded)"
+        );
+    } else {
+        tracing::info!(by, "reloaded");
+    }
+    Ok(fresh)
+}
