@@ -2,4 +2,5 @@
 
 mod architecture;
 mod deploy;
+mod limits;
 mod mirror;

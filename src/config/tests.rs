@@ -61,7 +61,7 @@ fn deploy_toml_is_exactly_the_defaults() {
     let (mut written, mut defaults) = (BTreeSet::new(), BTreeSet::new());
     flatten("", &toml::Value::Table(DEPLOY_TOML.parse().unwrap()), &mut written);
     flatten("", &toml::Value::try_from(Config::default()).unwrap(), &mut defaults);
-    defaults.retain(|key| !["listener", "account", "throttle", "class", "mirror.tag"].contains(&key.as_str()));
+    defaults.retain(|key| !["listener", "account", "class", "mirror.tag"].contains(&key.as_str()));
     assert_eq!(written, defaults);
 }
 

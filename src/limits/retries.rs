@@ -11,8 +11,9 @@ pub struct Retries {
     seen: VecDeque<(u64, SystemTime)>,
 }
 
-/// Different events that are remembered for each client.
-const REMEMBERED: usize = 32;
+/// Different events that are remembered for each client: more than the different references that lead to rung 2, or a client that goes
+/// round them would count as many times as it asks.
+const REMEMBERED: usize = 128;
 
 impl Retries {
     /// Identical events within so long are one (2 s).

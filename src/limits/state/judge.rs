@@ -42,7 +42,9 @@ impl Limits {
         }
         let take = request.kind.takes();
         permit.decision = self.inner.table.check(&rulebook.throttles, &client.key, take, request.kind.looks_at(), now);
-        permit.took = take;
+        // What was too much took nothing, and a dry run lets it pass: then there is nothing to give back.
+        let over = permit.decision.standings.iter().filter(|standing| standing.over);
+        permit.took = over.fold(take, |took, standing| took.without(standing.rule.meter()));
         if permit.decision.standings.is_empty() {
             return Ok(permit);
         }

@@ -74,6 +74,11 @@ impl Meters {
         Meters(self.0 | 1 << meter as u8)
     }
 
+    /// This set without one.
+    pub const fn without(self, meter: Meter) -> Meters {
+        Meters(self.0 & !(1 << meter as u8))
+    }
+
     /// All in either.
     pub const fn or(self, others: Meters) -> Meters {
         Meters(self.0 | others.0)

@@ -138,7 +138,7 @@ fn a_network_s_ceiling_denies_without_using_the_client_s_own_share() {
 #[test]
 fn principals_are_counted_by_name_and_by_their_own_throttles() {
     let authenticated = Setting { burst: Some(3), ..setting("throttle_authenticated_pulls", 9, 60) };
-    let (table, rules) = (Table::new(16), rules(&[Setting { burst: Some(1), ..pulls(2, 60) }, authenticated]));
+    let (table, rules) = (Table::new(1 << 12), rules(&[Setting { burst: Some(1), ..pulls(2, 60) }, authenticated]));
     assert_eq!(admitted(&table, &rules, &ClientKey::Principal("ci".into()), 9, at(0)), 3);
     assert_eq!(admitted(&table, &rules, &ClientKey::Principal("dev".into()), 9, at(0)), 3);
     assert_eq!(admitted(&table, &rules, &address("192.0.2.1"), 9, at(0)), 1);

@@ -1,0 +1,105 @@
+//! Bans: by operators and by the ladder, and what a banned client prints.
+
+use super::{PROXY, support::World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_client_is_told_in_a_sentence_everywhere_and_let_in_again() {
+    let admin = "[admin]\npublic_url = \"https://mirror.example\"\n";
+    let world = World::start(None, &format!("{PROXY}{admin}")).await;
+    world.images("a", 1);
+    let mut client = world.client("192.0.2.7");
+    assert_eq!(client.pull("a0").status, 200);
+    let body = r#"{"client":"192.0.2.7","duration":"1h","reason":"hammering"}"#;
+    let ban = world.weir.admin("POST", "/api/v1/bans", body);
+    assert_eq!(ban.status, 201);
+    let ban = ban.json();
+    for key in ["id", "client", "until", "rung", "rule", "origin", "evidence", "repositories"] {
+        assert!(!ban[key].is_null(), "{key}: {ban}");
+    }
+    let id = ban["id"].as_str().unwrap();
+    for (method, path) in [
+        ("GET", "/v2/library/a0/manifests/latest"),
+        ("GET", "/v2/library/a0/tags/list"),
+        ("GET", "/v2/_catalog"),
+        ("POST", "/v2/library/a0/blobs/uploads/"),
+        ("DELETE", "/v2/library/a0/manifests/latest"),
+        ("GET", "/v2/no/such/thing"),
+    ] {
+        let heard = client.send(method, path, "", "");
+        assert_eq!((heard.status, &*heard.reason), (403, "Blocked by mirror"), "{method} {path}");
+        let message = heard.message("TOOMANYREQUESTS");
+        let first: String = message.chars().take(80).collect();
+        assert!(first.starts_with("192.0.2.7 blocked until ") && first.contains("Z (rule admin"), "{message}");
+        assert!(message.ends_with(&format!("id {id}): https://mirror.example/unblock/{id}")), "{message}");
+    }
+    let head = client.head("a0");
+    assert_eq!((head.status, &*head.reason, &*head.body), (403, "Blocked by mirror", ""));
+    assert_eq!(client.get("/v2/").status, 200, "the ping always answers");
+    assert_eq!(world.client("192.0.2.8").pull("a0").status, 200);
+
+    let refused = |body: &str| {
+        let heard = world.weir.admin("POST", "/api/v1/bans", body);
+        (heard.status, heard.json()["errors"][0]["message"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(refused(r#"{"client":"10.0.0.0/8","duration":"1h"}"#).0, 422);
+    assert_eq!(refused(r#"{"client":"127.0.0.1","duration":"1h"}"#).0, 422);
+    assert_eq!(refused(r#"{"client":"10.0.0.1","duration":"31d"}"#).0, 400);
+    assert_eq!(refused(r#"{"client":"10.0.0.1"}"#).0, 400);
+    assert!(refused(r#"{"client":"127.0.0.1","duration":"1h"}"#).1.contains("force"));
+    assert_eq!(world.weir.admin("POST", &format!("/api/v1/bans/{id}/lift"), r#"{"reason":" "}"#).status, 400);
+    let lifted = world.admin("POST", &format!("/api/v1/bans/{id}/lift"), r#"{"reason":"talked to them"}"#);
+    assert_eq!(lifted["lifted"]["reason"], "talked to them");
+    assert_eq!(client.pull("a0").status, 200);
+    let audit = world.admin("GET", "/api/v1/audit", "");
+    let events: Vec<_> =
+        audit["audit"].as_array().unwrap().iter().map(|entry| entry["event"].as_str().unwrap()).collect();
+    assert_eq!((events[0], *events.last().unwrap()), ("lifted", "banned"), "{events:?}");
+    assert!(events.contains(&"refused"));
+}
+
+/// The GitLab issue: a server that asks for what does not exist, for hours.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_requests_for_missing_images_cost_upstream_little_and_end_at_a_rung() {
+    const REFERENCES: usize = 50;
+    for mode in ["dry_run", "enforce"] {
+        let world = World::start(None, &format!("{PROXY}[ban]\nmode = \"{mode}\"\n")).await;
+        world.images("cached", 1);
+        let mut client = world.client("192.0.2.7");
+        assert_eq!(client.pull("cached0").status, 200);
+        let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
+        for number in 0..10_000 {
+            let name = format!("missing{}", number % REFERENCES);
+            let heard = if number % 2 == 0 { client.head(&name) } else { client.pull(&name) };
+            *statuses.entry(heard.status).or_default() += 1;
+        }
+        let mut upstream = std::collections::HashMap::<String, usize>::new();
+        for request in world.hub.log().iter().filter(|request| request.repository.contains("missing")) {
+            *upstream.entry(request.repository.clone()).or_default() += 1;
+        }
+        let most = upstream.values().max().copied().unwrap_or(0);
+        assert!(most <= 6, "{most} upstream requests for one reference");
+        let bans = world.admin("GET", "/api/v1/bans?namespace=library/", "");
+        let ban = &bans["bans"][0];
+        assert_eq!(ban["rule"], "not_found_enumeration", "{bans}");
+        assert_eq!(ban["simulated"], mode == "dry_run");
+        assert_eq!(ban["evidence"].as_array().unwrap().len(), 20);
+        assert!(ban["repositories"][0].as_str().unwrap().contains("library/missing"), "{ban}");
+        assert!(world.admin("GET", "/api/v1/bans?namespace=grafana", "")["bans"].as_array().unwrap().is_empty());
+        println!(
+            "{mode}: {statuses:?}, {} upstream requests, {most} for one reference",
+            upstream.values().sum::<usize>()
+        );
+        match mode {
+            "dry_run" => assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [404]),
+            _ => {
+                assert!([2, 3].contains(&ban["rung"].as_u64().unwrap()), "{ban}");
+                assert!(statuses[&429] > 9_000, "{statuses:?}");
+                let heard = client.pull("missing0");
+                let message = heard.message("TOOMANYREQUESTS");
+                assert!(message.starts_with("192.0.2.7 blocked from uncached content until "), "{message}");
+            }
+        }
+        assert_eq!(client.pull("cached0").status, 200, "what is cached goes on");
+        assert_eq!(client.get("/v2/").status, 200);
+    }
+}

@@ -1,0 +1,190 @@
+//! The shared budget: who gets a pull, who is told why not, and whether the ledger has the hub's own count.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use weir_conformance::hub::{self, Fault, Kind, Limit, Logged, Match, What};
+
+use super::{PROXY, support::World, throttle};
+
+fn counted(request: &Logged) -> bool {
+    request.kind == Kind::ManifestGet && request.counted
+}
+
+const CLASSES: &str = "[[class]]\nname = \"critical\"\ncidr = [\"10.1.0.0/16\"]\n\
+                       [[class]]\nname = \"bulk\"\ncidr = [\"10.9.0.0/16\"]\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scanner_that_floods_leaves_production_every_pull_it_asks_for() {
+    let world = World::start(Some(100), &format!("{PROXY}{CLASSES}")).await;
+    world.images("scanned", 400);
+    world.images("deployed", 20);
+    let scanned: Vec<(u16, String)> = std::thread::scope(|threads| {
+        let scans: Vec<_> = (0..8)
+            .map(|thread| {
+                let world = &world;
+                threads.spawn(move || {
+                    let mut scanner = world.client("10.9.0.7");
+                    let scan = |number: u64| {
+                        let heard = scanner.pull(&format!("scanned{number}"));
+                        let message = (heard.status != 200).then(|| heard.message("TOOMANYREQUESTS"));
+                        (heard.status, message.unwrap_or_default())
+                    };
+                    (0..50).map(|step| step * 8 + thread).map(scan).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let deployed = threads.spawn(|| {
+            (0..20)
+                .map(|number| {
+                    world.client(&format!("10.1.0.{}", number % 12)).pull(&format!("deployed{number}")).status
+                })
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(deployed.join().unwrap(), [200; 20]);
+        scans.into_iter().flat_map(|scan| scan.join().unwrap()).collect()
+    });
+    let granted = scanned.iter().filter(|(status, _)| *status == 200).count();
+    println!("production 20 of 20, scanner {granted} of 400, hub {}", world.hub.count(counted));
+    assert_eq!(world.hub.count(counted), granted + 20);
+    assert!((30..=60).contains(&granted), "{granted}");
+    for (_, message) in scanned.iter().filter(|(status, _)| *status != 200) {
+        assert!(
+            message.contains("class bulk") && message.contains("would help") | message.contains("share"),
+            "{message}"
+        );
+        assert!(!message.contains('\n') && message.len() < 400, "{message}");
+    }
+    let budget = world.admin("GET", "/api/v1/budget", "");
+    assert_eq!(budget["identities"][0]["spent"], granted + 20);
+    assert_eq!(budget["identities"][0]["external_spend"], 0, "{budget}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_nobody_s_but_the_refused_one_s() {
+    // The scanner asks first, production joins its flight: one pull is enough and production has it.
+    let world = World::start(Some(100), &format!("{PROXY}{CLASSES}")).await;
+    world.images("a", 2);
+    assert_eq!(world.client("10.1.0.1").pull("a1").status, 200);
+    world.hub.set_budget(20);
+    assert_eq!(world.client("10.1.0.1").head("a0").status, 200);
+    let gate = world.hub.hold(Match::kind(Kind::ManifestHead));
+    let statuses = std::thread::scope(|threads| {
+        let ask = |client: &'static str| {
+            let world = &world;
+            threads.spawn(move || world.client(client).get("/v2/library/a0/manifests/latest").status)
+        };
+        let asked = [ask("10.9.0.7"), ask("10.9.0.8"), ask("10.1.0.1"), ask("10.1.0.2")];
+        std::thread::sleep(Duration::from_millis(300));
+        drop(gate);
+        asked.map(|asked| asked.join().unwrap())
+    });
+    assert_eq!(statuses[2..], [200, 200]);
+    assert_eq!(world.hub.count(|request| counted(request) && request.repository == "library/a0"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_pull_gets_it_when_it_comes_back() {
+    let limit = Limit { pulls: 2, window: Duration::from_secs(4) };
+    let settings = hub::Settings { limit: Some(limit), ..hub::Settings::default() };
+    let world = World::with(settings, PROXY).await;
+    world.images("a", 4);
+    let start = Instant::now();
+    let mut client = world.client("192.0.2.7");
+    let heard: Vec<_> = (0..3).map(|number| client.pull(&format!("a{number}"))).collect();
+    let statuses: Vec<_> = heard.iter().map(|heard| heard.status).collect();
+    assert_eq!(statuses, [200, 200, 200], "{heard:?}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&start.elapsed()), "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_has_the_hub_s_own_count() {
+    let off = throttle("throttle_unauthenticated_pulls", 1, "mode = \"off\"");
+    let mut world = World::start(Some(2000), &format!("{PROXY}{off}")).await;
+    world.images("hit", 1);
+    world.images("cold", 10);
+    let mut client = world.client("192.0.2.7");
+    (0..10_000).for_each(|_| assert_eq!(client.pull("hit0").status, 200));
+    // A hundred coalesced misses: ten clients each, ten images.
+    std::thread::scope(|threads| {
+        for client in 0..10 {
+            let world = &world;
+            threads.spawn(move || {
+                for image in 0..10 {
+                    let heard = world.client(&format!("192.0.2.{client}")).pull(&format!("cold{image}"));
+                    assert_eq!(heard.status, 200, "{heard:?}");
+                }
+            });
+        }
+    });
+    // Fifty misses that fail: not there, and broken on the way.
+    (0..25).for_each(|number| assert_eq!(client.pull(&format!("missing{number}")).status, 404));
+    world.images("broken", 25);
+    world.hub.fault(Fault::always(What::Status(503)).on(Match::kind(Kind::ManifestGet)));
+    for number in 0..25 {
+        let status = client.pull(&format!("broken{number}")).status;
+        assert!(status >= 429, "{status}");
+    }
+    world.hub.clear_faults();
+    let equal = |world: &World, when: &str| {
+        let budget = world.admin("GET", "/api/v1/budget", "");
+        let identity = &budget["identities"][0];
+        let counted = world.hub.count(counted);
+        println!("{when}: hub counted {counted}, ledger {}", identity["remaining"]);
+        assert_eq!(identity["remaining"], 2000 - counted, "{when}: {budget}");
+        assert_eq!(identity["external_spend"], 0, "{when}: {budget}");
+    };
+    equal(&world, "before the restart");
+    world.restart(Signal::TERM);
+    equal(&world, "after the restart");
+    let spends = world.admin("GET", "/api/v1/spends?n=1000", "");
+    let first =
+        spends["spends"].as_array().unwrap().iter().find(|spend| spend["repository"] == "library/cold0").unwrap();
+    assert!(first["split"].as_f64().unwrap() <= 1.0, "{first}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_spend_is_seen_shown_and_said() {
+    let world = World::start(Some(100), PROXY).await;
+    world.images("a", 3);
+    let mut client = world.client("192.0.2.7");
+    assert_eq!(client.pull("a0").status, 200);
+    // A neighbour behind the same address.
+    world.hub.set_budget(60);
+    assert_eq!(client.pull("a1").status, 200);
+    let budget = world.admin("GET", "/api/v1/budget", "");
+    let identity = &budget["identities"][0];
+    assert_eq!((&identity["external_spend"], &identity["spent"]), (&39.into(), &2.into()), "{budget}");
+    assert!(identity["alert"].as_str().unwrap().starts_with("39 pulls"), "{identity}");
+    assert!(world.weir.log().contains("others spend from this budget"));
+    let metrics = world.weir.admin("GET", "/metrics", "").body;
+    assert!(
+        metrics.contains(r#"weir_budget_external_spend{upstream="docker.io",identity="anonymous"} 39"#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_the_hub_s_two_limits_opens_its_own_breaker() {
+    let world = World::start(Some(100), PROXY).await;
+    world.images("a", 3);
+    let mut client = world.client("192.0.2.7");
+    assert_eq!(client.pull("a0").status, 200);
+    // The pull limit: GETs stop, HEADs go on.
+    world.hub.fault(Fault::always(What::PullLimit(None)).on(Match::kind(Kind::ManifestGet)));
+    assert_eq!(client.pull("a1").status, 429);
+    world.hub.clear_log();
+    assert_eq!(client.head("a2").status, 200);
+    assert!(world.hub.count(|request| request.kind == Kind::ManifestHead) > 0);
+    drop(world);
+    // The abuse limit: nothing at all is asked.
+    let world = World::start(Some(100), PROXY).await;
+    world.images("a", 3);
+    world.hub.fault(Fault::always(What::Abuse(None)));
+    let mut client = world.client("192.0.2.7");
+    let heard = client.pull("a0");
+    assert_eq!(heard.status, 429, "{heard:?}");
+    world.hub.clear_log();
+    assert_eq!((client.pull("a1").status, client.head("a2").status), (429, 429));
+    assert_eq!(world.hub.log().len(), 0);
+}

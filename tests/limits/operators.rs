@@ -1,0 +1,104 @@
+//! What operators do: reload, switch, the local socket, GitLab's headers on the admin API.
+
+use rustix::process::Signal;
+
+use super::{PROXY, support::World, throttle};
+
+const PULLS: &str = "throttle_unauthenticated_pulls";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_in_force_whole_or_not_at_all() {
+    let world = World::start(None, &format!("{PROXY}{}", throttle(PULLS, 100, "burst = 50"))).await;
+    world.images("a", 1);
+    let mut client = world.client("192.0.2.7");
+    assert_eq!(client.pull("a0").header("ratelimit-remaining"), Some("49;w=3600"));
+
+    let said = world.weir.log().len();
+    world.weir.configure(&format!("{PROXY}{}", throttle(PULLS, 200, "burst = 100")));
+    world.weir.until_log(said, r#""message":"reloaded""#);
+    // What was used stays used: one of a hundred and this one of two hundred.
+    let left = client.pull("a0").header("ratelimit-remaining").unwrap().to_owned();
+    assert!(["97;w=3600", "98;w=3600"].contains(&&*left), "{left}");
+
+    let said = world.weir.log().len();
+    world.weir.configure(&format!("{PROXY}{}[ban]\nmode = \"enforced\"\n", throttle(PULLS, 1, "")));
+    world.weir.until_log(said, "the new configuration is not used");
+    assert!(world.weir.log()[said..].contains("ban.mode"), "{}", &world.weir.log()[said..]);
+    assert_eq!(client.pull("a0").status, 200, "nothing of it is in force");
+
+    let said = world.weir.log().len();
+    world.weir.signal(Signal::HUP);
+    world.weir.until_log(said, "the new configuration is not used");
+    let said = world.weir.log().len();
+    world.weir.configure(&format!(
+        "{PROXY}[[class]]\nname = \"bulk\"\ncidr = [\"192.0.2.0/24\"]\n{}",
+        throttle(PULLS, 4, "burst = 1")
+    ));
+    world.weir.signal(Signal::HUP);
+    world.weir.until_log(said, r#""message":"reloaded""#);
+    let audit = world.admin("GET", "/api/v1/audit", "");
+    assert_eq!(audit["audit"][0]["event"], "reloaded", "{audit}");
+    assert_eq!(client.pull("a0").status, 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_shut_out_of_the_admin_api_has_a_way_in() {
+    let fixed = "algorithm = \"fixed_window\"";
+    let world =
+        World::start(None, &format!("{PROXY}{}", throttle("throttle_unauthenticated_admin_api", 3, fixed))).await;
+    let mut last = None;
+    for number in 1..=4 {
+        let heard = world.weir.admin("GET", "/api/v1/bans", "");
+        assert_eq!(heard.header("ratelimit-limit"), Some("1"), "three an hour is one a minute, rounded up");
+        assert_eq!(heard.header("ratelimit-name"), Some("throttle_unauthenticated_admin_api"));
+        assert_eq!(heard.header("ratelimit-observed"), Some(&*number.to_string()));
+        assert_eq!(heard.header("ratelimit-remaining"), Some(&*3_i32.saturating_sub(number).max(0).to_string()));
+        assert!(heard.header("ratelimit-reset").is_some());
+        last = Some(heard);
+    }
+    let denied = last.unwrap();
+    assert_eq!(denied.status, 429);
+    assert!(denied.header("ratelimit-resettime").is_some() && denied.header("retry-after").is_some(), "{denied:?}");
+    assert_eq!(world.weir.admin("GET", "/healthz", "").status, 200);
+
+    let (ok, told) = world.weir.cli(&["throttle", "list"]);
+    assert!(
+        ok && told.contains("throttle_unauthenticated_admin_api (enforce): 3 in 3600 s\n  denied 1 requests"),
+        "{told}"
+    );
+    let (ok, told) = world.weir.cli(&["throttle", "off", "throttle_unauthenticated"]);
+    assert!(ok && told.contains("(off, switched by hand)"), "{told}");
+    assert_eq!(world.weir.admin("GET", "/api/v1/bans", "").status, 200);
+    let (ok, told) = world.weir.cli(&["throttle", "off", "nonsense"]);
+    assert!(!ok && told.contains("no throttle is configured by that name"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_are_made_shown_lifted_and_taken_along_on_the_command_line() {
+    let world = World::start(None, PROXY).await;
+    let cli = |arguments: &[&str]| world.weir.cli(arguments);
+    assert_eq!(cli(&["ban", "list"]), (true, "nobody is banned\n".to_owned()));
+    let (ok, told) = cli(&["ban", "add", "192.0.2.7", "--duration", "2h", "--reason", "hammering"]);
+    assert!(ok && told.starts_with("192.0.2.7 is banned until 20"), "{told}");
+    let (ok, told) = cli(&["ban", "add", "10.0.0.0/8"]);
+    assert!(!ok && told.contains("wider than a /24"), "{told}");
+    let (_, list) = cli(&["ban", "list"]);
+    let id = list.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    assert!(list.contains("192.0.2.7") && list.contains("hammering"), "{list}");
+    assert!(cli(&["ban", "show", &id]).1.contains("\"reason\": \"hammering\""));
+    assert_eq!(world.client("192.0.2.7").pull("a0").status, 403);
+    let (_, exported) = cli(&["ban", "export"]);
+    assert!(!cli(&["ban", "lift", &id]).0, "a reason is required");
+    assert!(cli(&["ban", "lift", &id, "--reason", "talked to them"]).0);
+    assert_eq!(world.client("192.0.2.7").pull("a0").status, 404);
+
+    let other = World::start(None, PROXY).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), exported).unwrap();
+    assert_eq!(
+        other.weir.cli(&["ban", "import", file.path().to_str().unwrap()]),
+        (true, "1 bans taken over\n".to_owned())
+    );
+    assert_eq!(other.admin("GET", "/api/v1/bans?client=192.0.2.7", "")["bans"][0]["origin"], "imported");
+    assert_eq!(other.client("192.0.2.7").pull("a0").status, 403);
+}
