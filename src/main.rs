@@ -103,8 +103,9 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();
     config.admin.listen = admin_socket.local_addr().map_err(failed)?;
-    let (mirror_of, settle) = (mirror.clone(), keeper.settle());
-    let admin = admin::serve(settings.admin, admin_socket, local, mirror_of, limits, settle, metrics, draining.clone());
+    let rooms =
+        admin::Rooms { mirror: mirror.clone(), limits, settle: keeper.settle(), metrics, draining: draining.clone() };
+    let admin = admin::serve(settings.admin, admin_socket, local, rooms);
     let admin = admin.map_err(failed)?;
     cli::say(&cli::greeting(&config))?;
     tracing::info!(addresses = ?registry.addresses, admin = %config.admin.listen, "serving");

@@ -140,10 +140,10 @@ async fn body(mut payload: web::Payload, most: usize) -> Result<Bytes, HttpRespo
 }
 
 /// How many entries are wanted.
-pub(super) fn count(query: &str, default: usize, most: usize) -> Result<usize, HttpResponse> {
+pub(super) fn count(query: &str, default: usize, most: usize) -> Result<usize, Box<HttpResponse>> {
     match parameter(query, "n").map(|n| n.parse::<usize>()) {
         None => Ok(default),
         Some(Ok(count)) => Ok(count.min(most)),
-        Some(Err(_)) => Err(refuse(400, "INVALID", "n is a number: how many to list")),
+        Some(Err(_)) => Err(Box::new(refuse(400, "INVALID", "n is a number: how many to list"))),
     }
 }

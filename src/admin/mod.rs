@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use self::operator::Asking;
 pub use self::{
     guard::Hosts,
-    server::{Serving, serve},
+    server::{Rooms, Serving, serve},
 };
 use crate::{
     limits::{Limits, permit::Kind},

@@ -59,31 +59,32 @@ pub(super) async fn admit(state: &State, request: &HttpRequest, endpoint: Endpoi
     // Before the login: what it costs to verify passwords is what the throttle bounds.
     let anonymous = Client::anonymous(client::fold(address), address);
     if !state.settings.login {
-        let permit = throttle(state, anonymous, endpoint.kind(), now)?;
+        let permit = throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
         return Ok(Asking { operator: Operator::new("operator", Some(address)), permit: Some(permit), now });
     }
     let offers = request.headers().contains_key(actix_web::http::header::AUTHORIZATION);
     if !offers {
-        throttle(state, anonymous.clone(), endpoint.kind(), now)?;
+        throttle(state, anonymous.clone(), endpoint.kind(), now).map_err(|refusal| *refusal)?;
     }
     let name = match state.login.admit(request).await {
         Ok(name) => name,
         Err(refusal) => {
             if offers {
-                throttle(state, anonymous, endpoint.kind(), now)?;
+                throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
             }
             return Err(refusal);
         }
     };
     let account = Client { key: ClientKey::Principal(name.clone()), ..anonymous };
-    let permit = throttle(state, account, endpoint.kind(), now)?;
+    let permit = throttle(state, account, endpoint.kind(), now).map_err(|refusal| *refusal)?;
     Ok(Asking { operator: Operator::new(&*name, Some(address)), permit: Some(permit), now })
 }
 
-fn throttle(state: &State, client: Client, kind: Kind, now: SystemTime) -> Result<Permit, HttpResponse> {
+fn throttle(state: &State, client: Client, kind: Kind, now: SystemTime) -> Result<Permit, Box<HttpResponse>> {
     let about = About { method: "", repository: "", reference: "" };
     let request = Request { client: Arc::new(client), kind, about, bypass: None };
-    state.limits.admit(&request, now).map_err(|denied| refused(&denied, kind, &state.limits.rulebook().response_text))
+    let text = &state.limits.rulebook().response_text;
+    state.limits.admit(&request, now).map_err(|denied| Box::new(refused(&denied, kind, text)))
 }
 
 /// The custom text is the whole body for a person, and the sentence for a program.

@@ -35,7 +35,27 @@ impl Serving {
     }
 }
 
-/// Answers on `socket`, and without login and throttle on `local`; both are bound and listening. `metrics` holds what the other rooms count.
+/// What is shown and changed here.
+pub struct Rooms {
+    /// What is cached, and what is left upstream.
+    pub mirror: Mirror,
+    /// Throttles, bans, the audit.
+    pub limits: Limits,
+    /// Resolves when what was decided so far is on disk.
+    pub settle: Settle,
+    /// What the other rooms count.
+    pub metrics: Registry,
+    /// Whether the process wants to be asked.
+    pub draining: Draining,
+}
+
+impl std::fmt::Debug for Rooms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rooms").finish_non_exhaustive()
+    }
+}
+
+/// Answers on `socket`, and without login and throttle on `local`; both are bound and listening.
 ///
 /// # Errors
 /// When the socket cannot be used.
@@ -43,12 +63,9 @@ pub fn serve(
     settings: Settings,
     socket: TcpListener,
     local: Option<UnixListener>,
-    mirror: Mirror,
-    limits: Limits,
-    settle: Settle,
-    mut metrics: Registry,
-    draining: Draining,
+    rooms: Rooms,
 ) -> io::Result<Serving> {
+    let Rooms { mirror, limits, settle, mut metrics, draining } = rooms;
     metrics.register_collector(Box::new(Figures(mirror.clone(), limits.clone())));
     let login = Login::new(limits.clone());
     let state = web::Data::new(State { settings, mirror, limits, metrics, draining, login, settle });

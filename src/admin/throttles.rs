@@ -45,13 +45,13 @@ pub(super) async fn switch(state: &State, asking: &Asking, payload: web::Payload
 pub(super) fn clients(state: &State, query: &str) -> HttpResponse {
     match count(query, 100, 10_000) {
         Ok(most) => reply(200, &json!({"clients": state.limits.clients(most, SystemTime::now())})),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
 pub(super) fn audit(state: &State, query: &str) -> HttpResponse {
     match count(query, 100, MOST_ENTRIES) {
         Ok(most) => reply(200, &json!({"audit": state.limits.audit(most)})),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }

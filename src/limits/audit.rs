@@ -54,7 +54,7 @@ pub struct Entry {
 #[serde(untagged)]
 pub enum What {
     /// To a ban: `banned`, `lifted`, `expired`, `refused`.
-    Ban(ban::Event),
+    Ban(Box<ban::Event>),
     /// To something else.
     Other(Other),
 }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         for what in [
-            What::Ban(ban::Event::Expired { id: "1".into(), client: "10.0.0.7".parse().unwrap() }),
+            What::Ban(Box::new(ban::Event::Expired { id: "1".into(), client: "10.0.0.7".parse().unwrap() })),
             What::Other(Other::Switched { selection: "*".into(), mode: Mode::Off }),
             What::Other(Other::Reloaded),
         ] {

@@ -400,7 +400,8 @@ impl Limits {
     /// Somebody tried what they may not.
     pub fn refused(&self, by: &Operator, attempt: &str, reason: &str, now: SystemTime) {
         let (attempt, reason) = (attempt.to_owned(), reason.to_owned());
-        self.note(by, What::Ban(ban::Event::Refused { by: by.name.clone(), attempt, reason }), now);
+        let event = ban::Event::Refused { by: by.name.clone(), attempt, reason };
+        self.note(by, What::Ban(Box::new(event)), now);
     }
 
     /// Anything else that belongs in the audit.
@@ -420,7 +421,7 @@ impl Limits {
             self.inner.bans.store(book.len(), Ordering::Release);
             events
         };
-        events.into_iter().for_each(|event| self.note(&Operator::auto(), What::Ban(event), now));
+        events.into_iter().for_each(|event| self.note(&Operator::auto(), What::Ban(Box::new(event)), now));
         let mut probation = lock(&self.inner.probation);
         probation.retain(|_, until| now < *until);
         self.inner.on_probation.store(probation.len(), Ordering::Release);

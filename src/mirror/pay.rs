@@ -150,13 +150,20 @@ impl Inner {
         {
             let identity = left.identity.clone();
             let purpose = purpose(ask, reference, reason, crew);
-            match self.queue(&identity, &purpose, ask, crew).await {
-                Ok(reservation) => {
-                    let sent = self.send(upstream, reservation, ask, reference, &purpose).await;
-                    return sent.map_err(|error| Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown));
+            // Upstream's clock is not ours: a pull that was forecast may come back a moment later than that.
+            let deadline = SystemTime::now() + self.limits.rulebook().budget.queue_max_wait;
+            loop {
+                match self.queue(&identity, &purpose, ask, crew).await {
+                    Ok(reservation) => match self.send(upstream, reservation, ask, reference, &purpose).await {
+                        Err(upstream::Error::PullLimit { .. }) if SystemTime::now() < deadline => {}
+                        sent => {
+                            let absent = Error::ManifestUnknown;
+                            return sent.map_err(|error| Error::from_upstream(&ask.upstream, error, absent));
+                        }
+                    },
+                    Err(Queued::Regroup) => return Err(spent(ask, left, Why::Exhausted, Duration::ZERO, true)),
+                    Err(Queued::Refused) => break,
                 }
-                Err(Queued::Regroup) => return Err(spent(ask, left, Why::Exhausted, Duration::ZERO, true)),
-                Err(Queued::Refused) => {}
             }
         }
         match refusal {

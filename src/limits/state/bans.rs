@@ -128,8 +128,11 @@ impl Limits {
     fn own_lifts(&self, account: &str, now: SystemTime) -> usize {
         let audit = lock(&self.inner.audit);
         let today = audit.newest().take_while(|entry| now.duration_since(entry.at).unwrap_or_default() < DAY);
-        let lifted = |entry: &&Entry| {
-            matches!(&entry.what, What::Ban(Event::Lifted { record }) if record.self_service) && entry.by == account
+        let lifted = |entry: &&Entry| match &entry.what {
+            What::Ban(event) => {
+                matches!(&**event, Event::Lifted { record } if record.self_service && entry.by == account)
+            }
+            What::Other(_) => false,
         };
         today.filter(lifted).count()
     }
@@ -159,7 +162,7 @@ impl Limits {
     }
 
     fn tell(&self, event: Event, by: &Operator, now: SystemTime) -> Result<Record, Refused> {
-        self.note(by, What::Ban(event.clone()), now);
+        self.note(by, What::Ban(Box::new(event.clone())), now);
         match event {
             Event::Banned { record } | Event::Lifted { record } => Ok(record),
             // The book gives back nothing else when a ban is made or lifted.

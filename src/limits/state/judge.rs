@@ -179,7 +179,7 @@ impl Limits {
             event
         };
         match event {
-            Ok(event) => self.note(&Operator::auto(), What::Ban(event), now),
+            Ok(event) => self.note(&Operator::auto(), What::Ban(Box::new(event)), now),
             Err(refused) => self.refused(&Operator::auto(), "ban", &refused.to_string(), now),
         }
     }
