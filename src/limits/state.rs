@@ -20,6 +20,8 @@
 mod bans;
 mod budget;
 mod judge;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::{

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     net::IpAddr,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -75,9 +75,15 @@ pub struct Book {
 }
 
 impl Book {
-    /// The ban that this client meets: its own, else that of the narrowest network. `None` almost always, after a look at a length.
+    /// The ban that this client meets: the one that stops most, and of these its own before that of the narrowest network. `None` almost
+    /// always, after a look at a length.
     pub fn find(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Ban<'_>> {
-        self.search(client, address, now).find(|record| !record.simulated).map(Ban)
+        highest(self.search(client, address, now).filter(|record| !record.simulated))
+    }
+
+    /// The same for one whom rules spare.
+    pub fn find_by_people(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Ban<'_>> {
+        highest(self.search(client, address, now).filter(|record| !record.simulated && record.origin != Origin::Auto))
     }
 
     /// The simulated ban that would have met it.
@@ -155,8 +161,8 @@ impl Book {
         let record = Record {
             id: self.free_id(number),
             client,
-            created: now,
-            until: now + duration,
+            created: whole(now),
+            until: whole(now + duration),
             rung,
             rule,
             origin,
@@ -383,6 +389,15 @@ impl Book {
         self.ids.insert(record.id.clone());
         self.ended.push_back(record);
     }
+}
+
+/// In whole seconds, as a record is written: it is the same after a restart.
+fn whole(at: SystemTime) -> SystemTime {
+    std::time::UNIX_EPOCH + Duration::from_secs(at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+fn highest<'a>(records: impl Iterator<Item = &'a Record>) -> Option<Ban<'a>> {
+    records.reduce(|best, record| if record.rung > best.rung { record } else { best }).map(Ban)
 }
 
 fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<String>>, key: &K, id: &str) {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::limits::{
-    ban::Origin,
     ladder::{Failure, Outcome, Rung},
     permit::{Cause, Kind, Note},
     throttle::{BYTES_UNIT, Decision, Meter, Meters},
@@ -73,14 +72,18 @@ impl Limits {
         let client = &request.client;
         let (found, simulated) = {
             let book = lock(&self.inner.book);
-            let found = book.find(&client.key, request.address(), now).map(|ban| ban.0.clone());
-            (found, book.find_simulated(&client.key, request.address(), now).map(|ban| Note::of_ban(ban.0, "track")))
+            // Whom a rule banned and an operator trusts goes on; whom an operator banned does not.
+            let found = match permit.safe {
+                None => book.find(&client.key, request.address(), now),
+                Some(_) => book.find_by_people(&client.key, request.address(), now),
+            };
+            (
+                found.map(|ban| ban.0.clone()),
+                book.find_simulated(&client.key, request.address(), now).map(|ban| Note::of_ban(ban.0, "track")),
+            )
         };
         permit.notes.extend(simulated);
-        // Whom a rule banned and an operator trusts goes on; whom an operator banned does not.
-        let Some(record) = found.filter(|record| record.origin != Origin::Auto || permit.safe.is_none()) else {
-            return Ok(());
-        };
+        let Some(record) = found else { return Ok(()) };
         let url = &rulebook.public_url;
         let denied = Box::new(Denied::banned(&record, &client.key, url, rulebook.bans_are_denied, now));
         if record.rung < Rung::Client {
