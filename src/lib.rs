@@ -14,7 +14,7 @@
 //! | [`admin`] | the second listener: health, metrics, JSON API |
 //! | [`route`] | a name, with or without a registry, to its one upstream or to none |
 //! | [`asker`] | who asks: client key, principal, class |
-//! | [`limits`] | pure accounting: who a client is, who may spend what; time is an argument |
+//! | [`limits`] | pure accounting: who a client is, what it may ask and spend, who is banned; time is an argument. [`limits::Limits`] is shared by all rooms |
 //! | [`mirror`] | the decisions: from disk, or from upstream by way of disk |
 //! | [`upstream`] | a client of registries, and the ledger of what they count; the only user of reqwest |
 //! | [`telemetry`] | logs and the metric registry |
@@ -62,15 +62,15 @@
 //! # One cold pull
 //!
 //! A thousand nodes are told to run `busybox:1.36`, and none of it is here. Each asks `HEAD /v2/library/busybox/manifests/1.36`.
-//! `http::path` reads the path from the right and [`route`] finds the one upstream; `http::admit` says who is asking, and
-//! its permit travels in the response body until the last byte is sent. [`mirror`] finds no tag on disk and joins the
+//! `http::path` reads the path from the right and [`route`] finds the one upstream; `http::admit` says who is asking
+//! and whether it may (ban, then throttle), and its permit travels in the response body until the last byte is sent. [`mirror`] finds no tag on disk and joins the
 //! *flight* for this tag: the first one in leads it, on the background runtime, where it outlives whoever asked. The leader
 //! looks at the disk again (another flight may just have landed) and sends one HEAD upstream, which Docker Hub does not
 //! count. Its breaker, its pace, and a bearer token that is fetched once for all stand before that. The answer
 //! names a digest, goes into a small file, and all thousand have their HEAD.
 //!
 //! Each then asks for the manifest by that digest. One flight again; its leader now needs something that is counted, so it
-//! *reserves* a pull in the ledger, which is on disk before the request leaves, and commits it when the headers are in: who
+//! *reserves* a pull in the ledger, if the floors and shares of `limits::budget` leave it one, which is on disk before the request leaves, and commits it when the headers are in: who
 //! asked, for what, why, how many shared it, and what upstream says is left. The bytes are checked against their digest,
 //! stored, and given to all, and this repository has now *vouched* for it. To be named by a manifest is not to be vouched for:
 //! each blob is served under a name only after upstream answered 200 for it under that name.

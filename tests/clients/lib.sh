@@ -14,6 +14,12 @@ ADMIN=127.0.0.1:5001
 IMAGE=library/alder
 # Never pulled while the hub has budget.
 COLD=library/birch
+# A client's whole quota is one pull an hour.
+QUOTA='[[throttle]]
+name = "throttle_unauthenticated_pulls"
+requests_per_period = 2
+period_in_seconds = 7200
+burst = 1'
 
 # --- checks -----------------------------------------------------------------------------------------------------------------
 
@@ -62,7 +68,9 @@ normalise() {
         -e 's/[[:space:]]+$//' \
         -e '/[|]-*[|]$/d' \
         -e '/^(Getting image source signatures|Copying (blob|config) .*)$/d' \
-        -e 's/about [0-9][0-9hms ]*/about WAIT/'
+        -e 's/about [0-9][0-9hms ]*/about WAIT/' \
+        -e 's/until ([0-9-]{10} )?[0-9]{2}:[0-9]{2}Z/until TIME/g' \
+        -e 's/id [0-9a-f]{8}\b/id ID/g'
 }
 
 # bounded COMMAND…: runs it, in a process group of its own, for two minutes at most; then its status is 124.
@@ -158,6 +166,7 @@ default = true
 [[upstream]]
 name = "debian.test"
 url = "http://$DEBIAN"
+${LIMITS-}
 TOML
 }
 
@@ -246,7 +255,26 @@ scenario() {
     forget_requests
     works "a pull with the hub out of budget" pull "$IMAGE:latest"
     cost 0 0 "$(asked token)" "out of budget"
-    golden out-of-budget log_of pull "$COLD:latest"
+    golden out-of-budget counting pull "$COLD:latest"
+
+    if [[ $MIRROR_KIND == weir ]]; then
+        # One pull an hour, and it is taken: each client prints whose quota it is and until when.
+        reset_hub
+        LIMITS=$QUOTA
+        restart_mirror 0s
+        curl -fs -o "$WORK/output" "http://$MIRROR/v2/$IMAGE/manifests/latest"
+        golden quota counting pull "$IMAGE:latest"
+        LIMITS=
+        restart_mirror 0s
+        works "a pull when the quota is lifted" pull "$IMAGE:latest"
+
+        works "a ban of this machine" "$BIN/weir" ban --config "$WORK/weir.toml" add 127.0.0.1 --force --reason "a test"
+        forget
+        golden ban counting pull "$IMAGE:latest"
+        ban=$("$BIN/weir" ban --config "$WORK/weir.toml" list --json | jq -r '.bans[0].id')
+        works "a lift" "$BIN/weir" ban --config "$WORK/weir.toml" lift "$ban" --reason "the test is over"
+        works "a pull when the ban is lifted" pull "$IMAGE:latest"
+    fi
 
     forget
     if [[ $MIRROR_KIND == weir ]]; then
@@ -260,3 +288,16 @@ scenario() {
 }
 
 log_of() { "$@"; }
+
+# counting COMMAND…: as log_of, and how many requests for manifests the mirror had of it.
+counting() {
+    local before status=0
+    before=$(wc -l <"$WORK/mirror.log")
+    log_of "$@" || status=$?
+    [[ $MIRROR_KIND == weir ]] || return "$status"
+    for method in HEAD GET; do
+        echo "--- $method of a manifest: $(tail -n "+$((before + 1))" "$WORK/mirror.log" | grep 'weir::access' |
+            grep "\"method\":\"$method\"" | grep -c '/manifests/' || true)"
+    done
+    return "$status"
+}
