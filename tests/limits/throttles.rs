@@ -1,6 +1,7 @@
 //! Throttles on `/v2`: what they count, what they say, and whom they leave alone.
 
 use rustix::process::Signal;
+use weir_conformance::hub::Spec;
 
 use super::{PROXY, support::World, throttle};
 
@@ -212,4 +213,65 @@ async fn a_principal_is_known_by_basic_by_its_token_header_and_out_of_an_htpassw
         assert_eq!((heard.status, heard.header("docker-ratelimit-source")), (200, source), "{header}");
     }
     assert!(!world.weir.log().contains("secret"), "a password is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_charged_afterwards_denies_the_next_request() {
+    let config = format!(
+        "{PROXY}{}{}{}[[account]]\nname = \"ci\"\npassword_hash = {HASH:?}\n",
+        throttle("throttle_unauthenticated_not_found", 12, "burst = 3"),
+        throttle("throttle_unauthenticated_bytes", 40, "burst = 10"),
+        throttle("throttle_unauthenticated_auth", 12, "burst = 3"),
+    );
+    let world = World::start(None, &config).await;
+    world.images("a", 1);
+    let image = world.hub.push(Spec::new("library/big").single().layers([1_000_000])).unwrap();
+
+    let mut missing = world.client("192.0.2.7");
+    let statuses: Vec<_> = (0..5).map(|number| missing.pull(&format!("missing{number}")).status).collect();
+    assert_eq!(statuses, [404, 404, 404, 429, 429]);
+    assert!(missing.pull("a0").message("TOOMANYREQUESTS").contains("throttle_unauthenticated_not_found"));
+
+    // A body of sixteen units is owed, and not begun again.
+    let mut reader = world.client("192.0.2.8");
+    assert_eq!(reader.pull("big").status, 200);
+    let layer = image.blobs().into_iter().max_by_key(|blob| blob.size).unwrap();
+    let path = format!("/v2/library/big/blobs/{}", layer.digest);
+    assert_eq!(reader.get(&path).status, 200);
+    let heard = reader.get(&path);
+    assert!(heard.message("TOOMANYREQUESTS").contains("throttle_unauthenticated_bytes"), "{heard:?}");
+
+    let mut guesser = world.client("192.0.2.9");
+    let mut guess = |password: &str| {
+        let token = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("ci:{password}"));
+        let header = format!("Authorization: Basic {token}\r\n");
+        guesser.send("GET", "/v2/library/a0/manifests/latest", &header, "").status
+    };
+    assert_eq!(
+        ["a", "b", "c", "d"].map(&mut guess),
+        [200, 200, 429, 429],
+        "the third is known to be wrong before it is answered"
+    );
+}
+
+/// Argon2id of nothing anybody will guess, with parameters that cost nothing.
+const HASH: &str = "$argon2id$v=19$m=16,t=1,p=1$c29tZXNhbHQ$8YEsh5yFnxDe5K7oFTsvEg";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_on_beyond_its_upstream_quota_is_kept_to_the_cache() {
+    let upstream = throttle("throttle_unauthenticated_upstream", 4, "burst = 2");
+    let world = World::start(Some(100), &format!("{PROXY}{upstream}[ban]\nmode = \"enforce\"\n")).await;
+    world.images("a", 8);
+    let mut client = world.client("192.0.2.7");
+    let heard: Vec<_> = (0..8).map(|number| client.pull(&format!("a{number}"))).collect();
+    let statuses: Vec<_> = heard.iter().map(|heard| heard.status).collect();
+    assert_eq!(statuses, [200, 200, 429, 429, 429, 429, 429, 429]);
+    assert!(heard[2].message("TOOMANYREQUESTS").contains("throttle_unauthenticated_upstream"), "{:?}", heard[2]);
+    assert!(heard[7].message("TOOMANYREQUESTS").contains("blocked from uncached content"), "{:?}", heard[7]);
+    assert_eq!(client.pull("a0").status, 200);
+    assert_eq!(world.client("192.0.2.8").pull("a7").status, 200);
+    let clients = world.admin("GET", "/api/v1/clients", "");
+    let first = &clients["clients"][0];
+    assert_eq!((&first["client"], &first["upstream_spent"]), (&"192.0.2.7".into(), &2.into()), "{clients}");
+    assert!(first["ban"].is_string() && first["throttles"].is_array(), "{clients}");
 }
