@@ -18,7 +18,7 @@ use crate::{
     mirror,
 };
 
-/// The longest wait that a 429 names. Pulls come back that no forecast knew of, so nobody is sent away for hours; the
+/// The longest wait that a 429 for want of budget names. Pulls come back that no forecast knew of, so nobody is sent away for hours; the
 /// sentence tells the forecast.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -216,7 +216,15 @@ impl Failure {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(wait) = row.retry_after {
-            let wait = wait.min(if sleeps(user_agent) { LONGEST_SLEEP } else { LONGEST_WAIT });
+            let longest = match self {
+                _ if sleeps(user_agent) => LONGEST_SLEEP,
+                // A client's own quota comes back when it is said to.
+                Failure::Denied(_) | Failure::HeldBack(_) | Failure::Mirror(mirror::Error::Throttled(_)) => {
+                    Duration::MAX
+                }
+                _ => LONGEST_WAIT,
+            };
+            let wait = wait.min(longest);
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if let Failure::Denied(denied) | Failure::Mirror(mirror::Error::Throttled(denied)) = self {
