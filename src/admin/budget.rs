@@ -28,6 +28,7 @@ pub(super) fn budget(state: &State) -> Value {
 /// An identity with who waits for its pulls, who spent them, and whether somebody else does.
 fn whole(state: &State, left: &Left, floors: &Value) -> Value {
     let mut json = identity(left, floors);
+    state.limits.age_budget(left, SystemTime::now());
     let spenders = state.limits.spenders(&left.identity).into_iter().take(MOST_SPENDERS);
     let spenders: Vec<Value> =
         spenders.map(|(client, spent)| json!({"client": client.to_string(), "spent": spent})).collect();

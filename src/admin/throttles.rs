@@ -43,8 +43,10 @@ pub(super) async fn switch(state: &State, asking: &Asking, payload: web::Payload
 }
 
 pub(super) fn clients(state: &State, query: &str) -> HttpResponse {
+    let now = SystemTime::now();
+    state.mirror.budget().iter().for_each(|left| state.limits.age_budget(left, now));
     match count(query, 100, 10_000) {
-        Ok(most) => reply(200, &json!({"clients": state.limits.clients(most, SystemTime::now())})),
+        Ok(most) => reply(200, &json!({"clients": state.limits.clients(most, now)})),
         Err(refusal) => *refusal,
     }
 }

@@ -350,6 +350,11 @@ impl Admission {
         asker(&self.spent, client, class, overrides)
     }
 
+    /// Forgets what left the window, for those who look without asking.
+    pub fn look(&mut self, left: &Left, now: SystemTime) {
+        self.age(left, now);
+    }
+
     fn age(&mut self, left: &Left, now: SystemTime) {
         self.spent.age(left.window.unwrap_or(Spent::WINDOW), now);
     }

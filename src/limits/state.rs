@@ -49,7 +49,7 @@ use super::{
     ladder::Ladder,
     permit::{About, Denied, Permit, Request},
     rulebook::Rulebook,
-    throttle::{self, Mode, Rules, Snapshot, Table},
+    throttle::{self, Mode, Rules, Setting, Snapshot, Table},
 };
 use crate::{
     asker::{Client, ClientKey},
@@ -129,6 +129,9 @@ enum Line {
 #[derive(Serialize, Deserialize)]
 struct Usage {
     throttles: Snapshot,
+    /// Under which limits.
+    #[serde(default)]
+    rules: Vec<Setting>,
     #[serde(default)]
     probation: Vec<(String, u64)>,
 }
@@ -175,7 +178,7 @@ impl Limits {
         let limits = Limits { inner: Arc::new(inner) };
         if let Some(usage) = &kept.usage {
             match serde_json::from_slice::<Usage>(usage) {
-                Ok(usage) => limits.restore(usage),
+                Ok(usage) => limits.restore(usage, now),
                 Err(_) => unreadable += 1,
             }
         }
@@ -198,7 +201,7 @@ impl Limits {
 
     /// Puts another configuration in force, whole. Throttles that were switched by hand stay switched, and nobody starts anew.
     pub fn replace(&self, rulebook: Rulebook, by: &Operator, now: SystemTime) {
-        self.change(|changes| changes.configured = rulebook);
+        self.change(now, |changes| changes.configured = rulebook);
         self.note(by, What::Other(Other::Reloaded), now);
     }
 
@@ -207,7 +210,7 @@ impl Limits {
     pub fn switch(&self, selection: &str, mode: Mode, by: &Operator, now: SystemTime) -> usize {
         let (_, count) = self.rulebook().throttles.with_mode(selection, mode);
         if count > 0 {
-            self.change(|changes| {
+            self.change(now, |changes| {
                 changes.switched.retain(|(other, _)| other != selection);
                 changes.switched.push((selection.to_owned(), mode));
             });
@@ -224,7 +227,7 @@ impl Limits {
             Target::Principal(name) => Who::Principal(name.clone()),
         };
         let allowed = Allowed { who, comment: comment.to_owned(), expires: Some(expires) };
-        self.change(|changes| {
+        self.change(now, |changes| {
             changes.allowed.retain(|entry| entry.expires.is_none_or(|expires| now < expires));
             changes.allowed.push(allowed);
         });
@@ -320,6 +323,11 @@ impl Limits {
     pub fn recall_spend(&self, identity: &Identity, client: &str, at: SystemTime) {
         let Ok(client) = client.parse::<ClientKey>();
         self.with_line(identity, |line| line.admission.spend(&client, at));
+    }
+
+    /// Forgets what left an identity's window, for those who look without asking for a pull.
+    pub fn age_budget(&self, left: &Left, now: SystemTime) {
+        self.with_line(&left.identity, |line| line.admission.look(left, now));
     }
 
     /// How many wait for a pull of this identity.
@@ -447,14 +455,18 @@ impl Limits {
 
     /// What clients have used, as JSON: kept every few seconds and at the end.
     pub fn usage(&self, now: SystemTime) -> Vec<u8> {
-        let throttles = self.inner.table.snapshot(&self.rulebook().throttles, now);
+        let rules = self.rulebook().throttles.clone();
+        let throttles = self.inner.table.snapshot(&rules, now);
         let probation = lock(&self.inner.probation);
         let probation = probation.iter().map(|(client, until)| (client.to_string(), super::nanos(*until))).collect();
-        serde_json::to_vec(&Usage { throttles, probation }).unwrap_or_default()
+        serde_json::to_vec(&Usage { throttles, rules: rules.settings(), probation }).unwrap_or_default()
     }
 
-    fn restore(&self, usage: Usage) {
+    fn restore(&self, usage: Usage, now: SystemTime) {
         self.inner.table.restore(&usage.throttles);
+        if let Ok(before) = Rules::new(&usage.rules, &[], Rules::CEILING) {
+            self.inner.table.requota(&before, &self.rulebook().throttles, now);
+        }
         let mut probation = lock(&self.inner.probation);
         for (client, until) in usage.probation.into_iter().take(MOST_ON_PROBATION) {
             let Ok(client) = client.parse::<ClientKey>();
@@ -475,7 +487,7 @@ impl Limits {
         self.view_clients(most, now)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Changes)) {
+    fn change(&self, now: SystemTime, change: impl FnOnce(&mut Changes)) {
         let mut changes = lock(&self.inner.changes);
         change(&mut changes);
         let mut rulebook = changes.configured.clone();
@@ -483,6 +495,7 @@ impl Limits {
             rulebook.throttles = Rules::with_mode(&rulebook.throttles, selection, *mode).0;
         }
         rulebook.allowlist.0.extend(changes.allowed.iter().cloned());
+        self.inner.table.requota(&self.rulebook().throttles, &rulebook.throttles, now);
         *self.inner.rulebook.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rulebook);
     }
 

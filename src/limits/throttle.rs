@@ -13,7 +13,8 @@
 //! # How
 //!
 //! The rules ([`Rules`]) are a value made of the settings. The accounts ([`Table`]) are the state and outlive a reload: an account holds the
-//! time until which a client has used up its share, which any rule can read, so other limits take effect at once and nobody starts anew.
+//! time until which a client has used up its share, and a reload converts it ([`Table::requota`]): other limits take effect at once,
+//! nobody starts anew, and nobody stays shut out of a limit that was raised.
 //! [governor](https://docs.rs/governor) does the arithmetic on one account at a time, through a `StateStore` of ours whose clock stands
 //! still: time is an argument, what is stored is the time a client owes. That is what makes peeking, refunding and saving possible.
 //!

@@ -262,11 +262,12 @@ scenario() {
         reset_hub
         LIMITS=$QUOTA
         restart_mirror 0s
+        forget
         curl -fs -o "$WORK/output" "http://$MIRROR/v2/$IMAGE/manifests/latest"
         golden quota counting pull "$IMAGE:latest"
         LIMITS=
         restart_mirror 0s
-        works "a pull when the quota is lifted" pull "$IMAGE:latest"
+        works "a pull when the quota is raised" pull "$IMAGE:latest"
 
         works "a ban of this machine" "$BIN/weir" ban --config "$WORK/weir.toml" add 127.0.0.1 --force --reason "a test"
         forget

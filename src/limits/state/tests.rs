@@ -163,6 +163,29 @@ fn a_reload_keeps_what_was_switched_and_what_was_used() {
 }
 
 #[test]
+fn a_limit_that_is_raised_lets_in_whom_the_old_one_shut_out() {
+    let rules = |limit, burst| {
+        let rules = rulebook();
+        let setting =
+            Setting { requests_per_period: limit, burst: Some(burst), ..rules.throttles.settings().remove(0) };
+        Rulebook { throttles: Rules::new(&[setting], &[], Rules::CEILING).unwrap(), ..rules }
+    };
+    let by = Operator::new("ops", None);
+    let limits = Limits::unkept(rules(2, 1));
+    assert!(pull(&limits, "192.0.2.7", at(0)).is_ok() && pull(&limits, "192.0.2.7", at(0)).is_err());
+    let kept = Kept { records: Vec::new(), usage: Some(limits.usage(at(0))) };
+    let (again, _) = Limits::new(rules(36_000, 9000), &kept, Arc::new(|_: &Entry| ()), Box::new(|| 1), at(0));
+    limits.replace(rules(36_000, 9000), &by, at(0));
+    for limits in [&limits, &again] {
+        let passed = (0..10_000).filter(|_| pull(limits, "192.0.2.7", at(0)).is_ok()).count();
+        assert_eq!(passed, 8999, "one of them was used before");
+    }
+    // And back: what was used of the large one is more than the small one has.
+    limits.replace(rules(2, 1), &by, at(0));
+    assert!(pull(&limits, "192.0.2.7", at(0)).is_err());
+}
+
+#[test]
 fn an_allowlist_stops_rules_and_never_an_operator() {
     let limits = Limits::unkept(rulebook());
     misbehave(&limits, "192.0.2.7", at(0));

@@ -148,6 +148,15 @@ impl Window {
         account.due = account.due.saturating_sub(self.each.saturating_mul(u64::from(units))).max(now);
     }
 
+    /// Reads what was used under another limit as if it had been used under this one: as many requests as it was, not as much time.
+    pub(super) fn take_over(&self, account: &mut Account, old: &Window, now: u64) {
+        let owed = u128::from(owed(account.due, now, old.most()));
+        if owed > 0 && old.each != self.each {
+            let owed = owed * u128::from(self.each) / u128::from(old.each.max(1));
+            account.due = now.saturating_add(u64::try_from(owed).unwrap_or(u64::MAX).min(self.most()));
+        }
+    }
+
     /// Whether an account tells no more than a fresh one would.
     pub(super) fn is_idle(&self, account: &Account, now: u64) -> bool {
         match self.algorithm {

@@ -182,6 +182,35 @@ impl Table {
         (self.clients.len() + self.principals.len(), self.networks.len())
     }
 
+    /// Lets what was used under `old` count as so much used under `new`: whoever used half of a small quota has used the same few requests
+    /// of a large one. Walks all accounts, one shard at a time.
+    pub fn requota(&self, old: &Rules, new: &Rules, now: SystemTime) {
+        let now = nanos(now);
+        let pairs = |key: &ClientKey| {
+            let before = |rule: &Arc<Rule>| old.of(key).iter().find(|before| before.meter == rule.meter).cloned();
+            new.of(key).iter().filter_map(|rule| Some((rule.clone(), before(rule)?))).collect::<Vec<_>>()
+        };
+        let anybody = ClientKey::Address(std::net::IpAddr::from([0, 0, 0, 0]));
+        let addresses = pairs(&anybody);
+        let principals = pairs(&ClientKey::Principal("".into()));
+        for (seats, pairs) in [(&self.clients, &addresses), (&self.principals, &principals)] {
+            for mut shard in seats.each() {
+                for (_, accounts) in shard.iter_mut() {
+                    pairs
+                        .iter()
+                        .for_each(|(rule, old)| rule.own.take_over(&mut accounts[rule.meter as usize], &old.own, now));
+                }
+            }
+        }
+        for mut shard in self.networks.each() {
+            for (_, accounts) in shard.iter_mut() {
+                for (rule, old) in &addresses {
+                    rule.network.take_over(&mut accounts[rule.meter as usize], &old.network, now);
+                }
+            }
+        }
+    }
+
     /// Clients that have an account, with where they stand. Locks one shard at a time; for people, not for requests.
     pub fn clients(&self) -> Vec<ClientKey> {
         let shards = self.principals.each().chain(self.clients.each());

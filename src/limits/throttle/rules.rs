@@ -115,7 +115,7 @@ pub enum Mode {
 }
 
 /// One `[[throttle]]` as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Setting {
     /// `throttle_{unauthenticated|authenticated}_{meter}`.
     pub name: String,
@@ -235,6 +235,19 @@ impl Rules {
         });
         let rules = rules.collect();
         (Rules::ordered(rules, self.has_ceilings), changed)
+    }
+
+    /// As they could have been written.
+    pub fn settings(&self) -> Vec<Setting> {
+        let setting = |rule: &Arc<Rule>| Setting {
+            name: rule.name().to_owned(),
+            requests_per_period: rule.limit(),
+            period_in_seconds: rule.period(),
+            burst: Some(rule.burst()),
+            algorithm: rule.algorithm(),
+            mode: rule.mode(),
+        };
+        self.iter().map(setting).collect()
     }
 
     /// All of them, also those that sleep.

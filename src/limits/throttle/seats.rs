@@ -85,6 +85,10 @@ impl<K: Clone + Eq + Hash> Shard<K> {
         self.taken.iter()
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut (K, Accounts)> {
+        self.taken.iter_mut()
+    }
+
     fn give(&mut self, key: &K, now: u64, is_idle: impl Fn(&K, &Accounts) -> bool) -> Option<usize> {
         let seat = if self.taken.len() < self.most {
             self.taken.push((key.clone(), Accounts::default()));
