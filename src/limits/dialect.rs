@@ -70,9 +70,18 @@ pub fn gitlab(standing: &Standing, now: SystemTime) -> Fields {
 /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: lists with an item for every throttle that acts; none when none does. `t`
 /// is the time until one more may come, and is left out while nothing is owed.
 pub fn ietf(decision: &Decision) -> Fields {
+    ietf_of(decision.acting())
+}
+
+/// The same of the tightest throttle alone: what every answer carries, since six of them would cost more than the answer.
+pub fn ietf_tightest(decision: &Decision) -> Fields {
+    ietf_of(decision.tightest().into_iter())
+}
+
+fn ietf_of<'a>(standings: impl Iterator<Item = &'a Standing>) -> Fields {
     let mut policy = String::new();
     let mut left = String::new();
-    for standing in decision.acting() {
+    for standing in standings {
         let separator = if policy.is_empty() { "" } else { ", " };
         let (rule, bytes) = (&standing.rule, standing.rule.meter() == super::throttle::Meter::Bytes);
         let unit = if bytes { u64::from(standing.limit) * super::throttle::BYTES_UNIT } else { standing.limit.into() };

@@ -102,7 +102,7 @@ impl Permit {
 fn fields(client: &ClientKey, decision: &Decision) -> Fields {
     let pulls = decision.acting().find(|standing| standing.rule.meter() == Meter::Pulls);
     let mut fields = pulls.map_or_else(Vec::new, |standing| dialect::docker_hub(client, standing));
-    fields.extend(dialect::ietf(decision));
+    fields.extend(dialect::ietf_tightest(decision));
     fields
 }
 
