@@ -4,7 +4,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{allowlist::Allowlist, budget, class::Classes, ladder, throttle::Rules};
+use super::{
+    allowlist::Allowlist,
+    ban::{Record, Target},
+    budget,
+    class::Classes,
+    ladder,
+    throttle::Rules,
+};
 use crate::asker::ClientKey;
 
 /// One configuration. Immutable; a reload makes another one.
@@ -59,6 +66,17 @@ pub struct Account {
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Account").field("name", &self.name).field("is_admin", &self.is_admin).finish_non_exhaustive()
+    }
+}
+
+impl Account {
+    /// Whether this ban is of it, of its networks, or because of requests to its namespaces. Whether it may lift it is another question.
+    pub fn owns(&self, record: &Record) -> bool {
+        let is_own_client = match &record.client {
+            Target::Principal(name) => **name == *self.name,
+            Target::Network(network) => self.networks.iter().any(|own| own.contains(network)),
+        };
+        is_own_client || self.namespaces.iter().any(|namespace| record.concerns(namespace))
     }
 }
 

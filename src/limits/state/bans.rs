@@ -113,14 +113,7 @@ impl Limits {
     pub(super) fn bans_of(&self, account: &str, now: SystemTime) -> Vec<Record> {
         let rulebook = self.rulebook();
         let Some(account) = rulebook.account(account) else { return Vec::new() };
-        let own = |record: &&Record| {
-            let is_own_client = match &record.client {
-                Target::Principal(name) => *name == *account.name,
-                Target::Network(network) => account.networks.iter().any(|own| own.contains(network)),
-            };
-            let is_own_namespace = || account.namespaces.iter().any(|namespace| record.concerns(namespace));
-            record.self_service && !record.simulated && (is_own_client || is_own_namespace())
-        };
+        let own = |record: &&Record| record.self_service && !record.simulated && account.owns(record);
         lock(&self.inner.book).list(&Filter::default(), now).into_iter().filter(own).cloned().collect()
     }
 
