@@ -11,13 +11,14 @@
 //! | [`config`] | `deploy.toml` and the environment become each room's own `Settings` |
 //! | [`cli`] | one file per command |
 //! | [`http`] | what a registry client sees; with [`admin`] the only user of actix |
-//! | [`admin`] | the second listener: health, metrics, JSON API |
+//! | [`admin`] | the second listener: health, metrics, JSON API, and pages for people, among them the one where they lift their own bans |
 //! | [`route`] | a name, with or without a registry, to its one upstream or to none |
 //! | [`asker`] | who asks: client key, principal, class |
 //! | [`limits`] | pure accounting: who a client is, what it may ask and spend, who is banned; time is an argument. [`limits::Limits`] is shared by all rooms |
 //! | [`mirror`] | the decisions: from disk, or from upstream by way of disk |
 //! | [`upstream`] | a client of registries, and the ledger of what they count; the only user of reqwest |
 //! | [`telemetry`] | logs and the metric registry |
+//! | `password.rs` | is this the password? |
 //! | [`oci`] | the vocabulary: names, references, digests, manifests, paging |
 //! | `storage/` | crate `weir-storage`: blobs, manifests, tags, journals on one disk; knows no network |
 //! | `conformance/` | crate `weir-conformance`: a Docker Hub on loopback, and the suite that any mirror can be held to |

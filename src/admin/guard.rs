@@ -16,6 +16,8 @@ pub struct Hosts {
     pub listen: SocketAddr,
     /// The host of `admin.public_url`, with its port when that is not the scheme's own.
     pub public: Option<String>,
+    /// Whether that URL is https.
+    pub public_is_https: bool,
 }
 
 /// What is looked at.
@@ -26,6 +28,8 @@ pub(super) struct Head<'a> {
     pub(super) fetch_site: Option<&'a str>,
     pub(super) has_body: bool,
     pub(super) content_type: Option<&'a str>,
+    /// A form is wanted, as pages send it, and not JSON.
+    pub(super) takes_form: bool,
 }
 
 impl<'a> Head<'a> {
@@ -40,6 +44,7 @@ impl<'a> Head<'a> {
             fetch_site: text("sec-fetch-site"),
             has_body: length.unwrap_or(request.headers().contains_key(header::TRANSFER_ENCODING)),
             content_type: text("content-type"),
+            takes_form: false,
         }
     }
 }
@@ -51,7 +56,7 @@ pub(super) enum Refusal {
     Host,
     #[error("requests from pages of another origin are not answered")]
     Origin,
-    #[error("a body must be application/json")]
+    #[error("a body must be application/json, or application/x-www-form-urlencoded where a page sends it")]
     ContentType,
 }
 
@@ -81,15 +86,23 @@ pub(super) fn judge(hosts: &Hosts, head: &Head<'_>) -> Result<(), Refusal> {
         return Err(Refusal::Origin);
     }
     let essence = head.content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
-    if head.has_body && !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+    let wanted = if head.takes_form { "application/x-www-form-urlencoded" } else { "application/json" };
+    if head.has_body && !essence.is_some_and(|essence| essence.eq_ignore_ascii_case(wanted)) {
         return Err(Refusal::ContentType);
     }
     Ok(())
 }
 
 impl Hosts {
-    fn is_public(&self, host: &str) -> bool {
+    /// Whether this is the name that everybody is told of.
+    pub(super) fn is_public(&self, host: &str) -> bool {
         self.public.as_deref().is_some_and(|public| public.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether what is asked for by this name reaches the browser unread by others: over TLS, or within one machine. These are the
+    /// cases in which a browser takes a cookie that is `Secure`.
+    pub(super) fn is_private(&self, host: &str) -> bool {
+        (self.is_public(host) && self.public_is_https) || is_loopback(host)
     }
 
     /// Whether `host` is a name of ours. The port is not looked at: a forwarded port is still us, and a rebound name is
@@ -98,20 +111,30 @@ impl Hosts {
         if self.is_public(host) {
             return true;
         }
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.parse::<u16>().is_ok() && !name.ends_with(':') => name,
-            _ => host,
-        };
-        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-        match bare.unwrap_or(name).parse::<IpAddr>() {
+        match name(host).parse::<IpAddr>() {
             // An address cannot be rebound. What listens on all of them may be asked by any.
             Ok(address) => {
                 let listen = self.listen.ip();
                 address.is_loopback() || listen.is_unspecified() || address.to_canonical() == listen.to_canonical()
             }
-            Err(_) => name.eq_ignore_ascii_case("localhost"),
+            Err(_) => is_loopback(host),
         }
     }
+}
+
+/// Whether this is a name of the machine itself.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let name = name(host);
+    name.parse::<IpAddr>().map_or(name.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
+}
+
+/// Without port and brackets.
+fn name(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() && !name.ends_with(':') => name,
+        _ => host,
+    };
+    name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -119,7 +142,8 @@ mod tests {
     use super::*;
 
     fn loopback() -> Hosts {
-        Hosts { listen: "127.0.0.1:5001".parse().unwrap(), public: Some("weir.example.com".to_owned()) }
+        let public = Some("weir.example.com".to_owned());
+        Hosts { listen: "127.0.0.1:5001".parse().unwrap(), public, public_is_https: true }
     }
 
     #[test]
@@ -133,7 +157,7 @@ mod tests {
             assert_eq!(judge(&loopback(), &Head { host: Some(bad), ..Head::default() }), Err(Refusal::Host), "{bad}");
         }
         assert_eq!(judge(&loopback(), &Head::default()), Err(Refusal::Host));
-        let everywhere = Hosts { listen: "0.0.0.0:5001".parse().unwrap(), public: None };
+        let everywhere = Hosts { listen: "0.0.0.0:5001".parse().unwrap(), ..loopback() };
         assert!(
             everywhere.know("10.0.0.7:5001") && everywhere.know("[fd00::7]:5001") && !everywhere.know("evil.example")
         );
@@ -153,6 +177,17 @@ mod tests {
     }
 
     #[test]
+    fn a_secure_cookie_is_given_where_browsers_keep_it() {
+        for private in ["localhost:5001", "127.0.0.1", "[::1]:5001", "weir.example.com", "LOCALHOST"] {
+            assert!(loopback().is_private(private), "{private}");
+        }
+        for in_clear in ["10.0.0.7:5001", "weir.example.com:81", "localhost.evil.example", "?", ""] {
+            assert!(!loopback().is_private(in_clear), "{in_clear}");
+        }
+        assert!(!Hosts { public_is_https: false, ..loopback() }.is_private("weir.example.com"));
+    }
+
+    #[test]
     fn a_body_is_json() {
         let ask = |content_type| {
             judge(&loopback(), &Head { host: Some("localhost"), has_body: true, content_type, ..Head::default() })
@@ -160,6 +195,14 @@ mod tests {
         assert_eq!(ask(Some("application/json; charset=utf-8")), Ok(()));
         for bad in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/jsonp")] {
             assert_eq!(ask(bad), Err(Refusal::ContentType), "{bad:?}");
+        }
+        let form = |content_type| {
+            let head = Head { host: Some("localhost"), has_body: true, content_type, ..Head::default() };
+            judge(&loopback(), &Head { takes_form: true, ..head })
+        };
+        assert_eq!(form(Some("application/x-www-form-urlencoded")), Ok(()));
+        for bad in [None, Some("text/plain"), Some("application/json"), Some("multipart/form-data")] {
+            assert_eq!(form(bad), Err(Refusal::ContentType), "{bad:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who asks, when the listener is not on loopback: Basic credentials of an account with role admin.
+//! Whose password it is, for the pages and, as Basic credentials of an account with role admin, for the JSON API off loopback.
 
 use std::sync::Arc;
 
@@ -8,12 +8,16 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::sync::Semaphore;
 
 use super::refuse;
-use crate::limits::Limits;
+use crate::limits::{Account, Limits};
 
 /// Passwords verified at once: each takes tens of milliseconds of a core and 19 MiB. This is what slows down guessing, too.
 const AT_ONCE: usize = 2;
 /// Requests that may wait to be verified.
 const WAITING: usize = 32;
+
+/// Too many passwords are being verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Busy;
 
 /// Verifies passwords.
 pub(super) struct Login {
@@ -27,25 +31,37 @@ impl Login {
         Login { limits, verifying: Arc::new(Semaphore::new(AT_ONCE)), waiting: Semaphore::new(WAITING) }
     }
 
-    /// The name of the admin, or the answer that a stranger gets.
-    pub(super) async fn admit(&self, request: &HttpRequest) -> Result<Arc<str>, HttpResponse> {
-        let offered = request.headers().get(header::AUTHORIZATION).and_then(|value| credentials(value.as_bytes()));
-        let Some((name, password)) = offered else { return Err(challenge()) };
-        let busy = || refuse(503, "UNAVAILABLE", "too many passwords are being verified; try again in a second");
-        let _place = self.waiting.try_acquire().map_err(|_| busy())?;
-        let permit = self.verifying.clone().acquire_owned().await.map_err(|_| busy())?;
+    /// The account, when this is its password.
+    ///
+    /// # Errors
+    /// [`Busy`], and nothing was verified.
+    pub(super) async fn verify(&self, name: &str, password: String) -> Result<Option<Account>, Busy> {
+        let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
+        let permit = self.verifying.clone().acquire_owned().await.map_err(|_| Busy)?;
         let rulebook = self.limits.rulebook();
-        let known = rulebook.account(&name).filter(|account| account.is_admin);
+        let known = rulebook.account(name).cloned();
         // A name that nobody has pays as much as one that somebody has, so that the time tells nothing.
-        let hash = known.or(rulebook.accounts.first()).map(|account| account.password_hash.clone());
-        let known = known.map(|account| account.name.clone());
+        let hash = known.as_ref().or(rulebook.accounts.first()).map(|account| account.password_hash.clone());
         let verified = actix_web::web::block(move || {
             let verified = hash.is_some_and(|hash| verifies(&password, &hash));
             drop(permit);
             verified
         });
-        let is_correct = verified.await.unwrap_or(false);
-        known.filter(|_| is_correct).ok_or_else(challenge)
+        let verified = verified.await.unwrap_or(false);
+        Ok(known.filter(|_| verified))
+    }
+
+    /// The name of the admin, or the answer that a stranger gets.
+    pub(super) async fn admit(&self, request: &HttpRequest) -> Result<Arc<str>, HttpResponse> {
+        let offered = request.headers().get(header::AUTHORIZATION).and_then(|value| credentials(value.as_bytes()));
+        let Some((name, password)) = offered else { return Err(challenge()) };
+        match self.verify(&name, password).await {
+            Ok(Some(account)) if account.is_admin => Ok(account.name),
+            Ok(_) => Err(challenge()),
+            Err(Busy) => {
+                Err(refuse(503, "UNAVAILABLE", "too many passwords are being verified; try again in a second"))
+            }
+        }
     }
 }
 
@@ -73,24 +89,25 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
+    use crate::limits::Rulebook;
 
-    /// `hunter2`, with parameters that cost nothing.
+    /// `hunter2` for both, with parameters that cost nothing.
     fn login() -> Login {
         use argon2::password_hash::{PasswordHasher, SaltString};
         let cheap = Argon2::new(Default::default(), Default::default(), argon2::Params::new(8, 1, 1, None).unwrap());
         let salt = SaltString::from_b64("c29tZXNhbHQ").unwrap();
-        let password_hash = cheap.hash_password(b"hunter2", &salt).unwrap().to_string().into();
-        let account = crate::limits::Account {
-            name: "ops".into(),
-            password_hash,
-            is_admin: true,
+        let hash: Arc<str> = cheap.hash_password(b"hunter2", &salt).unwrap().to_string().into();
+        let account = |name: &str, is_admin| Account {
+            name: name.into(),
+            password_hash: hash.clone(),
+            is_admin,
             budget_override: false,
             networks: Vec::new(),
             namespaces: Vec::new(),
             pull: Arc::from([]),
         };
-        let accounts = vec![account].into();
-        Login::new(Limits::unkept(crate::limits::Rulebook { accounts, ..Default::default() }))
+        let accounts = Arc::from([account("ops", true), account("ann", false)]);
+        Login::new(Limits::unkept(Rulebook { accounts, ..Rulebook::default() }))
     }
 
     async fn status(authorization: Option<&str>) -> u16 {
@@ -110,6 +127,7 @@ mod tests {
         assert_eq!(status(Some(&basic("ops:hunter2"))).await, 200);
         for wrong in [
             basic("ops:hunter3"),
+            basic("ann:hunter2"),
             basic("other:hunter2"),
             basic("ops"),
             basic(""),
@@ -120,5 +138,13 @@ mod tests {
             assert_eq!(status(Some(&wrong)).await, 401, "{wrong}");
         }
         assert_eq!(status(None).await, 401);
+    }
+
+    #[tokio::test]
+    async fn a_user_is_known_by_their_password() {
+        let known = login().verify("ann", "hunter2".to_owned()).await.unwrap();
+        assert_eq!(known.map(|account| account.name), Some("ann".into()));
+        assert_eq!(login().verify("ann", "hunter3".to_owned()).await, Ok(None));
+        assert_eq!(login().verify("nobody", "hunter2".to_owned()).await, Ok(None));
     }
 }

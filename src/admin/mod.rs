@@ -1,8 +1,8 @@
-//! The second listener: health, metrics, and the JSON API; and the same API on a local socket, where no throttle and no
-//! login stands between an operator and the way out of what they configured.
+//! The second listener: health, metrics, the JSON API, and pages for people; and the API once more on a local socket, where no
+//! throttle and no login stands between an operator and the way out of what they configured.
 //!
-//! One table, `ROUTES`, says what there is; the OpenAPI document is held to it by a test. Whatever is asked passes
-//! `guard` first, which decides from the request's head alone: health is everybody's, and everything else is for the
+//! One table, `ROUTES`, says what there is for programs; the OpenAPI document is held to it by a test. `pages` has its
+//! own. Whatever is asked passes `guard` first, which decides from the request's head alone: health is everybody's, and everything else is for the
 //! host names, origins and people that were configured.
 
 mod bans;
@@ -12,7 +12,7 @@ mod figures;
 mod guard;
 mod login;
 mod operator;
-mod page;
+mod pages;
 mod server;
 mod throttles;
 
@@ -43,7 +43,7 @@ use crate::{
 pub struct Settings {
     /// Host names under which it is asked.
     pub hosts: Hosts,
-    /// Whether an account is required: always, unless the listener is on loopback.
+    /// Whether an account is required in any case: unless the listener is on loopback.
     pub login: bool,
     /// For names without a registry, or with one.
     pub routes: Routes,
@@ -72,6 +72,7 @@ struct State {
     metrics: prometheus_client::registry::Registry,
     draining: Draining,
     login: login::Login,
+    pages: pages::Pages,
     settle: Settle,
 }
 
@@ -81,7 +82,6 @@ pub type Settle = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>> + Send + Syn
 /// What there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint {
-    Page,
     Health,
     Ready,
     Metrics,
@@ -103,8 +103,7 @@ enum Endpoint {
 }
 
 /// A component in braces stands for any; the first that matches is meant.
-const ROUTES: [(&str, &str, Endpoint); 19] = [
-    ("GET", "/", Endpoint::Page),
+const ROUTES: [(&str, &str, Endpoint); 18] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -125,7 +124,7 @@ const ROUTES: [(&str, &str, Endpoint); 19] = [
     ("GET", "/api/v1/openapi.json", Endpoint::OpenApi),
 ];
 
-/// Every endpoint but the page, as a program reads it.
+/// Every endpoint, as a program reads it.
 const OPENAPI: &str = include_str!("openapi.json");
 
 impl Endpoint {
@@ -138,7 +137,6 @@ impl Endpoint {
     fn kind(self) -> Kind {
         match self {
             Endpoint::Health | Endpoint::Ready | Endpoint::Metrics => Kind::Ping,
-            Endpoint::Page => Kind::AdminWeb,
             _ => Kind::AdminApi,
         }
     }
@@ -172,6 +170,9 @@ fn component(path: &str, number: usize) -> &str {
 }
 
 async fn answer(state: &State, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
+    if let Some(place) = pages::Place::find(request.path()) {
+        return pages::answer(state, request, place, payload).await;
+    }
     let endpoint = match find(request.method(), request.path()) {
         Ok(endpoint) => endpoint,
         Err(methods) if methods.is_empty() => return refuse(404, "NOT_FOUND", "there is no such endpoint"),
@@ -202,7 +203,6 @@ async fn dispatch(
 ) -> HttpResponse {
     let query = request.query_string();
     match endpoint {
-        Endpoint::Page => page::page(state),
         Endpoint::Health => reply(200, &json!({"status": "ok"})),
         Endpoint::Ready => ready(state),
         Endpoint::Metrics => figures::metrics(state),

@@ -58,7 +58,7 @@ pub(super) async fn admit(state: &State, request: &HttpRequest, endpoint: Endpoi
     let address = address(state, request);
     // Before the login: what it costs to verify passwords is what the throttle bounds.
     let anonymous = Client::anonymous(client::fold(address), address);
-    if !state.settings.login {
+    if !needs_login(state, request) {
         let permit = throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
         return Ok(Asking { operator: Operator::new("operator", Some(address)), permit: Some(permit), now });
     }
@@ -78,6 +78,29 @@ pub(super) async fn admit(state: &State, request: &HttpRequest, endpoint: Endpoi
     let account = Client { key: ClientKey::Principal(name.clone()), ..anonymous };
     let permit = throttle(state, account, endpoint.kind(), now).map_err(|refusal| *refusal)?;
     Ok(Asking { operator: Operator::new(&*name, Some(address)), permit: Some(permit), now })
+}
+
+/// Whether whoever asks must say who they are. Not at loopback; but what comes through a proxy there, or asks for `public_url`,
+/// comes from anywhere: everybody who is banned is told to open that.
+pub(super) fn needs_login(state: &State, request: &HttpRequest) -> bool {
+    let host = guard::Head::of(request).host.unwrap_or("?");
+    let is_public = state.settings.hosts.is_public(host) && !guard::is_loopback(host);
+    let headers = request.headers();
+    let is_forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
+    state.settings.login || is_public || is_forwarded
+}
+
+/// Counts a request for a page by `operator`, who is an account when `is_account`, and anonymous else.
+pub(super) fn admit_page(state: &State, operator: Operator, is_account: bool) -> Result<Asking, Box<HttpResponse>> {
+    let now = SystemTime::now();
+    let address = operator.from.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let anonymous = Client::anonymous(client::fold(address), address);
+    let client = match is_account {
+        true => Client { key: ClientKey::Principal(operator.name.as_str().into()), ..anonymous },
+        false => anonymous,
+    };
+    let permit = throttle(state, client, Kind::AdminWeb, now)?;
+    Ok(Asking { operator, permit: Some(permit), now })
 }
 
 fn throttle(state: &State, client: Client, kind: Kind, now: SystemTime) -> Result<Permit, Box<HttpResponse>> {
@@ -100,7 +123,7 @@ fn refused(denied: &Denied, kind: Kind, text: &str) -> HttpResponse {
 }
 
 /// From where, behind trusted proxies.
-fn address(state: &State, request: &HttpRequest) -> IpAddr {
+pub(super) fn address(state: &State, request: &HttpRequest) -> IpAddr {
     let peer = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip());
     let texts = |name: &str| {
         let values = request.headers().get_all(name).map(|value| value.to_str().unwrap_or("?"));

@@ -12,7 +12,7 @@ use actix_web::{
 use prometheus_client::registry::Registry;
 use tokio::{net::UnixStream, task::JoinHandle};
 
-use super::{Draining, Settings, Settle, State, answer, figures::Figures, login::Login, operator::Local};
+use super::{Draining, Settings, Settle, State, answer, figures::Figures, login::Login, operator::Local, pages::Pages};
 use crate::{limits::Limits, mirror::Mirror};
 
 /// Connections at once: a few people, a few probes, one scraper.
@@ -67,8 +67,8 @@ pub fn serve(
 ) -> io::Result<Serving> {
     let Rooms { mirror, limits, settle, mut metrics, draining } = rooms;
     metrics.register_collector(Box::new(Figures(mirror.clone(), limits.clone())));
-    let login = Login::new(limits.clone());
-    let state = web::Data::new(State { settings, mirror, limits, metrics, draining, login, settle });
+    let (login, pages) = (Login::new(limits.clone()), Pages::new());
+    let state = web::Data::new(State { settings, mirror, limits, metrics, draining, login, pages, settle });
     let mut server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
@@ -76,7 +76,7 @@ pub fn serve(
                 DefaultHeaders::new()
                     .add((
                         CONTENT_SECURITY_POLICY,
-                        "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+                        "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
                     ))
                     .add((REFERRER_POLICY, "no-referrer")),
             )

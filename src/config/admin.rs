@@ -1,4 +1,4 @@
-//! `[admin]`: the second listener, for health, metrics, the JSON API and, later, pages for people.
+//! `[admin]`: the second listener, for health, metrics, the JSON API and pages for people.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -41,14 +41,16 @@ impl Admin {
             mistakes.push(Mistake::new(
                 "admin.public_url",
                 &self.public_url,
-                r#"write an absolute URL, such as "https://weir.example.com""#,
+                r#"write an absolute URL without a path, such as "https://weir.example.com""#,
             ));
         }
     }
 
     /// The host of `public_url`, as it stands in a `Host` header (with its port, when that is not the scheme's own).
     pub(super) fn public_host(&self) -> Option<String> {
-        let url = url::Url::parse(&self.public_url).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+        // The pages link to each other from the root.
+        let is_one = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.path() == "/";
+        let url = url::Url::parse(&self.public_url).ok().filter(is_one)?;
         let host = url.host_str()?;
         Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
     }

@@ -109,8 +109,9 @@ impl Config {
     }
 
     fn admin(&self) -> admin::Settings {
+        let (public, public_is_https) = (self.admin.public_host(), self.admin.public_url.starts_with("https:"));
         admin::Settings {
-            hosts: admin::Hosts { listen: self.admin.listen, public: self.admin.public_host() },
+            hosts: admin::Hosts { listen: self.admin.listen, public, public_is_https },
             login: !self.admin.listen.ip().is_loopback(),
             routes: self.routes(),
         }

@@ -1,0 +1,71 @@
+//! *Audit*: what was done to whom, by whom and why, newest first, and what was tried and refused.
+
+use actix_web::HttpResponse;
+use maud::{Markup, html};
+
+use super::{Visit, html};
+use crate::{
+    admin::parameter,
+    limits::{
+        audit::{Entry, Other, What},
+        ban::Event,
+    },
+};
+
+/// Entries on a page, and at most.
+const SHOWN: usize = 200;
+const MOST: usize = 10_000;
+
+pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
+    let most = parameter(visit.query, "n").and_then(|n| n.parse().ok()).unwrap_or(SHOWN).min(MOST);
+    let entries = visit.state.limits.audit(most);
+    let is_full = entries.len() == most;
+    let body = html! {
+        p { "What was done, by whom and why, and what was tried and refused; newest first. Entries are only ever added." }
+        @if entries.is_empty() {
+            p { "Nothing yet." }
+        } @else {
+            (html::table("Audit", &["When", "Who", "From", "What", "Why"], entries.iter().map(row).collect()))
+        }
+        @if is_full && most < MOST { p { a href={ "/audit?n=" (most.saturating_mul(10)) } { "Show more" } } }
+    };
+    html::page(visit, 200, html::Tab::Audit, "Audit", body)
+}
+
+fn row(entry: &Entry) -> Vec<Markup> {
+    let (what, why) = match &entry.what {
+        What::Ban(event) => of_ban(event),
+        What::Other(Other::Switched { selection, mode }) => {
+            let mode = serde_json::to_value(mode).unwrap_or_default();
+            (html! { "switched " code { (selection) } " to " (mode.as_str().unwrap_or_default()) }, "")
+        }
+        What::Other(Other::Allowed { client, comment, expires }) => {
+            (html! { "allowed " b { (client) } " until " (html::time(*expires)) }, comment.as_str())
+        }
+        What::Other(Other::Reloaded) => (html! { "took the configuration anew" }, ""),
+        What::Other(Other::LoggedIn) => (html! { "logged in" }, ""),
+    };
+    let from = entry.from.map(|from| from.to_string()).unwrap_or_default();
+    vec![html::time(entry.at), html::text(&entry.by), html::text(from), what, html::text(why)]
+}
+
+/// What, and why.
+fn of_ban(event: &Event) -> (Markup, &str) {
+    match event {
+        Event::Banned { record } => {
+            let what = if record.simulated { "would have banned " } else { "banned " };
+            let what = html! { (what) b { (record.client) } " until " (html::time(record.until)) ", " (ban(&record.id)) };
+            (what, &record.reason)
+        }
+        Event::Lifted { record } => {
+            let why = record.lifted.as_ref().map_or("", |lift| &lift.reason);
+            (html! { "lifted " (ban(&record.id)) " of " b { (record.client) } }, why)
+        }
+        Event::Expired { id, client } => (html! { (ban(id)) " of " b { (client) } " ended by itself" }, ""),
+        Event::Refused { attempt, reason, .. } => (html! { span class="chip bad" { "refused" } " " (attempt) }, reason),
+    }
+}
+
+fn ban(id: &str) -> Markup {
+    html! { "ban " a href={ "/blocked/" (id) } { (id) } }
+}

@@ -1,0 +1,240 @@
+//! *Blocked*: who is turned away, until when and because of what; one ban with its evidence; lifting, allowing, banning.
+
+use std::time::{Duration, SystemTime};
+
+use actix_web::HttpResponse;
+use maud::{Markup, html};
+
+use super::{Visit, form::Form, html};
+use crate::{
+    admin::parameter,
+    limits::{
+        ban::{Filter, LONGEST, Origin, Record, Target},
+        ladder::Rung,
+        state::Wish,
+    },
+};
+
+/// Bans on the page; a filter shows the others.
+const SHOWN: usize = 500;
+/// The longest reason or comment, in characters.
+const LONGEST_REASON: usize = 500;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) fn page(visit: &Visit<'_>, wrong: Option<&str>) -> HttpResponse {
+    let namespace = parameter(visit.query, "namespace");
+    let ended = parameter(visit.query, "ended").is_some();
+    let filter = Filter { namespace: namespace.clone(), ended, ..Filter::default() };
+    let bans = visit.state.limits.bans(&filter, visit.now);
+    let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
+    let rows = bans.iter().take(SHOWN).map(|record| row(record, visit.now)).collect();
+    let body = html! {
+        @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
+        form class="line" method="get" action="/blocked" {
+            label for="namespace" { "Because of requests to" }
+            input id="namespace" name="namespace" value=[namespace.as_deref()] placeholder="library/" spellcheck="false";
+            label { input type="checkbox" name="ended" value="1" checked[ended]; " ended ones, too" }
+            button { "Show" }
+        }
+        @if bans.is_empty() {
+            p { @if namespace.is_some() { "Nobody is blocked because of that." } @else { "Nobody is blocked." } }
+        } @else {
+            (html::table("Blocked clients", &heads, rows))
+            @if bans.len() > SHOWN { p { "The newest " (SHOWN) " of " (bans.len()) "." } }
+        }
+        details open[wrong.is_some()] {
+            summary { "Block a client" }
+            form class="narrow" method="post" action="/blocked/add" {
+                (html::token(visit))
+                label for="client" { "Address, CIDR or account" }
+                input id="client" name="client" required spellcheck="false" autocapitalize="none";
+                label for="duration" { "For how long" }
+                input id="duration" name="duration" value="1h" required;
+                label for="reason" { "Why; whoever owns the client reads it, too" }
+                input id="reason" name="reason" required maxlength=(LONGEST_REASON);
+                label { input type="checkbox" name="force" value="1"; " though it is wider than a /24 (/48), loopback, or myself" }
+                button class="main" { "Block" }
+            }
+        }
+    };
+    html::page(visit, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
+}
+
+fn row(record: &Record, now: SystemTime) -> Vec<Markup> {
+    let ends = match &record.lifted {
+        Some(lift) => html! { "lifted by " (lift.by) },
+        None if record.is_live(now) => html! { (html::until(record.until, now)) },
+        None => html! { "ended" },
+    };
+    vec![
+        html! { a href={ "/blocked/" (record.id) } { (record.id) } },
+        html::text(source(record)),
+        html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run" } } },
+        html! { code { (record.rule) } br; small { (record.reason) } },
+        html::text(action(record.rung)),
+        html::text(record.evidence.len().to_string()),
+        ends,
+        html::time(record.created),
+    ]
+}
+
+fn source(record: &Record) -> String {
+    match record.origin {
+        Origin::Auto => "a rule".to_owned(),
+        Origin::Admin => record.created_by.clone(),
+        Origin::Imported => format!("imported by {}", record.created_by),
+    }
+}
+
+fn action(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Reference | Rung::ClientReference => "misses of a reference",
+        Rung::Misses => "misses: 429",
+        Rung::MissesBanned => "misses: 403",
+        Rung::Client => "everything: 403",
+    }
+}
+
+/// The same in words for whoever it happens to.
+fn effect(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Reference | Rung::ClientReference => "what does not exist is answered from memory",
+        Rung::Misses => "what is not cached is refused (429); what is cached is served",
+        Rung::MissesBanned => "what is not cached is refused (403); what is cached is served",
+        Rung::Client => "every request is refused (403)",
+    }
+}
+
+/// One ban.
+pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
+    let Some(record) = visit.state.limits.get_ban(id) else {
+        return html::problem(visit, 404, "No such ban", "There is no ban of this id; the audit may still know it.");
+    };
+    let now = visit.now;
+    let earlier = Filter { client: Some(record.client.clone()), ended: true, ..Filter::default() };
+    let mut earlier = visit.state.limits.bans(&earlier, now);
+    earlier.retain(|other| other.id != record.id);
+    let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
+    let body = html! {
+        @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
+        (about(&record, now))
+        @if record.is_live(now) {
+            h2 { "Lift" }
+            form class="line" method="post" action={ "/blocked/" (id) "/lift" } {
+                (html::token(visit))
+                label for="reason" { "Why" }
+                input id="reason" name="reason" required maxlength=(LONGEST_REASON);
+                button class="main" { "Lift" }
+            }
+            h2 { "Allow" }
+            p { "Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no rule of the ladder touches it." }
+            form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
+                (html::token(visit))
+                label for="comment" { "Why" }
+                input id="comment" name="comment" required maxlength=(LONGEST_REASON);
+                label for="days" { "Days" }
+                input id="days" name="days" type="number" min="1" max="365" value="7" required;
+                button { "Lift and allow" }
+            }
+        }
+        (evidence(&record))
+        @if !earlier.is_empty() {
+            h2 { "Other bans that it meets or met" }
+            (html::table("Other bans", &heads, earlier.iter().take(50).map(|record| row(record, now)).collect()))
+        }
+    };
+    html::page(visit, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, &format!("Ban {id}"), body)
+}
+
+/// What is known of it, in a list.
+pub(super) fn about(record: &Record, now: SystemTime) -> Markup {
+    let ends = html! {
+        (html::time(record.until))
+        @if record.is_live(now) { ", " (html::until(record.until, now)) }
+    };
+    let lifted = record.lifted.as_ref();
+    html! {
+        (html::facts(&[
+            ("Client", html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run: nobody is blocked" } } }),
+            ("Reason", html! { (record.reason) " " small { "(rule " code { (record.rule) } ")" } }),
+            ("Effect", html::text(effect(record.rung))),
+            ("Made", html! { (html::time(record.created)) " by " (source(record)) }),
+            ("Ends", ends),
+            ("Strikes before", html::text(record.strikes.to_string())),
+        ]))
+        @if let Some(lift) = lifted {
+            p class="good" { "Lifted by " b { (lift.by) } " at " (html::time(lift.at)) ": " (lift.reason) }
+        }
+    }
+}
+
+/// The requests that led to it, and the repositories concerned.
+pub(super) fn evidence(record: &Record) -> Markup {
+    let rows = record.evidence.iter().rev().map(|seen| {
+        vec![
+            html::time(seen.at),
+            html::text(&seen.method),
+            html::image(&seen.repository, &seen.reference),
+            html::text(seen.status.to_string()),
+        ]
+    });
+    html! {
+        @if !record.evidence.is_empty() {
+            h2 { "Evidence" }
+            (html::table("Evidence", &["When", "Method", "On what", "Answer"], rows.collect()))
+        }
+        @if !record.repositories.is_empty() {
+            h2 { "Repositories concerned" }
+            ul class="flow" { @for repository in &record.repositories { li { code { (repository) } } } }
+        }
+    }
+}
+
+pub(super) fn lift(visit: &Visit<'_>, id: &str, form: &Form) -> HttpResponse {
+    match visit.state.limits.lift(id, &form.line("reason", LONGEST_REASON), &visit.by(), visit.now) {
+        Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
+        Err(refused) => one(visit, id, Some(&sentence(&refused.to_string()))),
+    }
+}
+
+pub(super) fn allow(visit: &Visit<'_>, id: &str, form: &Form) -> HttpResponse {
+    let comment = form.line("comment", LONGEST_REASON);
+    let days = form.get("days").parse::<u32>().ok().filter(|days| (1..=365).contains(days));
+    let Some(days) = days else { return one(visit, id, Some("Allow for 1 to 365 days.")) };
+    let by = visit.by();
+    match visit.state.limits.lift(id, &comment, &by, visit.now) {
+        Ok(record) => {
+            let expires = visit.now + DAY * days;
+            visit.state.limits.allow(record.client, &comment, expires, &by, visit.now);
+            html::see_other(&format!("/blocked/{}", record.id), None)
+        }
+        Err(refused) => one(visit, id, Some(&sentence(&refused.to_string()))),
+    }
+}
+
+pub(super) fn add(visit: &Visit<'_>, form: &Form) -> HttpResponse {
+    let client = match form.get("client").trim().parse::<Target>() {
+        Ok(client) => client,
+        Err(why) => return page(visit, Some(&sentence(&why))),
+    };
+    let duration = humantime::parse_duration(form.get("duration").trim()).ok().filter(|duration| *duration <= LONGEST);
+    let Some(duration) = duration else {
+        return page(visit, Some("Write a duration of at most 30 days, such as 1h or 2d."));
+    };
+    let reason = form.line("reason", LONGEST_REASON);
+    if reason.is_empty() {
+        return page(visit, Some("Say why."));
+    }
+    let wish = Wish { client, duration, reason, force: form.get("force") == "1" };
+    match visit.state.limits.ban(wish, &visit.by(), visit.now) {
+        Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
+        Err(refused) => page(visit, Some(&sentence(&refused.to_string()))),
+    }
+}
+
+/// What a room says in passing, as a sentence.
+pub(super) fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    first + chars.as_str() + "."
+}

@@ -1,0 +1,221 @@
+//! *Budget*: a gauge for each identity, what comes back when, and who spent it.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use actix_web::HttpResponse;
+use maud::{Markup, html};
+
+use super::{Visit, html};
+use crate::{
+    limits::budget::Floors,
+    upstream::ledger::{Left, Reason, Spend},
+};
+
+/// Spends that are looked at for who spent and what comes back.
+const LOOKED_AT: usize = 10_000;
+/// Spends that are listed.
+const LISTED: usize = 50;
+/// Clients that are listed for an identity.
+const SPENDERS: usize = 15;
+/// Spans that a window's returns are told in.
+const STEPS: u32 = 6;
+/// Docker Hub's window, until upstream names one.
+const WINDOW: Duration = Duration::from_secs(6 * 3600);
+
+pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
+    let mirror = &visit.state.mirror;
+    let mut identities = mirror.budget();
+    identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
+    let spends = mirror.spends(LOOKED_AT);
+    let floors = visit.state.limits.rulebook().budget.floors;
+    let body = html! {
+        @for (upstream, until, why) in mirror.breakers() {
+            @if until > visit.now {
+                p class="bad" { b { (upstream) } " is not asked until " (html::time(until)) ", " (html::until(until, visit.now)) ": " (why) }
+            }
+        }
+        @if identities.is_empty() { p { "No upstream has been asked yet." } }
+        @for left in &identities { (identity(visit, left, &floors, &spends)) }
+        h2 { "Cache" }
+        (cache(visit))
+        h2 { "Newest spends" }
+        @if spends.is_empty() {
+            p { "Nothing was spent yet." }
+        } @else {
+            (html::table("Newest spends", &["When", "Who", "Class", "On what", "Why", "Shared by", "Left"], spends.iter().take(LISTED).map(row).collect()))
+        }
+        p { a href="/api/v1/openapi.json" { "API" } " · " a href="/metrics" { "Metrics" } }
+    };
+    html::page(visit, 200, html::Tab::Budget, "Budget", body)
+}
+
+fn identity(visit: &Visit<'_>, left: &Left, floors: &Floors, spends: &[Spend]) -> Markup {
+    let account = left.identity.account.as_deref().unwrap_or("anonymous");
+    let window = left.window.unwrap_or(WINDOW);
+    let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
+    let own: Vec<&Spend> = own.filter(|spend| spend.at + window > visit.now).collect();
+    let waiting = visit.state.limits.waiting(&left.identity);
+    html! {
+        section {
+            h2 { (left.identity.upstream) " as " (account) }
+            @match (left.limit, left.remaining) {
+                (Some(limit), Some(remaining)) => {
+                    p { b class="large" { (remaining) } " of " (limit) " pulls left"
+                        @if let Some(window) = left.window { " per " (html::about(window)) }
+                        @if let Some(next) = left.next_at { "; the next one comes back " (html::until(next, visit.now)) }
+                    }
+                    (gauge(limit, remaining, left, floors))
+                    @if left.external > 0 {
+                        p class="bad" {
+                            (html::count(left.external, "pull was", "pulls were")) " spent by others behind the same address within the window: a "
+                            "node that goes around the mirror, or a neighbour. See \u{201c}The side door\u{201d} in the README."
+                        }
+                    }
+                }
+                _ => p { "Upstream has named no limit; nothing is held back. " (html::count(left.spent, "pull", "pulls")) " spent by this mirror within the window." },
+            }
+            @if waiting > 0 { p { (html::count(waiting as u64, "request waits", "requests wait")) " for a pull to come back." } }
+            @if !own.is_empty() {
+                div class="columns" {
+                    div { h3 { "Who spent it" } (spenders(&own)) }
+                    @if left.limit.is_some() { div { h3 { "What comes back" } (returns(&own, window, visit.now)) } }
+                }
+            }
+        }
+    }
+}
+
+/// What is left, what this mirror and what others spent, on one bar; with the marks at which classes stop.
+fn gauge(limit: i64, remaining: i64, left: &Left, floors: &Floors) -> Markup {
+    let part = |pulls: i64| 1000 * pulls.clamp(0, limit.max(1)) / limit.max(1);
+    let (own, others) = (i64::try_from(left.spent).unwrap_or(limit), i64::try_from(left.external).unwrap_or(limit));
+    let at = part(remaining);
+    // What upstream counts and neither of us explains is left blank.
+    let (own_wide, others_wide) = (part(own).min(1000 - at), part(others).min(1000 - at - part(own).min(1000 - at)));
+    let marks = [("bulk", floors.bulk), ("standard", floors.standard), ("critical", floors.critical)];
+    let marks = marks.into_iter().filter(|(_, floor)| *floor > 0.0);
+    let marks: Vec<_> = marks.map(|(class, floor)| (class, floor, (floor * limit as f64).round() as i64)).collect();
+    let label = format!("{remaining} of {limit} left, {own} spent by this mirror, {others} by others");
+    html! {
+        svg class="gauge" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img" aria-label=(label) {
+            rect class="track" x="0" y="4" width="1000" height="32" {}
+            rect class="left" x="0" y="4" width=(at) height="32" {}
+            rect class="own" x=(at) y="4" width=(own_wide) height="32" {}
+            rect class="others" x=(at + own_wide) y="4" width=(others_wide) height="32" {}
+            @for (_, _, pulls) in &marks { rect class="mark" x=(part(*pulls).max(2) - 2) y="0" width="4" height="40" {} }
+        }
+        ul class="flow legend" {
+            li class="left" { (remaining.max(0)) " left" }
+            li class="own" { (own) " spent by this mirror" }
+            li class="others" { (others) " spent by others" }
+            @for (class, _, pulls) in &marks { li class="mark" { (class) " stops at " (pulls) " left" } }
+        }
+    }
+}
+
+fn spenders(own: &[&Spend]) -> Markup {
+    let mut by_client: HashMap<&str, (u64, u64)> = HashMap::new();
+    for spend in own {
+        let (pulls, shared) = by_client.entry(&spend.client).or_default();
+        (*pulls, *shared) = (*pulls + 1, *shared + u64::from(spend.waiters));
+    }
+    let mut by_client: Vec<_> = by_client.into_iter().collect();
+    by_client.sort_by_key(|(client, (pulls, _))| (std::cmp::Reverse(*pulls), *client));
+    let more = by_client.len().saturating_sub(SPENDERS);
+    let rows = by_client.into_iter().take(SPENDERS).map(|(client, (pulls, shared))| {
+        vec![html::text(client), html::text(pulls.to_string()), html::text(shared.to_string())]
+    });
+    html! {
+        (html::table("Who spent it", &["Client", "Pulls", "Others spared"], rows.collect()))
+        @if more > 0 { p { "and " (html::count(more as u64, "other", "others")) } }
+    }
+}
+
+/// A pull comes back when it leaves the window.
+fn returns(own: &[&Spend], window: Duration, now: SystemTime) -> Markup {
+    let step = (window / STEPS).max(Duration::from_secs(1));
+    let mut counts = [0_u64; STEPS as usize];
+    for spend in own {
+        let left = (spend.at + window).duration_since(now).unwrap_or_default();
+        let index = (left.as_secs_f64() / step.as_secs_f64()) as usize;
+        counts[index.min(counts.len() - 1)] += 1;
+    }
+    let rows = counts.iter().enumerate().map(|(index, count)| {
+        let end = now + step * (index as u32 + 1);
+        vec![html! { "by " (html::time(end)) }, html::text(count.to_string())]
+    });
+    html::table("What comes back", &["When", "Pulls"], rows.collect())
+}
+
+fn cache(visit: &Visit<'_>) -> Markup {
+    let usage = visit.state.mirror.usage();
+    let used = usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes;
+    let part = 1000 * used.min(usage.capacity) / usage.capacity.max(1);
+    html! {
+        p {
+            (html::count(usage.blobs, "blob", "blobs")) " of " (html::bytes(usage.blob_bytes)) " and "
+            (html::count(usage.manifests, "manifest", "manifests")) " of " (html::bytes(usage.manifest_bytes)) "; "
+            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(visit.state.mirror.saved(), "pull", "pulls")) " so far."
+        }
+        svg class="gauge thin" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img"
+            aria-label={ (html::bytes(used)) " of " (html::bytes(usage.capacity)) " used" } {
+            rect class="track" x="0" y="4" width="1000" height="32" {}
+            rect class="own" x="0" y="4" width=(part) height="32" {}
+        }
+    }
+}
+
+fn row(spend: &Spend) -> Vec<Markup> {
+    let class = serde_json::to_value(spend.class).unwrap_or_default();
+    let why = match spend.reason {
+        Reason::Cold => "was not here",
+        Reason::Changed => "had changed",
+        Reason::HeadRefused => "no HEAD upstream",
+        Reason::Referrers => "referrers",
+    };
+    vec![
+        html::time(spend.at),
+        html::text(&spend.client),
+        html::text(class.as_str().unwrap_or_default()),
+        html::image(&format!("{}/{}", spend.upstream, spend.repository), &spend.reference),
+        html::text(why),
+        html::text((spend.waiters + 1).to_string()),
+        html::text(spend.remaining.map(|remaining| remaining.to_string()).unwrap_or_default()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Identity;
+
+    fn left(remaining: i64, spent: u64, external: u64) -> Left {
+        Left {
+            identity: Identity { upstream: "docker.io".into(), account: None },
+            limit: Some(100),
+            remaining: Some(remaining),
+            window: Some(WINDOW),
+            spent,
+            external,
+            next_at: None,
+        }
+    }
+
+    #[test]
+    fn a_gauge_stays_within_its_bar_whatever_upstream_says() {
+        for (remaining, spent, external) in [(75, 20, 5), (0, 100, 0), (-7, 300, 900), (100, 0, 0), (900, 0, u64::MAX)]
+        {
+            let html = gauge(100, remaining, &left(remaining, spent, external), &Floors::default()).into_string();
+            let widths = html.split(" width=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+            let widths: Vec<i64> = widths.map(|width| width.parse().unwrap()).collect();
+            assert!(widths.iter().all(|width| (0..=1000).contains(width)), "{html}");
+            assert!(widths[1] + widths[2] + widths[3] <= 1000, "{html}");
+        }
+        let html = gauge(100, 75, &left(75, 20, 5), &Floors::default()).into_string();
+        assert!(html.contains("bulk stops at 40 left") && html.contains("standard stops at 10 left"), "{html}");
+        assert!(html.contains("75 of 100 left, 20 spent by this mirror, 5 by others"), "{html}");
+    }
+}

@@ -1,0 +1,248 @@
+//! What all pages have: the frame, the headers, and the small parts they are put together from.
+//!
+//! Everything that a client, an upstream or a file wrote goes through maud's escaping; nothing here is marked as markup but markup.
+
+use std::time::{Duration, SystemTime};
+
+use actix_web::{HttpResponse, http::StatusCode};
+use maud::{DOCTYPE, Markup, html};
+
+use super::{Person, Visit};
+
+/// Where a page stands in the navigation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tab {
+    Budget,
+    Throttles,
+    Blocked,
+    Audit,
+    Unblock,
+    None,
+}
+
+const OPERATORS: [(Tab, &str, &str); 5] = [
+    (Tab::Budget, "/", "Budget"),
+    (Tab::Throttles, "/throttles", "Throttles"),
+    (Tab::Blocked, "/blocked", "Blocked"),
+    (Tab::Audit, "/audit", "Audit"),
+    (Tab::Unblock, "/unblock", "Unblock"),
+];
+
+/// A page and nothing that runs.
+pub(super) fn page(visit: &Visit<'_>, status: u16, tab: Tab, title: &str, body: Markup) -> HttpResponse {
+    respond(visit, status, frame(visit, tab, title, body), false)
+}
+
+/// The one page that carries a script: the human test.
+pub(super) fn page_with_script(visit: &Visit<'_>, status: u16, tab: Tab, title: &str, body: Markup) -> HttpResponse {
+    respond(visit, status, frame(visit, tab, title, body), true)
+}
+
+/// A refusal or a mishap, in a sentence.
+pub(super) fn problem(visit: &Visit<'_>, status: u16, title: &str, sentence: &str) -> HttpResponse {
+    let body = html! {
+        p class="bad" { (sentence) }
+        p { a href="/" { "To the start" } }
+    };
+    page(visit, status, Tab::None, title, body)
+}
+
+fn respond(visit: &Visit<'_>, status: u16, markup: Markup, with_script: bool) -> HttpResponse {
+    let script = if with_script { "script-src 'self'; worker-src 'self'; " } else { "" };
+    let policy = format!(
+        "default-src 'none'; style-src 'self'; img-src 'self'; {script}form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    );
+    let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+    response
+        .content_type("text/html; charset=utf-8")
+        .insert_header(("Content-Security-Policy", policy))
+        .insert_header(("Cache-Control", "no-store"))
+        .insert_header(("X-Content-Type-Options", "nosniff"))
+        .insert_header(("Cross-Origin-Opener-Policy", "same-origin"))
+        .insert_header(("Cross-Origin-Resource-Policy", "same-origin"))
+        // With no-referrer a browser would send `Origin: null` along with our own forms.
+        .insert_header(("Referrer-Policy", "same-origin"));
+    if let Some(cookie) = visit.fresh_cookie() {
+        response.insert_header(("Set-Cookie", cookie));
+    }
+    response.body(markup.into_string())
+}
+
+/// On to another page of ours, by GET.
+pub(super) fn see_other(path: &str, cookie: Option<String>) -> HttpResponse {
+    let mut response = HttpResponse::SeeOther();
+    response.insert_header(("Location", path.to_owned())).insert_header(("Cache-Control", "no-store"));
+    if let Some(cookie) = cookie {
+        response.insert_header(("Set-Cookie", cookie));
+    }
+    response.finish()
+}
+
+fn frame(visit: &Visit<'_>, tab: Tab, title: &str, body: Markup) -> Markup {
+    let tabs = match &visit.person {
+        Person::Nobody => &[][..],
+        person if person.is_operator() => &OPERATORS[..],
+        _ => &OPERATORS[4..],
+    };
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · Weir" }
+                link rel="stylesheet" href="/assets/weir.css";
+                link rel="icon" href="/assets/weir.svg" type="image/svg+xml";
+            }
+            body {
+                a class="skip" href="#main" { "To the content" }
+                header {
+                    a class="name" href="/" { img src="/assets/weir.svg" alt="" width="28" height="28"; "Weir" }
+                    nav aria-label="Pages" {
+                        @for (each, path, name) in tabs {
+                            @if *each == tab { a href=(path) aria-current="page" { (name) } } @else { a href=(path) { (name) } }
+                        }
+                    }
+                    (who(visit))
+                }
+                main id="main" {
+                    @if visit.in_clear {
+                        p class="bad" {
+                            "This page came over plain HTTP: whoever is on the way can read what you type and act as you. Ask for it over https, or "
+                            "through an ssh tunnel as " code { "http://localhost:5001" } "."
+                        }
+                    }
+                    h1 { (title) }
+                    (body)
+                }
+            }
+        }
+    }
+}
+
+fn who(visit: &Visit<'_>) -> Markup {
+    match &visit.person {
+        Person::Account(account) => html! {
+            form class="who" method="post" action="/logout" {
+                (token(visit))
+                span { (account.name) }
+                button { "Log out" }
+            }
+        },
+        Person::Operator => html! { span class="who" { "operator, by loopback · " a href="/login" { "Log in" } } },
+        Person::Nobody => html! { span class="who" { a href="/login" { "Log in" } } },
+    }
+}
+
+/// The hidden field that every form carries.
+pub(super) fn token(visit: &Visit<'_>) -> Markup {
+    html! { input type="hidden" name="csrf" value=(visit.token()); }
+}
+
+/// A table. In a narrow window each row is a card whose cells say what they are; the roles are for browsers that take a table that is not laid
+/// out as one for none. Where that does not suffice it scrolls in its own box, by keyboard, too.
+pub(super) fn table(label: &str, heads: &[&str], rows: Vec<Vec<Markup>>) -> Markup {
+    html! {
+        div class="scroll" role="region" aria-label=(label) tabindex="0" {
+            table role="table" {
+                thead role="rowgroup" { tr role="row" { @for head in heads { th role="columnheader" scope="col" { (head) } } } }
+                tbody role="rowgroup" {
+                    @for row in rows {
+                        tr role="row" { @for (head, cell) in heads.iter().zip(row) { td role="cell" data-label=(head) { div { (cell) } } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Names and what they are.
+pub(super) fn facts(facts: &[(&str, Markup)]) -> Markup {
+    html! { dl { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } } }
+}
+
+/// Text as it is.
+pub(super) fn text(text: impl AsRef<str>) -> Markup {
+    html! { (text.as_ref()) }
+}
+
+/// An image by tag or digest; of a digest enough to tell it from others, and all of it where a pointer rests.
+pub(super) fn image(repository: &str, reference: &str) -> Markup {
+    let short = reference.char_indices().nth(19).filter(|_| reference.contains(':')).map(|(end, _)| &reference[..end]);
+    html! {
+        @match short {
+            Some(short) => code title={ (repository) "@" (reference) } { (repository) "@" (short) "…" },
+            None if reference.is_empty() => code { (repository) },
+            None => code { (repository) ":" (reference) },
+        }
+    }
+}
+
+/// A number with what is counted: "1 pull", "2 pulls".
+pub(super) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A moment, for people and for programs: in UTC, to the second.
+pub(super) fn time(at: SystemTime) -> Markup {
+    let exact = humantime::format_rfc3339_seconds(at).to_string();
+    html! { time datetime=(exact) { (exact.replace('T', " ").replace('Z', " UTC")) } }
+}
+
+/// How long until then, in the two largest units: "in 1h 5m".
+pub(super) fn until(at: SystemTime, now: SystemTime) -> String {
+    match at.duration_since(now) {
+        Ok(left) if left.as_secs() > 0 => format!("in {}", about(left)),
+        _ => "now".to_owned(),
+    }
+}
+
+/// A span in its two largest units.
+pub(super) fn about(span: Duration) -> String {
+    let whole = humantime::format_duration(Duration::from_secs(span.as_secs())).to_string();
+    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// A size as people say it.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1024.0 && unit + 1 < units.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    let digits = usize::from(unit > 0 && value < 100.0);
+    format!("{value:.digits$} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_text() {
+        let rows = vec![vec![text("<img src=x onerror=\"alert('1')\">"), text("a&b")]];
+        let html = table("\"><script>", &["<b>", "<i>"], rows).into_string();
+        for bad in ["<img", "<script", "<b>", "<i>"] {
+            assert!(!html.contains(bad), "{html}");
+        }
+        assert!(html.contains("a&amp;b"));
+    }
+
+    #[test]
+    fn an_image_is_named_short() {
+        let digest = format!("sha256:{}", "é".repeat(64));
+        let html = image("a/b", &digest).into_string();
+        assert!(html.contains(&digest) && html.contains(&format!(">a/b@sha256:{}…<", "é".repeat(12))), "{html}");
+        assert_eq!(image("a/b", "1.36").into_string(), "<code>a/b:1.36</code>");
+        assert_eq!(image("a/b", "").into_string(), "<code>a/b</code>");
+    }
+
+    #[test]
+    fn spans_and_sizes_are_short() {
+        assert_eq!(about(Duration::from_millis(3_905_500)), "1h 5m");
+        assert_eq!(until(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH), "now");
+        assert_eq!((bytes(0), bytes(1536), bytes(50 << 30)), ("0 B".into(), "1.5 KiB".into(), "50.0 GiB".into()));
+        assert_eq!((count(1, "pull", "pulls"), count(0, "pull", "pulls")), ("1 pull".into(), "0 pulls".into()));
+    }
+}

@@ -1,0 +1,106 @@
+//! *Throttles*: what each allows, what it did or would have done, and the button that puts it in force.
+
+use actix_web::HttpResponse;
+use maud::{Markup, html};
+
+use super::{Visit, form::Form, html};
+use crate::limits::{
+    allowlist::{Allowed, Who},
+    state::ThrottleView,
+    throttle::{Algorithm, Mode},
+};
+
+pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
+    let throttles = visit.state.limits.throttles();
+    let heads = ["Name", "Limit", "Mode", "Matches since the start", "Switch"];
+    let rows = throttles.iter().map(|view| row(visit, view)).collect();
+    let allowlist = visit.state.limits.rulebook().allowlist.clone();
+    let body = html! {
+        p {
+            "How often a client may ask. A throttle in " em { "dry run" } " denies nothing and counts what it would have denied; read that, then enforce it. "
+            "A switch lasts until the next start; to keep it, write the mode into the configuration."
+        }
+        @if throttles.is_empty() {
+            p { "No throttles are configured. The recommended ones stand in " code { "deploy.toml" } " as comments." }
+        } @else {
+            (html::table("Throttles", &heads, rows))
+        }
+        h2 { "Allowlist" }
+        @if allowlist.0.is_empty() {
+            p { "Nobody. Whoever stands here is not throttled and not banned by a rule; the budget still binds." }
+        } @else {
+            (html::table("Allowlist", &["Client", "Comment", "Expires"], allowlist.0.iter().map(allowed).collect()))
+        }
+    };
+    html::page(visit, 200, html::Tab::Throttles, "Throttles", body)
+}
+
+fn row(visit: &Visit<'_>, view: &ThrottleView) -> Vec<Markup> {
+    let limit = html! {
+        (view.requests_per_period) " in " (view.period_in_seconds) " s"
+        @if let Some(burst) = view.burst { br; small { (burst) " at once" } }
+        @if view.algorithm == Algorithm::FixedWindow { br; small { "fixed window" } }
+    };
+    let mode = html! {
+        span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (word(view.mode)) }
+        @if view.switched { br; small { "switched by hand" } }
+    };
+    let matches = &view.matches;
+    let clients = html::count(matches.clients as u64, "client", "clients");
+    let matches = html! {
+        @if matches.would_have_denied > 0 {
+            "would have denied " (html::count(matches.would_have_denied, "request", "requests")) " of " (clients)
+            @if matches.denied > 0 { br; }
+        }
+        @if matches.denied > 0 { "denied " (html::count(matches.denied, "request", "requests")) " of " (clients) }
+        @if matches.denied == 0 && matches.would_have_denied == 0 { "none" }
+    };
+    let button = |mode: Mode, label: &str, class: &str| {
+        html! {
+            form method="post" action="/throttles/mode" {
+                (html::token(visit))
+                input type="hidden" name="name" value=(view.name);
+                button class=(class) name="mode" value=(word(mode)) aria-label={ (label) " " (view.name) } { (label) }
+            }
+        }
+    };
+    let switch = html! {
+        div class="buttons" {
+            @if view.mode != Mode::Enforce { (button(Mode::Enforce, "Enforce", "main")) }
+            @if view.mode != Mode::DryRun { (button(Mode::DryRun, "Dry run", "")) }
+            @if view.mode != Mode::Off { (button(Mode::Off, "Off", "")) }
+        }
+    };
+    vec![html! { code { (view.name) } }, limit, mode, matches, switch]
+}
+
+fn allowed(entry: &Allowed) -> Vec<Markup> {
+    let who = match &entry.who {
+        Who::Network(network) => network.to_string(),
+        Who::Principal(name) => name.clone(),
+    };
+    vec![html::text(who), html::text(&entry.comment), entry.expires.map_or_else(|| html::text("never"), html::time)]
+}
+
+/// As the configuration writes it.
+fn word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::DryRun => "dry_run",
+        Mode::Off => "off",
+    }
+}
+
+pub(super) fn switch(visit: &Visit<'_>, form: &Form) -> HttpResponse {
+    let mode = [Mode::Enforce, Mode::DryRun, Mode::Off].into_iter().find(|mode| word(*mode) == form.get("mode"));
+    let name = form.line("name", 100);
+    // One throttle by its whole name: a page must not switch what it does not show.
+    let is_known = visit.state.limits.throttles().iter().any(|view| view.name == name);
+    match mode {
+        Some(mode) if is_known => {
+            visit.state.limits.switch(&name, mode, &visit.by(), visit.now);
+            html::see_other("/throttles", None)
+        }
+        _ => html::problem(visit, 400, "No such throttle", "There is no throttle of this name, or no such mode."),
+    }
+}

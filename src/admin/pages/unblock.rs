@@ -1,0 +1,164 @@
+//! *Unblock*: what a blocked client's owner reads and does: why, how to mend it, a human test, and a button.
+
+use actix_web::HttpResponse;
+use maud::{Markup, html};
+
+use super::{
+    Person, Visit, blocked,
+    form::Form,
+    html::{self, Tab},
+};
+use crate::limits::{
+    Account,
+    ban::{Filter, Origin, Record},
+};
+
+pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
+    let body = match &visit.person {
+        Person::Account(account) => html! { (own(visit, account)) },
+        _ => html! {
+            p { "Here the owners of blocked clients lift their bans themselves: after logging in they see those of their networks, namespaces and name." }
+            p { "You need no login and may lift any: see " a href="/blocked" { "Blocked" } ", or " a href="/login?next=/unblock" { "log in" } " as somebody." }
+        },
+    };
+    html::page(visit, 200, Tab::Unblock, "Unblock", body)
+}
+
+fn own(visit: &Visit<'_>, account: &Account) -> Markup {
+    let mut bans = visit.state.limits.bans(&Filter::default(), visit.now);
+    bans.retain(|record| account.owns(record) && !record.simulated);
+    let mut networks = account.networks.iter().map(ToString::to_string).collect::<Vec<_>>();
+    networks.extend(account.namespaces.iter().map(|namespace| format!("requests to {namespace}")));
+    html! {
+        @if bans.is_empty() {
+            p class="good" { "Nothing of yours is blocked." }
+        } @else {
+            (html::table("Your bans", &["Ban", "Client", "Reason", "Ends"], bans.iter().map(|record| vec![
+                html! { a href={ "/unblock/" (record.id) } { (record.id) } },
+                html! { b { (record.client) } },
+                html::text(&record.reason),
+                html::text(html::until(record.until, visit.now)),
+            ]).collect()))
+        }
+        p { small { "Yours is what asks as " b { (account.name) }
+            @if !networks.is_empty() { ", and: " (networks.join(", ")) } "." } }
+    }
+}
+
+/// One ban, as its owner sees it. Whoever it is not of is told no more than that there is none.
+pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
+    let record = visit.state.limits.get_ban(id).filter(|record| match &visit.person {
+        Person::Account(account) => account.is_admin || account.owns(record),
+        person => person.is_operator(),
+    });
+    let Some(record) = record else {
+        return html::problem(
+            visit,
+            404,
+            "No such ban",
+            "There is no such ban that is yours. It may be of another address or account.",
+        );
+    };
+    let lift = match &visit.person {
+        Person::Account(account) if record.is_live(visit.now) && !record.simulated => Some(account),
+        _ => None,
+    };
+    let is_own = lift
+        .is_some_and(|account| visit.state.limits.own_bans(&account.name, visit.now).iter().any(|own| own.id == id));
+    let test = is_own.then(|| visit.state.pages.human.set(id, visit.now)).flatten();
+    let body = html! {
+        @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
+        (blocked::about(&record, visit.now))
+        @if record.lifted.is_none() && !record.is_live(visit.now) { p class="good" { "This ban is over." } }
+        @if record.is_live(visit.now) {
+            h2 { "What to mend" }
+            p { (fix(&record)) }
+        }
+        @if let Some((challenge, _)) = &test {
+            h2 { "Lift it yourself" }
+            p { "Mend it first. You may lift three bans a day; for an hour after that the client has half its quota, and the next ban lasts longer." }
+            form id="human" method="post" action={ "/unblock/" (id) "/lift" } data-challenge=(challenge) {
+                (html::token(visit))
+                input type="hidden" name="altcha" value="";
+                p { output for="human" aria-live="polite" { "The human test needs JavaScript; without it, ask the operator to lift the ban." } }
+                label { input type="checkbox" name="mended" value="1" required; " I know what caused this, and it is mended." }
+                button class="main" disabled { "Lift the ban" }
+            }
+            script src="/assets/human.js" {}
+        } @else if record.is_live(visit.now) {
+            @if visit.person.is_operator() {
+                p { "You are an operator: " a href={ "/blocked/" (id) } { "lift it there" } "." }
+            } @else {
+                p { "Only an operator can lift this one: it was made by a person, or turns everything away. It ends by itself " (html::until(record.until, visit.now)) "." }
+            }
+        }
+        (blocked::evidence(&record))
+    };
+    let title = format!("Why {} is blocked", record.client);
+    let status = if wrong.is_some() { 403 } else { 200 };
+    match test {
+        Some((_, test)) => {
+            visit.state.pages.sessions.set_test(&visit.name, test);
+            html::page_with_script(visit, status, Tab::Unblock, &title, body)
+        }
+        None => html::page(visit, status, Tab::Unblock, &title, body),
+    }
+}
+
+/// What would have kept it from happening, in plain words.
+fn fix(record: &Record) -> &'static str {
+    match (record.origin, &*record.rule) {
+        (Origin::Admin | Origin::Imported, _) => {
+            "An operator of this mirror did this by hand; the reason above is theirs. Ask them."
+        }
+        (_, "not_found_enumeration") => {
+            "The client asked for many images that do not exist: a deployment with a wrong tag that is retried for ever, or a scanner that guesses names. \
+             Look at the evidence below, correct the name or push the image, and let whatever retries wait longer between tries."
+        }
+        (_, "upstream_quota_exceeded") => {
+            "The client went on asking for images that are not cached after it had used up its share of upstream pulls. Spread its pulls over the day, \
+             pin images by digest so that they come from the cache, or ask the operator for another class or a larger share."
+        }
+        (_, "auth_failures") => {
+            "The client offered a password that was wrong, again and again. Correct the stored credentials: docker logout and docker login, the pull secret, or \
+             the password file."
+        }
+        (_, "denied_requests") => {
+            "The client went on asking after it had been refused. Make it wait as long as Retry-After says; a container that restarts every few seconds does not."
+        }
+        _ => "A rule of this mirror saw what the reason above says; the evidence below shows the requests.",
+    }
+}
+
+/// Tries to lift. Session, form and rights were looked at before.
+pub(super) fn lift(visit: &Visit<'_>, id: &str, form: &Form) -> HttpResponse {
+    let Person::Account(account) = &visit.person else {
+        return html::problem(visit, 403, "Not allowed", "Log in first.");
+    };
+    // Whose it is before the test: whoever may not know of a ban learns nothing by solving.
+    if !visit.state.limits.own_bans(&account.name, visit.now).iter().any(|own| own.id == id) {
+        visit.refused(&format!("lift {id}"), "there is no such ban that is theirs to lift");
+        return html::problem(visit, 404, "No such ban", "There is no such ban that is yours to lift.");
+    }
+    // Taken out whatever comes of it: a solution counts once.
+    let test = visit.state.pages.sessions.take_test(&visit.name);
+    if let Err(wrong) = visit.state.pages.human.mark(form.get("altcha"), test, id) {
+        visit.refused(&format!("lift {id}"), &wrong.to_string());
+        return one(visit, id, Some(&blocked::sentence(&wrong.to_string())));
+    }
+    if form.get("mended") != "1" {
+        return one(visit, id, Some("Confirm that it is mended."));
+    }
+    match visit.state.limits.lift_own(id, &account.name, Some(visit.from), visit.now) {
+        Ok(lifted) => {
+            let body = html! {
+                p class="good" role="status" { "Lifted. " b { (lifted.record.client) } " may pull again." }
+                p { "Until " (html::time(lifted.probation)) " it has half its quota. Today you may lift "
+                    (html::count(lifted.left_today as u64, "more ban", "more bans")) " yourself." }
+                p { a href="/unblock" { "Back" } }
+            };
+            html::page(visit, 200, Tab::Unblock, "Lifted", body)
+        }
+        Err(why) => one(visit, id, Some(&blocked::sentence(&why))),
+    }
+}
