@@ -4,3 +4,4 @@ mod architecture;
 mod deploy;
 mod limits;
 mod mirror;
+mod pages;

@@ -74,10 +74,7 @@ pub fn serve(
             .app_data(state.clone())
             .wrap(
                 DefaultHeaders::new()
-                    .add((
-                        CONTENT_SECURITY_POLICY,
-                        "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
-                    ))
+                    .add((CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'"))
                     .add((REFERRER_POLICY, "no-referrer")),
             )
             .default_service(web::to(

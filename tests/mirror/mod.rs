@@ -2,7 +2,7 @@
 //!
 //! What a client can see is checked through real sockets by the mirror suite of `weir-conformance`; see `tests/suite.rs`.
 
-mod support;
+pub(crate) mod support;
 
 use std::time::Duration;
 

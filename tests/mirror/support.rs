@@ -13,21 +13,21 @@ use weir_conformance::hub::{self, Hub};
 use weir_storage::Store;
 
 /// A mirror, its hub and the directory it keeps.
-pub(super) struct Bench {
-    pub(super) hub: Hub,
-    pub(super) mirror: Mirror,
-    pub(super) store: Store,
+pub(crate) struct Bench {
+    pub(crate) hub: Hub,
+    pub(crate) mirror: Mirror,
+    pub(crate) store: Store,
     directory: tempfile::TempDir,
     change: Change,
 }
 
 /// What a test wants otherwise than by default.
 #[derive(Clone)]
-pub(super) struct Change {
-    pub(super) mirror: Settings,
-    pub(super) capacity: u64,
-    pub(super) rulebook: Rulebook,
-    pub(super) accounts: Vec<(&'static str, &'static str)>,
+pub(crate) struct Change {
+    pub(crate) mirror: Settings,
+    pub(crate) capacity: u64,
+    pub(crate) rulebook: Rulebook,
+    pub(crate) accounts: Vec<(&'static str, &'static str)>,
 }
 
 impl Default for Change {
@@ -55,7 +55,7 @@ impl Default for Change {
 }
 
 impl Bench {
-    pub(super) async fn start(hub: hub::Settings, change: Change) -> Bench {
+    pub(crate) async fn start(hub: hub::Settings, change: Change) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let hub = Hub::start(hub).await.unwrap();
         let (mirror, store) = assemble(directory.path(), &hub, &change);
@@ -63,7 +63,7 @@ impl Bench {
     }
 
     /// The same directory, another process: what a restart is, but for the process.
-    pub(super) async fn restart(self) -> Bench {
+    pub(crate) async fn restart(self) -> Bench {
         let Bench { hub, mirror, store, directory, change } = self;
         mirror.close().await;
         drop((mirror, store));
@@ -106,7 +106,7 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
 }
 
 /// Somebody at an address, who may pull what `pull` names beyond what anonymous may.
-pub(super) fn ask(repository: &str, pull: &[&str]) -> Ask {
+pub(crate) fn ask(repository: &str, pull: &[&str]) -> Ask {
     Ask {
         upstream: "docker.io".into(),
         repository: repository.parse().unwrap(),

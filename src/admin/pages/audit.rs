@@ -54,7 +54,8 @@ fn of_ban(event: &Event) -> (Markup, &str) {
     match event {
         Event::Banned { record } => {
             let what = if record.simulated { "would have banned " } else { "banned " };
-            let what = html! { (what) b { (record.client) } " until " (html::time(record.until)) ", " (ban(&record.id)) };
+            let what =
+                html! { (what) b { (record.client) } " until " (html::time(record.until)) ", " (ban(&record.id)) };
             (what, &record.reason)
         }
         Event::Lifted { record } => {

@@ -1,0 +1,390 @@
+//! The pages for people, over real sockets: who may see and do what, and what becomes of everything else.
+
+pub(crate) mod world;
+
+use std::{sync::Arc, time::SystemTime};
+
+use altcha::{Challenge, Payload, SolveChallengeOptions, solve_challenge};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use weir::limits::{
+    audit::{Operator, Other, What},
+    ban::Event,
+    state::Wish,
+    throttle::Mode,
+};
+
+use world::{Answer, Visitor, World, account, password, rulebook};
+
+fn solve(page: &Answer) -> String {
+    let challenge: Challenge = serde_json::from_str(&page.attribute("id=\"human\"", "data-challenge")).unwrap();
+    let solution = solve_challenge(SolveChallengeOptions::new(&challenge)).unwrap().unwrap();
+    BASE64_STANDARD.encode(serde_json::to_vec(&Payload { challenge, solution }).unwrap())
+}
+
+/// Sees the page of a ban, solves its test, and sends the form.
+fn lift(visitor: &mut Visitor, ban: &str) -> Answer {
+    let page = visitor.get(&format!("/unblock/{ban}"));
+    assert_eq!(page.status, 200, "{}", page.body);
+    let (token, solution) = (page.token(), solve(&page));
+    visitor.post(&format!("/unblock/{ban}/lift"), &[("csrf", &token), ("altcha", &solution), ("mended", "1")])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_reads_why_solves_the_test_and_lifts_the_ban() {
+    let world = World::start().await;
+    let ban = world.block("10.1.0.7", "shop/api");
+    let mut ann = Visitor::new(&world);
+    ann.host = "weir.example.com".to_owned();
+
+    let answer = ann.get(&format!("/unblock/{ban}"));
+    assert_eq!((answer.status, answer.header("location")), (303, &*format!("/login?next=/unblock/{ban}")));
+    let answer = ann.log_in("ann", &password("ann"), &format!("/unblock/{ban}"));
+    assert_eq!((answer.status, answer.header("location")), (303, &*format!("/unblock/{ban}")));
+
+    let page = ann.get(&format!("/unblock/{ban}"));
+    for words in ["10.1.0.7", "different things that do not exist", "a wrong tag", "shop/api", "404"] {
+        assert!(page.body.contains(words), "{words}: {}", page.body);
+    }
+    let answer = lift(&mut ann, &ban);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains("half its quota") && answer.body.contains("2 more bans"), "{}", answer.body);
+    assert!(!world.is_blocked("10.1.0.7"));
+    let entry = world.limits.audit(1).remove(0);
+    assert_eq!(entry.by, "ann");
+    assert!(matches!(entry.what, What::Ban(event) if matches!(&*event, Event::Lifted { record } if record.id == ban)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_lift_of_one_s_own_is_refused_and_in_the_audit() {
+    let world = World::start().await;
+    let (own, foreign) = (world.block("10.1.0.7", "shop/api"), world.block("10.2.0.7", "other/app"));
+    let mut ann = Visitor::logged_in(&world, "ann");
+    let (path, attempt) = (format!("/unblock/{own}/lift"), format!("lift {own}"));
+    let page = ann.get(&format!("/unblock/{own}"));
+    let (token, solution) = (page.token(), solve(&page));
+    let good = [("csrf", &*token), ("altcha", &*solution), ("mended", "1")];
+    let last = |status: u16, answer: Answer, attempt: &str, why: &str| {
+        assert_eq!(answer.status, status, "{why}: {}", answer.body);
+        let (by, what, reason) = world.refusals().remove(0);
+        assert_eq!((&*by, &*what), ("ann", attempt), "{reason}");
+        assert!(reason.contains(why), "{why}: {reason}");
+        assert!(world.is_blocked("10.1.0.7") && world.is_blocked("10.2.0.7"), "{why}");
+    };
+
+    last(403, ann.post(&path, &good[1..]), &attempt, "token");
+    last(403, ann.post(&path, &[("csrf", "AAAA"), good[1], good[2]]), &attempt, "token");
+    last(403, ann.post_from(&[], &path, &good), &attempt, "no page of ours");
+    let own_origin = format!("http://{}", world.admin);
+    last(405, ann.send("GET", &path, &[], ""), &attempt, "by POST");
+    last(405, ann.send("PUT", &path, &[("Origin", &own_origin)], ""), &attempt, "by POST");
+    last(405, ann.get(&format!("{path}?csrf={token}&altcha={solution}&mended=1")), &attempt, "by POST");
+
+    // Another's: as if there were none, with a test that was solved for it, too.
+    let path_of_other = format!("/unblock/{foreign}/lift");
+    last(404, ann.post(&path_of_other, &good), &format!("lift {foreign}"), "no such ban");
+    assert_eq!(ann.get(&format!("/unblock/{foreign}")).status, 404);
+    assert_eq!(ann.get(&format!("/blocked/{own}")).status, 403);
+    last(403, ann.post(&format!("/blocked/{own}/lift"), &[good[0], ("reason", "mine")]), &attempt, "not allowed");
+
+    // A solution of another session, of another ban, and none.
+    let mut again = Visitor::logged_in(&world, "ann");
+    let other = solve(&again.get(&format!("/unblock/{own}")));
+    last(403, ann.post(&path, &[good[0], ("altcha", &other), good[2]]), &attempt, "not set to you");
+    // What was handed in was taken out: the right one is too late now.
+    last(403, ann.post(&path, &good), &attempt, "used before");
+    last(403, ann.post(&path, &good[..1]), &attempt, "not solved");
+
+    // From a page elsewhere the cookie does not come along, and would not help.
+    for headers in [
+        vec![("Origin", "http://evil.example")],
+        vec![("Origin", "null")],
+        vec![("Origin", &*own_origin), ("Sec-Fetch-Site", "cross-site")],
+    ] {
+        let answer = ann.post_from(&headers, &path, &good);
+        assert_eq!(answer.status, 403);
+        assert_eq!(world.refusals()[0].1, attempt);
+    }
+    assert!(world.is_blocked("10.1.0.7"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_solution_is_good_for_one_lift_and_a_day_for_three() {
+    let world = World::start().await;
+    let clients = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"];
+    let bans = clients.map(|client| world.block(client, "shop/api"));
+    let mut ann = Visitor::logged_in(&world, "ann");
+
+    let page = ann.get(&format!("/unblock/{}", bans[0]));
+    let (token, solution) = (page.token(), solve(&page));
+    let fields = [("csrf", &*token), ("altcha", &*solution), ("mended", "1")];
+    let path = format!("/unblock/{}/lift", bans[0]);
+    assert_eq!(ann.post(&path, &fields).status, 200);
+    let again = world.block(clients[0], "shop/api");
+    for (ban, why) in [(&bans[0], "no such ban"), (&bans[1], "used before"), (&again, "used before")] {
+        let answer = ann.post(&format!("/unblock/{ban}/lift"), &fields);
+        assert!(matches!(answer.status, 403 | 404), "{}", answer.body);
+        assert!(world.refusals()[0].2.contains(why), "{:?}", world.refusals()[0]);
+    }
+
+    assert_eq!(lift(&mut ann, &bans[1]).status, 200);
+    let third = lift(&mut ann, &bans[2]);
+    assert!(third.status == 200 && third.body.contains("0 more bans"), "{}", third.body);
+    let fourth = lift(&mut ann, &bans[3]);
+    assert_eq!(fourth.status, 403, "{}", fourth.body);
+    assert_eq!(world.refusals()[0].0, "ann");
+    assert!(world.refusals()[0].2.contains("three bans a day"), "{:?}", world.refusals()[0]);
+    assert!(world.is_blocked(clients[3]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_made_at_login_and_gone_at_logout() {
+    let world = World::start().await;
+    let mut ann = Visitor::new(&world);
+    let before = ann.get("/login").header("set-cookie").to_owned();
+    for part in ["__Host-weir=", "; Path=/", "; HttpOnly", "; SameSite=Strict", "; Secure"] {
+        assert!(before.contains(part), "{part}: {before}");
+    }
+    assert!(!before.contains("Domain"), "{before}");
+    let planted = ann.cookie.clone();
+    assert_eq!(ann.log_in("ann", &password("ann"), "/").status, 303);
+    let session = ann.cookie.clone();
+    assert_ne!(session, planted, "the name from before login is not the session's");
+    let page = |cookie: &str| {
+        let mut visitor = Visitor { admin: world.admin, host: "weir.example.com".into(), cookie: cookie.to_owned() };
+        visitor.get("/unblock")
+    };
+    assert_eq!(page(&planted).status, 303, "whoever planted it is nobody");
+    assert!(page(&session).body.contains("ann"));
+
+    let token = page(&session).token();
+    let mut elsewhere = Visitor { admin: world.admin, host: world.admin.to_string(), cookie: planted };
+    assert_eq!(elsewhere.post("/logout", &[("csrf", &token)]).status, 403, "the token is of one cookie");
+    assert_eq!(ann.post("/logout", &[("csrf", &token)]).status, 303);
+    assert_eq!(page(&session).status, 303, "the session is gone on the server, too");
+
+    // A new password ends the sessions of the old one.
+    let bob = Visitor::logged_in(&world, "bob");
+    assert_eq!(page(&bob.cookie).status, 200);
+    let accounts = Arc::from([weir::limits::Account { name: "bob".into(), ..account("changed", false, &[], &[]) }]);
+    let rulebook = weir::limits::Rulebook { accounts, ..rulebook() };
+    world.limits.replace(rulebook, &Operator::auto(), SystemTime::now());
+    assert_eq!(page(&bob.cookie).status, 303);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tls_off_loopback_the_cookie_is_another_and_the_page_says_so() {
+    let world = World::with(|settings| settings.hosts.public_is_https = false).await;
+    let mut ann = Visitor::new(&world);
+    ann.host = "weir.example.com".to_owned();
+    let answer = ann.get("/login");
+    let cookie = answer.header("set-cookie");
+    assert!(cookie.starts_with("weir=") && !cookie.contains("Secure") && cookie.contains("HttpOnly"), "{cookie}");
+    assert!(answer.body.contains("came over plain HTTP"), "{}", answer.body);
+    assert_eq!(ann.log_in("ann", &password("ann"), "/").status, 303);
+    assert_eq!(ann.get("/unblock").status, 200);
+    // The weaker cookie does not stand in for the stronger where that is given out.
+    ann.host = world.admin.to_string();
+    assert!(!ann.get("/unblock").body.contains("ann"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn login_sends_nobody_elsewhere_and_guessing_is_slow() {
+    let world = World::start().await;
+    for next in ["https://evil.example/", "//evil.example", "/\\evil.example", "/logout", "javascript:alert(1)"] {
+        let mut ann = Visitor::new(&world);
+        let page = ann
+            .get(&format!("/login?next={}", url::form_urlencoded::byte_serialize(next.as_bytes()).collect::<String>()));
+        assert_eq!(page.attribute("name=\"next\"", "value"), "/", "{next}");
+        assert_eq!(ann.log_in("ann", &password("ann"), next).header("location"), "/", "{next}");
+    }
+    let mut guesser = Visitor::new(&world);
+    let statuses: Vec<u16> = (0..12).map(|guess| guesser.log_in("ann", &guess.to_string(), "/").status).collect();
+    assert_eq!(statuses[..10], [401; 10]);
+    assert_eq!(statuses[10..], [429; 2]);
+    let answer = guesser.log_in("ann", &password("ann"), "/");
+    assert_eq!(answer.status, 429, "the right password has to wait, too");
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert!(world.refusals().iter().any(|(_, attempt, why)| attempt == "log in as ann" && why.contains("wrong")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_forbids_what_it_does_not_need() {
+    let world = World::start().await;
+    let ban = world.block("10.1.0.7", "shop/api");
+    let mut ann = Visitor::logged_in(&world, "ann");
+    let human = ann.get(&format!("/unblock/{ban}"));
+    let mut operator = Visitor::new(&world);
+    let one = format!("/blocked/{ban}");
+    let pages = ["/", "/throttles", "/blocked", &one, "/audit", "/unblock", "/login", "/blocked/nothing"];
+    let mut answers: Vec<_> = pages.map(|path| operator.get(path)).into();
+    answers.push(operator.post("/throttles/mode", &[]));
+    for answer in &answers {
+        assert!(!answer.header("content-security-policy").contains("script-src"), "{}", answer.head);
+        assert!(!answer.body.contains("<script"), "{}", answer.body);
+    }
+    assert!(human.header("content-security-policy").contains("script-src 'self'; worker-src 'self'"), "{}", human.head);
+    answers.push(human);
+    for answer in &answers {
+        for (name, words) in [
+            ("content-security-policy", "default-src 'none'; style-src 'self'; img-src 'self'; "),
+            ("content-security-policy", "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"),
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "same-origin"),
+            ("cross-origin-opener-policy", "same-origin"),
+        ] {
+            assert!(answer.header(name).contains(words), "{name}: {}", answer.head);
+        }
+        assert!(!answer.header("content-security-policy").contains("unsafe"), "{}", answer.head);
+        for inline in ["style=\"", "<style", " onclick", "http://", "https://"] {
+            // The only address that is written out is the one that the notice of plain HTTP gives.
+            assert!(!answer.body.contains(inline), "{inline}: {}", answer.body);
+        }
+    }
+    for (path, media_type) in [("weir.css", "text/css"), ("weir.svg", "image/svg+xml"), ("human.js", "text/javascript")]
+    {
+        let asset = operator.get(&format!("/assets/{path}"));
+        assert_eq!(asset.status, 200);
+        assert!(asset.header("content-type").starts_with(media_type), "{}", asset.head);
+        assert!(!asset.body.contains("://") || path == "weir.svg", "{path} names another place");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_wrote_is_text_on_every_page() {
+    let world = World::start().await;
+    let evil = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>";
+    let ban = world.block("10.1.0.7", evil);
+    let by = Operator::new(evil, None);
+    let wish = Wish {
+        client: "10.3.0.1".parse().unwrap(),
+        duration: std::time::Duration::from_secs(60),
+        reason: evil.to_owned(),
+        force: false,
+    };
+    let second = world.limits.ban(wish, &by, SystemTime::now()).unwrap().id;
+    world.limits.allow(
+        "10.4.0.1".parse().unwrap(),
+        evil,
+        SystemTime::now() + std::time::Duration::from_secs(60),
+        &by,
+        SystemTime::now(),
+    );
+    let mut operator = Visitor::new(&world);
+    operator.log_in(evil, evil, evil);
+    let encoded: String = url::form_urlencoded::byte_serialize(evil.as_bytes()).collect();
+    let mut ann = Visitor::logged_in(&world, "ann");
+    let mut answers = vec![ann.get(&format!("/unblock/{ban}"))];
+    for path in
+        ["/", "/throttles", "/blocked?ended=1", &format!("/blocked/{ban}"), &format!("/blocked/{second}"), "/audit"]
+    {
+        answers.push(operator.get(path));
+    }
+    answers.push(operator.get(&format!("/blocked?namespace={encoded}")));
+    answers.push(operator.get(&format!("/login?next={encoded}")));
+    let token = operator.get("/blocked").token();
+    answers.push(operator.post("/blocked/add", &[("csrf", &token), ("client", evil), ("reason", evil)]));
+    let mut seen = 0;
+    for answer in &answers {
+        assert!(!answer.body.contains("<img src=x") && !answer.body.contains("<script>"), "{}", answer.body);
+        seen += usize::from(answer.body.contains("&lt;img src=x"));
+    }
+    assert!(seen >= 6, "it was there, as text, on {seen} pages");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_operators_are_for_operators() {
+    let world = World::start().await;
+    let ban = world.block("10.1.0.7", "shop/api");
+    let one = format!("/blocked/{ban}");
+    let pages = ["/", "/throttles", "/blocked", &one, "/audit"];
+    let mut local = Visitor::new(&world);
+    let (mut nobody, mut through) = (Visitor::new(&world), Visitor::new(&world));
+    nobody.host = "weir.example.com".to_owned();
+    let (mut ann, mut ops) = (Visitor::logged_in(&world, "ann"), Visitor::logged_in(&world, "ops"));
+    ops.host = "weir.example.com".to_owned();
+    for path in pages {
+        assert_eq!(local.get(path).status, 200, "{path}: on loopback no login is needed");
+        assert_eq!(nobody.get(path).header("location"), "/login", "{path}: public_url is for everybody");
+        let forwarded = through.send("GET", path, &[("X-Forwarded-For", "127.0.0.1")], "");
+        assert_eq!(forwarded.header("location"), "/login", "{path}: what comes through a proxy comes from anywhere");
+        let user = ann.get(path);
+        assert!(user.status == 403 || user.header("location") == "/unblock", "{path}: {}", user.status);
+        assert_eq!(ops.get(path).status, 200, "{path}");
+    }
+    // The JSON API stands behind the same door.
+    assert_eq!(local.get("/api/v1/budget").status, 200);
+    assert_eq!(nobody.get("/api/v1/budget").status, 401);
+    assert_eq!(through.send("GET", "/api/v1/budget", &[("Forwarded", "for=127.0.0.1")], "").status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back() {
+    let world = World::start().await;
+    world.spend().await;
+    let page = Visitor::new(&world).get("/").body;
+    for words in [
+        "docker.io as anonymous",
+        "75</b> of 100 pulls left",
+        "25 spent by this mirror",
+        "bulk stops at 40 left",
+        "10.5.0.3",
+        "What comes back",
+        "docker.io/library/image-8@sha256:",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_enforces_lifts_allows_and_blocks() {
+    let world = World::start().await;
+    let (first, second) = (world.block("10.1.0.7", "shop/api"), world.block("10.1.0.8", "library/nginx"));
+    let mut operator = Visitor::new(&world);
+    world.pull("10.5.0.1", 15);
+    world.pull("10.5.0.2", 12);
+
+    let page = operator.get("/throttles");
+    assert!(page.body.contains("would have denied 7 requests of 2 clients"), "{}", page.body);
+    let token = page.token();
+    let name = "throttle_unauthenticated_pulls";
+    let switch = |operator: &mut Visitor, name: &str, mode: &str| {
+        operator.post("/throttles/mode", &[("csrf", &token), ("name", name), ("mode", mode)]).status
+    };
+    assert_eq!(switch(&mut operator, name, "enforce"), 303);
+    assert_eq!(world.limits.throttles()[0].mode, Mode::Enforce);
+    assert!(operator.get("/throttles").body.contains("switched by hand"));
+    assert_eq!(switch(&mut operator, "*", "off"), 400, "only what the page shows");
+    assert_eq!(switch(&mut operator, name, "gone"), 400);
+    assert_eq!(world.limits.throttles()[0].mode, Mode::Enforce);
+
+    let filtered = operator.get("/blocked?namespace=shop/").body;
+    assert!(filtered.contains(&first) && !filtered.contains(&second), "{filtered}");
+    let post = |operator: &mut Visitor, path: String, fields: &[(&str, &str)]| {
+        let fields: Vec<_> = [("csrf", &*token)].into_iter().chain(fields.iter().copied()).collect();
+        operator.post(&path, &fields)
+    };
+    let answer = post(&mut operator, format!("/blocked/{first}/lift"), &[("reason", " ")]);
+    assert_eq!(answer.status, 400, "a lift says why: {}", answer.body);
+    assert_eq!(post(&mut operator, format!("/blocked/{first}/lift"), &[("reason", "mended")]).status, 303);
+    assert!(operator.get(&format!("/blocked/{first}")).body.contains("Lifted by"));
+    let fields = [("comment", "the build farm"), ("days", "7")];
+    assert_eq!(post(&mut operator, format!("/blocked/{second}/allow"), &fields).status, 303);
+    assert!(operator.get("/throttles").body.contains("the build farm"));
+    assert!(!world.is_blocked("10.1.0.7") && !world.is_blocked("10.1.0.8"));
+
+    let wide = [("client", "10.0.0.0/8"), ("duration", "1h"), ("reason", "all of it")];
+    let answer = post(&mut operator, "/blocked/add".into(), &wide);
+    assert!(answer.status == 400 && answer.body.contains("wider than a /24"), "{}", answer.body);
+    let one = [("client", "10.9.0.1"), ("duration", "1h"), ("reason", "asked to")];
+    assert_eq!(post(&mut operator, "/blocked/add".into(), &one).status, 303);
+    assert!(world.is_blocked("10.9.0.1"));
+
+    let audit = operator.get("/audit").body;
+    for words in ["switched", "lifted", "allowed", "asked to", "wider than a /24", "operator"] {
+        assert!(audit.contains(words), "{words}: {audit}");
+    }
+    let switched =
+        world.limits.audit(100).into_iter().filter(|entry| matches!(&entry.what, What::Other(Other::Switched { .. })));
+    assert_eq!(switched.count(), 1);
+}

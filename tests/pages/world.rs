@@ -1,0 +1,261 @@
+//! An admin listener on loopback with accounts, throttles and bans, and somebody who asks it as a browser does.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use argon2::{
+    Argon2, Params,
+    password_hash::{PasswordHasher as _, SaltString},
+};
+use weir::{
+    admin::{self, Draining, Hosts, Rooms},
+    asker::{Client, ClientKey},
+    limits::{
+        Account, Limits, Rulebook, ladder,
+        permit::{About, Kind, Request},
+        throttle::{Algorithm, Mode, Rules, Setting},
+    },
+    mirror::Ask,
+    route::Routes,
+};
+use weir_conformance::hub::{self, Spec};
+
+use crate::mirror::support::{Bench, Change, ask};
+
+/// Everything that a page shows, running.
+pub(crate) struct World {
+    pub(crate) bench: Bench,
+    pub(crate) limits: Limits,
+    pub(crate) admin: SocketAddr,
+    _serving: admin::Serving,
+}
+
+/// An account whose password is its name and `'s password`.
+pub(crate) fn account(name: &str, is_admin: bool, networks: &[&str], namespaces: &[&str]) -> Account {
+    let cheap = Argon2::new(Default::default(), Default::default(), Params::new(8, 1, 1, None).unwrap());
+    let salt = SaltString::from_b64("c29tZXNhbHQ").unwrap();
+    let hash = cheap.hash_password(password(name).as_bytes(), &salt).unwrap().to_string();
+    Account {
+        name: name.into(),
+        password_hash: hash.into(),
+        is_admin,
+        budget_override: false,
+        networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+        namespaces: namespaces.iter().map(|namespace| (*namespace).to_owned()).collect(),
+        pull: Arc::from([]),
+    }
+}
+
+pub(crate) fn password(name: &str) -> String {
+    format!("{name}'s password")
+}
+
+/// Ann owns 10.1.0.0/16 and `shop/`, bob owns 10.2.0.0/16, ops is an admin; one throttle in dry run; the ladder in force.
+pub(crate) fn rulebook() -> Rulebook {
+    let throttle = Setting {
+        name: "throttle_unauthenticated_pulls".to_owned(),
+        requests_per_period: 40,
+        period_in_seconds: 3600,
+        burst: Some(10),
+        algorithm: Algorithm::Gcra,
+        mode: Mode::DryRun,
+    };
+    Rulebook {
+        throttles: Rules::new(&[throttle], &[], 8).unwrap(),
+        ladder: ladder::Settings { mode: Mode::Enforce, ..ladder::Settings::default() },
+        accounts: Arc::from([
+            account("ann", false, &["10.1.0.0/16"], &["shop/"]),
+            account("bob", false, &["10.2.0.0/16"], &[]),
+            account("ops", true, &[], &[]),
+        ]),
+        ..Rulebook::default()
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> World {
+        World::with(|_| ()).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut admin::Settings)) -> World {
+        let limit = hub::Limit { pulls: 100, window: Duration::from_secs(21_600) };
+        let bench =
+            Bench::start(hub::Settings { limit: Some(limit), ..hub::Settings::default() }, Change::default()).await;
+        let limits = Limits::unkept(rulebook());
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = socket.local_addr().unwrap();
+        let mut settings = admin::Settings {
+            hosts: Hosts { listen: admin, public: Some("weir.example.com".to_owned()), public_is_https: true },
+            login: false,
+            routes: Routes::new(Some("docker.io"), ["docker.io"]),
+        };
+        change(&mut settings);
+        let metrics = weir::telemetry::registry();
+        let settle: admin::Settle = Box::new(|| Box::pin(std::future::ready(())));
+        let rooms = Rooms {
+            mirror: bench.mirror.clone(),
+            limits: limits.clone(),
+            settle,
+            metrics,
+            draining: Draining::default(),
+        };
+        let serving = admin::serve(settings, socket, None, rooms).unwrap();
+        World { bench, limits, admin, _serving: serving }
+    }
+
+    /// Lets a client ask for images that do not exist until a rule blocks it, and returns the id of its ban.
+    pub(crate) fn block(&self, client: &str, repository: &str) -> String {
+        let (address, now): (IpAddr, _) = (client.parse().unwrap(), SystemTime::now());
+        let client = Arc::new(self.limits.client(ClientKey::Address(address), address, ""));
+        for number in 0..60 {
+            // What is asked again within two seconds is a retry and does not count.
+            let reference = format!("{number}.{}", self.limits.audit(10_000).len());
+            let about = About { method: "GET", repository, reference: &reference };
+            let request = Request { client: client.clone(), kind: Kind::Pull, about, bypass: None };
+            if let Ok(permit) = self.limits.admit(&request, now) {
+                self.limits.failed(&permit, about, 404, now);
+            }
+        }
+        self.limits.ban_of(&client.key, address, now).expect("sixty different misses lead to a ban").id
+    }
+
+    /// Spends some of the budget upstream, in the names of several clients.
+    pub(crate) async fn spend(&self) {
+        for number in 0..25_u8 {
+            let repository = format!("library/image-{}", number % 9);
+            self.bench.hub.push(Spec::new(&repository).seed(u64::from(number))).unwrap();
+            let client = Arc::new(Client::anonymous([10, 5, 0, number % 4].into(), [10, 5, 0, number % 4].into()));
+            let ask = Ask { client, ..ask(&repository, &[]) };
+            self.bench.mirror.manifest(&ask, &"latest".parse().unwrap()).await.unwrap();
+        }
+    }
+
+    /// Lets a client pull so often.
+    pub(crate) fn pull(&self, client: &str, times: usize) {
+        let address: IpAddr = client.parse().unwrap();
+        let client = Arc::new(self.limits.client(ClientKey::Address(address), address, ""));
+        let about = About { method: "GET", repository: "library/busybox", reference: "1.36" };
+        for _ in 0..times {
+            let request = Request { client: client.clone(), kind: Kind::Pull, about, bypass: None };
+            let _ = self.limits.admit(&request, SystemTime::now());
+        }
+    }
+
+    /// What the audit says was refused: who, what, why. Newest first.
+    pub(crate) fn refusals(&self) -> Vec<(String, String, String)> {
+        use weir::limits::{audit::What, ban::Event};
+        let entries = self.limits.audit(10_000).into_iter();
+        let refused = entries.filter_map(|entry| match entry.what {
+            What::Ban(event) => match *event {
+                Event::Refused { attempt, reason, .. } => Some((entry.by, attempt, reason)),
+                _ => None,
+            },
+            What::Other(_) => None,
+        });
+        refused.collect()
+    }
+
+    pub(crate) fn is_blocked(&self, client: &str) -> bool {
+        let address: IpAddr = client.parse().unwrap();
+        self.limits.ban_of(&ClientKey::Address(address), address, SystemTime::now()).is_some()
+    }
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The value of a header field; empty when it is not there.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).next().unwrap_or("")
+    }
+
+    /// The value of an attribute of the first element that begins so.
+    pub(crate) fn attribute(&self, element: &str, name: &str) -> String {
+        let rest = self.body.split_once(element).unwrap_or_else(|| panic!("no {element}: {}", self.body)).1;
+        let rest = rest.split_once(&format!("{name}=\"")).unwrap_or_else(|| panic!("no {name}: {}", self.body)).1;
+        rest.split('"').next().unwrap().replace("&quot;", "\"").replace("&amp;", "&")
+    }
+
+    pub(crate) fn token(&self) -> String {
+        self.attribute("name=\"csrf\"", "value")
+    }
+}
+
+/// Keeps a cookie, sends it, and says where its forms come from.
+pub(crate) struct Visitor {
+    pub(crate) admin: SocketAddr,
+    pub(crate) host: String,
+    pub(crate) cookie: String,
+}
+
+impl Visitor {
+    pub(crate) fn new(world: &World) -> Visitor {
+        Visitor { admin: world.admin, host: world.admin.to_string(), cookie: String::new() }
+    }
+
+    pub(crate) fn logged_in(world: &World, name: &str) -> Visitor {
+        let mut visitor = Visitor::new(world);
+        let answer = visitor.log_in(name, &password(name), "/");
+        assert_eq!(answer.status, 303, "{answer:?}");
+        visitor
+    }
+
+    pub(crate) fn log_in(&mut self, name: &str, password: &str, next: &str) -> Answer {
+        let token = self.get("/login").token();
+        self.post("/login", &[("csrf", &token), ("name", name), ("password", password), ("next", next)])
+    }
+
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
+        self.send("GET", path, &[], "")
+    }
+
+    /// As a browser sends a form of this origin.
+    pub(crate) fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let origin = format!("http://{}", self.host);
+        self.post_from(&[("Origin", &origin), ("Sec-Fetch-Site", "same-origin")], path, fields)
+    }
+
+    pub(crate) fn post_from(&mut self, headers: &[(&str, &str)], path: &str, fields: &[(&str, &str)]) -> Answer {
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let mut headers = headers.to_vec();
+        headers.push(("Content-Type", "application/x-www-form-urlencoded"));
+        self.send("POST", path, &headers, &body)
+    }
+
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut socket = TcpStream::connect(self.admin).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.host);
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if !self.cookie.is_empty() {
+            head += &format!("Cookie: {}\r\n", self.cookie);
+        }
+        if method != "GET" {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        write!(socket, "{head}\r\n{body}").unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
+        let answer = Answer { status: head[9..12].parse().unwrap(), head: head.to_owned(), body: body.to_owned() };
+        let set = answer.header("set-cookie");
+        if !set.is_empty() {
+            self.cookie = set.split(';').next().unwrap().to_owned();
+        }
+        answer
+    }
+}
