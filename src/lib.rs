@@ -102,6 +102,7 @@ pub mod http;
 pub mod limits;
 pub mod mirror;
 pub mod oci;
+mod password;
 pub mod route;
 pub mod telemetry;
 pub mod upstream;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, http::header};
-use argon2::{Argon2, PasswordHash, PasswordVerifier};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::sync::Semaphore;
 
 use super::refuse;
-use crate::limits::{Account, Limits};
+use crate::{
+    limits::{Account, Limits},
+    password,
+};
 
 /// Passwords verified at once: each takes tens of milliseconds of a core and 19 MiB. This is what slows down guessing, too.
 const AT_ONCE: usize = 2;
@@ -35,7 +37,7 @@ impl Login {
     ///
     /// # Errors
     /// [`Busy`], and nothing was verified.
-    pub(super) async fn verify(&self, name: &str, password: String) -> Result<Option<Account>, Busy> {
+    pub(super) async fn verify(&self, name: &str, offered: String) -> Result<Option<Account>, Busy> {
         let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
         let permit = self.verifying.clone().acquire_owned().await.map_err(|_| Busy)?;
         let rulebook = self.limits.rulebook();
@@ -43,7 +45,7 @@ impl Login {
         // A name that nobody has pays as much as one that somebody has, so that the time tells nothing.
         let hash = known.as_ref().or(rulebook.accounts.first()).map(|account| account.password_hash.clone());
         let verified = actix_web::web::block(move || {
-            let verified = hash.is_some_and(|hash| verifies(&password, &hash));
+            let verified = hash.is_some_and(|hash| password::matches(&offered, &hash));
             drop(permit);
             verified
         });
@@ -63,10 +65,6 @@ impl Login {
             }
         }
     }
-}
-
-fn verifies(password: &str, hash: &str) -> bool {
-    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
 fn credentials(header: &[u8]) -> Option<(String, String)> {
@@ -93,7 +91,10 @@ mod tests {
 
     /// `hunter2` for both, with parameters that cost nothing.
     fn login() -> Login {
-        use argon2::password_hash::{PasswordHasher, SaltString};
+        use argon2::{
+            Argon2,
+            password_hash::{PasswordHasher, SaltString},
+        };
         let cheap = Argon2::new(Default::default(), Default::default(), argon2::Params::new(8, 1, 1, None).unwrap());
         let salt = SaltString::from_b64("c29tZXNhbHQ").unwrap();
         let hash: Arc<str> = cheap.hash_password(b"hunter2", &salt).unwrap().to_string().into();

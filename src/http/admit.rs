@@ -19,7 +19,6 @@ use actix_http::{
     RequestHead,
     header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, USER_AGENT, X_FORWARDED_FOR},
 };
-use argon2::{Argon2, PasswordHash, PasswordVerifier as _};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -33,6 +32,7 @@ use crate::{
         client,
         permit::{About, Denied, Kind, Note, Permit, Request},
     },
+    password,
 };
 
 /// Verified (or refused) credentials that are remembered, and for how long: a password change counts within a minute.
@@ -242,18 +242,10 @@ async fn verify(rulebook: &Rulebook, credentials: &[u8]) -> Option<Known> {
     // RFC 7617
     let pair = std::str::from_utf8(credentials).ok().and_then(|text| text.split_once(':'));
     let Some((name, password)) = pair else { return Some(None) };
-    let (found, password) = (rulebook.account(name), password.to_owned());
+    let (found, offered) = (rulebook.account(name), password.to_owned());
     let hash = found.or(rulebook.accounts.first())?.password_hash.clone();
-    let correct = tokio::task::spawn_blocking(move || matches(&password, &hash)).await.ok()?;
+    let correct = tokio::task::spawn_blocking(move || password::matches(&offered, &hash)).await.ok()?;
     Some(found.filter(|_| correct).map(|account| (account.name.clone(), account.password_hash.clone())))
-}
-
-/// Whether this is the password: Argon2 as `weir hash-password` makes it, or bcrypt out of an htpasswd file.
-fn matches(password: &str, hash: &str) -> bool {
-    if hash.starts_with("$2") {
-        return bcrypt::verify(password, hash).unwrap_or(false);
-    }
-    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
 /// The values of a header as text; one that is none reads as an address that nobody has, and so ends the chain.
@@ -264,7 +256,7 @@ fn texts(headers: &HeaderMap, name: HeaderName) -> std::vec::IntoIter<&str> {
 #[cfg(test)]
 mod tests {
     use actix_http::header::HeaderValue;
-    use argon2::{Params, PasswordHasher as _, password_hash::SaltString};
+    use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
 
     use super::*;
     use crate::limits::Account;
