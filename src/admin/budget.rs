@@ -73,8 +73,7 @@ pub(super) fn explain(state: &State, query: &str) -> HttpResponse {
         Err(why) => return refuse(400, "NAME_INVALID", why),
     };
     let reference = parameter(query, "reference");
-    let mut spends = state.mirror.explain(&place.repository, reference.as_deref());
-    spends.retain(|spend| spend.upstream == place.upstream);
+    let mut spends = state.mirror.explain(&place.upstream, &place.repository, reference.as_deref());
     spends.truncate(MOST);
     let spends: Vec<Value> = spends.iter().map(spend).collect();
     reply(

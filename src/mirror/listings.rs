@@ -51,18 +51,19 @@ impl Inner {
             let (repository, subject) = (ask.repository.clone(), subject.clone());
             async move { upstream.referrers(&identity, &repository, &subject).await }
         };
-        match self.first(ask, request).await {
+        // A refusal is also what Hub answers for a repository that does not exist. It is no proof that nothing refers to this.
+        let nothing = match self.first(ask, request).await {
             Ok((source, Some(descriptors))) => return Ok((source, descriptors)),
-            // No such API there; a refusal is also what Hub answers for a repository that does not exist.
-            Ok((_, None)) | Err(upstream::Error::NotFound | upstream::Error::Denied) => {}
+            Ok((_, None)) | Err(upstream::Error::NotFound) => Ok((Inner::public(ask), Vec::new())),
+            Err(upstream::Error::Denied) => Err(Error::NameUnknown),
             Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::NameUnknown)),
-        }
-        let Some(tag) = fallback_tag(subject) else { return Ok((Inner::public(ask), Vec::new())) };
+        };
+        let Some(tag) = fallback_tag(subject) else { return nothing };
         let (source, record) = match self.resolve(ask, &tag).await {
             Ok(Resolution::Named { source, record, .. }) => (source, record),
             // A registry that refuses HEAD would make every look for referrers a counted pull; none are shown then.
-            Ok(Resolution::HeadRefused { source, .. }) => return Ok((source, Vec::new())),
-            Err(error) if error.is_absence() => return Ok((Inner::public(ask), Vec::new())),
+            Ok(Resolution::HeadRefused { .. }) => return nothing,
+            Err(error) if error.is_absence() => return nothing,
             Err(error) => return Err(error),
         };
         let answer = self.manifest_by_digest(ask, &record.digest, Reason::Referrers).await?;
@@ -85,6 +86,9 @@ impl Inner {
     {
         let now = SystemTime::now();
         let cached = self.of_sources(ask, |source| self.store.listing(source, kind))?;
+        let key = self.key(ask, object);
+        let empty = self.unreferred.get(&key).map(|checked_at| Listing { checked_at, body: b"[]".to_vec() });
+        let cached = cached.or(empty);
         let age = cached.as_ref().map(|listing| freshness::age(listing.checked_at, now)).unwrap_or_default();
         let entries = cached.and_then(|listing| serde_json::from_slice::<Vec<Value>>(&listing.body).ok());
         if let Some(entries) = &entries
@@ -92,14 +96,17 @@ impl Inner {
         {
             return Ok((entries.clone().into(), Facts { status: Status::Hit, age, warning: None }));
         }
-        let key = self.key(ask, object);
         self.known_absent(&key)?;
         let kind = kind.to_owned();
-        let (inner, asked) = (self.clone(), ask.clone());
+        let (inner, asked, wanted) = (self.clone(), ask.clone(), key.clone());
         let work = |_: Arc<AtomicU32>| {
             let fetched = fetch(inner.clone(), asked);
             async move {
                 let (source, entries) = fetched.await?;
+                if entries.is_empty() && matches!(wanted.object, Object::Referrers(_)) {
+                    inner.unreferred.insert(wanted, SystemTime::now());
+                    return Ok(entries.into());
+                }
                 let body = serde_json::to_vec(&entries).map_err(|_| Error::Internal)?;
                 let listing = Listing { checked_at: SystemTime::now(), body };
                 if let Err(error) = inner.store.put_listing(&source, &kind, &listing).await {

@@ -151,6 +151,7 @@ impl Inner {
         tag: &Tag,
         mut crew: Crew,
     ) -> Result<ManifestAnswer, Error> {
+        self.promote(ask, tag).await?;
         if let Some(answer) = self.warm_manifest(ask, &Reference::Tag(tag.clone()), SystemTime::now())? {
             return Ok(answer);
         }
@@ -199,8 +200,12 @@ impl Inner {
 
     /// What the tag names: as a HEAD found it while that is fresh, else by asking upstream.
     async fn current(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<Resolution, Error> {
+        let now = SystemTime::now();
+        if let Some((source, record)) = self.moved(ask, tag, now) {
+            return Ok(Resolution::Named { source, record, changed: true });
+        }
         match self.tag(ask, tag)? {
-            Some((source, record)) if self.judge(ask, tag, &record, SystemTime::now()) == Freshness::Fresh => {
+            Some((source, record)) if self.judge(ask, tag, &record, now) == Freshness::Fresh => {
                 Ok(Resolution::Named { source, record, changed: false })
             }
             _ => self.resolve(ask, tag).await,
@@ -228,7 +233,7 @@ impl Inner {
                 }
                 // Only now that its bytes are here: had the budget refused them, the old answer would still stand.
                 if changed {
-                    self.remember_tag(&source, tag, &record).await;
+                    self.moved_tag(ask, &source, tag, &record).await;
                 }
                 Ok(answer)
             }

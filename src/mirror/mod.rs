@@ -205,6 +205,10 @@ struct Inner {
     listings: Flights<Key, Result<Arc<[Value]>, Error>>,
     fills: Fills,
     negative: Negative,
+    /// What a HEAD found a moved tag to name while its bytes are not here: the older answer must stand until they are.
+    moved: moka::sync::Cache<Key, (Source, TagRecord)>,
+    /// Subjects without referrers. In memory alone: a client can name any number of digests.
+    unreferred: moka::sync::Cache<Key, SystemTime>,
     /// When an identity that seemed to have nothing left was last looked at again.
     looks: Mutex<HashMap<Identity, Instant>>,
     /// True once the mirror closes; fills stop so that they can be resumed.
@@ -234,6 +238,11 @@ impl Mirror {
             listings: Flights::new(runtime.clone()),
             fills: Fills::new(settings.fills, settings.ahead_ranges),
             negative: Negative::new(settings.negative_entries, settings.negative_ttl),
+            moved: moka::sync::Cache::new(settings.negative_entries),
+            unreferred: moka::sync::Cache::builder()
+                .max_capacity(settings.negative_entries)
+                .time_to_live(settings.stale_if_error.max(settings.listing_ttl))
+                .build(),
             looks: Mutex::default(),
             stop: watch::Sender::new(false),
             saved: AtomicU64::new(0),
@@ -375,8 +384,19 @@ impl Mirror {
     }
 
     /// Why a repository, or one reference of it, went upstream, and who asked; newest first.
-    pub fn explain(&self, repository: &Name, reference: Option<&str>) -> Vec<Spend> {
-        self.0.ledger.explain(repository, reference)
+    ///
+    /// A tag stands for what it names now and for the children of that, since most GETs are by digest.
+    pub fn explain(&self, upstream: &str, repository: &Name, reference: Option<&str>) -> Vec<Spend> {
+        let wanted = reference.map(|reference| {
+            let tag = reference.parse::<Tag>().ok();
+            tag.map_or_else(Vec::new, |tag| self.0.named_by(upstream, repository, &tag))
+                .into_iter()
+                .chain([reference.to_owned()])
+                .collect::<Vec<String>>()
+        });
+        let mut spends = self.0.ledger.explain(repository, wanted.as_deref());
+        spends.retain(|spend| &*spend.upstream == upstream);
+        spends
     }
 
     /// Manifest GETs answered without one upstream, since start.

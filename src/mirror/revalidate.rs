@@ -2,19 +2,20 @@
 //!
 //! A failed HEAD never turns into a counted GET; only a registry that refuses HEAD as such (405, 501) is asked by GET,
 //! since there a GET is the only way to learn anything. A tag that upstream moved is not recorded while what it names
-//! is not here: a budget that refuses the new bytes must leave the old answer standing.
+//! is not here, be it a GET that finds out or a HEAD: an upstream that fails, or a budget that refuses the new bytes, must
+//! leave the old answer standing. Until then what a HEAD found is kept beside it, in memory.
 
 use std::{sync::Arc, time::SystemTime};
 
 use weir_storage::TagRecord;
 
 use super::{
-    Ask, Error, Facts, Inner, ManifestHead, Object, Source, Status,
+    Ask, Error, Facts, Inner, Key, ManifestHead, Object, Source, Status,
     freshness::{self, Freshness},
     pay::{Crew, Group},
 };
 use crate::{
-    oci::{Manifest, Reference, Tag},
+    oci::{Manifest, Name, Reference, Tag},
     upstream::{self, ledger::Reason},
 };
 
@@ -33,6 +34,22 @@ impl Inner {
         self.of_sources(ask, |source| Ok(self.store.tag(source, tag)?.map(|record| (source.clone(), record))))
     }
 
+    /// The digests a tag stands for now, for every credential: what it names and the children of that.
+    pub(super) fn named_by(&self, upstream: &str, repository: &Name, tag: &Tag) -> Vec<String> {
+        let Some(configured) = self.upstreams.get(upstream) else { return Vec::new() };
+        let accounts = configured.settings().accounts.iter().map(|account| account.username.clone());
+        let mut names = Vec::new();
+        for credential in [Source::ANONYMOUS.into()].into_iter().chain(accounts) {
+            let source = Source { upstream: upstream.into(), credential, repository: repository.clone() };
+            let Ok(Some(record)) = self.store.tag(&source, tag) else { continue };
+            let manifest = self.store.manifest(&record.digest).ok().flatten();
+            let children = manifest.and_then(|manifest| manifest.describe().ok()).map(|described| described.children);
+            names.extend(children.into_iter().flatten().map(|child| child.digest.to_string()));
+            names.push(record.digest.to_string());
+        }
+        names
+    }
+
     pub(super) fn judge(&self, ask: &Ask, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
         let settings = &self.settings;
         let ttl = freshness::tag_ttl(&settings.tags, settings.tag_ttl, &ask.upstream, &ask.repository, tag);
@@ -44,7 +61,7 @@ impl Inner {
     /// # Errors
     /// Upstream's, or unavailable after `revalidate_timeout` when a cached answer could stand in meanwhile.
     pub(super) async fn resolve(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<Resolution, Error> {
-        let key = self.key(ask, Object::ManifestHead(Reference::Tag(tag.clone())));
+        let key = self.tag_key(ask, tag);
         let (inner, asked, wanted) = (self.clone(), ask.clone(), tag.clone());
         let flight = self.resolutions.join(key, |_| async move { inner.ask_upstream(&asked, &wanted).await });
         let outcome = if self.tag(ask, tag)?.is_some() {
@@ -93,15 +110,31 @@ impl Inner {
         Ok(Resolution::Named { source, record, changed })
     }
 
+    /// What a HEAD lately found this tag to name, when that is newer than what is cached.
+    pub(super) fn moved(&self, ask: &Ask, tag: &Tag, now: SystemTime) -> Option<(Source, TagRecord)> {
+        let (source, record) = self.moved.get(&self.tag_key(ask, tag))?;
+        (self.judge(ask, tag, &record, now) == Freshness::Fresh).then_some((source, record))
+    }
+
+    fn tag_key(&self, ask: &Ask, tag: &Tag) -> Key {
+        self.key(ask, Object::ManifestHead(Reference::Tag(tag.clone())))
+    }
+
     /// HEAD of a tag that is not fresh: free upstream, and nothing is fetched.
     pub(super) async fn head_tag(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<ManifestHead, Error> {
+        self.promote(ask, tag).await?;
         // What a HEAD alone brought is answered without its bytes while it is fresh.
         let now = SystemTime::now();
-        if let Some((_, record)) = self.tag(ask, tag)?
-            && self.judge(ask, tag, &record, now) == Freshness::Fresh
-        {
+        if let Some((_, record)) = self.moved(ask, tag, now) {
             let facts = Facts { status: Status::Hit, age: freshness::age(record.checked_at, now), warning: None };
             return Ok(ManifestHead::of(record, facts));
+        }
+        let cached = self.tag(ask, tag)?;
+        if let Some((_, record)) = &cached
+            && self.judge(ask, tag, record, now) == Freshness::Fresh
+        {
+            let facts = Facts { status: Status::Hit, age: freshness::age(record.checked_at, now), warning: None };
+            return Ok(ManifestHead::of(record.clone(), facts));
         }
         let error = match self.resolve(ask, tag).await {
             Ok(Resolution::Named { source, record, changed }) => {
@@ -113,10 +146,13 @@ impl Inner {
                         regroup: false,
                     }
                 } else {
-                    if changed {
+                    if changed && self.held(ask, &record.digest)?.is_some() {
                         self.remember_tag(&source, tag, &record).await;
+                    } else if changed {
+                        self.moved.insert(self.tag_key(ask, tag), (source, record.clone()));
                     }
-                    let status = if changed { Status::Miss } else { Status::Revalidated };
+                    let same = !changed && cached.is_some();
+                    let status = if same { Status::Revalidated } else { Status::Miss };
                     return Ok(ManifestHead::of(record, Facts::now(status)));
                 }
             }
@@ -178,6 +214,22 @@ impl Inner {
                 tracing::info!(%error, upstream = %ask.upstream, repository = %ask.repository, "revalidation failed");
             }
         });
+    }
+
+    /// Lets a tag name what a HEAD found, when a GET by digest has brought it.
+    pub(super) async fn promote(&self, ask: &Ask, tag: &Tag) -> Result<(), Error> {
+        if let Some((source, record)) = self.moved.get(&self.tag_key(ask, tag))
+            && self.held(ask, &record.digest)?.is_some()
+        {
+            self.moved_tag(ask, &source, tag, &record).await;
+        }
+        Ok(())
+    }
+
+    /// The bytes of a moved tag are here: the tag names them from now on.
+    pub(super) async fn moved_tag(&self, ask: &Ask, source: &Source, tag: &Tag, record: &TagRecord) {
+        self.remember_tag(source, tag, record).await;
+        self.moved.invalidate(&self.tag_key(ask, tag));
     }
 
     pub(super) async fn remember_tag(&self, source: &Source, tag: &Tag, record: &TagRecord) {

@@ -176,9 +176,9 @@ impl Ledger {
     }
 
     /// All that are known for a repository and, when given, a reference; newest first.
-    pub fn explain(&self, repository: &Name, reference: Option<&str>) -> Vec<Spend> {
+    pub fn explain(&self, repository: &Name, references: Option<&[String]>) -> Vec<Spend> {
         let wanted = |spend: &&Spend| {
-            spend.repository == *repository && reference.is_none_or(|reference| spend.reference == reference)
+            spend.repository == *repository && references.is_none_or(|references| references.contains(&spend.reference))
         };
         self.lock().spends.iter().rev().filter(wanted).cloned().collect()
     }

@@ -80,6 +80,36 @@ async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
     assert_ne!(answer.manifest.digest.to_string(), old.digest());
 }
 
+/// Feature row 6: a HEAD that finds a tag moved does not throw away the old answer before upstream gives the new one.
+#[tokio::test]
+async fn a_moved_tag_that_upstream_fails_to_give_keeps_its_old_answer_after_a_head() {
+    let bench = Bench::start(limited(100), Change::default()).await;
+    let old = bench.hub.push(Spec::new("library/moves").seed(1)).unwrap();
+    let asker = ask("library/moves", &[]);
+    bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    let new = bench.hub.push(Spec::new("library/moves").seed(2)).unwrap();
+    bench.hub.fault(Fault::always(What::Status(503)).on(Match::kind(Kind::ManifestGet)));
+    let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
+    assert_eq!(head.digest.to_string(), new.digest());
+    let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    assert_eq!((answer.manifest.digest.to_string(), answer.facts.status), (old.digest().into(), Status::Stale));
+    bench.hub.clear_faults();
+    // As docker goes on: by the digest that the HEAD told. From then on the tag names it, whatever becomes of upstream.
+    let digest = Reference::Digest(new.digest().parse().unwrap());
+    let mut got = bench.mirror.manifest(&asker, &digest).await;
+    for _ in 0..40 {
+        if got.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        got = bench.mirror.manifest(&asker, &digest).await;
+    }
+    got.unwrap();
+    bench.hub.down().await;
+    let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    assert_eq!(answer.manifest.digest.to_string(), new.digest());
+}
+
 /// Feature row 7: pulls that come back before their forecast are seen by a HEAD, for a digest that a fresh tag names, too.
 #[tokio::test]
 async fn pulls_that_come_back_early_are_seen() {

@@ -299,8 +299,8 @@ async fn waiters_that_join_during_the_body_are_counted() {
     let spend = &ledger.spends(1)[0];
     assert_eq!((spend.waiters, spend.remaining, &*spend.identity), (41, Some(7), "anonymous"));
     let repository = "library/busybox".parse().unwrap();
-    assert_eq!(ledger.explain(&repository, Some("latest")).len(), 1);
-    assert_eq!(ledger.explain(&repository, Some("1.36")).len(), 0);
+    assert_eq!(ledger.explain(&repository, Some(&["latest".into()])).len(), 1);
+    assert_eq!(ledger.explain(&repository, Some(&["1.36".into()])).len(), 0);
     assert_eq!(ledger.explain(&"other".parse().unwrap(), None).len(), 0);
 }
 
