@@ -223,8 +223,13 @@ impl Upstream {
         let status = received.response.status();
         let counted = matches!(question.kind, Kind::ManifestGet | Kind::ManifestHead);
         let reading = RateLimit::read(received.response.headers()).filter(|_| counted);
+        let served = status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE;
         if let Some(reservation) = &mut question.reservation {
-            reservation.answered(reading.and_then(|reading| reading.remaining));
+            match served {
+                true => reservation.answered(reading.and_then(|reading| reading.remaining)),
+                // Nobody counts a pull that was not served. Should one do so all the same, its next reading says it.
+                false => reservation.unsent(),
+            }
         }
         if let Some(reading) = reading {
             let (upstream, identity) = (&self.inner.settings.name, question.identity.name());
@@ -233,7 +238,7 @@ impl Upstream {
             let source = ratelimit::source(received.response.headers());
             tracing::debug!(%upstream, %identity, ?reading, source, "upstream says what is left");
         }
-        if status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE {
+        if served {
             ticket.answered();
             return Ok(received);
         }

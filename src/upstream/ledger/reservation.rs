@@ -33,7 +33,7 @@ impl Reservation {
         }
     }
 
-    /// It is certain that not a byte of the request left: a drop refunds it again.
+    /// It is certain that it costs nothing, since not a byte of it left or nothing was served: a drop refunds it again.
     pub(crate) fn unsent(&mut self) {
         if self.progress == Progress::Sent {
             self.progress = Progress::Unsent;

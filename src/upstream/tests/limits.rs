@@ -60,7 +60,7 @@ async fn fifty_cold_images_under_the_abuse_limit_cost_a_few_requests() {
 }
 
 #[tokio::test]
-async fn a_server_error_is_repeated_twice_and_each_get_is_paid() {
+async fn a_server_error_is_repeated_twice_and_paid_when_it_may_have_been_served() {
     let served = Arc::new(AtomicUsize::new(0));
     let count = served.clone();
     let server = Server::start(move |_| match count.fetch_add(1, Ordering::Relaxed) {
@@ -73,7 +73,8 @@ async fn a_server_error_is_repeated_twice_and_each_get_is_paid() {
     let upstream = upstream(&server);
     get(&upstream, &tag("latest")).await.unwrap();
     assert_eq!(server.asked().len(), 3);
-    assert_eq!(upstream.inner.ledger.spends(10).len(), 3);
+    // The 503 was not served; of the silence nobody knows.
+    assert_eq!(upstream.inner.ledger.spends(10).len(), 2);
 }
 
 #[tokio::test]
