@@ -24,6 +24,9 @@ use crate::{limits::Limits, mirror::Mirror, route::Routes};
 /// How long a client may take to see that its connection is being closed.
 const DISCONNECT: Duration = Duration::from_secs(2);
 
+/// Bytes that may wait in the kernel without having been sent, beyond what is on its way to the client.
+const UNSENT: u32 = 256 << 10;
+
 /// How the registry side behaves. Every bound stands in deploy.toml.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -150,6 +153,9 @@ where
                     // A socket that cannot be tuned is a socket that is already closed, and will say so when it is read.
                     let _ = socket.set_nodelay(true);
                     let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(write_stall));
+                    // Without it "writable" comes only when a third of a send buffer of megabytes has drained, which takes a
+                    // slow reader longer than a stalled one is given.
+                    let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
                     let stream = match acceptor {
                         None => Stream::Plain(socket),
                         Some(acceptor) => {
