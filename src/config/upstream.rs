@@ -183,6 +183,11 @@ pub(super) fn check(upstreams: &[Upstream], mistakes: &mut Vec<Mistake>) {
                 false => Mistake::new(key("url"), &upstream.url, fix),
             });
         }
+        if let Some(file) = &upstream.ca_file
+            && let Err(error) = std::fs::File::open(file)
+        {
+            mistakes.push(Mistake::new(key("ca_file"), file.display(), format!("{error}; name a readable PEM file")));
+        }
         for host in &upstream.token_hosts {
             if Url::parse(&format!("https://{host}/"))
                 .map_or(true, |url| url.path() != "/" || !url.username().is_empty())

@@ -82,18 +82,15 @@ impl Error {
             upstream::Error::Denied => Error::NameUnknown,
             upstream::Error::PullLimit { retry_after } => Error::UpstreamLimited {
                 retry_after,
-                message: format!("{name} says its pull limit is reached for this mirror; nothing is cached for this")
-                    .into(),
+                message: format!("{name} says its pull limit is reached for this mirror").into(),
             },
             upstream::Error::AbuseLimit { retry_after, message } => Error::UpstreamLimited {
                 retry_after,
-                message: format!("{name} limits requests from this mirror ({message}); nothing is cached for this")
-                    .into(),
+                message: format!("{name} limits requests from this mirror ({message})").into(),
             },
             upstream::Error::Unavailable { reason, retry_after } => Error::UpstreamUnavailable {
                 retry_after,
-                message: format!("{name} cannot be reached by this mirror ({reason}); nothing is cached for this")
-                    .into(),
+                message: format!("{name} cannot be reached by this mirror ({reason})").into(),
             },
             // The caller asks with GET instead; it arrives here only when that is out of the question.
             upstream::Error::HeadRefused => Error::UpstreamMalformed { message: format!("{name} refuses HEAD").into() },
