@@ -61,6 +61,19 @@ pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error>
     Ok(lock)
 }
 
+/// The name of this server, made with the directory: eight hexadecimal digits.
+pub(crate) fn server(disk: &Disk, layout: &Layout) -> Result<String, Error> {
+    let path = layout.server();
+    let known = disk.read(&path, 64)?.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    let is_one = |text: &str| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_one(known.trim()) {
+        return Ok(known.trim().to_owned());
+    }
+    let name = disk.random()?[..8].to_owned();
+    disk.replace(&layout.temporary(), &path, &[format!("{name}\n").into()])?;
+    Ok(name)
+}
+
 /// Removes what is of no use any more; what may be resumed is left to whoever asks for it. One directory of few files.
 pub(crate) fn sweep(core: &Core) -> Result<(), Error> {
     let (disk, now) = (&core.disk, SystemTime::now());
