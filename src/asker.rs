@@ -45,6 +45,10 @@ pub struct Client {
     pub key: ClientKey,
     /// Repository patterns that its verified principal may pull where anonymous may not; empty for anonymous.
     pub pull: Arc<[String]>,
+    /// Hosted names that its verified principal may push to.
+    pub push: Arc<[String]>,
+    /// Hosted names that its verified principal may delete from.
+    pub delete: Arc<[String]>,
     /// How much its pulls matter.
     pub class: Class,
 }

@@ -97,6 +97,7 @@ pub mod admin;
 pub mod asker;
 pub mod cli;
 pub mod config;
+pub mod hosted;
 pub mod http;
 pub mod limits;
 pub mod mirror;

@@ -17,6 +17,7 @@ use weir::{
     admin::{self, Draining},
     cli::{self, Cli, Command},
     config::{Config, Settings, unserved},
+    hosted::Hosted,
     http,
     mirror::Mirror,
     telemetry,
@@ -81,6 +82,9 @@ async fn run(mut config: Config, settings: Settings) -> Result<(), String> {
         upstreams.map(|upstream| Upstream::with_metrics(upstream, ledger.clone(), upstream_metrics.clone()));
     let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
 
+    let hosted = Hosted::new(settings.hosted, store.clone());
+    let keeping_house = hosted.clone();
+    tokio::spawn(async move { keeping_house.keep_house().await });
     let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, Handle::current());
     mirror.metrics().register(&mut metrics);
     let http_metrics = http::Metrics::new();
@@ -88,7 +92,7 @@ async fn run(mut config: Config, settings: Settings) -> Result<(), String> {
 
     let draining = Draining::default();
     let failed = |error: std::io::Error| format!("cannot serve: {error}");
-    let registry = http::serve(settings.http, listeners, mirror.clone(), http_metrics).await.map_err(failed)?;
+    let registry = http::serve(settings.http, listeners, mirror.clone(), hosted, http_metrics).await.map_err(failed)?;
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();
     config.admin.listen = admin_socket.local_addr().map_err(failed)?;

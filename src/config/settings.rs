@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{Account, Config, Log, Mistakes, Role};
-use crate::{admin, http, limits::budget::Floors, mirror, route::Routes, upstream};
+use crate::{admin, hosted, http, limits::budget::Floors, mirror, route::Routes, upstream};
 
 /// Everything that `main` hands out.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Settings {
     pub mirror: mirror::Settings,
     /// One per upstream, in the order of the file.
     pub upstreams: Vec<upstream::Settings>,
+    /// For the namespaces that live here.
+    pub hosted: hosted::Settings,
     /// For the registry side.
     pub http: http::Settings,
     /// Where the registry side listens.
@@ -50,7 +52,15 @@ impl Config {
             return Err(Mistakes(mistakes));
         }
         Ok(Settings {
-            storage: self.storage.settings(),
+            storage: weir_storage::Settings {
+                namespaces: self.hosted.namespaces.clone(),
+                namespace_capacity: self.hosted.capacity.0,
+                upload_sessions: self.hosted.uploads,
+                upload_ttl: self.hosted.upload_ttl.0,
+                unnamed_ttl: self.hosted.unnamed_ttl.0,
+                ..self.storage.settings()
+            },
+            hosted: self.hosted.settings(),
             mirror: self.mirror.settings(),
             upstreams,
             http: self.http(),
@@ -62,7 +72,7 @@ impl Config {
 
     fn routes(&self) -> Routes {
         let default = self.upstream.0.iter().find(|upstream| upstream.default).map(|upstream| &*upstream.name);
-        Routes::new(default, self.upstream.0.iter().map(|upstream| &*upstream.name))
+        Routes::new(default, self.upstream.0.iter().map(|upstream| &*upstream.name)).hosting(&self.hosted.namespaces)
     }
 
     fn http(&self) -> http::Settings {
@@ -70,6 +80,8 @@ impl Config {
             name: account.name.as_str().into(),
             password_hash: account.password_hash.as_str().into(),
             pull: account.pull.clone().into(),
+            push: account.push.clone().into(),
+            delete: account.delete.clone().into(),
         };
         http::Settings {
             workers: self.server.workers(),
@@ -77,6 +89,7 @@ impl Config {
             head_timeout: self.server.head_timeout.0,
             keep_alive: self.server.keep_alive.0,
             write_stall: self.server.write_stall.0,
+            body_stall: self.server.body_stall.0,
             drain: self.server.drain.0,
             trusted_proxies: self.server.trusted_proxies.iter().map(|network| network.0).collect(),
             accounts: self.account.iter().map(account).collect(),

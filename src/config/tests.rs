@@ -136,7 +136,7 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
         ("[limits]\ndry_run = [\"pulls\"]", r#"limits.dry_run = "pulls": there is no such throttle"#),
         ("nonsense", "nonsense"),
         ("[ban]\nmode = \"enforce\"", r#"ban.mode = "enforce": this version does not ban yet"#),
-        ("[hosted]\nnamespaces = [\"local/*\"]", "this version only mirrors"),
+        ("[hosted]\nnamespaces = [\"*\"]", "write the beginning of a repository name and a star"),
     ] {
         assert!(told(text).contains(said), "{text:?} was told {:?}", told(text));
     }

@@ -32,13 +32,6 @@ pub(super) fn refusals(config: &Config) -> Vec<Mistake> {
             r#"this version does not ban yet; write mode = "dry_run" or "off""#,
         ));
     }
-    if !config.hosted.namespaces.is_empty() {
-        mistakes.push(Mistake::new(
-            "hosted.namespaces",
-            &config.hosted.namespaces,
-            "this version only mirrors and takes no pushes; remove the entry",
-        ));
-    }
     mistakes
 }
 

@@ -52,6 +52,10 @@ pub struct Account {
     pub password_hash: Arc<str>,
     /// Repository patterns it may pull where anonymous may not.
     pub pull: Arc<[String]>,
+    /// Hosted names it may push to.
+    pub push: Arc<[String]>,
+    /// Hosted names it may delete from.
+    pub delete: Arc<[String]>,
 }
 
 impl fmt::Debug for Account {
@@ -167,6 +171,8 @@ impl Gate {
             Arc::new(Client {
                 key: ClientKey::Principal(account.name.clone()),
                 pull: account.pull.clone(),
+                push: account.push.clone(),
+                delete: account.delete.clone(),
                 class: Class::Standard,
             })
         }))
@@ -186,7 +192,14 @@ impl Gate {
 }
 
 fn anonymous(address: IpAddr) -> Arc<Client> {
-    Arc::new(Client { key: ClientKey::Address(client::fold(address)), pull: Arc::from([]), class: Class::Standard })
+    let none: Arc<[String]> = Arc::from([]);
+    Arc::new(Client {
+        key: ClientKey::Address(client::fold(address)),
+        pull: none.clone(),
+        push: none.clone(),
+        delete: none,
+        class: Class::Standard,
+    })
 }
 
 /// The values of a header as text; one that is none reads as an address that nobody has, and so ends the chain.
@@ -212,7 +225,9 @@ mod tests {
         let cheap =
             Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, Params::new(16, 1, 1, None).unwrap());
         let hash = cheap.hash_password(password.as_bytes(), &salt).unwrap().to_string();
-        Account { name: name.into(), password_hash: hash.into(), pull: Arc::from(["corp/*".to_owned()]) }
+        let none: Arc<[String]> = Arc::from([]);
+        let pull = Arc::from(["corp/*".to_owned()]);
+        Account { name: name.into(), password_hash: hash.into(), pull, push: none.clone(), delete: none }
     }
 
     fn head(headers: &[(HeaderName, &str)]) -> RequestHead {

@@ -9,7 +9,7 @@ use actix_http::{HttpService, KeepAlive, Request, Response};
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt as _, fn_factory, fn_service};
 use ipnet::IpNet;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -20,10 +20,13 @@ use super::{
     metrics::Metrics,
     sendfile::Stream,
 };
-use crate::{mirror::Mirror, route::Routes};
+use crate::{hosted::Hosted, mirror::Mirror, route::Routes};
 
 /// How long a client may take to see that its connection is being closed.
 const DISCONNECT: Duration = Duration::from_secs(2);
+
+/// Manifests that are pushed at once; each may be 4 MiB in memory. The others wait.
+const DOCUMENTS: usize = 16;
 
 /// How the registry side behaves. Every bound stands in deploy.toml.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// A response that makes no progress for so long is cut (30 s).
     pub write_stall: Duration,
+    /// The body of a request brings something within so long, or is cut (30 s).
+    pub body_stall: Duration,
     /// Bodies in flight may take so long to finish once [`Serving::stop`] was called, in whole seconds.
     pub drain: Duration,
     /// Whose `X-Forwarded-For` and `Forwarded` are believed.
@@ -91,10 +96,14 @@ pub async fn serve(
     settings: Settings,
     listeners: Vec<Listener>,
     mirror: Mirror,
+    hosted: Hosted,
     metrics: Metrics,
 ) -> io::Result<Serving> {
     let registry = Arc::new(Registry {
         mirror,
+        hosted,
+        body_stall: settings.body_stall,
+        documents: Arc::new(Semaphore::new(DOCUMENTS)),
         routes: settings.routes.clone(),
         gate: Gate::new(settings.trusted_proxies.clone(), settings.accounts.clone()),
         metrics: metrics.clone(),

@@ -11,7 +11,7 @@ use super::{
     *,
 };
 use crate::{
-    mirror,
+    hosted, mirror,
     upstream::{self, Ledger, Upstream},
 };
 
@@ -66,6 +66,7 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         ca_file: None,
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
+    let hosted = Hosted::new(hosted::Settings::default(), store.clone());
     let mirror = Mirror::new(mirror, store, vec![upstream], ledger, Handle::current());
     let settings = Settings {
         workers: 1,
@@ -73,6 +74,7 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         head_timeout: Duration::from_secs(5),
         keep_alive: Duration::from_secs(75),
         write_stall: Duration::from_secs(30),
+        body_stall: Duration::from_secs(30),
         drain: Duration::from_secs(1),
         trusted_proxies: Vec::new(),
         accounts,
@@ -82,7 +84,7 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Listener { socket, login, tls: None }
     };
-    let serving = serve(settings, vec![listener(false), listener(true)], mirror, Metrics::new()).await.unwrap();
+    let serving = serve(settings, vec![listener(false), listener(true)], mirror, hosted, Metrics::new()).await.unwrap();
     World { hub, serving, _directory: directory }
 }
 
@@ -114,7 +116,13 @@ async fn the_ping_answers_everybody_and_challenges_only_where_a_login_is_wanted(
         cheap.hash_password(b"secret", &SaltString::from_b64("c29tZXNhbHQ").unwrap()).unwrap().to_string()
     };
     assert!(password_hash.starts_with(hash));
-    let account = Account { name: "ci".into(), password_hash: password_hash.into(), pull: Arc::from([]) };
+    let account = Account {
+        name: "ci".into(),
+        password_hash: password_hash.into(),
+        pull: Arc::from([]),
+        push: Arc::from([]),
+        delete: Arc::from([]),
+    };
     let world = world(patient(), vec![account]).await;
     for path in ["/v2/", "/v2", "/docker.io/v2/", "/registry-1.docker.io/v2/"] {
         let heard = world.ask(&format!("GET {path}"), "").await;

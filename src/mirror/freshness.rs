@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::oci::{Name, Tag};
+use crate::oci::{Name, Tag, matches};
 
 /// What may be done with a cached answer before upstream is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

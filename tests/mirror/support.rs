@@ -110,6 +110,8 @@ pub(super) fn ask(repository: &str, pull: &[&str]) -> Ask {
         client: Arc::new(Client {
             key: ClientKey::Address([127, 0, 0, 1].into()),
             pull: pull.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            push: Arc::from([]),
+            delete: Arc::from([]),
             class: Class::Standard,
         }),
     }
