@@ -32,6 +32,7 @@ pub(crate) struct Intake {
     stall: Duration,
     since: Instant,
     within: u64,
+    begins: bool,
 }
 
 impl Intake {
@@ -40,11 +41,21 @@ impl Intake {
         if let Some(framing) = Framing::of(exchange.head()) {
             exchange.turn.shared().take_body(framing);
         }
-        Intake { payload: exchange.request.take_payload(), stall, since: Instant::now(), within: 0 }
+        Intake { payload: exchange.request.take_payload(), stall, since: Instant::now(), within: 0, begins: true }
     }
 
     /// The next piece, `None` at the end. What came before a cut is given before the cut.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
+        if self.begins {
+            self.begins = false;
+            // Until now the connection has refused to read on, so that nothing else would make it look again. It is driven by
+            // the task that drives this.
+            std::future::poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
         let mut piece = BytesMut::new();
         loop {
             let left = self.stall.saturating_sub(self.since.elapsed());
