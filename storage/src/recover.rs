@@ -47,6 +47,8 @@ pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error>
         tries += 1;
         std::thread::sleep(Duration::from_millis(50));
     };
+    // A power cut may leave a file that has its length and not its bytes.
+    let before = before.trim_start_matches('\0');
     if before.lines().next().is_some_and(|line| line != LAYOUT) {
         return Err(Error::Unusable(format!(
             "{root} was laid out by another version of Weir ({:?} and not {LAYOUT:?}); run that version or set \
@@ -58,6 +60,7 @@ pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error>
     let length = line.len() as u64;
     disk.write_at(&lock, &path, &[line.into()], 0)?;
     disk.truncate(&lock, &path, length)?;
+    disk.sync_data(&lock, &path)?;
     Ok(lock)
 }
 
