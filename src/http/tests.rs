@@ -15,6 +15,9 @@ use crate::{
     upstream::{self, Ledger, Upstream},
 };
 
+mod pushes;
+mod rights;
+
 struct World {
     hub: Hub,
     serving: Serving,
@@ -41,14 +44,28 @@ fn patient() -> mirror::Settings {
 }
 
 async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
+    hosting(mirror, accounts, Hosting::default()).await
+}
+
+/// What lives here, and on what disk.
+#[derive(Default)]
+struct Hosting {
+    namespaces: Vec<String>,
+    settings: hosted::Settings,
+    faults: weir_storage::Faults,
+    body_stall: Option<Duration>,
+}
+
+async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Hosting) -> World {
     let directory = tempfile::tempdir().unwrap();
     let hub = Hub::start(hub::Settings::default()).await.unwrap();
-    let store = weir_storage::Store::open(weir_storage::Settings {
+    let settings = weir_storage::Settings {
         root: directory.path().to_owned(),
         capacity: 1 << 30,
+        namespaces: hosting.namespaces.clone(),
         ..weir_storage::Settings::default()
-    })
-    .unwrap();
+    };
+    let store = weir_storage::Store::open_on(settings, hosting.faults).unwrap();
     let keep = |_: Vec<u8>| -> upstream::ledger::Kept { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let settings = upstream::Settings {
@@ -66,7 +83,7 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         ca_file: None,
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
-    let hosted = Hosted::new(hosted::Settings::default(), store.clone());
+    let hosted = Hosted::new(hosting.settings, store.clone());
     let mirror = Mirror::new(mirror, store, vec![upstream], ledger, Handle::current());
     let settings = Settings {
         workers: 1,
@@ -74,11 +91,11 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         head_timeout: Duration::from_secs(5),
         keep_alive: Duration::from_secs(75),
         write_stall: Duration::from_secs(30),
-        body_stall: Duration::from_secs(30),
+        body_stall: hosting.body_stall.unwrap_or(Duration::from_secs(30)),
         drain: Duration::from_secs(1),
         trusted_proxies: Vec::new(),
         accounts,
-        routes: Routes::new(Some("docker.io"), ["docker.io"]),
+        routes: Routes::new(Some("docker.io"), ["docker.io"]).hosting(&hosting.namespaces),
     };
     let listener = |login| {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
