@@ -94,6 +94,7 @@ impl Drop for Inner {
             // The directory must be free when the store is gone. A thread that panicked has said so.
             let _ = thread.join();
         }
+        self.core.uploads.forget();
     }
 }
 

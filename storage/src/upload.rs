@@ -102,6 +102,13 @@ impl Uploads {
         Uploads { server, sessions: Mutex::default() }
     }
 
+    /// Forgets all sessions, whose files stay for the next process; they hold what the store is made of.
+    pub(crate) fn forget(&self) {
+        let sessions = std::mem::take(&mut *self.sessions());
+        // Not under the lock: what is dropped here may drop a great deal.
+        drop(sessions);
+    }
+
     fn sessions(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,7 @@
 //!
 //! The data lies on an ext4 in a file on a loop device. What Weir has written and not synced is in the memory of that file
 //! system and not in the file; so a copy of the file is what a machine finds after its power came back. The process is stopped while
-//! the copy is made, so that the copy is of one moment. Then the copy is mounted, its journal replayed, and a Weir on it is asked
+//! the copy is made, and the copy is made again until it is twice the same, so that it is of one moment. Then the copy is mounted, its journal replayed, and a Weir on it is asked
 //! for everything that the first one had acknowledged.
 
 use std::{
@@ -51,7 +51,7 @@ fn moment(weir: &Path, disk: &Disk, seed: u64, pushed: &mut Vec<Pushed>) -> Resu
     std::thread::sleep(Duration::from_micros(next(&mut state) % BETWEEN_US));
     server.stop()?;
     // Whatever was acknowledged by now was so before the copy; a client may not have read it yet, which errs on the safe side.
-    std::fs::copy(&disk.image, &copy).map_err(|error| error.to_string())?;
+    std::fs::write(&copy, disk.at_rest()?).map_err(|error| error.to_string())?;
     server.kill();
     pushed.extend(load.end());
     let found = Disk::mount(&disk.directory, "copy")?;
@@ -70,9 +70,23 @@ impl Disk {
     fn make(directory: &Path, name: &str) -> Result<Disk, String> {
         let image = directory.join(format!("{name}.img"));
         let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
-        file.set_len(160 << 20).map_err(|error| error.to_string())?;
+        file.set_len(96 << 20).map_err(|error| error.to_string())?;
         said(Command::new("mkfs.ext4").args(["-q", "-F", "-J", "size=4"]).arg(&image))?;
         Disk::mount(directory, name)
+    }
+
+    /// The file as it is at one moment: read until it was twice the same, for the kernel may be writing what it has begun.
+    fn at_rest(&self) -> Result<Vec<u8>, String> {
+        let read = || std::fs::read(&self.image).map_err(|error| error.to_string());
+        let mut before = read()?;
+        for _ in 0..50 {
+            let now = read()?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+        Err("the kernel does not stop writing to the file system".into())
     }
 
     fn mount(directory: &Path, name: &str) -> Result<Disk, String> {
