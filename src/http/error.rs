@@ -128,7 +128,7 @@ impl Failure {
             }
             Failure::Mirror(Mirror::UpstreamMalformed { .. }) => row(StatusCode::BAD_GATEWAY, Code::Unavailable),
             Failure::Mirror(Mirror::Internal) => row(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
-            Failure::Hosted(error) => return hosted_row(error),
+            Failure::Hosted(error) => hosted_row(error),
             Failure::NotAllowed(allow) => Row {
                 header: Some((ALLOW, HeaderValue::from_static(allow))),
                 ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)

@@ -148,7 +148,7 @@ fn blob(wire: &mut Wire, repository: &str, digest: &str, bytes: &[u8], way: u64)
         true => Ok(answer.header("location").unwrap_or_default().to_owned()),
         false => Err(format!("{} instead of {status}", answer.status)),
     };
-    if way % 3 == 0 {
+    if way.is_multiple_of(3) {
         return expect(wire.ask("POST", &format!("{begin}?digest={digest}"), "", bytes)?, 201).map(drop);
     }
     let mut location = expect(wire.ask("POST", &begin, "", b"")?, 202)?;
