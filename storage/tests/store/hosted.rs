@@ -160,7 +160,8 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
     let (digest, bytes) = content(1, 300_000);
     let repository = name("local/a");
     let id = {
-        let hosted = Store::open(hosting(directory.path())).unwrap().hosted();
+        let store = Store::open(hosting(directory.path())).unwrap();
+        let hosted = store.hosted();
         let upload = hosted.begin(&repository, "ann", Algorithm::Sha256).await.unwrap();
         upload.append(vec![bytes.slice(..100_000)]).await.unwrap();
         upload.id().to_owned()
