@@ -33,6 +33,7 @@ pub(crate) struct Intake {
     since: Instant,
     within: u64,
     begins: bool,
+    cut: Option<Cut>,
 }
 
 impl Intake {
@@ -41,7 +42,14 @@ impl Intake {
         if let Some(framing) = Framing::of(exchange.head()) {
             exchange.turn.shared().take_body(framing);
         }
-        Intake { payload: exchange.request.take_payload(), stall, since: Instant::now(), within: 0, begins: true }
+        Intake {
+            payload: exchange.request.take_payload(),
+            stall,
+            since: Instant::now(),
+            within: 0,
+            begins: true,
+            cut: None,
+        }
     }
 
     /// The next piece, `None` at the end. What came before a cut is given before the cut.
@@ -55,6 +63,9 @@ impl Intake {
                 std::task::Poll::Ready(())
             })
             .await;
+        }
+        if let Some(cut) = self.cut {
+            return Err(cut);
         }
         let mut piece = BytesMut::new();
         loop {
@@ -84,9 +95,15 @@ impl Intake {
                         return Ok(Some(piece.freeze()));
                     }
                 }
-                // The payload says it again.
-                Err(_) if !piece.is_empty() => return Ok(Some(piece.freeze())),
-                Err(cut) => return Err(cut),
+                // Said next time: the payload says it once, and then that it is over, as if it were whole.
+                Err(cut) if !piece.is_empty() => {
+                    self.cut = Some(cut);
+                    return Ok(Some(piece.freeze()));
+                }
+                Err(cut) => {
+                    self.cut = Some(cut);
+                    return Err(cut);
+                }
             }
         }
     }
