@@ -68,6 +68,10 @@ pub struct Client {
     pub key: ClientKey,
     /// Repository patterns that its verified principal may pull where anonymous may not; empty for anonymous.
     pub pull: Arc<[String]>,
+    /// Hosted names that its verified principal may push to.
+    pub push: Arc<[String]>,
+    /// Hosted names that its verified principal may delete from.
+    pub delete: Arc<[String]>,
     /// How much its pulls matter.
     pub class: Class,
     /// From where it asks, before folding. A principal may ask from anywhere.
@@ -84,6 +88,8 @@ impl Client {
         Client {
             key: ClientKey::Address(key),
             pull: Arc::from([]),
+            push: Arc::from([]),
+            delete: Arc::from([]),
             class: Class::Standard,
             address,
             on_exceed: OnExceed::default(),

@@ -16,6 +16,7 @@
 //! | [`asker`] | who asks: client key, principal, class |
 //! | [`limits`] | pure accounting: who a client is, what it may ask and spend, who is banned; time is an argument. [`limits::Limits`] is shared by all rooms |
 //! | [`mirror`] | the decisions: from disk, or from upstream by way of disk |
+//! | [`hosted`] | namespaces that live here: who may push what, uploads, mounts, deletes, referrers |
 //! | [`upstream`] | a client of registries, and the ledger of what they count; the only user of reqwest |
 //! | [`telemetry`] | logs and the metric registry |
 //! | `password.rs` | is this the password? |
@@ -23,7 +24,7 @@
 //! | `storage/` | crate `weir-storage`: blobs, manifests, tags, journals on one disk; knows no network |
 //! | `conformance/` | crate `weir-conformance`: a Docker Hub on loopback, and the suite that any mirror can be held to |
 //!
-//! Dependencies run one way: `main → {http, admin, cli} → {mirror, limits} → {upstream, storage}`. `http` never names
+//! Dependencies run one way: `main → {http, admin, cli} → {mirror, hosted, limits} → {upstream, storage}`. `http` never names
 //! `upstream` or `storage`, and those two never name each other; `tests/architecture.rs` keeps it so.
 //!
 //! # What always holds
@@ -83,6 +84,16 @@
 //! otherwise every connection is cut and nothing is kept. Then `fdatasync`, and a rename into `blobs/`. A thousand nodes have
 //! cost two manifest GETs, one GET per blob, and one token.
 //!
+//! # One push
+//!
+//! A name under `hosted.namespaces` lives here, and [`route`] says so by another variant than for a mirrored one, which is why nothing
+//! can be written there. `POST …/blobs/uploads/` makes a session, a file that outlives the process, bound to the repository and to
+//! who began it. Its bytes are hashed and written while they arrive; the closing PUT names the digest, and only when the bytes match,
+//! are synced and renamed into `blobs/`, the repository's note that it holds them is written, and the directories of both are
+//! synced, does 201 go out (`suite push`, which kills the process and cuts the power in the midst of it). What a
+//! repository holds is pinned: eviction leaves it alone. A manifest comes after its blobs in the same way, then what it
+//! refers to, then its tags.
+//!
 //! # One warm HEAD
 //!
 //! The thousand and first asks `HEAD /v2/library/busybox/manifests/1.36`. Path, route and admission are as before. The tag is in
@@ -98,6 +109,7 @@ pub mod admin;
 pub mod asker;
 pub mod cli;
 pub mod config;
+pub mod hosted;
 pub mod http;
 pub mod limits;
 pub mod mirror;

@@ -22,6 +22,7 @@ use weir::{
     admin::{self, Draining},
     cli::{self, Cli, Command},
     config::{Config, Settings},
+    hosted::Hosted,
     http,
     mirror::Mirror,
     telemetry,
@@ -90,6 +91,9 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
         upstreams.map(|upstream| Upstream::with_metrics(upstream, ledger.clone(), upstream_metrics.clone()));
     let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
 
+    let hosted = Hosted::new(settings.hosted, store.clone());
+    let keeping_house = hosted.clone();
+    tokio::spawn(async move { keeping_house.keep_house().await });
     let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, limits.clone(), Handle::current());
     mirror.metrics().register(&mut metrics);
     let http_metrics = http::Metrics::new();
@@ -97,7 +101,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
 
     let draining = Draining::default();
     let failed = |error: std::io::Error| format!("cannot serve: {error}");
-    let registry = http::serve(settings.http, listeners, mirror.clone(), limits.clone(), http_metrics).await;
+    let registry = http::serve(settings.http, listeners, mirror.clone(), limits.clone(), hosted, http_metrics).await;
     let registry = registry.map_err(failed)?;
     let reloading = reload::start(cli, config.clone(), certificates, limits.clone(), signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::oci::Name;
+use crate::oci::{Name, matches};
 
 /// The name under which Docker Hub goes; single-component names below it are official images.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -35,9 +35,19 @@ pub struct Mirrored {
     pub by_namespace: bool,
 }
 
-/// The configured upstreams.
+/// Where a name leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// To an upstream; nothing can be written there.
+    Mirrored(Mirrored),
+    /// To a repository that lives here; no upstream is ever asked for it.
+    Hosted(Name),
+}
+
+/// The configured upstreams, and the names that live here.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
+    hosted: Arc<[String]>,
     default: Option<Arc<str>>,
     upstreams: Box<[Arc<str>]>,
 }
@@ -52,7 +62,24 @@ impl Routes {
                 Arc::from(default)
             })
         });
-        Routes { default, upstreams: names.into() }
+        Routes { hosted: Arc::from([]), default, upstreams: names.into() }
+    }
+
+    /// With these patterns of names that live here.
+    pub fn hosting(self, namespaces: &[String]) -> Routes {
+        Routes { hosted: namespaces.into(), ..self }
+    }
+
+    /// Where `asked` leads: a name without a registry and without `ns` may live here; any other is an upstream's, or nobody's.
+    pub fn find(&self, asked: &Asked, ns: Option<&str>) -> Option<Found> {
+        if asked.registry.is_none() && ns.is_none() && self.hosts(&asked.name) {
+            return Some(Found::Hosted(asked.name.clone()));
+        }
+        self.route(asked, ns).map(Found::Mirrored)
+    }
+
+    fn hosts(&self, name: &Name) -> bool {
+        self.hosted.iter().any(|pattern| matches(pattern, name.as_str()))
     }
 
     /// The configured upstream that a client means by `registry`.

@@ -59,6 +59,12 @@ const RULES: &[Rule] = &[
         why: "the mirror decides, and does not know who asks it",
     },
     Rule {
+        below: &["src/hosted"],
+        but: &[],
+        words: &["crate::http", "crate::admin", "crate::config", "crate::cli", "crate::upstream"],
+        why: "what lives here asks no upstream, and does not know who asks it",
+    },
+    Rule {
         below: &["src/limits"],
         but: &[],
         words: &["crate::http", "crate::mirror", "crate::admin", "crate::config", "weir_storage"],
@@ -69,6 +75,9 @@ const RULES: &[Rule] = &[
             "src/limits",
             "src/http/path.rs",
             "src/http/range.rs",
+            "src/http/framing.rs",
+            "src/hosted/rights.rs",
+            "src/hosted/manifest.rs",
             "src/mirror/freshness.rs",
             "src/route.rs",
             "src/asker.rs",

@@ -5,4 +5,5 @@ pub mod client;
 pub mod compare;
 pub mod hub;
 pub mod mirror;
+pub mod push;
 pub mod report;

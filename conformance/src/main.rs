@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weir_conformance::{bench, compare, hub, mirror};
+use weir_conformance::{bench, compare, hub, mirror, push};
 
 /// Is it a registry, and is it a good mirror?
 #[derive(Debug, Parser)]
@@ -17,6 +17,7 @@ struct Arguments {
 enum Command {
     Hub(Box<hub::Command>),
     Mirror(Box<mirror::Command>),
+    Push(push::Command),
     Bench(bench::Command),
     Compare(compare::Command),
 }
@@ -26,6 +27,7 @@ async fn main() -> ExitCode {
     let ran = match Arguments::parse().command {
         Command::Hub(command) => command.run().await,
         Command::Mirror(command) => return command.run().await,
+        Command::Push(command) => return command.run().await,
         Command::Bench(command) => return command.run().await,
         Command::Compare(command) => return command.run(),
     };

@@ -106,6 +106,8 @@ mod tests {
             networks: Vec::new(),
             namespaces: Vec::new(),
             pull: Arc::from([]),
+            push: Arc::from([]),
+            delete: Arc::from([]),
         };
         let accounts = Arc::from([account("ops", true), account("ann", false)]);
         Login::new(Limits::unkept(Rulebook { accounts, ..Rulebook::default() }))

@@ -1,6 +1,6 @@
 //! `[[account]]`: people and robots, who they are and what they may do here.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use argon2::password_hash::PasswordHash;
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,8 @@ impl Account {
             networks: self.networks.iter().map(|network| network.0).collect(),
             namespaces: self.namespaces.clone(),
             pull: self.pull.clone().into(),
+            push: self.push.clone().into(),
+            delete: self.delete.clone().into(),
         }
     }
 }
@@ -89,6 +91,8 @@ pub(super) fn htpasswd(path: &Path) -> Result<Vec<limits::Account>, String> {
             networks: Vec::new(),
             namespaces: Vec::new(),
             pull: everything().into(),
+            push: Arc::from([]),
+            delete: Arc::from([]),
         });
     }
     Ok(users)

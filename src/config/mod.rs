@@ -4,8 +4,8 @@
 //! defaults, and `check`, which says all that is wrong with it. [`Config::settings`] then gives every room its own
 //! `Settings`: no room sees a [`Config`], and none reads a file or the environment by itself.
 //!
-//! What a configuration asks for and this version cannot do is refused ([`unserved`]), never silently ignored: a
-//! throttle that does not throttle would be found out by the upstream's bill.
+//! What is not known is refused, never silently ignored: a throttle with a mistyped name would be found out by the
+//! upstream's bill.
 
 mod account;
 mod admin;
@@ -24,7 +24,6 @@ mod settings;
 mod storage;
 mod throttle;
 mod tls;
-mod unserved;
 mod upstream;
 mod values;
 mod watch;
@@ -176,7 +175,6 @@ impl Config {
         self.budget.check(&mut mistakes);
         class::check(&self.class, &self.account, &mut mistakes);
         self.log.check(&mut mistakes);
-        mistakes.extend(unserved::refusals(self));
         mistakes
     }
 }

@@ -34,6 +34,8 @@ pub struct Server {
     pub keep_alive: Span,
     /// How long an answer may make no progress.
     pub write_stall: Span,
+    /// How long the body of a request may bring next to nothing before it is cut.
+    pub body_stall: Span,
     /// Serve TLS on `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -52,6 +54,7 @@ impl Default for Server {
             head_timeout: Span::seconds(5),
             keep_alive: Span::seconds(75),
             write_stall: Span::seconds(30),
+            body_stall: Span::seconds(30),
             tls: None,
         }
     }
@@ -80,6 +83,7 @@ impl Server {
             ("server.head_timeout", self.head_timeout),
             ("server.keep_alive", self.keep_alive),
             ("server.write_stall", self.write_stall),
+            ("server.body_stall", self.body_stall),
         ] {
             if span < Span::seconds(1) {
                 mistakes.push(Mistake::new(key, span.to_string(), r#"too short for a network; write "1s" or more"#));

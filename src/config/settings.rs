@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use super::{Account, Class, Config, Log, Mistake, Mistakes, Mode, Role, Throttle, account, ban::Code};
 use crate::{
-    admin, http,
+    admin, hosted, http,
     limits::{
         self, Rulebook,
         budget::{Floors, Policy, Shares},
@@ -26,6 +26,8 @@ pub struct Settings {
     pub mirror: mirror::Settings,
     /// One per upstream, in the order of the file.
     pub upstreams: Vec<upstream::Settings>,
+    /// For the namespaces that live here.
+    pub hosted: hosted::Settings,
     /// For the registry side.
     pub http: http::Settings,
     /// Where the registry side listens.
@@ -64,7 +66,15 @@ impl Config {
             return Err(Mistakes(mistakes));
         }
         Ok(Settings {
-            storage: self.storage.settings(),
+            storage: weir_storage::Settings {
+                namespaces: self.hosted.namespaces.clone(),
+                namespace_capacity: self.hosted.capacity.0,
+                upload_sessions: self.hosted.uploads,
+                upload_ttl: self.hosted.upload_ttl.0,
+                unnamed_ttl: self.hosted.unnamed_ttl.0,
+                ..self.storage.settings()
+            },
+            hosted: self.hosted.settings(),
             mirror: self.mirror.settings(),
             upstreams,
             http: self.http(),
@@ -77,7 +87,7 @@ impl Config {
 
     fn routes(&self) -> Routes {
         let default = self.upstream.0.iter().find(|upstream| upstream.default).map(|upstream| &*upstream.name);
-        Routes::new(default, self.upstream.0.iter().map(|upstream| &*upstream.name))
+        Routes::new(default, self.upstream.0.iter().map(|upstream| &*upstream.name)).hosting(&self.hosted.namespaces)
     }
 
     fn http(&self) -> http::Settings {
@@ -87,6 +97,7 @@ impl Config {
             head_timeout: self.server.head_timeout.0,
             keep_alive: self.server.keep_alive.0,
             write_stall: self.server.write_stall.0,
+            body_stall: self.server.body_stall.0,
             drain: self.server.drain.0,
             routes: self.routes(),
         }

@@ -81,6 +81,7 @@ impl Storage {
             memory_cache: self.memory_cache.0,
             write_buffer: self.write_buffer.0,
             verify_on_first_read: self.verify_on_first_read,
+            ..weir_storage::Settings::default()
         }
     }
 }

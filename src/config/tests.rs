@@ -135,7 +135,7 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
         ("[[class]]\nname = \"critical\"\nuser_agent = \"x\"", "class[0].user_agent = \"x\": anybody can send"),
         ("[limits]\ndry_run = [\"pulls\"]", r#"limits.dry_run = "pulls": there is no such throttle"#),
         ("nonsense", "nonsense"),
-        ("[hosted]\nnamespaces = [\"local/*\"]", "this version only mirrors"),
+        ("[hosted]\nnamespaces = [\"*\"]", "write the beginning of a repository name and a star"),
     ] {
         assert!(told(text).contains(said), "{text:?} was told {:?}", told(text));
     }

@@ -271,6 +271,7 @@ mod tests {
         let cheap =
             Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, Params::new(16, 1, 1, None).unwrap());
         let hash = cheap.hash_password(password.as_bytes(), &salt).unwrap().to_string();
+        let none: Arc<[String]> = Arc::from([]);
         Account {
             name: name.into(),
             password_hash: hash.into(),
@@ -279,6 +280,8 @@ mod tests {
             networks: Vec::new(),
             namespaces: Vec::new(),
             pull: Arc::from(["corp/*".to_owned()]),
+            push: none.clone(),
+            delete: none,
         }
     }
 

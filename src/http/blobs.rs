@@ -1,10 +1,10 @@
-//! GET and HEAD of a blob, whole or a range of it (end-2).
+//! A blob: GET and HEAD, whole or a range of it (end-2), and DELETE where it lives here (end-10).
 //!
 //! A blob that is still arriving is answered at once: its head goes out as soon as its size is known, and its bytes as they come.
 //! Always `application/octet-stream`, for that is what scanners accept, and never with a `Content-Encoding`.
 
 use actix_http::{
-    Response, StatusCode,
+    Method, Response, StatusCode,
     header::{
         ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
     },
@@ -21,6 +21,7 @@ use super::{
     sendfile::Transfer,
 };
 use crate::{
+    hosted::Right,
     mirror::{BlobAnswer, Facts},
     oci::Digest,
 };
@@ -56,6 +57,40 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, dige
             Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), None),
         }
     })
+}
+
+/// A blob that lives here: GET, HEAD, DELETE (end-10).
+pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
+    let (client, name) = (&place.ask.client, &place.ask.repository);
+    let hosted = registry.hosted.clone();
+    let named = headers::of_digest(&digest);
+    match *exchange.request.method() {
+        Method::GET | Method::HEAD => {
+            let had = headers::none_match(exchange.head().headers(), &named.etag);
+            let found = match had || exchange.turn.is_head() {
+                true => hosted.head_blob(client, name, &digest).map(|found| (None, found.size, found.facts)),
+                false => hosted.blob(client, name, &digest).map(|found| {
+                    let (size, facts) = (found.reader.size(), found.facts.clone());
+                    (Some(found), size, facts)
+                }),
+            };
+            Answer::now(match found {
+                Ok((Some(found), ..)) => send(exchange, &place, named, found),
+                Ok((None, size, facts)) => head(exchange, &place, named, size, &facts, had),
+                Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+            })
+        }
+        Method::DELETE => match hosted.may(client, Right::Delete, name) {
+            Ok(()) => Answer::later(async move {
+                match hosted.delete_blob(&place.ask.repository, &digest).await {
+                    Ok(()) => exchange.empty(&place, StatusCode::ACCEPTED),
+                    Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                }
+            }),
+            Err(error) => Answer::now(exchange.fail(&Failure::Hosted(error), Some(&place), None)),
+        },
+        _ => Answer::now(exchange.fail(&Failure::NotAllowed("GET, HEAD, DELETE"), Some(&place), None)),
+    }
 }
 
 fn head(

@@ -5,8 +5,8 @@
 //! (which encodes a response by the flags of the request it decoded *last*). All of that is decided here, below it:
 //!
 //! - **One request at a time.** Bytes are handed up to the end of one request head; what follows is held back, unread in the
-//!   kernel where possible, until the response is complete. A body that nobody takes is therefore never read, and a
-//!   pipelined request never runs while another does.
+//!   kernel where possible, until the response is complete. A body that nobody takes is therefore never read, one that is taken is
+//!   read to its end and no further, and a pipelined request never runs while another does.
 //! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
 //! - **[`Transfer`]s are driven in `poll_flush`**; see `sendfile.rs`.
@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use super::{
+    framing::Framing,
     metrics::{Metrics, OpenConnection},
     sendfile::{Progress, Stream, Transfer},
 };
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     refused_read: Cell<bool>,
     transfer: RefCell<Option<Transfer>>,
     sent: Cell<u64>,
+    /// The rest of a body that somebody takes.
+    body: Cell<Option<Framing>>,
 }
 
 impl Shared {
@@ -70,6 +73,7 @@ impl Shared {
             refused_read: Cell::new(false),
             transfer: RefCell::new(None),
             sent: Cell::new(0),
+            body: Cell::new(None),
         })
     }
 
@@ -82,7 +86,13 @@ impl Shared {
     /// Its response is complete, or will never be.
     pub(crate) fn end(&self) {
         self.busy.set(false);
+        self.body.set(None);
         self.transfer.borrow_mut().take();
+    }
+
+    /// Somebody takes the body of this request: it is read, up to its end.
+    pub(crate) fn take_body(&self, framing: Framing) {
+        self.body.set(Some(framing));
     }
 
     /// Hands over a body for [`Connection`] to send once the head is out.
@@ -197,6 +207,51 @@ impl Connection {
         self.shared.clone()
     }
 
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_read(cx, buf),
+        }
+    }
+
+    /// Bytes that were held back, as many as fit.
+    fn give_held(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.advance(count);
+    }
+
+    /// Takes back what was read beyond `end`.
+    fn hold_back(&mut self, buf: &mut ReadBuf<'_>, end: usize) {
+        let mut held = BytesMut::from(&buf.filled()[end..]);
+        held.unsplit(std::mem::take(&mut self.held));
+        self.held = held;
+        buf.set_filled(end);
+    }
+
+    /// Reads of a body that somebody takes, and nothing behind it.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, mut framing: Framing) -> Poll<io::Result<()>> {
+        if framing.is_over() {
+            self.shared.body.set(None);
+            // As when there is no body: what follows waits until this request is answered.
+            self.shared.refused_read.set(true);
+            return Poll::Pending;
+        }
+        let start = buf.filled().len();
+        if self.held.is_empty() {
+            ready!(self.poll_stream(cx, buf))?;
+        } else {
+            self.give_held(buf);
+        }
+        let new = buf.filled().len() - start;
+        let body = framing.feed(&buf.filled()[start..]);
+        self.shared.body.set(Some(framing));
+        if body < new {
+            self.hold_back(buf, start + body);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut slot = self.shared.transfer.borrow_mut();
         let Some(transfer) = slot.as_mut() else { return Poll::Ready(Ok(())) };
@@ -238,6 +293,12 @@ impl Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.shared.busy.get()
+            && let Some(framing) = this.shared.body.get()
+        {
+            this.handed_up = false;
+            return this.poll_body(cx, buf, framing);
+        }
         if this.shared.busy.get() || this.handed_up {
             this.handed_up = false;
             // With nothing there, interest in more is registered and no wake-up is owed: one turn of the dispatcher less
@@ -251,28 +312,20 @@ impl AsyncRead for Connection {
         }
         let start = buf.filled().len();
         if this.held.is_empty() {
-            let polled = match &mut this.stream {
-                Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-                Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_read(cx, buf),
-            };
+            let polled = this.poll_stream(cx, buf);
             if polled.is_pending() && this.scan != Scan::Before {
                 this.head.check(cx)?;
             }
             ready!(polled)?;
         } else {
-            let count = this.held.len().min(buf.remaining());
-            buf.put_slice(&this.held[..count]);
-            this.held.advance(count);
+            this.give_held(buf);
         }
         let new = buf.filled().len() - start;
         if let Some(end) = this.scan.feed(&buf.filled()[start..]) {
             this.head.disarm();
             this.handed_up = true;
             if end < new {
-                let mut held = BytesMut::from(&buf.filled()[start + end..]);
-                held.unsplit(std::mem::take(&mut this.held));
-                this.held = held;
-                buf.set_filled(start + end);
+                this.hold_back(buf, start + end);
             }
         }
         Poll::Ready(Ok(()))

@@ -12,8 +12,9 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use super::{headers, path, query};
+use super::{headers, intake::Cut, path, query};
 use crate::{
+    hosted,
     limits::permit::{Cause, Denied},
     mirror,
 };
@@ -35,6 +36,8 @@ const SLEEPERS: [&[u8]; 6] = [b"containers/", b"skopeo/", b"libpod/", b"podman/"
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
     BlobUnknown,
+    BlobUploadInvalid,
+    BlobUploadUnknown,
     Denied,
     DigestInvalid,
     ManifestInvalid,
@@ -54,6 +57,8 @@ impl Code {
     fn as_str(self) -> &'static str {
         match self {
             Code::BlobUnknown => "BLOB_UNKNOWN",
+            Code::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            Code::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
             Code::Denied => "DENIED",
             Code::DigestInvalid => "DIGEST_INVALID",
             Code::ManifestInvalid => "MANIFEST_INVALID",
@@ -79,14 +84,24 @@ pub(crate) enum Failure {
     Denied(Arc<Denied>),
     /// This client asked for the same missing thing so often that upstream is not asked again for so long.
     HeldBack(Duration),
+    /// What the hosted namespaces say.
+    Hosted(hosted::Error),
     /// The path names nothing.
     Path(path::Bad),
     /// A query parameter is not what it should be.
     Query(query::Bad),
     /// No upstream is configured for this registry; nobody is asked.
     UnknownRegistry(Box<str>),
-    /// The resource exists but not with this method; the value is that of `Allow`.
+    /// Mirrored, and so not with this method; the value is that of `Allow`.
     Method(&'static str),
+    /// The resource exists but not with this method; the value is that of `Allow`.
+    NotAllowed(&'static str),
+    /// A chunk does not begin where the last one ended.
+    OutOfOrder,
+    /// The body is larger than so many bytes.
+    TooLarge(usize),
+    /// The body ended before its end.
+    Cut(Cut),
     /// The range lies outside a blob of this size.
     Range(u64),
     /// The listener wants a login.
@@ -131,6 +146,15 @@ impl Failure {
             }
             Failure::Mirror(Mirror::UpstreamMalformed { .. }) => row(StatusCode::BAD_GATEWAY, Code::Unavailable),
             Failure::Mirror(Mirror::Internal) => row(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+            Failure::Hosted(error) => hosted_row(error),
+            Failure::NotAllowed(allow) => Row {
+                header: Some((ALLOW, HeaderValue::from_static(allow))),
+                ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
+            },
+            Failure::OutOfOrder => row(StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid),
+            Failure::TooLarge(_) => row(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid),
+            Failure::Cut(Cut::Gone) => row(StatusCode::BAD_REQUEST, Code::SizeInvalid),
+            Failure::Cut(Cut::Slow) => row(StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid),
             Failure::Path(path::Bad::Nowhere) => row(StatusCode::NOT_FOUND, Code::Unsupported),
             Failure::Path(path::Bad::TooLong) => row(StatusCode::URI_TOO_LONG, Code::NameInvalid),
             Failure::Path(path::Bad::Encoding | path::Bad::Name(_)) => row(StatusCode::BAD_REQUEST, Code::NameInvalid),
@@ -146,10 +170,7 @@ impl Failure {
                 header: HeaderValue::from_str(&format!("bytes */{size}")).ok().map(|value| (CONTENT_RANGE, value)),
                 ..row(StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid)
             },
-            Failure::Login => Row {
-                header: Some((WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"weir\", charset=\"UTF-8\""))),
-                ..row(StatusCode::UNAUTHORIZED, Code::Unauthorized)
-            },
+            Failure::Login => Row { header: challenge(), ..row(StatusCode::UNAUTHORIZED, Code::Unauthorized) },
             Failure::LoginBusy => Row {
                 retry_after: Some(Duration::from_secs(1)),
                 ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
@@ -188,6 +209,22 @@ impl Failure {
             }
             Failure::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
             Failure::Method(_) => "mirrored repositories are read-only".into(),
+            Failure::NotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
+            Failure::OutOfOrder => "the chunk does not begin where the last one ended; ask where with GET".into(),
+            Failure::TooLarge(most) => format!("a manifest has {most} bytes at most"),
+            Failure::Cut(Cut::Gone) => "the body ended before its end".into(),
+            Failure::Cut(Cut::Slow) => "the body came too slowly".into(),
+            Failure::Hosted(hosted::Error::NameUnknown) => {
+                format!("{repository} does not exist, or may not be read from here")
+            }
+            Failure::Hosted(hosted::Error::ManifestUnknown) => {
+                match about.and_then(|about| about.reference.as_deref()) {
+                    Some(reference) => format!("{repository} has no manifest {reference}"),
+                    None => format!("{repository} has no such manifest"),
+                }
+            }
+            Failure::Hosted(hosted::Error::BlobUnknown) => format!("{repository} has no such blob"),
+            Failure::Hosted(error) => error.to_string(),
             Failure::Range(size) => format!("the range lies outside the blob of {size} bytes"),
             Failure::Login => "a valid user name and password are required".into(),
             Failure::LoginBusy => "too many passwords are being verified; try again".into(),
@@ -235,6 +272,32 @@ impl Failure {
         }
         (row.status, headers, Bytes::from(body.to_string()))
     }
+}
+
+fn challenge() -> Option<(HeaderName, HeaderValue)> {
+    Some((WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"weir\", charset=\"UTF-8\"")))
+}
+
+fn hosted_row(error: &hosted::Error) -> Row {
+    use hosted::Error;
+    let (status, code) = match error {
+        Error::NameUnknown => (StatusCode::NOT_FOUND, Code::NameUnknown),
+        Error::ManifestUnknown => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
+        Error::BlobUnknown => (StatusCode::NOT_FOUND, Code::BlobUnknown),
+        Error::UploadUnknown => (StatusCode::NOT_FOUND, Code::BlobUploadUnknown),
+        Error::UploadInvalid(_) => (StatusCode::BAD_REQUEST, Code::BlobUploadInvalid),
+        Error::Login => (StatusCode::UNAUTHORIZED, Code::Unauthorized),
+        // Docker tries a 5xx again and again and prints nothing of it; a full namespace is the pusher's to empty.
+        Error::Denied(_) | Error::Immutable(_) | Error::Quota(_) => (StatusCode::FORBIDDEN, Code::Denied),
+        Error::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
+        Error::DigestInvalid(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
+        Error::TooManyUploads => (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
+        Error::Full => (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable),
+        Error::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+    };
+    let retry_after = matches!(error, Error::TooManyUploads).then_some(Duration::from_secs(5));
+    let header = matches!(error, Error::Login).then(challenge).flatten();
+    Row { status, code, retry_after, header }
 }
 
 /// What a failure is about, for its sentence.

@@ -32,12 +32,15 @@ pub(crate) struct Exchange {
     pub(crate) turn: Turn,
 }
 
-/// A repository that somebody mirrors, and what of the request bears on how it is answered.
+/// A repository, mirrored or hosted, and what of the request bears on how it is answered.
 pub(crate) struct Place {
     pub(crate) ask: Ask,
     /// The `ns` that decided, to be echoed.
     pub(crate) namespace: Option<HeaderValue>,
 }
+
+/// The upstream of what has none. No upstream has this name, so that a hosted place leads the mirror nowhere.
+pub(crate) const HERE: &str = "";
 
 impl Place {
     /// For the sentences of errors.
@@ -45,9 +48,12 @@ impl Place {
         Said { repository: self.name(), reference }
     }
 
-    /// The repository with its registry.
+    /// The repository with its registry, if it is mirrored.
     pub(crate) fn name(&self) -> String {
-        format!("{}/{}", self.ask.upstream, self.ask.repository)
+        match &*self.ask.upstream {
+            HERE => self.ask.repository.to_string(),
+            upstream => format!("{upstream}/{}", self.ask.repository),
+        }
     }
 }
 
@@ -73,6 +79,15 @@ impl Exchange {
     /// Answers that the client has it already.
     pub(crate) fn not_modified(self, headers: HeaderMap) -> Response<Body> {
         with_headers(Body::none(self.turn, StatusCode::NOT_MODIFIED), headers)
+    }
+
+    /// Answers without a body.
+    pub(crate) fn empty(mut self, place: &Place, status: StatusCode) -> Response<Body> {
+        let all = self.headers(Some(place), None);
+        match status {
+            StatusCode::NO_CONTENT => with_headers(Body::none(self.turn, status), all),
+            _ => self.bytes(status, all, Bytes::new()),
+        }
     }
 
     /// Answers with JSON of this media type.

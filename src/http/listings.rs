@@ -55,6 +55,24 @@ pub(crate) fn tags(registry: &Registry, exchange: Exchange, place: Place) -> Ans
     })
 }
 
+/// The tags of a repository that lives here.
+pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
+    if !super::reads(&exchange) {
+        return Answer::now(exchange.fail(&Failure::NotAllowed(super::READ), Some(&place), None));
+    }
+    let paging = match Paging::of(&exchange) {
+        Ok(paging) => paging,
+        Err(failure) => return Answer::now(exchange.fail(&failure, Some(&place), None)),
+    };
+    let hosted = registry.hosted.clone();
+    Answer::later(async move {
+        match hosted.tags(&place.ask.client, &place.ask.repository).await {
+            Ok(found) => tag_page(exchange, &place, &found, &paging),
+            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+        }
+    })
+}
+
 fn tag_page(exchange: Exchange, place: &Place, found: &TagsAnswer, paging: &Paging) -> Response<Body> {
     let names: Vec<&str> = found.tags.iter().map(|tag| tag.as_str()).collect();
     let page = page(&names, paging.last.as_deref(), paging.n);
@@ -88,6 +106,7 @@ pub(crate) fn catalog(
         },
     };
     let (mirror, routes) = (registry.mirror.clone(), registry.routes.clone());
+    let here = if only.is_none() { registry.hosted.catalog(&client) } else { Vec::new() };
     Answer::later(async move {
         let mut names = match mirror.catalog(&client).await {
             Ok(names) => names,
@@ -104,6 +123,11 @@ pub(crate) fn catalog(
                     _ => is_default.then_some(name),
                 })
                 .collect();
+        }
+        if !here.is_empty() {
+            names.extend(here);
+            names.sort_unstable();
+            names.dedup();
         }
         let page = page(&names, paging.last.as_deref(), Some(paging.n.unwrap_or(MOST_ENTRIES)));
         let body = serde_json::json!({"repositories": page.entries});

@@ -1,10 +1,10 @@
-//! GET and HEAD of a manifest (end-3). The warm one is answered without an await, from headers that were built before.
+//! A manifest: GET and HEAD (end-3), and where it lives here PUT (end-7) and DELETE (end-9). The warm one is answered without an await, from headers that were built before.
 
 use std::time::SystemTime;
 
 use actix_http::{
-    Response, StatusCode,
-    header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue},
+    Method, Response, StatusCode,
+    header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LOCATION},
 };
 
 use super::{
@@ -12,12 +12,13 @@ use super::{
     body::Body,
     error::Failure,
     exchange::{Answer, Exchange, Place},
-    headers,
+    headers, path, query, uploads,
 };
 use crate::{
+    hosted::{self, MOST_BYTES, Right},
     limits::{dialect, throttle::Meter},
     mirror::{Facts, ManifestAnswer, ManifestHead, Mirror},
-    oci::{Digest, MediaType, Reference},
+    oci::{Digest, Invalid, MediaType, Reference, Tag},
 };
 
 pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, reference: Reference) -> Answer {
@@ -49,6 +50,94 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, refe
             }
         }
     })
+}
+
+/// A manifest that lives here: GET, HEAD, PUT (end-7), DELETE (end-9).
+pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, reference: Reference) -> Answer {
+    let (client, name) = (&place.ask.client, &place.ask.repository);
+    let hosted = registry.hosted.clone();
+    let may = |right| hosted.may(client, right, name);
+    match *exchange.request.method() {
+        Method::GET | Method::HEAD => Answer::now(match hosted.manifest(client, name, &reference) {
+            Ok(found) if exchange.turn.is_head() => head(exchange, &place, &registry.mirror, &found.head()),
+            Ok(found) => whole(exchange, &place, found),
+            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(reference.to_string())),
+        }),
+        Method::PUT => match may(Right::Push) {
+            Ok(()) => put(registry, exchange, place, reference),
+            Err(error) => Answer::now(exchange.fail(&Failure::Hosted(error), Some(&place), None)),
+        },
+        Method::DELETE => match may(Right::Delete) {
+            Ok(()) => Answer::later(async move {
+                match hosted.delete_manifest(&place.ask.repository, &reference).await {
+                    Ok(()) => exchange.empty(&place, StatusCode::ACCEPTED),
+                    Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(reference.to_string())),
+                }
+            }),
+            Err(error) => Answer::now(exchange.fail(&Failure::Hosted(error), Some(&place), None)),
+        },
+        _ => Answer::now(exchange.fail(&Failure::NotAllowed("GET, HEAD, PUT, DELETE"), Some(&place), None)),
+    }
+}
+
+fn put(registry: &Registry, exchange: Exchange, place: Place, reference: Reference) -> Answer {
+    let asked = Pushing::of(&exchange);
+    let (hosted, stall, documents) = (registry.hosted.clone(), registry.body_stall, registry.documents.clone());
+    Answer::later(async move {
+        let Pushing { media_type, tags } = match asked {
+            Ok(asked) => asked,
+            Err(failure) => return exchange.fail(&failure, Some(&place), None),
+        };
+        // Closed by nobody; were it, the bound would be gone and nothing else.
+        let _turn = documents.acquire().await;
+        let (exchange, received) = uploads::document(exchange, stall, MOST_BYTES).await;
+        let bytes = match received {
+            Ok(bytes) => bytes,
+            Err(failure) => return exchange.fail(&failure, Some(&place), None),
+        };
+        let name = &place.ask.repository;
+        match hosted.put_manifest(name, &reference, media_type, tags.clone(), bytes).await {
+            Ok(pushed) => {
+                let mut response = exchange.empty(&place, StatusCode::CREATED);
+                let all = response.headers_mut();
+                let mut set = |header, value: String| {
+                    if let Ok(value) = HeaderValue::try_from(value) {
+                        all.append(header, value);
+                    }
+                };
+                set(LOCATION, format!("/v2/{name}/manifests/{}", pushed.digest));
+                set(headers::DOCKER_CONTENT_DIGEST, pushed.digest.to_string());
+                tags.iter().for_each(|tag| set(headers::OCI_TAG, tag.to_string()));
+                if let Some(subject) = pushed.subject {
+                    set(headers::OCI_SUBJECT, subject.to_string());
+                }
+                response
+            }
+            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(reference.to_string())),
+        }
+    })
+}
+
+/// What goes along with a pushed manifest.
+struct Pushing {
+    media_type: Option<MediaType>,
+    tags: Vec<Tag>,
+}
+
+impl Pushing {
+    fn of(exchange: &Exchange) -> Result<Pushing, Failure> {
+        let invalid = |why: &str| Failure::Hosted(hosted::Error::ManifestInvalid(why.to_owned()));
+        let media_type = exchange.head().headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+        let media_type = media_type.map(str::parse).transpose();
+        let mut tags = Vec::new();
+        for text in query::values(exchange.query(), "tag").map_err(Failure::Query)? {
+            let tag: Tag = text.parse().map_err(|bad: Invalid| Failure::Path(path::Bad::Reference(bad)))?;
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+        Ok(Pushing { media_type: media_type.map_err(|()| invalid("its Content-Type is no media type"))?, tags })
+    }
 }
 
 fn whole(mut exchange: Exchange, place: &Place, found: ManifestAnswer) -> Response<Body> {

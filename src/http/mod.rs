@@ -13,7 +13,9 @@ mod body;
 mod connection;
 mod error;
 mod exchange;
+mod framing;
 mod headers;
+mod intake;
 mod listings;
 mod manifests;
 mod metrics;
@@ -27,17 +29,20 @@ mod sendfile;
 mod server;
 mod tls;
 mod turn;
+mod uploads;
 
 use std::{
     convert::Infallible,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use actix_http::{Method, Request, StatusCode, header::HeaderValue};
 use actix_service::Service;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 pub use metrics::Metrics;
 pub use server::{Listener, Serving, Settings, serve};
@@ -47,19 +52,20 @@ use self::{
     admit::Gate,
     connection::Shared,
     error::Failure,
-    exchange::{Answer, Exchange, Place},
+    exchange::{Answer, Exchange, HERE, Place},
     metrics::Kind,
     path::Resource,
     turn::Turn,
 };
 use crate::{
     asker::Client,
+    hosted::Hosted,
     limits::permit::{About, Denied, Kind as Counted},
     mirror::{Ask, Mirror},
-    route::{Asked, Routes},
+    route::{Asked, Found, Routes},
 };
 
-/// The methods of what is mirrored.
+/// The methods of what is mirrored, and of every list.
 const READ: &str = "GET, HEAD";
 
 /// Headers of a request, in bytes, names and values together. Enough for any client seen; a token of a kilobyte fits well.
@@ -71,6 +77,10 @@ pub(crate) struct Registry {
     pub(crate) routes: Routes,
     pub(crate) gate: Gate,
     pub(crate) metrics: Metrics,
+    pub(crate) hosted: Hosted,
+    pub(crate) body_stall: Duration,
+    /// One for each manifest that is being pushed.
+    pub(crate) documents: Arc<Semaphore>,
 }
 
 /// The service of one worker.
@@ -131,21 +141,38 @@ fn dispatch(registry: &Registry, mut exchange: Exchange, client: Arc<Client>) ->
         Resource::Ping(asked) => Answer::now(ping(registry, exchange, asked.as_deref(), &client)),
         Resource::Catalog(_) if !reads(&exchange) => Answer::now(exchange.fail(&Failure::Method(READ), None, None)),
         Resource::Catalog(only) => listings::catalog(registry, exchange, only.as_deref(), client),
-        Resource::Manifest(asked, reference) => located(registry, exchange, client, &asked, |exchange, place| {
-            manifests::answer(registry, exchange, place, reference)
-        }),
-        Resource::Blob(asked, digest) => located(registry, exchange, client, &asked, |exchange, place| {
-            blobs::answer(registry, exchange, place, digest)
-        }),
-        Resource::Tags(asked) => {
-            located(registry, exchange, client, &asked, |exchange, place| listings::tags(registry, exchange, place))
-        }
-        Resource::Referrers(asked, digest) => located(registry, exchange, client, &asked, |exchange, place| {
-            referrers::answer(registry, exchange, place, digest)
-        }),
+        Resource::Manifest(asked, reference) => match place(registry, &exchange, client, &asked) {
+            Ok(At::Mirrored(place)) => {
+                reading(exchange, place, |exchange, place| manifests::answer(registry, exchange, place, reference))
+            }
+            Ok(At::Hosted(place)) => manifests::hosted(registry, exchange, place, reference),
+            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+        },
+        Resource::Blob(asked, digest) => match place(registry, &exchange, client, &asked) {
+            Ok(At::Mirrored(place)) => {
+                reading(exchange, place, |exchange, place| blobs::answer(registry, exchange, place, digest))
+            }
+            Ok(At::Hosted(place)) => blobs::hosted(registry, exchange, place, digest),
+            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+        },
+        Resource::Tags(asked) => match place(registry, &exchange, client, &asked) {
+            Ok(At::Mirrored(place)) => {
+                reading(exchange, place, |exchange, place| listings::tags(registry, exchange, place))
+            }
+            Ok(At::Hosted(place)) => listings::hosted(registry, exchange, place),
+            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+        },
+        Resource::Referrers(asked, digest) => match place(registry, &exchange, client, &asked) {
+            Ok(At::Mirrored(place)) => {
+                reading(exchange, place, |exchange, place| referrers::answer(registry, exchange, place, digest))
+            }
+            Ok(At::Hosted(place)) => referrers::hosted(registry, exchange, place, digest),
+            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+        },
         // No method at all is allowed on the upload of what cannot be uploaded; RFC 9110 writes that as an empty `Allow`.
-        Resource::Upload(asked) => match place(registry, &exchange, client, &asked) {
-            Ok(place) => Answer::now(exchange.fail(&Failure::Method(""), Some(&place), None)),
+        Resource::Upload(asked, id) => match place(registry, &exchange, client, &asked) {
+            Ok(At::Hosted(place)) => uploads::answer(registry, exchange, place, id),
+            Ok(At::Mirrored(place)) => Answer::now(exchange.fail(&Failure::Method(""), Some(&place), None)),
             Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
         },
     }
@@ -168,7 +195,7 @@ fn admit(
         Some(Resource::Blob(asked, digest) | Resource::Referrers(asked, digest)) => {
             (Some(asked), Some(digest.to_string()), Counted::Registry)
         }
-        Some(Resource::Tags(asked) | Resource::Upload(asked)) => (Some(asked), None, Counted::Registry),
+        Some(Resource::Tags(asked) | Resource::Upload(asked, _)) => (Some(asked), None, Counted::Registry),
         Some(Resource::Catalog(_)) | None => (None, None, Counted::Registry),
     };
     let repository = repository.map(|asked| asked.name.as_str()).unwrap_or_default();
@@ -179,32 +206,48 @@ fn admit(
     Ok(())
 }
 
-/// Finds the upstream of a name and refuses what is no reading.
-fn located(
-    registry: &Registry,
-    exchange: Exchange,
-    client: Arc<Client>,
-    asked: &Asked,
-    read: impl FnOnce(Exchange, Place) -> Answer,
-) -> Answer {
-    match place(registry, &exchange, client, asked) {
-        Ok(place) if reads(&exchange) => read(exchange, place),
-        Ok(place) => Answer::now(exchange.fail(&Failure::Method(READ), Some(&place), None)),
-        Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+/// Where a name leads. What is mirrored is read-only by being another variant than what is hosted.
+enum At {
+    Mirrored(Place),
+    Hosted(Place),
+}
+
+/// Refuses what is no reading of what is mirrored, whoever asks.
+fn reading(exchange: Exchange, place: Place, read: impl FnOnce(Exchange, Place) -> Answer) -> Answer {
+    match reads(&exchange) {
+        true => read(exchange, place),
+        false => Answer::now(exchange.fail(&Failure::Method(READ), Some(&place), None)),
     }
 }
 
-fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &Asked) -> Result<Place, Failure> {
+fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &Asked) -> Result<At, Failure> {
     let ns = match exchange.query() {
         Some(query) => query::value(Some(query), "ns").map_err(Failure::Query)?,
         None => None,
     };
-    let Some(found) = registry.routes.route(asked, ns.as_deref()) else {
-        let written = asked.registry.as_deref().or(ns.as_deref()).unwrap_or_default();
-        return Err(Failure::UnknownRegistry(written.into()));
-    };
-    let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
-    Ok(Place { ask: Ask { upstream: found.upstream, repository: found.repository, client }, namespace })
+    match registry.routes.find(asked, ns.as_deref()) {
+        Some(Found::Mirrored(found)) => {
+            let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
+            let ask = Ask { upstream: found.upstream, repository: found.repository, client };
+            Ok(At::Mirrored(Place { ask, namespace }))
+        }
+        Some(Found::Hosted(repository)) => {
+            // As its name says, and whether it exists or not, so that nothing is told by it.
+            let challenged = exchange.turn.shared().login
+                && matches!(client.key, crate::asker::ClientKey::Address(_))
+                && registry.hosted.is_private(&repository);
+            if challenged {
+                return Err(Failure::Login);
+            }
+            thread_local!(static HERE_NAME: Arc<str> = Arc::from(HERE));
+            let ask = Ask { upstream: HERE_NAME.with(Arc::clone), repository, client };
+            Ok(At::Hosted(Place { ask, namespace: None }))
+        }
+        None => {
+            let written = asked.registry.as_deref().or(ns.as_deref()).unwrap_or_default();
+            Err(Failure::UnknownRegistry(written.into()))
+        }
+    }
 }
 
 /// `GET /v2/` (end-1): it always answers, also who is banned, because clients give up on a registry whose ping fails.
@@ -238,7 +281,7 @@ fn kind(resource: &Resource) -> Kind {
         Resource::Catalog(_) => Kind::Catalog,
         Resource::Manifest(..) => Kind::Manifest,
         Resource::Blob(..) => Kind::Blob,
-        Resource::Upload(_) => Kind::Upload,
+        Resource::Upload(..) => Kind::Upload,
         Resource::Tags(_) => Kind::Tags,
         Resource::Referrers(..) => Kind::Referrers,
     }

@@ -26,8 +26,8 @@ pub(crate) enum Resource {
     Manifest(Asked, Reference),
     /// `/v2/<name>/blobs/<digest>` (end-2, end-10).
     Blob(Asked, Digest),
-    /// `/v2/<name>/blobs/uploads/…` (end-4 to end-6, end-11, end-13, end-14).
-    Upload(Asked),
+    /// `/v2/<name>/blobs/uploads/…` (end-4 to end-6, end-11, end-13, end-14), and the id behind it.
+    Upload(Asked, Option<Box<str>>),
     /// `/v2/<name>/tags/list` (end-8).
     Tags(Asked),
     /// `/v2/<name>/referrers/<digest>` (end-12).
@@ -74,12 +74,12 @@ pub(crate) fn parse(path: &str) -> Result<Resource, Bad> {
     let (name, word) = before.rsplit_once('/').ok_or(Bad::Nowhere)?;
     match word {
         "manifests" => Ok(Resource::Manifest(asked(name)?, last.parse().map_err(reference)?)),
-        "blobs" if last == "uploads" => Ok(Resource::Upload(asked(name)?)),
+        "blobs" if last == "uploads" => Ok(Resource::Upload(asked(name)?, None)),
         "blobs" => Ok(Resource::Blob(asked(name)?, last.parse().map_err(Bad::Digest)?)),
         "referrers" => Ok(Resource::Referrers(asked(name)?, last.parse().map_err(Bad::Digest)?)),
         "tags" if last == "list" => Ok(Resource::Tags(asked(name)?)),
         "uploads" => match name.strip_suffix("/blobs") {
-            Some(name) => Ok(Resource::Upload(asked(name)?)),
+            Some(name) => Ok(Resource::Upload(asked(name)?, (!last.is_empty()).then(|| last.into()))),
             None => Err(Bad::Nowhere),
         },
         _ => Err(Bad::Nowhere),
@@ -105,6 +105,11 @@ fn split_prefix(path: &str) -> Option<(Option<Box<str>>, &str)> {
     let (registry, rest) = path.split_once('/')?;
     let rest = if rest == "v2" { "" } else { rest.strip_prefix("v2/")? };
     is_host(registry).then(|| (Some(registry.into()), rest))
+}
+
+/// Reads a name as it stands in a query, with or without a registry.
+pub(crate) fn name(text: &str) -> Result<Asked, Bad> {
+    asked(None, text)
 }
 
 fn asked(prefix: Option<Box<str>>, name: &str) -> Result<Asked, Bad> {
@@ -169,7 +174,7 @@ mod tests {
             Resource::Catalog(registry) => format!("catalog {registry:?}"),
             Resource::Manifest(name, reference) => format!("manifest {} {reference}", printed(&name)),
             Resource::Blob(name, digest) => format!("blob {} {}", printed(&name), &digest.to_string()[..10]),
-            Resource::Upload(name) => format!("upload {}", printed(&name)),
+            Resource::Upload(name, id) => format!("upload {} {}", printed(&name), id.unwrap_or_default()),
             Resource::Tags(name) => format!("tags {}", printed(&name)),
             Resource::Referrers(name, _) => format!("referrers {}", printed(&name)),
         }
@@ -194,10 +199,10 @@ mod tests {
             ("/v2/blobs/uploads/manifests/latest", "manifest blobs/uploads latest"),
             ("/v2/v2/tags/list/tags/list", "tags v2/tags/list"),
             ("/v2/manifests/manifests/manifests", "manifest manifests manifests"),
-            ("/v2/a/blobs/uploads/manifests", "upload a"),
-            ("/v2/a/blobs/uploads/", "upload a"),
-            ("/v2/a/blobs/uploads", "upload a"),
-            ("/v2/a/blobs/uploads/some-id", "upload a"),
+            ("/v2/a/blobs/uploads/manifests", "upload a manifests"),
+            ("/v2/a/blobs/uploads/", "upload a "),
+            ("/v2/a/blobs/uploads", "upload a "),
+            ("/v2/a/blobs/uploads/some-id", "upload a some-id"),
             // One component with a dot is a name, not a registry with nothing behind it.
             ("/v2/my.image/manifests/x", "manifest my.image x"),
         ] {

@@ -31,6 +31,13 @@ pub(crate) fn value<'a>(query: Option<&'a str>, name: &'static str) -> Result<Op
     Ok(None)
 }
 
+/// The decoded values of a parameter that may stand there several times.
+pub(crate) fn values(query: Option<&str>, name: &'static str) -> Result<Vec<String>, Bad> {
+    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let values = pairs.filter(|(key, _)| *key == name).map(|(_, value)| decode(value).ok_or(Bad::Value(name)));
+    values.map(|value| value.map(Cow::into_owned)).collect()
+}
+
 /// `n`: how many entries a page may have (end-8b).
 pub(crate) fn count(query: Option<&str>) -> Result<Option<usize>, Bad> {
     match value(query, "n").map_err(|_| Bad::Count)? {

@@ -89,9 +89,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         rest
     }
 
+    /// A request with a body, and its whole response.
+    pub(crate) async fn push(&mut self, line: &str, headers: &str, body: &[u8]) -> Heard {
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
+        self.send([head.as_bytes(), body].concat()).await;
+        self.heard(line).await
+    }
+
     /// A request of one line and more header lines, and its whole response.
     pub(crate) async fn ask(&mut self, line: &str, headers: &str) -> Heard {
         self.send(format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n")).await;
+        self.heard(line).await
+    }
+
+    /// The response to a request of this line.
+    pub(crate) async fn heard(&mut self, line: &str) -> Heard {
         let head = self.exact_head().await;
         let status = head[9..12].parse().unwrap();
         let mut heard = Heard { status, head, body: Vec::new() };

@@ -1,6 +1,11 @@
 //! What refers to a manifest (end-12), filtered as asked and announced as filtered.
 
-use actix_http::{Response, header::HeaderValue};
+use std::time::Duration;
+
+use actix_http::{
+    Response,
+    header::{HeaderValue, LINK},
+};
 
 use super::{
     Registry,
@@ -10,7 +15,7 @@ use super::{
     headers, query,
 };
 use crate::{
-    mirror::ReferrersAnswer,
+    mirror::{Facts, ReferrersAnswer, Status},
     oci::{Digest, OCI_IMAGE_INDEX},
 };
 
@@ -27,6 +32,49 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, dige
         match mirror.referrers(&place.ask, &digest).await {
             Ok(found) => index(exchange, &place, &found, artifact_type.as_deref()),
             Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), Some(digest.to_string())),
+        }
+    })
+}
+
+/// Entries of a page, unless fewer are asked for.
+const MOST_ENTRIES: usize = 1000;
+
+/// What refers to a manifest of a repository that lives here, a page at a time.
+pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
+    if !super::reads(&exchange) {
+        return Answer::now(exchange.fail(&Failure::NotAllowed(super::READ), Some(&place), None));
+    }
+    let asked = || {
+        let value = |name| query::value(exchange.query(), name).map_err(Failure::Query);
+        let artifact_type = value("artifactType")?.map(|artifact_type| artifact_type.into_owned());
+        let last = value("last")?.map(|last| last.parse::<Digest>()).transpose();
+        let n = query::count(exchange.query()).map_err(Failure::Query)?;
+        let last = last.map_err(|bad| Failure::Hosted(bad.into()))?;
+        Ok((artifact_type, last, n.unwrap_or(MOST_ENTRIES).clamp(1, MOST_ENTRIES)))
+    };
+    let (artifact_type, last, most) = match asked() {
+        Ok(asked) => asked,
+        Err(failure) => return Answer::now(exchange.fail(&failure, Some(&place), None)),
+    };
+    let hosted = registry.hosted.clone();
+    Answer::later(async move {
+        let (client, name) = (&place.ask.client, &place.ask.repository);
+        match hosted.referrers(client, name, &digest, artifact_type.clone(), last, most).await {
+            Ok(found) => {
+                let link = found.next.map(|next| {
+                    let filter = artifact_type.as_deref().map(query::encode);
+                    let filter = filter.map_or(String::new(), |filter| format!("&artifactType={filter}"));
+                    format!("</v2/{name}/referrers/{digest}?n={most}&last={next}{filter}>; rel=\"next\"")
+                });
+                let facts = Facts { status: Status::Hit, age: Duration::ZERO, warning: None };
+                let found = ReferrersAnswer { descriptors: found.descriptors.into(), facts };
+                let mut response = index(exchange, &place, &found, artifact_type.as_deref());
+                if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+                    response.headers_mut().insert(LINK, link);
+                }
+                response
+            }
+            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(digest.to_string())),
         }
     })
 }

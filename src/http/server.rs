@@ -8,7 +8,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use actix_http::{HttpService, KeepAlive, Request, Response};
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt as _, fn_factory, fn_service};
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -19,13 +19,16 @@ use super::{
     metrics::Metrics,
     sendfile::Stream,
 };
-use crate::{limits::Limits, mirror::Mirror, route::Routes};
+use crate::{hosted::Hosted, limits::Limits, mirror::Mirror, route::Routes};
 
 /// How long a client may take to see that its connection is being closed.
 const DISCONNECT: Duration = Duration::from_secs(2);
 
 /// Bytes that may wait in the kernel without having been sent, beyond what is on its way to the client.
 const UNSENT: u32 = 256 << 10;
+
+/// Manifests that are pushed at once; each may be 4 MiB in memory. The others wait.
+const DOCUMENTS: usize = 16;
 
 /// How the registry side behaves. Every bound stands in deploy.toml.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// A response that makes no progress for so long is cut (30 s).
     pub write_stall: Duration,
+    /// The body of a request brings something within so long, or is cut (30 s).
+    pub body_stall: Duration,
     /// Bodies in flight may take so long to finish once [`Serving::stop`] was called, in whole seconds.
     pub drain: Duration,
     /// Which names go where.
@@ -90,10 +95,14 @@ pub async fn serve(
     listeners: Vec<Listener>,
     mirror: Mirror,
     limits: Limits,
+    hosted: Hosted,
     metrics: Metrics,
 ) -> io::Result<Serving> {
     let registry = Arc::new(Registry {
         mirror,
+        hosted,
+        body_stall: settings.body_stall,
+        documents: Arc::new(Semaphore::new(DOCUMENTS)),
         routes: settings.routes.clone(),
         gate: Gate::new(limits),
         metrics: metrics.clone(),

@@ -11,10 +11,14 @@ use super::{
     *,
 };
 use crate::{
+    hosted,
     limits::{Account, Limits, Rulebook},
     mirror,
     upstream::{self, Ledger, Upstream},
 };
+
+mod pushes;
+mod rights;
 
 struct World {
     hub: Hub,
@@ -41,14 +45,28 @@ fn patient() -> mirror::Settings {
 }
 
 async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
+    hosting(mirror, accounts, Hosting::default()).await
+}
+
+/// What lives here, and on what disk.
+#[derive(Default)]
+struct Hosting {
+    namespaces: Vec<String>,
+    settings: hosted::Settings,
+    faults: weir_storage::Faults,
+    body_stall: Option<Duration>,
+}
+
+async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Hosting) -> World {
     let directory = tempfile::tempdir().unwrap();
     let hub = Hub::start(hub::Settings::default()).await.unwrap();
-    let store = weir_storage::Store::open(weir_storage::Settings {
+    let settings = weir_storage::Settings {
         root: directory.path().to_owned(),
         capacity: 1 << 30,
+        namespaces: hosting.namespaces.clone(),
         ..weir_storage::Settings::default()
-    })
-    .unwrap();
+    };
+    let store = weir_storage::Store::open_on(settings, hosting.faults).unwrap();
     let keep = |_: Vec<u8>| -> upstream::ledger::Kept { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let settings = upstream::Settings {
@@ -67,6 +85,7 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
     let limits = Limits::unkept(Rulebook { accounts: accounts.into(), ..Rulebook::default() });
+    let hosted = Hosted::new(hosting.settings, store.clone());
     let mirror = Mirror::new(mirror, store, vec![upstream], ledger, limits.clone(), Handle::current());
     let settings = Settings {
         workers: 1,
@@ -74,14 +93,16 @@ async fn world(mirror: mirror::Settings, accounts: Vec<Account>) -> World {
         head_timeout: Duration::from_secs(5),
         keep_alive: Duration::from_secs(75),
         write_stall: Duration::from_secs(30),
+        body_stall: hosting.body_stall.unwrap_or(Duration::from_secs(30)),
         drain: Duration::from_secs(1),
-        routes: Routes::new(Some("docker.io"), ["docker.io"]),
+        routes: Routes::new(Some("docker.io"), ["docker.io"]).hosting(&hosting.namespaces),
     };
     let listener = |login| {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Listener { socket, login, tls: None }
     };
-    let serving = serve(settings, vec![listener(false), listener(true)], mirror, limits, Metrics::new()).await.unwrap();
+    let listeners = vec![listener(false), listener(true)];
+    let serving = serve(settings, listeners, mirror, limits, hosted, Metrics::new()).await.unwrap();
     World { hub, serving, _directory: directory }
 }
 
@@ -121,6 +142,8 @@ async fn the_ping_answers_everybody_and_challenges_only_where_a_login_is_wanted(
         networks: Vec::new(),
         namespaces: Vec::new(),
         pull: Arc::from([]),
+        push: Arc::from([]),
+        delete: Arc::from([]),
     };
     let world = world(patient(), vec![account]).await;
     for path in ["/v2/", "/v2", "/docker.io/v2/", "/registry-1.docker.io/v2/"] {

@@ -60,6 +60,10 @@ pub struct Account {
     pub namespaces: Vec<String>,
     /// Repository patterns it may pull where anonymous may not.
     pub pull: Arc<[String]>,
+    /// Hosted names it may push to.
+    pub push: Arc<[String]>,
+    /// Hosted names it may delete from.
+    pub delete: Arc<[String]>,
 }
 
 // A hash can be guessed at, offline.

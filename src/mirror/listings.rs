@@ -58,7 +58,7 @@ impl Inner {
             Err(upstream::Error::Denied) => Err(Error::NameUnknown),
             Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::NameUnknown)),
         };
-        let Some(tag) = fallback_tag(subject) else { return nothing };
+        let Some(tag) = subject.fallback_tag() else { return nothing };
         let (source, record) = match self.resolve(ask, &tag).await {
             Ok(Resolution::Named { source, record, .. }) => (source, record),
             // A registry that refuses HEAD would make every look for referrers a counted pull; none are shown then.
@@ -153,11 +153,4 @@ impl Inner {
         names.dedup();
         Ok(names)
     }
-}
-
-/// The tag under which clients keep referrers at registries without the API: the algorithm cut to 32 characters, a dash,
-/// the hash cut to 64 (distribution-spec, "Referrers tag schema").
-fn fallback_tag(subject: &Digest) -> Option<Tag> {
-    let hex = subject.hex();
-    format!("{}-{}", subject.algorithm().as_str(), hex.get(..64)?).parse().ok()
 }

@@ -10,8 +10,8 @@
 use std::sync::{Arc, LazyLock};
 
 use crate::{
-    mirror::{Ask, Error, Inner, Source, freshness::matches},
-    oci::{Digest, Reference},
+    mirror::{Ask, Error, Inner, Source},
+    oci::{Digest, Reference, matches},
     upstream::{self, Identity, Upstream},
 };
 

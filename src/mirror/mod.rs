@@ -35,7 +35,7 @@ use tokio::{runtime::Handle, sync::watch};
 use weir_storage::{Store, TagRecord};
 
 use self::{blobs::Found, fill::Fills, flight::Flights, negative::Negative, revalidate::Resolution};
-pub use self::{error::Error, freshness::matches, metrics::Metrics, settings::Settings};
+pub use self::{error::Error, metrics::Metrics, settings::Settings};
 pub use crate::upstream::ledger::{Left, Spend};
 use crate::{
     asker::Client,

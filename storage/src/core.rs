@@ -16,11 +16,14 @@ use crate::{
     blob::{Holds, Stripes},
     disk::Disk,
     evict::Space,
+    hosted::Durable,
     index::Index,
     layout::{Kind, Layout, flat},
     memory::Memory,
     oci::Digest,
     partial::Partials,
+    pins::Pins,
+    upload::Uploads,
     verify::Verifier,
 };
 
@@ -35,11 +38,16 @@ pub(crate) struct Core {
     pub(crate) partials: Partials,
     pub(crate) memory: Memory,
     pub(crate) stripes: Stripes,
+    /// Of hosted repositories; held while one is changed, with its syncs, by blocking threads alone.
+    pub(crate) repositories: Stripes,
     pub(crate) quarantined: AtomicU64,
     pub(crate) index_ready: AtomicBool,
     pub(crate) index: Index,
     pub(crate) verifier: Verifier,
     pub(crate) bell: Bell,
+    pub(crate) pins: Pins,
+    pub(crate) durable: Durable,
+    pub(crate) uploads: Uploads,
     // The directory is ours while this is open: as long as a thread or a writer may still touch it.
     pub(crate) _lock: File,
 }

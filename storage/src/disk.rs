@@ -235,6 +235,17 @@ impl Disk {
         self.run(Call::Sync, path, || File::open(path)?.sync_all())
     }
 
+    /// 128 random bits in hexadecimal, from the kernel: what nobody can guess.
+    pub(crate) fn random(&self) -> Result<String, Error> {
+        let mut bytes = [0; 16];
+        self.run(Call::Read, Path::new("random numbers"), || {
+            let count = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+            // The kernel promises up to 256 bytes whole.
+            if count == bytes.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        })?;
+        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Asks the kernel to start writing a range that was just written, so that the sync at the end is short.
     ///
     /// `sync_file_range` is not to be had without `unsafe`; on Linux `POSIX_FADV_DONTNEED` begins write-back of the
@@ -327,6 +338,21 @@ impl Disk {
         let result = self.write_at(&file, temporary, pieces, 0).and_then(|()| self.rename(temporary, path));
         if result.is_err() {
             // The failure above is the one to tell; what stays behind is swept at the next start.
+            let _ = self.remove(temporary);
+        }
+        result
+    }
+}
+
+impl Disk {
+    /// As [`Disk::replace`], and the bytes are on the disk before the name is; the name follows with its directory.
+    pub(crate) fn replace_synced(&self, temporary: &Path, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
+        let file = self.create(temporary)?;
+        let result = self
+            .write_at(&file, temporary, pieces, 0)
+            .and_then(|()| self.sync_data(&file, temporary))
+            .and_then(|()| self.rename(temporary, path));
+        if result.is_err() {
             let _ = self.remove(temporary);
         }
         result

@@ -31,6 +31,23 @@ pub enum Error {
         /// Bytes that came, or that had come when they were too many.
         actual: u64,
     },
+    /// A hosted namespace would hold more than it may.
+    #[error("the namespace {namespace} may hold {capacity} bytes")]
+    Quota {
+        /// Its pattern.
+        namespace: String,
+        /// Bytes it may hold.
+        capacity: u64,
+    },
+    /// As many uploads are under way as there may be.
+    #[error("too many uploads are under way")]
+    Busy,
+    /// The upload has ended, or another request has taken it over.
+    #[error("the upload has ended, or another request goes on with it")]
+    Superseded,
+    /// The tag is there, names something else, and may not be moved or removed.
+    #[error("the tag {0} is immutable")]
+    Immutable(crate::oci::Tag),
     /// The directory belongs to another process or another version of Weir; the text says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -78,6 +95,10 @@ impl Error {
                 Error::WrongSize { digest: digest.clone(), expected: *expected, actual: *actual }
             }
             Error::Unusable(why) => Error::Unusable(why.clone()),
+            Error::Quota { namespace, capacity } => Error::Quota { namespace: namespace.clone(), capacity: *capacity },
+            Error::Busy => Error::Busy,
+            Error::Superseded => Error::Superseded,
+            Error::Immutable(tag) => Error::Immutable(tag.clone()),
             Error::Io { call, path, source } => {
                 let source = source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
                 Error::Io { call, path: path.clone(), source }

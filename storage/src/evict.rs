@@ -169,7 +169,10 @@ impl Core {
         let (low, high) = self.watermarks();
         let used = self.space.books().used();
         if used > high {
-            self.evict(used - low);
+            // What is hosted here stays, so there may be no way down to the mark.
+            let (_, pinned) = self.pins.total(Kind::Blob);
+            let most = self.space.books().blobs.bytes().saturating_sub(pinned);
+            self.evict((used - low).min(most));
         }
         self.evict_manifests();
     }
@@ -178,6 +181,9 @@ impl Core {
     pub(crate) fn evict(&self, bytes: u64) -> u64 {
         let _one = self.space.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         self.space.drain_accesses();
+        if bytes == 0 {
+            return 0;
+        }
         let mut freed = self.drop_partials(bytes);
         if freed >= bytes {
             return freed;
@@ -201,8 +207,11 @@ impl Core {
         let most_bytes = self.settings.capacity / MANIFEST_SHARE;
         let most = self.space.most_manifests.load(Ordering::Relaxed);
         let over = |core: &Core| {
+            // What is hosted here is not the cache's to count.
+            let (count, bytes) = core.pins.total(Kind::Manifest);
             let books = core.space.books();
-            books.manifests.bytes() > most_bytes || books.manifests.count() > most
+            books.manifests.bytes().saturating_sub(bytes) > most_bytes
+                || books.manifests.count().saturating_sub(count) > most
         };
         if !over(self) {
             return;
@@ -223,7 +232,10 @@ impl Core {
 
     fn evict_one(&self, kind: Kind, digest: &Digest) -> Option<u64> {
         let path = self.layout.object(kind, digest);
-        let removed = self.holds.unless_held(digest, || self.disk.remove(&path))?;
+        // A pin is taken under a hold, so that none comes between the look and the removal.
+        let removed = self
+            .holds
+            .unless_held(digest, || (!self.pins.is_pinned(kind, digest)).then(|| self.disk.remove(&path)))??;
         if let Err(error) = removed {
             warn!(%digest, %error, "cannot evict");
             return None;
@@ -277,6 +289,13 @@ impl Reservation {
             core.evict(used.saturating_add(more).saturating_sub(goal));
         }
         Err(core.complain(more))
+    }
+
+    /// Gives back all but `bytes`.
+    pub(crate) fn shrink_to(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.core.space.books().reserved -= surplus;
+        self.bytes -= surplus;
     }
 
     /// The bytes became a blob of `size`.

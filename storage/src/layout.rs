@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Error, Source,
-    oci::{Digest, Tag},
+    oci::{Digest, Name, Tag},
 };
 
 /// The two kinds of content that are stored under their digest.
@@ -96,6 +96,48 @@ impl Layout {
         self.root.join("repositories")
     }
 
+    /// Names this server in the ids of its uploads.
+    pub(crate) fn server(&self) -> PathBuf {
+        self.root.join("server")
+    }
+
+    pub(crate) fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    /// The bytes of an upload. `id` is one that this server made or that it found as a file's name.
+    pub(crate) fn upload(&self, id: &str) -> PathBuf {
+        self.root.join("uploads").join(id)
+    }
+
+    /// Whose upload it is.
+    pub(crate) fn upload_record(&self, id: &str) -> PathBuf {
+        self.root.join("uploads").join(format!("{id}.session"))
+    }
+
+    pub(crate) fn hosted(&self) -> PathBuf {
+        self.root.join("hosted")
+    }
+
+    /// The directory of a repository that lives here.
+    pub(crate) fn repository(&self, name: &Name) -> PathBuf {
+        self.root.join("hosted").join(name.as_str())
+    }
+
+    /// That a hosted repository holds a digest. The size is part of the name, so that one listing tells what is held.
+    pub(crate) fn held(&self, name: &Name, kind: Kind, digest: &Digest, size: u64) -> PathBuf {
+        self.repository(name).join(held_in(kind)).join(format!("{}.{size}", flat(digest)))
+    }
+
+    pub(crate) fn hosted_tag(&self, name: &Name, tag: &Tag) -> PathBuf {
+        self.repository(name).join(TAGS).join(tag.as_str())
+    }
+
+    /// The descriptors of what refers to a subject.
+    pub(crate) fn referrers(&self, name: &Name, subject: &Digest) -> PathBuf {
+        self.repository(name).join(REFERRERS).join(flat(subject))
+    }
+
     pub(crate) fn journal(&self, name: &str) -> PathBuf {
         self.root.join("journals").join(name)
     }
@@ -141,6 +183,21 @@ impl Layout {
 pub(crate) const TAGS: &str = "_tags";
 pub(crate) const MEMBERS: &str = "_members";
 pub(crate) const LISTINGS: &str = "_listings";
+pub(crate) const REFERRERS: &str = "_referrers";
+
+/// Where a hosted repository keeps what it holds of a kind.
+pub(crate) fn held_in(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Blob => "_blobs",
+        Kind::Manifest => "_manifests",
+    }
+}
+
+/// The digest and the size in a name that [`Layout::held`] made.
+pub(crate) fn held_name(name: &str) -> Option<(Digest, u64)> {
+    let (digest, size) = name.split_once('.')?;
+    Some((unflat(digest)?, size.parse().ok()?))
+}
 
 /// A digest as one file name.
 pub(crate) fn flat(digest: &Digest) -> String {

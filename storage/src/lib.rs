@@ -13,6 +13,11 @@
 //!     _tags/<tag>                               the digest a tag named, and when that was asked
 //!     _members/<algorithm>-<hex>                this repository vouched for that digest (empty)
 //!     _listings/<kind>                          a tag list or a referrers answer
+//!   hosted/<repository>/                        what lives here; all of it is on the disk before it is acknowledged
+//!     _blobs/, _manifests/<algorithm>-<hex>.<size>   the repository holds that digest
+//!     _tags/<tag>, _referrers/<subject>/<digest>     what a tag names, what refers to what
+//!   uploads/<id>, <id>.session                  arriving from a client, of a digest that is told last
+//!   server                                      names this server in the ids of its uploads
 //!   journals/<name>                             what no upstream can give again
 //!   quarantine/                                 what did not match its digest, for somebody to look at
 //!   index/, index.sentinel                      sled: rebuildable from all of the above
@@ -21,7 +26,8 @@
 //! # The map
 //! `store` is what others call. A blob comes in by `writer` (the handle) and `ingest` (the thread behind it), is shared
 //! by `arriving`, and goes out by `reader`; `blob` knows who uses which, `partial` what an earlier attempt left. `manifest`,
-//! `tag`, `membership` and `listing` are small files behind `memory`. `rank` decides what goes first and `evict` removes it.
+//! `tag`, `membership` and `listing` are small files behind `memory`. `hosted` are the repositories that live here, `upload` how
+//! blobs get into them, and `pins` what of it eviction must leave alone. `rank` decides what goes first and `evict` removes it.
 //! `recover` is what happens at start, `verify` and `scrub` find rot, `state` the journals, `index` sled. All of them go through
 //! `disk`, the only file that makes file system calls, by paths that only `layout` builds.
 //!
@@ -38,6 +44,7 @@ mod core;
 mod disk;
 mod error;
 mod evict;
+mod hosted;
 mod index;
 mod ingest;
 mod layout;
@@ -47,6 +54,7 @@ mod membership;
 mod memory;
 pub mod oci;
 mod partial;
+mod pins;
 mod rank;
 mod reader;
 mod record;
@@ -56,6 +64,7 @@ mod settings;
 mod state;
 mod store;
 mod tag;
+mod upload;
 mod verify;
 mod writer;
 
@@ -63,6 +72,7 @@ pub use arriving::{Arriving, HOLD_BACK};
 #[doc(hidden)]
 pub use disk::{Call, Faults};
 pub use error::Error;
+pub use hosted::{Hosted, Push, ReferrersPage};
 pub use listing::Listing;
 pub use reader::{Extent, Reader, Stopped};
 pub use scrub::Scrubbed;
@@ -70,4 +80,5 @@ pub use settings::Settings;
 pub use state::Journal;
 pub use store::{Source, Store, Usage};
 pub use tag::TagRecord;
+pub use upload::Upload;
 pub use writer::Writer;

@@ -41,6 +41,11 @@ impl Core {
     }
 
     pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<(), Error> {
+        self.write_manifest(manifest, false)
+    }
+
+    /// `synced`: the bytes are on the disk before this comes back; whoever wants the name there syncs its directory.
+    pub(crate) fn write_manifest(&self, manifest: &Manifest, synced: bool) -> Result<(), Error> {
         let actual = manifest.digest.algorithm().digest(&manifest.bytes);
         if actual != manifest.digest {
             return Err(Error::mismatch(&manifest.digest, actual));
@@ -49,10 +54,17 @@ impl Core {
         let pieces = [Bytes::from(format!("{}\n", manifest.media_type)), manifest.bytes.clone()];
         let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let _hold = self.holds.hold(&manifest.digest);
-        let mut written = self.disk.replace(&self.layout.temporary(), &path, &pieces);
+        let replace = || {
+            let temporary = self.layout.temporary();
+            match synced {
+                true => self.disk.replace_synced(&temporary, &path, &pieces),
+                false => self.disk.replace(&temporary, &path, &pieces),
+            }
+        };
+        let mut written = replace();
         if written.as_ref().is_err_and(Error::is_full) {
             self.evict(size.max(1 << 20));
-            written = self.disk.replace(&self.layout.temporary(), &path, &pieces);
+            written = replace();
         }
         written.map_err(|error| if error.is_full() { self.complain(size) } else { error })?;
         self.space.insert(Kind::Manifest, &manifest.digest, size);

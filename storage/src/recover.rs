@@ -47,6 +47,8 @@ pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error>
         tries += 1;
         std::thread::sleep(Duration::from_millis(50));
     };
+    // A power cut may leave a file that has its length and not its bytes.
+    let before = before.trim_start_matches('\0');
     if before.lines().next().is_some_and(|line| line != LAYOUT) {
         return Err(Error::Unusable(format!(
             "{root} was laid out by another version of Weir ({:?} and not {LAYOUT:?}); run that version or set \
@@ -58,7 +60,21 @@ pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error>
     let length = line.len() as u64;
     disk.write_at(&lock, &path, &[line.into()], 0)?;
     disk.truncate(&lock, &path, length)?;
+    disk.sync_data(&lock, &path)?;
     Ok(lock)
+}
+
+/// The name of this server, made with the directory: eight hexadecimal digits.
+pub(crate) fn server(disk: &Disk, layout: &Layout) -> Result<String, Error> {
+    let path = layout.server();
+    let known = disk.read(&path, 64)?.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    let is_one = |text: &str| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_one(known.trim()) {
+        return Ok(known.trim().to_owned());
+    }
+    let name = disk.random()?[..8].to_owned();
+    disk.replace(&layout.temporary(), &path, &[format!("{name}\n").into()])?;
+    Ok(name)
 }
 
 /// Removes what is of no use any more; what may be resumed is left to whoever asks for it. One directory of few files.

@@ -24,6 +24,16 @@ pub struct Settings {
     /// Whether a blob of an earlier run is hashed once before its last bytes are given (true). Costs one read of the
     /// blob, on its first use after a start, and finds what rotted while nobody looked.
     pub verify_on_first_read: bool,
+    /// Patterns of the names that are hosted here (none); each is a namespace.
+    pub namespaces: Vec<String>,
+    /// Bytes that each of them may hold; 0 is as many as the disk has room for (0).
+    pub namespace_capacity: u64,
+    /// Uploads under way at once (1,000).
+    pub upload_sessions: usize,
+    /// An upload that nobody went on with for so long is dropped (6 h).
+    pub upload_ttl: Duration,
+    /// What was pushed and is named by no manifest of its repository is dropped after so long (24 h).
+    pub unnamed_ttl: Duration,
 }
 
 impl Default for Settings {
@@ -38,6 +48,11 @@ impl Default for Settings {
             memory_cache: 64 << 20,
             write_buffer: 8 << 20,
             verify_on_first_read: true,
+            namespaces: Vec::new(),
+            namespace_capacity: 0,
+            upload_sessions: 1000,
+            upload_ttl: Duration::from_secs(6 * 60 * 60),
+            unnamed_ttl: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

@@ -20,7 +20,9 @@ use crate::{
     memory::Memory,
     oci::{Digest, Manifest, Name, Tag},
     partial::Partials,
+    pins::Pins,
     recover,
+    upload::Uploads,
 };
 
 /// How often the housekeeper looks when nobody calls it.
@@ -92,6 +94,7 @@ impl Drop for Inner {
             // The directory must be free when the store is gone. A thread that panicked has said so.
             let _ = thread.join();
         }
+        self.core.uploads.forget();
     }
 }
 
@@ -115,6 +118,8 @@ impl Store {
         if inodes > 0 {
             space.most_manifests.store(inodes / 10, Ordering::Relaxed);
         }
+        let uploads = Uploads::of(recover::server(&disk, &layout)?);
+        let pins = Pins::new(settings.namespaces.clone(), settings.namespace_capacity);
         let core = Arc::new(Core {
             memory: Memory::new(settings.memory_cache),
             settings,
@@ -124,14 +129,20 @@ impl Store {
             holds: Holds::new(),
             partials: Partials::default(),
             stripes: Stripes::new(),
+            repositories: Stripes::new(),
             quarantined: Default::default(),
             index_ready: Default::default(),
             index: Default::default(),
             verifier: Default::default(),
             bell: Bell::default(),
+            pins,
+            durable: Default::default(),
+            uploads,
             _lock: lock,
         });
         recover::sweep(&core)?;
+        core.recover_hosted()?;
+        core.recover_uploads()?;
         let mut inner = Inner { core: core.clone(), threads: Vec::new(), journals: Mutex::default() };
         let counted = core.clone();
         inner.start("recover", move || {
@@ -144,6 +155,7 @@ impl Store {
             let (mut written, mut mended) = (Instant::now(), Instant::now());
             while core.bell.wait(HOUSEKEEPING) {
                 core.tidy();
+                core.expire_uploads();
                 if written.elapsed() >= index::EVERY {
                     core.flush_index();
                     written = Instant::now();

@@ -81,12 +81,30 @@ impl Core {
     }
 
     pub(crate) fn write_record(&self, path: &std::path::Path, value: &impl Serialize) -> Result<(), Error> {
+        self.write_record_as(path, value, false)
+    }
+
+    /// `synced`: its bytes are on the disk before this comes back.
+    pub(crate) fn write_record_as(
+        &self,
+        path: &std::path::Path,
+        value: &impl Serialize,
+        synced: bool,
+    ) -> Result<(), Error> {
         let sealed = record::seal(value).map_err(|error| Error::Unusable(format!("cannot be a record: {error}")))?;
         let size = sealed.len() as u64;
-        let mut written = self.disk.replace(&self.layout.temporary(), path, std::slice::from_ref(&sealed));
+        let pieces = [sealed];
+        let replace = || {
+            let temporary = self.layout.temporary();
+            match synced {
+                true => self.disk.replace_synced(&temporary, path, &pieces),
+                false => self.disk.replace(&temporary, path, &pieces),
+            }
+        };
+        let mut written = replace();
         if written.as_ref().is_err_and(Error::is_full) {
             self.evict(size.max(1 << 20));
-            written = self.disk.replace(&self.layout.temporary(), path, &[sealed]);
+            written = replace();
         }
         written.map_err(|error| if error.is_full() { self.complain(size) } else { error })
     }

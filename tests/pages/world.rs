@@ -47,6 +47,8 @@ pub(crate) fn account(name: &str, is_admin: bool, networks: &[&str], namespaces:
         networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
         namespaces: namespaces.iter().map(|namespace| (*namespace).to_owned()).collect(),
         pull: Arc::from([]),
+        push: Arc::from([]),
+        delete: Arc::from([]),
     }
 }
 

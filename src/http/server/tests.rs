@@ -133,6 +133,7 @@ fn settings() -> Settings {
         // actix-http reckons its own deadlines from a clock that ticks twice a second.
         head_timeout: Duration::from_secs(1),
         keep_alive: Duration::from_secs(30),
+        body_stall: Duration::from_secs(30),
         write_stall: Duration::from_millis(500),
         drain: Duration::from_secs(10),
         routes: Routes::default(),

@@ -12,8 +12,13 @@ impl Limits {
         let rulebook = self.rulebook();
         let account = rulebook.account_of(&key);
         let (class, on_exceed) = rulebook.classes.of(address, account.map(|account| &*account.name), user_agent);
+        let patterns = |of: fn(&crate::limits::Account) -> &Arc<[String]>| {
+            account.map_or_else(|| Arc::from([]), |a| of(a).clone())
+        };
         Client {
-            pull: account.map_or_else(|| Arc::from([]), |account| account.pull.clone()),
+            pull: patterns(|account| &account.pull),
+            push: patterns(|account| &account.push),
+            delete: patterns(|account| &account.delete),
             overrides: account.is_some_and(|account| account.budget_override),
             key,
             class,

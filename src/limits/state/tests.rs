@@ -27,6 +27,8 @@ fn account(name: &str, networks: &[&str], namespaces: &[&str]) -> Account {
         networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
         namespaces: namespaces.iter().map(|&namespace| namespace.to_owned()).collect(),
         pull: Arc::from([]),
+        push: Arc::from([]),
+        delete: Arc::from([]),
     }
 }
 

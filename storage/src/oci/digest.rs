@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
-use super::Invalid;
+use super::{Invalid, Tag};
 
 /// The hash functions a digest may name. Others (md5, sha1) are refused: a mirror that cannot verify must not serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +74,13 @@ impl Digest {
             }
         }
         hex
+    }
+
+    /// The tag under which clients keep referrers at registries without the API: the algorithm cut to 32 characters, a dash,
+    /// the hash cut to 64 (distribution-spec, "Referrers tag schema").
+    pub fn fallback_tag(&self) -> Option<Tag> {
+        let hex = self.hex();
+        format!("{}-{}", self.algorithm.as_str(), hex.get(..64)?).parse().ok()
     }
 
     fn from_hash(algorithm: Algorithm, hash: &[u8]) -> Digest {

@@ -8,14 +8,18 @@ mod manifest;
 mod media_type;
 mod name;
 mod paging;
+mod pattern;
 mod reference;
+mod strict;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use manifest::{Child, Description, Malformed, Manifest};
 pub use media_type::{MANIFEST_ACCEPT, MediaType, OCI_IMAGE_INDEX};
 pub use name::Name;
 pub use paging::{Page, page};
+pub use pattern::matches;
 pub use reference::{Reference, Tag};
+pub use strict::unambiguous;
 
 /// Why a string is not the thing it was offered as. The text tells the sender what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,6 +3,7 @@
 mod arriving;
 mod crash;
 mod damage;
+mod hosted;
 mod journal;
 mod room;
 mod small;

@@ -1,0 +1,84 @@
+//! What a pusher can be told, and how the store's failures become that.
+
+use crate::oci::{Invalid, Malformed};
+
+/// What a client of a hosted repository can be told. `http/error.rs` is the one table from here to status and code.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No such repository, or none that this client may read.
+    #[error("no such repository")]
+    NameUnknown,
+    /// The repository has no such manifest.
+    #[error("no such manifest")]
+    ManifestUnknown,
+    /// The repository has no such blob.
+    #[error("no such blob")]
+    BlobUnknown,
+    /// No such upload of this repository and this client on this server.
+    #[error("there is no such upload here, or no more; begin a new one")]
+    UploadUnknown,
+    /// The request contradicts itself.
+    #[error("the upload cannot go on: {0}")]
+    UploadInvalid(&'static str),
+    /// Somebody with a name might.
+    #[error("a valid user name and password are required")]
+    Login,
+    /// This account may not; the sentence says what.
+    #[error("{0}")]
+    Denied(String),
+    /// The bytes are no manifest that can be taken.
+    #[error("{0}")]
+    ManifestInvalid(String),
+    /// The bytes have another digest.
+    #[error("{0}")]
+    DigestInvalid(String),
+    /// The tag names something else and stays.
+    #[error("the tag {0} is immutable here and names another manifest, or is to be removed; push under another tag")]
+    Immutable(String),
+    /// The namespace holds as much as it may.
+    #[error("{0}")]
+    Quota(String),
+    /// There is no room, or not more uploads at once.
+    #[error("too many uploads are under way; try again")]
+    TooManyUploads,
+    /// The disk is full.
+    #[error("the disk of this registry is full")]
+    Full,
+    /// A failure of our own. The log has the detail.
+    #[error("internal error")]
+    Internal,
+}
+
+impl From<weir_storage::Error> for Error {
+    fn from(error: weir_storage::Error) -> Error {
+        use weir_storage::Error as Storage;
+        match error {
+            Storage::DigestMismatch { expected, actual } => {
+                Error::DigestInvalid(format!("what was pushed as {expected} has the digest {actual}"))
+            }
+            Storage::Full { .. } => Error::Full,
+            Storage::Quota { namespace, capacity } => Error::Quota(format!(
+                "the namespace {namespace} is full: it may hold {capacity} bytes; delete what is not needed any more"
+            )),
+            Storage::Busy => Error::TooManyUploads,
+            Storage::Superseded => Error::UploadUnknown,
+            Storage::Immutable(tag) => Error::Immutable(tag.to_string()),
+            Storage::WrongSize { .. } | Storage::Unusable(_) | Storage::Io { .. } => {
+                tracing::error!(%error, "the store failed");
+                Error::Internal
+            }
+        }
+    }
+}
+
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Error {
+        Error::ManifestInvalid(malformed.to_string())
+    }
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Error {
+        Error::DigestInvalid(invalid.to_string())
+    }
+}

@@ -1,0 +1,285 @@
+//! Namespaces that live here: what is pushed is kept, and nobody upstream is asked.
+//!
+//! [`Hosted`] is what `http` asks. It knows who may do what (`rights`), what is a manifest (`manifest`), and carries it out
+//! on the store, which knows neither. A name is hosted or mirrored and never both (`route`), so nothing here can reach an
+//! upstream; the mirror is asked for one thing only, whether it vouches for a blob that somebody wants to mount.
+//!
+//! What one may not read is absent, in every answer: to be told that something exists is to be told something.
+
+mod error;
+mod manifest;
+mod rights;
+mod settings;
+mod upload;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use weir_storage::{ReferrersPage, Store};
+
+pub use self::{error::Error, manifest::MOST_BYTES, rights::Right, settings::Settings, upload::Upload};
+use crate::{
+    asker::{Client, ClientKey},
+    mirror::{Ask, BlobAnswer, BlobHead, Facts, ManifestAnswer, Mirror, Status, TagsAnswer},
+    oci::{Algorithm, Digest, MediaType, Name, Reference, Tag},
+};
+
+/// Bytes of one page of referrers, unless a single one is larger: what clients take for a manifest.
+const REFERRERS_BYTES: usize = 4 << 20;
+
+/// How often it is looked for what no manifest names.
+const COLLECT_EVERY: Duration = Duration::from_secs(10 * 60);
+
+/// The hosted namespaces. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Hosted(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    store: Store,
+    hosted: weir_storage::Hosted,
+}
+
+/// A manifest that was taken.
+#[derive(Clone, Debug)]
+pub struct Pushed {
+    /// Its digest, of the algorithm it was pushed by.
+    pub digest: Digest,
+    /// What it refers to, for `OCI-Subject`.
+    pub subject: Option<Digest>,
+}
+
+/// A page of what refers to a manifest.
+#[derive(Clone, Debug)]
+pub struct Referrers {
+    /// Descriptors, filtered.
+    pub descriptors: Vec<Value>,
+    /// The last of them, when there are more.
+    pub next: Option<Digest>,
+}
+
+fn here() -> Facts {
+    Facts { status: Status::Hit, age: Duration::ZERO, warning: None }
+}
+
+impl Hosted {
+    /// The repositories of `store` that `settings` say live here.
+    pub fn new(settings: Settings, store: Store) -> Hosted {
+        let hosted = store.hosted();
+        Hosted(Arc::new(Inner { settings, store, hosted }))
+    }
+
+    /// Whether this client may do that to this repository.
+    ///
+    /// # Errors
+    /// [`Error::Login`] when somebody might; [`Error::Denied`] when this account may not; [`Error::NameUnknown`] for reading.
+    pub fn may(&self, client: &Client, right: Right, name: &Name) -> Result<(), Error> {
+        rights::may(&self.0.settings, client, right, name)
+    }
+
+    /// Whether only accounts may read it, as its name says and whether it exists or not.
+    pub fn is_private(&self, name: &Name) -> bool {
+        self.0.settings.private.iter().any(|pattern| crate::oci::matches(pattern, name.as_str()))
+    }
+
+    /// A manifest by tag or digest.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`], [`Error::NameUnknown`] when it may not be read, [`Error::Internal`].
+    pub fn manifest(&self, client: &Client, name: &Name, reference: &Reference) -> Result<ManifestAnswer, Error> {
+        self.may(client, Right::Pull, name)?;
+        let hosted = &self.0.hosted;
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(tag) => hosted.tag(name, tag)?.ok_or(Error::ManifestUnknown)?.digest,
+        };
+        let manifest = hosted.manifest(name, &digest)?.ok_or(Error::ManifestUnknown)?;
+        Ok(ManifestAnswer { manifest, facts: here() })
+    }
+
+    /// A blob.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`], also when it may not be read; [`Error::Internal`].
+    pub fn blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobAnswer, Error> {
+        self.may(client, Right::Pull, name).map_err(|_| Error::BlobUnknown)?;
+        let reader = self.0.hosted.blob(&self.0.store, name, digest)?.ok_or(Error::BlobUnknown)?;
+        Ok(BlobAnswer { reader, facts: here() })
+    }
+
+    /// A blob's size.
+    ///
+    /// # Errors
+    /// As [`Hosted::blob`].
+    pub fn head_blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobHead, Error> {
+        self.may(client, Right::Pull, name).map_err(|_| Error::BlobUnknown)?;
+        let size = self.0.hosted.blob_size(&self.0.store, name, digest)?.ok_or(Error::BlobUnknown)?;
+        Ok(BlobHead { size, facts: here() })
+    }
+
+    /// All tags of a repository, in byte order.
+    ///
+    /// # Errors
+    /// [`Error::NameUnknown`], [`Error::Internal`].
+    pub async fn tags(&self, client: &Client, name: &Name) -> Result<TagsAnswer, Error> {
+        self.may(client, Right::Pull, name)?;
+        if !self.0.hosted.has(name) {
+            return Err(Error::NameUnknown);
+        }
+        Ok(TagsAnswer { tags: self.0.hosted.tags(name).await?.into(), facts: here() })
+    }
+
+    /// What refers to a manifest: what was pushed with it as its subject, and what clients noted under the fallback tag.
+    /// Empty for what nobody refers to, and for a repository that does not exist yet.
+    ///
+    /// # Errors
+    /// [`Error::NameUnknown`] when it may not be read, [`Error::Internal`].
+    pub async fn referrers(
+        &self,
+        client: &Client,
+        name: &Name,
+        subject: &Digest,
+        artifact_type: Option<String>,
+        last: Option<Digest>,
+        most: usize,
+    ) -> Result<Referrers, Error> {
+        self.may(client, Right::Pull, name)?;
+        let mut noted = Vec::new();
+        if let Some(tag) = subject.fallback_tag()
+            && let Ok(found) = self.manifest(client, name, &Reference::Tag(tag))
+        {
+            let index: Value = serde_json::from_slice(&found.manifest.bytes).unwrap_or_default();
+            let descriptors = index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default();
+            let named = |descriptor: Value| Some((descriptor["digest"].as_str()?.parse().ok()?, descriptor));
+            noted.extend(descriptors.into_iter().filter_map(named));
+        }
+        let page = ReferrersPage { artifact_type, last, most, most_bytes: REFERRERS_BYTES };
+        let (descriptors, next) = self.0.hosted.referrers(name, subject, noted, page).await?;
+        Ok(Referrers { descriptors, next })
+    }
+
+    /// The repositories that hold a manifest and that this client may read, in byte order.
+    pub fn catalog(&self, client: &Client) -> Vec<String> {
+        let names = self.0.hosted.repositories().into_iter();
+        names.filter(|name| self.may(client, Right::Pull, name).is_ok()).map(|name| name.to_string()).collect()
+    }
+
+    /// Takes a manifest.
+    ///
+    /// # Errors
+    /// [`Error::ManifestInvalid`], [`Error::DigestInvalid`], [`Error::Immutable`], [`Error::Quota`], [`Error::Full`] or
+    /// [`Error::Internal`]; the right to push was asked for before.
+    pub async fn put_manifest(
+        &self,
+        name: &Name,
+        reference: &Reference,
+        media_type: Option<MediaType>,
+        tags: Vec<Tag>,
+        bytes: bytes::Bytes,
+    ) -> Result<Pushed, Error> {
+        let mut push = manifest::admit(reference, media_type, bytes)?;
+        let all = tags.into_iter().chain(match reference {
+            Reference::Tag(tag) => Some(tag.clone()),
+            Reference::Digest(_) => None,
+        });
+        push.tags = all.map(|tag| (tag.clone(), self.0.settings.is_immutable(name, &tag))).collect();
+        let pushed = Pushed {
+            digest: push.manifest.digest.clone(),
+            subject: push.subject.as_ref().map(|(subject, _)| subject.clone()),
+        };
+        self.0.hosted.put_manifest(name, push).await?;
+        Ok(pushed)
+    }
+
+    /// Removes a tag, or a manifest with all its tags.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`], [`Error::Immutable`], [`Error::Internal`].
+    pub async fn delete_manifest(&self, name: &Name, reference: &Reference) -> Result<(), Error> {
+        let gone = match reference {
+            Reference::Tag(tag) => {
+                let immutable = self.0.settings.is_immutable(name, tag);
+                self.0.hosted.delete_tag(name, tag, immutable).await?
+            }
+            Reference::Digest(digest) => {
+                let (inner, repository) = (self.0.clone(), name.clone());
+                let is_immutable = move |tag: &Tag| inner.settings.is_immutable(&repository, tag);
+                self.0.hosted.delete_manifest(name, digest, is_immutable).await?
+            }
+        };
+        if gone { Ok(()) } else { Err(Error::ManifestUnknown) }
+    }
+
+    /// Takes a blob from a repository.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`], [`Error::Internal`].
+    pub async fn delete_blob(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
+        if self.0.hosted.delete_blob(name, digest).await? { Ok(()) } else { Err(Error::BlobUnknown) }
+    }
+
+    /// Begins an upload for this client alone.
+    ///
+    /// # Errors
+    /// [`Error::TooManyUploads`], [`Error::Full`], [`Error::Internal`].
+    pub async fn begin(&self, client: &Client, name: &Name, algorithm: Algorithm) -> Result<Upload, Error> {
+        Ok(Upload(self.0.hosted.begin(name, principal(client), algorithm).await?))
+    }
+
+    /// The upload of that id, of this repository, begun by this client.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`].
+    pub fn upload(&self, client: &Client, name: &Name, id: &str) -> Result<Upload, Error> {
+        self.0.hosted.upload(id, name, principal(client)).map(Upload).ok_or(Error::UploadUnknown)
+    }
+
+    /// Mounts a blob from where this client may read it: one of the repositories here, or what the mirror has on disk and vouches
+    /// for. `false` when there is no such place, whatever the reason.
+    ///
+    /// # Errors
+    /// [`Error::Quota`], [`Error::Internal`].
+    pub async fn mount(&self, client: &Client, name: &Name, digest: &Digest, from: From<'_>) -> Result<bool, Error> {
+        let readable = |name: &Name| self.may(client, Right::Pull, name).is_ok();
+        let found = match from {
+            From::Anywhere => self.0.hosted.holders(digest).iter().any(readable),
+            From::Hosted(other) => readable(other) && self.0.hosted.holders(digest).contains(other),
+            // The answer holds the blob while it is mounted.
+            From::Mirrored(mirror, ask) => match mirror.warm_blob(ask, digest) {
+                Some(_held) => return Ok(self.0.hosted.mount(name, digest).await?),
+                None => false,
+            },
+        };
+        Ok(found && self.0.hosted.mount(name, digest).await?)
+    }
+
+    /// Gives up, now and then, what was pushed and is named by no manifest. Never ends.
+    pub async fn keep_house(&self) {
+        loop {
+            tokio::time::sleep(COLLECT_EVERY).await;
+            if let Err(error) = self.0.hosted.collect().await {
+                tracing::warn!(%error, "cannot look for what no manifest names");
+            }
+        }
+    }
+}
+
+/// Where a blob is to be mounted from.
+#[derive(Clone, Copy, Debug)]
+pub enum From<'a> {
+    /// Wherever the client may read it here.
+    Anywhere,
+    /// A repository that lives here.
+    Hosted(&'a Name),
+    /// A repository that is mirrored.
+    Mirrored(&'a Mirror, &'a Ask),
+}
+
+/// Whose an upload is. Those without a name are one: their addresses change under them, and nobody can guess an id.
+fn principal(client: &Client) -> &str {
+    match &client.key {
+        ClientKey::Principal(name) => name,
+        ClientKey::Address(_) => "",
+    }
+}

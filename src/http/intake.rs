@@ -1,0 +1,122 @@
+//! The body of a request, for those who take one: in pieces of a good size, and never slower than a client may be.
+//!
+//! A body that nobody asks for here is not read at all (`connection.rs`). One that is asked for must come: a client that sends nothing for
+//! `body_stall`, or less than [`LEAST`] within it, is given up, so that a session and a connection cost their owner something.
+
+use std::time::{Duration, Instant};
+
+use actix_http::Payload;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+
+use super::{exchange::Exchange, framing::Framing};
+
+/// Bytes gathered before they are handed on: large enough that a trip to another thread is cheap beside hashing them.
+const PIECE: usize = 256 << 10;
+
+/// Bytes that must come within `body_stall`, unless the body ends.
+const LEAST: u64 = 16 << 10;
+
+/// Why a body ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The client left, or broke the framing; there is nobody to tell.
+    Gone,
+    /// It was too slow.
+    Slow,
+}
+
+/// A body on its way in.
+pub(crate) struct Intake {
+    payload: Payload,
+    stall: Duration,
+    since: Instant,
+    within: u64,
+    begins: bool,
+    cut: Option<Cut>,
+}
+
+impl Intake {
+    /// Begins to read the body; it may be empty.
+    pub(crate) fn of(exchange: &mut Exchange, stall: Duration) -> Intake {
+        if let Some(framing) = Framing::of(exchange.head()) {
+            exchange.turn.shared().take_body(framing);
+        }
+        Intake {
+            payload: exchange.request.take_payload(),
+            stall,
+            since: Instant::now(),
+            within: 0,
+            begins: true,
+            cut: None,
+        }
+    }
+
+    /// The next piece, `None` at the end. What came before a cut is given before the cut.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
+        if self.begins {
+            self.begins = false;
+            // Until now the connection has refused to read on, so that nothing else would make it look again. It is driven by
+            // the task that drives this.
+            std::future::poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
+        if let Some(cut) = self.cut {
+            return Err(cut);
+        }
+        let mut piece = BytesMut::new();
+        loop {
+            let left = self.stall.saturating_sub(self.since.elapsed());
+            let next = match tokio::time::timeout(left.max(Duration::from_millis(1)), self.payload.next()).await {
+                Ok(Some(Ok(bytes))) => Ok(bytes),
+                Ok(None) if piece.is_empty() => return Ok(None),
+                Ok(None) => return Ok(Some(piece.freeze())),
+                Ok(Some(Err(_))) => Err(Cut::Gone),
+                Err(_) => Err(Cut::Slow),
+            };
+            match next {
+                Ok(bytes) => {
+                    self.within += bytes.len() as u64;
+                    if self.within >= LEAST {
+                        self.since = Instant::now();
+                        self.within = 0;
+                    }
+                    if piece.is_empty() && bytes.len() >= PIECE / 4 {
+                        return Ok(Some(bytes));
+                    }
+                    if piece.is_empty() {
+                        piece.reserve(PIECE);
+                    }
+                    piece.extend_from_slice(&bytes);
+                    if piece.len() >= PIECE / 2 {
+                        return Ok(Some(piece.freeze()));
+                    }
+                }
+                // Said next time: the payload says it once, and then that it is over, as if it were whole.
+                Err(cut) if !piece.is_empty() => {
+                    self.cut = Some(cut);
+                    return Ok(Some(piece.freeze()));
+                }
+                Err(cut) => {
+                    self.cut = Some(cut);
+                    return Err(cut);
+                }
+            }
+        }
+    }
+
+    /// The whole body, when it has no more than `most` bytes.
+    pub(crate) async fn whole(mut self, most: usize) -> Result<Option<Bytes>, Cut> {
+        let mut all = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            if all.len() + piece.len() > most {
+                return Ok(None);
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(Some(all.freeze()))
+    }
+}
