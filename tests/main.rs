@@ -3,3 +3,4 @@
 mod architecture;
 mod deploy;
 mod mirror;
+mod registry;

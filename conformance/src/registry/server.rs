@@ -149,7 +149,12 @@ impl Registry {
     /// Begins an upload; where it goes on.
     pub(super) async fn open(&self, repository: &str) -> Result<String, Failure> {
         let request = Request::new("POST", uploads(repository)).body("");
-        location(&self.want(&[202], request).await?)
+        let answer = self.ask(request).await?;
+        match answer.status() {
+            202 => location(&answer),
+            405 => Err(Failure::NotRun(format!("nothing can be pushed here: {}", answer.describe()))),
+            _ => Err(format!("POST of an upload: wanted 202, came {}", answer.describe()).into()),
+        }
     }
 
     /// Pushes a blob by POST and PUT; its sha256.
