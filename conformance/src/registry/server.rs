@@ -136,10 +136,13 @@ impl Registry {
         Ok((client, home, format!("{}{query}", url.path())))
     }
 
-    /// Asks, and wants one of these answers.
+    /// Asks, and wants one of these answers. A registry that takes no pushes is not judged by them.
     pub(super) async fn want(&self, wanted: &[u16], request: Request) -> Result<Answer, Failure> {
-        let what = format!("{} {}", request.method, request.target);
+        let (method, what) = (request.method, format!("{} {}", request.method, request.target));
         let answer = self.ask(request).await?;
+        if method == "POST" && answer.status() == 405 && !wanted.contains(&405) {
+            return Err(Failure::NotRun(format!("nothing can be pushed here: {}", answer.describe())));
+        }
         if !wanted.contains(&answer.status()) {
             return Err(format!("{what}: wanted {wanted:?}, came {}", answer.describe()).into());
         }
@@ -149,12 +152,7 @@ impl Registry {
     /// Begins an upload; where it goes on.
     pub(super) async fn open(&self, repository: &str) -> Result<String, Failure> {
         let request = Request::new("POST", uploads(repository)).body("");
-        let answer = self.ask(request).await?;
-        match answer.status() {
-            202 => location(&answer),
-            405 => Err(Failure::NotRun(format!("nothing can be pushed here: {}", answer.describe()))),
-            _ => Err(format!("POST of an upload: wanted 202, came {}", answer.describe()).into()),
-        }
+        location(&self.want(&[202], request).await?)
     }
 
     /// Pushes a blob by POST and PUT; its sha256.
