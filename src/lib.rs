@@ -22,7 +22,7 @@
 //! | `password.rs` | is this the password? |
 //! | [`oci`] | the vocabulary: names, references, digests, manifests, paging |
 //! | `storage/` | crate `weir-storage`: blobs, manifests, tags, journals on one disk; knows no network |
-//! | `conformance/` | crate `weir-conformance`: a Docker Hub on loopback, and the suite that any mirror can be held to |
+//! | `conformance/` | crate `weir-conformance`: a Docker Hub on loopback, and the suites that any mirror and any registry can be held to |
 //!
 //! Dependencies run one way: `main → {http, admin, cli} → {mirror, hosted, limits} → {upstream, storage}`. `http` never names
 //! `upstream` or `storage`, and those two never name each other; `tests/architecture.rs` keeps it so.

@@ -5,3 +5,4 @@ mod deploy;
 mod limits;
 mod mirror;
 mod pages;
+mod registry;

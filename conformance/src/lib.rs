@@ -1,9 +1,11 @@
 //! Is it a registry, and is it a good mirror? Runs against any URL.
 
 pub mod bench;
+pub mod check;
 pub mod client;
 pub mod compare;
 pub mod hub;
 pub mod mirror;
 pub mod push;
+pub mod registry;
 pub mod report;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weir_conformance::{bench, compare, hub, mirror, push};
+use weir_conformance::{bench, compare, hub, mirror, push, registry};
 
 /// Is it a registry, and is it a good mirror?
 #[derive(Debug, Parser)]
@@ -18,6 +18,7 @@ enum Command {
     Hub(Box<hub::Command>),
     Mirror(Box<mirror::Command>),
     Push(push::Command),
+    Registry(registry::Command),
     Bench(bench::Command),
     Compare(compare::Command),
 }
@@ -28,6 +29,7 @@ async fn main() -> ExitCode {
         Command::Hub(command) => command.run().await,
         Command::Mirror(command) => return command.run().await,
         Command::Push(command) => return command.run().await,
+        Command::Registry(command) => return command.run().await,
         Command::Bench(command) => return command.run().await,
         Command::Compare(command) => return command.run(),
     };

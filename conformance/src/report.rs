@@ -3,7 +3,7 @@
 //! A check that did not run is counted apart and printed with its reason. It is never a pass: a suite that shrinks in silence is
 //! worse than none. A run in which nothing ran has failed.
 
-use std::{borrow::Cow, fmt::Write as _, process::ExitCode};
+use std::{borrow::Cow, fmt::Write as _, path::Path, process::ExitCode};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,18 @@ impl Report {
             let _ = writeln!(out, "| {} | {} | {} | {} |", row.name, row.verdict.word(), row.cell(), row.stands_for);
         }
         out
+    }
+
+    /// Writes JSON and Markdown where they are wanted. The error names the file.
+    pub fn write(&self, json: Option<&Path>, markdown: Option<&Path>) -> Result<(), String> {
+        if let Some(path) = json {
+            let text = serde_json::to_vec_pretty(self).map_err(|e| e.to_string())?;
+            std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        if let Some(path) = markdown {
+            std::fs::write(path, self.markdown()).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Success when something passed and nothing failed.

@@ -7,21 +7,27 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpSocket,
 };
 
-use super::{Answer, Error, Head, KEPT, PATIENCE, Request, Timing, hex};
+use super::{Answer, Body, Error, Head, KEPT, PATIENCE, Request, Timing, Trust, hex};
 
 /// A head larger than this is not one.
 const MAX_HEAD: usize = 64 << 10;
 /// Read at once. Bodies are consumed as they come, so one buffer of this size is all a client holds.
 const PIECE: usize = 64 << 10;
 
+/// Plain TCP, or TLS over it.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+impl<W: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Wire for W {}
+
 /// One connection; carries one request at a time.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
+    /// What `Host` says unless a request says otherwise.
+    host: String,
     /// Bytes read and not yet consumed: `held[start..]`.
     held: Vec<u8>,
     start: usize,
@@ -53,7 +59,18 @@ impl Connection {
             .map_err(|_| Error::Connect("timed out".into()))?
             .map_err(connect)?;
         let _ = stream.set_nodelay(true);
-        Ok(Connection { stream, held: Vec::new(), start: 0, piece: PIECE, patience: PATIENCE })
+        let host = address.to_string();
+        Ok(Connection { stream: Box::new(stream), host, held: Vec::new(), start: 0, piece: PIECE, patience: PATIENCE })
+    }
+
+    /// The same for a server of that name, over TLS when there is something to verify it by.
+    pub(super) async fn to(mut self, host: &str, trust: Option<&Trust>) -> Result<Connection, Error> {
+        if let Some(trust) = trust {
+            let secured = tokio::time::timeout(PATIENCE, trust.secure(self.stream)).await;
+            self.stream = Box::new(secured.map_err(|_| Error::Hung(PATIENCE))??);
+        }
+        self.host = host.to_owned();
+        Ok(self)
     }
 
     /// The same, giving up after `patience` without a byte instead of [`PATIENCE`].
@@ -74,14 +91,18 @@ impl Connection {
     pub async fn start(&mut self, request: &Request) -> Result<Incoming<'_>, Error> {
         let mut text = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
         if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            let host = self.stream.peer_addr().map_err(|e| Error::Broken(e.to_string()))?;
-            text.push_str(&format!("Host: {host}\r\n"));
+            text.push_str(&format!("Host: {}\r\n", self.host));
         }
         for (name, value) in &request.headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
-        text.push_str("\r\n");
+        match &request.body {
+            Body::None => text.push_str("\r\n"),
+            Body::Bytes(bytes) => text.push_str(&format!("Content-Length: {}\r\n\r\n", bytes.len())),
+            Body::Chunked(_) => text.push_str("Transfer-Encoding: chunked\r\n\r\n"),
+        }
         self.send_raw(text.as_bytes()).await?;
+        self.send_body(&request.body).await?;
         let sent = Instant::now();
         let head = self.read_head().await?;
         let headers = sent.elapsed();
@@ -92,6 +113,31 @@ impl Connection {
             (head, _) => head.content_length().map_or(Framing::UntilClose, Framing::Length),
         };
         Ok(Incoming { connection: self, head, sent, headers, framing, first_byte: None, got: 0 })
+    }
+
+    /// Stops early when the server answers early: what it says is then read as the answer to the whole request.
+    async fn send_body(&mut self, body: &Body) -> Result<(), Error> {
+        let bytes = match body {
+            Body::None => return Ok(()),
+            Body::Bytes(bytes) => bytes.clone(),
+            Body::Chunked(pieces) => chunked(pieces),
+        };
+        let (mut read, mut write) = tokio::io::split(&mut self.stream);
+        let mut piece = vec![0; PIECE];
+        let sent = tokio::time::timeout(self.patience, async {
+            tokio::select! {
+                biased;
+                sent = async { write.write_all(&bytes).await?; write.flush().await } => sent.map(|()| 0),
+                came = read.read(&mut piece) => came,
+            }
+        });
+        match sent.await.map_err(|_| Error::Hung(self.patience))? {
+            Ok(came) => self.held.extend_from_slice(&piece[..came]),
+            // A server that has said what it has to say may close; its answer is then waiting to be read.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(Error::Broken(error.to_string())),
+        }
+        Ok(())
     }
 
     /// Sends a request and reads all of its answer.
@@ -292,6 +338,17 @@ impl Incoming<'_> {
             }
         }
     }
+}
+
+fn chunked(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+        bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        bytes.extend_from_slice(piece);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    bytes
 }
 
 fn end_of_head(bytes: &[u8]) -> Option<usize> {

@@ -12,12 +12,16 @@ mod connection;
 mod pull;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::{net::SocketAddr, time::Duration};
+
+use url::Url;
 
 pub use answer::{Answer, Head, Timing};
 pub use connection::{Connection, Incoming};
 pub use pull::{Pull, Shape, manifest_children};
+pub use trust::{Authorities, Trust};
 
 /// How long a client of this suite waits for headers, and between two pieces of a body, before it calls the mirror hung.
 /// containerd gives up after 30 s without headers, so a mirror that takes longer has lost the client.
@@ -51,7 +55,7 @@ pub enum Error {
     Malformed(String),
 }
 
-/// One request. Nothing is added to it but `Host`.
+/// One request. Nothing is added to it but `Host` and what frames its body.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `GET`, `HEAD`, …
@@ -60,12 +64,26 @@ pub struct Request {
     pub target: String,
     /// Further headers, in order.
     pub headers: Vec<(String, String)>,
+    /// What follows them.
+    pub body: Body,
+}
+
+/// The body of a request, and how it says where it ends.
+#[derive(Clone, Debug, Default)]
+pub enum Body {
+    /// No body, and not a word about it.
+    #[default]
+    None,
+    /// `Content-Length` and so many bytes.
+    Bytes(Vec<u8>),
+    /// `Transfer-Encoding: chunked`, a chunk for each.
+    Chunked(Vec<Vec<u8>>),
 }
 
 impl Request {
     /// A request without headers.
     pub fn new(method: &'static str, target: impl Into<String>) -> Request {
-        Request { method, target: target.into(), headers: Vec::new() }
+        Request { method, target: target.into(), headers: Vec::new(), body: Body::None }
     }
     /// A GET.
     pub fn get(target: impl Into<String>) -> Request {
@@ -78,6 +96,11 @@ impl Request {
     /// The same with one more header.
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Request {
         self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+    /// The same with a body of known length.
+    pub fn body(mut self, bytes: impl Into<Vec<u8>>) -> Request {
+        self.body = Body::Bytes(bytes.into());
         self
     }
     /// The same with every manifest media type in `Accept`, as container clients send them.
@@ -100,6 +123,8 @@ pub const MANIFEST_TYPES: &str = "application/vnd.docker.distribution.manifest.v
 pub struct Client {
     address: SocketAddr,
     prefix: String,
+    /// Name and trust of a server that was found by URL.
+    named: Option<(String, Option<Trust>)>,
 }
 
 impl Client {
@@ -107,7 +132,23 @@ impl Client {
     pub fn new(address: SocketAddr, prefix: &str) -> Client {
         let prefix = prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Client { address, prefix }
+        Client { address, prefix, named: None }
+    }
+    /// A client of the server that a URL names; its path does not matter. An https URL is verified by `authorities`.
+    pub async fn of(url: &Url, authorities: &Authorities) -> Result<Client, Error> {
+        let connect = |what: &str| Error::Connect(format!("{url}: {what}"));
+        let host = url.host_str().ok_or_else(|| connect("no host"))?;
+        let port = url.port_or_known_default().ok_or_else(|| connect("no port"))?;
+        let bare = host.trim_matches(['[', ']']);
+        let mut found = tokio::net::lookup_host((bare, port)).await.map_err(|e| connect(&e.to_string()))?;
+        let address = found.next().ok_or_else(|| connect("no address"))?;
+        let trust = match url.scheme() {
+            "http" => None,
+            "https" => Some(authorities.of(bare)?),
+            _ => return Err(connect("neither http nor https")),
+        };
+        let authority = url.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
+        Ok(Client { named: Some((authority, trust)), ..Client::new(address, "") })
     }
     /// Where the mirror listens.
     pub fn address(&self) -> SocketAddr {
@@ -127,7 +168,11 @@ impl Client {
     }
     /// A connection of one's own.
     pub async fn connect(&self) -> Result<Connection, Error> {
-        Connection::open(self.address).await
+        let connection = Connection::open(self.address).await?;
+        match &self.named {
+            Some((host, trust)) => connection.to(host, trust.as_ref()).await,
+            None => Ok(connection),
+        }
     }
     /// One request on a fresh connection, read to its end. An `Err` means that no answer came at all; a body that broke is in the answer.
     pub async fn send(&self, request: &Request) -> Result<Answer, Error> {

@@ -5,7 +5,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{Answer, Client, Error, Request};
+use super::{Answer, Body, Client, Error, Request};
 
 /// What the client makes of these bytes, after which the server closes.
 async fn answer_to(bytes: &'static [u8], request: Request) -> Result<Answer, Error> {
@@ -67,4 +67,49 @@ async fn a_head_has_no_body_whatever_its_length_says() {
 #[tokio::test]
 async fn an_answer_that_never_begins_is_an_error() {
     assert!(matches!(answer_to(b"", Request::get("/")).await, Err(Error::Broken(_))));
+}
+
+/// What the server reads of a request, up to its last bytes, before it answers.
+async fn sent(request: Request, last: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut have, mut piece) = (Vec::new(), [0; 4096]);
+        while !have.ends_with(last) {
+            let came = stream.read(&mut piece).await.unwrap();
+            assert!(came > 0, "the request ended early");
+            have.extend_from_slice(&piece[..came]);
+        }
+        stream.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        String::from_utf8(have).unwrap()
+    });
+    let answer = Client::new(address, "").send(&request).await.unwrap();
+    assert_eq!(answer.status(), 201);
+    server.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_body_is_framed_by_its_length_or_in_chunks() {
+    let whole = sent(Request::new("PUT", "/a").body("hello"), b"hello").await;
+    assert!(whole.contains("Content-Length: 5\r\n\r\nhello"), "{whole}");
+    let body = Body::Chunked(vec![b"he".to_vec(), Vec::new(), b"llo".to_vec()]);
+    let chunked = sent(Request { body, ..Request::new("PATCH", "/a") }, b"0\r\n\r\n").await;
+    assert!(chunked.contains("Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"), "{chunked}");
+}
+
+/// A registry refuses a manifest that is too large before it has read it all, and closes.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_is_sent_is_the_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 64]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        stream
+    });
+    let answer = Client::new(address, "").send(&Request::new("PUT", "/a").body(vec![0; 32 << 20])).await.unwrap();
+    assert_eq!(answer.status(), 413);
+    drop(server.await.unwrap());
 }

@@ -72,7 +72,7 @@ impl Command {
         match self.judge().await {
             Ok(report) => {
                 println!("{}", report.table());
-                match self.write(&report) {
+                match report.write(self.json.as_deref(), self.markdown.as_deref()) {
                     Ok(()) => report.exit(),
                     Err(sentence) => failed(&sentence),
                 }
@@ -120,17 +120,6 @@ impl Command {
             None => world,
         };
         Ok((world, format!("{url} in front of the hub at {}", self.hub)))
-    }
-
-    fn write(&self, report: &Report) -> Result<(), String> {
-        if let Some(path) = &self.json {
-            let text = serde_json::to_vec_pretty(report).map_err(|e| e.to_string())?;
-            std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-        }
-        if let Some(path) = &self.markdown {
-            std::fs::write(path, report.markdown()).map_err(|e| format!("{}: {e}", path.display()))?;
-        }
-        Ok(())
     }
 }
 

@@ -37,40 +37,17 @@ mod world;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use crate::report::{Report, Row, Verdict};
+pub(crate) use crate::check::ensure;
+pub use crate::check::{Failure, Outcome};
+use crate::{
+    check::{attempt, verdict},
+    report::{Report, Row, Verdict},
+};
 pub use command::Command;
 pub use world::{Image, Spent, World};
 
 /// No check may take longer.
 const LONGEST: Duration = Duration::from_secs(180);
-
-/// What a check returns: a figure, or why there is none.
-pub type Outcome = Result<String, Failure>;
-
-/// Why a check has no figure.
-#[derive(Clone, Debug)]
-pub enum Failure {
-    /// It was tried and did not hold. The sentence says what was sent, what came, and what upstream saw.
-    Failed(String),
-    /// It cannot be tried here.
-    NotRun(String),
-}
-
-impl From<String> for Failure {
-    fn from(sentence: String) -> Failure {
-        Failure::Failed(sentence)
-    }
-}
-impl From<&str> for Failure {
-    fn from(sentence: &str) -> Failure {
-        Failure::Failed(sentence.to_owned())
-    }
-}
-impl From<crate::client::Error> for Failure {
-    fn from(error: crate::client::Error) -> Failure {
-        Failure::Failed(error.to_string())
-    }
-}
 
 /// What a check must be able to do besides talking to the mirror and to the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,16 +89,6 @@ macro_rules! check {
     };
 }
 pub(crate) use check;
-
-/// Fails the check with a sentence unless the condition holds.
-macro_rules! ensure {
-    ($condition:expr, $($sentence:tt)+) => {
-        if !$condition {
-            return Err($crate::mirror::Failure::Failed(format!($($sentence)+)));
-        }
-    };
-}
-pub(crate) use ensure;
 
 /// Every group, in the order it runs. What disturbs the mirror most comes last.
 const GROUPS: &[(&str, &[Check])] = &[
@@ -165,13 +132,9 @@ async fn run_one(world: &Arc<World>, group: &'static str, check: &Check) -> Row 
     let world = world.suited(check.needs);
     let outcome = match world.lacks(check.needs) {
         Some(reason) => Err(Failure::NotRun(reason.to_owned())),
-        None => attempt(world, check).await,
+        None => attempt(LONGEST, (check.run)(world.clone())).await,
     };
-    let (verdict, mut figure) = match outcome {
-        Ok(figure) => (Verdict::Pass, figure),
-        Err(Failure::Failed(sentence)) => (Verdict::Fail, sentence),
-        Err(Failure::NotRun(reason)) => (Verdict::NotRun, reason),
-    };
+    let (verdict, mut figure) = verdict(outcome);
     if verdict != Verdict::NotRun {
         match world.settle().await {
             Ok(after) if after < Duration::from_secs(1) => {}
@@ -181,20 +144,6 @@ async fn run_one(world: &Arc<World>, group: &'static str, check: &Check) -> Row 
     }
     let seconds = start.elapsed().as_secs_f64();
     Row { group: group.into(), name: check.name.into(), stands_for: check.stands_for.into(), verdict, figure, seconds }
-}
-
-/// A check that panics or hangs has failed; it must not take the run with it.
-async fn attempt(world: &Arc<World>, check: &Check) -> Outcome {
-    let task = tokio::spawn((check.run)(world.clone()));
-    let abort = task.abort_handle();
-    match tokio::time::timeout(LONGEST, task).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => Err(Failure::Failed(format!("the check itself broke: {panic}"))),
-        Err(_) => {
-            abort.abort();
-            Err(Failure::Failed(format!("not done after {LONGEST:?}")))
-        }
-    }
 }
 
 #[cfg(test)]

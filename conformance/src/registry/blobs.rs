@@ -1,0 +1,161 @@
+//! end-2: a blob is what its digest says, by GET, by HEAD and in parts.
+
+use std::sync::Arc;
+
+use super::{
+    Check, Registry, check,
+    content::{sha256, sha512},
+    server::{blob, by, closing},
+};
+use crate::{
+    check::{Failure, Outcome, ensure},
+    client::Answer,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    check!("GET of a blob is 200 with its bytes", "end-2 MUST", get),
+    check!("GET of a blob names the digest of its body", "end-2 MUST", get_digest),
+    check!("HEAD of a blob is 200, with its digest and its length", "end-2 MUST", head),
+    check!("a blob that is not there is 404, by GET and by HEAD", "end-2 MUST", missing),
+    check!("a blob of another repository is 404 here", "end-2 MUST", elsewhere),
+    check!("a blob pushed by sha512 is pulled by sha512, and so named", "end-2 MUST", by_sha512),
+    check!("an empty blob", "end-2 MUST", empty),
+    check!("a malformed digest is 400 or 404", "end-2 SHOULD", malformed),
+    check!("ranges: from the start, from the middle, from the end", "end-2 SHOULD", ranges),
+    check!("a range past the end is 416 and says how long the blob is", "end-2 SHOULD", past_the_end),
+    check!("a range in an unknown unit is not looked at", "end-2 SHOULD", unknown_unit),
+    check!("a range on HEAD is not looked at", "end-2 SHOULD", head_range),
+];
+
+/// A repository with a blob in it.
+async fn pushed(registry: &Registry, length: usize) -> Result<(String, Vec<u8>, String), Failure> {
+    let (repository, bytes) = (registry.repository(), registry.bytes(length));
+    let digest = registry.blob(&repository, &bytes).await?;
+    Ok((repository, bytes, digest))
+}
+
+/// A whole body, and these bytes.
+fn is(answer: &Answer, bytes: &[u8]) -> Result<(), Failure> {
+    let same = answer.broken.is_none() && answer.body == bytes;
+    ensure!(same, "wanted {} bytes {}, came {} {}", bytes.len(), sha256(bytes), answer.describe(), answer.sha256);
+    Ok(())
+}
+
+async fn get(registry: Arc<Registry>) -> Outcome {
+    let (repository, bytes, digest) = pushed(&registry, 100_000).await?;
+    let answer = registry.want(&[200], blob(&repository, &digest)).await?;
+    is(&answer, &bytes)?;
+    Ok(answer.describe())
+}
+
+async fn get_digest(registry: Arc<Registry>) -> Outcome {
+    let (repository, _, digest) = pushed(&registry, 1000).await?;
+    let answer = registry.want(&[200], blob(&repository, &digest)).await?;
+    let named = answer.head.digest();
+    ensure!(named == Some(&answer.sha256), "named {named:?}, came {}", answer.sha256);
+    Ok(answer.sha256)
+}
+
+async fn head(registry: Arc<Registry>) -> Outcome {
+    let (repository, bytes, digest) = pushed(&registry, 1234).await?;
+    let answer = registry.want(&[200], by("HEAD", blob(&repository, &digest))).await?;
+    let (named, length) = (answer.head.digest(), answer.head.content_length());
+    ensure!(named == Some(&digest) && length == Some(bytes.len() as u64), "digest {named:?}, length {length:?}");
+    Ok("both".into())
+}
+
+async fn missing(registry: Arc<Registry>) -> Outcome {
+    let (repository, ..) = pushed(&registry, 10).await?;
+    let nowhere = sha256(&registry.bytes(10));
+    for method in ["GET", "HEAD"] {
+        registry.want(&[404], by(method, blob(&repository, &nowhere))).await?;
+    }
+    Ok("404".into())
+}
+
+async fn elsewhere(registry: Arc<Registry>) -> Outcome {
+    let (_, _, digest) = pushed(&registry, 1000).await?;
+    let (other, ..) = pushed(&registry, 10).await?;
+    for method in ["GET", "HEAD"] {
+        registry.want(&[404], by(method, blob(&other, &digest))).await?;
+    }
+    Ok("404".into())
+}
+
+async fn by_sha512(registry: Arc<Registry>) -> Outcome {
+    let (repository, bytes) = (registry.repository(), registry.bytes(1000));
+    let digest = sha512(&bytes);
+    let at = registry.open(&repository).await?;
+    let closed = registry.ask(closing(&at, &digest).body(&*bytes)).await?;
+    if closed.status() == 400 {
+        return Err(Failure::NotRun(format!("no sha512 here: {}", closed.describe())));
+    }
+    ensure!(closed.status() == 201, "{}", closed.describe());
+    for method in ["GET", "HEAD"] {
+        let answer = registry.want(&[200], by(method, blob(&repository, &digest))).await?;
+        ensure!(answer.head.digest() == Some(&digest), "{method} names {:?}", answer.head.digest());
+        ensure!(method == "HEAD" || answer.body == bytes, "other bytes: {}", answer.describe());
+    }
+    Ok("named as asked".into())
+}
+
+async fn empty(registry: Arc<Registry>) -> Outcome {
+    let repository = registry.repository();
+    let digest = registry.blob(&repository, b"").await?;
+    let answer = registry.want(&[200], blob(&repository, &digest)).await?;
+    is(&answer, b"")?;
+    let answer = registry.want(&[200], by("HEAD", blob(&repository, &digest))).await?;
+    ensure!(answer.head.content_length() == Some(0), "length {:?}", answer.head.content_length());
+    Ok("0 bytes".into())
+}
+
+async fn malformed(registry: Arc<Registry>) -> Outcome {
+    let (repository, ..) = pushed(&registry, 10).await?;
+    for digest in ["sha256:abc", "sha256:", "abc", "sha256-0000"] {
+        registry.want(&[400, 404], blob(&repository, digest)).await?;
+    }
+    Ok("refused".into())
+}
+
+async fn ranges(registry: Arc<Registry>) -> Outcome {
+    let (repository, bytes, digest) = pushed(&registry, 2000).await?;
+    for (range, from, end) in [
+        ("0-0", 0, 1),
+        ("500-1499", 500, 1500),
+        ("1500-", 1500, 2000),
+        ("-500", 1500, 2000),
+        ("1999-9999", 1999, 2000),
+        ("-9999", 0, 2000),
+    ] {
+        let answer = registry.want(&[206], blob(&repository, &digest).range(format!("bytes={range}"))).await?;
+        is(&answer, &bytes[from..end])?;
+        let said = answer.head.header("content-range");
+        let wanted = format!("bytes {from}-{}/2000", end - 1);
+        ensure!(said == Some(&wanted), "bytes={range}: Content-Range {said:?}, wanted {wanted}");
+    }
+    Ok("6 ranges".into())
+}
+
+async fn past_the_end(registry: Arc<Registry>) -> Outcome {
+    let (repository, _, digest) = pushed(&registry, 2000).await?;
+    for range in ["2000-", "5000-10000"] {
+        let answer = registry.want(&[416], blob(&repository, &digest).range(format!("bytes={range}"))).await?;
+        let said = answer.head.header("content-range");
+        ensure!(said == Some("bytes */2000"), "bytes={range}: Content-Range {said:?}");
+    }
+    Ok("bytes */2000".into())
+}
+
+async fn unknown_unit(registry: Arc<Registry>) -> Outcome {
+    let (repository, bytes, digest) = pushed(&registry, 2000).await?;
+    let answer = registry.want(&[200], blob(&repository, &digest).range("lines=1-2")).await?;
+    is(&answer, &bytes)?;
+    Ok("200".into())
+}
+
+async fn head_range(registry: Arc<Registry>) -> Outcome {
+    let (repository, _, digest) = pushed(&registry, 2000).await?;
+    let answer = registry.want(&[200], by("HEAD", blob(&repository, &digest)).range("bytes=0-9")).await?;
+    ensure!(answer.head.content_length() == Some(2000), "length {:?}", answer.head.content_length());
+    Ok("200, the whole length".into())
+}
