@@ -26,6 +26,10 @@ use crate::{
 /// Bytes of the blob.
 const BLOB: u64 = 256 << 20;
 
+/// The throttle that Weir has by default, for a client that asks as often as a benchmark does.
+const GENEROUS: &str = "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 1000000000\n\
+                        period_in_seconds = 3600\nmode = \"enforce\"\n";
+
 /// Compare Weir with nginx and docker-registry serving the same bytes.
 #[derive(Debug, clap::Args)]
 pub struct Command {
@@ -98,7 +102,7 @@ impl Command {
         let path = self.weir.clone().map_or_else(find_weir, Ok)?;
         let hub = Arc::new(Hub::start(Settings::default()).await.map_err(|e| e.to_string())?);
         let upstream = hub.registry_address();
-        let weir = Process::start(Program::Weir(path.clone()), upstream, "").await?;
+        let weir = Process::start(Program::Weir(path.clone()), upstream, GENEROUS).await?;
         let registry = Process::start(Program::DockerRegistry(self.registry.clone()), upstream, "").await?;
         let world = World::new(hub.clone(), Client::new(weir.address, ""), None, None);
         let image = world.image("bench", &[BLOB]).await?;
