@@ -29,7 +29,7 @@ pub enum Format {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { filter: "info,actix_server=warn".to_owned(), format: Format::Auto }
+        Log { filter: "info,actix_server=warn,actix_http=off".to_owned(), format: Format::Auto }
     }
 }
 

@@ -151,7 +151,10 @@ impl Config {
             let key = error.path().to_string();
             let fix = error.inner().message().to_owned();
             match overlay::find(&table, &key) {
-                Some(value) if !value.is_table() => Mistake { key, value: Some(value.to_string()), fix },
+                // A secret under a mistyped key is still a secret.
+                Some(value) if !value.is_table() && !key.contains("password") => {
+                    Mistake { key, value: Some(value.to_string()), fix }
+                }
                 _ => Mistake::unseen(key, fix),
             }
         })?;

@@ -114,6 +114,12 @@ fn what_deploy_toml_suggests_in_comments_is_understood() {
 }
 
 #[test]
+fn a_secret_under_a_mistyped_key_is_not_printed() {
+    let said = told("[[account]]\nname = \"ci\"\npassword = \"hunter2\"");
+    assert!(said.contains("password") && !said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn a_mistake_names_the_key_the_value_and_the_fix() {
     for (text, said) in [
         ("[storage]\ncapacity = \"50GB!\"", r#"storage.capacity = "50GB!": not a size; write a number"#),
