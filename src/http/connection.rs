@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use actix_http::header::HeaderValue;
 use bytes::{Buf as _, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -38,7 +39,7 @@ use super::{
     metrics::{Metrics, OpenConnection},
     sendfile::{Progress, Stream, Transfer},
 };
-use crate::asker::Client;
+use crate::asker::{Client, ClientKey};
 
 /// How long a client may take for what.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) login: bool,
     /// The client that the peer's address is, once it was asked for.
     pub(crate) client: RefCell<Option<Arc<Client>>>,
+    /// The client that asked last and what it is called in headers.
+    pub(crate) source: RefCell<Option<(ClientKey, HeaderValue)>>,
     busy: Cell<bool>,
     refused_read: Cell<bool>,
     transfer: RefCell<Option<Transfer>>,
@@ -69,6 +72,7 @@ impl Shared {
             peer,
             login,
             client: RefCell::new(None),
+            source: RefCell::new(None),
             busy: Cell::new(false),
             refused_read: Cell::new(false),
             transfer: RefCell::new(None),

@@ -117,7 +117,7 @@ impl Exchange {
         if let Some((permit, _)) = self.turn.admission()
             && !permit.is_quiet()
         {
-            headers::fields(&mut all, &permit.fields());
+            headers::quota(&mut all, permit, self.turn.shared());
             permit.warnings().for_each(|text| headers::warn(&mut all, &text));
         }
         all

@@ -1,10 +1,17 @@
 //! The headers of an answer: the registry's own, the cache's facts, and those that are built once and reused.
 
-use std::{cell::RefCell, collections::HashMap, time::Duration};
+use std::{cell::RefCell, collections::HashMap, sync::Arc, time::Duration};
 
 use actix_http::header::{AGE, HeaderMap, HeaderName, HeaderValue, WARNING};
 
+use super::connection::Shared;
 use crate::{
+    asker::ClientKey,
+    limits::{
+        dialect,
+        permit::Permit,
+        throttle::{Rule, Standing},
+    },
     mirror::{Facts, Status},
     oci::Digest,
 };
@@ -17,6 +24,12 @@ pub(crate) const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RATELIMIT_SOURCE: HeaderName = HeaderName::from_static("docker-ratelimit-source");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// All `Warning` headers of an answer together (distribution-spec, "Warnings").
 const MOST_WARNING_BYTES: usize = 4096;
@@ -104,6 +117,81 @@ pub(crate) fn fields(headers: &mut HeaderMap, fields: &[(&'static str, String)])
     }
 }
 
+/// Throttles whose header values are kept per worker; about 300 bytes each. A configuration has 16, and two limits of each.
+const KEPT_RULES: usize = 32;
+
+/// The part of a throttle's header values that is the same for every client.
+struct Limit {
+    rule: Arc<Rule>,
+    limit: u32,
+    hub: HeaderValue,
+    policy: HeaderValue,
+}
+
+fn of_limit<R>(standing: &Standing, work: impl FnOnce(&Limit) -> R) -> R {
+    thread_local! {
+        static KEPT: RefCell<Vec<Limit>> = const { RefCell::new(Vec::new()) };
+    }
+    KEPT.with_borrow_mut(|kept| {
+        let is_it = |limit: &Limit| Arc::ptr_eq(&limit.rule, &standing.rule) && limit.limit == standing.limit;
+        if let Some(found) = kept.iter().find(|limit| is_it(limit)) {
+            return work(found);
+        }
+        let (rule, limit) = (standing.rule.clone(), standing.limit);
+        let hub = take(&mut format!("{limit};w={}", rule.period()));
+        let mut policy = String::new();
+        dialect::policy(standing, &mut policy);
+        let made = Limit { rule, limit, hub, policy: take(&mut policy) };
+        // A reload makes other rules; the values of the old ones go when their room is needed.
+        if kept.len() >= KEPT_RULES {
+            kept.clear();
+        }
+        let result = work(&made);
+        kept.push(made);
+        result
+    })
+}
+
+/// What [`Permit::fields`] says, on the path of every answer: what does not change is kept, and what does is written once.
+pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Shared) {
+    thread_local! {
+        static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+    }
+    let (pulls, tightest) = permit.told();
+    TEXT.with_borrow_mut(|text| {
+        if let Some(standing) = pulls {
+            headers.insert(RATELIMIT_LIMIT, of_limit(standing, |limit| limit.hub.clone()));
+            dialect::remaining(standing, text);
+            headers.insert(RATELIMIT_REMAINING, take(text));
+            let source = source(shared, &permit.client.key);
+            if !source.is_empty() {
+                headers.insert(RATELIMIT_SOURCE, source);
+            }
+        }
+        if let Some(standing) = tightest {
+            headers.insert(RATELIMIT_POLICY, of_limit(standing, |limit| limit.policy.clone()));
+            dialect::left(standing, text);
+            headers.insert(RATELIMIT, take(text));
+        }
+    });
+}
+
+/// What the client is called; its connection keeps that.
+fn source(shared: &Shared, client: &ClientKey) -> HeaderValue {
+    let mut kept = shared.source.borrow_mut();
+    match &*kept {
+        Some((key, value)) if key == client => value.clone(),
+        _ => kept.insert((client.clone(), take(&mut client.to_string()))).1.clone(),
+    }
+}
+
+/// The text as a header value; what remains is empty and has its room. A name that cannot stand in a header says nothing.
+fn take(text: &mut String) -> HeaderValue {
+    let value = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    text.clear();
+    value
+}
+
 /// One more `Warning: 299`.
 pub(crate) fn warn(headers: &mut HeaderMap, text: &str) {
     headers.append(WARNING, warning(text));
@@ -138,6 +226,12 @@ pub(crate) fn none_match(headers: &HeaderMap, etag: &HeaderValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{
+        Limits, Rulebook,
+        audit::Operator,
+        permit::{About, Kind, Request},
+        throttle::{Algorithm, Mode, Rules, Setting},
+    };
 
     #[test]
     fn a_warning_is_one_quoted_string_within_the_spec_s_bound() {
@@ -164,6 +258,58 @@ mod tests {
             assert!(!matches(value), "{value}");
         }
         assert!(!none_match(&HeaderMap::new(), &etag));
+    }
+
+    #[test]
+    fn a_quota_in_headers_is_what_the_permit_says_at_any_moment() {
+        let rules = |limit: u32| {
+            let setting = |what: &str, burst| Setting {
+                name: format!("throttle_{what}"),
+                requests_per_period: limit,
+                period_in_seconds: 60,
+                burst: Some(burst),
+                algorithm: Algorithm::Gcra,
+                mode: Mode::Enforce,
+            };
+            let settings = [
+                setting("unauthenticated_pulls", 3),
+                setting("unauthenticated_registry_api", limit),
+                setting("unauthenticated_bytes", 4),
+                setting("authenticated_pulls", 5),
+            ];
+            Rulebook { throttles: Rules::new(&settings, &[], 2).unwrap(), ..Rulebook::default() }
+        };
+        let limits = Limits::unkept(rules(20));
+        let shared = Shared::new(None, false);
+        let mut said = std::collections::HashSet::new();
+        for step in 0..400_u64 {
+            // A proxy's connection: many clients, of one network and not, and a reload now and then.
+            let key = match step % 4 {
+                3 => ClientKey::Principal("cé".into()),
+                2 => ClientKey::Principal("ci".into()),
+                last => ClientKey::Address([192, 0, 2, last as u8].into()),
+            };
+            let now = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + step);
+            if step % 50 == 49 {
+                limits.replace(rules(20 + step as u32), &Operator::auto(), now);
+            }
+            let client = Arc::new(limits.client(key, [192, 0, 2, 1].into(), ""));
+            let about = About { method: "GET", repository: "a", reference: "b" };
+            let request = Request { client, kind: Kind::Pull, about, bypass: None };
+            let Ok(permit) = limits.admit(&request, now) else { continue };
+            limits.sent(&permit, if step % 7 == 0 { 60_000 } else { 0 }, now);
+            let (mut written, mut kept) = (HeaderMap::new(), HeaderMap::new());
+            fields(&mut written, &permit.fields());
+            quota(&mut kept, &permit, &shared);
+            let sorted = |headers: &HeaderMap| {
+                let mut all: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+                all.sort();
+                all
+            };
+            assert_eq!(sorted(&kept), sorted(&written));
+            said.extend(sorted(&kept));
+        }
+        assert!(said.len() > 30, "{}", said.len());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     seconds_up,
-    throttle::{Decision, Standing},
+    throttle::{BYTES_UNIT, Decision, Meter, Standing},
 };
 use crate::asker::ClientKey;
 
@@ -29,9 +29,17 @@ pub fn docker_hub(client: &ClientKey, standing: &Standing) -> Fields {
     let window = standing.rule.period();
     vec![
         ("ratelimit-limit", format!("{};w={window}", standing.limit)),
-        ("ratelimit-remaining", format!("{};w={window}", standing.remaining)),
+        ("ratelimit-remaining", written(|out| remaining(standing, out))),
         ("docker-ratelimit-source", client.to_string()),
     ]
+}
+
+/// What `ratelimit-remaining` says, appended to `out`. This and [`left`] are all that changes from one request of a client to the next, so they
+/// are written without `format!`.
+pub fn remaining(standing: &Standing, out: &mut String) {
+    digits(standing.remaining.into(), out);
+    out.push_str(";w=");
+    digits(standing.rule.period().into(), out);
 }
 
 /// The same fields, when no throttle of the client's says anything: what its class may use of the upstream budget.
@@ -79,22 +87,58 @@ pub fn ietf_tightest(decision: &Decision) -> Fields {
 }
 
 fn ietf_of<'a>(standings: impl Iterator<Item = &'a Standing>) -> Fields {
-    let mut policy = String::new();
-    let mut left = String::new();
+    let (mut policies, mut lefts) = (String::new(), String::new());
     for standing in standings {
-        let separator = if policy.is_empty() { "" } else { ", " };
-        let (rule, bytes) = (&standing.rule, standing.rule.meter() == super::throttle::Meter::Bytes);
-        let unit = if bytes { u64::from(standing.limit) * super::throttle::BYTES_UNIT } else { standing.limit.into() };
-        let remaining = u64::from(standing.remaining) * if bytes { super::throttle::BYTES_UNIT } else { 1 };
-        let (name, kind) = (rule.name(), if bytes { ";qu=\"content-bytes\"" } else { "" });
-        // Writing to a string cannot fail.
-        let _ = write!(policy, "{separator}\"{name}\";q={unit};w={}{kind}", rule.period());
-        let _ = write!(left, "{separator}\"{name}\";r={remaining}");
-        if !standing.more_in.is_zero() {
-            let _ = write!(left, ";t={}", seconds_up(standing.more_in));
+        for (out, write) in [(&mut policies, policy as fn(&Standing, &mut String)), (&mut lefts, left)] {
+            if !out.is_empty() {
+                out.push_str(", ");
+            }
+            write(standing, out);
         }
     }
-    if policy.is_empty() { Vec::new() } else { vec![("ratelimit-policy", policy), ("ratelimit", left)] }
+    if policies.is_empty() { Vec::new() } else { vec![("ratelimit-policy", policies), ("ratelimit", lefts)] }
+}
+
+/// An item of `RateLimit-Policy`, appended to `out`: the same as long as rule and limit are.
+pub fn policy(standing: &Standing, out: &mut String) {
+    let (rule, bytes) = (&standing.rule, standing.rule.meter() == Meter::Bytes);
+    let unit = if bytes { BYTES_UNIT } else { 1 };
+    let (quota, kind) = (u64::from(standing.limit) * unit, if bytes { ";qu=\"content-bytes\"" } else { "" });
+    // Writing to a string cannot fail.
+    let _ = write!(out, "\"{}\";q={quota};w={}{kind}", rule.name(), rule.period());
+}
+
+/// An item of `RateLimit`, appended to `out`.
+pub fn left(standing: &Standing, out: &mut String) {
+    let unit = if standing.rule.meter() == Meter::Bytes { BYTES_UNIT } else { 1 };
+    out.push('"');
+    out.push_str(standing.rule.name());
+    out.push_str("\";r=");
+    digits(u64::from(standing.remaining) * unit, out);
+    if !standing.more_in.is_zero() {
+        out.push_str(";t=");
+        digits(seconds_up(standing.more_in), out);
+    }
+}
+
+fn written(write: impl FnOnce(&mut String)) -> String {
+    let mut out = String::new();
+    write(&mut out);
+    out
+}
+
+/// A number in decimal, without the formatting machinery.
+fn digits(mut number: u64, out: &mut String) {
+    let (mut buffer, mut at) = ([b'0'; 20], 20);
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.push_str(std::str::from_utf8(&buffer[at..]).unwrap_or_default());
 }
 
 #[cfg(test)]

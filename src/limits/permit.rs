@@ -88,6 +88,11 @@ impl Permit {
         fields(&self.client.key, &self.decision)
     }
 
+    /// What [`Permit::fields`] speaks of: the throttle of pulls in Docker Hub's fields, the tightest one in the IETF's.
+    pub fn told(&self) -> (Option<&Standing>, Option<&Standing>) {
+        (pulls(&self.decision), self.decision.tightest())
+    }
+
     /// Sentences for `Warning: 299`: a quota of which four fifths are used, and what a dry run would have denied.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         self.decision.standings.iter().filter_map(warning)
@@ -99,9 +104,12 @@ impl Permit {
     }
 }
 
+fn pulls(decision: &Decision) -> Option<&Standing> {
+    decision.acting().find(|standing| standing.rule.meter() == Meter::Pulls)
+}
+
 fn fields(client: &ClientKey, decision: &Decision) -> Fields {
-    let pulls = decision.acting().find(|standing| standing.rule.meter() == Meter::Pulls);
-    let mut fields = pulls.map_or_else(Vec::new, |standing| dialect::docker_hub(client, standing));
+    let mut fields = pulls(decision).map_or_else(Vec::new, |standing| dialect::docker_hub(client, standing));
     fields.extend(dialect::ietf_tightest(decision));
     fields
 }
@@ -117,6 +125,7 @@ fn warning(standing: &Standing) -> Option<String> {
     // With gcra a burst is all that one may have at once, so four fifths of that are what matters.
     let whole = match rule.algorithm() {
         Algorithm::FixedWindow => u64::from(limit),
+        Algorithm::Gcra if limit == rule.limit() => u64::from(rule.burst()),
         Algorithm::Gcra => u64::from(limit) * u64::from(rule.burst()) / u64::from(rule.limit().max(1)),
     };
     let is_near = u64::from(standing.remaining) * 5 <= whole;

@@ -108,28 +108,26 @@ impl Window {
         self.quota.burst_size().get()
     }
 
-    /// Counts one request and says whether it may pass.
-    pub(super) fn take(&self, account: &mut Account, now: u64) -> Reading {
+    /// Counts one request and says whether it is too much.
+    pub(super) fn take(&self, account: &mut Account, now: u64) -> bool {
         self.turn_over(account, now);
         account.count = account.count.saturating_add(1);
-        let over = match self.algorithm {
+        match self.algorithm {
             Algorithm::FixedWindow => account.count > self.limit,
             Algorithm::Gcra => {
                 let store = Owed { due: Cell::from_mut(&mut account.due), now, most: self.most() };
                 RateLimiter::<_, _, _, NoOpMiddleware<Nanos>>::new(self.quota, store, Still).check().is_err()
             }
-        };
-        self.read(account, now, over)
+        }
     }
 
-    /// Says whether the next request would pass, and counts nothing.
-    pub(super) fn look(&self, account: &mut Account, now: u64) -> Reading {
+    /// Says whether the next request would be too much, and counts nothing.
+    pub(super) fn look(&self, account: &mut Account, now: u64) -> bool {
         self.turn_over(account, now);
-        let over = match self.algorithm {
+        match self.algorithm {
             Algorithm::FixedWindow => account.count >= self.limit,
             Algorithm::Gcra => owed(account.due, now, self.most()) > self.capacity - self.each,
-        };
-        self.read(account, now, over)
+        }
     }
 
     /// Counts what has happened already: never denied, but owed, up to one period beyond the burst.
@@ -165,20 +163,8 @@ impl Window {
         }
     }
 
-    fn turn_over(&self, account: &mut Account, now: u64) {
-        let period = u64::from(self.period);
-        let end = u32::try_from((now / SECOND / period + 1) * period).unwrap_or(u32::MAX);
-        if account.window_end != end {
-            (account.window_end, account.count) = (end, 0);
-        }
-    }
-
-    /// The most that can be owed: a burst and one period.
-    fn most(&self) -> u64 {
-        self.capacity + u64::from(self.period) * SECOND
-    }
-
-    fn read(&self, account: &Account, now: u64, over: bool) -> Reading {
+    /// Where the account stands. It was judged at the same moment, with this outcome.
+    pub(super) fn read(&self, account: &Account, now: u64, over: bool) -> Reading {
         let observed = account.count;
         match self.algorithm {
             Algorithm::FixedWindow => {
@@ -203,5 +189,18 @@ impl Window {
                 }
             }
         }
+    }
+
+    fn turn_over(&self, account: &mut Account, now: u64) {
+        let period = u64::from(self.period);
+        let end = u32::try_from((now / SECOND / period + 1) * period).unwrap_or(u32::MAX);
+        if account.window_end != end {
+            (account.window_end, account.count) = (end, 0);
+        }
+    }
+
+    /// The most that can be owed: a burst and one period.
+    fn most(&self) -> u64 {
+        self.capacity + u64::from(self.period) * SECOND
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    account::{Reading, Window},
+    account::{Account, Reading, Window},
     rules::{Meter, Meters, Mode, Rule, Rules},
     seats::{Accounts, Seats},
     tally::{Count, Tally},
@@ -123,7 +123,7 @@ impl Table {
         let mut decision = Decision { standings: Vec::with_capacity(count), denied: false };
         self.with(rules, client, now, |own, network| {
             // What is put back when a throttle denies after others have counted.
-            let before = (own.as_deref().copied(), network.as_deref().copied());
+            let before = (own.as_deref().map(due), network.as_deref().map(due));
             let (mut own, mut network) = (own, network);
             for rule in all.iter().filter(applies) {
                 let took = take.holds(rule.meter);
@@ -152,9 +152,9 @@ impl Table {
         let now = nanos(now);
         let applies = rules.of(client).iter().filter(|rule| rule.mode != Mode::Off && meters.holds(rule.meter));
         let mut decision = Decision::default();
-        let mut own = self.seats(client).lock(client).find(client).copied().unwrap_or_default();
+        let mut own = self.seats(client).lock(client).find().copied().unwrap_or_default();
         let network = network_key(rules, client);
-        let mut wide = network.and_then(|network| self.networks.lock(&network).find(&network).copied());
+        let mut wide = network.and_then(|network| self.networks.lock(&network).find().copied());
         for rule in applies {
             let judged = judge(rule, Some(&mut own), wide.as_mut(), false, now);
             decision.standings.push(standing(rule, judged));
@@ -223,7 +223,7 @@ impl Table {
         client: &ClientKey,
         meter: Meter,
         now: SystemTime,
-        change: impl Fn(&Window, &mut super::account::Account, u64),
+        change: impl Fn(&Window, &mut Account, u64),
     ) {
         let Some(rule) = rules.of(client).iter().find(|rule| rule.meter == meter && rule.mode != Mode::Off) else {
             return;
@@ -301,29 +301,32 @@ fn judge(
     };
     let mut own = own;
     let before = own.as_ref().map(|own| own[at].due);
-    let mine = own.as_deref_mut().map(|own| step(&rule.own, own));
-    if let Some(mine) = mine.filter(|mine| mine.over) {
-        return (Scope::Client, mine);
+    if let Some(own) = own.as_deref_mut()
+        && step(&rule.own, own)
+    {
+        return (Scope::Client, rule.own.read(&own[at], now, true));
     }
-    let wide = network.map(|network| step(&rule.network, network));
-    match (mine, wide) {
-        (mine, Some(wide)) if wide.over || mine.is_none() => {
-            if let (true, Some(own), Some(due)) = (wide.over, own, before) {
+    if let Some(network) = network {
+        let over = step(&rule.network, network);
+        if over || own.is_none() {
+            if let (true, Some(own), Some(due)) = (over, own, before) {
                 own[at].due = due;
             }
-            (Scope::Network, wide)
+            return (Scope::Network, rule.network.read(&network[at], now, over));
         }
-        (Some(mine), _) => (Scope::Client, mine),
-        // Does not happen: whoever has no seat is counted with the crowd.
-        (None, _) => (Scope::Client, rule.own.look(&mut super::account::Account::default(), now)),
     }
+    // There is always one or the other: whoever has no seat is counted with the crowd.
+    let account = own.map_or_else(Account::default, |own| own[at]);
+    (Scope::Client, rule.own.read(&account, now, false))
 }
 
-fn put_back(accounts: Option<&mut Accounts>, before: Option<Accounts>) {
+fn due(accounts: &Accounts) -> [u64; 8] {
+    accounts.map(|account| account.due)
+}
+
+fn put_back(accounts: Option<&mut Accounts>, before: Option<[u64; 8]>) {
     if let (Some(accounts), Some(before)) = (accounts, before) {
-        for (account, before) in accounts.iter_mut().zip(before) {
-            account.due = before.due;
-        }
+        accounts.iter_mut().zip(before).for_each(|(account, due)| account.due = due);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,8 +27,12 @@ pub(super) struct Seats<K> {
 }
 
 pub(super) struct Shard<K> {
-    index: HashMap<K, u32>,
+    /// Seats by the hash of whose they are. It is 64 bits under a random key: should two clients ever have the same one, they share a
+    /// seat, as they would share a network's.
+    index: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
     taken: Vec<(K, Accounts)>,
+    /// Of the keys of `taken`.
+    hashes: Vec<u64>,
     most: usize,
     /// Where the search for an idle seat goes on.
     hand: usize,
@@ -38,21 +42,55 @@ pub(super) struct Shard<K> {
     barren_at: Option<u64>,
 }
 
+/// A shard that is locked for one key, and the hash of that key: the only one that is made of it.
+pub(super) struct Locked<'a, K> {
+    shard: MutexGuard<'a, Shard<K>>,
+    hash: u64,
+}
+
+/// Takes a hash for what it is.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Not called: the keys are numbers.
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 impl<K: Clone + Eq + Hash> Seats<K> {
     /// Room for at least one in each shard, and about `most` in all.
     pub(super) fn new(most: usize) -> Seats<K> {
         let most = most.div_ceil(SHARDS).max(1);
         let shard = || {
-            Mutex::new(Shard { index: HashMap::new(), taken: Vec::new(), most, hand: 0, fruitless: 0, barren_at: None })
+            Mutex::new(Shard {
+                index: HashMap::default(),
+                taken: Vec::new(),
+                hashes: Vec::new(),
+                most,
+                hand: 0,
+                fruitless: 0,
+                barren_at: None,
+            })
         };
         Seats { hasher: RandomState::new(), shards: std::array::from_fn(|_| shard()) }
     }
 
     /// Where this key's accounts are, if anywhere.
-    pub(super) fn lock(&self, key: &K) -> MutexGuard<'_, Shard<K>> {
-        // The low bits choose the shard. The shard's own map hashes with another key.
-        let shard = self.hasher.hash_one(key) as usize % SHARDS;
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self, key: &K) -> Locked<'_, K> {
+        let hash = self.hasher.hash_one(key);
+        // Bits in the middle choose the shard: the shard's own map goes by the lowest and the highest.
+        let shard = (hash >> 32) as usize % SHARDS;
+        Locked { shard: self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner), hash }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -65,22 +103,24 @@ impl<K: Clone + Eq + Hash> Seats<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash> Shard<K> {
+impl<K: Clone> Locked<'_, K> {
     /// The accounts of this key, new ones if need be; `None` when all seats are taken by others who owe something.
     pub(super) fn seat(&mut self, key: &K, now: u64, is_idle: impl Fn(&K, &Accounts) -> bool) -> Option<&mut Accounts> {
-        let seat = match self.index.get(key) {
+        let seat = match self.shard.index.get(&self.hash) {
             Some(seat) => *seat as usize,
-            None => self.give(key, now, is_idle)?,
+            None => self.shard.give(key, self.hash, now, is_idle)?,
         };
-        self.taken.get_mut(seat).map(|(_, accounts)| accounts)
+        self.shard.taken.get_mut(seat).map(|(_, accounts)| accounts)
     }
 
     /// The accounts of this key if it has any.
-    pub(super) fn find(&mut self, key: &K) -> Option<&mut Accounts> {
-        let seat = *self.index.get(key)?;
-        self.taken.get_mut(seat as usize).map(|(_, accounts)| accounts)
+    pub(super) fn find(&self) -> Option<&Accounts> {
+        let seat = *self.shard.index.get(&self.hash)?;
+        self.shard.taken.get(seat as usize).map(|(_, accounts)| accounts)
     }
+}
 
+impl<K: Clone> Shard<K> {
     pub(super) fn iter(&self) -> impl Iterator<Item = &(K, Accounts)> {
         self.taken.iter()
     }
@@ -89,9 +129,10 @@ impl<K: Clone + Eq + Hash> Shard<K> {
         self.taken.iter_mut()
     }
 
-    fn give(&mut self, key: &K, now: u64, is_idle: impl Fn(&K, &Accounts) -> bool) -> Option<usize> {
+    fn give(&mut self, key: &K, hash: u64, now: u64, is_idle: impl Fn(&K, &Accounts) -> bool) -> Option<usize> {
         let seat = if self.taken.len() < self.most {
             self.taken.push((key.clone(), Accounts::default()));
+            self.hashes.push(hash);
             self.taken.len() - 1
         } else if self.barren_at.is_some_and(|at| (at..at.saturating_add(BARREN)).contains(&now)) {
             return None;
@@ -105,11 +146,11 @@ impl<K: Clone + Eq + Hash> Shard<K> {
             self.fruitless = if free.is_some() { 0 } else { self.fruitless + looked_at };
             self.barren_at = (self.fruitless >= self.taken.len()).then_some(now);
             let seat = free?;
-            self.index.remove(&self.taken[seat].0);
+            self.index.remove(&std::mem::replace(&mut self.hashes[seat], hash));
             self.taken[seat] = (key.clone(), Accounts::default());
             seat
         };
-        self.index.insert(key.clone(), u32::try_from(seat).ok()?);
+        self.index.insert(hash, u32::try_from(seat).ok()?);
         Some(seat)
     }
 }
