@@ -144,6 +144,19 @@ impl Disk {
         present(self.run(Call::Open, path, || File::options().read(true).write(true).open(path)))
     }
 
+    /// Creates a small file on its way, over what a crash left under its name: files are written before all is swept.
+    fn create_over(&self, path: &Path) -> Result<File, Error> {
+        let create =
+            || self.run(Call::Create, path, || File::options().write(true).create(true).truncate(true).open(path));
+        match present(create())? {
+            Some(file) => Ok(file),
+            None => {
+                self.make_parent(path)?;
+                create()
+            }
+        }
+    }
+
     /// Creates a file that must not exist, and the directories above it when they are missing.
     pub(crate) fn create(&self, path: &Path) -> Result<File, Error> {
         let create =
@@ -334,7 +347,7 @@ impl Disk {
 
     /// Replaces `path` by `bytes` through `temporary`, so that a reader sees the old or the new and never a part.
     pub(crate) fn replace(&self, temporary: &Path, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
-        let file = self.create(temporary)?;
+        let file = self.create_over(temporary)?;
         let result = self.write_at(&file, temporary, pieces, 0).and_then(|()| self.rename(temporary, path));
         if result.is_err() {
             // The failure above is the one to tell; what stays behind is swept at the next start.
@@ -347,7 +360,7 @@ impl Disk {
 impl Disk {
     /// As [`Disk::replace`], and the bytes are on the disk before the name is; the name follows with its directory.
     pub(crate) fn replace_synced(&self, temporary: &Path, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
-        let file = self.create(temporary)?;
+        let file = self.create_over(temporary)?;
         let result = self
             .write_at(&file, temporary, pieces, 0)
             .and_then(|()| self.sync_data(&file, temporary))

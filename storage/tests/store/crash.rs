@@ -113,3 +113,15 @@ fn two_processes_cannot_share_a_directory() {
     child.kill();
     drop(Store::open(settings(root.path())).unwrap());
 }
+
+/// A power cut in the first moments leaves the first small file on its way, under the name that the next start takes first.
+#[tokio::test]
+async fn what_a_cut_left_on_its_way_does_not_keep_the_store_closed() {
+    let directory = tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("partial")).unwrap();
+    std::fs::write(directory.path().join("partial/record.0"), b"half of a rec").unwrap();
+    let store = open(directory.path());
+    let (digest, bytes) = content(7, 1000);
+    put(&store, &digest, &bytes).await.unwrap();
+    assert!(store.blob(&digest).unwrap().is_some());
+}
