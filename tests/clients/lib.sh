@@ -66,7 +66,7 @@ normalise() {
         -e '/^[0-9a-f]{12}: /d' \
         -e '/^elapsed: /d' \
         -e 's/[[:space:]]+$//' \
-        -e '/[|]-*[|]$/d' \
+        -e '/[|][-+]+[|]/d' \
         -e '/^(Getting image source signatures|Copying (blob|config) .*)$/d' \
         -e 's/about [0-9][0-9hms ]*/about WAIT/' \
         -e 's/until ([0-9-]{10} )?[0-9]{2}:[0-9]{2}Z/until TIME/g' \
