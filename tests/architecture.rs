@@ -106,7 +106,7 @@ const RULES: &[Rule] = &[
     Rule {
         below: &["src", "storage/src"],
         but: &["src/http", "src/admin"],
-        words: &["actix_web", "actix_http", "actix_rt", "actix_service", "actix_server::"],
+        words: &["actix_web", "actix_http::", "actix_rt", "actix_service", "actix_server::"],
         why: "actix is http's and admin's alone",
     },
     Rule {
