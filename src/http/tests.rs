@@ -67,6 +67,10 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
         ..weir_storage::Settings::default()
     };
     let store = weir_storage::Store::open_on(settings, hosting.faults).unwrap();
+    // So that a fault meets what the test writes, and not the index that is being opened.
+    while !store.usage().index_ready {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let keep = |_: Vec<u8>| -> upstream::ledger::Kept { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let settings = upstream::Settings {

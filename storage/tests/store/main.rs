@@ -28,9 +28,14 @@ pub(crate) fn open(root: &Path) -> Store {
     Store::open(settings(root)).unwrap()
 }
 
+/// With the index open, so that nobody but the test writes: a fault armed earlier could meet the sentinel instead.
 pub(crate) fn open_faulty(root: &Path) -> (Store, Faults) {
     let faults = Faults::default();
-    (Store::open_on(settings(root), faults.clone()).unwrap(), faults)
+    let store = Store::open_on(settings(root), faults.clone()).unwrap();
+    while !store.usage().index_ready {
+        std::thread::yield_now();
+    }
+    (store, faults)
 }
 
 /// `length` bytes that look like no others.
