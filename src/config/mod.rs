@@ -177,6 +177,7 @@ impl Config {
         self.limits.check(&mut mistakes);
         self.budget.check(&mut mistakes);
         class::check(&self.class, &self.account, &mut mistakes);
+        self.ban.check(&mut mistakes);
         self.log.check(&mut mistakes);
         mistakes
     }

@@ -184,7 +184,7 @@ impl Config {
             throttles,
             budget: Policy::new(floors, shares, self.budget.queue_max_wait.0, &classes),
             classes,
-            ladder: ladder::Settings { mode, spared, ..ladder::Settings::default() },
+            ladder: ladder::Settings { mode, spared, ..self.ban.ladder() },
             allowlist: self.limits.allowlist(),
             trusted_proxies,
             bypass_header: self.limits.bypass_header.to_ascii_lowercase(),

@@ -128,6 +128,10 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
         ("[storage]\ncapacity = \"1MiB\"", r#"storage.capacity = "1MiB": too small"#),
         ("[server]\nlisten = \"5000\"", r#"server.listen = "5000": "#),
         ("[mirror]\ntag_ttl = 300", "mirror.tag_ttl = 300: "),
+        ("[ban]\nfailed_logins = 0", "ban.failed_logins = 0: would act on the first failure; write at least 1"),
+        ("[ban]\ndifferent_references = 5000", "ban.different_references = 5000: no more than 1000"),
+        ("[ban]\ndurations = [\"5m\", \"1m\", \"1h\", \"4h\"]", "each at least as long as the one before"),
+        ("[ban]\ndurations = [\"1h\", \"1h\", \"1h\", \"31d\"]", "write four spans"),
         ("[mirror]\nfills = -1", "mirror.fills = -1: "),
         ("[mirror]\nfills = 0", "mirror.fills = 0: write 1 to 256"),
         (

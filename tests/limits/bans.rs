@@ -103,3 +103,18 @@ async fn ten_thousand_requests_for_missing_images_cost_upstream_little_and_end_a
         assert_eq!(client.get("/v2/").status, 200);
     }
 }
+
+/// The thresholds of the ladder are the operator's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rungs_are_where_the_operator_put_them() {
+    let ban = "[ban]\nmode = \"enforce\"\ndifferent_references = 3\ndurations = [\"2h\", \"2h\", \"3h\", \"4h\"]\n";
+    let world = World::start(None, &format!("{PROXY}{ban}")).await;
+    let mut client = world.client("192.0.2.7");
+    let statuses: Vec<_> = (0..5).map(|number| client.pull(&format!("missing{number}")).status).collect();
+    assert_eq!(statuses, [404, 404, 404, 404, 429]);
+    let bans = world.admin("GET", "/api/v1/bans", "");
+    assert_eq!(bans["bans"][0]["rung"], 2, "{bans}");
+    let time = |key: &str| humantime::parse_rfc3339(bans["bans"][0][key].as_str().unwrap()).unwrap();
+    let lasts = time("until").duration_since(time("created")).unwrap().as_secs();
+    assert!((2 * 3600 * 9 / 10..=2 * 3600 * 11 / 10).contains(&lasts), "{lasts}");
+}
