@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::SystemTime,
 };
@@ -125,10 +124,10 @@ impl Exchange {
 
     /// What is not here may be fetched for this client, or why not: rungs 1 to 3. What is here goes on.
     pub(crate) fn may_miss(&self, place: &Place, reference: &str) -> Result<(), Failure> {
-        let Some((permit, limits)) = self.turn.admission() else { return Ok(()) };
-        if let Some(denied) = &permit.misses {
-            return Err(Failure::Denied(Arc::from(denied.clone())));
+        if let Some(denied) = &place.ask.cached_only {
+            return Err(Failure::Denied(denied.clone()));
         }
+        let Some((permit, limits)) = self.turn.admission() else { return Ok(()) };
         let about = About { method: self.turn.method().as_str(), repository: &place.name(), reference };
         match limits.held_back(&permit.client, about, SystemTime::now()) {
             Some(wait) => Err(Failure::HeldBack(wait)),

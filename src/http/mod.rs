@@ -225,10 +225,12 @@ fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &
         Some(query) => query::value(Some(query), "ns").map_err(Failure::Query)?,
         None => None,
     };
+    let misses = exchange.turn.admission().and_then(|(permit, _)| permit.misses.as_deref());
+    let cached_only = misses.map(|denied| Arc::new(denied.clone()));
     match registry.routes.find(asked, ns.as_deref()) {
         Some(Found::Mirrored(found)) => {
             let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
-            let ask = Ask { upstream: found.upstream, repository: found.repository, client };
+            let ask = Ask { upstream: found.upstream, repository: found.repository, client, cached_only };
             Ok(At::Mirrored(Place { ask, namespace }))
         }
         Some(Found::Hosted(repository)) => {
@@ -240,7 +242,7 @@ fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &
                 return Err(Failure::Login);
             }
             thread_local!(static HERE_NAME: Arc<str> = Arc::from(HERE));
-            let ask = Ask { upstream: HERE_NAME.with(Arc::clone), repository, client };
+            let ask = Ask { upstream: HERE_NAME.with(Arc::clone), repository, client, cached_only };
             Ok(At::Hosted(Place { ask, namespace: None }))
         }
         None => {

@@ -118,7 +118,7 @@ fn begin(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
                 None => hosted.mount(client, name, digest, From::Anywhere).await,
                 Some(Some(Found::Hosted(from))) => hosted.mount(client, name, digest, From::Hosted(&from)).await,
                 Some(Some(Found::Mirrored(from))) => {
-                    let ask = Ask { upstream: from.upstream, repository: from.repository, client: client.clone() };
+                    let ask = Ask { upstream: from.upstream, repository: from.repository, ..place.ask.clone() };
                     hosted.mount(client, name, digest, From::Mirrored(&mirror, &ask)).await
                 }
                 Some(None) => Ok(false),

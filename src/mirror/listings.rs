@@ -137,6 +137,7 @@ impl Inner {
                     upstream: source.upstream.clone(),
                     repository: source.repository.clone(),
                     client: client.clone(),
+                    cached_only: None,
                 };
                 &*source.credential == Source::ANONYMOUS || Inner::may_read_private(&ask)
             })

@@ -39,7 +39,7 @@ pub use self::{error::Error, metrics::Metrics, settings::Settings};
 pub use crate::upstream::ledger::{Left, Spend};
 use crate::{
     asker::Client,
-    limits::Limits,
+    limits::{Limits, permit::Denied},
     oci::{Digest, Manifest, MediaType, Name, Reference, Tag},
     upstream::{Identity, Ledger, Upstream},
 };
@@ -54,6 +54,8 @@ pub struct Ask {
     pub repository: Name,
     /// Who asks.
     pub client: Arc<Client>,
+    /// Why nothing counted is sent upstream for it, if nothing is: the ladder holds the client to what is cached (rung 2 or 3).
+    pub cached_only: Option<Arc<Denied>>,
 }
 
 /// How a request was answered: the cache-status log field, metric label and header.

@@ -10,7 +10,7 @@
 //!
 //! All who ask for one object at one moment share a flight, and who came first is admitted and pays. When *that one* is refused, the
 //! refusal is nobody else's: the others gather again by class, and at last by client, each flight admitted for whom it flies
-//! ([`Group`]). So a scanner that was first costs production nothing. For the same reason one who leads others does not wait in the queue.
+//! ([`Group`]). A client that the ladder holds to what is cached flies alone from the start. So a scanner that was first costs production nothing. For the same reason one who leads others does not wait in the queue.
 
 use std::{
     sync::{
@@ -51,6 +51,16 @@ pub(super) enum Group {
     Client(ClientKey),
 }
 
+impl Group {
+    /// Who may have what is cached and nothing else must not lead others to that.
+    pub(super) fn widest(ask: &Ask) -> Group {
+        match ask.cached_only {
+            None => Group::All,
+            Some(_) => Group::Client(ask.client.key.clone()),
+        }
+    }
+}
+
 /// What a flight for a manifest knows of those it flies for.
 #[derive(Clone, Debug)]
 pub(super) struct Crew {
@@ -73,7 +83,9 @@ impl Inner {
         W: Future<Output = Result<ManifestAnswer, Error>> + Send + 'static,
     {
         let mut answer = Err(Error::Internal);
-        for group in [Group::All, Group::Class(ask.client.class), Group::Client(ask.client.key.clone())] {
+        let groups = [Group::All, Group::Class(ask.client.class), Group::Client(ask.client.key.clone())];
+        let widest = Group::widest(ask);
+        for group in groups.into_iter().skip_while(|group| *group != widest) {
             let led = AtomicBool::new(false);
             let flight = self.manifests.join((key.clone(), group.clone()), |waiters| {
                 led.store(true, Ordering::Relaxed);
@@ -99,6 +111,9 @@ impl Inner {
         reason: Reason,
         crew: &Crew,
     ) -> Result<Manifest, Error> {
+        if let Some(denied) = &ask.cached_only {
+            return Err(Error::Throttled(denied.clone()));
+        }
         let upstream = self.upstream(ask)?;
         let now = SystemTime::now();
         let name = reference.to_string();
@@ -189,10 +204,18 @@ impl Inner {
         payers
     }
 
-    /// Whether this client could pay now, so that a moved tag may be told of.
-    pub(super) fn could_fetch(&self, ask: &Ask, source: &Source, now: SystemTime) -> bool {
-        let Ok(upstream) = self.upstream(ask) else { return false };
-        self.payers(upstream, source).iter().any(|(_, left)| self.limits.could_spend(left, &ask.client, now))
+    /// Why this client could not pay now, so that a moved tag must not be told of.
+    pub(super) fn cannot_fetch(&self, ask: &Ask, source: &Source, now: SystemTime) -> Option<Error> {
+        if let Some(denied) = &ask.cached_only {
+            return Some(Error::Throttled(denied.clone()));
+        }
+        let payers = self.upstream(ask).map(|upstream| self.payers(upstream, source)).unwrap_or_default();
+        let could = payers.iter().any(|(_, left)| self.limits.could_spend(left, &ask.client, now));
+        (!could).then(|| Error::BudgetSpent {
+            retry_after: Duration::ZERO,
+            message: format!("it changed at {}, and no pull is left to fetch it", ask.upstream).into(),
+            regroup: false,
+        })
     }
 
     /// Takes a pull if the budget's policy agrees, which is asked under the ledger's lock: two never decide on the same last one.

@@ -125,7 +125,9 @@ impl Inner {
         self.promote(ask, tag).await?;
         // What a HEAD alone brought is answered without its bytes while it is fresh.
         let now = SystemTime::now();
-        if let Some((_, record)) = self.moved(ask, tag, now) {
+        if ask.cached_only.is_none()
+            && let Some((_, record)) = self.moved(ask, tag, now)
+        {
             let facts = Facts { status: Status::Hit, age: freshness::age(record.checked_at, now), warning: None };
             return Ok(ManifestHead::of(record, facts));
         }
@@ -138,13 +140,12 @@ impl Inner {
         }
         let error = match self.resolve(ask, tag).await {
             Ok(Resolution::Named { source, record, changed }) => {
-                if changed && !self.could_fetch(ask, &source, now) && self.held(ask, &record.digest)?.is_none() {
+                let refusal = self.cannot_fetch(ask, &source, now).filter(|_| changed);
+                if let Some(refusal) = refusal
+                    && self.held(ask, &record.digest)?.is_none()
+                {
                     // Whoever asks HEAD goes on to GET what it names. Better the old image whole than the new one refused.
-                    Error::BudgetSpent {
-                        retry_after: std::time::Duration::ZERO,
-                        message: format!("it changed at {}, and no pull is left to fetch it", ask.upstream).into(),
-                        regroup: false,
-                    }
+                    refusal
                 } else {
                     if changed && self.held(ask, &record.digest)?.is_some() {
                         self.remember_tag(&source, tag, &record).await;
@@ -203,14 +204,15 @@ impl Inner {
     pub(super) fn revalidate_behind(self: &Arc<Inner>, ask: &Ask, tag: &Tag) {
         let (inner, ask, tag) = (self.clone(), ask.clone(), tag.clone());
         self.runtime.spawn(async move {
-            let key = inner.key(&ask, Object::Revalidation(tag.clone()));
+            let (key, group) = (inner.key(&ask, Object::Revalidation(tag.clone())), Group::widest(&ask));
             let (worker, asked) = (inner.clone(), ask.clone());
+            let flown = group.clone();
             let work = |waiters| async move {
                 let resolution = worker.resolve(&asked, &tag).await?;
-                let crew = Crew { waiters, group: Group::All, has_stale: true };
+                let crew = Crew { waiters, group: flown, has_stale: true };
                 worker.fetch_named(&asked, &tag, resolution, &crew).await
             };
-            if let Ok(Err(error)) = inner.manifests.join((key, Group::All), work).await {
+            if let Ok(Err(error)) = inner.manifests.join((key, group), work).await {
                 tracing::info!(%error, upstream = %ask.upstream, repository = %ask.repository, "revalidation failed");
             }
         });

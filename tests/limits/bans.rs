@@ -1,5 +1,7 @@
 //! Bans: by operators and by the ladder, and what a banned client prints.
 
+use weir_conformance::hub::{Kind, Spec};
+
 use super::{PROXY, support::World};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,4 +119,42 @@ async fn the_rungs_are_where_the_operator_put_them() {
     let time = |key: &str| humantime::parse_rfc3339(bans["bans"][0][key].as_str().unwrap()).unwrap();
     let lasts = time("until").duration_since(time("created")).unwrap().as_secs();
     assert!((2 * 3600 * 9 / 10..=2 * 3600 * 11 / 10).contains(&lasts), "{lasts}");
+}
+
+/// Rung 2: nothing is fetched for such a client, a tag that moved no more than one that was never here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_held_to_what_is_cached_gets_the_old_manifest_of_a_moved_tag() {
+    let config = "[ban]\nmode = \"enforce\"\n[mirror]\ntag_ttl = \"1s\"\n";
+    let world = World::start(None, &format!("{PROXY}{config}")).await;
+    world.images("moves", 1);
+    let (mut held, mut other) = (world.client("192.0.2.7"), world.client("192.0.2.8"));
+    let old = held.pull("moves0");
+    assert_eq!(old.status, 200);
+    let digest = old.header("docker-content-digest");
+    assert!((0..200).any(|number| held.pull(&format!("missing{number}")).status == 429), "never held back");
+    let counted = || {
+        let moves = |repository: &str| repository.ends_with("/moves0");
+        world.hub.count(|request| request.kind == Kind::ManifestGet && moves(&request.repository))
+    };
+    let before = counted();
+
+    world.hub.push(Spec::new("library/moves0").seed(77).single().layers([100])).unwrap();
+    while other.head("moves0").header("docker-content-digest") == digest {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for _ in 0..2 {
+        for heard in [held.head("moves0"), held.pull("moves0")] {
+            assert_eq!((heard.status, heard.header("docker-content-digest")), (200, digest), "{heard:?}");
+            let warning = heard.header("warning").unwrap_or_default();
+            assert!(warning.contains("192.0.2.7 blocked from uncached content"), "{heard:?}");
+        }
+    }
+    assert_eq!(held.pull("moves0").body, old.body);
+    assert_eq!(counted(), before, "nothing was fetched for it");
+
+    let new = other.pull("moves0");
+    assert_ne!(new.header("docker-content-digest"), digest);
+    assert_eq!((new.status, counted()), (200, before + 1));
+    let heard = held.pull("moves0");
+    assert_eq!(heard.header("docker-content-digest"), new.header("docker-content-digest"), "it is cached now");
 }

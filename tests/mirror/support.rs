@@ -114,6 +114,7 @@ pub(crate) fn ask(repository: &str, pull: &[&str]) -> Ask {
             pull: pull.iter().map(|pattern| (*pattern).to_owned()).collect(),
             ..Client::anonymous([127, 0, 0, 1].into(), [127, 0, 0, 1].into())
         }),
+        cached_only: None,
     }
 }
 
