@@ -15,7 +15,7 @@ use super::{
     Error, Identity, Reservation, Upstream,
     breaker::Ticket,
     challenge::Challenge,
-    ledger::Asking,
+    ledger::{Asking, Exhausted},
     metrics::{Kind, Outcome},
     pace::{Lane, Permits},
     ratelimit::{self, RateLimit},
@@ -171,14 +171,24 @@ impl Upstream {
                     (hop, authorization) = (Hop::Origin, own.clone());
                 }
             } else {
-                return Err(self.elsewhere(question.kind, hop, received).await);
+                return Err(self.elsewhere(question, hop, received).await);
             }
             // The permit for the host behind us is given back before the next is taken, or the two could wait for each other.
             self.inner.transport.finish(received).await;
+            // What leads back home is counted there like any other GET, so it is paid like one.
+            let home = hop == Hop::Origin;
+            if let Some(reservation) = question.reservation.as_mut().filter(|_| home) {
+                let exhausted = |exhausted: Exhausted| Error::PullLimit { retry_after: exhausted.retry_after };
+                reservation.again().await.map_err(exhausted)?;
+            }
+            let asking = self.inner.ledger.asking(question.identity);
             received = self
-                .hop(&ticket, question, &url, authorization, false)
+                .hop(&ticket, question, &url, authorization, home)
                 .await
                 .map_err(|failure| unanswered(failure, "where it redirects to"))?;
+            if home {
+                self.reconcile(question, &received, asking);
+            }
         }
     }
 
@@ -212,14 +222,8 @@ impl Upstream {
         outcome
     }
 
-    /// What the origin's answer tells the breaker and the ledger; an error unless the answer is a success or a redirect.
-    async fn told(
-        &self,
-        question: &mut Question<'_>,
-        ticket: &mut Ticket,
-        mut received: Received,
-        asking: Asking,
-    ) -> Result<Received, Ended> {
+    /// What an answer of the origin tells the ledger. Returns whether it was served, and so counted.
+    fn reconcile(&self, question: &mut Question<'_>, received: &Received, asking: Asking) -> bool {
         let status = received.response.status();
         let counted = matches!(question.kind, Kind::ManifestGet | Kind::ManifestHead);
         let reading = RateLimit::read(received.response.headers()).filter(|_| counted);
@@ -238,7 +242,19 @@ impl Upstream {
             let source = ratelimit::source(received.response.headers());
             tracing::debug!(%upstream, %identity, ?reading, source, "upstream says what is left");
         }
-        if served {
+        served
+    }
+
+    /// What the origin's answer tells the breaker and the ledger; an error unless the answer is a success or a redirect.
+    async fn told(
+        &self,
+        question: &mut Question<'_>,
+        ticket: &mut Ticket,
+        mut received: Received,
+        asking: Asking,
+    ) -> Result<Received, Ended> {
+        let status = received.response.status();
+        if self.reconcile(question, &received, asking) {
             ticket.answered();
             return Ok(received);
         }
@@ -278,15 +294,18 @@ impl Upstream {
     }
 
     /// What the answer of a redirect's target means. It says nothing about the origin's health, and its 401 is not answered.
-    async fn elsewhere(&self, kind: Kind, hop: Hop, mut received: Received) -> Ended {
+    async fn elsewhere(&self, question: &Question<'_>, hop: Hop, mut received: Received) -> Ended {
         let status = received.response.status();
         let body = match status {
             StatusCode::TOO_MANY_REQUESTS => self.error_body(&mut received).await,
             _ => Vec::new(),
         };
-        let error = match refusal::judge(kind, status, received.response.headers(), &body, SystemTime::now()) {
+        let error = match refusal::judge(question.kind, status, received.response.headers(), &body, SystemTime::now()) {
             Refusal::Denied if hop != Hop::Elsewhere => Error::Denied,
             Refusal::Denied => Error::Malformed(format!("where it redirects to, the answer is {status}").into()),
+            Refusal::PullLimit(asked) if hop == Hop::Origin => {
+                Error::PullLimit { retry_after: self.inner.ledger.exhausted(question.identity, asked) }
+            }
             Refusal::PullLimit(asked) => Error::PullLimit { retry_after: asked.unwrap_or(AWHILE) },
             Refusal::AbuseLimit(asked, message) => Error::AbuseLimit { retry_after: asked.unwrap_or(AWHILE), message },
             Refusal::Trouble(retry_after) => {

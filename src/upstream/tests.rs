@@ -71,8 +71,8 @@ fn digest(content: &str) -> Digest {
     Algorithm::Sha256.digest(content.as_bytes())
 }
 
-async fn reserved(upstream: &Upstream, reference: &Reference) -> Reservation {
-    let purpose = ledger::Purpose {
+fn purpose(reference: &Reference) -> ledger::Purpose {
+    ledger::Purpose {
         repository: name("a/b"),
         reference: reference.clone(),
         client: "10.0.0.7".into(),
@@ -80,8 +80,11 @@ async fn reserved(upstream: &Upstream, reference: &Reference) -> Reservation {
         reason: ledger::Reason::Cold,
         waiters: Arc::new(AtomicU32::new(0)),
         refunded: Arc::default(),
-    };
-    upstream.inner.ledger.reserve(&anonymous(), purpose).await.unwrap()
+    }
+}
+
+async fn reserved(upstream: &Upstream, reference: &Reference) -> Reservation {
+    upstream.inner.ledger.reserve(&anonymous(), purpose(reference)).await.unwrap()
 }
 
 async fn get(upstream: &Upstream, reference: &Reference) -> Result<crate::oci::Manifest, super::Error> {

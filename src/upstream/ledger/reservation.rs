@@ -1,5 +1,7 @@
 //! A pull that is paid for: refunded, or spent, when it drops.
 
+use std::sync::Arc;
+
 use super::{Exhausted, Ledger, Purpose};
 use crate::upstream::Identity;
 
@@ -52,7 +54,9 @@ impl Reservation {
     /// Pays for sending it once more. Nothing to do when it was not sent.
     pub(crate) async fn again(&mut self) -> Result<(), Exhausted> {
         if self.progress != Progress::Unsent {
-            *self = self.ledger.reserve(&self.identity, self.purpose.clone()).await?;
+            // Whether this one is refunded says nothing of the one before, which is spent.
+            let purpose = Purpose { refunded: Arc::default(), ..self.purpose.clone() };
+            *self = self.ledger.reserve(&self.identity, purpose).await?;
         }
         Ok(())
     }

@@ -77,6 +77,59 @@ async fn a_server_error_is_repeated_twice_and_paid_when_it_may_have_been_served(
     assert_eq!(upstream.inner.ledger.spends(10).len(), 2);
 }
 
+/// DESIGN.md, invariant 10: what a redirect leads back to the counted host is another request there.
+#[tokio::test]
+async fn a_get_that_is_redirected_back_home_is_paid_twice_and_sent_once_when_one_pull_is_left() {
+    for (before, between, served) in [("20", "19", true), ("1", "0", false)] {
+        let server = Server::start(move |asked| {
+            let left = |remaining| [METER[0], ("ratelimit-remaining", remaining)];
+            match (asked.method.as_str(), asked.path()) {
+                ("HEAD", _) => answer(200, &left(before), ""),
+                (_, "/v2/a/b/manifests/latest") => {
+                    let [limit, remaining] = left(between);
+                    answer(307, &[("Location", "/v2/a/b/manifests/moved"), limit, remaining], "")
+                }
+                _ => answer(200, &[OCI_INDEX, METER[0], ("ratelimit-remaining", "18")], INDEX),
+            }
+        })
+        .await;
+        let upstream = upstream(&server);
+        let ledger = &upstream.inner.ledger;
+        upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
+        let got = get(&upstream, &tag("latest")).await;
+        let paid: Vec<_> = ledger.spends(10).iter().filter_map(|spend| spend.remaining).collect();
+        let left = ledger.left(&anonymous(), std::time::SystemTime::now());
+        assert_eq!(left.external, 0, "nobody else is blamed for it");
+        match served {
+            true => {
+                got.unwrap();
+                assert_eq!((paid, left.remaining), (vec![18, 19], Some(18)));
+            }
+            false => {
+                assert!(matches!(got, Err(Error::PullLimit { .. })), "{got:?}");
+                assert_eq!((paid, server.count("moved")), (vec![0], 0));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_get_that_was_not_served_is_refunded_and_the_first_is_not() {
+    let server = Server::start(|asked| match asked.path() {
+        "/v2/a/b/manifests/latest" => answer(307, &[("Location", "/v2/a/b/manifests/moved")], ""),
+        _ => answer(404, &[], ""),
+    })
+    .await;
+    let upstream = upstream(&server);
+    let purpose = purpose(&tag("latest"));
+    let refunded = purpose.refunded.clone();
+    let reservation = upstream.inner.ledger.reserve(&anonymous(), purpose).await.unwrap();
+    let got = upstream.get_manifest(reservation, &name("a/b"), &tag("latest")).await;
+    assert_eq!(got, Err(Error::NotFound));
+    assert_eq!(upstream.inner.ledger.spends(10).len(), 1);
+    assert!(!refunded.load(Ordering::Relaxed));
+}
+
 #[tokio::test]
 async fn an_upstream_that_stays_down_is_left_alone_and_probed_once() {
     let up = Arc::new(AtomicBool::new(false));
