@@ -5,15 +5,18 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 use url::Url;
 
 use super::{
-    World, names,
+    World, groups, matches_none, names,
     process::{Process, Program, find_weir},
     run,
 };
 use crate::{
-    client::Client,
+    client::{Client, Request},
     hub::{Hub, Settings},
     report::Report,
 };
+
+/// How long a mirror that others started may take to its first answer. It may have been started a moment ago.
+const FIRST_ANSWER: Duration = Duration::from_secs(4);
 
 /// Judge a mirror whose upstream is the hub that this starts.
 ///
@@ -63,11 +66,19 @@ pub struct Command {
 }
 
 impl Command {
-    /// Runs the suite. Failure when a check failed, when none ran, or when the mirror could not be had.
+    /// Runs the suite. Failure when a check failed, when none ran, or when the mirror could not be had; 2 when `--only` names no check.
     pub async fn run(self) -> ExitCode {
         if self.list {
             names().for_each(|(group, name)| println!("{group}: {name}"));
             return ExitCode::SUCCESS;
+        }
+        if let Some(word) = matches_none(&self.only) {
+            let groups: Vec<&str> = groups().collect();
+            failed(&format!(
+                "--only {word} names no check; --list names all, and the groups are: {}",
+                groups.join(", ")
+            ));
+            return ExitCode::from(2);
         }
         match self.judge().await {
             Ok(report) => {
@@ -114,13 +125,27 @@ impl Command {
         let addresses = url.socket_addrs(|| None).map_err(|e| format!("{url}: {e}"))?;
         let address = *addresses.first().ok_or_else(|| format!("{url} has no address"))?;
         let hub = start(Settings { registry: self.hub, cdn: self.cdn, ..Settings::default() }).await?;
-        let world = World::new(hub, Client::new(address, &self.prefix), self.admin, None);
+        let client = Client::new(address, &self.prefix);
+        first_answer(&client).await.map_err(|last| format!("nobody answers at {url}: {last}"))?;
+        let world = World::new(hub, client, self.admin, None);
         let world = match self.tag_ttl {
             Some(ttl) => world.with_tag_ttl(ttl),
             None => world,
         };
         Ok((world, format!("{url} in front of the hub at {}", self.hub)))
     }
+}
+
+/// Waits until there is somebody, whatever it answers. The error is what went wrong last.
+async fn first_answer(client: &Client) -> Result<(), String> {
+    let mut last = "it accepts a connection and says nothing".to_owned();
+    let asked = async {
+        while let Err(error) = client.send(&Request::get("/v2/")).await {
+            last = error.to_string();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(FIRST_ANSWER, asked).await.map_err(|_| last)
 }
 
 async fn start(settings: Settings) -> Result<Arc<Hub>, String> {
@@ -139,4 +164,44 @@ fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        command: Command,
+    }
+
+    fn line(words: &[&str]) -> Command {
+        Line::try_parse_from([&["mirror"], words].concat()).unwrap().command
+    }
+
+    #[tokio::test]
+    async fn nobody_at_the_url_is_told_within_five_seconds() {
+        // Once nobody listens, and once somebody takes connections and never answers.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = listener.local_addr().unwrap();
+        let closed = super::super::process::free_address().unwrap();
+        for address in [silent, closed] {
+            let url = format!("http://{address}/");
+            let start = std::time::Instant::now();
+            let judged = line(&["--url", &url, "--hub", "127.0.0.1:0", "--cdn", "127.0.0.1:0"]).judge().await;
+            let sentence = judged.map(|_| ()).unwrap_err();
+            assert!(sentence.starts_with(&format!("nobody answers at {url}: ")), "{sentence}");
+            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_no_check_is_a_mistake() {
+        // The address is nobody's: were anything asked, it would be another failure.
+        let code = line(&["--url", "http://127.0.0.1:1/", "--only", "herd", "--only", "zzz"]).run().await;
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(2)));
+    }
 }

@@ -123,6 +123,16 @@ pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
     GROUPS.iter().flat_map(|(group, checks)| checks.iter().map(move |check| (*group, check.name)))
 }
 
+/// Every group's name.
+fn groups() -> impl Iterator<Item = &'static str> {
+    GROUPS.iter().map(|(group, _)| *group)
+}
+
+/// The first word that chooses no check at all.
+fn matches_none(only: &[String]) -> Option<&String> {
+    only.iter().find(|word| !names().any(|(group, name)| chosen(std::slice::from_ref(word), group, name)))
+}
+
 fn chosen(only: &[String], group: &str, name: &str) -> bool {
     only.is_empty() || only.iter().any(|word| name.contains(word.as_str()) || group == word)
 }
