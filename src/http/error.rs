@@ -352,10 +352,30 @@ mod tests {
 401 UNAUTHORIZED | - - - Basic realm="weir", charset="UTF-8" | a valid user name and password are required
 429 TOOMANYREQUESTS | 1 - - - | too many passwords are being verified; try again
 431 UNSUPPORTED | - - - - | the request's headers are too large
+404 NAME_UNKNOWN | - - - - | docker.io/library/x does not exist, or may not be read from here
+404 MANIFEST_UNKNOWN | - - - - | docker.io/library/x has no manifest 1.0
+404 BLOB_UNKNOWN | - - - - | docker.io/library/x has no such blob
+404 BLOB_UPLOAD_UNKNOWN | - - - - | there is no such upload here, or no more; begin a new one
+400 BLOB_UPLOAD_INVALID | - - - - | the upload cannot go on: two digests
+401 UNAUTHORIZED | - - - Basic realm="weir", charset="UTF-8" | a valid user name and password are required
+403 DENIED | - - - - | ann may not push to local/x
+400 MANIFEST_INVALID | - - - - | no JSON
+400 DIGEST_INVALID | - - - - | other bytes
+403 DENIED | - - - - | the tag 1.0 is immutable here and names another manifest, or is to be removed; push under another tag
+403 DENIED | - - - - | the namespace local/* is full
+429 TOOMANYREQUESTS | 5 - - - | too many uploads are under way; try again
+507 UNAVAILABLE | - - - - | the disk of this registry is full
+500 UNKNOWN | - - - - | internal error
+405 UNSUPPORTED | - GET, HEAD, PUT, DELETE - - | this method is not allowed here; these are: GET, HEAD, PUT, DELETE
+416 BLOB_UPLOAD_INVALID | - - - - | the chunk does not begin where the last one ended; ask where with GET
+413 SIZE_INVALID | - - - - | a manifest has 4194304 bytes at most
+400 SIZE_INVALID | - - - - | the body ended before its end
+408 BLOB_UPLOAD_INVALID | - - - - | the body came too slowly
 "#;
 
     #[test]
     fn every_failure_has_its_row() {
+        use hosted::Error as Hosted;
         use mirror::Error as Mirror;
         let invalid = |text: &str| text.parse::<crate::oci::Name>().unwrap_err();
         let message = || "pull limit of docker.io reached\n(0 of 100 left)".into();
@@ -389,6 +409,25 @@ mod tests {
             Failure::Login,
             Failure::LoginBusy,
             Failure::HeadTooLarge,
+            Failure::Hosted(Hosted::NameUnknown),
+            Failure::Hosted(Hosted::ManifestUnknown),
+            Failure::Hosted(Hosted::BlobUnknown),
+            Failure::Hosted(Hosted::UploadUnknown),
+            Failure::Hosted(Hosted::UploadInvalid("two digests")),
+            Failure::Hosted(Hosted::Login),
+            Failure::Hosted(Hosted::Denied("ann may not push to local/x".into())),
+            Failure::Hosted(Hosted::ManifestInvalid("no JSON".into())),
+            Failure::Hosted(Hosted::DigestInvalid("other bytes".into())),
+            Failure::Hosted(Hosted::Immutable("1.0".into())),
+            Failure::Hosted(Hosted::Quota("the namespace local/* is full".into())),
+            Failure::Hosted(Hosted::TooManyUploads),
+            Failure::Hosted(Hosted::Full),
+            Failure::Hosted(Hosted::Internal),
+            Failure::NotAllowed("GET, HEAD, PUT, DELETE"),
+            Failure::OutOfOrder,
+            Failure::TooLarge(4_194_304),
+            Failure::Cut(Cut::Gone),
+            Failure::Cut(Cut::Slow),
         ];
         let about = About { repository: "docker.io/library/x".into(), reference: Some("1.0".into()) };
         let mut table = String::new();
