@@ -13,6 +13,11 @@ pub const DOCKER_HUB: &str = "docker.io";
 /// Other spellings of Docker Hub that clients send as `ns=`.
 const DOCKER_HUB_ALIASES: [&str; 2] = ["registry-1.docker.io", "index.docker.io"];
 
+/// Whether the first component of a name is a registry by its looks. In any case, since hosts are; names are not.
+pub fn is_registry(first: &str) -> bool {
+    first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
+}
+
 /// A repository as a client wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -84,8 +89,10 @@ impl Routes {
 
     /// The configured upstream that a client means by `registry`.
     pub fn upstream(&self, registry: &str) -> Option<&Arc<str>> {
-        let find = |name: &str| self.upstreams.iter().find(|upstream| &***upstream == name);
-        find(registry).or_else(|| DOCKER_HUB_ALIASES.contains(&registry).then(|| find(DOCKER_HUB)).flatten())
+        // Upstreams are configured in lower case, and hosts are the same in any.
+        let find = |name: &str| self.upstreams.iter().find(|upstream| upstream.eq_ignore_ascii_case(name));
+        let is_hub = || DOCKER_HUB_ALIASES.iter().any(|alias| alias.eq_ignore_ascii_case(registry));
+        find(registry).or_else(|| is_hub().then(|| find(DOCKER_HUB)).flatten())
     }
 
     /// The upstream of names without a registry.
@@ -139,6 +146,10 @@ mod tests {
         assert_eq!(route(None, "busybox", Some("registry-1.docker.io")), found("docker.io", "library/busybox", true));
         assert_eq!(route(None, "org/app", Some("ghcr.io")), found("ghcr.io", "org/app", true));
         assert_eq!(route(None, "app", Some("ghcr.io")), found("ghcr.io", "app", true));
+        assert_eq!(route(None, "busybox", Some("Docker.IO")), found("docker.io", "library/busybox", true));
+        assert_eq!(route(None, "busybox", Some("Registry-1.Docker.io")), found("docker.io", "library/busybox", true));
+        assert_eq!(route(Some("GHCR.io"), "org/app", Some("ghcr.IO")), found("ghcr.io", "org/app", true));
+        assert_eq!(route(Some("LocalHost:5000"), "foo", None), found("localhost:5000", "foo", false));
         assert_eq!(route(Some("ghcr.io"), "org/app", None), found("ghcr.io", "org/app", false));
         assert_eq!(route(Some("docker.io"), "busybox", None), found("docker.io", "library/busybox", false));
         assert_eq!(route(Some("localhost:5000"), "foo", None), found("localhost:5000", "foo", false));

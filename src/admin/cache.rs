@@ -6,14 +6,14 @@ use serde_json::json;
 use super::{State, parameter, refuse, reply};
 use crate::{
     oci::Reference,
-    route::{Asked, Mirrored, Routes},
+    route::{Asked, Mirrored, Routes, is_registry},
 };
 
 /// The repository that a query names as people write it: `busybox`, `docker.io/library/busybox`, `ghcr.io/acme/app`.
 pub(super) fn located(routes: &Routes, query: &str) -> Result<Mirrored, &'static str> {
     let text = parameter(query, "repository").ok_or("name a repository: ?repository=docker.io/library/busybox")?;
     let (registry, name) = match text.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (Some(first), rest),
+        Some((first, rest)) if is_registry(first) => (Some(first), rest),
         _ => (None, &*text),
     };
     let name = name.parse().map_err(|_| "this is no repository name; write it as in an image, without the tag")?;

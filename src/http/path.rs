@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use crate::{
     oci::{Digest, Invalid, Reference},
-    route::Asked,
+    route::{Asked, is_registry},
 };
 
 /// The longest path that is looked at, in bytes: prefix, name, words and a digest fit five times over.
@@ -117,7 +117,7 @@ fn asked(prefix: Option<Box<str>>, name: &str) -> Result<Asked, Bad> {
         return Ok(Asked { registry: prefix, name: name.parse().map_err(Bad::Name)?, whole: None });
     }
     match name.split_once('/') {
-        Some((first, rest)) if (first.contains(['.', ':']) || first == "localhost") && is_host(first) => {
+        Some((first, rest)) if is_registry(first) && is_host(first) => {
             Ok(Asked { registry: Some(first.into()), name: rest.parse().map_err(Bad::Name)?, whole: name.parse().ok() })
         }
         _ => Ok(Asked { registry: None, name: name.parse().map_err(Bad::Name)?, whole: None }),
@@ -195,6 +195,9 @@ mod tests {
             ("/v2/localhost:5000/foo/tags/list", "tags localhost:5000/foo"),
             ("/localhost:5000/v2/foo/tags/list", "tags localhost:5000/foo"),
             ("/v2/localhost/foo/tags/list", "tags localhost/foo"),
+            // Hosts are the same in any case, names are not.
+            ("/v2/LocalHost/foo/tags/list", "tags LocalHost/foo"),
+            ("/v2/GHCR.io/org/app/tags/list", "tags GHCR.io/org/app"),
             // Words of the API are good names.
             ("/v2/blobs/uploads/manifests/latest", "manifest blobs/uploads latest"),
             ("/v2/v2/tags/list/tags/list", "tags v2/tags/list"),
