@@ -55,11 +55,15 @@ struct Hosting {
     settings: hosted::Settings,
     faults: weir_storage::Faults,
     body_stall: Option<Duration>,
+    /// An account of the upstream, who may read there what is private.
+    robot: Option<(&'static str, &'static str)>,
 }
 
 async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Hosting) -> World {
     let directory = tempfile::tempdir().unwrap();
-    let hub = Hub::start(hub::Settings::default()).await.unwrap();
+    let accounts_there = hosting.robot.map(|(name, password)| hub::Account::new(name, password));
+    let accounts_there = accounts_there.into_iter().collect();
+    let hub = Hub::start(hub::Settings { accounts: accounts_there, ..hub::Settings::default() }).await.unwrap();
     let settings = weir_storage::Settings {
         root: directory.path().to_owned(),
         capacity: 1 << 30,
@@ -73,11 +77,15 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
     }
     let keep = |_: Vec<u8>| -> upstream::ledger::Kept { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
+    let robot = hosting.robot.map(|(username, password)| upstream::Account {
+        username: username.into(),
+        password: upstream::Secret(password.into()),
+    });
     let settings = upstream::Settings {
         name: "docker.io".into(),
         url: hub.registry(),
         default: true,
-        accounts: Vec::new(),
+        accounts: robot.into_iter().collect(),
         token_hosts: Vec::new(),
         ipv4_only: false,
         connect_timeout: Duration::from_secs(5),

@@ -10,7 +10,7 @@ const IMAGE: &str = "Content-Type: application/vnd.oci.image.manifest.v1+json\r\
 /// Anybody may push to `local/*`.
 async fn open(faults: Faults, body_stall: Option<Duration>) -> World {
     let settings = hosted::Settings { anonymous_push: true, ..hosted::Settings::default() };
-    let hosts = Hosting { namespaces: vec!["local/*".into()], settings, faults, body_stall };
+    let hosts = Hosting { namespaces: vec!["local/*".into()], settings, faults, body_stall, robot: None };
     hosting(patient(), Vec::new(), hosts).await
 }
 

@@ -203,6 +203,57 @@ async fn what_one_may_not_read_can_neither_be_had_nor_mounted_nor_told_from_noth
     }
 }
 
+/// DESIGN.md, "Hosted and mirrored bytes share one store": what was pulled, tagged anew and pushed is not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrored_blob_that_is_here_is_mounted_for_those_who_may_read_it_there() {
+    let namespaces = vec!["local/*".into()];
+    let hosts = Hosting { namespaces, robot: Some(("robot", "secret")), ..Hosting::default() };
+    let accounts = vec![account("reader", "docker.io/corp/*", "local/*", ""), account("stranger", "", "local/*", "")];
+    let world = hosting(patient(), accounts, hosts).await;
+    let open = world.image("library/open");
+    let secret = world.hub.push(Spec::new("corp/app").seed(7).private().layers([1_000])).unwrap();
+    let cold = world.hub.push(Spec::new("library/cold").seed(8).layers([1_000])).unwrap();
+    let (open, secret, cold) = (&layer(&open).digest, &layer(&secret).digest, &layer(&cold).digest);
+    for (name, digest) in [("library/open", open), ("corp/app", secret)] {
+        let line = format!("GET /v2/{name}/blobs/{digest}");
+        let pulled = async { while world.ask(&line, &as_who("reader")).await.header("x-cache") != Some("hit") {} };
+        tokio::time::timeout(Duration::from_secs(30), pulled).await.unwrap();
+    }
+
+    let asked = world.hub.log().len();
+    for (number, (who, digest, from, mounted)) in [
+        ("stranger", secret, "&from=corp/app", false),
+        ("stranger", secret, "&from=docker.io/corp/app", false),
+        // Nothing tells whose it would be, or that repository never had it.
+        ("reader", secret, "", false),
+        ("reader", secret, "&from=library/open", false),
+        ("reader", cold, "&from=library/cold", false),
+        ("reader", secret, "&from=corp/app", true),
+        ("stranger", open, "&from=library/open", true),
+        ("stranger", open, "&from=Docker.io/library/open", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let line = format!("POST /v2/local/r{number}/blobs/uploads/?mount={digest}{from}");
+        let heard = world.push(who, &line, "", b"").await;
+        let blob = format!("/v2/local/r{number}/blobs/{digest}");
+        let (status, location) = (heard.status, heard.header("location").unwrap());
+        let got = world.ask(&format!("GET {blob}"), "").await;
+        match mounted {
+            true => {
+                assert_eq!((status, location, got.status), (201, blob.as_str(), 200), "{who} {from}");
+                assert_eq!(Algorithm::Sha256.digest(&got.body).to_string(), *digest);
+            }
+            false => {
+                assert_eq!((status, got.status), (202, 404), "{who} {from}");
+                assert!(location.contains("/blobs/uploads/"), "{who} {from}: {location}");
+            }
+        }
+    }
+    assert_eq!(world.hub.log().len(), asked, "no mount asks anybody");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_of_one_repository_and_one_principal_and_cannot_be_guessed() {
     let world = world().await;
