@@ -98,6 +98,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     mirror.metrics().register(&mut metrics);
     let http_metrics = http::Metrics::new();
     http_metrics.register(&mut metrics);
+    hosted.register(&mut metrics);
 
     let draining = Draining::default();
     let failed = |error: std::io::Error| format!("cannot serve: {error}");

@@ -213,6 +213,44 @@ fn off_loopback_the_admin_listener_wants_an_admin() {
 }
 
 #[test]
+fn what_is_hosted_is_in_the_metrics() {
+    let running = Running::start(&[
+        ("WEIR_HOSTED__NAMESPACES", "local/*,team/*"),
+        ("WEIR_HOSTED__ANONYMOUS_PUSH", "true"),
+        ("WEIR_HOSTED__CAPACITY", "1MiB"),
+    ]);
+    let uploads = "/v2/local/a/blobs/uploads/";
+    let digest = weir::oci::Algorithm::Sha256.digest(b"hello\r\n");
+    // The line end behind the extra lines belongs to the body.
+    let body = "Content-Length: 7\r\n\r\nhello";
+    let push = |method: &str, path: &str, extra: &str| ask(running.registry, method, path, extra).0;
+    assert_eq!(push("POST", &format!("{uploads}?digest={digest}"), body), 201);
+    assert_eq!(push("POST", &format!("{uploads}?mount={digest}&from=local/a"), ""), 201);
+    assert_eq!(push("POST", uploads, ""), 202);
+    assert_eq!(push("POST", &format!("{uploads}?digest=sha256:{}", "0".repeat(64)), body), 400);
+    assert_eq!(push("PUT", "/v2/local/a/manifests/x", body), 400);
+    assert_eq!(push("PUT", "/v2/library/a/manifests/x", body), 405);
+    let (_, _, metrics) = ask(running.admin, "GET", "/metrics", "");
+    let told: Vec<&str> = metrics.lines().filter(|line| line.starts_with("weir_hosted")).collect();
+    for line in [
+        "weir_hosted_bytes{namespace=\"local/*\"} 7",
+        "weir_hosted_bytes{namespace=\"team/*\"} 0",
+        "weir_hosted_capacity_bytes{namespace=\"local/*\"} 1048576",
+        "weir_hosted_uploads 1",
+        "weir_hosted_pushes_total{kind=\"upload\",outcome=\"created\"} 2",
+        "weir_hosted_pushes_total{kind=\"upload\",outcome=\"DIGEST_INVALID\"} 1",
+        "weir_hosted_pushes_total{kind=\"manifest\",outcome=\"created\"} 0",
+        "weir_hosted_pushes_total{kind=\"manifest\",outcome=\"MANIFEST_INVALID\"} 1",
+        "weir_hosted_collected_total 0",
+        "weir_hosted_collected_bytes_total 0",
+    ] {
+        assert!(told.contains(&line), "{line} is not in\n{}", told.join("\n"));
+    }
+    let outcomes = told.iter().filter(|line| line.starts_with("weir_hosted_pushes_total")).count();
+    assert_eq!(outcomes, 4, "what is mirrored is no push");
+}
+
+#[test]
 fn a_command_asks_the_running_weir() {
     let running = Running::start(&[]);
     let admin = format!("http://{}", running.admin);

@@ -8,6 +8,7 @@
 
 mod error;
 mod manifest;
+mod metrics;
 mod rights;
 mod settings;
 mod upload;

@@ -232,6 +232,11 @@ impl Failure {
         }
     }
 
+    /// The code in the JSON.
+    pub(crate) fn code(&self) -> &'static str {
+        self.row().code.as_str()
+    }
+
     /// The reason phrase, where it says more than the status: it is all that an old containerd prints.
     pub(crate) fn reason(&self) -> Option<&'static str> {
         match self {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix_http::{
-    Request, RequestHead, Response, StatusCode,
+    Method, Request, RequestHead, Response, StatusCode,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT},
 };
 use bytes::Bytes;
@@ -151,6 +151,10 @@ impl Exchange {
             };
             let about = About { method: self.turn.method().as_str(), repository, reference };
             limits.failed(permit, about, status.as_u16(), SystemTime::now());
+        }
+        let pushes = matches!(*self.turn.method(), Method::POST | Method::PATCH | Method::PUT);
+        if pushes && place.is_some_and(|place| &*place.ask.upstream == HERE) {
+            self.turn.pushed(Some(failure.code()));
         }
         let mut all = self.headers(place, None);
         for (name, value) in more {

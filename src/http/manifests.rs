@@ -98,6 +98,7 @@ fn put(registry: &Registry, exchange: Exchange, place: Place, reference: Referen
         let name = &place.ask.repository;
         match hosted.put_manifest(name, &reference, media_type, tags.clone(), bytes).await {
             Ok(pushed) => {
+                exchange.turn.pushed(None);
                 let mut response = exchange.empty(&place, StatusCode::CREATED);
                 let all = response.headers_mut();
                 let mut set = |header, value: String| {

@@ -58,6 +58,15 @@ struct KindLabels {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PushLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+/// How a push that was taken is counted; a refused one by its code.
+const TAKEN: &str = "created";
+
 /// The counters of all workers. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Inner>);
@@ -67,6 +76,7 @@ struct Inner {
     requests: Family<RequestLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
     bytes: Family<KindLabels, Counter<u64, AtomicU64>>,
+    pushes: Family<PushLabels, Counter>,
     cut: Counter,
     open: Gauge,
     handles: Handles,
@@ -104,7 +114,13 @@ impl Metrics {
             }),
             bytes: KINDS.map(|(_, kind)| bytes.get_or_create(&KindLabels { kind }).clone()),
         };
-        Metrics(Arc::new(Inner { requests, cache, bytes, cut: Counter::default(), open: Gauge::default(), handles }))
+        let pushes = Family::<PushLabels, Counter>::default();
+        for kind in [Kind::Manifest, Kind::Upload] {
+            // From the start, so that the first one is seen as a change.
+            drop(pushes.get_or_create(&PushLabels { kind: KINDS[kind as usize].1, outcome: TAKEN }));
+        }
+        let (cut, open) = (Counter::default(), Gauge::default());
+        Metrics(Arc::new(Inner { requests, cache, bytes, pushes, cut, open, handles }))
     }
 
     /// Offers them to the registry, whose prefix is put before the names.
@@ -116,6 +132,11 @@ impl Metrics {
         );
         registry.register("http_cache", "Answers by how they came about", self.0.cache.clone());
         registry.register("http_sent_bytes", "Bytes of bodies sent to clients", self.0.bytes.clone());
+        registry.register(
+            "hosted_pushes",
+            "Manifests and blobs pushed, by how that ended: created, or the code of the error",
+            self.0.pushes.clone(),
+        );
         registry.register("http_cut", "Responses cut short because their bytes did not come", self.0.cut.clone());
         registry.register("http_open_connections", "Connections open now", self.0.open.clone());
     }
@@ -143,6 +164,12 @@ impl Metrics {
 
     pub(crate) fn sent(&self, kind: Kind, bytes: u64) {
         self.0.handles.bytes[kind as usize].inc_by(bytes);
+    }
+
+    /// A push that was taken, or the code by which it was refused.
+    pub(crate) fn pushed(&self, kind: Kind, refused: Option<&'static str>) {
+        let labels = PushLabels { kind: KINDS[kind as usize].1, outcome: refused.unwrap_or(TAKEN) };
+        self.0.pushes.get_or_create(&labels).inc();
     }
 
     pub(crate) fn cut(&self) {

@@ -99,6 +99,11 @@ impl Turn {
         &self.method
     }
 
+    /// A push ends: it was taken, or refused with this code.
+    pub(crate) fn pushed(&self, refused: Option<&'static str>) {
+        self.metrics.pushed(self.kind, refused);
+    }
+
     /// How the answer came about.
     pub(crate) fn came_from(&mut self, cache: Status) {
         self.cache = Some(cache);

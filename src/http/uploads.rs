@@ -282,6 +282,7 @@ fn progress(response: &mut Response<Body>, name: &Name, upload: &Upload) {
 
 /// 201 for a blob. Its place is a path: what host and scheme the client used is nothing a request can be believed about.
 fn created(exchange: Exchange, place: &Place, digest: &Digest) -> Response<Body> {
+    exchange.turn.pushed(None);
     let mut response = exchange.empty(place, StatusCode::CREATED);
     let location = format!("/v2/{}/blobs/{digest}", place.ask.repository);
     if let Ok(location) = HeaderValue::try_from(location) {

@@ -16,7 +16,7 @@ use crate::{
     blob::{Holds, Stripes},
     disk::Disk,
     evict::Space,
-    hosted::Durable,
+    hosted::{Collected, Durable},
     index::Index,
     layout::{Kind, Layout, flat},
     memory::Memory,
@@ -41,6 +41,7 @@ pub(crate) struct Core {
     /// Of hosted repositories; held while one is changed, with its syncs, by blocking threads alone.
     pub(crate) repositories: Stripes,
     pub(crate) quarantined: AtomicU64,
+    pub(crate) collected: Collected,
     pub(crate) index_ready: AtomicBool,
     pub(crate) index: Index,
     pub(crate) verifier: Verifier,

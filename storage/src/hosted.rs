@@ -13,7 +13,10 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -33,6 +36,28 @@ const DURABLE: usize = 65_536;
 /// Directories whose own name was synced since the start, up to the root.
 #[derive(Debug, Default)]
 pub(crate) struct Durable(Mutex<HashSet<PathBuf>>);
+
+/// What was given up since the start because no manifest named it.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    blobs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What is hosted, as an operator wants to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostedUsage {
+    /// Each namespace's pattern and the bytes that it holds; what several of its repositories hold counts once.
+    pub namespaces: Vec<(String, u64)>,
+    /// Bytes that each of them may hold; 0 is as many as there is room for.
+    pub capacity: u64,
+    /// Uploads under way.
+    pub uploads: usize,
+    /// Blobs that repositories gave up since the start because no manifest named them …
+    pub collected: u64,
+    /// … and their bytes. They are cached content from then on, and leave the disk by eviction.
+    pub collected_bytes: u64,
+}
 
 /// What a repository knows of a manifest that it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +111,17 @@ impl Hosted {
     /// Uploads under way.
     pub fn uploads(&self) -> usize {
         self.0.upload_count()
+    }
+
+    /// What it all comes to. Two locks and no disk.
+    pub fn usage(&self) -> HostedUsage {
+        HostedUsage {
+            namespaces: self.0.pins.used(),
+            capacity: self.0.settings.namespace_capacity,
+            uploads: self.uploads(),
+            collected: self.0.collected.blobs.load(Ordering::Relaxed),
+            collected_bytes: self.0.collected.bytes.load(Ordering::Relaxed),
+        }
     }
 
     /// What names this server in the ids of its uploads.
@@ -506,8 +542,11 @@ impl Core {
         for digest in idle {
             // Whoever names it meanwhile touches it under the same lock.
             let _stripe = self.repositories.lock(name);
+            let size = self.pins.held(Kind::Blob, &digest, name).unwrap_or(0);
             if self.is_idle(name, &digest, ttl)? && self.give_up(Kind::Blob, name, &digest)? {
                 gone += 1;
+                self.collected.blobs.fetch_add(1, Ordering::Relaxed);
+                self.collected.bytes.fetch_add(size, Ordering::Relaxed);
             }
         }
         Ok(gone)

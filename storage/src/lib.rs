@@ -72,7 +72,7 @@ pub use arriving::{Arriving, HOLD_BACK};
 #[doc(hidden)]
 pub use disk::{Call, Faults};
 pub use error::Error;
-pub use hosted::{Hosted, Push, ReferrersPage};
+pub use hosted::{Hosted, HostedUsage, Push, ReferrersPage};
 pub use listing::Listing;
 pub use reader::{Extent, Reader, Stopped};
 pub use scrub::Scrubbed;

@@ -223,6 +223,12 @@ impl Pins {
         }
     }
 
+    /// Each namespace and the bytes that it holds, in the order in which they are configured.
+    pub(crate) fn used(&self) -> Vec<(String, u64)> {
+        let used = self.state().used.clone();
+        self.namespaces.iter().cloned().zip(used).collect()
+    }
+
     /// # Errors
     /// [`Error::Quota`] when the repository's namespace has no room for so many bytes more.
     pub(crate) fn room(&self, name: &Name, more: u64) -> Result<(), Error> {

@@ -131,6 +131,7 @@ impl Store {
             stripes: Stripes::new(),
             repositories: Stripes::new(),
             quarantined: Default::default(),
+            collected: Default::default(),
             index_ready: Default::default(),
             index: Default::default(),
             verifier: Default::default(),

@@ -143,6 +143,9 @@ async fn what_no_manifest_names_is_given_up_in_time_and_what_one_names_is_not() 
     assert!(hosted.tags(&repository).await.unwrap().is_empty());
     assert_eq!(hosted.collect().await.unwrap(), 1);
     assert!(!hosted.has(&repository));
+    let usage = hosted.usage();
+    assert_eq!((usage.collected, usage.collected_bytes), (2, 2000));
+    assert_eq!(usage.namespaces, [("local/*".to_owned(), 0)]);
 
     // Not before its time, counted from when somebody last asked.
     let store = {
