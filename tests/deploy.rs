@@ -185,6 +185,22 @@ fn the_admin_listener_answers_whom_it_should() {
 }
 
 #[test]
+fn a_request_that_nobody_could_read_is_in_the_log_and_the_metrics() {
+    let running = Running::start(&[]);
+    let (status, head, body) = ask(running.registry, "GET", "/v2/x?token=canary", "Host: a\r\nHost: b\r\n");
+    assert_eq!((status, head.contains("connection: close")), (400, true), "{head}");
+    assert!(body.contains(r#""code":"UNSUPPORTED""#), "{body}");
+    let log = running.log();
+    let line = log.lines().find(|line| line.contains("weir::access")).unwrap_or_else(|| panic!("{log}"));
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["method"], &line["path"]), (&"GET".into(), &"/v2/x".into()));
+    assert_eq!((&line["status"], &line["client"]), (&400.into(), &"127.0.0.1".into()));
+    assert!(!log.contains("canary"), "{log}");
+    let metrics = ask(running.admin, "GET", "/metrics", "").2;
+    assert!(metrics.contains(r#"weir_http_requests_total{kind="other",method="GET",status="4xx"} 1"#), "{metrics}");
+}
+
+#[test]
 fn off_loopback_the_admin_listener_wants_an_admin() {
     let output = weir(&["serve"]).env("WEIR_ADMIN__LISTEN", "0.0.0.0:0").output().unwrap();
     assert_eq!(output.status.code(), Some(1));

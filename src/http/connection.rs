@@ -9,6 +9,8 @@
 //!   read to its end and no further, and a pipelined request never runs while another does.
 //! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
+//! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under
+//!   way is replaced by a [`Refusal`]. Who asked nothing, or still sends the body of a request that was answered, is closed in silence.
 //! - **[`Transfer`]s are driven in `poll_flush`**; see `sendfile.rs`.
 //!
 //! What must not change: while the connection is busy `poll_read` returns `Pending` though there may be something to read; it is
@@ -35,9 +37,12 @@ use tokio::{
 };
 
 use super::{
+    error::Failure,
     framing::Framing,
     metrics::{Metrics, OpenConnection},
-    sendfile::{Progress, Stream, Transfer},
+    refusal::{self, Refusal},
+    sendfile::{Progress, Transfer},
+    stream::Stream,
 };
 use crate::asker::{Client, ClientKey};
 
@@ -46,6 +51,7 @@ use crate::asker::{Client, ClientKey};
 pub(crate) struct Patience {
     pub(crate) head: Duration,
     pub(crate) write_stall: Duration,
+    pub(crate) disconnect: Duration,
 }
 
 /// What the request handler and the connection under it both know. One per connection; a connection never leaves its worker.
@@ -59,6 +65,10 @@ pub(crate) struct Shared {
     /// The client that asked last and what it is called in headers.
     pub(crate) source: RefCell<Option<(ClientKey, HeaderValue)>>,
     busy: Cell<bool>,
+    /// From the beginning of a request until the last byte of its answer was flushed, which is later than its end.
+    answering: Cell<bool>,
+    /// The request has a body that was not read to its end.
+    unread: Cell<bool>,
     refused_read: Cell<bool>,
     transfer: RefCell<Option<Transfer>>,
     sent: Cell<u64>,
@@ -74,6 +84,8 @@ impl Shared {
             client: RefCell::new(None),
             source: RefCell::new(None),
             busy: Cell::new(false),
+            answering: Cell::new(false),
+            unread: Cell::new(false),
             refused_read: Cell::new(false),
             transfer: RefCell::new(None),
             sent: Cell::new(0),
@@ -81,9 +93,11 @@ impl Shared {
         })
     }
 
-    /// A request begins: nothing more is read until [`Shared::end`].
-    pub(crate) fn begin(&self) {
+    /// A request begins, with a body or without: nothing more is read until [`Shared::end`], and what was answered is flushed.
+    pub(crate) fn begin(&self, has_body: bool) {
         self.busy.set(true);
+        self.answering.set(true);
+        self.unread.set(has_body);
         self.sent.set(0);
     }
 
@@ -185,8 +199,12 @@ pub(crate) struct Connection {
     handed_up: bool,
     /// Bytes behind the head that was handed up.
     held: BytesMut,
+    /// How the head that was handed up last begins.
+    opening: Vec<u8>,
+    refusal: Option<Refusal>,
     head: Watch,
     write: Watch,
+    disconnect: Duration,
     metrics: Metrics,
     _open: OpenConnection,
 }
@@ -199,8 +217,11 @@ impl Connection {
             scan: Scan::Before,
             handed_up: false,
             held: BytesMut::new(),
+            opening: Vec::new(),
+            refusal: None,
             head: Watch::new(patience.head),
             write: Watch::new(patience.write_stall),
+            disconnect: patience.disconnect,
             _open: metrics.open(),
             metrics: metrics.clone(),
         }
@@ -209,13 +230,6 @@ impl Connection {
     /// For the request handler.
     pub(crate) fn shared(&self) -> Rc<Shared> {
         self.shared.clone()
-    }
-
-    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_read(cx, buf),
-        }
     }
 
     /// Bytes that were held back, as many as fit.
@@ -243,17 +257,36 @@ impl Connection {
         }
         let start = buf.filled().len();
         if self.held.is_empty() {
-            ready!(self.poll_stream(cx, buf))?;
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         } else {
             self.give_held(buf);
         }
         let new = buf.filled().len() - start;
         let body = framing.feed(&buf.filled()[start..]);
         self.shared.body.set(Some(framing));
+        self.shared.unread.set(!framing.is_over());
         if body < new {
             self.hold_back(buf, start + body);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Keeps what the log line of a refusal needs.
+    fn note(&mut self, bytes: &[u8]) {
+        if self.scan == Scan::Before {
+            self.opening.clear();
+        }
+        let room = refusal::OPENING.saturating_sub(self.opening.len());
+        self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Answers the request that no handler will see, unless it is none.
+    fn refuse(&mut self, failure: &Failure) {
+        if self.shared.unread.get() || self.opening.trim_ascii().is_empty() {
+            return;
+        }
+        let (shared, metrics) = (self.shared.clone(), self.metrics.clone());
+        self.refusal = Some(Refusal::new(failure, &self.opening, shared, metrics, self.disconnect));
     }
 
     fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -297,13 +330,17 @@ impl Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(refusal) = &mut this.refusal {
+            ready!(refusal.poll(cx, &mut this.stream));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         if this.shared.busy.get()
             && let Some(framing) = this.shared.body.get()
         {
             this.handed_up = false;
             return this.poll_body(cx, buf, framing);
         }
-        if this.shared.busy.get() || this.handed_up {
+        if this.shared.busy.get() || this.shared.answering.get() || this.handed_up {
             this.handed_up = false;
             // With nothing there, interest in more is registered and no wake-up is owed: one turn of the dispatcher less
             // for each request that is not pipelined.
@@ -316,15 +353,23 @@ impl AsyncRead for Connection {
         }
         let start = buf.filled().len();
         if this.held.is_empty() {
-            let polled = this.poll_stream(cx, buf);
-            if polled.is_pending() && this.scan != Scan::Before {
-                this.head.check(cx)?;
+            let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+            if polled.is_pending()
+                && this.scan != Scan::Before
+                && let Err(late) = this.head.check(cx)
+            {
+                this.refuse(&Failure::HeadTimeout);
+                if let Some(refusal) = &mut this.refusal {
+                    ready!(refusal.poll(cx, &mut this.stream));
+                }
+                return Poll::Ready(Err(late));
             }
             ready!(polled)?;
         } else {
             this.give_held(buf);
         }
         let new = buf.filled().len() - start;
+        this.note(&buf.filled()[start..]);
         if let Some(end) = this.scan.feed(&buf.filled()[start..]) {
             this.head.disarm();
             this.handed_up = true;
@@ -339,10 +384,17 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = match &mut this.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_write(cx, bytes),
-        };
+        if this.refusal.is_none() && !this.shared.answering.get() {
+            this.refuse(&refusal::reason(bytes));
+            if this.refusal.is_none() {
+                return Poll::Ready(Ok(bytes.len()));
+            }
+        }
+        if let Some(refusal) = &mut this.refusal {
+            ready!(refusal.poll(cx, &mut this.stream));
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
         match polled {
             Poll::Pending => this.write.check(cx)?,
             Poll::Ready(_) => this.write.disarm(),
@@ -363,18 +415,18 @@ impl AsyncWrite for Connection {
                 Poll::Ready(()) => this.write.disarm(),
             }
         }
-        if !this.shared.busy.get() && this.shared.refused_read.replace(false) {
-            cx.waker().wake_by_ref();
+        if !this.shared.busy.get() {
+            this.shared.answering.set(false);
+            if this.shared.refused_read.replace(false) {
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let polled = match &mut this.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Stream::Tls(socket) => Pin::new(socket.as_mut()).poll_shutdown(cx),
-        };
+        let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
         if polled.is_pending() {
             this.write.check(cx)?;
         }

@@ -12,7 +12,7 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use super::{headers, intake::Cut, path, query};
+use super::{MOST_HEADER_BYTES, MOST_HEADERS, headers, intake::Cut, path, query};
 use crate::{
     hosted,
     limits::permit::{Cause, Denied},
@@ -110,6 +110,10 @@ pub(crate) enum Failure {
     LoginBusy,
     /// The headers are larger than they may be.
     HeadTooLarge,
+    /// The head did not arrive in time.
+    HeadTimeout,
+    /// What was sent is no HTTP request, or one that could be read in two ways.
+    Malformed,
 }
 
 /// One row of the table.
@@ -160,6 +164,7 @@ impl Failure {
             Failure::Path(path::Bad::Encoding | path::Bad::Name(_)) => row(StatusCode::BAD_REQUEST, Code::NameInvalid),
             Failure::Path(path::Bad::Reference(_)) => row(StatusCode::BAD_REQUEST, Code::ManifestInvalid),
             Failure::Path(path::Bad::Digest(_)) => row(StatusCode::BAD_REQUEST, Code::DigestInvalid),
+            Failure::Query(query::Bad::TooLong) => row(StatusCode::URI_TOO_LONG, Code::Unsupported),
             Failure::Query(_) => row(StatusCode::BAD_REQUEST, Code::Unsupported),
             Failure::UnknownRegistry(_) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
             Failure::Method(allow) => Row {
@@ -176,6 +181,8 @@ impl Failure {
                 ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
             },
             Failure::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::Unsupported),
+            Failure::HeadTimeout => row(StatusCode::REQUEST_TIMEOUT, Code::Unsupported),
+            Failure::Malformed => row(StatusCode::BAD_REQUEST, Code::Unsupported),
         }
     }
 
@@ -228,7 +235,16 @@ impl Failure {
             Failure::Range(size) => format!("the range lies outside the blob of {size} bytes"),
             Failure::Login => "a valid user name and password are required".into(),
             Failure::LoginBusy => "too many passwords are being verified; try again".into(),
-            Failure::HeadTooLarge => "the request's headers are too large".into(),
+            Failure::HeadTooLarge => format!(
+                "the request's headers are too many or too large; send {MOST_HEADERS} at most, of {} KiB together",
+                MOST_HEADER_BYTES >> 10
+            ),
+            Failure::HeadTimeout => "the request's headers did not arrive in time; send them at once".into(),
+            Failure::Malformed => {
+                "this is no valid HTTP/1 request; send one request line, one Host, well-formed headers, and \
+                                   either Content-Length or Transfer-Encoding: chunked, each once at most"
+                    .into()
+            }
         }
     }
 
@@ -350,13 +366,16 @@ mod tests {
 400 NAME_INVALID | - - - - | invalid repository name: its components are lower-case letters and digits, joined by one of . _ __ or dashes
 400 MANIFEST_INVALID | - - - - | invalid tag: a tag is 1 to 128 of [A-Za-z0-9_.-] and starts with none of ".-"
 400 DIGEST_INVALID | - - - - | invalid digest: it has the form algorithm:hex
+414 UNSUPPORTED | - - - - | the query is longer than 8192 bytes; leave out what is not needed
 400 UNSUPPORTED | - - - - | invalid n: it is a count of entries, 0 or more
 404 NAME_UNKNOWN | - - - - | this mirror does not mirror evil.example
 405 UNSUPPORTED | - GET, HEAD - - | mirrored repositories are read-only
 416 SIZE_INVALID | - - bytes */10 - | the range lies outside the blob of 10 bytes
 401 UNAUTHORIZED | - - - Basic realm="weir", charset="UTF-8" | a valid user name and password are required
 429 TOOMANYREQUESTS | 1 - - - | too many passwords are being verified; try again
-431 UNSUPPORTED | - - - - | the request's headers are too large
+431 UNSUPPORTED | - - - - | the request's headers are too many or too large; send 96 at most, of 32 KiB together
+408 UNSUPPORTED | - - - - | the request's headers did not arrive in time; send them at once
+400 UNSUPPORTED | - - - - | this is no valid HTTP/1 request; send one request line, one Host, well-formed headers, and either Content-Length or Transfer-Encoding: chunked, each once at most
 404 NAME_UNKNOWN | - - - - | docker.io/library/x does not exist, or may not be read from here
 404 MANIFEST_UNKNOWN | - - - - | docker.io/library/x has no manifest 1.0
 404 BLOB_UNKNOWN | - - - - | docker.io/library/x has no such blob
@@ -407,6 +426,7 @@ mod tests {
             Failure::Path(path::Bad::Name(invalid("A"))),
             Failure::Path(path::parse("/v2/a/manifests/.x").unwrap_err()),
             Failure::Path(path::parse("/v2/a/blobs/x").unwrap_err()),
+            Failure::Query(query::Bad::TooLong),
             Failure::Query(query::Bad::Count),
             Failure::UnknownRegistry("evil.example".into()),
             Failure::Method("GET, HEAD"),
@@ -414,6 +434,8 @@ mod tests {
             Failure::Login,
             Failure::LoginBusy,
             Failure::HeadTooLarge,
+            Failure::HeadTimeout,
+            Failure::Malformed,
             Failure::Hosted(Hosted::NameUnknown),
             Failure::Hosted(Hosted::ManifestUnknown),
             Failure::Hosted(Hosted::BlobUnknown),

@@ -25,8 +25,10 @@ mod range;
 #[cfg(test)]
 mod raw;
 mod referrers;
+mod refusal;
 mod sendfile;
 mod server;
+mod stream;
 mod tls;
 mod turn;
 mod uploads;
@@ -70,6 +72,9 @@ const READ: &str = "GET, HEAD";
 
 /// Headers of a request, in bytes, names and values together. Enough for any client seen; a token of a kilobyte fits well.
 const MOST_HEADER_BYTES: usize = 32 << 10;
+
+/// Headers that actix-http takes, and refuses more by itself.
+const MOST_HEADERS: usize = 96;
 
 /// Everything a request may need. One for all workers.
 pub(crate) struct Registry {
@@ -135,6 +140,9 @@ fn dispatch(registry: &Registry, mut exchange: Exchange, client: Arc<Client>) ->
         exchange.head().headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header_bytes > MOST_HEADER_BYTES {
         return Answer::now(exchange.fail(&Failure::HeadTooLarge, None, None));
+    }
+    if exchange.query().is_some_and(|query| query.len() > query::LONGEST_QUERY) {
+        return Answer::now(exchange.fail(&Failure::Query(query::Bad::TooLong), None, None));
     }
     exchange.turn.is_for(kind(&resource));
     match resource {

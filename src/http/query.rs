@@ -4,12 +4,18 @@
 
 use std::borrow::Cow;
 
+/// The longest query that is looked at, in bytes: `ns`, `last` and a mount fit many times over.
+pub(crate) const LONGEST_QUERY: usize = 8 << 10;
+
 /// The longest value that is looked at, in bytes: a repository name or a tag fits, a media type too.
 const LONGEST: usize = 255;
 
 /// Why a parameter cannot be what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Bad {
+    /// Longer than [`LONGEST_QUERY`].
+    #[error("the query is longer than {LONGEST_QUERY} bytes; leave out what is not needed")]
+    TooLong,
     /// `n` is no number, or none that any list could have.
     #[error("invalid n: it is a count of entries, 0 or more")]
     Count,

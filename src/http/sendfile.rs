@@ -27,6 +27,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::stream::Stream;
 use crate::mirror::{Extent, Stopped};
 
 /// Bytes that one connection may send before the others of its worker get their turn.
@@ -50,12 +51,6 @@ const TLS_READ: usize = 128 << 10;
 
 /// The next extent from an offset to an end, as [`crate::mirror::Reader::poll_extent`] gives it.
 pub(crate) type Source = Box<dyn FnMut(&mut Context<'_>, u64, u64) -> Poll<Result<Extent, Stopped>>>;
-
-/// The socket, with or without TLS.
-pub(crate) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// Some bytes of one blob, being sent.
 pub(crate) struct Transfer {
@@ -146,8 +141,7 @@ impl Transfer {
                 (Extent::File { file, offset, length }, Stream::Tls(socket)) => {
                     self.send_copied(cx, socket, file, *offset, (*length).min(most))
                 }
-                (Extent::Bytes(bytes), Stream::Plain(socket)) => Pin::new(socket).poll_write(cx, bytes),
-                (Extent::Bytes(bytes), Stream::Tls(socket)) => Pin::new(socket.as_mut()).poll_write(cx, bytes),
+                (Extent::Bytes(bytes), stream) => Pin::new(stream).poll_write(cx, bytes),
             };
             match sent {
                 Poll::Pending => {

@@ -17,7 +17,7 @@ use super::{
     body::Body,
     connection::{Connection, Patience, Shared},
     metrics::Metrics,
-    sendfile::Stream,
+    stream::Stream,
 };
 use crate::{hosted::Hosted, limits::Limits, mirror::Mirror, route::Routes};
 
@@ -130,7 +130,7 @@ where
         .shutdown_timeout(settings.drain.as_secs())
         .disable_signals();
     let draining = server.graceful_shutdown_signal();
-    let patience = Patience { head: settings.head_timeout, write_stall: settings.write_stall };
+    let patience = Patience { head: settings.head_timeout, write_stall: settings.write_stall, disconnect: DISCONNECT };
     let Settings { head_timeout, keep_alive, write_stall, .. } = *settings;
     let handshake_timeout = head_timeout * 2;
     let mut addresses = Vec::with_capacity(listeners.len());

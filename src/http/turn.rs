@@ -12,6 +12,7 @@ use actix_http::{Method, RequestHead, StatusCode};
 
 use super::{
     connection::Shared,
+    framing::Framing,
     headers,
     metrics::{Kind, Metrics},
 };
@@ -49,8 +50,8 @@ struct Line {
 impl Turn {
     /// The request begins; its connection reads nothing more until the turn is over.
     pub(crate) fn begin(shared: Rc<Shared>, metrics: Metrics, head: &RequestHead) -> Turn {
-        shared.begin();
-        let line = tracing::enabled!(target: "weir::access", tracing::Level::INFO).then(|| {
+        shared.begin(Framing::of(head).is_some());
+        let line = is_logged().then(|| {
             let ns = super::query::value(head.uri.query(), "ns").ok().flatten();
             Box::new(Line {
                 started: Instant::now(),
@@ -58,10 +59,21 @@ impl Turn {
                 ns: ns.map(|ns| printable(&ns)),
             })
         });
+        Turn::new(shared, metrics, head.method.clone(), line)
+    }
+
+    /// A request that the connection answers by itself; the path is as it may stand in a log.
+    pub(crate) fn refused(shared: Rc<Shared>, metrics: Metrics, method: Method, path: String) -> Turn {
+        shared.begin(false);
+        let line = is_logged().then(|| Box::new(Line { started: Instant::now(), path, ns: None }));
+        Turn::new(shared, metrics, method, line)
+    }
+
+    fn new(shared: Rc<Shared>, metrics: Metrics, method: Method, line: Option<Box<Line>>) -> Turn {
         Turn {
             shared,
             metrics,
-            method: head.method.clone(),
+            method,
             kind: Kind::Other,
             status: None,
             cache: None,
@@ -149,6 +161,10 @@ impl Drop for Turn {
             cache = self.cache.map(headers::word),
         );
     }
+}
+
+fn is_logged() -> bool {
+    tracing::enabled!(target: "weir::access", tracing::Level::INFO)
 }
 
 /// Text as it may stand in a log: control characters, what is not ASCII, and quotes escaped; cut when it is long.

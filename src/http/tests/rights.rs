@@ -325,7 +325,7 @@ async fn a_page_is_never_longer_than_its_bound_and_nonsense_is_refused() {
         }
         assert_eq!(world.ask(&format!("GET /v2/local/r0/tags/list?n={n}"), "").await.status, status, "{n}");
     }
-    let long = "a".repeat(10_000);
+    let long = "a".repeat(1_000);
     for path in ["/v2/_catalog", "/v2/local/r0/tags/list"] {
         assert_eq!(world.ask(&format!("GET {path}?last={long}"), "").await.status, 400);
     }
