@@ -32,9 +32,11 @@ pub(super) fn lay_over(
     Ok(())
 }
 
-/// The defaults as a table: they tell of what kind a value is.
+/// The defaults as a table, with what has none filled in: they tell of what kind a value is.
 fn known() -> Value {
-    Value::try_from(Config::default()).unwrap_or(Value::Table(Table::new()))
+    let mut config = Config::default();
+    config.server.connections_per_client = Some(1);
+    Value::try_from(config).unwrap_or(Value::Table(Table::new()))
 }
 
 /// What stands at `path` by default; any entry of a list is like its first.

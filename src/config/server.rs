@@ -28,6 +28,9 @@ pub struct Server {
     pub workers: usize,
     /// Connections open at once.
     pub connections: usize,
+    /// Connections open at once of one client; half of `connections` unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_per_client: Option<usize>,
     /// From the first byte of a request to the end of its head.
     pub head_timeout: Span,
     /// How long an idle connection is kept.
@@ -51,6 +54,7 @@ impl Default for Server {
             drain: Span::seconds(30),
             workers: 0,
             connections: 8192,
+            connections_per_client: None,
             head_timeout: Span::seconds(5),
             keep_alive: Span::seconds(75),
             write_stall: Span::seconds(30),
@@ -79,6 +83,15 @@ impl Server {
         if self.connections == 0 {
             mistakes.push(Mistake::new("server.connections", 0, "nobody could connect; write 1 or more"));
         }
+        if let Some(most) = self.connections_per_client
+            && !(1..=self.connections).contains(&most)
+        {
+            mistakes.push(Mistake::new(
+                "server.connections_per_client",
+                most,
+                format!("write 1 or more, at most server.connections, which is {}", self.connections),
+            ));
+        }
         for (key, span) in [
             ("server.head_timeout", self.head_timeout),
             ("server.keep_alive", self.keep_alive),
@@ -94,6 +107,11 @@ impl Server {
         {
             mistakes.push(mistake);
         }
+    }
+
+    /// Connections open at once of one client.
+    pub(super) fn connections_per_client(&self) -> usize {
+        self.connections_per_client.unwrap_or(self.connections.div_ceil(2))
     }
 
     /// Threads that serve.

@@ -94,6 +94,7 @@ impl Config {
         http::Settings {
             workers: self.server.workers(),
             connections: self.server.connections,
+            connections_per_client: self.server.connections_per_client(),
             head_timeout: self.server.head_timeout.0,
             keep_alive: self.server.keep_alive.0,
             write_stall: self.server.write_stall.0,

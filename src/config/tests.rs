@@ -144,6 +144,14 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
         ("[budget]\nfloors = { bulk = 1.5 }", "budget.floors.bulk = 1.5: write a fraction"),
         ("[[class]]\nname = \"critical\"\nuser_agent = \"x\"", "class[0].user_agent = \"x\": anybody can send"),
         ("[limits]\ndry_run = [\"pulls\"]", r#"limits.dry_run = "pulls": there is no such throttle"#),
+        (
+            "[server]\nconnections_per_client = 0",
+            "server.connections_per_client = 0: write 1 or more, at most server.conn",
+        ),
+        (
+            "[server]\nconnections = 9\nconnections_per_client = 10",
+            "server.connections_per_client = 10: write 1 or more",
+        ),
         ("nonsense", "nonsense"),
         ("[hosted]\nnamespaces = [\"*\"]", "write the beginning of a repository name and a star"),
     ] {
@@ -188,6 +196,7 @@ fn the_environment_wins_over_the_file() {
         ("WEIR_STORAGE__CAPACITY", "1GiB"),
         ("WEIR_STORAGE__HIGH_WATERMARK", "0.91"),
         ("WEIR_MIRROR__FILLS", "3"),
+        ("WEIR_SERVER__CONNECTIONS_PER_CLIENT", "7"),
         ("WEIR_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, 192.168.1.1"),
         ("WEIR_BUDGET__FLOORS__BULK", "0.5"),
         ("WEIR_UPSTREAM__0__URL", "http://127.0.0.1:9"),
@@ -201,6 +210,8 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(config.storage.capacity, Size::mib(1024));
     assert_eq!(config.storage.high_watermark, 0.91);
     assert_eq!(config.mirror.fills, 3);
+    assert_eq!(config.server.connections_per_client(), 7);
+    assert_eq!(Config::default().server.connections_per_client(), 4096);
     assert_eq!(config.server.trusted_proxies.len(), 2);
     assert_eq!(config.budget.floors, Floors { bulk: 0.5, ..Floors::default() });
     let upstream = &config.upstream.0[0];

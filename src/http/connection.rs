@@ -37,6 +37,7 @@ use tokio::{
 };
 
 use super::{
+    crowd::Place,
     error::Failure,
     framing::Framing,
     metrics::{Metrics, OpenConnection},
@@ -207,10 +208,17 @@ pub(crate) struct Connection {
     disconnect: Duration,
     metrics: Metrics,
     _open: OpenConnection,
+    _place: Place,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: Stream, shared: Rc<Shared>, patience: Patience, metrics: &Metrics) -> Connection {
+    pub(crate) fn new(
+        stream: Stream,
+        shared: Rc<Shared>,
+        patience: Patience,
+        metrics: &Metrics,
+        place: Place,
+    ) -> Connection {
         Connection {
             stream,
             shared,
@@ -224,6 +232,7 @@ impl Connection {
             disconnect: patience.disconnect,
             _open: metrics.open(),
             metrics: metrics.clone(),
+            _place: place,
         }
     }
 

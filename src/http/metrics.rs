@@ -79,6 +79,7 @@ struct Inner {
     pushes: Family<PushLabels, Counter>,
     cut: Counter,
     open: Gauge,
+    turned_away: Counter,
     handles: Handles,
 }
 
@@ -119,8 +120,8 @@ impl Metrics {
             // From the start, so that the first one is seen as a change.
             drop(pushes.get_or_create(&PushLabels { kind: KINDS[kind as usize].1, outcome: TAKEN }));
         }
-        let (cut, open) = (Counter::default(), Gauge::default());
-        Metrics(Arc::new(Inner { requests, cache, bytes, pushes, cut, open, handles }))
+        let (cut, open, turned_away) = (Counter::default(), Gauge::default(), Counter::default());
+        Metrics(Arc::new(Inner { requests, cache, bytes, pushes, cut, open, turned_away, handles }))
     }
 
     /// Offers them to the registry, whose prefix is put before the names.
@@ -139,6 +140,11 @@ impl Metrics {
         );
         registry.register("http_cut", "Responses cut short because their bytes did not come", self.0.cut.clone());
         registry.register("http_open_connections", "Connections open now", self.0.open.clone());
+        registry.register(
+            "http_turned_away_connections",
+            "Connections closed at once because their client had server.connections_per_client open",
+            self.0.turned_away.clone(),
+        );
     }
 
     pub(crate) fn request(&self, kind: Kind, method: &Method, status: Option<StatusCode>) {
@@ -174,6 +180,10 @@ impl Metrics {
 
     pub(crate) fn cut(&self) {
         self.0.cut.inc();
+    }
+
+    pub(crate) fn turned_away(&self) {
+        self.0.turned_away.inc();
     }
 
     /// Counts a connection for as long as the value lives.

@@ -11,6 +11,7 @@ mod admit;
 mod blobs;
 mod body;
 mod connection;
+mod crowd;
 mod error;
 mod exchange;
 mod framing;

@@ -3,7 +3,12 @@
 //! This is `actix_server::Server` running actix-http's HTTP/1.1 service over [`Connection`]. Workers are single-threaded; whatever
 //! must outlive a request runs on the runtime that called [`serve`].
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{self, Read as _},
+    net::{Shutdown, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_http::{HttpService, KeepAlive, Request, Response};
 use actix_server::{Server, ServerHandle};
@@ -16,10 +21,16 @@ use super::{
     admit::Gate,
     body::Body,
     connection::{Connection, Patience, Shared},
+    crowd::{Crowd, Exempt},
     metrics::Metrics,
     stream::Stream,
 };
-use crate::{hosted::Hosted, limits::Limits, mirror::Mirror, route::Routes};
+use crate::{
+    hosted::Hosted,
+    limits::{Limits, client},
+    mirror::Mirror,
+    route::Routes,
+};
 
 /// How long a client may take to see that its connection is being closed.
 const DISCONNECT: Duration = Duration::from_secs(2);
@@ -37,6 +48,9 @@ pub struct Settings {
     pub workers: usize,
     /// Connections open at once; more wait in the kernel's queue.
     pub connections: usize,
+    /// Connections of one client (an IPv4 address, an IPv6 /64) open at once; more are closed when they are accepted. Trusted
+    /// proxies are not counted.
+    pub connections_per_client: usize,
     /// From the first byte of a request to the end of its head (5 s); a TLS handshake, which is two round trips and some
     /// arithmetic, may take twice as long.
     pub head_timeout: Duration,
@@ -98,6 +112,8 @@ pub async fn serve(
     hosted: Hosted,
     metrics: Metrics,
 ) -> io::Result<Serving> {
+    let trusting = limits.clone();
+    let exempt: Exempt = Box::new(move |peer| client::trusts(&trusting.rulebook().trusted_proxies, peer));
     let registry = Arc::new(Registry {
         mirror,
         hosted,
@@ -107,7 +123,7 @@ pub async fn serve(
         gate: Gate::new(limits),
         metrics: metrics.clone(),
     });
-    start(&settings, listeners, &metrics, move || {
+    start(&settings, listeners, &metrics, exempt, move || {
         let endpoint = Endpoint(registry.clone());
         fn_factory(move || {
             let endpoint = endpoint.clone();
@@ -117,7 +133,13 @@ pub async fn serve(
 }
 
 /// Runs any service over our connections; the tests of this file run their own.
-fn start<F, S>(settings: &Settings, listeners: Vec<Listener>, metrics: &Metrics, service: F) -> io::Result<Serving>
+fn start<F, S>(
+    settings: &Settings,
+    listeners: Vec<Listener>,
+    metrics: &Metrics,
+    exempt: Exempt,
+    service: F,
+) -> io::Result<Serving>
 where
     F: Fn() -> S + Clone + Send + 'static,
     S: ServiceFactory<Request, Config = (), Response = Response<Body>, Error = std::convert::Infallible> + 'static,
@@ -130,6 +152,7 @@ where
         .shutdown_timeout(settings.drain.as_secs())
         .disable_signals();
     let draining = server.graceful_shutdown_signal();
+    let crowd = Crowd::new(settings.connections_per_client, exempt, metrics.clone());
     let patience = Patience { head: settings.head_timeout, write_stall: settings.write_stall, disconnect: DISCONNECT };
     let Settings { head_timeout, keep_alive, write_stall, .. } = *settings;
     let handshake_timeout = head_timeout * 2;
@@ -137,7 +160,7 @@ where
     for listener in listeners {
         let address = listener.socket.local_addr()?;
         addresses.push(address);
-        let (service, draining, metrics) = (service.clone(), draining.clone(), metrics.clone());
+        let (service, draining, metrics, crowd) = (service.clone(), draining.clone(), metrics.clone(), crowd.clone());
         let acceptor = listener.tls.map(TlsAcceptor::from);
         let login = listener.login;
         server = server.listen(address.to_string(), listener.socket, move || {
@@ -154,11 +177,15 @@ where
                     data.insert(connection.shared());
                 })
                 .h1(service());
-            let (acceptor, metrics) = (acceptor.clone(), metrics.clone());
+            let (acceptor, metrics, crowd) = (acceptor.clone(), metrics.clone(), crowd.clone());
             fn_service(move |socket: TcpStream| {
-                let (acceptor, metrics) = (acceptor.clone(), metrics.clone());
+                let (acceptor, metrics, crowd) = (acceptor.clone(), metrics.clone(), crowd.clone());
                 async move {
                     let peer = socket.peer_addr().ok();
+                    let Some(place) = peer.and_then(|peer| crowd.enter(peer.ip())) else {
+                        turn_away(&socket);
+                        return Err(io::Error::from(io::ErrorKind::QuotaExceeded).into());
+                    };
                     // A socket that cannot be tuned is a socket that is already closed, and will say so when it is read.
                     let _ = socket.set_nodelay(true);
                     let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(write_stall));
@@ -173,7 +200,7 @@ where
                         }
                     };
                     Ok::<_, actix_http::error::DispatchError>((
-                        Connection::new(stream, Shared::new(peer, login), patience, &metrics),
+                        Connection::new(stream, Shared::new(peer, login), patience, &metrics, place),
                         peer,
                     ))
                 }
@@ -186,6 +213,13 @@ where
     let handle = server.handle();
     let running = tokio::spawn(server);
     Ok(Serving { addresses, handle, running })
+}
+
+/// Tells the client that nothing comes. What it has sent already is read, for closing over it would tell of a reset instead.
+fn turn_away(socket: &TcpStream) {
+    let socket = socket2::SockRef::from(socket);
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = (&*socket).read(&mut [0; 4096]);
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
     let settings = Settings {
         workers: 1,
         connections: 1000,
+        connections_per_client: 1000,
         head_timeout: Duration::from_secs(5),
         keep_alive: Duration::from_secs(75),
         write_stall: Duration::from_secs(30),

@@ -137,6 +137,7 @@ fn settings() -> Settings {
     Settings {
         workers: 1,
         connections: 1000,
+        connections_per_client: 1000,
         // actix-http reckons its own deadlines from a clock that ticks twice a second.
         head_timeout: Duration::from_secs(1),
         keep_alive: Duration::from_secs(30),
@@ -157,7 +158,7 @@ fn serving(settings: &Settings, tls: Option<Arc<rustls::ServerConfig>>) -> (Serv
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listener = Listener { socket, login: false, tls };
     let given = world.clone();
-    let serving = start(settings, vec![listener], &world.metrics, move || {
+    let serving = start(settings, vec![listener], &world.metrics, Box::new(|_| false), move || {
         let world = given.clone();
         fn_service(move |request| answer(world.clone(), request)).into_factory()
     });
@@ -513,6 +514,38 @@ async fn a_client_that_leaves_ends_its_turn() {
             break;
         }
         assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_never_has_all_connections_and_gets_back_what_it_gives_up() {
+    let few = Settings { connections_per_client: 2, ..settings() };
+    let (serving, world) = serving(&few, None);
+    let mut idle = [Raw::to(&serving).await, Raw::to(&serving).await];
+    for client in &mut idle {
+        client.get("/x").await;
+        client.head().await;
+        client.body(2).await;
+    }
+    let mut third = Raw::to(&serving).await;
+    let mut rest = Vec::new();
+    let closed = tokio::io::AsyncReadExt::read_to_end(&mut third.0, &mut rest).await;
+    assert_eq!((closed.unwrap(), world.calls.load(Ordering::SeqCst)), (0, 2), "it is closed, not reset");
+    let mut registry = prometheus_client::registry::Registry::default();
+    world.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("http_turned_away_connections_total 1"), "{text}");
+    drop(idle);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut again = Raw::to(&serving).await;
+        again.get("/x").await;
+        if tokio::io::AsyncReadExt::read_u8(&mut again.0).await.is_ok() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "a place that was given up stays taken");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

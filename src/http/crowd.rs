@@ -1,0 +1,117 @@
+//! How many connections each client has open, so that no client has them all.
+//!
+//! Connections are counted when they are accepted, before a byte is read: whoever holds them says nothing, which is all it takes to
+//! keep others out. The peer's address is what is known then, and a trusted proxy, which is many clients, is let in whatever it holds.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::metrics::Metrics;
+use crate::{asker::ClientKey, limits::client};
+
+/// Between two lines in the log about clients that are turned away.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Whose connections are not counted.
+pub(crate) type Exempt = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// The connections of all workers by the client that holds them. There are never more entries than connections.
+pub(crate) struct Crowd {
+    most: usize,
+    exempt: Exempt,
+    metrics: Metrics,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Default)]
+struct Inside {
+    open: HashMap<IpAddr, usize>,
+    /// When somebody was turned away and it was said last, and how many since.
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Crowd {
+    /// Lets each client in `most` times at once.
+    pub(crate) fn new(most: usize, exempt: Exempt, metrics: Metrics) -> Arc<Crowd> {
+        Arc::new(Crowd { most, exempt, metrics, inside: Mutex::default() })
+    }
+
+    /// A place for one more connection of this peer, or `None` when its client has all that it may have.
+    pub(crate) fn enter(self: &Arc<Crowd>, peer: IpAddr) -> Option<Place> {
+        let client = client::fold(peer);
+        if (self.exempt)(peer) {
+            return Some(Place { crowd: self.clone(), client: None });
+        }
+        let mut inside = self.inside();
+        let open = inside.open.entry(client).or_default();
+        if *open < self.most {
+            *open += 1;
+            return Some(Place { crowd: self.clone(), client: Some(client) });
+        }
+        self.metrics.turned_away();
+        inside.untold += 1;
+        if inside.told.is_none_or(|told| told.elapsed() >= TELL) {
+            inside.told = Some(Instant::now());
+            let turned_away = std::mem::take(&mut inside.untold);
+            drop(inside);
+            tracing::warn!(
+                target: "weir::http",
+                client = %ClientKey::Address(client),
+                open = self.most,
+                turned_away,
+                "a client has server.connections_per_client connections open and gets no more"
+            );
+        }
+        None
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's place, until it is dropped.
+pub(crate) struct Place {
+    crowd: Arc<Crowd>,
+    client: Option<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(client) = self.client else { return };
+        let mut inside = self.crowd.inside();
+        if let Some(open) = inside.open.get_mut(&client) {
+            *open -= 1;
+            if *open == 0 {
+                inside.open.remove(&client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_its_own_places_and_a_network_of_ipv6_is_one() {
+        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+        let crowd = Crowd::new(2, Box::new(move |peer| peer == proxy), Metrics::new());
+        let enter = |peer: &str| crowd.enter(peer.parse().unwrap());
+        let first = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
+        assert!(first.iter().all(Option::is_some) && enter("192.0.2.1").is_none());
+        let second = [enter("2001:db8::1"), enter("2001:db8::2")];
+        assert!(second.iter().all(Option::is_some) && enter("2001:db8::3").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some() && enter("192.0.2.2").is_some());
+        let many: Vec<_> = (0..10).map(|_| enter("10.0.0.1")).collect();
+        assert!(many.iter().all(Option::is_some));
+        drop((first, second));
+        assert!(enter("192.0.2.1").is_some());
+        assert!(crowd.inside().open.is_empty(), "an address is remembered that holds nothing");
+    }
+}
