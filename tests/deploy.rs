@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::DirBuilderExt as _,
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -111,6 +112,30 @@ fn deploy_toml_is_a_configuration_and_a_mistake_in_it_is_told() {
 
     let output = weir(&["check", "--config", "/nonexistent/weir.toml"]).output().unwrap();
     assert!(told(&output).contains("/nonexistent/weir.toml: No such file"), "{}", told(&output));
+}
+
+#[test]
+fn weir_check_says_whether_the_data_directory_can_be_used_and_makes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let check = |root: &std::path::Path| weir(&["check"]).env("WEIR_STORAGE__ROOT", root).output().unwrap();
+    for root in [file.clone(), file.join("weir-data")] {
+        let output = check(&root);
+        assert_eq!(output.status.code(), Some(1));
+        let begins = format!("weir: storage.root = {root:?}: {}", file.display());
+        assert!(told(&output).starts_with(&begins), "{}", told(&output));
+    }
+    // root writes anywhere.
+    if !rustix::process::geteuid().is_root() {
+        let closed = directory.path().join("closed");
+        std::fs::DirBuilder::new().mode(0o555).create(&closed).unwrap();
+        let output = check(&closed.join("weir-data"));
+        assert!(told(&output).contains(&format!("{} may not be written in", closed.display())), "{}", told(&output));
+    }
+    let output = check(&directory.path().join("a/b"));
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(!directory.path().join("a").exists());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `[[listener]]`: more addresses to serve registry clients on, with a login or without.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,12 +28,61 @@ pub(super) fn check(listeners: &[Listener], mistakes: &mut Vec<Mistake>) {
         {
             mistakes.push(mistake);
         }
-        if listeners[..number].iter().any(|other| other.address == listener.address) {
+    }
+}
+
+/// Of addresses that cannot be listened on at once, which the system would say of one, without a word of the other.
+pub(super) fn check_apart(
+    server: &[SocketAddr],
+    listeners: &[Listener],
+    admin: SocketAddr,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let server = server.iter().map(|address| ("server.listen".to_owned(), *address));
+    let more = listeners.iter().enumerate();
+    let more = more.map(|(number, listener)| (format!("listener[{number}].address"), listener.address));
+    let all: Vec<_> = server.chain(more).chain([("admin.listen".to_owned(), admin)]).collect();
+    for (number, (key, address)) in all.iter().enumerate() {
+        if let Some((other, taken)) = all[..number].iter().find(|(_, taken)| overlap(*address, *taken)) {
             mistakes.push(Mistake::new(
-                format!("listener[{number}].address"),
-                listener.address,
-                "another listener has this address; give each its own",
+                key,
+                address.to_string(),
+                format!("{other} = \"{taken}\" takes this address; give each its own address or port"),
             ));
+        }
+    }
+}
+
+/// Whether one socket keeps the other from listening. Port 0 is any that is free, `0.0.0.0` all of IPv4, and `[::]` all there is.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: IpAddr, address: IpAddr| match all {
+        IpAddr::V4(all) => all.is_unspecified() && address.is_ipv4(),
+        IpAddr::V6(all) => all.is_unspecified(),
+    };
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_all_addresses_takes_the_port_from_each() {
+        for (one, other, overlaps) in [
+            ("127.0.0.1:5000", "127.0.0.1:5000", true),
+            ("127.0.0.1:5000", "127.0.0.1:5001", false),
+            ("127.0.0.1:5000", "127.0.0.2:5000", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:5000", "127.0.0.1:5000", true),
+            ("[::]:5000", "127.0.0.1:5000", true),
+            ("[::]:5000", "0.0.0.0:5000", true),
+            ("[::1]:5000", "0.0.0.0:5000", false),
+            ("[::1]:5000", "127.0.0.1:5000", false),
+            ("[::ffff:127.0.0.1]:5000", "127.0.0.1:5000", true),
+        ] {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((overlap(one, other), overlap(other, one)), (overlaps, overlaps), "{one} and {other}");
         }
     }
 }

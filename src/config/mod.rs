@@ -167,6 +167,7 @@ impl Config {
         let mut mistakes = Vec::new();
         self.server.check(&mut mistakes);
         listener::check(&self.listener, &mut mistakes);
+        listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut mistakes);
         self.admin.check(&self.account, &mut mistakes);
         account::check(&self.account, &mut mistakes);
         self.storage.check(&mut mistakes);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -67,6 +68,33 @@ impl Storage {
                 self.low_watermark,
                 format!("write 0 < low_watermark <= high_watermark <= 1; high_watermark is {}", self.high_watermark),
             ));
+        }
+    }
+
+    /// What is wrong with `root` as the disk is now: it, or what it would be made in, is no directory that this user may write in.
+    /// Nothing is made.
+    pub fn unusable_root(&self) -> Option<Mistake> {
+        let mistake = |fix: String| Some(Mistake::new("storage.root", &self.root, fix));
+        let absolute = match std::path::absolute(&self.root) {
+            Ok(absolute) => absolute,
+            Err(error) => return mistake(format!("{error}; name a directory by its absolute path")),
+        };
+        let there = absolute.ancestors().find_map(|path| match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            about => Some((path, about)),
+        });
+        let (path, about) = there?;
+        match about {
+            Err(error) => mistake(format!("{}: {error}; name a directory", path.display())),
+            Ok(about) if !about.is_dir() => mistake(format!("{} is no directory; name one", path.display())),
+            Ok(_) => match accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+                Ok(()) => None,
+                Err(error) => mistake(format!(
+                    "{} may not be written in ({}); give it to the user that runs weir, or name another directory",
+                    path.display(),
+                    std::io::Error::from(error)
+                )),
+            },
         }
     }
 

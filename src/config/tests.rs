@@ -152,6 +152,18 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
             "[server]\nconnections = 9\nconnections_per_client = 10",
             "server.connections_per_client = 10: write 1 or more",
         ),
+        (
+            "[server]\nlisten = [\"0.0.0.0:5001\", \"[::1]:5001\"]",
+            r#"admin.listen = "127.0.0.1:5001": server.listen = "0.0.0.0:5001" takes this address; give each its own"#,
+        ),
+        (
+            "[[listener]]\naddress = \"[::]:5000\"",
+            r#"listener[0].address = "[::]:5000": server.listen = "127.0.0.1:5000" takes this address"#,
+        ),
+        (
+            "[[listener]]\naddress = \"[::1]:1\"\n[[listener]]\naddress = \"[::1]:1\"",
+            r#"listener[1].address = "[::1]:1": listener[0].address = "[::1]:1" takes this address"#,
+        ),
         ("nonsense", "nonsense"),
         ("[hosted]\nnamespaces = [\"*\"]", "write the beginning of a repository name and a star"),
     ] {
