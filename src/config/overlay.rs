@@ -1,8 +1,11 @@
 //! The environment laid over a configuration file: `WEIR_SERVER__LISTEN=…` is `listen` in `[server]`.
 //!
 //! Two underscores stand between a table and a key, in upper case; a number names an entry of a list of tables
-//! (`WEIR_UPSTREAM__0__URL`). Lists are comma-separated. Variables without two underscores are not ours to judge:
-//! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`.
+//! (`WEIR_UPSTREAM__0__URL`). Lists are comma-separated. Variables without two underscores are not ours to judge, for
+//! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`; but one that would be a setting with two is
+//! a mistake, and told.
+
+use std::path::PathBuf;
 
 use toml::{Table, Value};
 
@@ -13,10 +16,8 @@ pub(super) fn lay_over(
     table: &mut Table,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(), Mistakes> {
-    let mut variables: Vec<(String, String)> = environment
-        .into_iter()
-        .filter(|(name, _)| name.strip_prefix("WEIR_").is_some_and(|rest| rest.contains("__")))
-        .collect();
+    let environment = environment.into_iter();
+    let mut variables: Vec<(String, String)> = environment.filter(|(name, _)| name.starts_with("WEIR_")).collect();
     if variables.is_empty() {
         return Ok(());
     }
@@ -24,7 +25,13 @@ pub(super) fn lay_over(
     variables.sort();
     let known = known();
     for (variable, text) in variables {
-        let path: Vec<String> = variable["WEIR_".len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let name = &variable["WEIR_".len()..];
+        if !name.contains("__") {
+            let Some(meant) = meant(&known, name) else { continue };
+            let fix = format!("this is no setting; write {meant}, with two underscores between a table and its key");
+            return Err(Mistake::unseen(variable, fix).into());
+        }
+        let path: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
         let refuse = |fix: &str| Mistake::new(&variable, &text, fix);
         let value = typed(&text, sample(&known, &path)).map_err(|fix| refuse(&fix))?;
         put(table, &path, value, Some(&known)).map_err(|fix| refuse(&fix))?;
@@ -36,6 +43,7 @@ pub(super) fn lay_over(
 fn known() -> Value {
     let mut config = Config::default();
     config.server.connections_per_client = Some(1);
+    config.server.tls = Some(super::Tls { cert: PathBuf::new(), key: PathBuf::new() });
     Value::try_from(config).unwrap_or(Value::Table(Table::new()))
 }
 
@@ -46,6 +54,31 @@ fn sample<'a>(known: &'a Value, path: &[String]) -> Option<&'a Value> {
         Value::Table(table) => table.get(key),
         _ => None,
     })
+}
+
+/// The variable that somebody meant who wrote this name, behind `WEIR_`, with single underscores.
+fn meant(known: &Value, name: &str) -> Option<String> {
+    fn path(known: &Value, words: &[&str]) -> Option<String> {
+        let [first, rest @ ..] = words else { return None };
+        match known {
+            Value::Array(list) if first.parse::<usize>().is_ok() && !rest.is_empty() => {
+                // What an entry of a list holds that is empty by default is not known here.
+                let key = list.first().map_or_else(|| Some(rest.join("_")), |entry| path(entry, rest))?;
+                Some(format!("{first}__{key}"))
+            }
+            // A key may hold underscores itself.
+            Value::Table(table) => (1..=words.len()).find_map(|count| {
+                let (key, rest) = (words[..count].join("_"), &words[count..]);
+                let value = table.get(&key)?;
+                if rest.is_empty() { Some(key) } else { Some(format!("{key}__{}", path(value, rest)?)) }
+            }),
+            _ => None,
+        }
+    }
+    let name = name.to_ascii_lowercase();
+    let words: Vec<&str> = name.split('_').collect();
+    let path = path(known, &words)?;
+    path.contains("__").then(|| format!("WEIR_{}", path.to_ascii_uppercase()))
 }
 
 fn typed(text: &str, sample: Option<&Value>) -> Result<Value, String> {

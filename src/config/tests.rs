@@ -245,6 +245,37 @@ fn an_unknown_variable_is_refused_like_an_unknown_key() {
 }
 
 #[test]
+fn a_variable_with_too_few_underscores_is_refused_and_the_right_one_is_named() {
+    for (name, meant) in [
+        ("WEIR_SERVER_LISTEN", "WEIR_SERVER__LISTEN,"),
+        ("WEIR_SERVER_TRUSTED_PROXIES", "WEIR_SERVER__TRUSTED_PROXIES,"),
+        ("WEIR_SERVER_TLS_CERT", "WEIR_SERVER__TLS__CERT,"),
+        ("WEIR_BUDGET_FLOORS_BULK", "WEIR_BUDGET__FLOORS__BULK,"),
+        ("WEIR_UPSTREAM_0_FIRST_BYTE_TIMEOUT", "WEIR_UPSTREAM__0__FIRST_BYTE_TIMEOUT,"),
+        ("WEIR_LISTENER_0_ADDRESS", "WEIR_LISTENER__0__ADDRESS,"),
+        ("WEIR_LOG_FORMAT", "WEIR_LOG__FORMAT,"),
+    ] {
+        let told = Config::read("", environment(&[(name, "x")])).expect_err(name).to_string();
+        assert!(told.starts_with(&format!("{name}: this is no setting; write {meant}")), "{told}");
+    }
+    // What is documented, and what Kubernetes sets for services named weir, weir-admin and weir-upstream-0.
+    let others = [
+        "WEIR_LOG",
+        "WEIR_CONFIG",
+        "WEIR_SERVICE_HOST",
+        "WEIR_SERVICE_PORT_REGISTRY",
+        "WEIR_PORT_5000_TCP_ADDR",
+        "WEIR_ADMIN_SERVICE_HOST",
+        "WEIR_ADMIN_PORT_5001_TCP",
+        "WEIR_UPSTREAM_0_PORT",
+        "WEIR_SERVER",
+        "WEIR_",
+    ];
+    let others: Vec<_> = others.iter().map(|name| (*name, "x")).collect();
+    assert_eq!(Config::read("", environment(&others)), Ok(Config::default()));
+}
+
+#[test]
 fn upstream_passwords_come_from_files() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
