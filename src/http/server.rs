@@ -60,7 +60,7 @@ pub struct Settings {
     pub write_stall: Duration,
     /// The body of a request brings something within so long, or is cut (30 s).
     pub body_stall: Duration,
-    /// Bodies in flight may take so long to finish once [`Serving::stop`] was called, in whole seconds.
+    /// Bodies in flight may take so long to finish once [`Serving::stop`] was called; rounded up to whole seconds.
     pub drain: Duration,
     /// Which names go where.
     pub routes: Routes,
@@ -149,7 +149,7 @@ where
     let mut server = Server::build()
         .workers(workers)
         .max_concurrent_connections(settings.connections.div_ceil(workers).max(1))
-        .shutdown_timeout(settings.drain.as_secs())
+        .shutdown_timeout(whole_seconds(settings.drain))
         .disable_signals();
     let draining = server.graceful_shutdown_signal();
     let crowd = Crowd::new(settings.connections_per_client, exempt, metrics.clone());
@@ -213,6 +213,11 @@ where
     let handle = server.handle();
     let running = tokio::spawn(server);
     Ok(Serving { addresses, handle, running })
+}
+
+/// Rounded up: half a second that becomes none cuts what it should have let finish.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0))
 }
 
 /// Tells the client that nothing comes. What it has sent already is read, for closing over it would tell of a reset instead.

@@ -494,6 +494,27 @@ async fn a_drain_closes_the_idle_at_once_and_lets_bodies_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_takes_no_less_than_it_may() {
+    let (serving, world) = serving(&Settings { drain: Duration::from_millis(1_500), ..settings() }, None);
+    let mut busy = Raw::to(&serving).await;
+    world.grow(Ok(10));
+    busy.get("/growing").await;
+    busy.head().await;
+    busy.body(10).await;
+    let mut idle = Raw::to(&serving).await;
+    idle.get("/x").await;
+    idle.head().await;
+    idle.body(2).await;
+    let stopping = tokio::spawn(serving.stop());
+    // It is closed when the drain has begun.
+    assert_eq!(idle.rest().await, b"");
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    world.grow(Ok(SIZE as u64));
+    assert!(busy.body(SIZE - 10).await == FILE.0[10..]);
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_ends_its_turn() {
     let (serving, world) = serving(&settings(), None);
     let mut leaving = Raw::to(&serving).await;
