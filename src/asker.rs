@@ -48,6 +48,18 @@ pub enum Class {
     Exempt,
 }
 
+impl Class {
+    /// As the configuration writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Class::Bulk => "bulk",
+            Class::Standard => "standard",
+            Class::Critical => "critical",
+            Class::Exempt => "exempt",
+        }
+    }
+}
+
 /// How far a request goes when there is no budget for its class: fresh → stale → queue → 429.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -105,6 +105,7 @@ fn deploy_toml_is_a_configuration_and_a_mistake_in_it_is_told() {
     let output = weir(&["check", "--config", deploy]).output().unwrap();
     assert!(output.status.success(), "{}", told(&output));
     assert!(told(&output).contains("mirrors docker.io from https://registry-1.docker.io"), "{}", told(&output));
+    assert!(told(&output).contains("_unauthenticated_pulls: 36000 in 3600 s, enforce"), "{}", told(&output));
 
     let output = weir(&["serve", "--config", deploy]).env("WEIR_STORAGE__CAPACITY", "50GB!").output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -21,9 +21,9 @@ pub(super) fn run(config: &Config) -> Result<(), String> {
         let _ = writeln!(text, "  mirrors {} from {} {accounts}{default}", upstream.name, upstream.url);
     }
     for throttle in &config.throttle {
-        let (name, mode) = (&throttle.name, throttle.mode);
+        let (name, mode) = (&throttle.name, throttle.mode.word());
         let _ =
-            writeln!(text, "  {name}: {} in {} s, {mode:?}", throttle.requests_per_period, throttle.period_in_seconds);
+            writeln!(text, "  {name}: {} in {} s, {mode}", throttle.requests_per_period, throttle.period_in_seconds);
     }
     say(&text)
 }

@@ -27,6 +27,7 @@ mod tls;
 mod upstream;
 mod values;
 mod watch;
+mod words;
 
 use std::path::Path;
 
@@ -149,8 +150,9 @@ impl Config {
         overlay::lay_over(&mut table, environment)?;
         let config: Config = serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
             let key = error.path().to_string();
-            let fix = error.inner().message().to_owned();
-            match overlay::find(&table, &key) {
+            let value = overlay::find(&table, &key);
+            let fix = words::fix(error.inner().message(), &key, value, overlay::default_of(&key).as_ref());
+            match value {
                 // A secret under a mistyped key is still a secret.
                 Some(value) if !value.is_table() && !key.contains("password") => {
                     Mistake { key, value: Some(value.to_string()), fix }

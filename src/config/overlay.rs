@@ -128,6 +128,22 @@ fn put(table: &mut Table, path: &[String], value: Value, known: Option<&Value>) 
     }
 }
 
+/// What stands by default at a path as serde names it; any entry of a list is like its first.
+pub(super) fn default_of(path: &str) -> Option<Value> {
+    let keys: Vec<String> = path
+        .split(['.', '[', ']'])
+        .filter(|key| !key.is_empty() && key.parse::<usize>().is_err())
+        .map(str::to_owned)
+        .collect();
+    let known = known();
+    keys.iter()
+        .try_fold(&known, |value, key| match value {
+            Value::Array(list) => list.first()?.get(key),
+            value => value.get(key),
+        })
+        .cloned()
+}
+
 /// The value at a path as serde names it: `upstream[0].url`.
 pub(super) fn find<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
     let mut keys = path.split(['.', '[', ']']).filter(|key| !key.is_empty());

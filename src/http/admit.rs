@@ -195,7 +195,7 @@ fn log(note: &Note, request: &Request<'_>, head: &RequestHead, status: u16) {
         request_method = %head.method,
         path = super::turn::printable(head.uri.path()),
         discriminator = %request.client.key,
-        class = ?request.client.class,
+        class = request.client.class.word(),
         status = (status > 0).then_some(status),
         limit = note.limit,
         period = note.period,

@@ -381,12 +381,7 @@ fn wish<'a>(ask: &'a Ask, purpose: &Purpose, on_exceed: OnExceed) -> budget::Ask
 /// The one sentence of a refusal for want of budget: who, until when, what is left, and what would help.
 pub(super) fn spent(ask: &Ask, left: &Left, why: Why, wait: Duration, regroup: bool) -> Error {
     let whole = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs().max(1)));
-    let class = match ask.client.class {
-        Class::Bulk => "bulk",
-        Class::Standard => "standard",
-        Class::Critical => "critical",
-        Class::Exempt => "exempt",
-    };
+    let class = ask.client.class.word();
     let of = match (left.limit, left.window) {
         (Some(limit), Some(window)) => {
             format!("{} of {limit} pulls per {} left", left.remaining.unwrap_or(0).max(0), whole(window))

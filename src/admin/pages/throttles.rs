@@ -42,7 +42,7 @@ fn row(visit: &Visit<'_>, view: &ThrottleView) -> Vec<Markup> {
         @if view.algorithm == Algorithm::FixedWindow { br; small { "fixed window" } }
     };
     let mode = html! {
-        span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (word(view.mode)) }
+        span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (view.mode.word()) }
         @if view.switched { br; small { "switched by hand" } }
     };
     let matches = &view.matches;
@@ -60,7 +60,7 @@ fn row(visit: &Visit<'_>, view: &ThrottleView) -> Vec<Markup> {
             form method="post" action="/throttles/mode" {
                 (html::token(visit))
                 input type="hidden" name="name" value=(view.name);
-                button class=(class) name="mode" value=(word(mode)) aria-label={ (label) " " (view.name) } { (label) }
+                button class=(class) name="mode" value=(mode.word()) aria-label={ (label) " " (view.name) } { (label) }
             }
         }
     };
@@ -82,17 +82,8 @@ fn allowed(entry: &Allowed) -> Vec<Markup> {
     vec![html::text(who), html::text(&entry.comment), entry.expires.map_or_else(|| html::text("never"), html::time)]
 }
 
-/// As the configuration writes it.
-fn word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "enforce",
-        Mode::DryRun => "dry_run",
-        Mode::Off => "off",
-    }
-}
-
 pub(super) fn switch(visit: &Visit<'_>, form: &Form) -> HttpResponse {
-    let mode = [Mode::Enforce, Mode::DryRun, Mode::Off].into_iter().find(|mode| word(*mode) == form.get("mode"));
+    let mode = [Mode::Enforce, Mode::DryRun, Mode::Off].into_iter().find(|mode| mode.word() == form.get("mode"));
     let name = form.line("name", 100);
     // One throttle by its whole name: a page must not switch what it does not show.
     let is_known = visit.state.limits.throttles().iter().any(|view| view.name == name);

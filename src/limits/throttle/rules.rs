@@ -114,6 +114,17 @@ pub enum Mode {
     Off,
 }
 
+impl Mode {
+    /// As the configuration writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Enforce => "enforce",
+            Mode::DryRun => "dry_run",
+            Mode::Off => "off",
+        }
+    }
+}
+
 /// One `[[throttle]]` as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Setting {

@@ -1,0 +1,58 @@
+//! What serde says of a value of the wrong kind, as what to write instead. Pure.
+//!
+//! serde speaks of sequences, `usize` and `struct Server` to people who write TOML. Its sentences are taken apart here; one that is
+//! not known is passed on as it is, and the default of the key, when it has one, is the example.
+
+use toml::Value;
+
+/// What to write at a key: serde's sentence about it, what stands there, and what stands there by default.
+pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<&Value>) -> String {
+    let (what, expected) = said.split_once(", expected ").unwrap_or((said, ""));
+    // `a`, `b` or `c`
+    let names = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let such_as = match default.map(example) {
+        Some(example) if !example.is_empty() => format!(", such as {example}"),
+        _ => String::new(),
+    };
+    if what.starts_with("unknown field") {
+        return format!("there is no such key; these are: {}", names(expected).join(", "));
+    }
+    if what.starts_with("unknown variant") {
+        let choices: Vec<_> = names(expected).iter().map(|name| format!("{name:?}")).collect();
+        return format!("write one of {}", choices.join(", "));
+    }
+    if let Some(name) = what.strip_prefix("missing field ") {
+        return format!("{} is missing; write it too", name.trim_matches('`'));
+    }
+    if what == "invalid socket address syntax" {
+        return r#"not an address and a port; write one such as "127.0.0.1:5000""#.to_owned();
+    }
+    match expected {
+        "a boolean" => "write true or false".to_owned(),
+        "f64" => format!("write a number{such_as}"),
+        "u32" if what.starts_with("invalid value") => format!("write a whole number from 0 to {}", u32::MAX),
+        "u16" | "u32" | "u64" | "usize" => format!("write a whole number, 0 or more{such_as}"),
+        "a string" | "path string" => format!("write text in quotes{such_as}"),
+        "one value or a list of them" => format!("write text in quotes, or a list of it{such_as}"),
+        "a sequence" if matches!(value, Some(Value::Table(_))) => {
+            format!("write [[{key}]], for there may be several")
+        }
+        "a sequence" => match value {
+            Some(Value::String(text)) => format!("write a list: [{text:?}]"),
+            _ => format!("write a list{such_as}"),
+        },
+        table if table.starts_with("struct ") && key.contains('.') => format!("write a table{such_as}"),
+        table if table.starts_with("struct ") => format!("write a table, [{key}]"),
+        _ => said.to_owned(),
+    }
+}
+
+/// A value as it is written; nothing of an empty one.
+fn example(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() => String::new(),
+        Value::Array(list) if list.is_empty() => String::new(),
+        Value::Array(list) if list.iter().any(Value::is_table) => String::new(),
+        value => value.to_string(),
+    }
+}
