@@ -301,6 +301,14 @@ fn a_command_asks_the_running_weir() {
     let output = weir(&["budget", "--json", "--explain", "busybox:latest", "--admin", &admin]).output().unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["repository"], "library/busybox");
+    for (count, said) in [("0", "0 is not in 1..=10000"), ("ten", "invalid digit")] {
+        let output = weir(&["budget", "--spends", count, "--admin", &admin]).output().unwrap();
+        assert!(output.status.code() == Some(2) && told(&output).contains(said), "{}", told(&output));
+    }
+    for query in ["limit=x", "n=x", "n=1&limit=1"] {
+        let (status, _, body) = ask(running.admin, "GET", &format!("/api/v1/spends?{query}"), "");
+        assert!(status == 400 && body.contains("write n=20"), "{query}: {status} {body}");
+    }
     let output = weir(&["purge", "busybox", "--admin", &admin]).output().unwrap();
     assert_eq!(told(&output), "nothing was cached of busybox\n");
     let output = weir(&["purge", "evil.example/x", "--admin", &admin]).output().unwrap();

@@ -58,10 +58,14 @@ fn identity(left: &Left, floors: &Value) -> Value {
 }
 
 pub(super) fn spends(state: &State, query: &str) -> HttpResponse {
+    // Who asks for ten by another name would be given a hundred and never know.
+    if url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name != "n") {
+        return refuse(400, "INVALID", "n is the only parameter here; write n=20 for the newest 20 spends");
+    }
     let most = match parameter(query, "n").map(|n| n.parse::<usize>()) {
         None => 100,
         Some(Ok(most)) => most.min(MOST),
-        Some(Err(_)) => return refuse(400, "INVALID", "n is a number: how many spends to list, newest first"),
+        Some(Err(_)) => return refuse(400, "INVALID", "n is no number; write n=20 for the newest 20 spends"),
     };
     let spends: Vec<Value> = state.mirror.spends(most).iter().map(spend).collect();
     reply(200, &json!({"spends": spends}))

@@ -15,9 +15,9 @@ pub struct Arguments {
     /// Only what was spent on this image, and why
     #[arg(long, value_name = "REPOSITORY[:REFERENCE]")]
     explain: Option<String>,
-    /// How many of the latest spends to show
-    #[arg(long, value_name = "COUNT", default_value_t = 20)]
-    spends: usize,
+    /// How many of the latest spends to show, 1 to 10000
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    spends: u16,
     /// Print what the API answers, as JSON
     #[arg(long)]
     json: bool,
