@@ -76,6 +76,7 @@ const RULES: &[Rule] = &[
             "src/http/path.rs",
             "src/http/range.rs",
             "src/http/framing.rs",
+            "src/http/scan.rs",
             "src/hosted/rights.rs",
             "src/hosted/manifest.rs",
             "src/mirror/freshness.rs",

@@ -42,6 +42,7 @@ use super::{
     framing::Framing,
     metrics::{Metrics, OpenConnection},
     refusal::{self, Refusal},
+    scan::Scan,
     sendfile::{Progress, Transfer},
     stream::Stream,
 };
@@ -154,40 +155,6 @@ impl Watch {
             sleep.as_mut().reset(Instant::now() + self.patience);
         }
         if sleep.as_mut().poll(cx).is_ready() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
-}
-
-/// Finds the end of a request head, byte by byte, as httparse does: an empty line after at least one other, bare line feeds
-/// allowed, empty lines before the first skipped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Scan {
-    /// Nothing of a head has been seen.
-    #[default]
-    Before,
-    /// Inside a line.
-    Line,
-    /// Right behind a line feed.
-    Start,
-    /// Behind a line feed and a carriage return.
-    Return,
-}
-
-impl Scan {
-    /// The number of bytes up to and with the end of the head, when it lies in `bytes`.
-    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
-        for (index, byte) in bytes.iter().enumerate() {
-            *self = match (*self, byte) {
-                (Scan::Before, b'\r' | b'\n') => Scan::Before,
-                (Scan::Start | Scan::Return, b'\n') => {
-                    *self = Scan::Before;
-                    return Some(index + 1);
-                }
-                (_, b'\n') => Scan::Start,
-                (Scan::Start, b'\r') => Scan::Return,
-                _ => Scan::Line,
-            };
-        }
-        None
     }
 }
 
@@ -440,42 +407,5 @@ impl AsyncWrite for Connection {
             this.write.check(cx)?;
         }
         polled
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Where httparse, which actix-http uses, sees the end of the first head.
-    fn parsed(bytes: &[u8]) -> Option<usize> {
-        let mut headers = [httparse::EMPTY_HEADER; 96];
-        match httparse::Request::new(&mut headers).parse(bytes) {
-            Ok(httparse::Status::Complete(end)) => Some(end),
-            _ => None,
-        }
-    }
-
-    proptest! {
-        /// Were the two to disagree, a head would never be handed up, or two at once.
-        #[test]
-        fn a_head_ends_where_the_parser_says(
-            blank in "(\r?\n){0,3}",
-            headers in proptest::collection::vec("[A-Za-z-]{1,9}:[ -~]{0,20}\r?\n", 0..5),
-            end in "\r?\n",
-            body in "[\r\na-z]{0,20}",
-            cut in 0usize..200,
-        ) {
-            let head = format!("{blank}GET /v2/ HTTP/1.1\r\n{}{end}", headers.concat());
-            let all = [head.as_bytes(), body.as_bytes()].concat();
-            prop_assume!(parsed(&all).is_some());
-            let mut scan = Scan::default();
-            let cut = cut.min(all.len());
-            let found = scan.feed(&all[..cut]).or_else(|| scan.feed(&all[cut..]).map(|end| cut + end));
-            prop_assert_eq!(found, parsed(&all));
-            prop_assert_eq!(scan, Scan::Before);
-        }
     }
 }

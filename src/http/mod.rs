@@ -27,6 +27,7 @@ mod range;
 mod raw;
 mod referrers;
 mod refusal;
+mod scan;
 mod sendfile;
 mod server;
 mod stream;

@@ -15,22 +15,21 @@ use std::{
 
 use actix_http::StatusCode;
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use tokio::sync::watch;
 
 use super::*;
 use crate::{
     http::{
         Certificate,
         body::Body,
-        raw::{Heard, Raw},
+        raw::Raw,
         sendfile::{Source, Transfer},
         turn::Turn,
     },
     mirror::{Extent, Stopped},
 };
+
+mod refusals;
 
 const SIZE: usize = 5 << 20;
 
@@ -283,36 +282,6 @@ async fn a_client_that_never_reads_is_closed_and_delays_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_is_with_the_kernel_before_the_next_request_is_read() {
-    let patient = Settings { write_stall: Duration::from_secs(30), ..settings() };
-    let (serving, world) = serving(&patient, None);
-    // How many answers are begun for a client that reads nothing, of so many requests.
-    let begun = async |client: &mut Raw, requests: usize| {
-        world.calls.store(0, Ordering::SeqCst);
-        client.send("GET /wide HTTP/1.1\r\nHost: x\r\n\r\n".repeat(requests)).await;
-        let mut calls = usize::MAX;
-        while calls != world.calls.load(Ordering::SeqCst) {
-            calls = world.calls.load(Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-        calls
-    };
-    let most = begun(&mut Raw::to(&serving).await, 2_000).await;
-    assert!((1..2_000).contains(&most), "{most} answers were written for a client that reads nothing");
-    // About there a request comes while the answer before it is still being written.
-    for requests in most - 2..=most + 2 {
-        let mut client = Raw::to(&serving).await;
-        begun(&mut client, requests).await;
-        client.send("GET /x HTTP/1.1\r\n\r\n").await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        for _ in 0..requests {
-            assert_eq!(client.heard("GET").await.body.len(), WIDE);
-        }
-        assert_eq!(refused(&mut client, "GET").await.status, 400);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_that_makes_progress_is_served_to_the_end() {
     let (serving, _) = serving(&settings(), None);
     let mut client = Raw::to(&serving).await;
@@ -324,26 +293,6 @@ async fn a_slow_reader_that_makes_progress_is_served_to_the_end() {
         got.extend(client.body(SIZE / 5).await);
     }
     assert!(got == FILE.0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_does_not_end_closes_the_connection_on_every_request() {
-    let (serving, _) = serving(&settings(), None);
-    let begun = Instant::now();
-    let mut first = Raw::to(&serving).await;
-    first.send("GET / HTTP/1.1\r\nHo").await;
-    assert_eq!(refused(&mut first, "GET").await.status, 408);
-    let mut second = Raw::to(&serving).await;
-    second.get("/x").await;
-    second.head().await;
-    second.body(2).await;
-    second.send("HEAD / HTTP/1.1\r\nHo").await;
-    assert_eq!(refused(&mut second, "HEAD").await.status, 408);
-    // Who asked nothing is told nothing.
-    let mut mute = Raw::to(&serving).await;
-    mute.send("\r\n").await;
-    assert_eq!(mute.rest().await, b"");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -361,111 +310,6 @@ async fn a_body_that_nobody_takes_is_not_waited_for() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{head}");
     }
     assert_eq!(world.calls.load(Ordering::SeqCst), 2, "a body was taken for a request");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_could_smuggle_a_request_is_refused_and_ends_the_connection() {
-    let (serving, world) = serving(&settings(), None);
-    for bad in [
-        "Content-Length: 4\r\nTransfer-Encoding: chunked",
-        "Content-Length: 4\r\nContent-Length: 5",
-        "Content-Length: +5",
-        "Transfer-Encoding: xchunked",
-        "Transfer-Encoding: chunked, identity",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
-        "Host: y",
-        "Transfer-Encoding : chunked",
-        "X: a\r\n b",
-    ] {
-        let mut client = Raw::to(&serving).await;
-        client
-            .send(format!("GET /a HTTP/1.1\r\nHost: x\r\n{bad}\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n"))
-            .await;
-        assert_eq!(refused(&mut client, "GET").await.status, 400, "{bad}");
-    }
-    assert_eq!(world.calls.load(Ordering::SeqCst), 0);
-}
-
-/// The answer to a request that no handler saw: whole, in JSON, with a sentence, the last thing on its connection.
-async fn refused<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Raw<S>, method: &str) -> Heard {
-    let heard = client.heard(method).await;
-    assert_eq!(heard.header("connection"), Some("close"), "{}", heard.head);
-    assert_eq!(heard.header("content-type"), Some("application/json"), "{}", heard.head);
-    assert!(heard.header("date").is_some_and(|date| date.ends_with(" GMT")), "{}", heard.head);
-    if method == "HEAD" {
-        assert!(heard.header("content-length").is_some_and(|length| length != "0"), "{}", heard.head);
-    } else {
-        let error = &heard.json()["errors"][0];
-        assert!(error["message"].as_str().is_some_and(|message| message.contains("send")), "{error}");
-        assert_eq!((&error["code"], &error["detail"]), (&"UNSUPPORTED".into(), &"".into()));
-    }
-    assert_eq!(client.rest().await, b"");
-    heard
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_before_a_handler_sees_it_is_told_in_json_and_counted() {
-    let directory = tempfile::tempdir().unwrap();
-    let tls = certificate(directory.path()).server_config().unwrap();
-    let (serving, world) = serving(&settings(), None);
-    let (secure, _) = self::serving(&settings(), Some(tls));
-    let request = |line: &str, headers: &str| format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
-    let many = "X-A: b\r\n".repeat(96);
-    // More than is read before it is refused; the rest must not cost the client its answer.
-    let large = format!("X-A: {}\r\n", "b".repeat(1 << 20));
-    for (status, bad) in [
-        (400, "garbage\r\n\r\n".to_owned()),
-        (400, "\u{16}\u{3}\u{1}\u{2}".to_owned()),
-        (400, "GET /a HTTP/1.1\r\n\r\n".to_owned()),
-        (400, "GET /a HTTP/2.0\r\nHost: x\r\n\r\n".to_owned()),
-        (400, format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(70_000))),
-        (400, request("PUT /a", "Content-Length: 400000\r\nTransfer-Encoding: chunked\r\n") + &"b".repeat(400_000)),
-        (431, request("GET /a", &many)),
-        (431, request("GET /a", &large)),
-    ] {
-        let mut client = Raw::to(&serving).await;
-        client.send(&bad).await;
-        assert_eq!(refused(&mut client, "GET").await.status, status, "{bad:.80}");
-        // Behind an answer like any other, over TLS.
-        let mut client = over_tls(&secure).await;
-        client.get("/x").await;
-        client.head().await;
-        client.body(2).await;
-        client.send(&bad).await;
-        assert_eq!(refused(&mut client, "GET").await.status, status, "{bad:.80}");
-    }
-    let mut head = Raw::to(&serving).await;
-    head.send(request("HEAD /a", &many)).await;
-    assert_eq!(refused(&mut head, "HEAD").await.status, 431);
-    assert_eq!(world.calls.load(Ordering::SeqCst), 0);
-    let mut registry = prometheus_client::registry::Registry::default();
-    world.metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    for line in [
-        r#"http_requests_total{kind="other",method="GET",status="4xx"} 5"#,
-        r#"http_requests_total{kind="other",method="HEAD",status="4xx"} 1"#,
-        r#"http_requests_total{kind="other",method="other",status="4xx"} 3"#,
-    ] {
-        assert!(text.contains(line), "{line}\n{text}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_waits_for_the_answer_before_it_and_an_interim_answer_is_none() {
-    let (serving, world) = serving(&settings(), None);
-    world.open();
-    let mut client = Raw::to(&serving).await;
-    client
-        .send("GET /file HTTP/1.1\r\nHost: x\r\n\r\nHEAD /x HTTP/1.1\r\nHost: x\r\n\r\nGET /y HTTP/1.1\r\n\r\n")
-        .await;
-    assert_eq!(client.heard("GET").await.body.len(), SIZE);
-    assert_eq!(client.heard("HEAD").await.status, 200);
-    assert_eq!(refused(&mut client, "GET").await.status, 400);
-    let mut client = Raw::to(&serving).await;
-    client.send("PUT /slow HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n").await;
-    assert_eq!(client.head().await, "http/1.1 100 continue\r\n\r\n");
-    assert_eq!(client.heard("PUT").await.body, b"slow");
 }
 
 #[tokio::test(flavor = "multi_thread")]
