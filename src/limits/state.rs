@@ -28,12 +28,13 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -93,7 +94,8 @@ impl std::fmt::Debug for Limits {
 }
 
 struct Inner {
-    rulebook: RwLock<Arc<Rulebook>>,
+    // Read several times for every request, on every core: a lock would be one cache line that all of them write.
+    rulebook: ArcSwap<Rulebook>,
     changes: Mutex<Changes>,
     table: Table,
     book: Mutex<Book>,
@@ -162,7 +164,7 @@ impl Limits {
             }
         }
         let inner = Inner {
-            rulebook: RwLock::new(Arc::new(rulebook.clone())),
+            rulebook: ArcSwap::from_pointee(rulebook.clone()),
             changes: Mutex::new(Changes { configured: rulebook, ..Changes::default() }),
             table: Table::new(Table::MOST_CLIENTS),
             bans: AtomicUsize::new(book.len()),
@@ -195,8 +197,8 @@ impl Limits {
     // ---- The rulebook ----
 
     /// What is in force: what is configured, with what was changed by hand laid over.
-    pub fn rulebook(&self) -> Arc<Rulebook> {
-        self.inner.rulebook.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn rulebook(&self) -> Guard<Arc<Rulebook>> {
+        self.inner.rulebook.load()
     }
 
     /// Puts another configuration in force, whole. Throttles that were switched by hand stay switched, and nobody starts anew.
@@ -496,7 +498,7 @@ impl Limits {
         }
         rulebook.allowlist.0.extend(changes.allowed.iter().cloned());
         self.inner.table.requota(&self.rulebook().throttles, &rulebook.throttles, now);
-        *self.inner.rulebook.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rulebook);
+        self.inner.rulebook.store(Arc::new(rulebook));
     }
 
     fn with_line<R>(&self, identity: &Identity, work: impl FnOnce(&mut budget::Line) -> R) -> R {
