@@ -52,7 +52,7 @@ fn check(criterion: &mut Criterion) {
     let decision = table.check(&rules, &client, take, Meters::NONE, now);
     criterion.bench_function("dialect/docker hub and ietf", |bencher| {
         bencher.iter(|| {
-            let hub = decision.tightest().map(|standing| dialect::docker_hub(&client, standing));
+            let hub = decision.tightest().map(|standing| dialect::docker_hub(&client, &standing));
             (hub, dialect::ietf(black_box(&decision)))
         });
     });

@@ -31,7 +31,7 @@ impl Asking {
     /// GitLab's header fields, of the throttle with the least left.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
         if let Some(standing) = self.permit.as_ref().and_then(|permit| permit.decision.tightest()) {
-            put(headers, &dialect::gitlab(standing, self.now));
+            put(headers, &dialect::gitlab(&standing, self.now));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The headers of an answer: the registry's own, the cache's facts, and those that are built once and reused.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, time::Duration};
 
 use actix_http::header::{AGE, HeaderMap, HeaderName, HeaderValue, WARNING};
 
@@ -10,7 +10,7 @@ use crate::{
     limits::{
         dialect,
         permit::Permit,
-        throttle::{Rule, Standing},
+        throttle::{Meter, Standing},
     },
     mirror::{Facts, Status},
     oci::Digest,
@@ -120,28 +120,27 @@ pub(crate) fn fields(headers: &mut HeaderMap, fields: &[(&'static str, String)])
 /// Throttles whose header values are kept per worker; about 300 bytes each. A configuration has 16, and two limits of each.
 const KEPT_RULES: usize = 32;
 
-/// The part of a throttle's header values that is the same for every client.
+/// The part of a throttle's header values that is the same for every client, and all that it is made of.
 struct Limit {
-    rule: Arc<Rule>,
-    limit: u32,
+    of: (Meter, bool, u32, u32),
     hub: HeaderValue,
     policy: HeaderValue,
 }
 
-fn of_limit<R>(standing: &Standing, work: impl FnOnce(&Limit) -> R) -> R {
+fn of_limit<R>(standing: &Standing<'_>, work: impl FnOnce(&Limit) -> R) -> R {
     thread_local! {
         static KEPT: RefCell<Vec<Limit>> = const { RefCell::new(Vec::new()) };
     }
     KEPT.with_borrow_mut(|kept| {
-        let is_it = |limit: &Limit| Arc::ptr_eq(&limit.rule, &standing.rule) && limit.limit == standing.limit;
-        if let Some(found) = kept.iter().find(|limit| is_it(limit)) {
+        let (rule, limit) = (standing.rule, standing.limit);
+        let of = (rule.meter(), rule.is_authenticated(), limit, rule.period());
+        if let Some(found) = kept.iter().find(|limit| limit.of == of) {
             return work(found);
         }
-        let (rule, limit) = (standing.rule.clone(), standing.limit);
         let hub = take(&mut format!("{limit};w={}", rule.period()));
         let mut policy = String::new();
         dialect::policy(standing, &mut policy);
-        let made = Limit { rule, limit, hub, policy: take(&mut policy) };
+        let made = Limit { of, hub, policy: take(&mut policy) };
         // A reload makes other rules; the values of the old ones go when their room is needed.
         if kept.len() >= KEPT_RULES {
             kept.clear();
@@ -160,8 +159,8 @@ pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Shared) {
     let (pulls, tightest) = permit.told();
     TEXT.with_borrow_mut(|text| {
         if let Some(standing) = pulls {
-            headers.insert(RATELIMIT_LIMIT, of_limit(standing, |limit| limit.hub.clone()));
-            dialect::remaining(standing, text);
+            headers.insert(RATELIMIT_LIMIT, of_limit(&standing, |limit| limit.hub.clone()));
+            dialect::remaining(&standing, text);
             headers.insert(RATELIMIT_REMAINING, take(text));
             let source = source(shared, &permit.client.key);
             if !source.is_empty() {
@@ -169,8 +168,8 @@ pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Shared) {
             }
         }
         if let Some(standing) = tightest {
-            headers.insert(RATELIMIT_POLICY, of_limit(standing, |limit| limit.policy.clone()));
-            dialect::left(standing, text);
+            headers.insert(RATELIMIT_POLICY, of_limit(&standing, |limit| limit.policy.clone()));
+            dialect::left(&standing, text);
             headers.insert(RATELIMIT, take(text));
         }
     });
@@ -225,6 +224,8 @@ pub(crate) fn none_match(headers: &HeaderMap, etag: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::limits::{
         Limits, Rulebook,

@@ -162,7 +162,7 @@ fn quota(exchange: &Exchange, place: &Place, mirror: &Mirror, all: &mut HeaderMa
     if permit.safe.is_none() {
         let standing = limits.peek(&client.key, Meter::Pulls.alone(), now);
         if let Some(standing) = standing.acting().next() {
-            return headers::fields(all, &dialect::docker_hub(&client.key, standing));
+            return headers::fields(all, &dialect::docker_hub(&client.key, &standing));
         }
     }
     let allowance = mirror.allowance(&place.ask.upstream, client, now);

@@ -139,7 +139,7 @@ impl Drop for Turn {
             self.metrics.cache(self.kind, cache);
         }
         if let Some((permit, limits)) = &self.admission
-            && permit.decision.standings.iter().any(|standing| standing.rule.meter() == Meter::Bytes)
+            && permit.decision.counts(Meter::Bytes)
         {
             limits.sent(permit, bytes, SystemTime::now());
         }

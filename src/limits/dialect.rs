@@ -25,7 +25,7 @@ pub fn retry_after(wait: Duration, jitter: f64) -> u64 {
 }
 
 /// Docker Hub's: `ratelimit-limit`, `ratelimit-remaining`, `docker-ratelimit-source`. `hub-tool` and the scanners' `curl --head` recipe read them.
-pub fn docker_hub(client: &ClientKey, standing: &Standing) -> Fields {
+pub fn docker_hub(client: &ClientKey, standing: &Standing<'_>) -> Fields {
     let window = standing.rule.period();
     vec![
         ("ratelimit-limit", format!("{};w={window}", standing.limit)),
@@ -36,7 +36,7 @@ pub fn docker_hub(client: &ClientKey, standing: &Standing) -> Fields {
 
 /// What `ratelimit-remaining` says, appended to `out`. This and [`left`] are all that changes from one request of a client to the next, so they
 /// are written without `format!`.
-pub fn remaining(standing: &Standing, out: &mut String) {
+pub fn remaining(standing: &Standing<'_>, out: &mut String) {
     digits(standing.remaining.into(), out);
     out.push_str(";w=");
     digits(standing.rule.period().into(), out);
@@ -54,7 +54,7 @@ pub fn docker_hub_budget(source: &str, limit: u64, remaining: u64, window: Durat
 
 /// GitLab's, to the digit when the throttle is a fixed window (`request_throttle_data.rb`): the limit is given for 60 seconds, what remains is
 /// not, and the last two are sent with a 429 only.
-pub fn gitlab(standing: &Standing, now: SystemTime) -> Fields {
+pub fn gitlab(standing: &Standing<'_>, now: SystemTime) -> Fields {
     let rule = &standing.rule;
     let wait = seconds_up(if standing.over { standing.more_in } else { standing.reset_in });
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -86,21 +86,21 @@ pub fn ietf_tightest(decision: &Decision) -> Fields {
     ietf_of(decision.tightest().into_iter())
 }
 
-fn ietf_of<'a>(standings: impl Iterator<Item = &'a Standing>) -> Fields {
+fn ietf_of<'a>(standings: impl Iterator<Item = Standing<'a>>) -> Fields {
     let (mut policies, mut lefts) = (String::new(), String::new());
     for standing in standings {
-        for (out, write) in [(&mut policies, policy as fn(&Standing, &mut String)), (&mut lefts, left)] {
+        for (out, write) in [(&mut policies, policy as fn(&Standing<'_>, &mut String)), (&mut lefts, left)] {
             if !out.is_empty() {
                 out.push_str(", ");
             }
-            write(standing, out);
+            write(&standing, out);
         }
     }
     if policies.is_empty() { Vec::new() } else { vec![("ratelimit-policy", policies), ("ratelimit", lefts)] }
 }
 
 /// An item of `RateLimit-Policy`, appended to `out`: the same as long as rule and limit are.
-pub fn policy(standing: &Standing, out: &mut String) {
+pub fn policy(standing: &Standing<'_>, out: &mut String) {
     let (rule, bytes) = (&standing.rule, standing.rule.meter() == Meter::Bytes);
     let unit = if bytes { BYTES_UNIT } else { 1 };
     let (quota, kind) = (u64::from(standing.limit) * unit, if bytes { ";qu=\"content-bytes\"" } else { "" });
@@ -109,7 +109,7 @@ pub fn policy(standing: &Standing, out: &mut String) {
 }
 
 /// An item of `RateLimit`, appended to `out`.
-pub fn left(standing: &Standing, out: &mut String) {
+pub fn left(standing: &Standing<'_>, out: &mut String) {
     let unit = if standing.rule.meter() == Meter::Bytes { BYTES_UNIT } else { 1 };
     out.push('"');
     out.push_str(standing.rule.name());
@@ -127,18 +127,8 @@ fn written(write: impl FnOnce(&mut String)) -> String {
     out
 }
 
-/// A number in decimal, without the formatting machinery.
-fn digits(mut number: u64, out: &mut String) {
-    let (mut buffer, mut at) = ([b'0'; 20], 20);
-    loop {
-        at -= 1;
-        buffer[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.push_str(std::str::from_utf8(&buffer[at..]).unwrap_or_default());
+fn digits(number: u64, out: &mut String) {
+    out.push_str(itoa::Buffer::new().format(number));
 }
 
 #[cfg(test)]
@@ -185,7 +175,7 @@ mod tests {
             ("ratelimit-resettime", "Tue, 05 Jan 2021 08:06:00 GMT"),
             ("retry-after", "30"),
         ];
-        let fields = gitlab(decision.denied().unwrap(), now);
+        let fields = gitlab(&decision.denied().unwrap(), now);
         assert_eq!(fields.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>(), expected);
     }
 
@@ -194,7 +184,7 @@ mod tests {
         for (limit, period, told) in [(3600, 3600, "60"), (100, 21_600, "1"), (10, 60, "10"), (61, 3600, "2")] {
             let rules = rules("throttle_unauthenticated_registry_api", limit, period, Algorithm::FixedWindow);
             let (decision, now) = after(&rules, Meter::RegistryApi, 1, 1_609_833_930);
-            let fields = gitlab(decision.tightest().unwrap(), now);
+            let fields = gitlab(&decision.tightest().unwrap(), now);
             assert_eq!(value(&fields, "ratelimit-limit"), Some(told));
             assert_eq!(value(&fields, "ratelimit-remaining"), Some((limit - 1).to_string().as_str()));
             // Only with a 429.
@@ -206,7 +196,7 @@ mod tests {
     fn hub_s_fields_read_as_hub_s() {
         let rules = rules("throttle_unauthenticated_pulls", 100, 21_600, Algorithm::Gcra);
         let (decision, _) = after(&rules, Meter::Pulls, 1, 1_609_833_930);
-        let fields = docker_hub(&client(), decision.tightest().unwrap());
+        let fields = docker_hub(&client(), &decision.tightest().unwrap());
         assert_eq!(value(&fields, "ratelimit-limit"), Some("100;w=21600"));
         assert_eq!(value(&fields, "ratelimit-remaining"), Some("24;w=21600"));
         assert_eq!(value(&fields, "docker-ratelimit-source"), Some("192.0.2.7"));

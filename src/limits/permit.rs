@@ -89,33 +89,33 @@ impl Permit {
     }
 
     /// What [`Permit::fields`] speaks of: the throttle of pulls in Docker Hub's fields, the tightest one in the IETF's.
-    pub fn told(&self) -> (Option<&Standing>, Option<&Standing>) {
+    pub fn told(&self) -> (Option<Standing<'_>>, Option<Standing<'_>>) {
         (pulls(&self.decision), self.decision.tightest())
     }
 
     /// Sentences for `Warning: 299`: a quota of which four fifths are used, and what a dry run would have denied.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
-        self.decision.standings.iter().filter_map(warning)
+        self.decision.standings().filter_map(|standing| warning(&standing))
     }
 
     /// Whether there is anything to tell in headers.
     pub fn is_quiet(&self) -> bool {
-        self.decision.standings.is_empty()
+        self.decision.is_empty()
     }
 }
 
-fn pulls(decision: &Decision) -> Option<&Standing> {
+fn pulls(decision: &Decision) -> Option<Standing<'_>> {
     decision.acting().find(|standing| standing.rule.meter() == Meter::Pulls)
 }
 
 fn fields(client: &ClientKey, decision: &Decision) -> Fields {
-    let mut fields = pulls(decision).map_or_else(Vec::new, |standing| dialect::docker_hub(client, standing));
+    let mut fields = pulls(decision).map_or_else(Vec::new, |standing| dialect::docker_hub(client, &standing));
     fields.extend(dialect::ietf_tightest(decision));
     fields
 }
 
-fn warning(standing: &Standing) -> Option<String> {
-    let (rule, limit) = (&standing.rule, standing.limit);
+fn warning(standing: &Standing<'_>) -> Option<String> {
+    let (rule, limit) = (standing.rule, standing.limit);
     let (name, period) = (rule.name(), rule.period());
     if rule.mode() == Mode::DryRun {
         return standing
@@ -192,7 +192,7 @@ impl Denied {
         let (limit, period, name) = (standing.limit, standing.rule.period(), standing.rule.name());
         let message = format!("{who}{whose} is over its limit until {until}: {limit} in {period} s, {name}. {text}");
         let fields = match kind {
-            Kind::AdminApi | Kind::AdminWeb => dialect::gitlab(standing, now),
+            Kind::AdminApi | Kind::AdminWeb => dialect::gitlab(&standing, now),
             _ => fields(client, decision),
         };
         Some(Denied {
@@ -201,7 +201,7 @@ impl Denied {
             retry_after: standing.more_in.max(Duration::from_secs(1)),
             fields,
             as_denied: false,
-            note: Note::of(standing, "throttle"),
+            note: Note::of(&standing, "throttle"),
         })
     }
 
@@ -241,7 +241,7 @@ pub struct Note {
 }
 
 impl Note {
-    pub(super) fn of(standing: &Standing, env: &'static str) -> Note {
+    pub(super) fn of(standing: &Standing<'_>, env: &'static str) -> Note {
         Note {
             env,
             matched: standing.rule.name().to_owned(),

@@ -47,12 +47,12 @@ impl Limits {
         let take = request.kind.takes();
         permit.decision = self.inner.table.check(&rulebook.throttles, &client.key, take, request.kind.looks_at(), now);
         // What was too much took nothing, and a dry run lets it pass: then there is nothing to give back.
-        let over = permit.decision.standings.iter().filter(|standing| standing.over);
+        let over = permit.decision.standings().filter(|standing| standing.over);
         permit.took = over.fold(take, |took, standing| took.without(standing.rule.meter()));
-        if permit.decision.standings.is_empty() {
+        if permit.decision.is_empty() {
             return Ok(permit);
         }
-        permit.notes.extend(permit.decision.would_have_denied().map(|standing| Note::of(standing, "track")));
+        permit.notes.extend(permit.decision.would_have_denied().map(|standing| Note::of(&standing, "track")));
         let text = &rulebook.response_text;
         if let Some(denied) = Denied::throttled(&client.key, &permit.decision, request.kind, text, now) {
             if on_registry {

@@ -55,7 +55,7 @@ impl Limits {
     pub(super) fn view_throttles(&self) -> Vec<ThrottleView> {
         let configured = lock(&self.inner.changes).configured.throttles.clone();
         let was = |name: &str| configured.iter().find(|rule| rule.name() == name).map(|rule| rule.mode());
-        let view = |rule: &Arc<throttle::Rule>| ThrottleView {
+        let view = |rule: &throttle::Rule| ThrottleView {
             name: rule.name().to_owned(),
             requests_per_period: rule.limit(),
             period_in_seconds: rule.period(),
@@ -83,13 +83,14 @@ impl Limits {
         clients.sort_by_cached_key(|(client, spent)| (std::cmp::Reverse(*spent), client.to_string()));
         clients.truncate(most);
         let view = |(client, upstream_spent): (ClientKey, u32)| {
-            let standings = self.standing(&rulebook, &client, now).standings;
-            let throttles = standings.iter().filter(|standing| standing.observed > 0).map(|standing| StandingView {
-                name: standing.rule.name().to_owned(),
-                limit: standing.limit,
-                observed: standing.observed,
-                remaining: standing.remaining,
-            });
+            let decision = self.standing(&rulebook, &client, now);
+            let throttles =
+                decision.standings().filter(|standing| standing.observed > 0).map(|standing| StandingView {
+                    name: standing.rule.name().to_owned(),
+                    limit: standing.limit,
+                    observed: standing.observed,
+                    remaining: standing.remaining,
+                });
             let address = match &client {
                 ClientKey::Address(address) => *address,
                 // No network ban is meant: where it asks from is not known here.

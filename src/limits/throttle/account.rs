@@ -153,6 +153,10 @@ impl Window {
             let owed = owed * u128::from(self.each) / u128::from(old.each.max(1));
             account.due = now.saturating_add(u64::try_from(owed).unwrap_or(u64::MAX).min(self.most()));
         }
+        if old.period != self.period {
+            // The windows begin elsewhere now.
+            account.window_end = 0;
+        }
     }
 
     /// Whether an account tells no more than a fresh one would.
@@ -192,7 +196,11 @@ impl Window {
     }
 
     fn turn_over(&self, account: &mut Account, now: u64) {
-        let period = u64::from(self.period);
+        let (period, end) = (u64::from(self.period), u64::from(account.window_end));
+        // Nearly always it is still the same window, and no division is needed to see that.
+        if now / SECOND < end && end <= now / SECOND + period {
+            return;
+        }
         let end = u32::try_from((now / SECOND / period + 1) * period).unwrap_or(u32::MAX);
         if account.window_end != end {
             (account.window_end, account.count) = (end, 0);

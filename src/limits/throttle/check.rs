@@ -29,10 +29,10 @@ pub enum Scope {
 }
 
 /// Where a client stands with one throttle.
-#[derive(Clone, Debug)]
-pub struct Standing {
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
     /// Which throttle.
-    pub rule: Arc<Rule>,
+    pub rule: &'a Rule,
     /// Whose account.
     pub scope: Scope,
     /// Whether this request is too much.
@@ -52,31 +52,58 @@ pub struct Standing {
 /// What became of a request. The default is what nobody limits.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
-    /// Every throttle that was judged, the lowest rate first. When one denied it is the last.
-    pub standings: Vec<Standing>,
+    /// By whose leave it was judged: shared once for all of `judged`, since every worker counts its references to the same rules, and
+    /// cores that count on one cache line wait for each other.
+    rules: Option<Arc<[Rule]>>,
+    /// By index of the rule.
+    judged: Vec<(u8, Scope, Reading)>,
+    /// What a throttle counts for this client.
+    counted: Meters,
     denied: bool,
 }
 
 impl Decision {
+    /// Every throttle that was judged, the lowest rate first. When one denied it is the last. Those that a request was only to be looked at
+    /// for, and of which the client has used nothing, have nothing to say and are not among them.
+    pub fn standings(&self) -> impl DoubleEndedIterator<Item = Standing<'_>> {
+        let rules = self.rules.as_deref().unwrap_or_default();
+        self.judged.iter().filter_map(|(index, scope, reading)| {
+            let rule = rules.get(usize::from(*index))?;
+            let Reading { over, observed, remaining, more_in, reset_in } = *reading;
+            let limit = if *scope == Scope::Client { rule.own.limit } else { rule.network.limit };
+            Some(Standing { rule, scope: *scope, over, limit, observed, remaining, more_in, reset_in })
+        })
+    }
+
+    /// Whether no throttle has anything to say.
+    pub fn is_empty(&self) -> bool {
+        self.judged.is_empty()
+    }
+
+    /// Whether a throttle counts this for the client.
+    pub fn counts(&self, meter: Meter) -> bool {
+        self.counted.holds(meter)
+    }
+
     /// The throttle that denies, if one does: 429.
-    pub fn denied(&self) -> Option<&Standing> {
-        self.standings.last().filter(|_| self.denied)
+    pub fn denied(&self) -> Option<Standing<'_>> {
+        self.standings().next_back().filter(|_| self.denied)
     }
 
     /// Throttles in dry run that would have denied; each is a line in the log.
-    pub fn would_have_denied(&self) -> impl Iterator<Item = &Standing> {
-        self.standings.iter().filter(|standing| standing.over && standing.rule.mode() == Mode::DryRun)
+    pub fn would_have_denied(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.standings().filter(|standing| standing.over && standing.rule.mode() == Mode::DryRun)
     }
 
     /// Of the throttles that act, the one with the least left for its limit: the one a client should be told of.
-    pub fn tightest(&self) -> Option<&Standing> {
-        let left = |standing: &Standing| u64::from(standing.remaining) * 1_000_000 / u64::from(standing.limit.max(1));
-        self.denied().or_else(|| self.acting().min_by_key(|standing| left(standing)))
+    pub fn tightest(&self) -> Option<Standing<'_>> {
+        let part = |of: &Standing<'_>, other: &Standing<'_>| u64::from(of.remaining) * u64::from(other.limit);
+        self.denied().or_else(|| self.acting().min_by(|one, other| part(one, other).cmp(&part(other, one))))
     }
 
     /// All that act.
-    pub fn acting(&self) -> impl Iterator<Item = &Standing> {
-        self.standings.iter().filter(|standing| standing.rule.mode() == Mode::Enforce)
+    pub fn acting(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.standings().filter(|standing| standing.rule.mode() == Mode::Enforce)
     }
 }
 
@@ -113,23 +140,26 @@ impl Table {
     /// Takes no lock when no rule applies; else a hash and a lock for the client and for its network.
     pub fn check(&self, rules: &Rules, client: &ClientKey, take: Meters, look: Meters, now: SystemTime) -> Decision {
         let wanted = take.or(look);
-        let applies = |rule: &&Arc<Rule>| rule.mode != Mode::Off && wanted.holds(rule.meter);
         let all = rules.of(client);
-        let count = all.iter().filter(applies).count();
-        if count == 0 {
+        let counted = of_meters(all, wanted).fold(Meters::NONE, |all, (_, rule)| all.and(rule.meter));
+        if counted == Meters::NONE {
             return Decision::default();
         }
         let now = nanos(now);
-        let mut decision = Decision { standings: Vec::with_capacity(count), denied: false };
+        let rules_of = Some(all.clone());
+        let mut decision = Decision { rules: rules_of, judged: Vec::with_capacity(4), counted, denied: false };
         self.with(rules, client, now, |own, network| {
             // What is put back when a throttle denies after others have counted.
             let before = (own.as_deref().map(due), network.as_deref().map(due));
             let (mut own, mut network) = (own, network);
-            for rule in all.iter().filter(applies) {
+            for (index, rule) in of_meters(all, counted) {
                 let took = take.holds(rule.meter);
-                let judged = judge(rule, own.as_deref_mut(), network.as_deref_mut(), took, now);
-                decision.standings.push(standing(rule, judged));
-                if judged.1.over && rule.mode == Mode::Enforce {
+                if !took && is_unused(rule, own.as_deref(), network.as_deref(), now) {
+                    continue;
+                }
+                let (scope, reading) = judge(rule, own.as_deref_mut(), network.as_deref_mut(), took, now);
+                decision.judged.push((index, scope, reading));
+                if reading.over && rule.mode == Mode::Enforce {
                     decision.denied = true;
                     put_back(own, before.0);
                     put_back(network, before.1);
@@ -137,7 +167,7 @@ impl Table {
                 }
             }
         });
-        for standing in decision.standings.iter().filter(|standing| standing.over) {
+        for standing in decision.standings().filter(|standing| standing.over) {
             let count = self.count(client, standing.rule.meter);
             match standing.rule.mode {
                 Mode::Enforce => count.denied(client),
@@ -150,14 +180,14 @@ impl Table {
     /// Where the client stands, counting nothing: what a HEAD is answered with.
     pub fn peek(&self, rules: &Rules, client: &ClientKey, meters: Meters, now: SystemTime) -> Decision {
         let now = nanos(now);
-        let applies = rules.of(client).iter().filter(|rule| rule.mode != Mode::Off && meters.holds(rule.meter));
-        let mut decision = Decision::default();
+        let all = rules.of(client);
+        let mut decision = Decision { rules: Some(all.clone()), ..Decision::default() };
         let mut own = self.seats(client).lock(client).find().copied().unwrap_or_default();
         let network = network_key(rules, client);
         let mut wide = network.and_then(|network| self.networks.lock(&network).find().copied());
-        for rule in applies {
-            let judged = judge(rule, Some(&mut own), wide.as_mut(), false, now);
-            decision.standings.push(standing(rule, judged));
+        for (index, rule) in of_meters(all, meters) {
+            let (scope, reading) = judge(rule, Some(&mut own), wide.as_mut(), false, now);
+            decision.judged.push((index, scope, reading));
         }
         decision
     }
@@ -187,7 +217,7 @@ impl Table {
     pub fn requota(&self, old: &Rules, new: &Rules, now: SystemTime) {
         let now = nanos(now);
         let pairs = |key: &ClientKey| {
-            let before = |rule: &Arc<Rule>| old.of(key).iter().find(|before| before.meter == rule.meter).cloned();
+            let before = |rule: &Rule| old.of(key).iter().find(|before| before.meter == rule.meter).cloned();
             new.of(key).iter().filter_map(|rule| Some((rule.clone(), before(rule)?))).collect::<Vec<_>>()
         };
         let anybody = ClientKey::Address(std::net::IpAddr::from([0, 0, 0, 0]));
@@ -280,10 +310,9 @@ fn network_key(rules: &Rules, client: &ClientKey) -> Option<IpNet> {
     }
 }
 
-fn standing(rule: &Arc<Rule>, (scope, reading): (Scope, Reading)) -> Standing {
-    let Reading { over, observed, remaining, more_in, reset_in } = reading;
-    let limit = if scope == Scope::Client { rule.own.limit } else { rule.network.limit };
-    Standing { rule: rule.clone(), scope, over, limit, observed, remaining, more_in, reset_in }
+/// The rules that are awake and count one of these meters, with their index. There are no more of them than meters.
+fn of_meters(rules: &[Rule], meters: Meters) -> impl Iterator<Item = (u8, &Rule)> {
+    (0..).zip(rules).filter(move |(_, rule)| rule.mode != Mode::Off && meters.holds(rule.meter))
 }
 
 /// The narrow limit first. A request that its network's ceiling denies has not used the client's own share.
@@ -330,8 +359,15 @@ fn put_back(accounts: Option<&mut Accounts>, before: Option<[u64; 8]>) {
     }
 }
 
+/// Whether a throttle has nothing against a client, and nothing to tell it either: most clients miss nothing and log in the first time.
+fn is_unused(rule: &Rule, own: Option<&Accounts>, network: Option<&Accounts>, now: u64) -> bool {
+    let at = rule.meter as usize;
+    own.is_none_or(|own| rule.own.is_idle(&own[at], now))
+        && network.is_none_or(|network| rule.network.is_idle(&network[at], now))
+}
+
 /// Whether accounts say no more than fresh ones would, to these rules.
-pub(super) fn is_idle(rules: &[Arc<Rule>], accounts: &Accounts, of_network: bool, now: u64) -> bool {
+pub(super) fn is_idle(rules: &[Rule], accounts: &Accounts, of_network: bool, now: u64) -> bool {
     rules.iter().all(|rule| {
         let window = if of_network { &rule.network } else { &rule.own };
         window.is_idle(&accounts[rule.meter as usize], now)

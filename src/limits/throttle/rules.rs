@@ -159,6 +159,10 @@ impl Rule {
     pub fn name(&self) -> &str {
         &self.name
     }
+    /// Whether it is for those who are known by name, or for the others.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated
+    }
     /// What it counts.
     pub fn meter(&self) -> Meter {
         self.meter
@@ -195,8 +199,8 @@ impl fmt::Debug for Rule {
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     // The lowest rate first.
-    authenticated: Arc<[Arc<Rule>]>,
-    unauthenticated: Arc<[Arc<Rule>]>,
+    authenticated: Arc<[Rule]>,
+    unauthenticated: Arc<[Rule]>,
     pub(super) has_ceilings: bool,
 }
 
@@ -227,8 +231,7 @@ impl Rules {
     fn ordered(mut rules: Vec<Rule>, has_ceilings: bool) -> Rules {
         // By rate, compared as fractions without dividing.
         rules.sort_by_key(|rule| u64::from(rule.limit()) * 1_000_000 / u64::from(rule.period()));
-        let (authenticated, unauthenticated): (Vec<_>, Vec<_>) =
-            rules.into_iter().map(Arc::new).partition(|rule| rule.authenticated);
+        let (authenticated, unauthenticated): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.authenticated);
         Rules { authenticated: authenticated.into(), unauthenticated: unauthenticated.into(), has_ceilings }
     }
 
@@ -237,7 +240,7 @@ impl Rules {
     pub fn with_mode(&self, selection: &str, mode: Mode) -> (Rules, usize) {
         let mut changed = 0;
         let rules = self.iter().map(|rule| {
-            let mut rule = (**rule).clone();
+            let mut rule = rule.clone();
             if covers(selection, &rule.name) {
                 rule.mode = mode;
                 changed += 1;
@@ -250,7 +253,7 @@ impl Rules {
 
     /// As they could have been written.
     pub fn settings(&self) -> Vec<Setting> {
-        let setting = |rule: &Arc<Rule>| Setting {
+        let setting = |rule: &Rule| Setting {
             name: rule.name().to_owned(),
             requests_per_period: rule.limit(),
             period_in_seconds: rule.period(),
@@ -262,12 +265,12 @@ impl Rules {
     }
 
     /// All of them, also those that sleep.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Rule>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
         self.unauthenticated.iter().chain(self.authenticated.iter())
     }
 
     /// Those that count for this client.
-    pub(super) fn of(&self, client: &ClientKey) -> &[Arc<Rule>] {
+    pub(super) fn of(&self, client: &ClientKey) -> &Arc<[Rule]> {
         match client {
             ClientKey::Principal(_) => &self.authenticated,
             ClientKey::Address(_) => &self.unauthenticated,

@@ -2,9 +2,11 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState},
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use foldhash::quality::RandomState;
 
 use super::account::Account;
 
@@ -27,8 +29,8 @@ pub(super) struct Seats<K> {
 }
 
 pub(super) struct Shard<K> {
-    /// Seats by the hash of whose they are. It is 64 bits under a random key: should two clients ever have the same one, they share a
-    /// seat, as they would share a network's.
+    /// Seats by the hash of whose they are. It is 64 bits under a random key, and four are made for every request, so it is a quick one:
+    /// should two clients ever have the same one, they share a seat, as they would share a network's.
     index: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
     taken: Vec<(K, Accounts)>,
     /// Of the keys of `taken`.
@@ -82,7 +84,7 @@ impl<K: Clone + Eq + Hash> Seats<K> {
                 barren_at: None,
             })
         };
-        Seats { hasher: RandomState::new(), shards: std::array::from_fn(|_| shard()) }
+        Seats { hasher: RandomState::default(), shards: std::array::from_fn(|_| shard()) }
     }
 
     /// Where this key's accounts are, if anywhere.

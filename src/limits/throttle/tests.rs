@@ -96,7 +96,7 @@ fn a_denied_request_consumes_nothing_of_gcra_and_counts_in_a_fixed_window() {
 
     let (table, window) = (Table::new(16), rules(&[fixed(pulls(8, 60))]));
     assert_eq!(admitted(&table, &window, &client, 12, at(40)), 8);
-    assert_eq!(table.peek(&window, &client, PULLS, at(40)).standings[0].observed, 12);
+    assert_eq!(table.peek(&window, &client, PULLS, at(40)).standings().next().unwrap().observed, 12);
     // 1,700,000,000 is 20 s into a minute of the epoch.
     assert_eq!(admitted(&table, &window, &client, 1, at(39)), 1);
     assert_eq!(admitted(&table, &window, &client, 100, at(100)), 8);
@@ -114,7 +114,7 @@ fn one_throttle_s_denial_gives_back_what_the_others_took() {
     for _ in 0..100 {
         assert_eq!(both().denied().unwrap().rule.name(), "throttle_unauthenticated_pulls");
     }
-    assert_eq!(table.peek(&rules, &client, API, at(0)).standings[0].remaining, 8);
+    assert_eq!(table.peek(&rules, &client, API, at(0)).standings().next().unwrap().remaining, 8);
 }
 
 #[test]
@@ -130,7 +130,8 @@ fn a_network_s_ceiling_denies_without_using_the_client_s_own_share() {
     let dry = rules.with_mode("*", Mode::DryRun).0;
     assert_eq!(table.check(&dry, &late, PULLS, Meters::NONE, at(0)).would_have_denied().count(), 1);
     // As soon as the network has room again the client finds all of its own.
-    let own = table.peek(&rules, &late, PULLS, at(2)).standings.remove(0);
+    let decision = table.peek(&rules, &late, PULLS, at(2));
+    let own = decision.standings().next().unwrap();
     assert_eq!((own.scope, own.remaining), (Scope::Client, 4));
     assert_eq!(admitted(&table, &rules, &address("192.0.3.1"), 9, at(0)), 4);
 }
@@ -149,7 +150,7 @@ fn peeking_counts_nothing_and_a_refund_gives_back_exactly() {
     for algorithm in [Algorithm::Gcra, Algorithm::FixedWindow] {
         let (table, client) = (Table::new(16), address("192.0.2.1"));
         let rules = rules(&[Setting { burst: Some(5), algorithm, ..pulls(10, 60) }]);
-        let left = |now| table.peek(&rules, &client, PULLS, now).standings[0].remaining;
+        let left = |now| table.peek(&rules, &client, PULLS, now).standings().next().unwrap().remaining;
         let full = left(at(0));
         assert_eq!((left(at(0)), left(at(0))), (full, full));
         assert_eq!(admitted(&table, &rules, &client, 3, at(0)), 3);
@@ -187,11 +188,11 @@ fn another_limit_takes_effect_at_once_and_nobody_starts_anew() {
     assert_eq!(admitted(&table, &wide, &client, 28, at(0)), 28);
     // What is owed is time: 28 s, of 100 s. Under half the limit it is half as many pulls.
     let narrow = rules(&[Setting { burst: Some(50), ..pulls(100, 100) }]);
-    let left = table.peek(&narrow, &client, PULLS, at(0)).standings[0].remaining;
+    let left = table.peek(&narrow, &client, PULLS, at(0)).standings().next().unwrap().remaining;
     assert_eq!(left, 36);
     let (off, changed) = narrow.with_mode("throttle_unauthenticated", Mode::Off);
     assert_eq!((changed, admitted(&table, &off, &client, 1000, at(0))), (1, 1000));
-    assert_eq!(table.peek(&narrow, &client, PULLS, at(0)).standings[0].remaining, left);
+    assert_eq!(table.peek(&narrow, &client, PULLS, at(0)).standings().next().unwrap().remaining, left);
 }
 
 #[test]
@@ -215,7 +216,8 @@ fn a_restart_in_mid_window_changes_nothing_for_anybody() {
         for client in &clients {
             for time in [20, 30, 200, 599, 700] {
                 let left = |table: &Table| {
-                    let standing = table.peek(&rules, client, PULLS, at(time)).standings.remove(0);
+                    let decision = table.peek(&rules, client, PULLS, at(time));
+                    let standing = decision.standings().next().unwrap();
                     // How often who owes nothing has asked is not kept.
                     let observed = if standing.reset_in.is_zero() { 0 } else { standing.observed };
                     (standing.remaining, observed, standing.more_in, standing.reset_in)
@@ -361,5 +363,29 @@ fn five_million_addresses_take_no_more_memory_than_a_full_table() {
     let late: usize =
         (0..100).map(|n| admitted(&table, &rules, &address(&format!("10.9.{n}.1")), 1, at(100_000))).sum();
     assert_eq!(late, 100);
-    assert!(table.peek(&rules, &address("10.9.99.1"), PULLS, at(100_000)).standings[0].remaining == 24);
+    assert!(table.peek(&rules, &address("10.9.99.1"), PULLS, at(100_000)).standings().next().unwrap().remaining == 24);
+}
+
+#[test]
+fn what_a_client_was_looked_at_for_and_has_not_used_is_not_told() {
+    let not_found = setting("throttle_unauthenticated_not_found", 100, 3600);
+    for not_found in [not_found.clone(), fixed(not_found)] {
+        let (table, rules) = (Table::new(16), rules(&[pulls(100, 3600), not_found]));
+        let client = address("192.0.2.1");
+        let told = |now| {
+            let decision = table.check(&rules, &client, PULLS, Meter::NotFound.alone(), now);
+            assert!(decision.counts(Meter::NotFound) && !decision.counts(Meter::Bytes));
+            decision.standings().map(|standing| standing.rule.meter()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(at(0)), [Meter::Pulls]);
+        table.charge(&rules, &client, Meter::NotFound, 1, at(0));
+        let mut both = told(at(1));
+        both.sort_by_key(|meter| *meter as u8);
+        assert_eq!(both, [Meter::Pulls, Meter::NotFound]);
+        // Of its network, too.
+        let neighbour = address("192.0.2.2");
+        let decision = table.check(&rules, &neighbour, PULLS, Meter::NotFound.alone(), at(1));
+        assert_eq!(decision.standings().count(), 2);
+        assert_eq!(told(at(3700)), [Meter::Pulls]);
+    }
 }
