@@ -7,6 +7,7 @@
 mod blobs;
 mod nginx;
 mod start;
+mod throttles;
 mod wrk;
 
 use std::{borrow::Cow, path::PathBuf, process::ExitCode, sync::Arc};
@@ -128,6 +129,7 @@ impl Command {
             std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         }
         let mut rows = rows(&figures);
+        rows.push(throttles::row(&path, &hub, self.rounds).await?);
         if self.stored > 0 {
             rows.push(start::row(&path, upstream, self.stored).await?);
         }
@@ -146,7 +148,7 @@ impl Command {
         // The first round warms page cache, connections and branch predictors, and is thrown away.
         for round in 0..=self.rounds {
             for (server, figures) in servers.iter().zip(figures.iter_mut()) {
-                let rate = wrk::rate(server.address, &manifest).await?;
+                let rate = wrk::rate(server.address, &manifest, 3).await?;
                 let (target, address, pids) = (blob.clone(), server.address, server.pids.clone());
                 let sent = tokio::task::spawn_blocking(move || blobs::measure(address, &target, &pids));
                 let sent = sent.await.map_err(|e| e.to_string())?.map_err(|e| format!("{}: {e}", server.name))?;

@@ -6,10 +6,10 @@ use tokio::process::Command;
 
 use crate::client::MANIFEST_TYPES;
 
-/// GETs a second over three seconds. An error when any of them was not a 2xx.
-pub(super) async fn rate(address: SocketAddr, target: &str) -> Result<f64, String> {
+/// GETs a second over so many seconds. An error when any of them was not a 2xx.
+pub(super) async fn rate(address: SocketAddr, target: &str, seconds: u32) -> Result<f64, String> {
     let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", "-c32", "-d3s", "-H"])
+    wrk.args(["-t1", "-c32", &format!("-d{seconds}s"), "-H"])
         .arg(format!("Accept: {MANIFEST_TYPES}"))
         .arg(format!("http://{address}{target}"));
     let output = wrk.output().await.map_err(|e| format!("wrk: {e}"))?;
