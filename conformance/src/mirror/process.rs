@@ -189,17 +189,12 @@ fn spawn(program: &Program, config: &Path, directory: &Path) -> Result<Child, St
     let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log"));
     let log = log.map_err(|e| format!("cannot open the log: {e}"))?;
     let error = log.try_clone().map_err(|e| e.to_string())?;
-    let mut command = match program {
-        Program::Weir(path) => {
-            let mut command = Command::new(path);
-            command.args(["serve", "--config"]).arg(config);
-            command
-        }
-        Program::DockerRegistry(path) => {
-            let mut command = Command::new(path);
-            command.arg("serve").arg(config);
-            command
-        }
+    let (Program::Weir(path) | Program::DockerRegistry(path)) = program;
+    // It starts in another directory than the one that a relative path is meant from.
+    let mut command = Command::new(std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()))?);
+    match program {
+        Program::Weir(_) => command.args(["serve", "--config"]).arg(config),
+        Program::DockerRegistry(_) => command.arg("serve").arg(config),
     };
     command.current_dir(directory).stdin(Stdio::null()).stdout(log).stderr(error).kill_on_drop(true);
     command.spawn().map_err(|e| format!("cannot start {}: {e}", program.name()))
