@@ -3,13 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Mistake, Span, throttle::Mode};
-use crate::limits::ladder;
+use crate::limits::{
+    ban::{LONGEST, SHORTEST},
+    ladder,
+};
 
 /// Different references that the ladder tells apart.
 const MOST_DIFFERENT: u32 = 1000;
 
-/// The longest ban that an operator may give; a rule gives no longer one.
-const LONGEST: Span = Span::seconds(30 * 24 * 3600);
+/// More than anybody counts to in ten minutes.
+const MOST: u32 = 1_000_000;
 
 /// Automatic bans. Those of an operator always act.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,8 +72,12 @@ impl Ban {
             ("failed_logins", self.failed_logins),
             ("denied_requests", self.denied_requests),
         ];
-        for (key, count) in counts.into_iter().filter(|(_, count)| *count == 0) {
-            let fix = r#"would act on the first failure; write at least 1, or ban.mode = "off""#;
+        for (key, count) in counts {
+            let fix = match count {
+                0 => r#"would act on the first failure; write at least 1, or ban.mode = "off""#,
+                1..=MOST => continue,
+                _ => r#"is never reached; write at most 1000000, or ban.mode = "off""#,
+            };
             mistakes.push(Mistake::new(format!("ban.{key}"), count, fix));
         }
         if self.different_references > MOST_DIFFERENT {
@@ -78,7 +85,7 @@ impl Ban {
             mistakes.push(Mistake::new("ban.different_references", self.different_references, fix));
         }
         let [first, .., last] = self.durations;
-        if !self.durations.is_sorted() || first.0.is_zero() || last > LONGEST {
+        if !self.durations.is_sorted() || first.0 < SHORTEST || last.0 > LONGEST {
             let written = self.durations.map(|span| span.to_string());
             let fix = r#"write four spans, each at least as long as the one before, from "1s" to "30d""#;
             mistakes.push(Mistake::new("ban.durations", written, fix));

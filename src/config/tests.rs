@@ -147,6 +147,8 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
         ("[log]\nfromat = \"text\"", r#"log.fromat = "text": there is no such key; these are: filter, format"#),
         ("[[throttle]]\nname = \"x\"\nrequests_per_period = 5000000000", "from 0 to 4294967295"),
         ("[ban]\nfailed_logins = 0", "ban.failed_logins = 0: would act on the first failure; write at least 1"),
+        ("[ban]\nsame_reference = 4294967295", "ban.same_reference = 4294967295: is never reached"),
+        ("[ban]\ndurations = [\"500ms\", \"1m\", \"1h\", \"4h\"]", "write four spans"),
         ("[ban]\ndifferent_references = 5000", "ban.different_references = 5000: no more than 1000"),
         ("[ban]\ndurations = [\"5m\", \"1m\", \"1h\", \"4h\"]", "each at least as long as the one before"),
         ("[ban]\ndurations = [\"1h\", \"1h\", \"1h\", \"31d\"]", "write four spans"),

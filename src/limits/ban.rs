@@ -20,6 +20,7 @@ mod tests;
 
 pub use book::{Book, Filter, MOST_BANS, MOST_ENDED, Refused};
 pub use record::{
-    Ban, Event, Evidence, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, Target, sentence,
+    Ban, Event, Evidence, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, SHORTEST, Target,
+    sentence,
 };
 pub(crate) use record::{short, time, until};

@@ -34,7 +34,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ban::{Evidence, New, Target},
+    ban::{Evidence, LONGEST, New, SHORTEST, Target},
     throttle::Mode,
 };
 use crate::asker::ClientKey;
@@ -200,7 +200,8 @@ impl Ladder {
             return None;
         }
         let (strikes, duration) = watched.strike(&settings.durations, now);
-        let duration = duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0));
+        // A ban that nobody accepts would let the worst go free.
+        let duration = duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0)).clamp(SHORTEST, LONGEST);
         watched.running = Some((rung, now + duration));
         let ban = New {
             client: Target::of(failure.client),
@@ -227,7 +228,7 @@ impl Ladder {
         now: SystemTime,
     ) -> Option<Duration> {
         let misses = self.watched.get(client)?.misses_of(hash(&(repository, reference)), now);
-        let beyond = misses.checked_sub(settings.same_reference + 1)?;
+        let beyond = misses.checked_sub(settings.same_reference.saturating_add(1))?;
         // 15 s, doubled with every further 30, to 5 min: podman and skopeo sleep at most a minute of it.
         let doublings = (beyond / settings.same_reference.max(1)).min(5);
         Some(Duration::from_secs((15 << doublings).min(300)))

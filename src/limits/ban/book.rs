@@ -8,7 +8,9 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::record::{Ban, Event, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, Target};
+use super::record::{
+    Ban, Event, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, SHORTEST, Target,
+};
 use crate::{asker::ClientKey, limits::ladder::Rung};
 
 /// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.
@@ -140,7 +142,7 @@ impl Book {
     }
 
     fn add(&mut self, new: New, origin: Origin, by: String, number: u64, now: SystemTime) -> Result<Event, Refused> {
-        if new.duration.as_secs() == 0 || new.duration > LONGEST {
+        if !(SHORTEST..=LONGEST).contains(&new.duration) {
             return Err(Refused::Duration);
         }
         let replaced: Vec<String> = self

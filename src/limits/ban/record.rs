@@ -22,6 +22,9 @@ pub const MOST_REPOSITORIES: usize = 50;
 /// The longest ban (30 days).
 pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// A shorter ban is none.
+pub const SHORTEST: Duration = Duration::from_secs(1);
+
 /// Who is banned. Written as an address, a CIDR, or the name of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {

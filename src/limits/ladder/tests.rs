@@ -215,3 +215,22 @@ fn a_pardon_forgets_what_was_counted() {
     ladder.pardon(&client(7));
     assert!(climb(&mut ladder, &settings, 40, (10_000, 100), Outcome::Missing, true).is_none());
 }
+
+#[test]
+fn a_step_is_never_longer_or_shorter_than_a_ban_may_be() {
+    for (duration, jitter) in [(LONGEST, 1.0), (SHORTEST, -1.0)] {
+        let (mut ladder, settings) = (Ladder::default(), Settings { durations: [duration; 4], ..enforced() });
+        let failures = (0..60).map(|number| format!("missing{number}")).collect::<Vec<_>>();
+        let step = failures
+            .iter()
+            .find_map(|it| ladder.note(&settings, failure(&client(7), it, Outcome::Missing), at(0), jitter));
+        assert_eq!(step.unwrap().ban.duration, duration);
+    }
+}
+
+#[test]
+fn who_never_wants_rung_1_has_none() {
+    let (mut ladder, settings) = (Ladder::default(), Settings { same_reference: u32::MAX, ..enforced() });
+    assert!(climb(&mut ladder, &settings, 30, (0, 5000), Outcome::Missing, false).is_none());
+    assert_eq!(ladder.holds(&settings, &client(7), "shop/api", "latest", at(150_000)), None);
+}
