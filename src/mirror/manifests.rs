@@ -96,6 +96,9 @@ impl Inner {
         if let Some(manifest) = self.held(ask, digest)? {
             return Ok(ManifestAnswer { manifest, facts: Facts::now(Status::Hit) });
         }
+        if let Some(denied) = &ask.cached_only {
+            return Err(Error::Throttled(denied.clone()));
+        }
         let here = self.store.manifest(digest)?;
         let reference = Reference::Digest(digest.clone());
         let has_accounts = !self.upstream(ask)?.settings().accounts.is_empty();
@@ -154,6 +157,11 @@ impl Inner {
         self.promote(ask, tag).await?;
         if let Some(answer) = self.warm_manifest(ask, &Reference::Tag(tag.clone()), SystemTime::now())? {
             return Ok(answer);
+        }
+        if let Some((record, facts)) = self.stale_for_held(ask, tag, SystemTime::now()).await?
+            && let Some(manifest) = self.held(ask, &record.digest)?
+        {
+            return Ok(ManifestAnswer { manifest, facts });
         }
         crew.has_stale = self.has_stale(ask, tag)?;
         let answer = match self.current(ask, tag).await {

@@ -49,6 +49,8 @@ pub(super) enum Group {
     Class(Class),
     /// Nobody but itself.
     Client(ClientKey),
+    /// One that may have what is cached and nothing else: a bypass may lift that from another request of the same client.
+    Held(ClientKey),
 }
 
 impl Group {
@@ -56,7 +58,7 @@ impl Group {
     pub(super) fn widest(ask: &Ask) -> Group {
         match ask.cached_only {
             None => Group::All,
-            Some(_) => Group::Client(ask.client.key.clone()),
+            Some(_) => Group::Held(ask.client.key.clone()),
         }
     }
 }
@@ -83,9 +85,10 @@ impl Inner {
         W: Future<Output = Result<ManifestAnswer, Error>> + Send + 'static,
     {
         let mut answer = Err(Error::Internal);
-        let groups = [Group::All, Group::Class(ask.client.class), Group::Client(ask.client.key.clone())];
         let widest = Group::widest(ask);
-        for group in groups.into_iter().skip_while(|group| *group != widest) {
+        let narrower = [Group::Class(ask.client.class), Group::Client(ask.client.key.clone())];
+        let narrower = narrower.into_iter().filter(|_| ask.cached_only.is_none());
+        for group in std::iter::once(widest).chain(narrower) {
             let led = AtomicBool::new(false);
             let flight = self.manifests.join((key.clone(), group.clone()), |waiters| {
                 led.store(true, Ordering::Relaxed);

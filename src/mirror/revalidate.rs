@@ -138,9 +138,12 @@ impl Inner {
             let facts = Facts { status: Status::Hit, age: freshness::age(record.checked_at, now), warning: None };
             return Ok(ManifestHead::of(record.clone(), facts));
         }
+        if let Some((record, facts)) = self.stale_for_held(ask, tag, now).await? {
+            return Ok(ManifestHead::of(record, facts));
+        }
         let error = match self.resolve(ask, tag).await {
             Ok(Resolution::Named { source, record, changed }) => {
-                let refusal = self.cannot_fetch(ask, &source, now).filter(|_| changed);
+                let refusal = changed.then(|| self.cannot_fetch(ask, &source, now)).flatten();
                 if let Some(refusal) = refusal
                     && self.held(ask, &record.digest)?.is_none()
                 {
@@ -200,19 +203,35 @@ impl Inner {
         }))
     }
 
+    /// The cached answer for a client that may have nothing else. Nobody upstream is asked whether it is still right: who is held back for
+    /// asking too much would go on doing so, with a HEAD for each request of a tag that moved.
+    pub(super) async fn stale_for_held(
+        &self,
+        ask: &Ask,
+        tag: &Tag,
+        now: SystemTime,
+    ) -> Result<Option<(TagRecord, Facts)>, Error> {
+        match &ask.cached_only {
+            Some(denied) => self.stale(ask, tag, &Error::Throttled(denied.clone()), now).await,
+            None => Ok(None),
+        }
+    }
+
     /// Revalidates while the old answer goes out.
     pub(super) fn revalidate_behind(self: &Arc<Inner>, ask: &Ask, tag: &Tag) {
+        if ask.cached_only.is_some() {
+            return;
+        }
         let (inner, ask, tag) = (self.clone(), ask.clone(), tag.clone());
         self.runtime.spawn(async move {
-            let (key, group) = (inner.key(&ask, Object::Revalidation(tag.clone())), Group::widest(&ask));
+            let key = inner.key(&ask, Object::Revalidation(tag.clone()));
             let (worker, asked) = (inner.clone(), ask.clone());
-            let flown = group.clone();
             let work = |waiters| async move {
                 let resolution = worker.resolve(&asked, &tag).await?;
-                let crew = Crew { waiters, group: flown, has_stale: true };
+                let crew = Crew { waiters, group: Group::All, has_stale: true };
                 worker.fetch_named(&asked, &tag, resolution, &crew).await
             };
-            if let Ok(Err(error)) = inner.manifests.join((key, group), work).await {
+            if let Ok(Err(error)) = inner.manifests.join((key, Group::All), work).await {
                 tracing::info!(%error, upstream = %ask.upstream, repository = %ask.repository, "revalidation failed");
             }
         });
