@@ -142,7 +142,7 @@ impl Upstream {
         let mut url = question.url.clone();
         let mut hop = Hop::Origin;
         let mut hops = 0;
-        let ticket = self.inner.breaker.bystander();
+        let mut ticket = self.inner.breaker.bystander();
         loop {
             let status = received.response.status();
             // An address that is signed for a GET refuses a HEAD; that we were sent there says that the blob exists.
@@ -171,7 +171,7 @@ impl Upstream {
                     (hop, authorization) = (Hop::Origin, own.clone());
                 }
             } else {
-                return Err(self.elsewhere(question, hop, received).await);
+                return Err(self.elsewhere(question.kind, hop, received).await);
             }
             // The permit for the host behind us is given back before the next is taken, or the two could wait for each other.
             self.inner.transport.finish(received).await;
@@ -187,7 +187,7 @@ impl Upstream {
                 .await
                 .map_err(|failure| unanswered(failure, "where it redirects to"))?;
             if home {
-                self.reconcile(question, &received, asking);
+                received = self.told(question, &mut ticket, received, asking).await?;
             }
         }
     }
@@ -294,18 +294,15 @@ impl Upstream {
     }
 
     /// What the answer of a redirect's target means. It says nothing about the origin's health, and its 401 is not answered.
-    async fn elsewhere(&self, question: &Question<'_>, hop: Hop, mut received: Received) -> Ended {
+    async fn elsewhere(&self, kind: Kind, hop: Hop, mut received: Received) -> Ended {
         let status = received.response.status();
         let body = match status {
             StatusCode::TOO_MANY_REQUESTS => self.error_body(&mut received).await,
             _ => Vec::new(),
         };
-        let error = match refusal::judge(question.kind, status, received.response.headers(), &body, SystemTime::now()) {
+        let error = match refusal::judge(kind, status, received.response.headers(), &body, SystemTime::now()) {
             Refusal::Denied if hop != Hop::Elsewhere => Error::Denied,
             Refusal::Denied => Error::Malformed(format!("where it redirects to, the answer is {status}").into()),
-            Refusal::PullLimit(asked) if hop == Hop::Origin => {
-                Error::PullLimit { retry_after: self.inner.ledger.exhausted(question.identity, asked) }
-            }
             Refusal::PullLimit(asked) => Error::PullLimit { retry_after: asked.unwrap_or(AWHILE) },
             Refusal::AbuseLimit(asked, message) => Error::AbuseLimit { retry_after: asked.unwrap_or(AWHILE), message },
             Refusal::Trouble(retry_after) => {

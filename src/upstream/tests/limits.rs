@@ -114,6 +114,22 @@ async fn a_get_that_is_redirected_back_home_is_paid_twice_and_sent_once_when_one
 }
 
 #[tokio::test]
+async fn an_abuse_limit_where_a_redirect_leads_back_home_stops_everything_too() {
+    let server = Server::start(|asked| match asked.path() {
+        "/v2/a/b/manifests/latest" => answer(307, &[("Location", "/v2/a/b/manifests/moved")], ""),
+        _ => answer(429, &[("Retry-After", "60")], "Too Many Requests"),
+    })
+    .await;
+    let upstream = upstream(&server);
+    for _ in 0..3 {
+        let got = get(&upstream, &tag("latest")).await;
+        assert!(matches!(got, Err(Error::AbuseLimit { .. })), "{got:?}");
+    }
+    assert!(upstream.breaker().is_some());
+    assert_eq!(server.asked().len(), 2);
+}
+
+#[tokio::test]
 async fn a_second_get_that_was_not_served_is_refunded_and_the_first_is_not() {
     let server = Server::start(|asked| match asked.path() {
         "/v2/a/b/manifests/latest" => answer(307, &[("Location", "/v2/a/b/manifests/moved")], ""),
