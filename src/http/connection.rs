@@ -7,7 +7,8 @@
 //! - **One request at a time.** Bytes are handed up to the end of one request head; what follows is held back, unread in the
 //!   kernel where possible, until the response is complete. A body that nobody takes is therefore never read, one that is taken is
 //!   read to its end and no further, and a pipelined request never runs while another does.
-//! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection.
+//! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection. A line end before it is such a
+//!   byte: for actix-http, too, the pause is over then, and nobody else would ever close a connection that ends in one.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
 //! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under
 //!   way is replaced by a [`Refusal`]. Who asked nothing, or still sends the body of a request that was answered, is closed in silence.
@@ -163,6 +164,8 @@ pub(crate) struct Connection {
     stream: Stream,
     shared: Rc<Shared>,
     scan: Scan,
+    /// Something arrived behind the last head, if only an empty line.
+    begun: bool,
     /// A whole head was handed up and its request has not begun yet.
     handed_up: bool,
     /// Bytes behind the head that was handed up.
@@ -190,6 +193,7 @@ impl Connection {
             stream,
             shared,
             scan: Scan::Before,
+            begun: false,
             handed_up: false,
             held: BytesMut::new(),
             opening: Vec::new(),
@@ -331,7 +335,7 @@ impl AsyncRead for Connection {
         if this.held.is_empty() {
             let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
             if polled.is_pending()
-                && this.scan != Scan::Before
+                && this.begun
                 && let Err(late) = this.head.check(cx)
             {
                 this.refuse(&Failure::HeadTimeout);
@@ -346,7 +350,9 @@ impl AsyncRead for Connection {
         }
         let new = buf.filled().len() - start;
         this.note(&buf.filled()[start..]);
-        if let Some(end) = this.scan.feed(&buf.filled()[start..]) {
+        let end = this.scan.feed(&buf.filled()[start..]);
+        this.begun = end.is_none() && (new > 0 || this.begun);
+        if let Some(end) = end {
             this.head.disarm();
             this.handed_up = true;
             if end < new {

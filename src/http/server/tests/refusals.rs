@@ -100,11 +100,18 @@ async fn a_head_that_does_not_end_closes_the_connection_on_every_request() {
     second.body(2).await;
     second.send("HEAD / HTTP/1.1\r\nHo").await;
     assert_eq!(refused(&mut second, "HEAD").await.status, 408);
-    // Who asked nothing is told nothing.
+    // Who asked nothing is told nothing, nor is who asked nothing more.
     let mut mute = Raw::to(&serving).await;
     mute.send("\r\n").await;
     assert_eq!(mute.rest().await, b"");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let mut stray = Raw::to(&serving).await;
+    stray.get("/x").await;
+    stray.head().await;
+    stray.body(2).await;
+    stray.send("\r\n").await;
+    let rest = tokio::time::timeout(Duration::from_secs(5), stray.rest()).await;
+    assert_eq!(rest.expect("an empty line keeps an idle connection"), b"");
 }
 
 #[tokio::test(flavor = "multi_thread")]
