@@ -2,8 +2,8 @@
 //!
 //! Two underscores stand between a table and a key, in upper case; a number names an entry of a list of tables
 //! (`WEIR_UPSTREAM__0__URL`). Lists are comma-separated. Variables without two underscores are not ours to judge, for
-//! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`; but one that would be a setting with two is
-//! a mistake, and told.
+//! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`, and `WEIR_LISTENER_0_PORT` beside one named
+//! `weir-listener-0`; but one that would be a setting with two is a mistake, and told.
 
 use std::path::PathBuf;
 
@@ -56,12 +56,17 @@ fn sample<'a>(known: &'a Value, path: &[String]) -> Option<&'a Value> {
     })
 }
 
+/// Whether Kubernetes sets a variable that ends so for a service: no entry of a list has a key of this kind.
+fn is_of_a_service(rest: &[&str]) -> bool {
+    matches!(rest, ["port", ..] | ["service", "host"] | ["service", "port", ..])
+}
+
 /// The variable that somebody meant who wrote this name, behind `WEIR_`, with single underscores.
 fn meant(known: &Value, name: &str) -> Option<String> {
     fn path(known: &Value, words: &[&str]) -> Option<String> {
         let [first, rest @ ..] = words else { return None };
         match known {
-            Value::Array(list) if first.parse::<usize>().is_ok() && !rest.is_empty() => {
+            Value::Array(list) if first.parse::<usize>().is_ok() && !rest.is_empty() && !is_of_a_service(rest) => {
                 // What an entry of a list holds that is empty by default is not known here.
                 let key = list.first().map_or_else(|| Some(rest.join("_")), |entry| path(entry, rest))?;
                 Some(format!("{first}__{key}"))

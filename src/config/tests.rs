@@ -272,12 +272,13 @@ fn a_variable_with_too_few_underscores_is_refused_and_the_right_one_is_named() {
         ("WEIR_BUDGET_FLOORS_BULK", "WEIR_BUDGET__FLOORS__BULK,"),
         ("WEIR_UPSTREAM_0_FIRST_BYTE_TIMEOUT", "WEIR_UPSTREAM__0__FIRST_BYTE_TIMEOUT,"),
         ("WEIR_LISTENER_0_ADDRESS", "WEIR_LISTENER__0__ADDRESS,"),
+        ("WEIR_ACCOUNT_0_NAME", "WEIR_ACCOUNT__0__NAME,"),
         ("WEIR_LOG_FORMAT", "WEIR_LOG__FORMAT,"),
     ] {
         let told = Config::read("", environment(&[(name, "x")])).expect_err(name).to_string();
         assert!(told.starts_with(&format!("{name}: this is no setting; write {meant}")), "{told}");
     }
-    // What is documented, and what Kubernetes sets for services named weir, weir-admin and weir-upstream-0.
+    // What is documented, and what Kubernetes sets for services named weir, weir-admin, weir-upstream-0 and weir-listener-0.
     let others = [
         "WEIR_LOG",
         "WEIR_CONFIG",
@@ -287,6 +288,12 @@ fn a_variable_with_too_few_underscores_is_refused_and_the_right_one_is_named() {
         "WEIR_ADMIN_SERVICE_HOST",
         "WEIR_ADMIN_PORT_5001_TCP",
         "WEIR_UPSTREAM_0_PORT",
+        "WEIR_LISTENER_0_PORT",
+        "WEIR_LISTENER_0_PORT_80_TCP",
+        "WEIR_LISTENER_0_PORT_80_TCP_PROTO",
+        "WEIR_LISTENER_0_SERVICE_HOST",
+        "WEIR_LISTENER_0_SERVICE_PORT",
+        "WEIR_LISTENER_0_SERVICE_PORT_HTTP",
         "WEIR_SERVER",
         "WEIR_",
     ];
