@@ -153,7 +153,9 @@ impl Exchange {
             limits.failed(permit, about, status.as_u16(), SystemTime::now());
         }
         let pushes = matches!(*self.turn.method(), Method::POST | Method::PATCH | Method::PUT);
-        if pushes && place.is_some_and(|place| &*place.ask.upstream == HERE) {
+        // The client goes on with the same upload, which is counted when it ends.
+        let goes_on = *self.turn.method() == Method::PATCH && matches!(failure, Failure::OutOfOrder | Failure::Cut(_));
+        if pushes && !goes_on && place.is_some_and(|place| &*place.ask.upstream == HERE) {
             self.turn.pushed(Some(failure.code()));
         }
         let mut all = self.headers(place, None);

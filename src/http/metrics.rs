@@ -135,7 +135,8 @@ impl Metrics {
         registry.register("http_sent_bytes", "Bytes of bodies sent to clients", self.0.bytes.clone());
         registry.register(
             "hosted_pushes",
-            "Manifests and blobs pushed, by how that ended: created, or the code of the error",
+            "Manifests and blobs pushed, by how that ended: created, or the code of the error; not a PATCH that came out of \
+             order or was cut, for its upload goes on",
             self.0.pushes.clone(),
         );
         registry.register("http_cut", "Responses cut short because their bytes did not come", self.0.cut.clone());

@@ -23,6 +23,7 @@ mod rights;
 struct World {
     hub: Hub,
     serving: Serving,
+    metrics: Metrics,
     _directory: tempfile::TempDir,
 }
 
@@ -115,8 +116,9 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
         Listener { socket, login, tls: None }
     };
     let listeners = vec![listener(false), listener(true)];
-    let serving = serve(settings, listeners, mirror, limits, hosted, Metrics::new()).await.unwrap();
-    World { hub, serving, _directory: directory }
+    let metrics = Metrics::new();
+    let serving = serve(settings, listeners, mirror, limits, hosted, metrics.clone()).await.unwrap();
+    World { hub, serving, metrics, _directory: directory }
 }
 
 impl World {

@@ -289,6 +289,38 @@ async fn a_full_disk_refuses_a_push_and_keeps_nothing_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_upload_outlives_is_not_counted_as_a_push_that_was_refused() {
+    let world = open(Faults::default(), Some(Duration::from_millis(200))).await;
+    let counted = || {
+        let mut registry = prometheus_client::registry::Registry::default();
+        world.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let mut lines: Vec<_> =
+            text.lines().filter(|line| line.starts_with("hosted_pushes_total")).map(str::to_owned).collect();
+        lines.sort();
+        lines.retain(|line| !line.ends_with(" 0"));
+        lines
+    };
+    let mut client = Raw::to(&world.serving).await;
+    let at = location(&client.push("POST /v2/local/a/blobs/uploads/", "", b"").await);
+    let patch = format!("PATCH {at}");
+    assert_eq!(client.push(&patch, "Content-Range: 6-9\r\n", b"defg").await.status, 416);
+    let mut cut = Raw::to(&world.serving).await;
+    cut.send(format!("{patch} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")).await;
+    assert_eq!(cut.heard("PATCH").await.status, 408);
+    assert_eq!(counted(), Vec::<String>::new());
+    // It goes on and is counted once, by how it ended.
+    let whole = digest(b"abcdef");
+    let put = Raw::to(&world.serving).await.push(&format!("PUT {at}?digest={whole}"), "", b"def").await;
+    assert_eq!(put.status, 201);
+    let wrong = format!("POST /v2/local/a/blobs/uploads/?digest={}", digest(b"x"));
+    assert_eq!(Raw::to(&world.serving).await.push(&wrong, "", b"y").await.code(), "DIGEST_INVALID");
+    let line = |outcome: &str| format!("hosted_pushes_total{{kind=\"upload\",outcome=\"{outcome}\"}} 1");
+    assert_eq!(counted(), [line("DIGEST_INVALID"), line("created")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_next_to_nothing_is_cut_and_its_session_lives() {
     let world = open(Faults::default(), Some(Duration::from_millis(200))).await;
     let mut client = Raw::to(&world.serving).await;
