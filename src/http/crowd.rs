@@ -30,7 +30,7 @@ pub(crate) struct Crowd {
 #[derive(Default)]
 struct Inside {
     open: HashMap<IpAddr, usize>,
-    /// When somebody was turned away and it was said last, and how many since.
+    /// When somebody was turned away and it was said last, and how many of all clients since.
     told: Option<Instant>,
     untold: u64,
 }
@@ -57,13 +57,13 @@ impl Crowd {
         inside.untold += 1;
         if inside.told.is_none_or(|told| told.elapsed() >= TELL) {
             inside.told = Some(Instant::now());
-            let turned_away = std::mem::take(&mut inside.untold);
+            let turned_away_in_all = std::mem::take(&mut inside.untold);
             drop(inside);
             tracing::warn!(
                 target: "weir::http",
                 client = %ClientKey::Address(client),
                 open = self.most,
-                turned_away,
+                turned_away_in_all,
                 "a client has server.connections_per_client connections open and gets no more"
             );
         }
@@ -97,6 +97,42 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is logged, as one would read it from a file.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_names_one_client_and_says_that_it_counts_all_of_them() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let crowd = Crowd::new(0, Box::new(|_| false), Metrics::new());
+            let enter = |peer: &str| assert!(crowd.enter(peer.parse().unwrap()).is_none());
+            for _ in 0..3 {
+                enter("192.0.2.1");
+            }
+            crowd.inside().told = None;
+            enter("192.0.2.2");
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told = lines.iter().map(|line| (&line["fields"]["client"], &line["fields"]["turned_away_in_all"]));
+        let [first, second] = [("192.0.2.1".into(), 1.into()), ("192.0.2.2".into(), 3.into())];
+        assert_eq!(told.collect::<Vec<_>>(), [(&first.0, &first.1), (&second.0, &second.1)], "{text}");
+    }
 
     #[test]
     fn each_client_has_its_own_places_and_a_network_of_ipv6_is_one() {
