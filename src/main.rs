@@ -135,6 +135,10 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     let listen = || {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        if address.is_ipv6() {
+            // `[::]` is IPv4 too, whatever the host's default is: so it is told, and so the configuration is checked.
+            socket.set_only_v6(false)?;
+        }
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
