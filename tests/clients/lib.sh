@@ -67,6 +67,7 @@ normalise() {
         -e '/^elapsed: /d' \
         -e 's/[[:space:]]+$//' \
         -e '/[|][-+]+[|]/d' \
+        -e '/msg="active check failed" error="context canceled"/d' \
         -e '/^(Getting image source signatures|Copying (blob|config) .*)$/d' \
         -e 's/about [0-9][0-9hms ]*/about WAIT/' \
         -e 's/until ([0-9-]{10} )?[0-9]{2}:[0-9]{2}Z/until TIME/g' \
