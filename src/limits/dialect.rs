@@ -75,28 +75,12 @@ pub fn gitlab(standing: &Standing<'_>, now: SystemTime) -> Fields {
     fields
 }
 
-/// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: lists with an item for every throttle that acts; none when none does. `t`
-/// is the time until one more may come, and is left out while nothing is owed.
+/// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: lists with one item, of the tightest throttle that acts, since six of them
+/// would cost more than the answer; none when none does. `t` is the time until one more may come, and is left out while nothing is owed.
 pub fn ietf(decision: &Decision) -> Fields {
-    ietf_of(decision.acting())
-}
-
-/// The same of the tightest throttle alone: what every answer carries, since six of them would cost more than the answer.
-pub fn ietf_tightest(decision: &Decision) -> Fields {
-    ietf_of(decision.tightest().into_iter())
-}
-
-fn ietf_of<'a>(standings: impl Iterator<Item = Standing<'a>>) -> Fields {
-    let (mut policies, mut lefts) = (String::new(), String::new());
-    for standing in standings {
-        for (out, write) in [(&mut policies, policy as fn(&Standing<'_>, &mut String)), (&mut lefts, left)] {
-            if !out.is_empty() {
-                out.push_str(", ");
-            }
-            write(&standing, out);
-        }
-    }
-    if policies.is_empty() { Vec::new() } else { vec![("ratelimit-policy", policies), ("ratelimit", lefts)] }
+    let Some(standing) = decision.tightest() else { return Vec::new() };
+    let item = |write: fn(&Standing<'_>, &mut String)| written(|out| write(&standing, out));
+    vec![("ratelimit-policy", item(policy)), ("ratelimit", item(left))]
 }
 
 /// An item of `RateLimit-Policy`, appended to `out`: the same as long as rule and limit are.
@@ -203,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn ietf_s_fields_are_lists_with_an_item_for_each_throttle() {
+    fn ietf_s_fields_are_lists_with_an_item_for_the_tightest_throttle() {
         let rules = rules("throttle_unauthenticated_pulls", 100, 21_600, Algorithm::Gcra);
         let (decision, _) = after(&rules, Meter::Pulls, 26, 1_609_833_930);
         assert!(decision.denied().is_some());

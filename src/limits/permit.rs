@@ -110,7 +110,7 @@ fn pulls(decision: &Decision) -> Option<Standing<'_>> {
 
 fn fields(client: &ClientKey, decision: &Decision) -> Fields {
     let mut fields = pulls(decision).map_or_else(Vec::new, |standing| dialect::docker_hub(client, &standing));
-    fields.extend(dialect::ietf_tightest(decision));
+    fields.extend(dialect::ietf(decision));
     fields
 }
 
