@@ -97,28 +97,11 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What is logged, as one would read it from a file.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::http::raw::logged;
 
     #[test]
     fn a_line_names_one_client_and_says_that_it_counts_all_of_them() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let text = logged(|| {
             let crowd = Crowd::new(0, Box::new(|_| false), Metrics::new());
             let enter = |peer: &str| assert!(crowd.enter(peer.parse().unwrap()).is_none());
             for _ in 0..3 {
@@ -127,7 +110,6 @@ mod tests {
             crowd.inside().told = None;
             enter("192.0.2.2");
         });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let told = lines.iter().map(|line| (&line["fields"]["client"], &line["fields"]["turned_away_in_all"]));
         let [first, second] = [("192.0.2.1".into(), 1.into()), ("192.0.2.2".into(), 3.into())];

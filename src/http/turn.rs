@@ -183,28 +183,11 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What is logged, as one would read it from a file.
-    #[derive(Clone, Default)]
-    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::http::raw::logged;
 
     #[test]
     fn a_turn_leaves_one_line_without_the_query() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let text = logged(|| {
             let shared = Shared::new(Some("192.0.2.1:5000".parse().unwrap()), false);
             let head = |uri: &str| {
                 let mut head = RequestHead::default();
@@ -219,7 +202,6 @@ mod tests {
             // Of a client that left before it was answered, too.
             drop(Turn::begin(shared, Metrics::new(), &head("/v2/b/tags/list?ns=ghcr.io")));
         });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let fields: Vec<&serde_json::Value> = lines.iter().map(|line| &line["fields"]).collect();
         assert_eq!(fields.len(), 2, "{text}");
