@@ -59,6 +59,8 @@ impl Raw {
 impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
+        // rustls keeps what the socket does not take at once, which is everything when this task has used up tokio's budget.
+        self.0.flush().await.unwrap();
     }
 
     pub(crate) async fn get(&mut self, path: &str) {

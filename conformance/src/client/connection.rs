@@ -19,7 +19,7 @@ const MAX_HEAD: usize = 64 << 10;
 const PIECE: usize = 64 << 10;
 
 /// Plain TCP, or TLS over it.
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
 impl<W: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Wire for W {}
 
 /// One connection; carries one request at a time.
@@ -59,8 +59,12 @@ impl Connection {
             .map_err(|_| Error::Connect("timed out".into()))?
             .map_err(connect)?;
         let _ = stream.set_nodelay(true);
-        let host = address.to_string();
-        Ok(Connection { stream: Box::new(stream), host, held: Vec::new(), start: 0, piece: PIECE, patience: PATIENCE })
+        Ok(Connection::over(stream, address.to_string()))
+    }
+
+    /// Over a stream that is open already; it may hold back what is written until it is flushed.
+    pub(super) fn over(stream: impl Wire + 'static, host: String) -> Connection {
+        Connection { stream: Box::new(stream), host, held: Vec::new(), start: 0, piece: PIECE, patience: PATIENCE }
     }
 
     /// The same for a server of that name, over TLS when there is something to verify it by.
@@ -81,7 +85,12 @@ impl Connection {
 
     /// Writes bytes as they are.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        tokio::time::timeout(self.patience, self.stream.write_all(bytes))
+        // What rustls could not hand to the socket at once it keeps until it is flushed, and nobody answers half a request.
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        tokio::time::timeout(self.patience, sent)
             .await
             .map_err(|_| Error::Hung(self.patience))?
             .map_err(|e| Error::Broken(e.to_string()))

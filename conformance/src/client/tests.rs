@@ -5,7 +5,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{Answer, Body, Client, Error, Request};
+use super::{Answer, Body, Client, Connection, Error, Request};
 
 /// What the client makes of these bytes, after which the server closes.
 async fn answer_to(bytes: &'static [u8], request: Request) -> Result<Answer, Error> {
@@ -112,4 +112,23 @@ async fn an_answer_that_comes_before_the_body_is_sent_is_the_answer() {
     let answer = Client::new(address, "").send(&Request::new("PUT", "/a").body(vec![0; 32 << 20])).await.unwrap();
     assert_eq!(answer.status(), 413);
     drop(server.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_request_leaves_though_the_stream_buffers_it() {
+    let (near, mut far) = tokio::io::duplex(4096);
+    let mut connection = Connection::over(tokio::io::BufStream::new(near), "x".into());
+    let server = async {
+        let mut have = Vec::new();
+        while !have.ends_with(b"\r\n\r\n") {
+            have.push(far.read_u8().await.unwrap());
+        }
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    };
+    let patience = std::time::Duration::from_secs(5);
+    let request = Request::get("/");
+    let (answer, ()) = tokio::time::timeout(patience, async { tokio::join!(connection.exchange(&request), server) })
+        .await
+        .expect("the request did not leave");
+    assert_eq!(answer.unwrap().status(), 204);
 }
