@@ -43,7 +43,7 @@
 //!    `mirror::a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_blob`)
 //! 4. A client that is slow or leaves changes nothing for anyone else, nor for the cache.
 //!    (`flight::tests::work_goes_on_when_all_who_asked_have_left`,
-//!    `server::tests::a_client_that_never_reads_is_closed_and_delays_nobody`)
+//!    `server::tests::a_client_that_never_reads_is_closed`, `server::tests::a_client_that_never_reads_delays_nobody`)
 //! 5. Failure is never mistaken for absence, in either direction. (`arriving::a_failure_is_not_an_absence`,
 //!    `mirror::a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage`)
 //! 6. Bytes are never rewritten: what upstream signed is what the client gets. (`small::a_manifest_keeps_its_bytes`,
