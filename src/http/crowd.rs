@@ -97,7 +97,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::raw::logged;
+    use crate::telemetry::logged;
 
     #[test]
     fn a_line_names_one_client_and_says_that_it_counts_all_of_them() {

@@ -1,9 +1,4 @@
-//! A client for tests that sees every byte, and a reader of the log that sees every line.
-
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+//! A client for tests that sees every byte.
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -119,29 +114,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
             heard.body = self.body(length).await;
         }
         heard
-    }
-}
-
-/// What is logged meanwhile, as one would read it from a file: a JSON object a line.
-pub(crate) fn logged(work: impl FnOnce()) -> String {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, work);
-    let bytes = log.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap()
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

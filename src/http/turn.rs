@@ -183,7 +183,7 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::raw::logged;
+    use crate::telemetry::logged;
 
     #[test]
     fn a_turn_leaves_one_line_without_the_query() {

@@ -4,6 +4,8 @@
 //! and what is true of the process as a whole. No metric has a client, a user or an image in a label: those are unbounded,
 //! and are asked of the API instead.
 
+#[cfg(test)]
+mod listening;
 mod logs;
 mod process;
 
@@ -12,6 +14,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+#[cfg(test)]
+pub(crate) use listening::logged;
 pub use logs::start as start_logs;
 
 /// A registry for every room to register with.
