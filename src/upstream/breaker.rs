@@ -1,4 +1,4 @@
-//! When an upstream is not asked at all, and who asks first again. No I/O; time is an argument.
+//! When an upstream is not asked at all, and who asks first again. No I/O but a line in the log; time is an argument.
 //!
 //! Two things open it. The abuse limit (a 429 that is not the pull limit's) stops everything for as long as upstream asks, or for
 //! 60 s that double to 10 min. Unavailability (failures to connect, silence, 5xx, five of them in a row) stops
@@ -6,6 +6,9 @@
 //!
 //! Nothing that an upstream answers knowingly opens it: 401, 403, 404, a wrong digest, a malformed body are answers. The pull limit is
 //! not here either: it stops only what it counts, and lives in the ledger.
+//!
+//! A cache hides an outage: what it has, it goes on giving. So the first failure is logged with its reason, and that it is over, but one
+//! outage a minute at most.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,10 +24,14 @@ const DOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 const ABUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 /// What is asked of those who come while the probe is out.
 const PROBING: Duration = Duration::from_secs(1);
+/// Outages that follow each other faster are logged once.
+const TELL: Duration = Duration::from_secs(60);
 
 /// One upstream's breaker. Cloning shares it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Breaker {
+    /// Whose it is, for the log.
+    upstream: Arc<str>,
     // Held for a few lines, never across an await.
     state: Arc<Mutex<State>>,
 }
@@ -37,6 +44,10 @@ struct State {
     down_steps: u32,
     abuse_steps: u32,
     probing: bool,
+    /// When a failure was logged last.
+    told: Option<Instant>,
+    /// It was, and not yet that it is over.
+    complained: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +66,11 @@ pub(crate) struct Ticket {
 }
 
 impl Breaker {
+    /// A closed one for the upstream of this name.
+    pub(crate) fn of(upstream: &str) -> Breaker {
+        Breaker { upstream: upstream.into(), state: Arc::default() }
+    }
+
     /// Whether upstream may be asked now.
     ///
     /// # Errors
@@ -119,7 +135,12 @@ impl Ticket {
         // What was sent before the abuse limit struck may still be answered; that proves nothing about the limit.
         let proves = |open: &Open| self.probe || !open.abuse;
         if state.open.as_ref().is_none_or(proves) {
-            *state = State::default();
+            let State { told, complained, .. } = *state;
+            *state = State { told, ..State::default() };
+            drop(state);
+            if complained {
+                tracing::info!(upstream = %self.breaker.upstream, "upstream answers again");
+            }
         }
         self.probe = false;
     }
@@ -139,6 +160,11 @@ impl Ticket {
             state.open = Some(Open { until, abuse: false, why: why.clone() });
         }
         self.done(&mut state);
+        if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) && !state.complained {
+            (state.told, state.complained) = (Some(now), true);
+            drop(state);
+            tracing::warn!(upstream = %breaker.upstream, %why, "upstream fails");
+        }
     }
 
     /// The abuse limit struck. Returns how long everything stops.
@@ -195,6 +221,7 @@ fn doubled((first, most): (Duration, Duration), steps: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::logged;
 
     fn why() -> Arc<str> {
         Arc::from("it is down")
@@ -272,5 +299,27 @@ mod tests {
         assert!(together[3].still(now).is_err());
         assert!(breaker.admit(now + Duration::from_secs(59)).is_err());
         assert!(breaker.admit(now + Duration::from_secs(67)).is_ok());
+    }
+
+    #[test]
+    fn an_outage_is_logged_when_it_begins_and_when_it_ends_and_one_a_minute_at_most() {
+        let breaker = Breaker::of("ghcr.io");
+        let start = Instant::now();
+        let outage = |at: Duration| {
+            logged(|| {
+                for _ in 0..3 {
+                    breaker.admit(start + at).unwrap().failed(&why(), start + at);
+                }
+                for _ in 0..3 {
+                    breaker.admit(start + at).unwrap().answered();
+                }
+            })
+        };
+        for (after, told) in [(0, 1), (59, 0), (60, 1)] {
+            let log = outage(Duration::from_secs(after));
+            let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+            assert_eq!((lines("upstream fails"), lines("upstream answers again")), (told, told), "{after} s: {log}");
+            assert_eq!((lines("ghcr.io"), lines("it is down")), (2 * told, told), "{after} s: {log}");
+        }
     }
 }

@@ -231,7 +231,7 @@ impl Upstream {
             return Err(wrong("no account may be called \"anonymous\""));
         }
         let transport = Arc::new(transport::Transport::new(&settings)?);
-        let breaker = breaker::Breaker::default();
+        let breaker = breaker::Breaker::of(&settings.name);
         let auth = auth::Auth::new(&settings, transport.clone(), breaker.clone(), metrics.clone());
         let headless = moka::sync::Cache::builder().max_capacity(MOST_HEADLESS).time_to_live(HEADLESS).build();
         let auth = Arc::new(auth);
