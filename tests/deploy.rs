@@ -14,7 +14,7 @@ use weir_conformance::hub::{self, Fault, Hub, Kind, Spec, What};
 const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 
 /// Nothing here takes longer, but on a machine that is very busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program with nothing of the tester's environment in its configuration.
 fn weir(arguments: &[&str]) -> Command {
@@ -31,16 +31,16 @@ fn told(output: &Output) -> String {
 }
 
 /// A running weir on ports of the kernel's choice. Dropping it kills it.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     greeting: String,
-    registry: SocketAddr,
+    pub(crate) registry: SocketAddr,
     admin: SocketAddr,
     directory: tempfile::TempDir,
 }
 
 impl Running {
-    fn start(environment: &[(&str, &str)]) -> Running {
+    pub(crate) fn start(environment: &[(&str, &str)]) -> Running {
         let directory = tempfile::tempdir().unwrap();
         let mut command = weir(&[]);
         command
@@ -75,7 +75,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 }
@@ -88,7 +88,7 @@ impl Drop for Running {
 }
 
 /// Status, head and body of one exchange. `extra` are header lines.
-fn ask(address: SocketAddr, method: &str, path: &str, extra: &str) -> (u16, String, String) {
+pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, extra: &str) -> (u16, String, String) {
     let mut socket = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let host = if extra.contains("Host:") { String::new() } else { format!("Host: {address}\r\n") };

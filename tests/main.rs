@@ -6,3 +6,4 @@ mod limits;
 mod mirror;
 mod pages;
 mod registry;
+mod tls;
