@@ -228,16 +228,20 @@ impl Upstream {
         let counted = matches!(question.kind, Kind::ManifestGet | Kind::ManifestHead);
         let reading = RateLimit::read(received.response.headers()).filter(|_| counted);
         let served = status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE;
-        if let Some(reservation) = &mut question.reservation {
-            match served {
-                true => reservation.answered(reading.and_then(|reading| reading.remaining)),
+        match &mut question.reservation {
+            Some(reservation) if served => reservation.answered(asking, reading),
+            reservation => {
                 // Nobody counts a pull that was not served. Should one do so all the same, its next reading says it.
-                false => reservation.unsent(),
+                if let Some(reservation) = reservation {
+                    reservation.unsent();
+                }
+                if let Some(reading) = reading {
+                    self.inner.ledger.observe(question.identity, asking, reading);
+                }
             }
         }
         if let Some(reading) = reading {
             let (upstream, identity) = (&self.inner.settings.name, question.identity.name());
-            self.inner.ledger.observe(question.identity, asking, reading);
             self.inner.metrics.rate_limit(upstream, &identity, reading.limit, reading.remaining);
             let source = ratelimit::source(received.response.headers());
             tracing::debug!(%upstream, %identity, ?reading, source, "upstream says what is left");

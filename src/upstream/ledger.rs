@@ -200,11 +200,21 @@ impl Ledger {
 
     /// Reconciles with what upstream said in answer to a request stamped `asking`.
     pub(crate) fn observe(&self, identity: &Identity, asking: Asking, reading: RateLimit) {
+        self.heard(identity, false, asking, Some(reading));
+    }
+
+    /// The same for an answer that may end what is in flight. Both are one step: in between, a pull would be neither in flight
+    /// nor in what is left, and so be given twice, or be taken for somebody else's.
+    fn heard(&self, identity: &Identity, ends: bool, asking: Asking, reading: Option<RateLimit>) {
         let now = SystemTime::now();
         let mut state = self.lock();
         let State { accounts, outbox, .. } = &mut *state;
         let account = accounts.entry(identity.clone()).or_default();
-        let Some((reading, external)) = account.observe(asking.0, reading, now) else { return };
+        if ends {
+            account.answered();
+        }
+        let observed = reading.and_then(|reading| account.observe(asking.0, reading, now));
+        let Some((reading, external)) = observed else { return };
         outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
         if external > 0 {
             let (upstream, identity) = (&identity.upstream, identity.name());

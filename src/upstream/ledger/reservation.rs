@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Exhausted, Ledger, Purpose};
-use crate::upstream::Identity;
+use super::{Asking, Exhausted, Ledger, Purpose};
+use crate::upstream::{Identity, ratelimit::RateLimit};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -42,13 +42,11 @@ impl Reservation {
         }
     }
 
-    /// The headers of the answer are here; what they say is reconciled by [`Ledger::observe`].
-    pub(crate) fn answered(&mut self, remaining: Option<i64>) {
-        if self.progress == Progress::Sent {
-            let mut state = self.ledger.lock();
-            state.accounts.entry(self.identity.clone()).or_default().answered();
-        }
-        self.progress = Progress::Answered(remaining);
+    /// The headers of the answer to a request stamped `asking` are here, and what they say is reconciled as by
+    /// [`Ledger::observe`].
+    pub(crate) fn answered(&mut self, asking: Asking, reading: Option<RateLimit>) {
+        self.ledger.heard(&self.identity, self.progress == Progress::Sent, asking, reading);
+        self.progress = Progress::Answered(reading.and_then(|reading| reading.remaining));
     }
 
     /// Pays for sending it once more. Nothing to do when it was not sent.

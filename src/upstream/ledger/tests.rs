@@ -90,10 +90,7 @@ async fn spend(ledger: &Ledger, remaining: Option<i64>) {
     let mut reservation = ledger.reserve(&who(), purpose()).await.unwrap();
     let asking = ledger.asking(&who());
     reservation.sent();
-    reservation.answered(remaining);
-    if let Some(remaining) = remaining {
-        ledger.observe(&who(), asking, said(remaining));
-    }
+    reservation.answered(asking, remaining.map(said));
 }
 
 #[tokio::test]
@@ -201,8 +198,7 @@ async fn what_is_in_flight_is_taken_off_and_the_newest_answer_wins() {
     assert_eq!(left(&ledger).remaining, Some(9));
     let asking = ledger.asking(&who());
     first.sent();
-    first.answered(Some(9));
-    ledger.observe(&who(), asking, said(9));
+    first.answered(asking, Some(said(9)));
     drop(first);
     assert_eq!((left(&ledger).remaining, left(&ledger).external), (Some(9), 0));
     observe(&ledger, 30);
@@ -217,12 +213,40 @@ async fn of_answers_that_crossed_the_lower_one_holds() {
     let asking = ledger.asking(&who());
     for (reservation, remaining) in both.iter_mut().zip([8, 9]) {
         reservation.sent();
-        reservation.answered(Some(remaining));
-        ledger.observe(&who(), asking, said(remaining));
+        reservation.answered(asking, Some(said(remaining)));
     }
     assert_eq!((left(&ledger).remaining, left(&ledger).external), (Some(8), 0));
     observe(&ledger, 9);
     assert_eq!(left(&ledger).remaining, Some(9));
+}
+
+/// An answer ends what was in flight and says what is left in one step; whoever came in between would count it twice or never.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_ends_while_others_ask_is_neither_external_nor_spent_twice() {
+    const PULLS: i64 = 8_000;
+    let ledger = Ledger::unkept();
+    let hub = Arc::new(std::sync::atomic::AtomicI64::new(PULLS));
+    let said = |remaining: i64| RateLimit { limit: Some(PULLS), remaining: Some(remaining), window: Some(WINDOW) };
+    ledger.observe(&who(), ledger.asking(&who()), said(PULLS));
+    let mut askers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (ledger, hub) = (ledger.clone(), hub.clone());
+        askers.spawn(async move {
+            while let Ok(mut reservation) = ledger.reserve(&who(), purpose()).await {
+                let asking = ledger.asking(&who());
+                reservation.sent();
+                let remaining = hub.fetch_sub(1, Ordering::SeqCst) - 1;
+                reservation.answered(asking, Some(said(remaining)));
+                drop(reservation);
+                let asking = ledger.asking(&who());
+                ledger.observe(&who(), asking, said(hub.load(Ordering::SeqCst)));
+            }
+        });
+    }
+    askers.join_all().await;
+    let left = left(&ledger);
+    assert_eq!((left.external, left.spent, left.remaining), (0, 8_000, Some(0)));
+    assert_eq!(hub.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
@@ -293,7 +317,7 @@ async fn waiters_that_join_during_the_body_are_counted() {
     let waiters = purpose.waiters.clone();
     let mut reservation = ledger.reserve(&who(), purpose).await.unwrap();
     reservation.sent();
-    reservation.answered(Some(7));
+    reservation.answered(ledger.asking(&who()), Some(said(7)));
     waiters.store(41, Ordering::Relaxed);
     drop(reservation);
     let spend = &ledger.spends(1)[0];
