@@ -217,11 +217,9 @@ impl Ledger {
         let Some((reading, external)) = observed else { return };
         outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
         if external > 0 {
+            outbox.extend(Record::External { identity: identity.clone(), at: now, count: external }.bytes());
             let (upstream, identity) = (&identity.upstream, identity.name());
             tracing::warn!(%upstream, %identity, external, "others spend from this budget, behind the same address or account");
-        }
-        if external > 0 {
-            outbox.extend(Record::External { identity: identity.clone(), at: now, count: external }.bytes());
         }
         drop(state);
         self.flush_soon();
