@@ -62,6 +62,31 @@ impl World {
     fn open(&self) {
         self.gate.send_modify(|open| *open = true);
     }
+
+    /// When the service was called.
+    async fn called(&self) {
+        while self.calls.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// When the last connection is closed.
+    async fn all_closed(&self) {
+        let begun = Instant::now();
+        while !self.metrics().contains("http_open_connections 0") {
+            assert!(begun.elapsed() < PATIENCE / 2, "{}", self.metrics());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What `/metrics` would say.
+    fn metrics(&self) -> String {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
 }
 
 fn file_from(offset: u64, end: u64) -> Extent {
@@ -155,22 +180,6 @@ fn hasty() -> Settings {
     Settings { head_timeout: Duration::from_secs(2), write_stall: Duration::from_secs(1), ..settings() }
 }
 
-/// When the last connection is closed.
-async fn all_closed(world: &World) {
-    let mut registry = prometheus_client::registry::Registry::default();
-    world.metrics.register(&mut registry);
-    let begun = Instant::now();
-    loop {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        if text.contains("http_open_connections 0") {
-            break;
-        }
-        assert!(begun.elapsed() < PATIENCE / 2, "{text}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 fn serving(settings: &Settings, tls: Option<Arc<rustls::ServerConfig>>) -> (Serving, World) {
     let world = World {
         metrics: Metrics::new(),
@@ -231,9 +240,7 @@ async fn pipelined_requests_are_answered_in_order_each_by_its_own_method() {
         client.send(piece).await;
         client.0.writable().await.unwrap();
     }
-    while world.calls.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    world.called().await;
     assert_eq!(world.calls.load(Ordering::SeqCst), 1, "a second request ran beside the first");
     world.open();
     client.head().await;
@@ -300,10 +307,8 @@ async fn a_client_that_never_reads_is_closed() {
     let (serving, world) = serving(&hasty(), None);
     let mut stalled = Raw::to(&serving).await;
     stalled.get("/file").await;
-    while world.calls.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    all_closed(&world).await;
+    world.called().await;
+    world.all_closed().await;
     assert!(stalled.rest().await.len() < SIZE, "the stalled client was served to the end");
 }
 
@@ -408,7 +413,7 @@ async fn a_client_that_leaves_ends_its_turn() {
     client.get("/x").await;
     client.head().await;
     drop(client);
-    all_closed(&world).await;
+    world.all_closed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -425,10 +430,7 @@ async fn one_client_never_has_all_connections_and_gets_back_what_it_gives_up() {
     let mut rest = Vec::new();
     let closed = tokio::io::AsyncReadExt::read_to_end(&mut third.0, &mut rest).await;
     assert_eq!((closed.unwrap(), world.calls.load(Ordering::SeqCst)), (0, 2), "it is closed, not reset");
-    let mut registry = prometheus_client::registry::Registry::default();
-    world.metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = world.metrics();
     assert!(text.contains("http_turned_away_connections_total 1"), "{text}");
     drop(idle);
     let deadline = Instant::now() + PATIENCE;
@@ -513,10 +515,8 @@ async fn over_tls_slow_clients_are_closed_too() {
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     let mut stalled = over_tls(&serving).await;
     stalled.get("/file").await;
-    while world.calls.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    all_closed(&world).await;
+    world.called().await;
+    world.all_closed().await;
     assert!(stalled.rest().await.len() < SIZE, "the stalled client was served to the end");
 }
 

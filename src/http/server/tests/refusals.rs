@@ -57,10 +57,7 @@ async fn what_is_refused_before_a_handler_sees_it_is_told_in_json_and_counted() 
     head.send(request("HEAD /a", &many)).await;
     assert_eq!(refused(&mut head, "HEAD").await.status, 431);
     assert_eq!(world.calls.load(Ordering::SeqCst), 0);
-    let mut registry = prometheus_client::registry::Registry::default();
-    world.metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = world.metrics();
     for line in [
         r#"http_requests_total{kind="other",method="GET",status="4xx"} 5"#,
         r#"http_requests_total{kind="other",method="HEAD",status="4xx"} 1"#,
