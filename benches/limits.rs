@@ -7,7 +7,7 @@ use std::{
 
 use criterion::Criterion;
 use weir::{
-    asker::ClientKey,
+    client::ClientKey,
     limits::{
         ban::Book,
         dialect,

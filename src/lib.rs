@@ -13,7 +13,7 @@
 //! | [`http`] | what a registry client sees; with [`admin`] the only user of actix |
 //! | [`admin`] | the second listener: health, metrics, JSON API, and pages for people, among them the one where they lift their own bans |
 //! | [`route`] | a name, with or without a registry, to its one upstream or to none |
-//! | [`asker`] | who asks: client key, principal, class |
+//! | [`client`] | who asks: client key, principal, class |
 //! | [`limits`] | pure accounting: who a client is, what it may ask and spend, who is banned; time is an argument. [`limits::Limits`] is shared by all rooms |
 //! | [`mirror`] | the decisions: from disk, or from upstream by way of disk |
 //! | [`hosted`] | namespaces that live here: who may push what, uploads, mounts, deletes, referrers |
@@ -106,8 +106,8 @@
 //! one table from what went wrong to the status, the code and the sentence that the client will print.
 
 pub mod admin;
-pub mod asker;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod hosted;
 pub mod http;

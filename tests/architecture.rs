@@ -28,7 +28,7 @@ const RULES: &[Rule] = &[
             "storage::",
             "crate::config",
             "crate::admin",
-            "crate::cli",
+            "crate::cli::",
         ],
         why: "http knows the mirror, and neither what is behind it nor what is beside it",
     },
@@ -55,13 +55,13 @@ const RULES: &[Rule] = &[
     Rule {
         below: &["src/mirror"],
         but: &[],
-        words: &["crate::http", "crate::admin", "crate::config", "crate::cli"],
+        words: &["crate::http", "crate::admin", "crate::config", "crate::cli::"],
         why: "the mirror decides, and does not know who asks it",
     },
     Rule {
         below: &["src/hosted"],
         but: &[],
-        words: &["crate::http", "crate::admin", "crate::config", "crate::cli", "crate::upstream"],
+        words: &["crate::http", "crate::admin", "crate::config", "crate::cli::", "crate::upstream"],
         why: "what lives here asks no upstream, and does not know who asks it",
     },
     Rule {
@@ -81,7 +81,7 @@ const RULES: &[Rule] = &[
             "src/hosted/manifest.rs",
             "src/mirror/freshness.rs",
             "src/route.rs",
-            "src/asker.rs",
+            "src/client.rs",
             "storage/src/oci",
         ],
         but: &[],

@@ -9,7 +9,7 @@ use actix_web::{
 
 use super::{Endpoint, State, guard, refuse};
 use crate::{
-    asker::{Client, ClientKey},
+    client::{Client, ClientKey},
     limits::{
         audit::Operator,
         client, dialect,

@@ -3,15 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Mistake, account::Account, values::Network};
-pub use crate::asker::OnExceed;
-use crate::{asker, limits::class};
+pub use crate::client::OnExceed;
+use crate::{client, limits::class};
 
 /// One rule; the first that matches a client decides, and who matches none is standard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Class {
     /// What the client becomes.
-    pub name: asker::Class,
+    pub name: client::Class,
     /// Clients at these addresses …
     #[serde(default)]
     pub cidr: Vec<Network>,
@@ -46,7 +46,7 @@ pub(super) fn check(classes: &[Class], accounts: &[Account], mistakes: &mut Vec<
                 "matches nobody; give it cidr, accounts or user_agent",
             ));
         }
-        if !class.user_agent.is_empty() && class.name > asker::Class::Standard {
+        if !class.user_agent.is_empty() && class.name > client::Class::Standard {
             mistakes.push(Mistake::new(
                 format!("class[{number}].user_agent"),
                 &class.user_agent,

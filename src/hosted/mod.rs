@@ -20,7 +20,7 @@ use weir_storage::{ReferrersPage, Store};
 
 pub use self::{error::Error, manifest::MOST_BYTES, rights::Right, settings::Settings, upload::Upload};
 use crate::{
-    asker::{Client, ClientKey},
+    client::{Client, ClientKey},
     mirror::{Ask, BlobAnswer, BlobHead, Facts, ManifestAnswer, Mirror, Status, TagsAnswer},
     oci::{Algorithm, Digest, MediaType, Name, Reference, Tag},
 };

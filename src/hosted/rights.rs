@@ -5,7 +5,7 @@
 
 use super::{Error, Settings};
 use crate::{
-    asker::{Client, ClientKey},
+    client::{Client, ClientKey},
     oci::{Name, matches},
 };
 

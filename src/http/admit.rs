@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::Shared;
 use crate::{
-    asker::{Client, ClientKey},
+    client::{Client, ClientKey},
     limits::{
         Limits, Rulebook,
         allowlist::bypasses,

@@ -47,7 +47,7 @@ use super::{
     sendfile::{Progress, Transfer},
     stream::Stream,
 };
-use crate::asker::{Client, ClientKey};
+use crate::client::{Client, ClientKey};
 
 /// How long a client may take for what.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::metrics::Metrics;
-use crate::{asker::ClientKey, limits::client};
+use crate::{client::ClientKey, limits::client};
 
 /// Between two lines in the log about clients that are turned away.
 const TELL: Duration = Duration::from_secs(10);

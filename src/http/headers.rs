@@ -6,7 +6,7 @@ use actix_http::header::{AGE, HeaderMap, HeaderName, HeaderValue, WARNING};
 
 use super::connection::Shared;
 use crate::{
-    asker::ClientKey,
+    client::ClientKey,
     limits::{
         dialect,
         permit::Permit,

@@ -13,7 +13,7 @@ use super::{
     query,
 };
 use crate::{
-    asker::Client,
+    client::Client,
     mirror::TagsAnswer,
     oci::{Page, page},
 };

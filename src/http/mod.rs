@@ -62,7 +62,7 @@ use self::{
     turn::Turn,
 };
 use crate::{
-    asker::Client,
+    client::Client,
     hosted::Hosted,
     limits::permit::{About, Denied, Kind as Counted},
     mirror::{Ask, Mirror},
@@ -246,7 +246,7 @@ fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &
         Some(Found::Hosted(repository)) => {
             // As its name says, and whether it exists or not, so that nothing is told by it.
             let challenged = exchange.turn.shared().login
-                && matches!(client.key, crate::asker::ClientKey::Address(_))
+                && matches!(client.key, crate::client::ClientKey::Address(_))
                 && registry.hosted.is_private(&repository);
             if challenged {
                 return Err(Failure::Login);
@@ -275,7 +275,7 @@ fn ping(
     if let Some(asked) = asked.filter(|asked| registry.routes.upstream(asked).is_none()) {
         return exchange.fail(&Failure::UnknownRegistry(asked.into()), None, None);
     }
-    if exchange.turn.shared().login && matches!(client.key, crate::asker::ClientKey::Address(_)) {
+    if exchange.turn.shared().login && matches!(client.key, crate::client::ClientKey::Address(_)) {
         return exchange.fail(&Failure::Login, None, None);
     }
     let mut all = exchange.headers(None, None);

@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::SystemTime};
 
 use ipnet::IpNet;
 
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 
 /// One entry of `[limits] allowlist` or `user_allowlist`.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,7 +27,7 @@ pub use spent::Spent;
 
 use super::class::{Classes, OnExceed};
 use crate::{
-    asker::{Class, Client, ClientKey},
+    client::{Class, Client, ClientKey},
     upstream::ledger::Left,
 };
 

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::asker::Class;
-pub use crate::asker::OnExceed;
+use crate::client::Class;
+pub use crate::client::OnExceed;
 
 /// One `[[class]]`. A client is meant when any of the three says so.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -13,7 +13,7 @@ use super::{
     seconds_up,
     throttle::{BYTES_UNIT, Decision, Meter, Standing},
 };
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 
 /// Header fields, in the order in which they are sent.
 pub type Fields = Vec<(&'static str, String)>;

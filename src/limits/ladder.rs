@@ -37,7 +37,7 @@ use super::{
     ban::{Evidence, LONGEST, New, SHORTEST, Target},
     throttle::Mode,
 };
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 use watch::Watched;
 
 /// How far somebody is. A number in JSON.

@@ -29,7 +29,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 
 /// The network that an address is one of many in: its /24, or its /48 for IPv6. Who may hop within one shares its ceiling.
 pub(crate) fn network_of(address: IpAddr) -> IpNet {

@@ -13,7 +13,7 @@ use super::{
     ladder::Rung,
     throttle::{Algorithm, Decision, Meter, Meters, Mode, Scope, Standing},
 };
-use crate::asker::{Client, ClientKey};
+use crate::client::{Client, ClientKey};
 
 /// What a request counts for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
     ladder,
     throttle::Rules,
 };
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 
 /// One configuration. Immutable; a reload makes another one.
 #[derive(Clone, Debug, Default)]

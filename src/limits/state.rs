@@ -53,7 +53,7 @@ use super::{
     throttle::{self, Mode, Rules, Setting, Snapshot, Table},
 };
 use crate::{
-    asker::{Client, ClientKey},
+    client::{Client, ClientKey},
     upstream::{Identity, ledger::Left},
 };
 

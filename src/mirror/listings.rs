@@ -12,7 +12,7 @@ use super::{
     Ask, Error, Facts, Inner, Object, ReferrersAnswer, Source, Status, TagsAnswer, freshness, revalidate::Resolution,
 };
 use crate::{
-    asker::Client,
+    client::Client,
     oci::{Digest, Tag},
     upstream::{self, Upstream, ledger::Reason},
 };

@@ -38,7 +38,7 @@ use self::{blobs::Found, fill::Fills, flight::Flights, negative::Negative, reval
 pub use self::{error::Error, metrics::Metrics, settings::Settings};
 pub use crate::upstream::ledger::{Left, Spend};
 use crate::{
-    asker::Client,
+    client::Client,
     limits::{Limits, permit::Denied},
     oci::{Digest, Manifest, MediaType, Name, Reference, Tag},
     upstream::{Identity, Ledger, Upstream},

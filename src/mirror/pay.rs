@@ -22,7 +22,7 @@ use std::{
 
 use super::{Ask, Error, Inner, Key, ManifestAnswer, Source};
 use crate::{
-    asker::{Class, ClientKey, OnExceed},
+    client::{Class, ClientKey, OnExceed},
     limits::{
         budget::{self, Decision, Ticket, Why},
         permit::About,

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::{Account, Identity, Ledger, Reservation, Secret, Settings, Upstream, ledger};
 use crate::{
-    asker::Class,
+    client::Class,
     oci::{Algorithm, Digest, Name, Reference},
 };
 use server::Server;

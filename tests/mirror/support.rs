@@ -4,7 +4,7 @@ use std::{future::poll_fn, path::Path, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 use weir::{
-    asker::Client,
+    client::Client,
     limits::{Limits, Rulebook},
     mirror::{Ask, Extent, Mirror, Reader, Settings, Stopped},
     upstream::{self, Account, Ledger, Secret, Upstream},

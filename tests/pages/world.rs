@@ -13,7 +13,7 @@ use argon2::{
 };
 use weir::{
     admin::{self, Draining, Hosts, Rooms},
-    asker::{Client, ClientKey},
+    client::{Client, ClientKey},
     limits::{
         Account, Limits, Rulebook, ladder,
         permit::{About, Kind, Request},

@@ -8,7 +8,7 @@ use maud::html;
 use super::{Person, Place, Visit, form::Form, html};
 use crate::{
     admin::parameter,
-    asker::ClientKey,
+    client::ClientKey,
     limits::{
         audit::{Other, What},
         client,

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::record::{
     Ban, Event, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, SHORTEST, Target,
 };
-use crate::{asker::ClientKey, limits::ladder::Rung};
+use crate::{client::ClientKey, limits::ladder::Rung};
 
 /// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.
 pub const MOST_BANS: usize = 10_000;

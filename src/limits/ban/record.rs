@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
-    asker::ClientKey,
+    client::ClientKey,
     limits::{addresses_of, ladder::Rung},
 };
 

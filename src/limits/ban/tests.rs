@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    asker::ClientKey,
+    client::ClientKey,
     limits::{client::fold, ladder::Rung},
 };
 

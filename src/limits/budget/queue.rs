@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::SystemTime};
 
 use super::Ask;
-use crate::asker::{Class, ClientKey};
+use crate::client::{Class, ClientKey};
 
 /// A place in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 
 /// What clients spent of one identity, oldest first.
 #[derive(Clone, Debug, Default)]

@@ -14,7 +14,7 @@ use super::{
     tally::{Count, Tally},
 };
 use crate::{
-    asker::ClientKey,
+    client::ClientKey,
     limits::{nanos, network_of},
 };
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::account::Window;
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 
 /// What is counted. The word is the end of a throttle's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

@@ -10,7 +10,7 @@ use super::{
     check::{Table, is_idle},
     rules::{Meter, Rules},
 };
-use crate::{asker::ClientKey, limits::nanos};
+use crate::{client::ClientKey, limits::nanos};
 
 /// All accounts that owe something. Its size is bounded by the table's; a fresh client is not in it and needs not be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

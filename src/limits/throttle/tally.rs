@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::asker::ClientKey;
+use crate::client::ClientKey;
 
 /// Distinct clients that are told apart for each throttle; past it the number is a lower bound.
 const CLIENTS: usize = 1000;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{asker::ClientKey, limits::client::fold};
+use crate::{client::ClientKey, limits::client::fold};
 
 const PULLS: Meters = Meter::Pulls.alone();
 const API: Meters = Meter::RegistryApi.alone();

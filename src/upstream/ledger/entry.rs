@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    asker::Class,
+    client::Class,
     oci::{Name, Reference},
     upstream::Identity,
 };

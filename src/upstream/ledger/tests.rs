@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use super::*;
-use crate::asker::Class;
+use crate::client::Class;
 
 const WINDOW: Duration = Duration::from_secs(21_600);
 
