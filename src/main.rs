@@ -108,9 +108,14 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();
     config.admin.listen = admin_socket.local_addr().map_err(failed)?;
-    let rooms =
-        admin::Rooms { mirror: mirror.clone(), limits, settle: keeper.settle(), metrics, draining: draining.clone() };
-    let admin = admin::serve(settings.admin, admin_socket, local, rooms);
+    let dependencies = admin::Dependencies {
+        mirror: mirror.clone(),
+        limits,
+        settle: keeper.settle(),
+        metrics,
+        draining: draining.clone(),
+    };
+    let admin = admin::serve(settings.admin, admin_socket, local, dependencies);
     let admin = admin.map_err(failed)?;
     cli::say(&cli::greeting(&config))?;
     tracing::info!(addresses = ?registry.addresses, admin = %config.admin.listen, "serving");

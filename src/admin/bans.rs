@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{State, operator::Asking, parameter, refuse, reply};
+use super::{State, authorize::Authorized, parameter, refuse, reply};
 use crate::limits::{
     ban::{Filter, Record, Refused, Target},
     state::Wish,
@@ -48,7 +48,7 @@ struct New {
     force: bool,
 }
 
-pub(super) async fn add(state: &State, asking: &Asking, payload: web::Payload) -> HttpResponse {
+pub(super) async fn add(state: &State, authorized: &Authorized, payload: web::Payload) -> HttpResponse {
     let new: New = match read(payload, MOST_SMALL).await {
         Ok(new) => new,
         Err(refusal) => return refusal,
@@ -57,7 +57,7 @@ pub(super) async fn add(state: &State, asking: &Asking, payload: web::Payload) -
         return refuse(400, "INVALID", "duration is a number and a unit, such as \"1h\"");
     };
     let wish = Wish { client: new.client, duration, reason: new.reason, force: new.force };
-    match state.limits.ban(wish, &asking.operator, SystemTime::now()) {
+    match state.limits.ban(wish, &authorized.operator, SystemTime::now()) {
         Ok(record) => kept(state, 201, &record).await,
         Err(why) => refused(&why),
     }
@@ -69,12 +69,12 @@ struct Why {
     reason: String,
 }
 
-pub(super) async fn lift(state: &State, asking: &Asking, id: &str, payload: web::Payload) -> HttpResponse {
+pub(super) async fn lift(state: &State, authorized: &Authorized, id: &str, payload: web::Payload) -> HttpResponse {
     let why: Why = match read(payload, MOST_SMALL).await {
         Ok(why) => why,
         Err(refusal) => return refusal,
     };
-    match state.limits.lift(id, &why.reason, &asking.operator, SystemTime::now()) {
+    match state.limits.lift(id, &why.reason, &authorized.operator, SystemTime::now()) {
         Ok(record) => kept(state, 200, &record).await,
         Err(why) => refused(&why),
     }
@@ -89,13 +89,13 @@ pub(super) fn export(state: &State) -> HttpResponse {
         .body(state.limits.export())
 }
 
-pub(super) async fn import(state: &State, asking: &Asking, query: &str, payload: web::Payload) -> HttpResponse {
+pub(super) async fn import(state: &State, authorized: &Authorized, query: &str, payload: web::Payload) -> HttpResponse {
     let json = match body(payload, MOST_BODY).await {
         Ok(json) => json,
         Err(refusal) => return refusal,
     };
     let force = matches!(parameter(query, "force").as_deref(), Some("1" | "true"));
-    match state.limits.import(&json, force, &asking.operator, SystemTime::now()) {
+    match state.limits.import(&json, force, &authorized.operator, SystemTime::now()) {
         Ok(records) => {
             (state.settle)().await;
             reply(200, &json!({"imported": records.len(), "bans": records}))

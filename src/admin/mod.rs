@@ -2,16 +2,16 @@
 //! throttle and no login stands between an operator and the way out of what they configured.
 //!
 //! One table, `ROUTES`, says what there is for programs; the OpenAPI document is held to it by a test. `pages` has its
-//! own. Whatever is asked passes `guard` first, which decides from the request's head alone: health is everybody's, and everything else is for the
+//! own. Whatever is asked passes `origin` first, which decides from the request's head alone: health is everybody's, and everything else is for the
 //! host names, origins and people that were configured.
 
+mod authorize;
 mod bans;
 mod budget;
 mod cache;
-mod figures;
-mod guard;
 mod login;
-mod operator;
+mod metrics;
+mod origin;
 mod pages;
 mod server;
 mod throttles;
@@ -27,10 +27,10 @@ use std::{
 use actix_web::{HttpRequest, HttpResponse, http::Method, web};
 use serde_json::{Value, json};
 
-use self::operator::Asking;
+use self::authorize::Authorized;
 pub use self::{
-    guard::Hosts,
-    server::{Rooms, Serving, serve},
+    origin::AllowedHosts,
+    server::{Dependencies, Serving, serve},
 };
 use crate::{
     limits::{Limits, permit::Kind},
@@ -42,7 +42,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Host names under which it is asked.
-    pub hosts: Hosts,
+    pub hosts: AllowedHosts,
     /// Whether an account is required in any case: unless the listener is on loopback.
     pub login: bool,
     /// For names without a registry, or with one.
@@ -170,8 +170,8 @@ fn component(path: &str, number: usize) -> &str {
 }
 
 async fn answer(state: &State, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
-    if let Some(place) = pages::Place::find(request.path()) {
-        return pages::answer(state, request, place, payload).await;
+    if let Some(page) = pages::Page::find(request.path()) {
+        return pages::answer(state, request, page, payload).await;
     }
     let endpoint = match find(request.method(), request.path()) {
         Ok(endpoint) => endpoint,
@@ -185,12 +185,12 @@ async fn answer(state: &State, request: &HttpRequest, payload: web::Payload) -> 
             return response;
         }
     };
-    let asking = match operator::admit(state, request, endpoint).await {
-        Ok(asking) => asking,
+    let authorized = match authorize::authorize(state, request, endpoint).await {
+        Ok(authorized) => authorized,
         Err(refusal) => return refusal,
     };
-    let mut response = dispatch(state, request, payload, endpoint, &asking).await;
-    asking.tell(response.headers_mut());
+    let mut response = dispatch(state, request, payload, endpoint, &authorized).await;
+    authorized.tell(response.headers_mut());
     response
 }
 
@@ -199,26 +199,26 @@ async fn dispatch(
     request: &HttpRequest,
     payload: web::Payload,
     endpoint: Endpoint,
-    asking: &Asking,
+    authorized: &Authorized,
 ) -> HttpResponse {
     let query = request.query_string();
     match endpoint {
         Endpoint::Health => reply(200, &json!({"status": "ok"})),
         Endpoint::Ready => ready(state),
-        Endpoint::Metrics => figures::metrics(state),
+        Endpoint::Metrics => metrics::metrics(state),
         Endpoint::Budget => reply(200, &budget::budget(state)),
         Endpoint::Spends => budget::spends(state, query),
         Endpoint::Explain => budget::explain(state, query),
         Endpoint::Purge => cache::purge(state, query).await,
         Endpoint::Clients => throttles::clients(state, query),
         Endpoint::Throttles => throttles::list(state),
-        Endpoint::Switch => throttles::switch(state, asking, payload).await,
+        Endpoint::Switch => throttles::switch(state, authorized, payload).await,
         Endpoint::Bans => bans::list(state, query),
-        Endpoint::Ban => bans::add(state, asking, payload).await,
+        Endpoint::Ban => bans::add(state, authorized, payload).await,
         Endpoint::Export => bans::export(state),
-        Endpoint::Import => bans::import(state, asking, query, payload).await,
+        Endpoint::Import => bans::import(state, authorized, query, payload).await,
         Endpoint::OneBan => bans::one(state, component(request.path(), 4)),
-        Endpoint::Lift => bans::lift(state, asking, component(request.path(), 4), payload).await,
+        Endpoint::Lift => bans::lift(state, authorized, component(request.path(), 4), payload).await,
         Endpoint::Audit => throttles::audit(state, query),
         Endpoint::OpenApi => HttpResponse::Ok().content_type("application/json").body(OPENAPI),
     }

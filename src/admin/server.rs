@@ -12,7 +12,9 @@ use actix_web::{
 use prometheus_client::registry::Registry;
 use tokio::{net::UnixStream, task::JoinHandle};
 
-use super::{Draining, Settings, Settle, State, answer, figures::Figures, login::Login, operator::Local, pages::Pages};
+use super::{
+    Draining, Settings, Settle, State, answer, authorize::Local, login::Login, metrics::MetricsCollector, pages::Pages,
+};
 use crate::{limits::Limits, mirror::Mirror};
 
 /// Connections at once: a few people, a few probes, one scraper.
@@ -36,7 +38,7 @@ impl Serving {
 }
 
 /// What is shown and changed here.
-pub struct Rooms {
+pub struct Dependencies {
     /// What is cached, and what is left upstream.
     pub mirror: Mirror,
     /// Throttles, bans, the audit.
@@ -49,9 +51,9 @@ pub struct Rooms {
     pub draining: Draining,
 }
 
-impl std::fmt::Debug for Rooms {
+impl std::fmt::Debug for Dependencies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rooms").finish_non_exhaustive()
+        f.debug_struct("Dependencies").finish_non_exhaustive()
     }
 }
 
@@ -63,10 +65,10 @@ pub fn serve(
     settings: Settings,
     socket: TcpListener,
     local: Option<UnixListener>,
-    rooms: Rooms,
+    dependencies: Dependencies,
 ) -> io::Result<Serving> {
-    let Rooms { mirror, limits, settle, mut metrics, draining } = rooms;
-    metrics.register_collector(Box::new(Figures(mirror.clone(), limits.clone())));
+    let Dependencies { mirror, limits, settle, mut metrics, draining } = dependencies;
+    metrics.register_collector(Box::new(MetricsCollector(mirror.clone(), limits.clone())));
     let (login, pages) = (Login::new(limits.clone()), Pages::new());
     let state = web::Data::new(State { settings, mirror, limits, metrics, draining, login, pages, settle });
     let mut server = HttpServer::new(move || {

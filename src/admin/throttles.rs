@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{
     State,
+    authorize::Authorized,
     bans::{MOST_SMALL, count, read},
-    operator::Asking,
     refuse, reply,
 };
 use crate::limits::{audit::MOST_ENTRIES, throttle::Mode};
@@ -31,12 +31,12 @@ struct Switch {
     mode: Mode,
 }
 
-pub(super) async fn switch(state: &State, asking: &Asking, payload: web::Payload) -> HttpResponse {
+pub(super) async fn switch(state: &State, authorized: &Authorized, payload: web::Payload) -> HttpResponse {
     let Switch { name, mode } = match read(payload, MOST_SMALL).await {
         Ok(switch) => switch,
         Err(refusal) => return refusal,
     };
-    if state.limits.switch(&name, mode, &asking.operator, SystemTime::now()) == 0 {
+    if state.limits.switch(&name, mode, &authorized.operator, SystemTime::now()) == 0 {
         return refuse(404, "NOT_FOUND", "no throttle is configured by that name");
     }
     list(state)

@@ -123,7 +123,7 @@ impl Config {
     fn admin(&self) -> admin::Settings {
         let (public, public_is_https) = (self.admin.public_host(), self.admin.public_url.starts_with("https:"));
         admin::Settings {
-            hosts: admin::Hosts { listen: self.admin.listen, public, public_is_https },
+            hosts: admin::AllowedHosts { listen: self.admin.listen, public, public_is_https },
             login: !self.admin.listen.ip().is_loopback(),
             routes: self.routes(),
         }

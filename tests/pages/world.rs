@@ -12,7 +12,7 @@ use argon2::{
     password_hash::{PasswordHasher as _, SaltString},
 };
 use weir::{
-    admin::{self, Draining, Hosts, Rooms},
+    admin::{self, AllowedHosts, Dependencies, Draining},
     client::{Client, ClientKey},
     limits::{
         Account, Limits, Rulebook, ladder,
@@ -91,21 +91,21 @@ impl World {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = socket.local_addr().unwrap();
         let mut settings = admin::Settings {
-            hosts: Hosts { listen: admin, public: Some("weir.example.com".to_owned()), public_is_https: true },
+            hosts: AllowedHosts { listen: admin, public: Some("weir.example.com".to_owned()), public_is_https: true },
             login: false,
             routes: Routes::new(Some("docker.io"), ["docker.io"]),
         };
         change(&mut settings);
         let metrics = weir::telemetry::registry();
         let settle: admin::Settle = Box::new(|| Box::pin(std::future::ready(())));
-        let rooms = Rooms {
+        let dependencies = Dependencies {
             mirror: bench.mirror.clone(),
             limits: limits.clone(),
             settle,
             metrics,
             draining: Draining::default(),
         };
-        let serving = admin::serve(settings, socket, None, rooms).unwrap();
+        let serving = admin::serve(settings, socket, None, dependencies).unwrap();
         World { bench, limits, admin, _serving: serving }
     }
 

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{Visit, html};
+use super::{PageContext, html};
 use crate::{
     admin::parameter,
     limits::{
@@ -16,9 +16,9 @@ use crate::{
 const SHOWN: usize = 200;
 const MOST: usize = 10_000;
 
-pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
-    let most = parameter(visit.query, "n").and_then(|n| n.parse().ok()).unwrap_or(SHOWN).min(MOST);
-    let entries = visit.state.limits.audit(most);
+pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
+    let most = parameter(context.query, "n").and_then(|n| n.parse().ok()).unwrap_or(SHOWN).min(MOST);
+    let entries = context.state.limits.audit(most);
     let is_full = entries.len() == most;
     let body = html! {
         p { "What was done, by whom and why, and what was tried and refused; newest first. Entries are only ever added." }
@@ -29,7 +29,7 @@ pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
         }
         @if is_full && most < MOST { p { a href={ "/audit?n=" (most.saturating_mul(10)) } { "Show more" } } }
     };
-    html::page(visit, 200, html::Tab::Audit, "Audit", body)
+    html::page(context, 200, html::Tab::Audit, "Audit", body)
 }
 
 fn row(entry: &Entry) -> Vec<Markup> {

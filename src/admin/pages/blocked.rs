@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{Visit, form::Form, html};
+use super::{PageContext, form::Form, html};
 use crate::{
     admin::parameter,
     limits::{
@@ -21,13 +21,13 @@ const SHOWN: usize = 500;
 const LONGEST_REASON: usize = 500;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) fn page(visit: &Visit<'_>, wrong: Option<&str>) -> HttpResponse {
-    let namespace = parameter(visit.query, "namespace");
-    let ended = parameter(visit.query, "ended").is_some();
+pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpResponse {
+    let namespace = parameter(context.query, "namespace");
+    let ended = parameter(context.query, "ended").is_some();
     let filter = Filter { namespace: namespace.clone(), ended, ..Filter::default() };
-    let bans = visit.state.limits.bans(&filter, visit.now);
+    let bans = context.state.limits.bans(&filter, context.now);
     let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
-    let rows = bans.iter().take(SHOWN).map(|record| row(record, visit.now)).collect();
+    let rows = bans.iter().take(SHOWN).map(|record| row(record, context.now)).collect();
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
         form class="line" method="get" action="/blocked" {
@@ -45,7 +45,7 @@ pub(super) fn page(visit: &Visit<'_>, wrong: Option<&str>) -> HttpResponse {
         details open[wrong.is_some()] {
             summary { "Block a client" }
             form class="narrow" method="post" action="/blocked/add" {
-                (html::token(visit))
+                (html::token(context))
                 label for="client" { "Address, CIDR or account" }
                 input id="client" name="client" required spellcheck="false" autocapitalize="none";
                 label for="duration" { "For how long" }
@@ -57,7 +57,7 @@ pub(super) fn page(visit: &Visit<'_>, wrong: Option<&str>) -> HttpResponse {
             }
         }
     };
-    html::page(visit, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
+    html::page(context, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
 }
 
 fn row(record: &Record, now: SystemTime) -> Vec<Markup> {
@@ -106,13 +106,13 @@ fn effect(rung: Rung) -> &'static str {
 }
 
 /// One ban.
-pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
-    let Some(record) = visit.state.limits.get_ban(id) else {
-        return html::problem(visit, 404, "No such ban", "There is no ban of this id; the audit may still know it.");
+pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
+    let Some(record) = context.state.limits.get_ban(id) else {
+        return html::problem(context, 404, "No such ban", "There is no ban of this id; the audit may still know it.");
     };
-    let now = visit.now;
+    let now = context.now;
     let earlier = Filter { client: Some(record.client.clone()), ended: true, ..Filter::default() };
-    let mut earlier = visit.state.limits.bans(&earlier, now);
+    let mut earlier = context.state.limits.bans(&earlier, now);
     earlier.retain(|other| other.id != record.id);
     let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
     let body = html! {
@@ -121,7 +121,7 @@ pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpRespo
         @if record.is_live(now) {
             h2 { "Lift" }
             form class="line" method="post" action={ "/blocked/" (id) "/lift" } {
-                (html::token(visit))
+                (html::token(context))
                 label for="reason" { "Why" }
                 input id="reason" name="reason" required maxlength=(LONGEST_REASON);
                 button class="main" { "Lift" }
@@ -129,7 +129,7 @@ pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpRespo
             h2 { "Allow" }
             p { "Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no rule of the ladder touches it." }
             form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
-                (html::token(visit))
+                (html::token(context))
                 label for="comment" { "Why" }
                 input id="comment" name="comment" required maxlength=(LONGEST_REASON);
                 label for="days" { "Days" }
@@ -143,7 +143,7 @@ pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpRespo
             (html::table("Other bans", &heads, earlier.iter().take(50).map(|record| row(record, now)).collect()))
         }
     };
-    html::page(visit, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, &format!("Ban {id}"), body)
+    html::page(context, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, &format!("Ban {id}"), body)
 }
 
 /// What is known of it, in a list.
@@ -190,45 +190,45 @@ pub(super) fn evidence(record: &Record) -> Markup {
     }
 }
 
-pub(super) fn lift(visit: &Visit<'_>, id: &str, form: &Form) -> HttpResponse {
-    match visit.state.limits.lift(id, &form.line("reason", LONGEST_REASON), &visit.by(), visit.now) {
+pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
+    match context.state.limits.lift(id, &form.line("reason", LONGEST_REASON), &context.by(), context.now) {
         Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
-        Err(refused) => one(visit, id, Some(&sentence(&refused.to_string()))),
+        Err(refused) => one(context, id, Some(&sentence(&refused.to_string()))),
     }
 }
 
-pub(super) fn allow(visit: &Visit<'_>, id: &str, form: &Form) -> HttpResponse {
+pub(super) fn allow(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
     let comment = form.line("comment", LONGEST_REASON);
     let days = form.get("days").parse::<u32>().ok().filter(|days| (1..=365).contains(days));
-    let Some(days) = days else { return one(visit, id, Some("Allow for 1 to 365 days.")) };
-    let by = visit.by();
-    match visit.state.limits.lift(id, &comment, &by, visit.now) {
+    let Some(days) = days else { return one(context, id, Some("Allow for 1 to 365 days.")) };
+    let by = context.by();
+    match context.state.limits.lift(id, &comment, &by, context.now) {
         Ok(record) => {
-            let expires = visit.now + DAY * days;
-            visit.state.limits.allow(record.client, &comment, expires, &by, visit.now);
+            let expires = context.now + DAY * days;
+            context.state.limits.allow(record.client, &comment, expires, &by, context.now);
             html::see_other(&format!("/blocked/{}", record.id), None)
         }
-        Err(refused) => one(visit, id, Some(&sentence(&refused.to_string()))),
+        Err(refused) => one(context, id, Some(&sentence(&refused.to_string()))),
     }
 }
 
-pub(super) fn add(visit: &Visit<'_>, form: &Form) -> HttpResponse {
+pub(super) fn add(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     let client = match form.get("client").trim().parse::<Target>() {
         Ok(client) => client,
-        Err(why) => return page(visit, Some(&sentence(&why))),
+        Err(why) => return page(context, Some(&sentence(&why))),
     };
     let duration = humantime::parse_duration(form.get("duration").trim()).ok().filter(|duration| *duration <= LONGEST);
     let Some(duration) = duration else {
-        return page(visit, Some("Write a duration of at most 30 days, such as 1h or 2d."));
+        return page(context, Some("Write a duration of at most 30 days, such as 1h or 2d."));
     };
     let reason = form.line("reason", LONGEST_REASON);
     if reason.is_empty() {
-        return page(visit, Some("Say why."));
+        return page(context, Some("Say why."));
     }
     let wish = Wish { client, duration, reason, force: form.get("force") == "1" };
-    match visit.state.limits.ban(wish, &visit.by(), visit.now) {
+    match context.state.limits.ban(wish, &context.by(), context.now) {
         Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
-        Err(refused) => page(visit, Some(&sentence(&refused.to_string()))),
+        Err(refused) => page(context, Some(&sentence(&refused.to_string()))),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{Visit, html};
+use super::{PageContext, html};
 use crate::{
     limits::budget::Floors,
     upstream::ledger::{Left, Reason, Spend},
@@ -25,22 +25,22 @@ const STEPS: u32 = 6;
 /// Docker Hub's window, until upstream names one.
 const WINDOW: Duration = Duration::from_secs(6 * 3600);
 
-pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
-    let mirror = &visit.state.mirror;
+pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
+    let mirror = &context.state.mirror;
     let mut identities = mirror.budget();
     identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
     let spends = mirror.spends(LOOKED_AT);
-    let floors = visit.state.limits.rulebook().budget.floors;
+    let floors = context.state.limits.rulebook().budget.floors;
     let body = html! {
         @for (upstream, until, why) in mirror.breakers() {
-            @if until > visit.now {
-                p class="bad" { b { (upstream) } " is not asked until " (html::time(until)) ", " (html::until(until, visit.now)) ": " (why) }
+            @if until > context.now {
+                p class="bad" { b { (upstream) } " is not asked until " (html::time(until)) ", " (html::until(until, context.now)) ": " (why) }
             }
         }
         @if identities.is_empty() { p { "No upstream has been asked yet." } }
-        @for left in &identities { (identity(visit, left, &floors, &spends)) }
+        @for left in &identities { (identity(context, left, &floors, &spends)) }
         h2 { "Cache" }
-        (cache(visit))
+        (cache(context))
         h2 { "Newest spends" }
         @if spends.is_empty() {
             p { "Nothing was spent yet." }
@@ -49,15 +49,15 @@ pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
         }
         p { a href="/api/v1/openapi.json" { "API" } " · " a href="/metrics" { "Metrics" } }
     };
-    html::page(visit, 200, html::Tab::Budget, "Budget", body)
+    html::page(context, 200, html::Tab::Budget, "Budget", body)
 }
 
-fn identity(visit: &Visit<'_>, left: &Left, floors: &Floors, spends: &[Spend]) -> Markup {
+fn identity(context: &PageContext<'_>, left: &Left, floors: &Floors, spends: &[Spend]) -> Markup {
     let account = left.identity.account.as_deref().unwrap_or("anonymous");
     let window = left.window.unwrap_or(WINDOW);
     let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
-    let own: Vec<&Spend> = own.filter(|spend| spend.at + window > visit.now).collect();
-    let waiting = visit.state.limits.waiting(&left.identity);
+    let own: Vec<&Spend> = own.filter(|spend| spend.at + window > context.now).collect();
+    let waiting = context.state.limits.waiting(&left.identity);
     html! {
         section {
             h2 { (left.identity.upstream) " as " (account) }
@@ -65,7 +65,7 @@ fn identity(visit: &Visit<'_>, left: &Left, floors: &Floors, spends: &[Spend]) -
                 (Some(limit), Some(remaining)) => {
                     p { b class="large" { (remaining) } " of " (limit) " pulls left"
                         @if let Some(window) = left.window { " per " (html::about(window)) }
-                        @if let Some(next) = left.next_at { "; the next one comes back " (html::until(next, visit.now)) }
+                        @if let Some(next) = left.next_at { "; the next one comes back " (html::until(next, context.now)) }
                     }
                     (gauge(limit, remaining, left, floors))
                     @if left.external > 0 {
@@ -81,7 +81,7 @@ fn identity(visit: &Visit<'_>, left: &Left, floors: &Floors, spends: &[Spend]) -
             @if !own.is_empty() {
                 div class="columns" {
                     div { h3 { "Who spent it" } (spenders(&own)) }
-                    @if left.limit.is_some() { div { h3 { "What comes back" } (returns(&own, window, visit.now)) } }
+                    @if left.limit.is_some() { div { h3 { "What comes back" } (returns(&own, window, context.now)) } }
                 }
             }
         }
@@ -150,15 +150,15 @@ fn returns(own: &[&Spend], window: Duration, now: SystemTime) -> Markup {
     html::table("What comes back", &["When", "Pulls"], rows.collect())
 }
 
-fn cache(visit: &Visit<'_>) -> Markup {
-    let usage = visit.state.mirror.usage();
+fn cache(context: &PageContext<'_>) -> Markup {
+    let usage = context.state.mirror.usage();
     let used = usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes;
     let part = 1000 * used.min(usage.capacity) / usage.capacity.max(1);
     html! {
         p {
             (html::count(usage.blobs, "blob", "blobs")) " of " (html::bytes(usage.blob_bytes)) " and "
             (html::count(usage.manifests, "manifest", "manifests")) " of " (html::bytes(usage.manifest_bytes)) "; "
-            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(visit.state.mirror.saved(), "pull", "pulls")) " so far."
+            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(context.state.mirror.saved(), "pull", "pulls")) " so far."
         }
         svg class="gauge thin" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img"
             aria-label={ (html::bytes(used)) " of " (html::bytes(usage.capacity)) " used" } {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use actix_web::{HttpResponse, http::StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
-use super::{Person, Visit};
+use super::{PageContext, Viewer};
 
 /// Where a page stands in the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,25 +29,31 @@ const OPERATORS: [(Tab, &str, &str); 5] = [
 ];
 
 /// A page and nothing that runs.
-pub(super) fn page(visit: &Visit<'_>, status: u16, tab: Tab, title: &str, body: Markup) -> HttpResponse {
-    respond(visit, status, frame(visit, tab, title, body), false)
+pub(super) fn page(context: &PageContext<'_>, status: u16, tab: Tab, title: &str, body: Markup) -> HttpResponse {
+    respond(context, status, frame(context, tab, title, body), false)
 }
 
 /// The one page that carries a script: the human test.
-pub(super) fn page_with_script(visit: &Visit<'_>, status: u16, tab: Tab, title: &str, body: Markup) -> HttpResponse {
-    respond(visit, status, frame(visit, tab, title, body), true)
+pub(super) fn page_with_script(
+    context: &PageContext<'_>,
+    status: u16,
+    tab: Tab,
+    title: &str,
+    body: Markup,
+) -> HttpResponse {
+    respond(context, status, frame(context, tab, title, body), true)
 }
 
 /// A refusal or a mishap, in a sentence.
-pub(super) fn problem(visit: &Visit<'_>, status: u16, title: &str, sentence: &str) -> HttpResponse {
+pub(super) fn problem(context: &PageContext<'_>, status: u16, title: &str, sentence: &str) -> HttpResponse {
     let body = html! {
         p class="bad" { (sentence) }
         p { a href="/" { "To the start" } }
     };
-    page(visit, status, Tab::None, title, body)
+    page(context, status, Tab::None, title, body)
 }
 
-fn respond(visit: &Visit<'_>, status: u16, markup: Markup, with_script: bool) -> HttpResponse {
+fn respond(context: &PageContext<'_>, status: u16, markup: Markup, with_script: bool) -> HttpResponse {
     let script = if with_script { "script-src 'self'; worker-src 'self'; " } else { "" };
     let policy = format!(
         "default-src 'none'; style-src 'self'; img-src 'self'; {script}form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -62,7 +68,7 @@ fn respond(visit: &Visit<'_>, status: u16, markup: Markup, with_script: bool) ->
         .insert_header(("Cross-Origin-Resource-Policy", "same-origin"))
         // With no-referrer a browser would send `Origin: null` along with our own forms.
         .insert_header(("Referrer-Policy", "same-origin"));
-    if let Some(cookie) = visit.fresh_cookie() {
+    if let Some(cookie) = context.fresh_cookie() {
         response.insert_header(("Set-Cookie", cookie));
     }
     response.body(markup.into_string())
@@ -78,10 +84,10 @@ pub(super) fn see_other(path: &str, cookie: Option<String>) -> HttpResponse {
     response.finish()
 }
 
-fn frame(visit: &Visit<'_>, tab: Tab, title: &str, body: Markup) -> Markup {
-    let tabs = match &visit.person {
-        Person::Nobody => &[][..],
-        person if person.is_operator() => &OPERATORS[..],
+fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Markup {
+    let tabs = match &context.viewer {
+        Viewer::Anonymous => &[][..],
+        viewer if viewer.is_operator() => &OPERATORS[..],
         _ => &OPERATORS[4..],
     };
     html! {
@@ -104,10 +110,10 @@ fn frame(visit: &Visit<'_>, tab: Tab, title: &str, body: Markup) -> Markup {
                             @if *each == tab { a href=(path) aria-current="page" { (name) } } @else { a href=(path) { (name) } }
                         }
                     }
-                    (who(visit))
+                    (who(context))
                 }
                 main id="main" {
-                    @if visit.in_clear {
+                    @if context.in_clear {
                         p class="bad" {
                             "This page came over plain HTTP: whoever is on the way can read what you type and act as you. Ask for it over https, or "
                             "through an ssh tunnel as " code { "http://localhost:5001" } "."
@@ -121,23 +127,23 @@ fn frame(visit: &Visit<'_>, tab: Tab, title: &str, body: Markup) -> Markup {
     }
 }
 
-fn who(visit: &Visit<'_>) -> Markup {
-    match &visit.person {
-        Person::Account(account) => html! {
+fn who(context: &PageContext<'_>) -> Markup {
+    match &context.viewer {
+        Viewer::Account(account) => html! {
             form class="who" method="post" action="/logout" {
-                (token(visit))
+                (token(context))
                 span { (account.name) }
                 button { "Log out" }
             }
         },
-        Person::Operator => html! { span class="who" { "operator, by loopback · " a href="/login" { "Log in" } } },
-        Person::Nobody => html! { span class="who" { a href="/login" { "Log in" } } },
+        Viewer::Operator => html! { span class="who" { "operator, by loopback · " a href="/login" { "Log in" } } },
+        Viewer::Anonymous => html! { span class="who" { a href="/login" { "Log in" } } },
     }
 }
 
 /// The hidden field that every form carries.
-pub(super) fn token(visit: &Visit<'_>) -> Markup {
-    html! { input type="hidden" name="csrf" value=(visit.token()); }
+pub(super) fn token(context: &PageContext<'_>) -> Markup {
+    html! { input type="hidden" name="csrf" value=(context.token()); }
 }
 
 /// A table. In a narrow window each row is a card whose cells say what they are; the roles are for browsers that take a table that is not laid

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration, time::SystemTime};
 use actix_web::HttpResponse;
 use maud::html;
 
-use super::{Person, Place, Visit, form::Form, html};
+use super::{Page, PageContext, Viewer, form::Form, html};
 use crate::{
     admin::parameter,
     client::ClientKey,
@@ -89,12 +89,12 @@ fn keys(name: &str, from: IpAddr) -> [ClientKey; 2] {
     [ClientKey::Address(client::fold(from)), ClientKey::Principal(Arc::from(name))]
 }
 
-pub(super) fn page(visit: &Visit<'_>, wrong: Option<&str>) -> HttpResponse {
-    form(visit, if wrong.is_some() { 401 } else { 200 }, &next(visit.query), wrong)
+pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpResponse {
+    form(context, if wrong.is_some() { 401 } else { 200 }, &next(context.query), wrong)
 }
 
-fn form(visit: &Visit<'_>, status: u16, next: &str, wrong: Option<&str>) -> HttpResponse {
-    let has_accounts = !visit.state.limits.rulebook().accounts.is_empty();
+fn form(context: &PageContext<'_>, status: u16, next: &str, wrong: Option<&str>) -> HttpResponse {
+    let has_accounts = !context.state.limits.rulebook().accounts.is_empty();
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
         @if !has_accounts {
@@ -102,7 +102,7 @@ fn form(visit: &Visit<'_>, status: u16, next: &str, wrong: Option<&str>) -> Http
         }
         @if next.starts_with("/unblock") { p { "Log in to see why you were blocked and to lift it." } }
         form class="narrow" method="post" action="/login" {
-            (html::token(visit))
+            (html::token(context))
             input type="hidden" name="next" value=(next);
             label for="name" { "Name" }
             input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength=(LONGEST_NAME) required autofocus;
@@ -111,51 +111,51 @@ fn form(visit: &Visit<'_>, status: u16, next: &str, wrong: Option<&str>) -> Http
             button class="main" { "Log in" }
         }
     };
-    html::page(visit, status, html::Tab::None, "Log in", body)
+    html::page(context, status, html::Tab::None, "Log in", body)
 }
 
-pub(super) async fn log_in(visit: &mut Visit<'_>, fields: &Form) -> HttpResponse {
+pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> HttpResponse {
     let (name, password) = (fields.line("name", LONGEST_NAME), fields.get("password"));
     let next = known(fields.get("next"));
     let attempt = format!("log in as {name}");
-    let attempts = &visit.state.pages.attempts;
-    if let Err(wait) = attempts.try_once(&name, visit.from, visit.now) {
-        visit.refused(&attempt, "too many tries");
+    let attempts = &context.state.pages.attempts;
+    if let Err(wait) = attempts.try_once(&name, context.from, context.now) {
+        context.refused(&attempt, "too many tries");
         let seconds = wait.as_secs() + 1;
         let sentence = format!("Too many tries to log in. Wait {}.", html::about(Duration::from_secs(seconds)));
-        let mut response = form(visit, 429, &next, Some(&sentence));
+        let mut response = form(context, 429, &next, Some(&sentence));
         response.headers_mut().insert(actix_web::http::header::RETRY_AFTER, seconds.into());
         return response;
     }
     let verified = match password.len() {
-        0..=LONGEST_PASSWORD => visit.state.login.verify(&name, password.to_owned()).await,
+        0..=LONGEST_PASSWORD => context.state.login.verify(&name, password.to_owned()).await,
         _ => Ok(None),
     };
     match verified {
         Err(super::super::login::Busy) => {
-            form(visit, 503, &next, Some("Too many passwords are being verified. Try again in a second."))
+            form(context, 503, &next, Some("Too many passwords are being verified. Try again in a second."))
         }
         Ok(None) => {
-            visit.refused(&attempt, "wrong name or password");
-            form(visit, 401, &next, Some("Wrong name or password."))
+            context.refused(&attempt, "wrong name or password");
+            form(context, 401, &next, Some("Wrong name or password."))
         }
         Ok(Some(account)) => {
-            attempts.succeeded(&name, visit.from, visit.now);
-            let sessions = &visit.state.pages.sessions;
+            attempts.succeeded(&name, context.from, context.now);
+            let sessions = &context.state.pages.sessions;
             // What the browser was called before is forgotten, whoever gave it that name.
-            sessions.end(&visit.name);
-            let name = sessions.begin(account.name.clone(), account.password_hash.clone(), visit.now);
-            let cookie = visit.cookie(&name);
-            visit.person = Person::Account(account);
-            visit.state.limits.note(&visit.by(), What::Other(Other::LoggedIn), visit.now);
+            sessions.end(&context.name);
+            let name = sessions.begin(account.name.clone(), account.password_hash.clone(), context.now);
+            let cookie = context.cookie(&name);
+            context.viewer = Viewer::Account(account);
+            context.state.limits.note(&context.by(), What::Other(Other::LoggedIn), context.now);
             html::see_other(&next, Some(cookie))
         }
     }
 }
 
-pub(super) fn log_out(visit: &Visit<'_>) -> HttpResponse {
-    visit.state.pages.sessions.end(&visit.name);
-    html::see_other("/login", Some(visit.cookie(&super::session::Name::random())))
+pub(super) fn log_out(context: &PageContext<'_>) -> HttpResponse {
+    context.state.pages.sessions.end(&context.name);
+    html::see_other("/login", Some(context.cookie(&super::session::SessionId::random())))
 }
 
 fn next(query: &str) -> String {
@@ -164,8 +164,8 @@ fn next(query: &str) -> String {
 
 /// One of our own pages, or else the start: nobody is sent elsewhere.
 fn known(next: &str) -> String {
-    match Place::find(next) {
-        Some(place) if place.attempt().is_none() && !place.is_asset() => next.to_owned(),
+    match Page::find(next) {
+        Some(page) if page.attempt().is_none() && !page.is_asset() => next.to_owned(),
         _ => "/".to_owned(),
     }
 }

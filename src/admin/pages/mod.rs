@@ -17,8 +17,8 @@ mod blocked;
 mod budget;
 mod form;
 mod html;
-mod human;
 mod login;
+mod proof_of_work;
 mod session;
 mod throttles;
 mod unblock;
@@ -27,49 +27,53 @@ use std::{net::IpAddr, time::SystemTime};
 
 use actix_web::{HttpRequest, HttpResponse, http::Method, web::Payload};
 
-use self::{form::Form, session::Name};
-use super::{State, guard, operator};
+use self::{form::Form, session::SessionId};
+use super::{State, authorize, origin};
 use crate::limits::{Account, audit::Operator};
 
 /// What the pages keep between requests.
 pub(super) struct Pages {
     sessions: session::Sessions,
-    human: human::Human,
+    proof_of_work: proof_of_work::ProofOfWork,
     attempts: login::Attempts,
 }
 
 impl Pages {
     pub(super) fn new() -> Pages {
-        Pages { sessions: session::Sessions::new(), human: human::Human::new(), attempts: login::Attempts::new() }
+        Pages {
+            sessions: session::Sessions::new(),
+            proof_of_work: proof_of_work::ProofOfWork::new(),
+            attempts: login::Attempts::new(),
+        }
     }
 }
 
 /// Who is looking.
-enum Person {
+enum Viewer {
     /// At loopback, where no login is needed.
     Operator,
     /// Logged in.
     Account(Account),
     /// Anybody.
-    Nobody,
+    Anonymous,
 }
 
-impl Person {
+impl Viewer {
     fn is_operator(&self) -> bool {
         match self {
-            Person::Operator => true,
-            Person::Account(account) => account.is_admin,
-            Person::Nobody => false,
+            Viewer::Operator => true,
+            Viewer::Account(account) => account.is_admin,
+            Viewer::Anonymous => false,
         }
     }
 }
 
 /// One request for a page.
-struct Visit<'a> {
+struct PageContext<'a> {
     state: &'a State,
-    person: Person,
+    viewer: Viewer,
     /// The session, or what stands in for one before login.
-    name: Name,
+    name: SessionId,
     /// The browser does not have it yet.
     is_fresh: bool,
     /// Neither TLS nor loopback.
@@ -79,7 +83,7 @@ struct Visit<'a> {
     now: SystemTime,
 }
 
-impl Visit<'_> {
+impl PageContext<'_> {
     fn token(&self) -> String {
         self.state.pages.sessions.token(&self.name)
     }
@@ -88,17 +92,17 @@ impl Visit<'_> {
         self.is_fresh.then(|| self.cookie(&self.name))
     }
 
-    fn cookie(&self, name: &Name) -> String {
+    fn cookie(&self, name: &SessionId) -> String {
         let (cookie, secure) = if self.in_clear { (IN_CLEAR, "") } else { (SECURE, "; Secure") };
         format!("{cookie}={}; Path=/; HttpOnly; SameSite=Strict{secure}", name.text())
     }
 
     /// As whom the audit knows whoever is looking.
     fn by(&self) -> Operator {
-        let name = match &self.person {
-            Person::Operator => "operator",
-            Person::Account(account) => &account.name,
-            Person::Nobody => "nobody",
+        let name = match &self.viewer {
+            Viewer::Operator => "operator",
+            Viewer::Account(account) => &account.name,
+            Viewer::Anonymous => "nobody",
         };
         Operator::new(name, Some(self.from))
     }
@@ -116,9 +120,9 @@ impl Visit<'_> {
 const SECURE: &str = "__Host-weir";
 const IN_CLEAR: &str = "weir";
 
-/// A place in the pages.
+/// A page, a form or an asset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Page {
     // By GET.
     Budget,
     Throttles,
@@ -141,28 +145,28 @@ pub(super) enum Place {
     LiftOwn(String),
 }
 
-impl Place {
-    pub(super) fn find(path: &str) -> Option<Place> {
+impl Page {
+    pub(super) fn find(path: &str) -> Option<Page> {
         let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         let is_id = |id: &str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
         Some(match parts[..] {
-            [""] => Place::Budget,
-            ["throttles"] => Place::Throttles,
-            ["throttles", "mode"] => Place::Switch,
-            ["blocked"] => Place::Blocked,
-            ["blocked", "add"] => Place::Add,
-            ["blocked", id] if is_id(id) => Place::Ban(id.to_owned()),
-            ["blocked", id, "lift"] if is_id(id) => Place::Lift(id.to_owned()),
-            ["blocked", id, "allow"] if is_id(id) => Place::Allow(id.to_owned()),
-            ["audit"] => Place::Audit,
-            ["unblock"] => Place::Unblock,
-            ["unblock", id] if is_id(id) => Place::UnblockOne(id.to_owned()),
-            ["unblock", id, "lift"] if is_id(id) => Place::LiftOwn(id.to_owned()),
-            ["login"] => Place::Login,
-            ["logout"] => Place::Logout,
-            ["assets", "weir.css"] => Place::Stylesheet,
-            ["assets", "weir.svg"] => Place::Icon,
-            ["assets", "human.js"] => Place::Script,
+            [""] => Page::Budget,
+            ["throttles"] => Page::Throttles,
+            ["throttles", "mode"] => Page::Switch,
+            ["blocked"] => Page::Blocked,
+            ["blocked", "add"] => Page::Add,
+            ["blocked", id] if is_id(id) => Page::Ban(id.to_owned()),
+            ["blocked", id, "lift"] if is_id(id) => Page::Lift(id.to_owned()),
+            ["blocked", id, "allow"] if is_id(id) => Page::Allow(id.to_owned()),
+            ["audit"] => Page::Audit,
+            ["unblock"] => Page::Unblock,
+            ["unblock", id] if is_id(id) => Page::UnblockOne(id.to_owned()),
+            ["unblock", id, "lift"] if is_id(id) => Page::LiftOwn(id.to_owned()),
+            ["login"] => Page::Login,
+            ["logout"] => Page::Logout,
+            ["assets", "weir.css"] => Page::Stylesheet,
+            ["assets", "weir.svg"] => Page::Icon,
+            ["assets", "human.js"] => Page::Script,
             _ => return None,
         })
     }
@@ -170,107 +174,108 @@ impl Place {
     /// What is tried there by POST, as the audit says it; nothing where nothing can be.
     fn attempt(&self) -> Option<String> {
         Some(match self {
-            Place::Login => "log in".to_owned(),
-            Place::Logout => "log out".to_owned(),
-            Place::Switch => "switch a throttle".to_owned(),
-            Place::Add => "ban".to_owned(),
-            Place::Lift(id) | Place::LiftOwn(id) => format!("lift {id}"),
-            Place::Allow(id) => format!("allow the client of {id}"),
+            Page::Login => "log in".to_owned(),
+            Page::Logout => "log out".to_owned(),
+            Page::Switch => "switch a throttle".to_owned(),
+            Page::Add => "ban".to_owned(),
+            Page::Lift(id) | Page::LiftOwn(id) => format!("lift {id}"),
+            Page::Allow(id) => format!("allow the client of {id}"),
             _ => return None,
         })
     }
 
     fn is_asset(&self) -> bool {
-        matches!(self, Place::Stylesheet | Place::Icon | Place::Script)
+        matches!(self, Page::Stylesheet | Page::Icon | Page::Script)
     }
 
     /// What only operators see and do.
     fn is_operators(&self) -> bool {
         matches!(
             self,
-            Place::Budget
-                | Place::Throttles
-                | Place::Blocked
-                | Place::Ban(_)
-                | Place::Audit
-                | Place::Switch
-                | Place::Add
-                | Place::Lift(_)
-                | Place::Allow(_)
+            Page::Budget
+                | Page::Throttles
+                | Page::Blocked
+                | Page::Ban(_)
+                | Page::Audit
+                | Page::Switch
+                | Page::Add
+                | Page::Lift(_)
+                | Page::Allow(_)
         )
     }
 }
 
-/// The page, what became of a form, or why not: guard → throttle → session.
-pub(super) async fn answer(state: &State, request: &HttpRequest, place: Place, payload: Payload) -> HttpResponse {
-    if place.is_asset() {
-        return asset(&place, request.method());
+/// The page, what became of a form, or why not: host and origin → throttle → session.
+pub(super) async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Payload) -> HttpResponse {
+    if page.is_asset() {
+        return asset(&page, request.method());
     }
-    let head = guard::Head { takes_form: true, ..guard::Head::of(request) };
-    let judged = guard::judge(&state.settings.hosts, &head);
-    let visit = visit(state, request, &head, judged.is_ok(), SystemTime::now());
-    let asking = match operator::admit_page(state, visit.by(), matches!(visit.person, Person::Account(_))) {
-        Ok(asking) => asking,
+    let head = origin::Head { takes_form: true, ..origin::Head::of(request) };
+    let judged = origin::judge(&state.settings.hosts, &head);
+    let context = context(state, request, &head, judged.is_ok(), SystemTime::now());
+    let authorized = match authorize::authorize_page(state, context.by(), matches!(context.viewer, Viewer::Account(_)))
+    {
+        Ok(authorized) => authorized,
         Err(refusal) => return *refusal,
     };
     if let Err(refusal) = judged {
-        if let (Some(attempt), &Method::POST) = (place.attempt(), request.method()) {
-            visit.refused(&attempt, &refusal.to_string());
+        if let (Some(attempt), &Method::POST) = (page.attempt(), request.method()) {
+            context.refused(&attempt, &refusal.to_string());
         }
-        return html::problem(&visit, refusal.status(), "Refused", &refusal.to_string());
+        return html::problem(&context, refusal.status(), "Refused", &refusal.to_string());
     }
-    let mut response = match (request.method(), place.attempt()) {
-        (&Method::GET | &Method::HEAD, attempt) if attempt.is_none() || place == Place::Login => see(&visit, place),
+    let mut response = match (request.method(), page.attempt()) {
+        (&Method::GET | &Method::HEAD, attempt) if attempt.is_none() || page == Page::Login => see(&context, page),
         (&Method::POST, Some(attempt)) => {
-            let response = post(visit, place, &attempt, &head, payload).await;
+            let response = post(context, page, &attempt, &head, payload).await;
             // Who was told of a change finds it after a crash.
             (state.settle)().await;
             response
         }
         (_, attempt) => {
             if let Some(attempt) = &attempt {
-                visit.refused(attempt, "only a form does that, by POST");
+                context.refused(attempt, "only a form does that, by POST");
             }
             let allow = match attempt {
-                Some(_) if place == Place::Login => "GET, POST",
+                Some(_) if page == Page::Login => "GET, POST",
                 Some(_) => "POST",
                 None => "GET",
             };
-            let mut response = html::problem(&visit, 405, "Not this way", "This address does not take this method.");
+            let mut response = html::problem(&context, 405, "Not this way", "This address does not take this method.");
             let allow = actix_web::http::header::HeaderValue::from_static(allow);
             response.headers_mut().insert(actix_web::http::header::ALLOW, allow);
             response
         }
     };
-    asking.tell(response.headers_mut());
+    authorized.tell(response.headers_mut());
     response
 }
 
 /// Who is looking. When the request was not judged well, nobody is.
-fn visit<'a>(
+fn context<'a>(
     state: &'a State,
     request: &'a HttpRequest,
-    head: &guard::Head<'_>,
+    head: &origin::Head<'_>,
     is_good: bool,
     now: SystemTime,
-) -> Visit<'a> {
+) -> PageContext<'a> {
     let hosts = &state.settings.hosts;
     let in_clear = !head.host.is_some_and(|host| hosts.is_private(host));
-    let from = operator::address(state, request);
-    let sent = cookie(request, if in_clear { IN_CLEAR } else { SECURE }).filter(|_| is_good).and_then(Name::parse);
+    let from = authorize::address(state, request);
+    let sent = cookie(request, if in_clear { IN_CLEAR } else { SECURE }).filter(|_| is_good).and_then(SessionId::parse);
     let rulebook = state.limits.rulebook();
     let session = sent.as_ref().and_then(|name| state.pages.sessions.whose(name, now));
     let account = session.and_then(|session| {
         rulebook.account(&session.account).filter(|account| account.password_hash == session.password_hash).cloned()
     });
-    let person = match account {
-        Some(account) => Person::Account(account),
-        None if is_good && !operator::needs_login(state, request) => Person::Operator,
-        None => Person::Nobody,
+    let viewer = match account {
+        Some(account) => Viewer::Account(account),
+        None if is_good && !authorize::needs_login(state, request) => Viewer::Operator,
+        None => Viewer::Anonymous,
     };
     let is_fresh = sent.is_none();
-    let name = sent.unwrap_or_else(Name::random);
-    Visit { state, person, name, is_fresh, in_clear, from, query: request.query_string(), now }
+    let name = sent.unwrap_or_else(SessionId::random);
+    PageContext { state, viewer, name, is_fresh, in_clear, from, query: request.query_string(), now }
 }
 
 /// The value of the cookie of this name.
@@ -280,84 +285,84 @@ fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
 }
 
-fn see(visit: &Visit<'_>, place: Place) -> HttpResponse {
-    let may = match &visit.person {
-        Person::Nobody => place == Place::Login,
-        person => person.is_operator() || !place.is_operators(),
+fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
+    let may = match &context.viewer {
+        Viewer::Anonymous => page == Page::Login,
+        viewer => viewer.is_operator() || !page.is_operators(),
     };
     if !may {
-        return match (&visit.person, place) {
-            (Person::Nobody, Place::UnblockOne(id)) => html::see_other(&format!("/login?next=/unblock/{id}"), None),
-            (Person::Nobody, Place::Unblock) => html::see_other("/login?next=/unblock", None),
-            (Person::Nobody, _) => html::see_other("/login", None),
+        return match (&context.viewer, page) {
+            (Viewer::Anonymous, Page::UnblockOne(id)) => html::see_other(&format!("/login?next=/unblock/{id}"), None),
+            (Viewer::Anonymous, Page::Unblock) => html::see_other("/login?next=/unblock", None),
+            (Viewer::Anonymous, _) => html::see_other("/login", None),
             // The start of the pages is another for a user.
-            (_, Place::Budget) => html::see_other("/unblock", None),
+            (_, Page::Budget) => html::see_other("/unblock", None),
             _ => html::problem(
-                visit,
+                context,
                 403,
                 "Not yours",
                 "Your account sees and lifts its own bans; this page is for operators.",
             ),
         };
     }
-    match place {
-        Place::Throttles => throttles::page(visit),
-        Place::Blocked => blocked::page(visit, None),
-        Place::Ban(id) => blocked::one(visit, &id, None),
-        Place::Audit => audit::page(visit),
-        Place::Unblock => unblock::page(visit),
-        Place::UnblockOne(id) => unblock::one(visit, &id, None),
-        Place::Login => login::page(visit, None),
-        _ => budget::page(visit),
+    match page {
+        Page::Throttles => throttles::page(context),
+        Page::Blocked => blocked::page(context, None),
+        Page::Ban(id) => blocked::one(context, &id, None),
+        Page::Audit => audit::page(context),
+        Page::Unblock => unblock::page(context),
+        Page::UnblockOne(id) => unblock::one(context, &id, None),
+        Page::Login => login::page(context, None),
+        _ => budget::page(context),
     }
 }
 
 async fn post(
-    mut visit: Visit<'_>,
-    place: Place,
+    mut context: PageContext<'_>,
+    page: Page,
     attempt: &str,
-    head: &guard::Head<'_>,
+    head: &origin::Head<'_>,
     payload: Payload,
 ) -> HttpResponse {
     let Some(form) = Form::read(payload).await else {
-        visit.refused(attempt, "the form is too long");
-        return html::problem(&visit, 413, "Too long", "This form is longer than any of ours.");
+        context.refused(attempt, "the form is too long");
+        return html::problem(&context, 413, "Too long", "This form is longer than any of ours.");
     };
     // Before anything else: a form of ours was sent from a page of ours, by the browser it was given to.
     let is_ours = head.origin.is_some() || head.fetch_site == Some("same-origin");
-    let has_token = !visit.is_fresh && visit.state.pages.sessions.is_token(&visit.name, form.get("csrf"));
+    let has_token = !context.is_fresh && context.state.pages.sessions.is_token(&context.name, form.get("csrf"));
     if !is_ours || !has_token {
-        visit.refused(attempt, if is_ours { "without the token of its form" } else { "from no page of ours" });
+        context.refused(attempt, if is_ours { "without the token of its form" } else { "from no page of ours" });
         let sentence = "This did not come from a page that Weir gave to this browser. Go back, reload the page and send it once more; \
                         cookies must be allowed.";
-        return html::problem(&visit, 403, "Refused", sentence);
+        return html::problem(&context, 403, "Refused", sentence);
     }
-    let may = match &visit.person {
-        person if place.is_operators() => person.is_operator(),
-        Person::Account(_) => true,
-        _ => !matches!(place, Place::LiftOwn(_)),
+    let may = match &context.viewer {
+        viewer if page.is_operators() => viewer.is_operator(),
+        Viewer::Account(_) => true,
+        _ => !matches!(page, Page::LiftOwn(_)),
     };
     if !may {
-        visit.refused(attempt, "not allowed to");
+        context.refused(attempt, "not allowed to");
         let sentence = "Log in with an account that may do this. If you were logged in, your session has ended.";
-        return html::problem(&visit, 403, "Not allowed", sentence);
+        return html::problem(&context, 403, "Not allowed", sentence);
     }
-    match place {
-        Place::Login => login::log_in(&mut visit, &form).await,
-        Place::Logout => login::log_out(&visit),
-        Place::Switch => throttles::switch(&visit, &form),
-        Place::Add => blocked::add(&visit, &form),
-        Place::Lift(id) => blocked::lift(&visit, &id, &form),
-        Place::Allow(id) => blocked::allow(&visit, &id, &form),
-        Place::LiftOwn(id) => unblock::lift(&visit, &id, &form),
-        _ => html::problem(&visit, 404, "Nothing here", "There is no such page."),
+    match page {
+        Page::Login => login::log_in(&mut context, &form).await,
+        Page::Logout => login::log_out(&context),
+        Page::Switch => throttles::switch(&context, &form),
+        Page::Add => blocked::add(&context, &form),
+        Page::Lift(id) => blocked::lift(&context, &id, &form),
+        Page::Allow(id) => blocked::allow(&context, &id, &form),
+        Page::LiftOwn(id) => unblock::lift(&context, &id, &form),
+        _ => html::problem(&context, 404, "Nothing here", "There is no such page."),
     }
 }
 
-fn asset(place: &Place, method: &Method) -> HttpResponse {
-    let (media_type, bytes) = match place {
-        Place::Script => ("text/javascript; charset=utf-8", include_str!("assets/human.js")),
-        Place::Icon => ("image/svg+xml", include_str!("assets/weir.svg")),
+fn asset(page: &Page, method: &Method) -> HttpResponse {
+    let (media_type, bytes) = match page {
+        Page::Script => ("text/javascript; charset=utf-8", include_str!("assets/human.js")),
+        Page::Icon => ("image/svg+xml", include_str!("assets/weir.svg")),
         _ => ("text/css; charset=utf-8", include_str!("assets/weir.css")),
     };
     if !matches!(*method, Method::GET | Method::HEAD) {
@@ -377,9 +382,9 @@ mod tests {
 
     #[test]
     fn a_place_is_found_by_its_path_and_by_no_other_spelling() {
-        assert_eq!(Place::find("/"), Some(Place::Budget));
-        assert_eq!(Place::find("/blocked/3f2a"), Some(Place::Ban("3f2a".into())));
-        assert_eq!(Place::find("/unblock/3f2a/lift"), Some(Place::LiftOwn("3f2a".into())));
+        assert_eq!(Page::find("/"), Some(Page::Budget));
+        assert_eq!(Page::find("/blocked/3f2a"), Some(Page::Ban("3f2a".into())));
+        assert_eq!(Page::find("/unblock/3f2a/lift"), Some(Page::LiftOwn("3f2a".into())));
         for nowhere in [
             "",
             "//",
@@ -391,7 +396,7 @@ mod tests {
             "/login/",
             "/assets/",
         ] {
-            assert_eq!(Place::find(nowhere), None, "{nowhere}");
+            assert_eq!(Page::find(nowhere), None, "{nowhere}");
         }
     }
 
@@ -406,12 +411,12 @@ mod tests {
             "/login",
             "/logout",
         ] {
-            assert!(Place::find(path).unwrap().attempt().is_some(), "{path}");
+            assert!(Page::find(path).unwrap().attempt().is_some(), "{path}");
         }
         for path in
             ["/", "/throttles", "/blocked", "/blocked/1", "/audit", "/unblock", "/unblock/1", "/assets/weir.css"]
         {
-            assert_eq!(Place::find(path).unwrap().attempt(), None, "{path}");
+            assert_eq!(Page::find(path).unwrap().attempt(), None, "{path}");
         }
     }
 }

@@ -37,18 +37,18 @@ const LONGEST: Duration = Duration::from_secs(12 * 3600);
 
 /// What a browser sends to be recognised: 32 random bytes as text.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Name(String);
+pub(super) struct SessionId(String);
 
-impl Name {
+impl SessionId {
     /// A new one.
-    pub(super) fn random() -> Name {
-        Name(random())
+    pub(super) fn random() -> SessionId {
+        SessionId(random())
     }
 
     /// What a cookie says, when it is of the right form.
-    pub(super) fn parse(text: &str) -> Option<Name> {
+    pub(super) fn parse(text: &str) -> Option<SessionId> {
         let is_one = text.len() == 43 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        is_one.then(|| Name(text.to_owned()))
+        is_one.then(|| SessionId(text.to_owned()))
     }
 
     /// As it is sent.
@@ -58,9 +58,9 @@ impl Name {
 }
 
 // Whoever reads a log must not become whoever is in it.
-impl fmt::Debug for Name {
+impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Name(…)")
+        f.write_str("SessionId(…)")
     }
 }
 
@@ -73,7 +73,7 @@ pub(super) fn random() -> String {
 
 /// A human test that was set and not yet handed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Test {
+pub(super) struct Challenge {
     /// For lifting which ban.
     pub(super) ban: String,
     /// What names the test.
@@ -82,7 +82,7 @@ pub(super) struct Test {
 
 /// Whose session it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(super) struct SessionOwner {
     /// The name.
     pub(super) account: Arc<str>,
     /// As it was at login: a new password ends the sessions of the old one.
@@ -90,10 +90,10 @@ pub(super) struct Owner {
 }
 
 struct Session {
-    owner: Owner,
+    owner: SessionOwner,
     begun: SystemTime,
     used: SystemTime,
-    test: Option<Test>,
+    challenge: Option<Challenge>,
 }
 
 impl Session {
@@ -117,8 +117,8 @@ impl Sessions {
     }
 
     /// A session for an account whose password has just verified. Takes time in proportion to the sessions there are; logins are throttled.
-    pub(super) fn begin(&self, account: Arc<str>, password_hash: Arc<str>, now: SystemTime) -> Name {
-        let name = Name::random();
+    pub(super) fn begin(&self, account: Arc<str>, password_hash: Arc<str>, now: SystemTime) -> SessionId {
+        let name = SessionId::random();
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|_, session| !session.is_over(now));
         let own = live.values().filter(|session| session.owner.account == account).count();
@@ -131,13 +131,14 @@ impl Sessions {
         if let Some(leaves) = leaves {
             live.remove(&leaves);
         }
-        let session = Session { owner: Owner { account, password_hash }, begun: now, used: now, test: None };
+        let session =
+            Session { owner: SessionOwner { account, password_hash }, begun: now, used: now, challenge: None };
         live.insert(self.digest(b"session", &name), session);
         name
     }
 
     /// Whose session this is.
-    pub(super) fn whose(&self, name: &Name, now: SystemTime) -> Option<Owner> {
+    pub(super) fn whose(&self, name: &SessionId, now: SystemTime) -> Option<SessionOwner> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let session = live.get_mut(&self.digest(b"session", name)).filter(|session| !session.is_over(now))?;
         session.used = now;
@@ -145,37 +146,37 @@ impl Sessions {
     }
 
     /// Ends one, if there is one.
-    pub(super) fn end(&self, name: &Name) {
+    pub(super) fn end(&self, name: &SessionId) {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest(b"session", name));
     }
 
     /// Remembers the test that this session was set; an earlier one is void.
-    pub(super) fn set_test(&self, name: &Name, test: Test) {
+    pub(super) fn set_challenge(&self, name: &SessionId, challenge: Challenge) {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = live.get_mut(&self.digest(b"session", name)) {
-            session.test = Some(test);
+            session.challenge = Some(challenge);
         }
     }
 
     /// The test that this session was set. It can be handed in once, whatever comes of it.
-    pub(super) fn take_test(&self, name: &Name) -> Option<Test> {
+    pub(super) fn take_challenge(&self, name: &SessionId) -> Option<Challenge> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.get_mut(&self.digest(b"session", name))?.test.take()
+        live.get_mut(&self.digest(b"session", name))?.challenge.take()
     }
 
     /// What a form must send along when its page came with this cookie.
-    pub(super) fn token(&self, name: &Name) -> String {
+    pub(super) fn token(&self, name: &SessionId) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.digest(b"token", name))
     }
 
     /// Whether it did.
-    pub(super) fn is_token(&self, name: &Name, offered: &str) -> bool {
+    pub(super) fn is_token(&self, name: &SessionId, offered: &str) -> bool {
         // Digests are compared, so that the time tells nothing of the token.
         Sha256::digest(self.token(name)) == Sha256::digest(offered)
     }
 
     /// All parts but the name have a fixed length, and the name is 43 bytes: no two inputs are alike.
-    fn digest(&self, purpose: &[u8], name: &Name) -> [u8; 32] {
+    fn digest(&self, purpose: &[u8], name: &SessionId) -> [u8; 32] {
         Sha256::new().chain_update(self.key).chain_update(name.text()).chain_update(purpose).finalize().into()
     }
 }
@@ -190,7 +191,7 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn begin(sessions: &Sessions, account: &str, now: SystemTime) -> Name {
+    fn begin(sessions: &Sessions, account: &str, now: SystemTime) -> SessionId {
         sessions.begin(account.into(), "$argon2id$".into(), now)
     }
 
@@ -213,20 +214,20 @@ mod tests {
     #[test]
     fn a_name_that_was_not_given_out_at_login_is_no_session() {
         let sessions = Sessions::new();
-        let planted = Name::random();
+        let planted = SessionId::random();
         assert_eq!(sessions.whose(&planted, at(0)), None);
         assert_ne!(begin(&sessions, "ann", at(0)), planted);
         assert_eq!(sessions.whose(&planted, at(0)), None);
         for bad in ["", "short", &"a".repeat(44), &"é".repeat(43), &format!("{};", "a".repeat(42))] {
-            assert!(Name::parse(bad).is_none(), "{bad}");
+            assert!(SessionId::parse(bad).is_none(), "{bad}");
         }
-        assert_eq!(Name::parse(planted.text()), Some(planted));
+        assert_eq!(SessionId::parse(planted.text()), Some(planted));
     }
 
     #[test]
     fn a_token_is_of_one_cookie_and_one_start() {
         let (sessions, later) = (Sessions::new(), Sessions::new());
-        let (mine, other) = (Name::random(), Name::random());
+        let (mine, other) = (SessionId::random(), SessionId::random());
         assert!(sessions.is_token(&mine, &sessions.token(&mine)));
         for wrong in [sessions.token(&other), later.token(&mine), String::new(), mine.text().to_owned()] {
             assert!(!sessions.is_token(&mine, &wrong), "{wrong}");
@@ -237,12 +238,12 @@ mod tests {
     fn a_test_is_handed_in_once_and_by_its_session() {
         let sessions = Sessions::new();
         let (mine, other) = (begin(&sessions, "ann", at(0)), begin(&sessions, "ann", at(0)));
-        let test = |nonce: &str| Test { ban: "3f2a".into(), nonce: nonce.into() };
-        sessions.set_test(&mine, test("first"));
-        sessions.set_test(&mine, test("second"));
-        assert_eq!(sessions.take_test(&other), None);
-        assert_eq!(sessions.take_test(&mine), Some(test("second")));
-        assert_eq!(sessions.take_test(&mine), None);
+        let challenge = |nonce: &str| Challenge { ban: "3f2a".into(), nonce: nonce.into() };
+        sessions.set_challenge(&mine, challenge("first"));
+        sessions.set_challenge(&mine, challenge("second"));
+        assert_eq!(sessions.take_challenge(&other), None);
+        assert_eq!(sessions.take_challenge(&mine), Some(challenge("second")));
+        assert_eq!(sessions.take_challenge(&mine), None);
     }
 
     #[test]

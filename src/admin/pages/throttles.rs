@@ -3,18 +3,18 @@
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{Visit, form::Form, html};
+use super::{PageContext, form::Form, html};
 use crate::limits::{
     allowlist::{Allowed, Who},
     state::ThrottleView,
     throttle::{Algorithm, Mode},
 };
 
-pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
-    let throttles = visit.state.limits.throttles();
+pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
+    let throttles = context.state.limits.throttles();
     let heads = ["Name", "Limit", "Mode", "Matches since the start", "Switch"];
-    let rows = throttles.iter().map(|view| row(visit, view)).collect();
-    let allowlist = visit.state.limits.rulebook().allowlist.clone();
+    let rows = throttles.iter().map(|view| row(context, view)).collect();
+    let allowlist = context.state.limits.rulebook().allowlist.clone();
     let body = html! {
         p {
             "How often a client may ask. A throttle in " em { "dry run" } " denies nothing and counts what it would have denied; read that, then enforce it. "
@@ -32,10 +32,10 @@ pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
             (html::table("Allowlist", &["Client", "Comment", "Expires"], allowlist.0.iter().map(allowed).collect()))
         }
     };
-    html::page(visit, 200, html::Tab::Throttles, "Throttles", body)
+    html::page(context, 200, html::Tab::Throttles, "Throttles", body)
 }
 
-fn row(visit: &Visit<'_>, view: &ThrottleView) -> Vec<Markup> {
+fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
     let limit = html! {
         (view.requests_per_period) " in " (view.period_in_seconds) " s"
         @if let Some(burst) = view.burst { br; small { (burst) " at once" } }
@@ -58,7 +58,7 @@ fn row(visit: &Visit<'_>, view: &ThrottleView) -> Vec<Markup> {
     let button = |mode: Mode, label: &str, class: &str| {
         html! {
             form method="post" action="/throttles/mode" {
-                (html::token(visit))
+                (html::token(context))
                 input type="hidden" name="name" value=(view.name);
                 button class=(class) name="mode" value=(mode.word()) aria-label={ (label) " " (view.name) } { (label) }
             }
@@ -82,16 +82,16 @@ fn allowed(entry: &Allowed) -> Vec<Markup> {
     vec![html::text(who), html::text(&entry.comment), entry.expires.map_or_else(|| html::text("never"), html::time)]
 }
 
-pub(super) fn switch(visit: &Visit<'_>, form: &Form) -> HttpResponse {
+pub(super) fn switch(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     let mode = [Mode::Enforce, Mode::DryRun, Mode::Off].into_iter().find(|mode| mode.word() == form.get("mode"));
     let name = form.line("name", 100);
     // One throttle by its whole name: a page must not switch what it does not show.
-    let is_known = visit.state.limits.throttles().iter().any(|view| view.name == name);
+    let is_known = context.state.limits.throttles().iter().any(|view| view.name == name);
     match mode {
         Some(mode) if is_known => {
-            visit.state.limits.switch(&name, mode, &visit.by(), visit.now);
+            context.state.limits.switch(&name, mode, &context.by(), context.now);
             html::see_other("/throttles", None)
         }
-        _ => html::problem(visit, 400, "No such throttle", "There is no throttle of this name, or no such mode."),
+        _ => html::problem(context, 400, "No such throttle", "There is no throttle of this name, or no such mode."),
     }
 }

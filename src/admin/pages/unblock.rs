@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use maud::{Markup, html};
 
 use super::{
-    Person, Visit, blocked,
+    PageContext, Viewer, blocked,
     form::Form,
     html::{self, Tab},
 };
@@ -13,19 +13,19 @@ use crate::limits::{
     ban::{Filter, Origin, Record},
 };
 
-pub(super) fn page(visit: &Visit<'_>) -> HttpResponse {
-    let body = match &visit.person {
-        Person::Account(account) => html! { (own(visit, account)) },
+pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
+    let body = match &context.viewer {
+        Viewer::Account(account) => html! { (own(context, account)) },
         _ => html! {
             p { "Here the owners of blocked clients lift their bans themselves: after logging in they see those of their networks, namespaces and name." }
             p { "You need no login and may lift any: see " a href="/blocked" { "Blocked" } ", or " a href="/login?next=/unblock" { "log in" } " as somebody." }
         },
     };
-    html::page(visit, 200, Tab::Unblock, "Unblock", body)
+    html::page(context, 200, Tab::Unblock, "Unblock", body)
 }
 
-fn own(visit: &Visit<'_>, account: &Account) -> Markup {
-    let mut bans = visit.state.limits.bans(&Filter::default(), visit.now);
+fn own(context: &PageContext<'_>, account: &Account) -> Markup {
+    let mut bans = context.state.limits.bans(&Filter::default(), context.now);
     bans.retain(|record| account.owns(record) && !record.simulated);
     let mut networks = account.networks.iter().map(ToString::to_string).collect::<Vec<_>>();
     networks.extend(account.namespaces.iter().map(|namespace| format!("requests to {namespace}")));
@@ -37,7 +37,7 @@ fn own(visit: &Visit<'_>, account: &Account) -> Markup {
                 html! { a href={ "/unblock/" (record.id) } { (record.id) } },
                 html! { b { (record.client) } },
                 html::text(&record.reason),
-                html::text(html::until(record.until, visit.now)),
+                html::text(html::until(record.until, context.now)),
             ]).collect()))
         }
         p { small { "Yours is what asks as " b { (account.name) }
@@ -46,31 +46,32 @@ fn own(visit: &Visit<'_>, account: &Account) -> Markup {
 }
 
 /// One ban, as its owner sees it. Whoever it is not of is told no more than that there is none.
-pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
-    let record = visit.state.limits.get_ban(id).filter(|record| match &visit.person {
-        Person::Account(account) => account.is_admin || account.owns(record),
-        person => person.is_operator(),
+pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
+    let record = context.state.limits.get_ban(id).filter(|record| match &context.viewer {
+        Viewer::Account(account) => account.is_admin || account.owns(record),
+        viewer => viewer.is_operator(),
     });
     let Some(record) = record else {
         return html::problem(
-            visit,
+            context,
             404,
             "No such ban",
             "There is no such ban that is yours. It may be of another address or account.",
         );
     };
-    let lift = match &visit.person {
-        Person::Account(account) if record.is_live(visit.now) && !record.simulated => Some(account),
+    let lift = match &context.viewer {
+        Viewer::Account(account) if record.is_live(context.now) && !record.simulated => Some(account),
         _ => None,
     };
-    let is_own = lift
-        .is_some_and(|account| visit.state.limits.own_bans(&account.name, visit.now).iter().any(|own| own.id == id));
-    let test = is_own.then(|| visit.state.pages.human.set(id, visit.now)).flatten();
+    let is_own = lift.is_some_and(|account| {
+        context.state.limits.own_bans(&account.name, context.now).iter().any(|own| own.id == id)
+    });
+    let test = is_own.then(|| context.state.pages.proof_of_work.issue(id, context.now)).flatten();
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
-        (blocked::about(&record, visit.now))
-        @if record.lifted.is_none() && !record.is_live(visit.now) { p class="good" { "This ban is over." } }
-        @if record.is_live(visit.now) {
+        (blocked::about(&record, context.now))
+        @if record.lifted.is_none() && !record.is_live(context.now) { p class="good" { "This ban is over." } }
+        @if record.is_live(context.now) {
             h2 { "What to mend" }
             p { (fix(&record)) }
         }
@@ -78,18 +79,18 @@ pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpRespo
             h2 { "Lift it yourself" }
             p { "Mend it first. You may lift three bans a day; for an hour after that the client has half its quota, and the next ban lasts longer." }
             form id="human" method="post" action={ "/unblock/" (id) "/lift" } data-challenge=(challenge) {
-                (html::token(visit))
+                (html::token(context))
                 input type="hidden" name="altcha" value="";
                 p { output for="human" aria-live="polite" { "The human test needs JavaScript; without it, ask the operator to lift the ban." } }
                 label { input type="checkbox" name="mended" value="1" required; " I know what caused this, and it is mended." }
                 button class="main" disabled { "Lift the ban" }
             }
             script src="/assets/human.js" {}
-        } @else if record.is_live(visit.now) {
-            @if visit.person.is_operator() {
+        } @else if record.is_live(context.now) {
+            @if context.viewer.is_operator() {
                 p { "You are an operator: " a href={ "/blocked/" (id) } { "lift it there" } "." }
             } @else {
-                p { "Only an operator can lift this one: it was made by a person, or turns everything away. It ends by itself " (html::until(record.until, visit.now)) "." }
+                p { "Only an operator can lift this one: it was made by a person, or turns everything away. It ends by itself " (html::until(record.until, context.now)) "." }
             }
         }
         (blocked::evidence(&record))
@@ -98,10 +99,10 @@ pub(super) fn one(visit: &Visit<'_>, id: &str, wrong: Option<&str>) -> HttpRespo
     let status = if wrong.is_some() { 403 } else { 200 };
     match test {
         Some((_, test)) => {
-            visit.state.pages.sessions.set_test(&visit.name, test);
-            html::page_with_script(visit, status, Tab::Unblock, &title, body)
+            context.state.pages.sessions.set_challenge(&context.name, test);
+            html::page_with_script(context, status, Tab::Unblock, &title, body)
         }
-        None => html::page(visit, status, Tab::Unblock, &title, body),
+        None => html::page(context, status, Tab::Unblock, &title, body),
     }
 }
 
@@ -116,7 +117,7 @@ fn fix(record: &Record) -> &'static str {
              Look at the evidence below, correct the name or push the image, and let whatever retries wait longer between tries."
         }
         (_, "upstream_quota_exceeded") => {
-            "The client went on asking for images that are not cached after it had used up its share of upstream pulls. Spread its pulls over the day, \
+            "The client went on authorized for images that are not cached after it had used up its share of upstream pulls. Spread its pulls over the day, \
              pin images by digest so that they come from the cache, or ask the operator for another class or a larger share."
         }
         (_, "auth_failures") => {
@@ -124,32 +125,32 @@ fn fix(record: &Record) -> &'static str {
              the password file."
         }
         (_, "denied_requests") => {
-            "The client went on asking after it had been refused. Make it wait as long as Retry-After says; a container that restarts every few seconds does not."
+            "The client went on authorized after it had been refused. Make it wait as long as Retry-After says; a container that restarts every few seconds does not."
         }
         _ => "A rule of this mirror saw what the reason above says; the evidence below shows the requests.",
     }
 }
 
 /// Tries to lift. Session, form and rights were looked at before.
-pub(super) fn lift(visit: &Visit<'_>, id: &str, form: &Form) -> HttpResponse {
-    let Person::Account(account) = &visit.person else {
-        return html::problem(visit, 403, "Not allowed", "Log in first.");
+pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
+    let Viewer::Account(account) = &context.viewer else {
+        return html::problem(context, 403, "Not allowed", "Log in first.");
     };
     // Whose it is before the test: whoever may not know of a ban learns nothing by solving.
-    if !visit.state.limits.own_bans(&account.name, visit.now).iter().any(|own| own.id == id) {
-        visit.refused(&format!("lift {id}"), "there is no such ban that is theirs to lift");
-        return html::problem(visit, 404, "No such ban", "There is no such ban that is yours to lift.");
+    if !context.state.limits.own_bans(&account.name, context.now).iter().any(|own| own.id == id) {
+        context.refused(&format!("lift {id}"), "there is no such ban that is theirs to lift");
+        return html::problem(context, 404, "No such ban", "There is no such ban that is yours to lift.");
     }
     // Taken out whatever comes of it: a solution counts once.
-    let test = visit.state.pages.sessions.take_test(&visit.name);
-    if let Err(wrong) = visit.state.pages.human.mark(form.get("altcha"), test, id) {
-        visit.refused(&format!("lift {id}"), &wrong.to_string());
-        return one(visit, id, Some(&blocked::sentence(&wrong.to_string())));
+    let test = context.state.pages.sessions.take_challenge(&context.name);
+    if let Err(wrong) = context.state.pages.proof_of_work.verify(form.get("altcha"), test, id) {
+        context.refused(&format!("lift {id}"), &wrong.to_string());
+        return one(context, id, Some(&blocked::sentence(&wrong.to_string())));
     }
     if form.get("mended") != "1" {
-        return one(visit, id, Some("Confirm that it is mended."));
+        return one(context, id, Some("Confirm that it is mended."));
     }
-    match visit.state.limits.lift_own(id, &account.name, Some(visit.from), visit.now) {
+    match context.state.limits.lift_own(id, &account.name, Some(context.from), context.now) {
         Ok(lifted) => {
             let body = html! {
                 p class="good" role="status" { "Lifted. " b { (lifted.record.client) } " may pull again." }
@@ -157,8 +158,8 @@ pub(super) fn lift(visit: &Visit<'_>, id: &str, form: &Form) -> HttpResponse {
                     (html::count(lifted.left_today as u64, "more ban", "more bans")) " yourself." }
                 p { a href="/unblock" { "Back" } }
             };
-            html::page(visit, 200, Tab::Unblock, "Lifted", body)
+            html::page(context, 200, Tab::Unblock, "Lifted", body)
         }
-        Err(why) => one(visit, id, Some(&blocked::sentence(&why))),
+        Err(why) => one(context, id, Some(&blocked::sentence(&why))),
     }
 }

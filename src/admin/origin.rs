@@ -3,7 +3,7 @@
 //! A browser that visits a hostile page can be made to send requests here, and its address is that of somebody who may.
 //! Three things stop it, without a token: a page on another site cannot choose the `Host` (a name that was rebound to our
 //! address is not one of ours), cannot leave out its `Origin` on anything but a plain GET, and cannot send a body as
-//! `application/json` without asking first, which is never granted.
+//! `application/json` without authorized first, which is never granted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, http::header};
 
 /// Host names under which the listener is asked.
 #[derive(Clone, Debug)]
-pub struct Hosts {
+pub struct AllowedHosts {
     /// Where it listens.
     pub listen: SocketAddr,
     /// The host of `admin.public_url`, with its port when that is not the scheme's own.
@@ -71,7 +71,7 @@ impl Refusal {
 }
 
 /// The decision.
-pub(super) fn judge(hosts: &Hosts, head: &Head<'_>) -> Result<(), Refusal> {
+pub(super) fn judge(hosts: &AllowedHosts, head: &Head<'_>) -> Result<(), Refusal> {
     let host = head.host.filter(|host| hosts.know(host)).ok_or(Refusal::Host)?;
     if let Some(origin) = head.origin {
         let own = origin.split_once("://").is_some_and(|(scheme, origin)| {
@@ -93,7 +93,7 @@ pub(super) fn judge(hosts: &Hosts, head: &Head<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-impl Hosts {
+impl AllowedHosts {
     /// Whether this is the name that everybody is told of.
     pub(super) fn is_public(&self, host: &str) -> bool {
         self.public.as_deref().is_some_and(|public| public.eq_ignore_ascii_case(host))
@@ -141,9 +141,9 @@ fn name(host: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn loopback() -> Hosts {
+    fn loopback() -> AllowedHosts {
         let public = Some("weir.example.com".to_owned());
-        Hosts { listen: "127.0.0.1:5001".parse().unwrap(), public, public_is_https: true }
+        AllowedHosts { listen: "127.0.0.1:5001".parse().unwrap(), public, public_is_https: true }
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
             assert_eq!(judge(&loopback(), &Head { host: Some(bad), ..Head::default() }), Err(Refusal::Host), "{bad}");
         }
         assert_eq!(judge(&loopback(), &Head::default()), Err(Refusal::Host));
-        let everywhere = Hosts { listen: "0.0.0.0:5001".parse().unwrap(), ..loopback() };
+        let everywhere = AllowedHosts { listen: "0.0.0.0:5001".parse().unwrap(), ..loopback() };
         assert!(
             everywhere.know("10.0.0.7:5001") && everywhere.know("[fd00::7]:5001") && !everywhere.know("evil.example")
         );
@@ -184,7 +184,7 @@ mod tests {
         for in_clear in ["10.0.0.7:5001", "weir.example.com:81", "localhost.evil.example", "?", ""] {
             assert!(!loopback().is_private(in_clear), "{in_clear}");
         }
-        assert!(!Hosts { public_is_https: false, ..loopback() }.is_private("weir.example.com"));
+        assert!(!AllowedHosts { public_is_https: false, ..loopback() }.is_private("weir.example.com"));
     }
 
     #[test]

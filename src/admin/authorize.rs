@@ -1,4 +1,4 @@
-//! Who asks the admin listener, and may they: guard → throttle → login. The local socket is past all three.
+//! Who asks the admin listener, and may they: host and origin → throttle → login. The local socket is past all three.
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -7,7 +7,7 @@ use actix_web::{
     http::header::{HeaderMap, HeaderName, HeaderValue},
 };
 
-use super::{Endpoint, State, guard, refuse};
+use super::{Endpoint, State, origin, refuse};
 use crate::{
     client::{Client, ClientKey},
     limits::{
@@ -21,13 +21,13 @@ use crate::{
 pub(super) struct Local;
 
 /// Somebody who may ask.
-pub(super) struct Asking {
+pub(super) struct Authorized {
     pub(super) operator: Operator,
     permit: Option<Permit>,
     now: SystemTime,
 }
 
-impl Asking {
+impl Authorized {
     /// GitLab's header fields, of the throttle with the least left.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
         if let Some(standing) = self.permit.as_ref().and_then(|permit| permit.decision.tightest()) {
@@ -45,14 +45,18 @@ fn put(headers: &mut HeaderMap, fields: &dialect::Fields) {
 }
 
 /// Who asks, or the answer that they get instead.
-pub(super) async fn admit(state: &State, request: &HttpRequest, endpoint: Endpoint) -> Result<Asking, HttpResponse> {
+pub(super) async fn authorize(
+    state: &State,
+    request: &HttpRequest,
+    endpoint: Endpoint,
+) -> Result<Authorized, HttpResponse> {
     let now = SystemTime::now();
     let is_local = request.conn_data::<Local>().is_some();
     if endpoint.is_health() || is_local {
         let operator = Operator::new("local", None);
-        return Ok(Asking { operator, permit: None, now });
+        return Ok(Authorized { operator, permit: None, now });
     }
-    if let Err(refusal) = guard::judge(&state.settings.hosts, &guard::Head::of(request)) {
+    if let Err(refusal) = origin::judge(&state.settings.hosts, &origin::Head::of(request)) {
         return Err(refuse(refusal.status(), "DENIED", &refusal.to_string()));
     }
     let address = address(state, request);
@@ -60,7 +64,7 @@ pub(super) async fn admit(state: &State, request: &HttpRequest, endpoint: Endpoi
     let anonymous = Client::anonymous(client::fold(address), address);
     if !needs_login(state, request) {
         let permit = throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
-        return Ok(Asking { operator: Operator::new("operator", Some(address)), permit: Some(permit), now });
+        return Ok(Authorized { operator: Operator::new("operator", Some(address)), permit: Some(permit), now });
     }
     let offers = request.headers().contains_key(actix_web::http::header::AUTHORIZATION);
     if !offers {
@@ -77,21 +81,25 @@ pub(super) async fn admit(state: &State, request: &HttpRequest, endpoint: Endpoi
     };
     let account = Client { key: ClientKey::Principal(name.clone()), ..anonymous };
     let permit = throttle(state, account, endpoint.kind(), now).map_err(|refusal| *refusal)?;
-    Ok(Asking { operator: Operator::new(&*name, Some(address)), permit: Some(permit), now })
+    Ok(Authorized { operator: Operator::new(&*name, Some(address)), permit: Some(permit), now })
 }
 
 /// Whether whoever asks must say who they are. Not at loopback; but what comes through a proxy there, or asks for `public_url`,
 /// comes from anywhere: everybody who is banned is told to open that.
 pub(super) fn needs_login(state: &State, request: &HttpRequest) -> bool {
-    let host = guard::Head::of(request).host.unwrap_or("?");
-    let is_public = state.settings.hosts.is_public(host) && !guard::is_loopback(host);
+    let host = origin::Head::of(request).host.unwrap_or("?");
+    let is_public = state.settings.hosts.is_public(host) && !origin::is_loopback(host);
     let headers = request.headers();
     let is_forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
     state.settings.login || is_public || is_forwarded
 }
 
 /// Counts a request for a page by `operator`, who is an account when `is_account`, and anonymous else.
-pub(super) fn admit_page(state: &State, operator: Operator, is_account: bool) -> Result<Asking, Box<HttpResponse>> {
+pub(super) fn authorize_page(
+    state: &State,
+    operator: Operator,
+    is_account: bool,
+) -> Result<Authorized, Box<HttpResponse>> {
     let now = SystemTime::now();
     let address = operator.from.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let anonymous = Client::anonymous(client::fold(address), address);
@@ -100,7 +108,7 @@ pub(super) fn admit_page(state: &State, operator: Operator, is_account: bool) ->
         false => anonymous,
     };
     let permit = throttle(state, client, Kind::AdminWeb, now)?;
-    Ok(Asking { operator, permit: Some(permit), now })
+    Ok(Authorized { operator, permit: Some(permit), now })
 }
 
 fn throttle(state: &State, client: Client, kind: Kind, now: SystemTime) -> Result<Permit, Box<HttpResponse>> {

@@ -27,7 +27,7 @@ pub(super) fn metrics(state: &State) -> HttpResponse {
 
 /// What the mirror knows of itself and nobody counts.
 #[derive(Debug)]
-pub(super) struct Figures(pub(super) Mirror, pub(super) Limits);
+pub(super) struct MetricsCollector(pub(super) Mirror, pub(super) Limits);
 
 fn own(left: &Left) -> u64 {
     left.spent
@@ -37,7 +37,7 @@ fn others(left: &Left) -> u64 {
     left.external
 }
 
-impl Collector for Figures {
+impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let usage = self.0.usage();
         for (name, help, value) in [
@@ -78,7 +78,7 @@ impl Collector for Figures {
     }
 }
 
-impl Figures {
+impl MetricsCollector {
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let throttles = self.1.throttles();
         let denied = |view: &ThrottleView| view.matches.denied;
