@@ -25,7 +25,7 @@ use url::{Host, Url};
 
 /// How far away an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum AddressClass {
     /// Anywhere.
     Public,
     /// The operator's own networks.
@@ -37,43 +37,45 @@ pub(crate) enum Reach {
 }
 
 /// Judges one address.
-pub(crate) fn reach(address: IpAddr) -> Reach {
+pub(crate) fn classify(address: IpAddr) -> AddressClass {
     match address {
-        IpAddr::V4(address) => reach_v4(address),
-        IpAddr::V6(address) => reach_v6(address),
+        IpAddr::V4(address) => classify_v4(address),
+        IpAddr::V6(address) => classify_v6(address),
     }
 }
 
-fn reach_v4(address: Ipv4Addr) -> Reach {
+fn classify_v4(address: Ipv4Addr) -> AddressClass {
     match address.octets() {
-        [127, ..] => Reach::Loopback,
+        [127, ..] => AddressClass::Loopback,
         // 100.64/10 is shared address space (RFC 6598), 198.18/15 is for benchmarks (RFC 2544).
-        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] | [198, 18..=19, ..] => Reach::Private,
-        [0, ..] | [169, 254, ..] | [192, 0, 0, _] | [224..=255, ..] => Reach::Forbidden,
-        _ => Reach::Public,
+        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] | [198, 18..=19, ..] => {
+            AddressClass::Private
+        }
+        [0, ..] | [169, 254, ..] | [192, 0, 0, _] | [224..=255, ..] => AddressClass::Forbidden,
+        _ => AddressClass::Public,
     }
 }
 
-fn reach_v6(address: Ipv6Addr) -> Reach {
+fn classify_v6(address: Ipv6Addr) -> AddressClass {
     match address.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 1] => Reach::Loopback,
+        [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Loopback,
         // Unspecified, IPv4-compatible, IPv4-mapped, IPv4-translated: nobody's real address, and a way around every list above.
-        [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0, 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => Reach::Forbidden,
+        [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0, 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => AddressClass::Forbidden,
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
         // NAT64 by local agreement, whose embedding is anyone's guess, and Teredo.
-        [0x64, 0xff9b, ..] | [0x2001, 0, ..] => Reach::Forbidden,
-        [first, ..] if first & 0xfe00 == 0xfc00 => Reach::Private,
+        [0x64, 0xff9b, ..] | [0x2001, 0, ..] => AddressClass::Forbidden,
+        [first, ..] if first & 0xfe00 == 0xfc00 => AddressClass::Private,
         // Link-local, the former site-local, and multicast.
-        [first, ..] if first & 0xff80 == 0xfe80 || first & 0xff00 == 0xff00 => Reach::Forbidden,
-        _ => Reach::Public,
+        [first, ..] if first & 0xff80 == 0xfe80 || first & 0xff00 == 0xff00 => AddressClass::Forbidden,
+        _ => AddressClass::Public,
     }
 }
 
-fn embedded(high: u16, low: u16) -> Reach {
-    match reach_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))) {
-        Reach::Public => Reach::Public,
-        _ => Reach::Forbidden,
+fn embedded(high: u16, low: u16) -> AddressClass {
+    match classify_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))) {
+        AddressClass::Public => AddressClass::Public,
+        _ => AddressClass::Forbidden,
     }
 }
 
@@ -82,12 +84,12 @@ fn embedded(high: u16, low: u16) -> Reach {
 pub(crate) struct Policy {
     /// The configured host, as a URL writes it.
     own: Arc<str>,
-    /// How far the configured host was when it was last resolved, as an index into [`REACHES`].
+    /// How far the configured host was when it was last resolved, as an index into [`CLASSES`].
     near: Arc<AtomicU8>,
     ipv4_only: bool,
 }
 
-const REACHES: [Reach; 3] = [Reach::Public, Reach::Private, Reach::Loopback];
+const CLASSES: [AddressClass; 3] = [AddressClass::Public, AddressClass::Private, AddressClass::Loopback];
 
 impl Policy {
     pub(crate) fn new(url: &Url, ipv4_only: bool) -> Policy {
@@ -118,23 +120,23 @@ impl Policy {
         if self.ipv4_only && address.is_ipv6() {
             return false;
         }
-        let near = REACHES[usize::from(self.near.load(Ordering::Relaxed)).min(2)];
-        match (near, reach(address)) {
-            (_, Reach::Forbidden) => false,
+        let near = CLASSES[usize::from(self.near.load(Ordering::Relaxed)).min(2)];
+        match (near, classify(address)) {
+            (_, AddressClass::Forbidden) => false,
             _ if own => true,
-            (Reach::Loopback, reach) => reach == Reach::Loopback,
-            (Reach::Private, reach) => reach != Reach::Loopback,
-            (_, reach) => reach == Reach::Public,
+            (AddressClass::Loopback, reach) => reach == AddressClass::Loopback,
+            (AddressClass::Private, reach) => reach != AddressClass::Loopback,
+            (_, reach) => reach == AddressClass::Public,
         }
     }
 
     /// The configured host was resolved to these.
     fn learn(&self, addresses: impl IntoIterator<Item = IpAddr>) {
-        let reaches: Vec<_> = addresses.into_iter().map(reach).collect();
-        let near = if !reaches.is_empty() && reaches.iter().all(|reach| *reach == Reach::Loopback) {
+        let reaches: Vec<_> = addresses.into_iter().map(classify).collect();
+        let near = if !reaches.is_empty() && reaches.iter().all(|reach| *reach == AddressClass::Loopback) {
             2
         } else {
-            u8::from(reaches.contains(&Reach::Private))
+            u8::from(reaches.contains(&AddressClass::Private))
         };
         self.near.store(near, Ordering::Relaxed);
     }
@@ -184,36 +186,36 @@ mod tests {
     #[test]
     fn every_kind_of_address_has_its_reach() {
         for (text, expected) in [
-            ("1.1.1.1", Reach::Public),
-            ("2606:4700::1111", Reach::Public),
-            ("10.0.0.1", Reach::Private),
-            ("172.31.0.1", Reach::Private),
-            ("172.32.0.1", Reach::Public),
-            ("192.168.1.1", Reach::Private),
-            ("100.64.0.1", Reach::Private),
-            ("fd00::1", Reach::Private),
-            ("127.0.0.1", Reach::Loopback),
-            ("127.9.9.9", Reach::Loopback),
-            ("::1", Reach::Loopback),
-            ("0.0.0.0", Reach::Forbidden),
-            ("169.254.169.254", Reach::Forbidden),
-            ("224.0.0.1", Reach::Forbidden),
-            ("255.255.255.255", Reach::Forbidden),
-            ("::", Reach::Forbidden),
-            ("fe80::1", Reach::Forbidden),
-            ("fec0::1", Reach::Forbidden),
-            ("ff02::1", Reach::Forbidden),
-            ("::ffff:127.0.0.1", Reach::Forbidden),
-            ("::ffff:1.1.1.1", Reach::Forbidden),
-            ("::127.0.0.1", Reach::Forbidden),
-            ("64:ff9b::1.1.1.1", Reach::Public),
-            ("64:ff9b::169.254.169.254", Reach::Forbidden),
-            ("64:ff9b::10.0.0.1", Reach::Forbidden),
-            ("64:ff9b:1::1", Reach::Forbidden),
-            ("2002:7f00:1::", Reach::Forbidden),
-            ("fd00:ec2::254", Reach::Private),
+            ("1.1.1.1", AddressClass::Public),
+            ("2606:4700::1111", AddressClass::Public),
+            ("10.0.0.1", AddressClass::Private),
+            ("172.31.0.1", AddressClass::Private),
+            ("172.32.0.1", AddressClass::Public),
+            ("192.168.1.1", AddressClass::Private),
+            ("100.64.0.1", AddressClass::Private),
+            ("fd00::1", AddressClass::Private),
+            ("127.0.0.1", AddressClass::Loopback),
+            ("127.9.9.9", AddressClass::Loopback),
+            ("::1", AddressClass::Loopback),
+            ("0.0.0.0", AddressClass::Forbidden),
+            ("169.254.169.254", AddressClass::Forbidden),
+            ("224.0.0.1", AddressClass::Forbidden),
+            ("255.255.255.255", AddressClass::Forbidden),
+            ("::", AddressClass::Forbidden),
+            ("fe80::1", AddressClass::Forbidden),
+            ("fec0::1", AddressClass::Forbidden),
+            ("ff02::1", AddressClass::Forbidden),
+            ("::ffff:127.0.0.1", AddressClass::Forbidden),
+            ("::ffff:1.1.1.1", AddressClass::Forbidden),
+            ("::127.0.0.1", AddressClass::Forbidden),
+            ("64:ff9b::1.1.1.1", AddressClass::Public),
+            ("64:ff9b::169.254.169.254", AddressClass::Forbidden),
+            ("64:ff9b::10.0.0.1", AddressClass::Forbidden),
+            ("64:ff9b:1::1", AddressClass::Forbidden),
+            ("2002:7f00:1::", AddressClass::Forbidden),
+            ("fd00:ec2::254", AddressClass::Private),
         ] {
-            assert_eq!(reach(text.parse().unwrap()), expected, "{text}");
+            assert_eq!(classify(text.parse().unwrap()), expected, "{text}");
         }
     }
 

@@ -38,27 +38,27 @@ use super::{
     Account, Error, Identity,
     breaker::Breaker,
     challenge::Challenge,
+    concurrency::Lane,
+    error_response::{self, ErrorResponse},
     jitter,
-    metrics::{Kind, Metrics, Outcome},
-    pace::Lane,
+    metrics::{Metrics, Operation, Outcome},
     redirect,
-    refusal::{self, Refusal},
-    transport::{Failure, Transport},
+    transport::{Transport, TransportError},
 };
 
 /// How long an account is left alone that was refused.
 const PARKED: Duration = Duration::from_secs(600);
 /// Tokens kept. One is about a kilobyte or two, and is for one repository.
-const MOST_TOKENS: u64 = 10_000;
+const MAX_TOKENS: u64 = 10_000;
 /// Bytes of a token service's answer.
-const MOST_READ: usize = 1024 * 1024;
+const MAX_BODY: usize = 1024 * 1024;
 /// A token says how long it lives within these bounds; what says nothing lives a minute (distribution, spec/auth/token.md).
 const LIFETIME: (u64, u64) = (60, 24 * 3600);
 const EARLY: Duration = Duration::from_secs(30);
 
 /// What a registry wants, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wanted {
+enum AuthScheme {
     Bearer { realm: Url, service: Option<Arc<str>> },
     Basic,
 }
@@ -101,7 +101,7 @@ pub(crate) struct Auth {
     metrics: Metrics,
     tokens: moka::sync::Cache<Key, Arc<Token>>,
     // All three are held for a few lines, never across an await.
-    wanted: Mutex<Option<Wanted>>,
+    wanted: Mutex<Option<AuthScheme>>,
     flights: Mutex<HashMap<Key, Flight>>,
     parked: Mutex<HashMap<Arc<str>, Instant>>,
 }
@@ -121,7 +121,7 @@ impl Auth {
             transport,
             breaker,
             metrics,
-            tokens: moka::sync::Cache::new(MOST_TOKENS),
+            tokens: moka::sync::Cache::new(MAX_TOKENS),
             wanted: Mutex::default(),
             flights: Mutex::default(),
             parked: Mutex::default(),
@@ -150,8 +150,8 @@ impl Auth {
         let wanted = lock(&self.wanted).clone();
         match wanted {
             None => Ok(None),
-            Some(Wanted::Basic) => Ok(self.account(identity).and_then(basic)),
-            Some(Wanted::Bearer { realm, service }) => {
+            Some(AuthScheme::Basic) => Ok(self.account(identity).and_then(basic)),
+            Some(AuthScheme::Bearer { realm, service }) => {
                 self.token(&self.origin, realm, service, scope, identity.account.clone()).await.map(Some)
             }
         }
@@ -171,7 +171,7 @@ impl Auth {
         let wanted = choose(challenges, &self.origin, &self.token_hosts)?;
         *lock(&self.wanted) = Some(wanted.0.clone());
         match wanted {
-            (Wanted::Basic, _) => {
+            (AuthScheme::Basic, _) => {
                 let account = self.account(identity).ok_or(Error::Denied)?;
                 if sent.is_some_and(|sent| sent.key.is_none()) {
                     self.park(&account.username);
@@ -179,7 +179,7 @@ impl Auth {
                 }
                 basic(account).ok_or(Error::Denied)
             }
-            (Wanted::Bearer { realm, service }, challenge) => {
+            (AuthScheme::Bearer { realm, service }, challenge) => {
                 if let Some(Credential { key: Some(key), fresh, header }) = sent {
                     // A token that says too little would say no more the next time.
                     if fresh || challenge.get("error") == Some("insufficient_scope") {
@@ -196,17 +196,17 @@ impl Auth {
 
     /// An anonymous token for a registry that we were redirected to, such as registry.k8s.io's `*.pkg.dev`. No credential of ours
     /// is involved, and its realm must be at home there.
-    pub(crate) async fn stranger(
+    pub(crate) async fn foreign_token(
         self: &Arc<Self>,
         registry: &Url,
         challenges: &[Challenge],
     ) -> Result<Credential, Error> {
         match choose(challenges, registry, &[]) {
-            Ok((Wanted::Bearer { realm, service }, challenge)) => {
+            Ok((AuthScheme::Bearer { realm, service }, challenge)) => {
                 let scope = challenge.get("scope").unwrap_or_default();
                 self.token(registry, realm, service, scope, None).await
             }
-            Ok((Wanted::Basic, _)) | Err(_) => Err(malformed("a redirect to where a password is asked for")),
+            Ok((AuthScheme::Basic, _)) | Err(_) => Err(malformed("a redirect to where a password is asked for")),
         }
     }
 
@@ -310,38 +310,40 @@ impl Auth {
         }
         // The request that needs the token has the breaker's leave already, and may be its probe; so this one asks for none,
         // but tells what it learned.
-        let mut ticket = self.breaker.bystander();
-        let sent = self.transport.send(&ticket, Method::GET, &url, headers, Lane::Short, || {}).await;
+        let mut permit = self.breaker.untracked();
+        let sent = self.transport.send(&permit, Method::GET, &url, headers, Lane::Short, || {}).await;
         let mut received = match sent {
             Ok(received) => received,
-            Err(Failure::Refused(error)) => return Err(last(error)),
-            Err(Failure::Unsent(reason) | Failure::Broken(reason) | Failure::Silent(reason)) => {
+            Err(TransportError::Rejected(error)) => return Err(last(error)),
+            Err(
+                TransportError::NotSent(reason) | TransportError::Broken(reason) | TransportError::TimedOut(reason),
+            ) => {
                 let reason: Arc<str> = format!("token service: {reason}").into();
-                ticket.failed(&reason, Instant::now());
+                permit.failed(&reason, Instant::now());
                 return Err((Error::Unavailable { reason, retry_after: None }, true));
             }
         };
         let (status, headers) = (received.response.status(), received.response.headers().clone());
-        let body = self.transport.body(&mut received.response, MOST_READ).await.map_err(last)?;
+        let body = self.transport.body(&mut received.response, MAX_BODY).await.map_err(last)?;
         if status == StatusCode::OK {
             return read(&body).map_err(last);
         }
-        match refusal::judge(Kind::Tags, status, &headers, &body, SystemTime::now()) {
-            Refusal::Denied if status == StatusCode::UNAUTHORIZED => {
+        match error_response::classify(Operation::Tags, status, &headers, &body, SystemTime::now()) {
+            ErrorResponse::Denied if status == StatusCode::UNAUTHORIZED => {
                 if let Some(account) = account {
                     self.park(&account.username);
                 }
                 Err(last(Error::Denied))
             }
-            Refusal::Denied => Err(last(Error::Denied)),
-            Refusal::AbuseLimit(asked, message) => {
-                self.transport.pace.went_badly();
-                let retry_after = ticket.limited(asked, &message, Instant::now());
+            ErrorResponse::Denied => Err(last(Error::Denied)),
+            ErrorResponse::AbuseLimit(asked, message) => {
+                self.transport.limiter.shrink();
+                let retry_after = permit.limited(asked, &message, Instant::now());
                 Err(last(Error::AbuseLimit { retry_after, message }))
             }
-            Refusal::Trouble(retry_after) => {
+            ErrorResponse::ServerError(retry_after) => {
                 let reason: Arc<str> = format!("token service: it answers {status}").into();
-                ticket.failed(&reason, Instant::now());
+                permit.failed(&reason, Instant::now());
                 let again = super::worth_repeating(status);
                 Err((Error::Unavailable { reason, retry_after }, again))
             }
@@ -373,19 +375,19 @@ fn choose<'a>(
     challenges: &'a [Challenge],
     registry: &Url,
     token_hosts: &[String],
-) -> Result<(Wanted, &'a Challenge), Error> {
+) -> Result<(AuthScheme, &'a Challenge), Error> {
     let mut foreign = None;
     for challenge in challenges.iter().filter(|challenge| challenge.scheme == "bearer") {
         match redirect::realm(registry, challenge.get("realm").unwrap_or_default(), token_hosts) {
             Ok(realm) => {
                 let service = challenge.get("service").map(Arc::from);
-                return Ok((Wanted::Bearer { realm, service }, challenge));
+                return Ok((AuthScheme::Bearer { realm, service }, challenge));
             }
             Err(why) => foreign = Some(why),
         }
     }
     match (challenges.iter().find(|challenge| challenge.scheme == "basic"), foreign) {
-        (Some(basic), _) => Ok((Wanted::Basic, basic)),
+        (Some(basic), _) => Ok((AuthScheme::Basic, basic)),
         (None, Some(why)) => Err(malformed(why)),
         (None, None) => Err(Error::Denied),
     }

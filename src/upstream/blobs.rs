@@ -9,7 +9,7 @@ use reqwest::{
 };
 
 use super::{
-    Error, Identity, Upstream, exchange::Question, manifests::refuse_encoding, metrics::Kind, pace::Permits,
+    Error, Identity, Upstream, concurrency::Permits, exchange::Request, manifests::refuse_encoding, metrics::Operation,
     transport::Transport,
 };
 use crate::oci::{Digest, Name};
@@ -53,7 +53,7 @@ impl Upstream {
         repository: &Name,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        let answer = self.ask(self.blob(Kind::BlobHead, identity, repository, digest, None)).await?;
+        let answer = self.ask(self.blob(Operation::BlobHead, identity, repository, digest, None)).await?;
         Ok(number(answer.response.headers()).filter(|_| answer.response.status().is_success()))
     }
 
@@ -75,7 +75,7 @@ impl Upstream {
             None => None,
         };
         let range = range.and_then(|range| HeaderValue::from_str(&range).ok());
-        let answer = self.ask(self.blob(Kind::BlobGet, identity, repository, digest, range)).await?;
+        let answer = self.ask(self.blob(Operation::BlobGet, identity, repository, digest, range)).await?;
         refuse_encoding(&answer.response)?;
         let headers = answer.response.headers();
         let malformed = |what: &str| Error::Malformed(what.into());
@@ -100,14 +100,14 @@ impl Upstream {
 
     fn blob<'a>(
         &self,
-        kind: Kind,
+        kind: Operation,
         identity: &'a Identity,
         repository: &'a Name,
         digest: &Digest,
         range: Option<HeaderValue>,
-    ) -> Question<'a> {
+    ) -> Request<'a> {
         let url = self.url(&format!("{repository}/blobs/{digest}"));
-        Question { kind, identity, repository, url, accept: None, range, reservation: None }
+        Request { kind, identity, repository, url, accept: None, range, reservation: None }
     }
 }
 

@@ -47,7 +47,7 @@ struct State {
     /// When a failure was logged last.
     told: Option<Instant>,
     /// It was, and not yet that it is over.
-    complained: bool,
+    outage_logged: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -57,12 +57,12 @@ struct Open {
     why: Arc<str>,
 }
 
-/// Leave to ask, once. What came of it is told to the ticket; a ticket that is dropped untold lets another probe go.
+/// Leave to ask, once. What came of it is told to the permit; a permit that is dropped untold lets another probe go.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct BreakerPermit {
     breaker: Breaker,
     probe: bool,
-    bystander: bool,
+    untracked: bool,
 }
 
 impl Breaker {
@@ -75,9 +75,9 @@ impl Breaker {
     ///
     /// # Errors
     /// Why not, and for how long.
-    pub(crate) fn admit(&self, now: Instant) -> Result<Ticket, Error> {
+    pub(crate) fn admit(&self, now: Instant) -> Result<BreakerPermit, Error> {
         let mut state = self.lock();
-        let Some(open) = &state.open else { return Ok(self.ticket(false)) };
+        let Some(open) = &state.open else { return Ok(self.permit(false)) };
         let wait = open.until.saturating_duration_since(now);
         if !wait.is_zero() {
             return Err(open.refusal(wait));
@@ -86,18 +86,18 @@ impl Breaker {
             return Err(open.refusal(PROBING));
         }
         state.probing = true;
-        Ok(self.ticket(true))
+        Ok(self.permit(true))
     }
 
     /// Leave for a request that another one with leave depends on, such as that of its token: it goes while a probe may go.
-    pub(crate) fn bystander(&self) -> Ticket {
-        let mut ticket = self.ticket(false);
-        ticket.bystander = true;
-        ticket
+    pub(crate) fn untracked(&self) -> BreakerPermit {
+        let mut permit = self.permit(false);
+        permit.untracked = true;
+        permit
     }
 
-    fn ticket(&self, probe: bool) -> Ticket {
-        Ticket { breaker: self.clone(), probe, bystander: false }
+    fn permit(&self, probe: bool) -> BreakerPermit {
+        BreakerPermit { breaker: self.clone(), probe, untracked: false }
     }
 
     /// Until when it is open, and why.
@@ -112,7 +112,7 @@ impl Breaker {
     }
 }
 
-impl Ticket {
+impl BreakerPermit {
     /// Whether to go on after having waited: the breaker may have opened meanwhile.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl Ticket {
     pub(crate) fn still(&self, now: Instant) -> Result<(), Error> {
         match &self.breaker.lock().open {
             Some(open) if !self.probe => match open.until.saturating_duration_since(now) {
-                Duration::ZERO if self.bystander => Ok(()),
+                Duration::ZERO if self.untracked => Ok(()),
                 Duration::ZERO => Err(open.refusal(PROBING)),
                 wait => Err(open.refusal(wait)),
             },
@@ -135,10 +135,10 @@ impl Ticket {
         // What was sent before the abuse limit struck may still be answered; that proves nothing about the limit.
         let proves = |open: &Open| self.probe || !open.abuse;
         if state.open.as_ref().is_none_or(proves) {
-            let State { told, complained, .. } = *state;
+            let State { told, outage_logged, .. } = *state;
             *state = State { told, ..State::default() };
             drop(state);
-            if complained {
+            if outage_logged {
                 tracing::info!(upstream = %self.breaker.upstream, "upstream answers again");
             }
         }
@@ -160,8 +160,8 @@ impl Ticket {
             state.open = Some(Open { until, abuse: false, why: why.clone() });
         }
         self.done(&mut state);
-        if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) && !state.complained {
-            (state.told, state.complained) = (Some(now), true);
+        if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) && !state.outage_logged {
+            (state.told, state.outage_logged) = (Some(now), true);
             drop(state);
             tracing::warn!(upstream = %breaker.upstream, %why, "upstream fails");
         }
@@ -197,7 +197,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for BreakerPermit {
     fn drop(&mut self) {
         if self.probe {
             self.breaker.lock().probing = false;
@@ -292,8 +292,8 @@ mod tests {
         let breaker = Breaker::default();
         let now = Instant::now();
         let mut together: Vec<_> = (0..4).map(|_| breaker.admit(now).unwrap()).collect();
-        for ticket in &mut together[..3] {
-            ticket.limited(None, &why(), now);
+        for permit in &mut together[..3] {
+            permit.limited(None, &why(), now);
         }
         together[3].answered();
         assert!(together[3].still(now).is_err());

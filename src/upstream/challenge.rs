@@ -11,7 +11,7 @@ pub(crate) struct Challenge {
 }
 
 /// Challenges of one answer beyond this many are not read.
-const MOST: usize = 16;
+const MAX_CHALLENGES: usize = 16;
 /// Nor is a header longer than this, in bytes.
 const LONGEST: usize = 8 * 1024;
 
@@ -24,7 +24,7 @@ impl Challenge {
                 challenges.extend(parse(text));
             }
         }
-        challenges.truncate(MOST);
+        challenges.truncate(MAX_CHALLENGES);
         challenges
     }
 
@@ -44,7 +44,7 @@ fn parse(header: &str) -> Vec<Challenge> {
     let mut scanner = Scanner { rest: header };
     loop {
         scanner.skip(|character| character == ',' || character.is_ascii_whitespace());
-        if scanner.rest.is_empty() || challenges.len() > MOST {
+        if scanner.rest.is_empty() || challenges.len() > MAX_CHALLENGES {
             return challenges;
         }
         let word = scanner.take(is_token);
@@ -156,7 +156,7 @@ mod tests {
 
         #[test]
         fn no_mess_of_separators_makes_the_parser_panic(header in "[Ba =,\"\\\\ré]{0,100}") {
-            prop_assert!(parse(&header).len() <= MOST + 1);
+            prop_assert!(parse(&header).len() <= MAX_CHALLENGES + 1);
         }
 
         #[test]

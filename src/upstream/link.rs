@@ -10,7 +10,7 @@ pub(crate) enum Next {
     End,
     /// Go on here.
     Page(Url),
-    /// The next page is said to be on another origin, or nowhere: a listing that would make us ask a stranger
+    /// The next page is said to be on another origin, or nowhere: a listing that would make us ask a foreign_token
     /// (GHSA-h7vf-4x9w-h99v) is not followed.
     Foreign,
 }

@@ -8,15 +8,15 @@ use serde::Deserialize;
 
 use super::{
     Error, Identity, Upstream,
-    exchange::Question,
+    exchange::Request,
     link::{self, Next},
-    metrics::Kind,
+    metrics::Operation,
 };
 use crate::oci::{Digest, MediaType, Name, OCI_IMAGE_INDEX, Tag};
 
 /// Pages followed, and entries kept. A listing that goes on is cut here, with a line in the log.
-const MOST_PAGES: usize = 100;
-const MOST_ENTRIES: usize = 100_000;
+const MAX_PAGES: usize = 100;
+const MAX_ENTRIES: usize = 100_000;
 /// Bytes of one page.
 const LONGEST: usize = 16 * 1024 * 1024;
 /// Entries asked for at once; ECR refuses more (go-containerregistry #1091).
@@ -34,10 +34,10 @@ impl Upstream {
         }
         let path = format!("{repository}/tags/list?n={PAGE}");
         let mut tags = BTreeSet::new();
-        self.pages(Kind::Tags, identity, repository, &path, None, |bytes| {
+        self.pages(Operation::Tags, identity, repository, &path, None, |bytes| {
             let list: List = serde_json::from_slice(bytes).ok()?;
             tags.extend(list.tags.into_iter().flatten().filter(|tag| tag.parse::<Tag>().is_ok()));
-            while tags.len() > MOST_ENTRIES {
+            while tags.len() > MAX_ENTRIES {
                 tags.pop_last();
             }
             Some(tags.len())
@@ -63,10 +63,10 @@ impl Upstream {
         let path = format!("{repository}/referrers/{digest}");
         let mut descriptors = Vec::new();
         let outcome = self
-            .pages(Kind::Referrers, identity, repository, &path, Some(OCI_IMAGE_INDEX), |bytes| {
+            .pages(Operation::Referrers, identity, repository, &path, Some(OCI_IMAGE_INDEX), |bytes| {
                 let index: Index = serde_json::from_slice(bytes).ok()?;
                 let objects = index.manifests.into_iter().flatten().filter(serde_json::Value::is_object);
-                descriptors.extend(objects.take(MOST_ENTRIES - descriptors.len()));
+                descriptors.extend(objects.take(MAX_ENTRIES - descriptors.len()));
                 Some(descriptors.len())
             })
             .await;
@@ -80,7 +80,7 @@ impl Upstream {
     /// Reads page after page; `take` says how many entries there are so far, or `None` for what is no page.
     async fn pages(
         &self,
-        kind: Kind,
+        kind: Operation,
         identity: &Identity,
         repository: &Name,
         path: &str,
@@ -90,14 +90,14 @@ impl Upstream {
         let malformed = |what: &str| Error::Malformed(what.into());
         let mut url = self.url(path);
         let mut seen = HashSet::new();
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             if !seen.insert(url.clone()) {
                 return Err(malformed("pages that go round in a circle"));
             }
             let accept = Some(HeaderValue::from_static(media_type.unwrap_or("application/json")));
-            let question =
-                Question { kind, identity, repository, url: url.clone(), accept, range: None, reservation: None };
-            let mut answer = self.ask(question).await?;
+            let request =
+                Request { kind, identity, repository, url: url.clone(), accept, range: None, reservation: None };
+            let mut answer = self.ask(request).await?;
             super::manifests::refuse_encoding(&answer.response)?;
             let next = link::next(answer.response.headers(), &url);
             let told = answer.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -111,7 +111,7 @@ impl Upstream {
             match next {
                 Next::End => return Ok(()),
                 Next::Foreign => return Err(malformed("a next page on another origin")),
-                Next::Page(_) if entries >= MOST_ENTRIES => break,
+                Next::Page(_) if entries >= MAX_ENTRIES => break,
                 Next::Page(next) => url = next,
             }
         }

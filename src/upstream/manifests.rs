@@ -6,7 +6,7 @@ use reqwest::{
 };
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Error, Head, Identity, Reservation, Upstream, exchange::Question, metrics::Kind};
+use super::{Error, Head, Identity, Reservation, Upstream, exchange::Request, metrics::Operation};
 use crate::oci::{Algorithm, Digest, MANIFEST_ACCEPT, Manifest, MediaType, Name, OCI_IMAGE_INDEX, Reference};
 
 /// The longest manifest in bytes; spec, "Pushing Manifests", asks registries for at least this.
@@ -27,8 +27,8 @@ impl Upstream {
         if self.inner.headless.contains_key(repository) {
             return Err(Error::HeadRefused);
         }
-        let question = self.manifest(Kind::ManifestHead, identity, repository, reference, None);
-        let answer = self.ask(question).await;
+        let request = self.manifest(Operation::ManifestHead, identity, repository, reference, None);
+        let answer = self.ask(request).await;
         if matches!(answer, Err(Error::HeadRefused)) {
             self.inner.headless.insert(repository.clone(), ());
         }
@@ -59,8 +59,8 @@ impl Upstream {
         reference: &Reference,
     ) -> Result<Manifest, Error> {
         let identity = reservation.identity().clone();
-        let question = self.manifest(Kind::ManifestGet, &identity, repository, reference, Some(&mut reservation));
-        let mut answer = self.ask(question).await?;
+        let request = self.manifest(Operation::ManifestGet, &identity, repository, reference, Some(&mut reservation));
+        let mut answer = self.ask(request).await?;
         let headers = answer.response.headers();
         refuse_encoding(&answer.response)?;
         let (told, media_type) = (digest_in(headers)?, media_type_in(headers)?);
@@ -87,15 +87,15 @@ impl Upstream {
 
     fn manifest<'a>(
         &self,
-        kind: Kind,
+        kind: Operation,
         identity: &'a Identity,
         repository: &'a Name,
         reference: &Reference,
         reservation: Option<&'a mut Reservation>,
-    ) -> Question<'a> {
+    ) -> Request<'a> {
         let url = self.url(&format!("{repository}/manifests/{reference}"));
         let accept = Some(HeaderValue::from_static(MANIFEST_ACCEPT));
-        Question { kind, identity, repository, url, accept, range: None, reservation }
+        Request { kind, identity, repository, url, accept, range: None, reservation }
     }
 }
 

@@ -8,7 +8,7 @@ use prometheus_client::{
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum Kind {
+pub(crate) enum Operation {
     ManifestHead,
     ManifestGet,
     BlobHead,
@@ -33,7 +33,7 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     upstream: String,
-    kind: Kind,
+    kind: Operation,
     outcome: Outcome,
 }
 
@@ -92,7 +92,7 @@ impl Metrics {
         );
     }
 
-    pub(crate) fn asked(&self, upstream: &str, kind: Kind, outcome: Outcome) {
+    pub(crate) fn asked(&self, upstream: &str, kind: Operation, outcome: Outcome) {
         self.requests.get_or_create(&Request { upstream: upstream.into(), kind, outcome }).inc();
     }
 

@@ -1,9 +1,9 @@
 //! A client of registries; the only user of reqwest.
 //!
 //! [`Upstream`] asks one registry the six things that a mirror needs to know, and answers with values or with an [`Error`] that a caller can act
-//! on. Each question goes the same way: the breaker gives leave (`breaker.rs`), a credential is found (`auth.rs`), the request waits for
-//! its turn (`pace.rs`) and is sent (`transport.rs`) to an address that may be spoken to (`address.rs`); redirects are walked
-//! by hand (`redirect.rs`), and the status is read (`refusal.rs`). A counted question is paid in the [`ledger`] first.
+//! on. Each request goes the same way: the breaker gives leave (`breaker.rs`), a credential is found (`auth.rs`), the request waits for
+//! its turn (`limiter.rs`) and is sent (`transport.rs`) to an address that may be spoken to (`address.rs`); redirects are walked
+//! by hand (`redirect.rs`), and the status is read (`refusal.rs`). A counted request is paid in the [`ledger`] first.
 //!
 //! # What it guarantees
 //!
@@ -24,15 +24,15 @@ mod auth;
 mod blobs;
 mod breaker;
 mod challenge;
+mod concurrency;
+mod error_response;
 mod exchange;
 mod link;
 mod listings;
 mod manifests;
 mod metrics;
-mod pace;
 mod ratelimit;
 mod redirect;
-mod refusal;
 mod retry_after;
 mod tls;
 mod transport;
@@ -203,7 +203,7 @@ struct Inner {
 
 /// How long a refused HEAD is remembered, and of how many repositories.
 const HEADLESS: Duration = Duration::from_secs(600);
-const MOST_HEADLESS: u64 = 10_000;
+const MAX_HEADLESS: u64 = 10_000;
 
 impl Upstream {
     /// Speaks to nobody yet.
@@ -233,7 +233,7 @@ impl Upstream {
         let transport = Arc::new(transport::Transport::new(&settings)?);
         let breaker = breaker::Breaker::of(&settings.name);
         let auth = auth::Auth::new(&settings, transport.clone(), breaker.clone(), metrics.clone());
-        let headless = moka::sync::Cache::builder().max_capacity(MOST_HEADLESS).time_to_live(HEADLESS).build();
+        let headless = moka::sync::Cache::builder().max_capacity(MAX_HEADLESS).time_to_live(HEADLESS).build();
         let auth = Arc::new(auth);
         let inner = Inner { settings, ledger, transport, breaker, auth, metrics, headless };
         Ok(Upstream { inner: Arc::new(inner) })
@@ -269,11 +269,11 @@ impl Upstream {
 }
 
 /// A repeated request waits between nothing and 100 ms, then 200 ms, and never beyond this.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 /// Full jitter over an exponential step.
 fn backoff(attempt: u32) -> Duration {
-    jitter(Duration::from_millis(100).saturating_mul(1 << attempt.min(8)).min(LONGEST_BACKOFF))
+    jitter(Duration::from_millis(100).saturating_mul(1 << attempt.min(8)).min(MAX_BACKOFF))
 }
 
 /// Anything from nothing to `most`, so that those who wait do not come back together.

@@ -6,7 +6,7 @@
 use url::{Host, Url};
 
 /// Hops after which a chain of redirects is a loop.
-pub(crate) const MOST_HOPS: usize = 5;
+pub(crate) const MAX_REDIRECTS: usize = 5;
 
 /// The target of a redirect from `current`. Whether its address may be spoken to is for [`super::address::Policy`] to say.
 ///

@@ -17,16 +17,16 @@ use url::Url;
 use super::{
     Error, Settings,
     address::{Policy, Refused},
-    breaker::Ticket,
-    pace::{Lane, Pace, Permits},
+    breaker::BreakerPermit,
+    concurrency::{ConcurrencyLimiter, Lane, Permits},
     tls,
 };
 
 /// Connections that nobody uses are closed after this, sooner than most servers do it (which would look like a failure to us).
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// What is read of a body only to keep the connection: bytes, and how long.
-const SMALL: u64 = 64 * 1024;
-const BRIEFLY: Duration = Duration::from_millis(500);
+const DRAIN_BYTES: u64 = 64 * 1024;
+const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// Of a hundred requests ten may be repeated; and so many at once after a quiet time.
 const RETRY_SHARE: f64 = 0.1;
 const RETRY_BURST: f64 = 10.0;
@@ -34,7 +34,7 @@ const RETRY_BURST: f64 = 10.0;
 pub(crate) struct Transport {
     client: Client,
     policy: Policy,
-    pub(crate) pace: Pace,
+    pub(crate) limiter: ConcurrencyLimiter,
     first_byte: Duration,
     connect: Duration,
     pub(crate) idle: Duration,
@@ -50,15 +50,15 @@ pub(crate) struct Received {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum TransportError {
     /// Not asked, and not upstream's doing: the breaker, the queue, or a place where we do not go.
-    Refused(Error),
+    Rejected(Error),
     /// No connection: not a byte of the request left.
-    Unsent(Arc<str>),
+    NotSent(Arc<str>),
     /// It was sent, or may have been, and the connection broke.
     Broken(Arc<str>),
     /// It was sent, and nothing came in time.
-    Silent(Arc<str>),
+    TimedOut(Arc<str>),
 }
 
 impl Transport {
@@ -105,7 +105,7 @@ impl Transport {
         Ok(Transport {
             client,
             policy,
-            pace: Pace::new(settings.concurrency, settings.queue),
+            limiter: ConcurrencyLimiter::new(settings.concurrency, settings.queue),
             first_byte: settings.first_byte_timeout,
             connect: settings.connect_timeout,
             idle: settings.idle_timeout,
@@ -116,24 +116,24 @@ impl Transport {
     /// Sends, and waits for the headers. `sending` is called when every wait before that is over.
     pub(crate) async fn send(
         &self,
-        ticket: &Ticket,
+        permit: &BreakerPermit,
         method: Method,
         url: &Url,
         headers: HeaderMap,
         lane: Lane,
         sending: impl FnOnce(),
-    ) -> Result<Received, Failure> {
+    ) -> Result<Received, TransportError> {
         if !self.policy.admits(url) {
-            return Err(Failure::Refused(Error::Malformed("an address where we do not go".into())));
+            return Err(TransportError::Rejected(Error::Malformed("an address where we do not go".into())));
         }
         // A body waits for other bodies, which last; a short request waits as long as it would wait for its answer.
         let patience = match lane {
             Lane::Short => self.first_byte,
             Lane::Body => self.first_byte * 4,
         };
-        let permits = self.pace.take(url.host_str().unwrap_or_default(), lane, patience).await;
-        let mut permits = permits.map_err(Failure::Refused)?;
-        ticket.still(Instant::now()).map_err(Failure::Refused)?;
+        let permits = self.limiter.take(url.host_str().unwrap_or_default(), lane, patience).await;
+        let mut permits = permits.map_err(TransportError::Rejected)?;
+        permit.still(Instant::now()).map_err(TransportError::Rejected)?;
         self.deposit();
         sending();
         let request = self.client.request(method, url.clone()).headers(headers).send();
@@ -141,32 +141,32 @@ impl Transport {
         permits.opened();
         match outcome {
             Ok(Ok(response)) => {
-                self.pace.went_well();
+                self.limiter.grow();
                 Ok(Received { response, permits })
             }
             Ok(Err(error)) => {
-                self.pace.went_badly();
+                self.limiter.shrink();
                 if refused(&error) {
-                    return Err(Failure::Refused(Error::Malformed("an address where we do not go".into())));
+                    return Err(TransportError::Rejected(Error::Malformed("an address where we do not go".into())));
                 }
                 let text = cause(&error);
                 match error.is_connect() {
-                    true => Err(Failure::Unsent(format!("it cannot be connected to: {text}").into())),
-                    false => Err(Failure::Broken(format!("the connection broke: {text}").into())),
+                    true => Err(TransportError::NotSent(format!("it cannot be connected to: {text}").into())),
+                    false => Err(TransportError::Broken(format!("the connection broke: {text}").into())),
                 }
             }
             Err(_) => {
-                self.pace.went_badly();
-                Err(Failure::Silent("it does not answer in time".into()))
+                self.limiter.shrink();
+                Err(TransportError::TimedOut("it does not answer in time".into()))
             }
         }
     }
 
     /// Reads what little body a redirect or a 401 has, so that the connection can be used again: a new one costs a TLS handshake.
     pub(crate) async fn finish(&self, mut received: Received) {
-        if received.response.content_length().is_some_and(|length| length <= SMALL) {
+        if received.response.content_length().is_some_and(|length| length <= DRAIN_BYTES) {
             let rest = async { while let Ok(Some(_)) = received.response.chunk().await {} };
-            let _ = tokio::time::timeout(BRIEFLY, rest).await;
+            let _ = tokio::time::timeout(DRAIN_TIME, rest).await;
         }
     }
 

@@ -11,76 +11,86 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{metrics::Kind, retry_after};
+use super::{metrics::Operation, retry_after};
 
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum ErrorResponse {
     /// It does not exist.
     NotFound,
     /// Not for this identity.
     Denied,
     /// HEAD is not spoken here.
-    NoHead,
+    HeadNotAllowed,
     /// Nothing left to pull.
     PullLimit(Option<Duration>),
     /// Too many requests of any kind.
     AbuseLimit(Option<Duration>, Arc<str>),
     /// Its own trouble, and for how long it thinks that lasts.
-    Trouble(Option<Duration>),
-    /// An answer to another question.
-    Nonsense,
+    ServerError(Option<Duration>),
+    /// An answer to another request.
+    Unexpected,
 }
 
 /// Bytes of an error's body that are read at all.
-pub(crate) const MOST_READ: usize = 64 * 1024;
+pub(crate) const MAX_BODY: usize = 64 * 1024;
 /// And of its text that is repeated to a client.
-const MOST_REPEATED: usize = 200;
+const MAX_MESSAGE: usize = 200;
 
 /// Reads the status, `Retry-After` and, of a 429, the body.
-pub(crate) fn judge(kind: Kind, status: StatusCode, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Refusal {
+pub(crate) fn classify(
+    kind: Operation,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: SystemTime,
+) -> ErrorResponse {
     let asked = headers.get(RETRY_AFTER).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let asked = asked.and_then(|text| retry_after::parse(&text, now));
     match status {
-        StatusCode::NOT_FOUND => Refusal::NotFound,
+        StatusCode::NOT_FOUND => ErrorResponse::NotFound,
         // A registry that does not know the referrers API says 404 (end-12); some say that they do not know the method.
-        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED if kind == Kind::Referrers => Refusal::NotFound,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Refusal::Denied,
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED if kind == Operation::Referrers => {
+            ErrorResponse::NotFound
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorResponse::Denied,
         StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
-            if matches!(kind, Kind::ManifestHead | Kind::BlobHead) =>
+            if matches!(kind, Operation::ManifestHead | Operation::BlobHead) =>
         {
-            Refusal::NoHead
+            ErrorResponse::HeadNotAllowed
         }
         StatusCode::TOO_MANY_REQUESTS => limited(kind, asked, body, now),
-        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => Refusal::Trouble(asked),
-        _ => Refusal::Nonsense,
+        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+            ErrorResponse::ServerError(asked)
+        }
+        _ => ErrorResponse::Unexpected,
     }
 }
 
 /// Docker Hub has two limits that share a status. The pull limit answers the GET of a manifest in the registry's JSON; the abuse limit
 /// answers anything, in plain text. ghcr's limit speaks JSON too, but says in the message when to come back.
-fn limited(kind: Kind, asked: Option<Duration>, body: &[u8], now: SystemTime) -> Refusal {
+fn limited(kind: Operation, asked: Option<Duration>, body: &[u8], now: SystemTime) -> ErrorResponse {
     let told = serde_json::from_slice::<Errors>(body)
         .ok()
         .and_then(|errors| errors.errors.into_iter().find(|error| error.code.eq_ignore_ascii_case("TOOMANYREQUESTS")));
     match told {
         Some(error) => match retry_after::in_message(&error.message, now) {
-            Some(wait) => Refusal::AbuseLimit(asked.or(Some(wait)), printable(&error.message)),
-            None if kind == Kind::ManifestGet => Refusal::PullLimit(asked),
-            None => Refusal::AbuseLimit(asked, printable(&error.message)),
+            Some(wait) => ErrorResponse::AbuseLimit(asked.or(Some(wait)), printable(&error.message)),
+            None if kind == Operation::ManifestGet => ErrorResponse::PullLimit(asked),
+            None => ErrorResponse::AbuseLimit(asked, printable(&error.message)),
         },
         None => {
             let text = String::from_utf8_lossy(body);
             // A page of HTML tells a client nothing.
             let text = if text.contains('<') { String::new() } else { text.into_owned() };
-            Refusal::AbuseLimit(asked, printable(&text))
+            ErrorResponse::AbuseLimit(asked, printable(&text))
         }
     }
 }
 
 /// A line of text that may stand in a header or on a terminal.
 fn printable(text: &str) -> Arc<str> {
-    let clean: String = text.trim().chars().filter(|character| !character.is_control()).take(MOST_REPEATED).collect();
+    let clean: String = text.trim().chars().filter(|character| !character.is_control()).take(MAX_MESSAGE).collect();
     if clean.is_empty() { Arc::from("too many requests") } else { Arc::from(clean) }
 }
 
@@ -109,61 +119,65 @@ mod tests {
         const GHCR: &str =
             r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"retry-after: 880.092µs, allowed: 44000/minute"}]}"#;
         let seconds = |n| Some(Duration::from_secs(n));
-        let abuse = |wait, text: &str| Refusal::AbuseLimit(wait, Arc::from(text));
+        let abuse = |wait, text: &str| ErrorResponse::AbuseLimit(wait, Arc::from(text));
         for (kind, retry, body, expected) in [
-            (Kind::ManifestGet, None, PULLS, Refusal::PullLimit(None)),
-            (Kind::ManifestGet, Some("7"), PULLS, Refusal::PullLimit(seconds(7))),
+            (Operation::ManifestGet, None, PULLS, ErrorResponse::PullLimit(None)),
+            (Operation::ManifestGet, Some("7"), PULLS, ErrorResponse::PullLimit(seconds(7))),
             (
-                Kind::ManifestGet,
+                Operation::ManifestGet,
                 Some("60"),
                 "Too Many Requests (HAP429).\n",
                 abuse(seconds(60), "Too Many Requests (HAP429)."),
             ),
-            (Kind::ManifestGet, None, "<html>no</html>", abuse(None, "too many requests")),
-            (Kind::ManifestHead, Some("5"), "", abuse(seconds(5), "too many requests")),
+            (Operation::ManifestGet, None, "<html>no</html>", abuse(None, "too many requests")),
+            (Operation::ManifestHead, Some("5"), "", abuse(seconds(5), "too many requests")),
             (
-                Kind::ManifestGet,
+                Operation::ManifestGet,
                 None,
                 GHCR,
                 abuse(Some(Duration::from_nanos(880_092)), "retry-after: 880.092µs, allowed: 44000/minute"),
             ),
             (
-                Kind::Tags,
+                Operation::Tags,
                 None,
                 r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow\r\ndown"}]}"#,
                 abuse(None, "slowdown"),
             ),
-            (Kind::Tags, None, r#"{"errors":[]}"#, abuse(None, r#"{"errors":[]}"#)),
+            (Operation::Tags, None, r#"{"errors":[]}"#, abuse(None, r#"{"errors":[]}"#)),
         ] {
             let mut headers = HeaderMap::new();
             if let Some(retry) = retry {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(retry));
             }
             let status = StatusCode::TOO_MANY_REQUESTS;
-            assert_eq!(judge(kind, status, &headers, body.as_bytes(), SystemTime::now()), expected, "{kind:?} {body}");
+            assert_eq!(
+                classify(kind, status, &headers, body.as_bytes(), SystemTime::now()),
+                expected,
+                "{kind:?} {body}"
+            );
         }
     }
 
     #[test]
     fn every_other_status_has_one_meaning() {
         for (kind, status, expected) in [
-            (Kind::ManifestGet, 404, Refusal::NotFound),
-            (Kind::ManifestGet, 401, Refusal::Denied),
-            (Kind::ManifestGet, 403, Refusal::Denied),
-            (Kind::ManifestHead, 405, Refusal::NoHead),
-            (Kind::BlobHead, 501, Refusal::NoHead),
-            (Kind::Referrers, 405, Refusal::NotFound),
-            (Kind::ManifestGet, 405, Refusal::Nonsense),
-            (Kind::BlobGet, 501, Refusal::Trouble(None)),
-            (Kind::BlobGet, 500, Refusal::Trouble(None)),
-            (Kind::BlobGet, 503, Refusal::Trouble(None)),
-            (Kind::BlobGet, 408, Refusal::Trouble(None)),
-            (Kind::BlobGet, 204, Refusal::Nonsense),
-            (Kind::BlobGet, 418, Refusal::Nonsense),
+            (Operation::ManifestGet, 404, ErrorResponse::NotFound),
+            (Operation::ManifestGet, 401, ErrorResponse::Denied),
+            (Operation::ManifestGet, 403, ErrorResponse::Denied),
+            (Operation::ManifestHead, 405, ErrorResponse::HeadNotAllowed),
+            (Operation::BlobHead, 501, ErrorResponse::HeadNotAllowed),
+            (Operation::Referrers, 405, ErrorResponse::NotFound),
+            (Operation::ManifestGet, 405, ErrorResponse::Unexpected),
+            (Operation::BlobGet, 501, ErrorResponse::ServerError(None)),
+            (Operation::BlobGet, 500, ErrorResponse::ServerError(None)),
+            (Operation::BlobGet, 503, ErrorResponse::ServerError(None)),
+            (Operation::BlobGet, 408, ErrorResponse::ServerError(None)),
+            (Operation::BlobGet, 204, ErrorResponse::Unexpected),
+            (Operation::BlobGet, 418, ErrorResponse::Unexpected),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let judged = judge(kind, status, &HeaderMap::new(), b"", SystemTime::now());
-            assert_eq!(judged, expected, "{kind:?} {status}");
+            let classified = classify(kind, status, &HeaderMap::new(), b"", SystemTime::now());
+            assert_eq!(classified, expected, "{kind:?} {status}");
         }
     }
 }

@@ -23,7 +23,7 @@ const START: usize = 4;
 /// After so long without a request the start is slow again.
 const IDLE: Duration = Duration::from_secs(1);
 /// Hosts told apart; further ones share the bound of the last. A registry has two or three.
-const MOST_HOSTS: usize = 64;
+const MAX_HOSTS: usize = 64;
 
 /// What a request is, for the order in which it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(crate) enum Lane {
 }
 
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ConcurrencyLimiter {
     concurrency: usize,
     queue: usize,
     waiting: AtomicUsize,
@@ -67,11 +67,11 @@ impl Permits {
     }
 }
 
-impl Pace {
-    pub(crate) fn new(concurrency: usize, queue: usize) -> Pace {
+impl ConcurrencyLimiter {
+    pub(crate) fn new(concurrency: usize, queue: usize) -> ConcurrencyLimiter {
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
         let size = START.min(concurrency);
-        Pace {
+        ConcurrencyLimiter {
             concurrency,
             queue,
             waiting: AtomicUsize::new(0),
@@ -107,18 +107,13 @@ impl Pace {
     }
 
     /// An answer came: if it was waited for, one more may wait at once.
-    pub(crate) fn went_well(&self) {
+    pub(crate) fn grow(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         window.used = Instant::now();
         if self.opening.available_permits() == 0 && window.size < self.concurrency {
             window.size += 1;
             self.opening.add_permits(1);
         }
-    }
-
-    /// A refusal or a failure came: back to the slow start.
-    pub(crate) fn went_badly(&self) {
-        self.shrink();
     }
 
     fn start_slowly_after_a_pause(&self) {
@@ -131,7 +126,8 @@ impl Pace {
         }
     }
 
-    fn shrink(&self) {
+    /// A refusal or a failure came: back to the slow start.
+    pub(crate) fn shrink(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         // What is out cannot be taken back; it shrinks with the next occasion.
         let surplus = window.size.saturating_sub(START.min(self.concurrency));
@@ -140,7 +136,7 @@ impl Pace {
 
     fn host(&self, host: &str) -> Arc<Semaphore> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let host = if hosts.len() < MOST_HOSTS || hosts.contains_key(host) { host } else { "" };
+        let host = if hosts.len() < MAX_HOSTS || hosts.contains_key(host) { host } else { "" };
         hosts.entry(host.into()).or_insert_with(|| Arc::new(Semaphore::new(self.concurrency))).clone()
     }
 }
@@ -174,33 +170,33 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_never_take_the_last_connection() {
-        let pace = Pace::new(8, 100);
+        let limiter = ConcurrencyLimiter::new(8, 100);
         let mut bodies = Vec::new();
-        while let Ok(mut body) = pace.take("a", Lane::Body, SOON).await {
+        while let Ok(mut body) = limiter.take("a", Lane::Body, SOON).await {
             body.opened();
             bodies.push(body);
         }
         assert_eq!(bodies.len(), 7);
-        assert!(pace.take("a", Lane::Short, LONG).await.is_ok());
-        assert!(pace.take("b", Lane::Short, LONG).await.is_ok());
+        assert!(limiter.take("a", Lane::Short, LONG).await.is_ok());
+        assert!(limiter.take("b", Lane::Short, LONG).await.is_ok());
         bodies.pop();
-        assert!(pace.take("a", Lane::Body, LONG).await.is_ok());
+        assert!(limiter.take("a", Lane::Body, LONG).await.is_ok());
     }
 
     #[tokio::test]
     async fn what_waits_for_headers_starts_at_four_and_grows_with_answers() {
-        let pace = Pace::new(32, 100);
+        let limiter = ConcurrencyLimiter::new(32, 100);
         let mut open = Vec::new();
-        while let Ok(permit) = pace.take("a", Lane::Short, SOON).await {
+        while let Ok(permit) = limiter.take("a", Lane::Short, SOON).await {
             open.push(permit);
         }
         assert_eq!(open.len(), START);
-        pace.went_well();
-        open.push(pace.take("a", Lane::Short, LONG).await.unwrap());
-        assert!(pace.take("a", Lane::Short, SOON).await.is_err());
+        limiter.grow();
+        open.push(limiter.take("a", Lane::Short, LONG).await.unwrap());
+        assert!(limiter.take("a", Lane::Short, SOON).await.is_err());
         open.clear();
-        pace.went_badly();
-        while let Ok(permit) = pace.take("a", Lane::Short, SOON).await {
+        limiter.shrink();
+        while let Ok(permit) = limiter.take("a", Lane::Short, SOON).await {
             open.push(permit);
         }
         assert_eq!(open.len(), START);
@@ -208,16 +204,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded() {
-        let pace = Arc::new(Pace::new(1, 0));
-        let held = pace.take("a", Lane::Short, LONG).await.unwrap();
+        let limiter = Arc::new(ConcurrencyLimiter::new(1, 0));
+        let held = limiter.take("a", Lane::Short, LONG).await.unwrap();
         let waiter = tokio::spawn({
-            let pace = pace.clone();
-            async move { pace.take("a", Lane::Short, LONG).await.is_ok() }
+            let limiter = limiter.clone();
+            async move { limiter.take("a", Lane::Short, LONG).await.is_ok() }
         });
-        while pace.waiting.load(Ordering::Relaxed) == 0 {
+        while limiter.waiting.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        let refused = pace.take("a", Lane::Short, LONG).await;
+        let refused = limiter.take("a", Lane::Short, LONG).await;
         assert!(matches!(refused, Err(Error::Unavailable { .. })));
         drop(held);
         assert!(waiter.await.unwrap());
