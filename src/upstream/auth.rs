@@ -35,14 +35,16 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{
-    Account, Error, Identity,
     breaker::Breaker,
     challenge::Challenge,
     concurrency::Lane,
+    error::Error,
     error_response::{self, ErrorResponse},
-    jitter,
+    identity::Identity,
     metrics::{Metrics, Operation, Outcome},
     redirect,
+    retry::{self, jitter},
+    settings::{Account, Settings},
     transport::{Transport, TransportError},
 };
 
@@ -107,12 +109,7 @@ pub(crate) struct Auth {
 }
 
 impl Auth {
-    pub(crate) fn new(
-        settings: &super::Settings,
-        transport: Arc<Transport>,
-        breaker: Breaker,
-        metrics: Metrics,
-    ) -> Auth {
+    pub(crate) fn new(settings: &Settings, transport: Arc<Transport>, breaker: Breaker, metrics: Metrics) -> Auth {
         Auth {
             name: settings.name.clone(),
             origin: settings.url.clone(),
@@ -279,7 +276,7 @@ impl Auth {
             match &outcome {
                 Err((_, true)) if attempt < 2 && self.transport.may_retry() => {
                     self.metrics.retried(&self.name);
-                    tokio::time::sleep(super::backoff(attempt)).await;
+                    tokio::time::sleep(retry::backoff(attempt)).await;
                     attempt += 1;
                 }
                 _ => break outcome.map_err(|(error, _)| error),
@@ -344,7 +341,7 @@ impl Auth {
             ErrorResponse::ServerError(retry_after) => {
                 let reason: Arc<str> = format!("token service: it answers {status}").into();
                 permit.failed(&reason, Instant::now());
-                let again = super::worth_repeating(status);
+                let again = retry::is_transient(status);
                 Err((Error::Unavailable { reason, retry_after }, again))
             }
             _ => Err(last(unavailable(&format!("token service: it answers {status}"), None))),

@@ -1,46 +1,12 @@
 //! Blobs: how large they are, and their bytes from anywhere on.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use reqwest::{
-    Response, StatusCode,
+    StatusCode,
     header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue},
 };
 
-use super::{
-    Error, Identity, Upstream, concurrency::Permits, exchange::Request, manifests::refuse_encoding, metrics::Operation,
-    transport::Transport,
-};
+use super::{Upstream, body::Body, encoding, error::Error, identity::Identity, metrics::Operation, request::Request};
 use crate::oci::{Digest, Name};
-
-/// A blob body under way. Pieces come until `None`; the error of a broken body says whether a resume makes sense. It holds one of the
-/// host's connections until it ends or drops.
-#[derive(Debug)]
-pub struct Body {
-    /// Length of the whole blob (from Content-Length or Content-Range).
-    pub size: Option<u64>,
-    /// Offset of the first byte that will come; 0 when upstream ignored the range.
-    pub start: u64,
-    /// `None` when it is over.
-    open: Option<(Response, Permits)>,
-    transport: Arc<Transport>,
-}
-
-impl Body {
-    /// The next piece, or `None` at the end.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when it broke off or stalled for the idle time-out: going on with a range makes sense.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let Some((response, _)) = &mut self.open else { return Ok(None) };
-        let piece = self.transport.piece(response).await;
-        if !matches!(piece, Ok(Some(_))) {
-            self.open = None;
-        }
-        piece
-    }
-}
 
 impl Upstream {
     /// Size in bytes, `None` when upstream does not say (end-2).
@@ -53,14 +19,14 @@ impl Upstream {
         repository: &Name,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        let answer = self.ask(self.blob(Operation::BlobHead, identity, repository, digest, None)).await?;
-        Ok(number(answer.response.headers()).filter(|_| answer.response.status().is_success()))
+        let reply = self.inner.exchange.send(blob(Operation::BlobHead, identity, repository, digest, None)).await?;
+        Ok(number(reply.response.headers()).filter(|_| reply.response.status().is_success()))
     }
 
     /// From `from` on, to `to` (exclusive) when given. Redirects are walked anew each time: signed CDN addresses expire (end-2).
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the answer is of another range, compressed, or shorter than `from`.
+    /// [`Error::Malformed`] when the reply is of another range, compressed, or shorter than `from`.
     pub async fn get_blob(
         &self,
         identity: &Identity,
@@ -75,17 +41,17 @@ impl Upstream {
             None => None,
         };
         let range = range.and_then(|range| HeaderValue::from_str(&range).ok());
-        let answer = self.ask(self.blob(Operation::BlobGet, identity, repository, digest, range)).await?;
-        refuse_encoding(&answer.response)?;
-        let headers = answer.response.headers();
+        let reply = self.inner.exchange.send(blob(Operation::BlobGet, identity, repository, digest, range)).await?;
+        encoding::refuse(&reply.response)?;
+        let headers = reply.response.headers();
         let malformed = |what: &str| Error::Malformed(what.into());
-        let transport = self.inner.transport.clone();
+        let transport = self.inner.exchange.endpoint.transport.clone();
         let body = |size, start, open| Body { size, start, open, transport };
-        match answer.response.status() {
-            StatusCode::OK => Ok(body(number(headers), 0, Some((answer.response, answer.permits)))),
+        match reply.response.status() {
+            StatusCode::OK => Ok(body(number(headers), 0, Some((reply.response, reply.permits)))),
             StatusCode::PARTIAL_CONTENT => match content_range(headers) {
                 Some((Some((first, _)), total)) if first == from => {
-                    Ok(body(total, from, Some((answer.response, answer.permits))))
+                    Ok(body(total, from, Some((reply.response, reply.permits))))
                 }
                 _ => Err(malformed("another range than was asked for")),
             },
@@ -94,23 +60,20 @@ impl Upstream {
                 Some((None, Some(total))) if total == from => Ok(body(Some(total), from, None)),
                 _ => Err(malformed("a blob that is shorter than what was had of it")),
             },
-            status => Err(malformed(&format!("it answers {status}"))),
+            status => Err(malformed(&format!("it replys {status}"))),
         }
-    }
-
-    fn blob<'a>(
-        &self,
-        kind: Operation,
-        identity: &'a Identity,
-        repository: &'a Name,
-        digest: &Digest,
-        range: Option<HeaderValue>,
-    ) -> Request<'a> {
-        let url = self.url(&format!("{repository}/blobs/{digest}"));
-        Request { kind, identity, repository, url, accept: None, range, reservation: None }
     }
 }
 
+fn blob<'a>(
+    operation: Operation,
+    identity: &'a Identity,
+    repository: &'a Name,
+    digest: &Digest,
+    range: Option<HeaderValue>,
+) -> Request<'a> {
+    Request { range, ..Request::new(operation, identity, repository, format!("{repository}/blobs/{digest}")) }
+}
 fn number(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }

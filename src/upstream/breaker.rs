@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Error, jitter};
+use super::{error::Error, retry::jitter};
 
 /// Failures in a row that open it.
 const FAILURES: u32 = 5;

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Error;
+use super::error::Error;
 
 /// Requests that may wait for headers at once, to begin with.
 const START: usize = 4;

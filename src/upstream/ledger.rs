@@ -41,7 +41,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Identity, ratelimit::RateLimit};
+use super::{identity::Identity, ratelimit::RateLimit};
 use crate::oci::Name;
 use account::Account;
 pub use entry::{Exhausted, Left, Purpose, Reason, Spend, Unreserved};

@@ -7,10 +7,12 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde::Deserialize;
 
 use super::{
-    Error, Identity, Upstream,
-    exchange::Request,
+    Upstream, encoding,
+    error::Error,
+    identity::Identity,
     link::{self, Next},
     metrics::Operation,
+    request::Request,
 };
 use crate::oci::{Digest, MediaType, Name, OCI_IMAGE_INDEX, Tag};
 
@@ -80,7 +82,7 @@ impl Upstream {
     /// Reads page after page; `take` says how many entries there are so far, or `None` for what is no page.
     async fn pages(
         &self,
-        kind: Operation,
+        operation: Operation,
         identity: &Identity,
         repository: &Name,
         path: &str,
@@ -88,25 +90,29 @@ impl Upstream {
         mut take: impl FnMut(&Bytes) -> Option<usize>,
     ) -> Result<(), Error> {
         let malformed = |what: &str| Error::Malformed(what.into());
-        let mut url = self.url(path);
+        let endpoint = &self.inner.exchange.endpoint;
+        let root = endpoint.url("");
+        let mut url = endpoint.url(path);
         let mut seen = HashSet::new();
         for _ in 0..MAX_PAGES {
             if !seen.insert(url.clone()) {
                 return Err(malformed("pages that go round in a circle"));
             }
             let accept = Some(HeaderValue::from_static(media_type.unwrap_or("application/json")));
-            let request =
-                Request { kind, identity, repository, url: url.clone(), accept, range: None, reservation: None };
-            let mut answer = self.ask(request).await?;
-            super::manifests::refuse_encoding(&answer.response)?;
-            let next = link::next(answer.response.headers(), &url);
-            let told = answer.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let Some(path) = url.as_str().strip_prefix(root.as_str()) else {
+                return Err(malformed("a next page elsewhere"));
+            };
+            let request = Request { accept, ..Request::new(operation, identity, repository, path.to_owned()) };
+            let mut reply = self.inner.exchange.send(request).await?;
+            encoding::refuse(&reply.response)?;
+            let next = link::next(reply.response.headers(), &url);
+            let told = reply.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let told: Option<MediaType> = told.and_then(|text| text.parse().ok());
             if media_type.is_some_and(|wanted| told.is_none_or(|told| told.as_str() != wanted)) {
                 return Err(malformed("a listing of another type"));
             }
-            let bytes = self.inner.transport.body(&mut answer.response, LONGEST).await?;
-            drop(answer);
+            let bytes = endpoint.transport.body(&mut reply.response, LONGEST).await?;
+            drop(reply);
             let entries = take(&bytes).ok_or_else(|| malformed("a listing that is none"))?;
             match next {
                 Next::End => return Ok(()),
@@ -115,7 +121,7 @@ impl Upstream {
                 Next::Page(next) => url = next,
             }
         }
-        tracing::warn!(upstream = %self.inner.settings.name, %repository, ?kind, "a listing is too long and was cut");
+        tracing::warn!(upstream = %self.inner.settings.name, %repository, kind = ?operation, "a listing is too long and was cut");
         Ok(())
     }
 }

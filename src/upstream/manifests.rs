@@ -1,12 +1,12 @@
 //! Manifests: the HEAD that is free, and the GET that is counted and verified.
 
-use reqwest::{
-    Response,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
-};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Error, Head, Identity, Reservation, Upstream, exchange::Request, metrics::Operation};
+use super::{
+    Head, Upstream, encoding, error::Error, identity::Identity, ledger::Reservation, metrics::Operation,
+    request::Request,
+};
 use crate::oci::{Algorithm, Digest, MANIFEST_ACCEPT, Manifest, MediaType, Name, OCI_IMAGE_INDEX, Reference};
 
 /// The longest manifest in bytes; spec, "Pushing Manifests", asks registries for at least this.
@@ -27,13 +27,13 @@ impl Upstream {
         if self.inner.headless.contains_key(repository) {
             return Err(Error::HeadRefused);
         }
-        let request = self.manifest(Operation::ManifestHead, identity, repository, reference, None);
-        let answer = self.ask(request).await;
-        if matches!(answer, Err(Error::HeadRefused)) {
+        let request = manifest(Operation::ManifestHead, identity, repository, reference, None);
+        let reply = self.inner.exchange.send(request).await;
+        if matches!(reply, Err(Error::HeadRefused)) {
             self.inner.headless.insert(repository.clone(), ());
         }
-        let answer = answer?;
-        let headers = answer.response.headers();
+        let reply = reply?;
+        let headers = reply.response.headers();
         let head = Head {
             digest: digest_in(headers)?,
             media_type: media_type_in(headers)?,
@@ -59,12 +59,12 @@ impl Upstream {
         reference: &Reference,
     ) -> Result<Manifest, Error> {
         let identity = reservation.identity().clone();
-        let request = self.manifest(Operation::ManifestGet, &identity, repository, reference, Some(&mut reservation));
-        let mut answer = self.ask(request).await?;
-        let headers = answer.response.headers();
-        refuse_encoding(&answer.response)?;
+        let request = manifest(Operation::ManifestGet, &identity, repository, reference, Some(&mut reservation));
+        let mut reply = self.inner.exchange.send(request).await?;
+        let headers = reply.response.headers();
+        encoding::refuse(&reply.response)?;
         let (told, media_type) = (digest_in(headers)?, media_type_in(headers)?);
-        let bytes = self.inner.transport.body(&mut answer.response, LONGEST).await?;
+        let bytes = self.inner.exchange.endpoint.transport.body(&mut reply.response, LONGEST).await?;
         let asked = match reference {
             Reference::Digest(digest) => Some(digest),
             Reference::Tag(_) => None,
@@ -84,29 +84,18 @@ impl Upstream {
         manifest.describe().map_err(|error| Error::Malformed(error.to_string().into()))?;
         Ok(manifest)
     }
-
-    fn manifest<'a>(
-        &self,
-        kind: Operation,
-        identity: &'a Identity,
-        repository: &'a Name,
-        reference: &Reference,
-        reservation: Option<&'a mut Reservation>,
-    ) -> Request<'a> {
-        let url = self.url(&format!("{repository}/manifests/{reference}"));
-        let accept = Some(HeaderValue::from_static(MANIFEST_ACCEPT));
-        Request { kind, identity, repository, url, accept, range: None, reservation }
-    }
 }
 
-/// A body that was compressed on the way has not the bytes that the digest names.
-pub(super) fn refuse_encoding(response: &Response) -> Result<(), Error> {
-    match response.headers().get(CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Error::Malformed("a compressed answer, which was not asked for".into()))
-        }
-        _ => Ok(()),
-    }
+fn manifest<'a>(
+    operation: Operation,
+    identity: &'a Identity,
+    repository: &'a Name,
+    reference: &Reference,
+    reservation: Option<&'a mut Reservation>,
+) -> Request<'a> {
+    let accept = Some(HeaderValue::from_static(MANIFEST_ACCEPT));
+    let path = format!("{repository}/manifests/{reference}");
+    Request { accept, reservation, ..Request::new(operation, identity, repository, path) }
 }
 
 fn digest_in(headers: &HeaderMap) -> Result<Option<Digest>, Error> {

@@ -83,8 +83,12 @@ fn purpose(reference: &Reference) -> ledger::Purpose {
     }
 }
 
+fn ledger(upstream: &Upstream) -> &Ledger {
+    &upstream.inner.exchange.endpoint.ledger
+}
+
 async fn reserved(upstream: &Upstream, reference: &Reference) -> Reservation {
-    upstream.inner.ledger.reserve(&anonymous(), purpose(reference)).await.unwrap()
+    ledger(upstream).reserve(&anonymous(), purpose(reference)).await.unwrap()
 }
 
 async fn get(upstream: &Upstream, reference: &Reference) -> Result<crate::oci::Manifest, super::Error> {

@@ -15,10 +15,11 @@ use reqwest::{
 use url::Url;
 
 use super::{
-    Error, Settings,
     address::{Policy, Refused},
     breaker::BreakerPermit,
     concurrency::{ConcurrencyLimiter, Lane, Permits},
+    error::Error,
+    settings::Settings,
     tls,
 };
 

@@ -9,7 +9,7 @@ use super::{
     Left,
     record::{Reading, Record},
 };
-use crate::upstream::{Identity, ratelimit::RateLimit};
+use crate::upstream::{identity::Identity, ratelimit::RateLimit};
 
 /// How long a refused pull limit holds when neither window nor `Retry-After` is known.
 pub(super) const BLIND_WAIT: Duration = Duration::from_secs(60);

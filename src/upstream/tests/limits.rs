@@ -21,7 +21,7 @@ async fn the_pull_limit_stops_gets_of_manifests_and_nothing_else() {
     let got = get(&upstream, &tag("latest")).await;
     assert!(matches!(got, Err(Error::PullLimit { .. })), "{got:?}");
     assert_eq!(upstream.breaker(), None);
-    let left = upstream.inner.ledger.left(&anonymous(), std::time::SystemTime::now());
+    let left = ledger(&upstream).left(&anonymous(), std::time::SystemTime::now());
     assert_eq!((left.limit, left.remaining), (None, Some(0)));
     upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
     upstream.get_blob(&anonymous(), &name("a/b"), &digest("x"), 0, None).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_server_error_is_repeated_twice_and_paid_when_it_may_have_been_served(
     get(&upstream, &tag("latest")).await.unwrap();
     assert_eq!(server.asked().len(), 3);
     // The 503 was not served; of the silence nobody knows.
-    assert_eq!(upstream.inner.ledger.spends(10).len(), 2);
+    assert_eq!(ledger(&upstream).spends(10).len(), 2);
 }
 
 /// DESIGN.md, invariant 10: what a redirect leads back to the counted host is another request there.
@@ -94,7 +94,7 @@ async fn a_get_that_is_redirected_back_home_is_paid_twice_and_sent_once_when_one
         })
         .await;
         let upstream = upstream(&server);
-        let ledger = &upstream.inner.ledger;
+        let ledger = ledger(&upstream).clone();
         upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
         let got = get(&upstream, &tag("latest")).await;
         let paid: Vec<_> = ledger.spends(10).iter().filter_map(|spend| spend.remaining).collect();
@@ -139,10 +139,10 @@ async fn a_second_get_that_was_not_served_is_refunded_and_the_first_is_not() {
     let upstream = upstream(&server);
     let purpose = purpose(&tag("latest"));
     let refunded = purpose.refunded.clone();
-    let reservation = upstream.inner.ledger.reserve(&anonymous(), purpose).await.unwrap();
+    let reservation = ledger(&upstream).reserve(&anonymous(), purpose).await.unwrap();
     let got = upstream.get_manifest(reservation, &name("a/b"), &tag("latest")).await;
     assert_eq!(got, Err(Error::NotFound));
-    assert_eq!(upstream.inner.ledger.spends(10).len(), 1);
+    assert_eq!(ledger(&upstream).spends(10).len(), 1);
     assert!(!refunded.load(Ordering::Relaxed));
 }
 
@@ -182,15 +182,15 @@ async fn a_get_that_never_left_is_refunded() {
     let upstream = Upstream::new(settings(&url), Ledger::unkept()).unwrap();
     let got = get(&upstream, &tag("latest")).await;
     assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
-    assert_eq!(upstream.inner.ledger.spends(10).len(), 0);
-    assert_eq!(upstream.inner.ledger.left(&anonymous(), std::time::SystemTime::now()).spent, 0);
+    assert_eq!(ledger(&upstream).spends(10).len(), 0);
+    assert_eq!(ledger(&upstream).left(&anonymous(), std::time::SystemTime::now()).spent, 0);
 }
 
 #[tokio::test]
 async fn what_is_left_is_read_from_heads_and_gets() {
     let server = Server::start(|_| answer(200, &[OCI_INDEX, METER[0], METER[1]], INDEX)).await;
     let upstream = upstream(&server);
-    let ledger = &upstream.inner.ledger;
+    let ledger = ledger(&upstream).clone();
     let left = || ledger.left(&anonymous(), std::time::SystemTime::now());
     assert_eq!((left().limit, left().remaining), (None, None));
     upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();

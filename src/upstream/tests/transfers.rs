@@ -103,9 +103,11 @@ async fn a_public_upstream_may_not_lead_here() {
     let secret = Server::start(|_| answer(200, &[], "secret")).await;
     let upstream = Upstream::new(settings("http://192.0.2.1"), Ledger::unkept()).unwrap();
     let url = Url::parse(&secret.url().replace("127.0.0.1", "localhost")).unwrap();
-    let permit = upstream.inner.breaker.admit(std::time::Instant::now()).unwrap();
+    let permit = upstream.inner.exchange.endpoint.breaker.admit(std::time::Instant::now()).unwrap();
     let sent = upstream
         .inner
+        .exchange
+        .endpoint
         .transport
         .send(&permit, reqwest::Method::GET, &url, Default::default(), super::super::concurrency::Lane::Short, || {})
         .await;

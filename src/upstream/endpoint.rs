@@ -1,0 +1,353 @@
+//! One registry at one URL: leave from the breaker, a credential, redirects by hand, and what the response's status means.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use reqwest::{
+    Method, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE},
+};
+use url::Url;
+
+use super::{
+    auth::Auth,
+    breaker::{Breaker, BreakerPermit},
+    challenge::Challenge,
+    concurrency::Lane,
+    error::Error,
+    error_response::{self, ErrorResponse},
+    ledger::{Asking, Exhausted, Ledger},
+    metrics::{Metrics, Operation},
+    ratelimit::{self, RateLimit},
+    redirect,
+    request::{AttemptError, Reply, Request},
+    retry,
+    settings::Settings,
+    transport::{Received, Transport, TransportError},
+};
+
+/// Who receives a request. Only the first two may be sent a credential, each its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Origin,
+    ForeignRegistry,
+    Elsewhere,
+}
+
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    name: Arc<str>,
+    origin: Url,
+    pub(super) ledger: Ledger,
+    pub(super) transport: Arc<Transport>,
+    pub(super) breaker: Breaker,
+    pub(super) auth: Arc<Auth>,
+    metrics: Metrics,
+}
+
+impl Endpoint {
+    /// Sends nothing yet.
+    ///
+    /// # Errors
+    /// As [`Transport::new`].
+    pub(super) fn new(settings: &Settings, ledger: Ledger, metrics: Metrics) -> Result<Endpoint, String> {
+        let transport = Arc::new(Transport::new(settings)?);
+        let breaker = Breaker::of(&settings.name);
+        let auth = Arc::new(Auth::new(settings, transport.clone(), breaker.clone(), metrics.clone()));
+        let (name, origin) = (settings.name.clone(), settings.url.clone());
+        Ok(Endpoint { name, origin, ledger, transport, breaker, auth, metrics })
+    }
+
+    /// The address of something below `/v2/`.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.origin.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        url.set_path(&format!("{base}/v2/{path}"));
+        url.set_query(query);
+        url
+    }
+
+    /// One attempt: breaker, credential, request, redirects.
+    pub(super) async fn attempt(&self, request: &mut Request<'_>) -> Result<Reply, AttemptError> {
+        let mut permit = self.breaker.admit(Instant::now())?;
+        let scope = format!("repository:{}:pull", request.repository);
+        let (received, asking, authorization) = self.ask_origin(request, &mut permit, &scope).await?;
+        let received = self.origin_response(request, &mut permit, received, asking).await?;
+        self.follow_redirects(request, received, authorization).await
+    }
+
+    /// Asks the configured origin with the credential that it wants.
+    async fn ask_origin(
+        &self,
+        request: &mut Request<'_>,
+        permit: &mut BreakerPermit,
+        scope: &str,
+    ) -> Result<(Received, Asking, Option<HeaderValue>), AttemptError> {
+        let auth = &self.auth;
+        let url = self.url(&request.path);
+        let mut credential = auth.credential(request.identity, scope).await?;
+        // Twice refused is enough: once without the right credential, once with an old one, and then the new one decides.
+        for _ in 0..3 {
+            let authorization = credential.as_ref().map(|credential| credential.header.clone());
+            let asking = self.ledger.asking(request.identity);
+            let sent = self.request(permit, request, &url, authorization.clone(), true).await;
+            let received = sent.map_err(|failure| self.failed(permit, failure))?;
+            if received.response.status() != StatusCode::UNAUTHORIZED {
+                return Ok((received, asking, authorization));
+            }
+            permit.answered();
+            let challenges = Challenge::read(received.response.headers());
+            self.transport.finish(received).await;
+            credential = Some(auth.answer(request.identity, scope, &challenges, credential).await?);
+        }
+        Err(Error::Denied.into())
+    }
+
+    /// Redirects, walked one by one. `own`, the credential of the configured origin, goes along only when a hop leads back there.
+    async fn follow_redirects(
+        &self,
+        request: &mut Request<'_>,
+        mut received: Received,
+        own: Option<HeaderValue>,
+    ) -> Result<Reply, AttemptError> {
+        let mut url = self.url(&request.path);
+        let mut target = Target::Origin;
+        let mut hops = 0;
+        let mut permit = self.breaker.untracked();
+        loop {
+            let status = received.response.status();
+            // An address that is signed for a GET refuses a HEAD; that we were sent there says that the blob exists.
+            let signed = request.operation == Operation::BlobHead
+                && target == Target::Elsewhere
+                && matches!(status.as_u16(), 400 | 403 | 405 | 501);
+            if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE || signed {
+                let Received { response, permits } = received;
+                return Ok(Reply { response, permits });
+            }
+            let mut authorization = None;
+            if status == StatusCode::UNAUTHORIZED && target == Target::Elsewhere && url.path().starts_with("/v2/") {
+                let challenges = Challenge::read(received.response.headers());
+                authorization = Some(self.auth.foreign_token(&url, &challenges).await?.header);
+                target = Target::ForeignRegistry;
+            } else if is_redirect(status) {
+                hops += 1;
+                if hops > redirect::MAX_REDIRECTS {
+                    return Err(Error::Malformed("too many redirects".into()).into());
+                }
+                let location = received.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+                let location = location.ok_or_else(|| Error::Malformed("a redirect to no address".into()))?;
+                url = redirect::target(&url, location).map_err(|why| Error::Malformed(why.into()))?;
+                target = Target::Elsewhere;
+                if redirect::same_origin(&url, &self.origin) {
+                    (target, authorization) = (Target::Origin, own.clone());
+                }
+            } else {
+                return Err(self.redirect_error(request.operation, target, received).await);
+            }
+            // The permit for the host behind us is given back before the next is taken, or the two could wait for each other.
+            self.transport.finish(received).await;
+            // What leads back to the origin is counted there like any other GET, so it is paid like one.
+            let at_origin = target == Target::Origin;
+            if let Some(reservation) = request.reservation.as_mut().filter(|_| at_origin) {
+                let exhausted = |exhausted: Exhausted| Error::PullLimit { retry_after: exhausted.retry_after };
+                reservation.again().await.map_err(exhausted)?;
+            }
+            let asking = self.ledger.asking(request.identity);
+            received = self
+                .request(&permit, request, &url, authorization, at_origin)
+                .await
+                .map_err(|failure| transport_error(failure, "where it redirects to"))?;
+            if at_origin {
+                received = self.origin_response(request, &mut permit, received, asking).await?;
+            }
+        }
+    }
+
+    async fn request(
+        &self,
+        permit: &BreakerPermit,
+        request: &mut Request<'_>,
+        url: &Url,
+        authorization: Option<HeaderValue>,
+        counted: bool,
+    ) -> Result<Received, TransportError> {
+        let mut headers = HeaderMap::new();
+        headers.extend(request.accept.clone().map(|value| (ACCEPT, value)));
+        headers.extend(request.range.clone().map(|value| (RANGE, value)));
+        headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
+        let (method, lane) = match request.operation {
+            Operation::ManifestHead | Operation::BlobHead => (Method::HEAD, Lane::Short),
+            Operation::BlobGet => (Method::GET, Lane::Body),
+            Operation::ManifestGet | Operation::Tags | Operation::Referrers => (Method::GET, Lane::Short),
+        };
+        let mut reservation = request.reservation.as_deref_mut().filter(|_| counted);
+        let sending = || {
+            if let Some(reservation) = &mut reservation {
+                reservation.sent();
+            }
+        };
+        let outcome = self.transport.send(permit, method, url, headers, lane, sending).await;
+        if let (Err(TransportError::NotSent(_)), Some(reservation)) = (&outcome, reservation) {
+            reservation.unsent();
+        }
+        outcome
+    }
+
+    /// What an answer of the origin tells the ledger. Returns whether it was served, and so counted.
+    fn reconcile(&self, request: &mut Request<'_>, received: &Received, asking: Asking) -> bool {
+        let status = received.response.status();
+        let counted = matches!(request.operation, Operation::ManifestGet | Operation::ManifestHead);
+        let reading = RateLimit::read(received.response.headers()).filter(|_| counted);
+        let served = status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE;
+        match &mut request.reservation {
+            Some(reservation) if served => reservation.answered(asking, reading),
+            reservation => {
+                // Nobody counts a pull that was not served. Should one do so all the same, its next reading says it.
+                if let Some(reservation) = reservation {
+                    reservation.unsent();
+                }
+                if let Some(reading) = reading {
+                    self.ledger.observe(request.identity, asking, reading);
+                }
+            }
+        }
+        if let Some(reading) = reading {
+            let (upstream, identity) = (&self.name, request.identity.name());
+            self.metrics.rate_limit(upstream, &identity, reading.limit, reading.remaining);
+            let source = ratelimit::source(received.response.headers());
+            tracing::debug!(%upstream, %identity, ?reading, source, "upstream says what is left");
+        }
+        served
+    }
+
+    /// What the origin's answer tells the breaker and the ledger; an error unless the answer is a success or a redirect.
+    async fn origin_response(
+        &self,
+        request: &mut Request<'_>,
+        permit: &mut BreakerPermit,
+        mut received: Received,
+        asking: Asking,
+    ) -> Result<Received, AttemptError> {
+        let status = received.response.status();
+        if self.reconcile(request, &received, asking) {
+            permit.answered();
+            return Ok(received);
+        }
+        let body = match status {
+            StatusCode::TOO_MANY_REQUESTS => self.error_body(&mut received).await,
+            _ => Vec::new(),
+        };
+        let headers = received.response.headers();
+        let response = error_response::classify(request.operation, status, headers, &body, SystemTime::now());
+        Err(match response {
+            ErrorResponse::PullLimit(asked) => {
+                permit.answered();
+                let retry_after = self.ledger.exhausted(request.identity, asked);
+                tracing::warn!(upstream = %self.name, ?retry_after, "upstream's pull limit is reached");
+                Error::PullLimit { retry_after }.into()
+            }
+            ErrorResponse::AbuseLimit(asked, message) => {
+                self.transport.limiter.shrink();
+                let retry_after = permit.limited(asked, &message, Instant::now());
+                tracing::warn!(upstream = %self.name, ?retry_after, %message, "upstream limits us");
+                Error::AbuseLimit { retry_after, message }.into()
+            }
+            ErrorResponse::ServerError(retry_after) => {
+                self.transport.limiter.shrink();
+                let reason: Arc<str> = format!("it answers {status}").into();
+                permit.failed(&reason, Instant::now());
+                // Who says when to come back is not asked before.
+                let retry = retry::is_transient(status) && retry_after.is_none_or(|wait| wait <= retry::MAX_BACKOFF);
+                AttemptError { error: Error::Unavailable { reason, retry_after }, retry }
+            }
+            other => {
+                permit.answered();
+                other_error(other, status).into()
+            }
+        })
+    }
+
+    /// What the answer of a redirect's target means. It says nothing about the origin's health, and its 401 is not answered.
+    async fn redirect_error(&self, operation: Operation, target: Target, mut received: Received) -> AttemptError {
+        let status = received.response.status();
+        let body = match status {
+            StatusCode::TOO_MANY_REQUESTS => self.error_body(&mut received).await,
+            _ => Vec::new(),
+        };
+        let error =
+            match error_response::classify(operation, status, received.response.headers(), &body, SystemTime::now()) {
+                ErrorResponse::Denied if target != Target::Elsewhere => Error::Denied,
+                ErrorResponse::Denied => {
+                    Error::Malformed(format!("where it redirects to, the answer is {status}").into())
+                }
+                ErrorResponse::PullLimit(asked) => {
+                    Error::PullLimit { retry_after: asked.unwrap_or(DEFAULT_RETRY_AFTER) }
+                }
+                ErrorResponse::AbuseLimit(asked, message) => {
+                    Error::AbuseLimit { retry_after: asked.unwrap_or(DEFAULT_RETRY_AFTER), message }
+                }
+                ErrorResponse::ServerError(retry_after) => {
+                    let reason = format!("where it redirects to, the answer is {status}").into();
+                    return AttemptError {
+                        error: Error::Unavailable { reason, retry_after },
+                        retry: retry::is_transient(status),
+                    };
+                }
+                other => other_error(other, status),
+            };
+        error.into()
+    }
+
+    /// The start of an error's body; nothing when it does not come.
+    async fn error_body(&self, received: &mut Received) -> Vec<u8> {
+        let body = self.transport.body(&mut received.response, error_response::MAX_BODY);
+        match tokio::time::timeout(ERROR_BODY, body).await {
+            Ok(Ok(body)) => body.to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn failed(&self, permit: &mut BreakerPermit, failure: TransportError) -> AttemptError {
+        if let TransportError::NotSent(reason) | TransportError::Broken(reason) | TransportError::TimedOut(reason) =
+            &failure
+        {
+            permit.failed(reason, Instant::now());
+        }
+        transport_error(failure, "")
+    }
+}
+
+/// How long the body of a 429 is waited for.
+const ERROR_BODY: Duration = Duration::from_secs(5);
+/// What a client is asked to wait when a redirect's target limits us without saying for how long.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+fn transport_error(failure: TransportError, place: &str) -> AttemptError {
+    let unavailable = |reason: &str| {
+        let reason = if place.is_empty() { reason.into() } else { format!("{place}: {reason}").into() };
+        Error::Unavailable { reason, retry_after: None }
+    };
+    match failure {
+        TransportError::Rejected(error) => error.into(),
+        TransportError::NotSent(reason) | TransportError::Broken(reason) => {
+            AttemptError { error: unavailable(&reason), retry: true }
+        }
+        TransportError::TimedOut(reason) => unavailable(&reason).into(),
+    }
+}
+
+fn other_error(response: ErrorResponse, status: StatusCode) -> Error {
+    match response {
+        ErrorResponse::NotFound => Error::NotFound,
+        ErrorResponse::Denied => Error::Denied,
+        ErrorResponse::HeadNotAllowed => Error::HeadRefused,
+        _ => Error::Malformed(format!("it answers {status}").into()),
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}

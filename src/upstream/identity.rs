@@ -1,0 +1,22 @@
+//! As whom an upstream is asked.
+
+use std::sync::Arc;
+
+/// As whom upstream is asked: anonymous, or one of the accounts. A budget belongs to an identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// The upstream's configured name.
+    pub upstream: Arc<str>,
+    /// `None` is anonymous.
+    pub account: Option<Arc<str>>,
+}
+
+impl Identity {
+    /// How one who has no account is called.
+    pub const ANONYMOUS: &'static str = "anonymous";
+
+    /// The account's user name, or [`Identity::ANONYMOUS`].
+    pub fn name(&self) -> Arc<str> {
+        self.account.clone().unwrap_or_else(|| Arc::from(Identity::ANONYMOUS))
+    }
+}
