@@ -9,8 +9,8 @@ use criterion::Criterion;
 use weir::{
     client::ClientKey,
     limits::{
-        ban::Book,
-        dialect,
+        bans::BanList,
+        headers,
         throttle::{Algorithm, Meter, Meters, Mode, Rules, Setting, Table},
     },
 };
@@ -34,12 +34,12 @@ fn check(criterion: &mut Criterion) {
     let look = Meter::Upstream.alone().and(Meter::Bytes).and(Meter::NotFound).and(Meter::Auth);
     let client = ClientKey::Address([10, 0, 0, 7].into());
     for count in [0, 1, 2, 6] {
-        let (table, rules) = (Table::new(Table::MOST_CLIENTS), rules(count));
+        let (table, rules) = (Table::new(Table::MAX_CLIENTS), rules(count));
         criterion.bench_function(&format!("check/{count} throttles"), |bencher| {
             bencher.iter(|| table.check(&rules, black_box(&client), take, look, SystemTime::now()));
         });
     }
-    let (table, rules) = (Table::new(Table::MOST_CLIENTS), rules(6));
+    let (table, rules) = (Table::new(Table::MAX_CLIENTS), rules(6));
     let mut number = 0_u32;
     criterion.bench_function("check/6 throttles, 50,000 clients in turn", |bencher| {
         bencher.iter(|| {
@@ -50,13 +50,13 @@ fn check(criterion: &mut Criterion) {
     });
     let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let decision = table.check(&rules, &client, take, Meters::NONE, now);
-    criterion.bench_function("dialect/docker hub and ietf", |bencher| {
+    criterion.bench_function("headers/docker hub and ietf", |bencher| {
         bencher.iter(|| {
-            let hub = decision.tightest().map(|standing| dialect::docker_hub(&client, &standing));
-            (hub, dialect::ietf(black_box(&decision)))
+            let hub = decision.tightest().map(|standing| headers::docker_hub(&client, &standing));
+            (hub, headers::ietf(black_box(&decision)))
         });
     });
-    let book = Book::default();
+    let book = BanList::default();
     criterion.bench_function("ban/find in an empty book", |bencher| {
         bencher.iter(|| book.find(black_box(&client), [10, 0, 0, 7].into(), now).is_some());
     });

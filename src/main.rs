@@ -1,6 +1,6 @@
 //! Settings to values to servers, until a signal. Wiring only.
 
-mod keep;
+mod persistence;
 mod reload;
 
 use std::{
@@ -30,7 +30,7 @@ use weir::{
 };
 use weir_storage::Store;
 
-use self::keep::{Keeper, LedgerJournal};
+use self::persistence::{LedgerJournal, Persistence};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -80,7 +80,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
         let expires = allowed.expires.map(|expires| humantime::format_rfc3339_seconds(expires).to_string());
         tracing::info!(client = %allowed.who, comment = allowed.comment, expires, "on the allowlist: never throttled");
     }
-    let (limits, keeper) = Keeper::start(&store, settings.rulebook, &ledger)?;
+    let (limits, persistence) = Persistence::start(&store, settings.rulebook, &ledger)?;
     let local = bind_local(&config.admin_socket());
 
     let mut metrics = telemetry::registry();
@@ -111,7 +111,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     let dependencies = admin::Dependencies {
         mirror: mirror.clone(),
         limits,
-        settle: keeper.settle(),
+        settle: persistence.settle(),
         metrics,
         draining: draining.clone(),
     };
@@ -130,7 +130,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     reloading.abort();
     mirror.close().await;
     admin.stop().await;
-    keeper.close().await;
+    persistence.close().await;
     // The next start makes its own.
     cli::remove_socket(&config.admin_socket());
     tracing::info!("stopped");

@@ -10,7 +10,7 @@ use weir::{
     cli::Cli,
     config::{Config, Watch},
     http::Certificate,
-    limits::{Limits, audit::Operator},
+    limits::{Limits, audit::Actor},
 };
 
 /// How often the files are looked at.
@@ -55,7 +55,7 @@ fn read(
     // Everything is read before anything is replaced.
     let prepared = certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
     prepared.into_iter().for_each(|certificate| certificate.install());
-    limits.replace(rulebook, &Operator::new(by, None), SystemTime::now());
+    limits.reload(rulebook, &Actor::new(by, None), SystemTime::now());
     if fresh.needs_restart_after(old) {
         tracing::warn!(
             "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, trusted proxies and certificates are reloaded)"

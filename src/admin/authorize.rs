@@ -11,9 +11,9 @@ use super::{Endpoint, State, origin, refuse};
 use crate::{
     client::{Client, ClientKey},
     limits::{
-        audit::Operator,
-        client, dialect,
-        permit::{About, Denied, Kind, Permit, Request},
+        audit::Actor,
+        client, headers,
+        permit::{AdmissionRequest, Denied, Permit, RequestInfo, RequestKind},
     },
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Local;
 
 /// Somebody who may ask.
 pub(super) struct Authorized {
-    pub(super) operator: Operator,
+    pub(super) operator: Actor,
     permit: Option<Permit>,
     now: SystemTime,
 }
@@ -31,12 +31,12 @@ impl Authorized {
     /// GitLab's header fields, of the throttle with the least left.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
         if let Some(standing) = self.permit.as_ref().and_then(|permit| permit.decision.tightest()) {
-            put(headers, &dialect::gitlab(&standing, self.now));
+            put(headers, &headers::gitlab(&standing, self.now));
         }
     }
 }
 
-fn put(headers: &mut HeaderMap, fields: &dialect::Fields) {
+fn put(headers: &mut HeaderMap, fields: &headers::HeaderFields) {
     for (name, value) in fields {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);
@@ -53,7 +53,7 @@ pub(super) async fn authorize(
     let now = SystemTime::now();
     let is_local = request.conn_data::<Local>().is_some();
     if endpoint.is_health() || is_local {
-        let operator = Operator::new("local", None);
+        let operator = Actor::new("local", None);
         return Ok(Authorized { operator, permit: None, now });
     }
     if let Err(refusal) = origin::judge(&state.settings.hosts, &origin::Head::of(request)) {
@@ -61,10 +61,10 @@ pub(super) async fn authorize(
     }
     let address = address(state, request);
     // Before the login: what it costs to verify passwords is what the throttle bounds.
-    let anonymous = Client::anonymous(client::fold(address), address);
+    let anonymous = Client::anonymous(client::key_address(address), address);
     if !needs_login(state, request) {
         let permit = throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
-        return Ok(Authorized { operator: Operator::new("operator", Some(address)), permit: Some(permit), now });
+        return Ok(Authorized { operator: Actor::new("operator", Some(address)), permit: Some(permit), now });
     }
     let offers = request.headers().contains_key(actix_web::http::header::AUTHORIZATION);
     if !offers {
@@ -81,7 +81,7 @@ pub(super) async fn authorize(
     };
     let account = Client { key: ClientKey::Principal(name.clone()), ..anonymous };
     let permit = throttle(state, account, endpoint.kind(), now).map_err(|refusal| *refusal)?;
-    Ok(Authorized { operator: Operator::new(&*name, Some(address)), permit: Some(permit), now })
+    Ok(Authorized { operator: Actor::new(&*name, Some(address)), permit: Some(permit), now })
 }
 
 /// Whether whoever asks must say who they are. Not at loopback; but what comes through a proxy there, or asks for `public_url`,
@@ -97,31 +97,31 @@ pub(super) fn needs_login(state: &State, request: &HttpRequest) -> bool {
 /// Counts a request for a page by `operator`, who is an account when `is_account`, and anonymous else.
 pub(super) fn authorize_page(
     state: &State,
-    operator: Operator,
+    operator: Actor,
     is_account: bool,
 ) -> Result<Authorized, Box<HttpResponse>> {
     let now = SystemTime::now();
     let address = operator.from.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    let anonymous = Client::anonymous(client::fold(address), address);
+    let anonymous = Client::anonymous(client::key_address(address), address);
     let client = match is_account {
         true => Client { key: ClientKey::Principal(operator.name.as_str().into()), ..anonymous },
         false => anonymous,
     };
-    let permit = throttle(state, client, Kind::AdminWeb, now)?;
+    let permit = throttle(state, client, RequestKind::AdminWeb, now)?;
     Ok(Authorized { operator, permit: Some(permit), now })
 }
 
-fn throttle(state: &State, client: Client, kind: Kind, now: SystemTime) -> Result<Permit, Box<HttpResponse>> {
-    let about = About { method: "", repository: "", reference: "" };
-    let request = Request { client: Arc::new(client), kind, about, bypass: None };
-    let text = &state.limits.rulebook().response_text;
+fn throttle(state: &State, client: Client, kind: RequestKind, now: SystemTime) -> Result<Permit, Box<HttpResponse>> {
+    let about = RequestInfo { method: "", repository: "", reference: "" };
+    let request = AdmissionRequest { client: Arc::new(client), kind, about, bypass: None };
+    let text = &state.limits.config().response_text;
     state.limits.admit(&request, now).map_err(|denied| Box::new(refused(&denied, kind, text)))
 }
 
 /// The custom text is the whole body for a person, and the sentence for a program.
-fn refused(denied: &Denied, kind: Kind, text: &str) -> HttpResponse {
+fn refused(denied: &Denied, kind: RequestKind, text: &str) -> HttpResponse {
     let mut response = match kind {
-        Kind::AdminWeb => {
+        RequestKind::AdminWeb => {
             HttpResponse::TooManyRequests().content_type("text/plain; charset=utf-8").body(text.to_owned())
         }
         _ => refuse(denied.status(), "TOOMANYREQUESTS", &denied.message),
@@ -137,5 +137,5 @@ pub(super) fn address(state: &State, request: &HttpRequest) -> IpAddr {
         let values = request.headers().get_all(name).map(|value| value.to_str().unwrap_or("?"));
         values.collect::<Vec<_>>().into_iter()
     };
-    client::asking(peer, &state.limits.rulebook().trusted_proxies, texts("x-forwarded-for"), texts("forwarded"))
+    client::client_address(peer, &state.limits.config().trusted_proxies, texts("x-forwarded-for"), texts("forwarded"))
 }

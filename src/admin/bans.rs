@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{State, authorize::Authorized, parameter, refuse, reply};
 use crate::limits::{
-    ban::{Filter, Record, Refused, Target},
-    state::Wish,
+    bans::{BanError, BanFilter, BanRecord, Target},
+    state::BanRequest,
 };
 
 /// The longest body of a request; an import of ten thousand bans with their evidence fits.
@@ -25,7 +25,7 @@ pub(super) fn list(state: &State, query: &str) -> HttpResponse {
         Err(why) => return refuse(400, "INVALID", &why),
     };
     let ended = matches!(parameter(query, "ended").as_deref(), Some("1" | "true"));
-    let filter = Filter { namespace: parameter(query, "namespace"), client, ended };
+    let filter = BanFilter { namespace: parameter(query, "namespace"), client, ended };
     reply(200, &json!({"bans": state.limits.bans(&filter, SystemTime::now())}))
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn add(state: &State, authorized: &Authorized, payload: web::Pa
     let Ok(duration) = humantime::parse_duration(&new.duration) else {
         return refuse(400, "INVALID", "duration is a number and a unit, such as \"1h\"");
     };
-    let wish = Wish { client: new.client, duration, reason: new.reason, force: new.force };
+    let wish = BanRequest { client: new.client, duration, reason: new.reason, force: new.force };
     match state.limits.ban(wish, &authorized.operator, SystemTime::now()) {
         Ok(record) => kept(state, 201, &record).await,
         Err(why) => refused(&why),
@@ -105,17 +105,17 @@ pub(super) async fn import(state: &State, authorized: &Authorized, query: &str, 
 }
 
 /// The record, once it is on disk: who was told of a ban finds it after a crash.
-async fn kept(state: &State, status: u16, record: &Record) -> HttpResponse {
+async fn kept(state: &State, status: u16, record: &BanRecord) -> HttpResponse {
     (state.settle)().await;
     reply(status, &json!(record))
 }
 
-fn refused(why: &Refused) -> HttpResponse {
+fn refused(why: &BanError) -> HttpResponse {
     let status = match why {
-        Refused::Unknown(_) => 404,
-        Refused::Full => 409,
-        Refused::Wide(_) | Refused::Yourself(_) | Refused::Loopback(_) => 422,
-        Refused::Duration | Refused::Reason | Refused::Import(_) => 400,
+        BanError::Unknown(_) => 404,
+        BanError::Full => 409,
+        BanError::Wide(_) | BanError::Yourself(_) | BanError::Loopback(_) => 422,
+        BanError::Duration | BanError::Reason | BanError::Import(_) => 400,
     };
     refuse(status, "INVALID", &why.to_string())
 }

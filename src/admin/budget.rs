@@ -17,7 +17,7 @@ const MOST: usize = 10_000;
 const MOST_SPENDERS: usize = 100;
 
 pub(super) fn budget(state: &State) -> Value {
-    let floors = state.limits.rulebook().budget.floors;
+    let floors = state.limits.config().budget.floors;
     let floors = json!({"critical": floors.critical, "standard": floors.standard, "bulk": floors.bulk});
     let mut identities = state.mirror.budget();
     identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
@@ -28,7 +28,7 @@ pub(super) fn budget(state: &State) -> Value {
 /// An identity with who waits for its pulls, who spent them, and whether somebody else does.
 fn whole(state: &State, left: &Left, floors: &Value) -> Value {
     let mut json = identity(left, floors);
-    state.limits.age_budget(left, SystemTime::now());
+    state.limits.expire_spends(left, SystemTime::now());
     let spenders = state.limits.spenders(&left.identity).into_iter().take(MOST_SPENDERS);
     let spenders: Vec<Value> =
         spenders.map(|(client, spent)| json!({"client": client.to_string(), "spent": spent})).collect();

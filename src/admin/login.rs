@@ -40,10 +40,10 @@ impl Login {
     pub(super) async fn verify(&self, name: &str, offered: String) -> Result<Option<Account>, Busy> {
         let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
         let permit = self.verifying.clone().acquire_owned().await.map_err(|_| Busy)?;
-        let rulebook = self.limits.rulebook();
-        let known = rulebook.account(name).cloned();
+        let config = self.limits.config();
+        let known = config.account(name).cloned();
         // A name that nobody has pays as much as one that somebody has, so that the time tells nothing.
-        let hash = known.as_ref().or(rulebook.accounts.first()).map(|account| account.password_hash.clone());
+        let hash = known.as_ref().or(config.accounts.first()).map(|account| account.password_hash.clone());
         let verified = actix_web::web::block(move || {
             let verified = hash.is_some_and(|hash| password::matches(&offered, &hash));
             drop(permit);
@@ -87,7 +87,7 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
-    use crate::limits::Rulebook;
+    use crate::limits::LimitsConfig;
 
     /// `hunter2` for both, with parameters that cost nothing.
     fn login() -> Login {
@@ -110,7 +110,7 @@ mod tests {
             delete: Arc::from([]),
         };
         let accounts = Arc::from([account("ops", true), account("ann", false)]);
-        Login::new(Limits::unkept(Rulebook { accounts, ..Rulebook::default() }))
+        Login::new(Limits::in_memory(LimitsConfig { accounts, ..LimitsConfig::default() }))
     }
 
     async fn status(authorization: Option<&str>) -> u16 {

@@ -9,7 +9,7 @@ use prometheus_client::{
 
 use super::{State, refuse};
 use crate::{
-    limits::{Limits, ban::Filter, state::ThrottleView},
+    limits::{Limits, bans::BanFilter, state::ThrottleView},
     mirror::Mirror,
     upstream::ledger::Left,
 };
@@ -92,7 +92,7 @@ impl MetricsCollector {
                 ConstCounter::new(value(view)).encode(encoder.encode_family(&[("throttle", &*view.name)])?)?;
             }
         }
-        let bans = self.1.bans(&Filter::default(), std::time::SystemTime::now());
+        let bans = self.1.bans(&BanFilter::default(), std::time::SystemTime::now());
         let simulated = bans.iter().filter(|record| record.simulated).count();
         for (name, help, value) in [
             ("bans_active", "Bans in force", bans.len() - simulated),

@@ -33,7 +33,7 @@ pub use self::{
     server::{Dependencies, Serving, serve},
 };
 use crate::{
-    limits::{Limits, permit::Kind},
+    limits::{Limits, permit::RequestKind},
     mirror::Mirror,
     route::Routes,
 };
@@ -134,10 +134,10 @@ impl Endpoint {
     }
 
     /// What it counts for. Probes and scrapers count for nothing.
-    fn kind(self) -> Kind {
+    fn kind(self) -> RequestKind {
         match self {
-            Endpoint::Health | Endpoint::Ready | Endpoint::Metrics => Kind::Ping,
-            _ => Kind::AdminApi,
+            Endpoint::Health | Endpoint::Ready | Endpoint::Metrics => RequestKind::Ping,
+            _ => RequestKind::AdminApi,
         }
     }
 }

@@ -12,11 +12,11 @@ use super::{
     bans::{MOST_SMALL, count, read},
     refuse, reply,
 };
-use crate::limits::{audit::MOST_ENTRIES, throttle::Mode};
+use crate::limits::{audit::MAX_ENTRIES, throttle::Mode};
 
 pub(super) fn list(state: &State) -> HttpResponse {
-    let rulebook = state.limits.rulebook();
-    let allowed = rulebook.allowlist.0.iter().map(|entry| {
+    let config = state.limits.config();
+    let allowed = config.allowlist.0.iter().map(|entry| {
         let expires = entry.expires.map(super::budget::at);
         json!({"client": entry.who.to_string(), "comment": entry.comment, "expires": expires})
     });
@@ -36,7 +36,7 @@ pub(super) async fn switch(state: &State, authorized: &Authorized, payload: web:
         Ok(switch) => switch,
         Err(refusal) => return refusal,
     };
-    if state.limits.switch(&name, mode, &authorized.operator, SystemTime::now()) == 0 {
+    if state.limits.set_mode(&name, mode, &authorized.operator, SystemTime::now()) == 0 {
         return refuse(404, "NOT_FOUND", "no throttle is configured by that name");
     }
     list(state)
@@ -44,7 +44,7 @@ pub(super) async fn switch(state: &State, authorized: &Authorized, payload: web:
 
 pub(super) fn clients(state: &State, query: &str) -> HttpResponse {
     let now = SystemTime::now();
-    state.mirror.budget().iter().for_each(|left| state.limits.age_budget(left, now));
+    state.mirror.budget().iter().for_each(|left| state.limits.expire_spends(left, now));
     match count(query, 100, 10_000) {
         Ok(most) => reply(200, &json!({"clients": state.limits.clients(most, now)})),
         Err(refusal) => *refusal,
@@ -52,7 +52,7 @@ pub(super) fn clients(state: &State, query: &str) -> HttpResponse {
 }
 
 pub(super) fn audit(state: &State, query: &str) -> HttpResponse {
-    match count(query, 100, MOST_ENTRIES) {
+    match count(query, 100, MAX_ENTRIES) {
         Ok(most) => reply(200, &json!({"audit": state.limits.audit(most)})),
         Err(refusal) => *refusal,
     }

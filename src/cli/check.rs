@@ -21,7 +21,7 @@ pub(super) fn run(config: &Config) -> Result<(), String> {
         let _ = writeln!(text, "  mirrors {} from {} {accounts}{default}", upstream.name, upstream.url);
     }
     for throttle in &config.throttle {
-        let (name, mode) = (&throttle.name, throttle.mode.word());
+        let (name, mode) = (&throttle.name, throttle.mode.as_str());
         let _ =
             writeln!(text, "  {name}: {} in {} s, {mode}", throttle.requests_per_period, throttle.period_in_seconds);
     }

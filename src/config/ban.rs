@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mistake, Span, throttle::Mode};
 use crate::limits::{
-    ban::{LONGEST, SHORTEST},
-    ladder,
+    abuse,
+    bans::{MAX_DURATION, MIN_DURATION},
 };
 
 /// Different references that the ladder tells apart.
@@ -18,7 +18,7 @@ const MOST: u32 = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ban {
-    /// For rungs 2 to 4 of the ladder.
+    /// For rungs 2 to 4.
     pub mode: Mode,
     /// What a ban is called on the wire.
     pub code: Code,
@@ -49,16 +49,16 @@ pub enum Code {
 
 impl Default for Ban {
     fn default() -> Ban {
-        let ladder = ladder::Settings::default();
+        let abuse = abuse::Settings::default();
         Ban {
             mode: Mode::DryRun,
             code: Code::default(),
-            same_reference: ladder.same_reference,
-            different_references: ladder.different_references,
-            upstream_exceeded: ladder.upstream_exceeded,
-            failed_logins: ladder.failed_logins,
-            denied_requests: ladder.denied_requests,
-            durations: ladder.durations.map(Span),
+            same_reference: abuse.same_reference,
+            different_references: abuse.different_references,
+            upstream_exceeded: abuse.upstream_exceeded,
+            failed_logins: abuse.failed_logins,
+            denied_requests: abuse.denied_requests,
+            durations: abuse.durations.map(Span),
         }
     }
 }
@@ -85,7 +85,7 @@ impl Ban {
             mistakes.push(Mistake::new("ban.different_references", self.different_references, fix));
         }
         let [first, .., last] = self.durations;
-        if !self.durations.is_sorted() || first.0 < SHORTEST || last.0 > LONGEST {
+        if !self.durations.is_sorted() || first.0 < MIN_DURATION || last.0 > MAX_DURATION {
             let written = self.durations.map(|span| span.to_string());
             let fix = r#"write four spans, each at least as long as the one before, from "1s" to "30d""#;
             mistakes.push(Mistake::new("ban.durations", written, fix));
@@ -93,15 +93,15 @@ impl Ban {
     }
 
     /// What the ladder goes by; whom it spares is not said here.
-    pub(super) fn ladder(&self) -> ladder::Settings {
-        ladder::Settings {
+    pub(super) fn abuse(&self) -> abuse::Settings {
+        abuse::Settings {
             same_reference: self.same_reference,
             different_references: self.different_references,
             failed_logins: self.failed_logins,
             denied_requests: self.denied_requests,
             upstream_exceeded: self.upstream_exceeded,
             durations: self.durations.map(|span| span.0),
-            ..ladder::Settings::default()
+            ..abuse::Settings::default()
         }
     }
 }

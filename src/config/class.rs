@@ -27,8 +27,8 @@ pub struct Class {
 }
 
 impl Class {
-    pub(super) fn rule(&self) -> class::Rule {
-        class::Rule {
+    pub(super) fn rule(&self) -> class::ClassRule {
+        class::ClassRule {
             class: self.name,
             cidr: self.cidr.iter().map(|network| network.0).collect(),
             accounts: self.accounts.clone(),

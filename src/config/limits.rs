@@ -49,13 +49,13 @@ impl Default for Limits {
 
 impl Limits {
     pub(super) fn allowlist(&self) -> Allowlist {
-        let entry = |entry: &Allowed| allowlist::Allowed {
+        let entry = |entry: &Allowed| allowlist::AllowlistEntry {
             who: Who::parse(&entry.client),
             comment: entry.comment.clone(),
             expires: entry.expires.as_deref().and_then(|time| humantime::parse_rfc3339_weak(time).ok()),
         };
         // GitLab's list holds numbers of users; here they are names of accounts, whatever they look like.
-        let user = |name: &String| allowlist::Allowed {
+        let user = |name: &String| allowlist::AllowlistEntry {
             who: Who::Principal(name.clone()),
             comment: "user_allowlist".to_owned(),
             expires: None,

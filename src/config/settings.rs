@@ -6,10 +6,9 @@ use super::{Account, Class, Config, Log, Mistake, Mistakes, Mode, Role, Throttle
 use crate::{
     admin, hosted, http,
     limits::{
-        self, Rulebook,
+        self, LimitsConfig, abuse,
         budget::{Floors, Policy, Shares},
         class::Classes,
-        ladder,
         throttle::Rules,
     },
     mirror,
@@ -35,7 +34,7 @@ pub struct Settings {
     /// For the admin side.
     pub admin: admin::Settings,
     /// What is reloaded: throttles, classes, budget, bans, accounts.
-    pub rulebook: Rulebook,
+    pub rulebook: LimitsConfig,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -156,7 +155,7 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong, with its key.
-    pub fn rulebook(&self) -> Result<Rulebook, Mistakes> {
+    pub fn rulebook(&self) -> Result<LimitsConfig, Mistakes> {
         let throttles: Vec<_> = self.throttle.iter().map(Throttle::setting).collect();
         let throttles = Rules::new(&throttles, &self.limits.dry_run, Rules::CEILING)
             .map_err(|error| Mistake::unseen("throttle", error))?;
@@ -181,11 +180,11 @@ impl Config {
         let (floors, shares) = (&self.budget.floors, &self.budget.client_share);
         let floors = Floors { critical: floors.critical, standard: floors.standard, bulk: floors.bulk };
         let shares = Shares { standard: shares.standard, bulk: shares.bulk };
-        Ok(Rulebook {
+        Ok(LimitsConfig {
             throttles,
             budget: Policy::new(floors, shares, self.budget.queue_max_wait.0, &classes),
             classes,
-            ladder: ladder::Settings { mode, spared, ..self.ban.ladder() },
+            abuse: abuse::Settings { mode, spared, ..self.ban.abuse() },
             allowlist: self.limits.allowlist(),
             trusted_proxies,
             bypass_header: self.limits.bypass_header.to_ascii_lowercase(),

@@ -203,7 +203,7 @@ fn what_a_rulebook_holds_is_what_was_written() {
     let rulebook = read(&text).unwrap().rulebook().unwrap();
     let rules: Vec<_> = rulebook.throttles.iter().map(|rule| (rule.limit(), rule.mode())).collect();
     assert_eq!(rules, [(9, Mode::DryRun)]);
-    assert_eq!(rulebook.ladder.mode, Mode::DryRun);
+    assert_eq!(rulebook.abuse.mode, Mode::DryRun);
     assert!(rulebook.bans_are_denied && rulebook.account("bo").is_some() && rulebook.classes.0.len() == 1);
     assert_eq!(rulebook.allowlist.0[0].who.to_string(), "1");
     std::fs::write(&file, "bo:hunter2").unwrap();

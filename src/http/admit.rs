@@ -27,10 +27,10 @@ use super::connection::Shared;
 use crate::{
     client::{Client, ClientKey},
     limits::{
-        Limits, Rulebook,
+        Limits, LimitsConfig,
         allowlist::bypasses,
         client,
-        permit::{About, Denied, Kind, Note, Permit, Request},
+        permit::{AdmissionRequest, Denied, LogFields, Permit, RequestInfo, RequestKind},
     },
     password,
 };
@@ -78,15 +78,15 @@ impl Gate {
 
     /// The client, when no password has to be verified to know it. Allocates nothing for an anonymous peer that asked before.
     pub(crate) fn at_once(&self, shared: &Shared, head: &RequestHead) -> Option<Arc<Client>> {
-        let rulebook = self.limits.rulebook();
-        let Some(credentials) = offered(&rulebook, head.headers()) else {
-            return Some(self.by_address(&rulebook, shared, head.headers()));
+        let config = self.limits.config();
+        let Some(credentials) = offered(&config, head.headers()) else {
+            return Some(self.by_address(&config, shared, head.headers()));
         };
         match self.remembered.get(&self.digest(&credentials))? {
-            None => Some(self.by_address(&rulebook, shared, head.headers())),
+            None => Some(self.by_address(&config, shared, head.headers())),
             Some((name, hash)) => {
-                rulebook.account(&name).filter(|account| account.password_hash == hash)?;
-                Some(self.by_name(&rulebook, shared, head.headers(), name))
+                config.account(&name).filter(|account| account.password_hash == hash)?;
+                Some(self.by_name(&config, shared, head.headers(), name))
             }
         }
     }
@@ -99,9 +99,9 @@ impl Gate {
         if let Some(client) = self.at_once(shared, head) {
             return Ok(client);
         }
-        let rulebook = self.limits.rulebook();
-        let anonymous = self.by_address(&rulebook, shared, head.headers());
-        let Some(credentials) = offered(&rulebook, head.headers()) else { return Ok(anonymous) };
+        let config = self.limits.config();
+        let anonymous = self.by_address(&config, shared, head.headers());
+        let Some(credentials) = offered(&config, head.headers()) else { return Ok(anonymous) };
         let digest = self.digest(&credentials);
         let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
         let _turn = self.verifying.acquire().await.map_err(|_| Busy)?;
@@ -109,11 +109,11 @@ impl Gate {
         if let Some(client) = self.at_once(shared, head) {
             return Ok(client);
         }
-        let known = verify(&rulebook, &credentials).await.ok_or(Busy)?;
+        let known = verify(&config, &credentials).await.ok_or(Busy)?;
         self.remembered.insert(digest, known.clone());
-        self.limits.tried_to_log_in(&anonymous, known.is_some(), SystemTime::now());
+        self.limits.record_login(&anonymous, known.is_some(), SystemTime::now());
         Ok(match known {
-            Some((name, _)) => self.by_name(&rulebook, shared, head.headers(), name),
+            Some((name, _)) => self.by_name(&config, shared, head.headers(), name),
             None => anonymous,
         })
     }
@@ -127,19 +127,19 @@ impl Gate {
         client: Arc<Client>,
         shared: &Shared,
         head: &RequestHead,
-        kind: Kind,
-        about: About<'_>,
+        kind: RequestKind,
+        about: RequestInfo<'_>,
     ) -> Result<Permit, Box<Denied>> {
-        let rulebook = self.limits.rulebook();
-        let name = &rulebook.bypass_header;
+        let config = self.limits.config();
+        let name = &config.bypass_header;
         let bypass = match name.is_empty() {
             true => None,
             false => {
                 let value = head.headers().get(name.as_str()).map(|value| value.as_bytes());
-                bypasses(value, client::trusts(&rulebook.trusted_proxies, peer(shared)))
+                bypasses(value, client::is_trusted(&config.trusted_proxies, peer(shared)))
             }
         };
-        let request = Request { client, kind, about, bypass };
+        let request = AdmissionRequest { client, kind, about, bypass };
         let admitted = self.limits.admit(&request, SystemTime::now());
         let (notes, status) = match &admitted {
             Ok(permit) if permit.notes.is_empty() => return admitted,
@@ -159,33 +159,33 @@ impl Gate {
         hasher.finalize().into()
     }
 
-    fn by_name(&self, rulebook: &Rulebook, shared: &Shared, headers: &HeaderMap, name: Arc<str>) -> Arc<Client> {
-        let address = address(rulebook, shared, headers);
-        Arc::new(self.limits.client(ClientKey::Principal(name), address, user_agent(headers)))
+    fn by_name(&self, config: &LimitsConfig, shared: &Shared, headers: &HeaderMap, name: Arc<str>) -> Arc<Client> {
+        let address = address(config, shared, headers);
+        Arc::new(self.limits.describe_client(ClientKey::Principal(name), address, user_agent(headers)))
     }
 
-    fn by_address(&self, rulebook: &Rulebook, shared: &Shared, headers: &HeaderMap) -> Arc<Client> {
-        let forwarded = !rulebook.trusted_proxies.is_empty()
+    fn by_address(&self, config: &LimitsConfig, shared: &Shared, headers: &HeaderMap) -> Arc<Client> {
+        let forwarded = !config.trusted_proxies.is_empty()
             && (headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED));
         // With classes, what a client is may change with its User-Agent and with a reload; else it is what it was.
-        if forwarded || !rulebook.classes.0.is_empty() {
-            let address = address(rulebook, shared, headers);
-            return Arc::new(self.limits.client(
-                ClientKey::Address(client::fold(address)),
+        if forwarded || !config.classes.0.is_empty() {
+            let address = address(config, shared, headers);
+            return Arc::new(self.limits.describe_client(
+                ClientKey::Address(client::key_address(address)),
                 address,
                 user_agent(headers),
             ));
         }
         let anonymous = || {
             let peer = peer(shared);
-            Arc::new(Client::anonymous(client::fold(peer), peer))
+            Arc::new(Client::anonymous(client::key_address(peer), peer))
         };
         shared.client.borrow_mut().get_or_insert_with(anonymous).clone()
     }
 }
 
 /// One decision in the log, with GitLab's field names as far as it has them.
-fn log(note: &Note, request: &Request<'_>, head: &RequestHead, status: u16) {
+fn log(note: &LogFields, request: &AdmissionRequest<'_>, head: &RequestHead, status: u16) {
     tracing::info!(
         target: "weir::throttle",
         env = note.env,
@@ -209,12 +209,12 @@ fn peer(shared: &Shared) -> IpAddr {
     shared.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
-fn address(rulebook: &Rulebook, shared: &Shared, headers: &HeaderMap) -> IpAddr {
-    let (peer, trusted) = (peer(shared), &rulebook.trusted_proxies);
+fn address(config: &LimitsConfig, shared: &Shared, headers: &HeaderMap) -> IpAddr {
+    let (peer, trusted) = (peer(shared), &config.trusted_proxies);
     if trusted.is_empty() {
         return peer.to_canonical();
     }
-    client::asking(peer, trusted, texts(headers, X_FORWARDED_FOR), texts(headers, FORWARDED))
+    client::client_address(peer, trusted, texts(headers, X_FORWARDED_FOR), texts(headers, FORWARDED))
 }
 
 fn user_agent(headers: &HeaderMap) -> &str {
@@ -222,11 +222,11 @@ fn user_agent(headers: &HeaderMap) -> &str {
 }
 
 /// Credentials that are worth looking at, as `name:password`: Basic, or the token header's value as it is.
-fn offered(rulebook: &Rulebook, headers: &HeaderMap) -> Option<Vec<u8>> {
-    if rulebook.accounts.is_empty() {
+fn offered(config: &LimitsConfig, headers: &HeaderMap) -> Option<Vec<u8>> {
+    if config.accounts.is_empty() {
         return None;
     }
-    let named = (!rulebook.token_header.is_empty()).then(|| headers.get(rulebook.token_header.as_str())).flatten();
+    let named = (!config.token_header.is_empty()).then(|| headers.get(config.token_header.as_str())).flatten();
     if let Some(token) = named.filter(|value| value.len() <= LONGEST_CREDENTIALS) {
         return Some(token.as_bytes().trim_ascii().to_vec());
     }
@@ -238,12 +238,12 @@ fn offered(rulebook: &Rulebook, headers: &HeaderMap) -> Option<Vec<u8>> {
 }
 
 /// Whose credentials these are; nobody's is an answer, too. An unknown name costs what a known one costs.
-async fn verify(rulebook: &Rulebook, credentials: &[u8]) -> Option<Known> {
+async fn verify(config: &LimitsConfig, credentials: &[u8]) -> Option<Known> {
     // RFC 7617
     let pair = std::str::from_utf8(credentials).ok().and_then(|text| text.split_once(':'));
     let Some((name, password)) = pair else { return Some(None) };
-    let (found, offered) = (rulebook.account(name), password.to_owned());
-    let hash = found.or(rulebook.accounts.first())?.password_hash.clone();
+    let (found, offered) = (config.account(name), password.to_owned());
+    let hash = found.or(config.accounts.first())?.password_hash.clone();
     let correct = tokio::task::spawn_blocking(move || password::matches(&offered, &hash)).await.ok()?;
     Some(found.filter(|_| correct).map(|account| (account.name.clone(), account.password_hash.clone())))
 }
@@ -263,7 +263,11 @@ mod tests {
 
     fn gate(trusted_proxies: &[&str], accounts: Vec<Account>) -> Gate {
         let trusted_proxies = trusted_proxies.iter().map(|network| network.parse().unwrap()).collect();
-        Gate::new(Limits::unkept(Rulebook { trusted_proxies, accounts: accounts.into(), ..Rulebook::default() }))
+        Gate::new(Limits::in_memory(LimitsConfig {
+            trusted_proxies,
+            accounts: accounts.into(),
+            ..LimitsConfig::default()
+        }))
     }
 
     fn account(name: &str, password: &str) -> Account {

@@ -43,7 +43,7 @@ impl Crowd {
 
     /// A place for one more connection of this peer, or `None` when its client has all that it may have.
     pub(crate) fn enter(self: &Arc<Crowd>, peer: IpAddr) -> Option<Place> {
-        let client = client::fold(peer);
+        let client = client::key_address(peer);
         if (self.exempt)(peer) {
             return Some(Place { crowd: self.clone(), client: None });
         }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{MOST_HEADER_BYTES, MOST_HEADERS, headers, intake::Cut, path, query};
 use crate::{
     hosted,
-    limits::permit::{Cause, Denied},
+    limits::permit::{DenialCause, Denied},
     mirror,
 };
 
@@ -83,7 +83,7 @@ pub(crate) enum Failure {
     /// A throttle or a ban.
     Denied(Arc<Denied>),
     /// This client asked for the same missing thing so often that upstream is not asked again for so long.
-    HeldBack(Duration),
+    MissThrottled(Duration),
     /// What the hosted namespaces say.
     Hosted(hosted::Error),
     /// The path names nothing.
@@ -139,10 +139,10 @@ impl Failure {
                 let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
                 let code = if denied.as_denied { Code::Denied } else { Code::TooManyRequests };
                 // Who is banned is not to come back by itself; a quota says when.
-                let retry_after = (denied.cause != Cause::Banned).then_some(denied.retry_after);
+                let retry_after = (denied.cause != DenialCause::Banned).then_some(denied.retry_after);
                 Row { retry_after, ..row(status, code) }
             }
-            Failure::HeldBack(wait) => {
+            Failure::MissThrottled(wait) => {
                 Row { retry_after: Some(*wait), ..row(StatusCode::NOT_FOUND, Code::ManifestUnknown) }
             }
             Failure::Mirror(Mirror::UpstreamUnavailable { retry_after, .. }) => {
@@ -202,7 +202,7 @@ impl Failure {
             Failure::Mirror(Mirror::BlobUnknown) => format!("{repository} has no such blob"),
             Failure::Mirror(error) => error.to_string(),
             Failure::Denied(denied) => denied.message.clone(),
-            Failure::HeldBack(wait) => {
+            Failure::MissThrottled(wait) => {
                 let what = about.and_then(|about| about.reference.as_deref()).unwrap_or("this");
                 let wait = whole_seconds(*wait);
                 format!(
@@ -277,7 +277,7 @@ impl Failure {
             let longest = match self {
                 _ if sleeps(user_agent) => LONGEST_SLEEP,
                 // A client's own quota comes back when it is said to.
-                Failure::Denied(_) | Failure::HeldBack(_) | Failure::Mirror(mirror::Error::Throttled(_)) => {
+                Failure::Denied(_) | Failure::MissThrottled(_) | Failure::Mirror(mirror::Error::Throttled(_)) => {
                     Duration::MAX
                 }
                 _ => LONGEST_WAIT,

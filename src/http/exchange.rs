@@ -21,7 +21,7 @@ use super::{
     turn::Turn,
 };
 use crate::{
-    limits::permit::About,
+    limits::permit::RequestInfo,
     mirror::{Ask, Facts},
 };
 
@@ -128,9 +128,9 @@ impl Exchange {
             return Err(Failure::Denied(denied.clone()));
         }
         let Some((permit, limits)) = self.turn.admission() else { return Ok(()) };
-        let about = About { method: self.turn.method().as_str(), repository: &place.name(), reference };
-        match limits.held_back(&permit.client, about, SystemTime::now()) {
-            Some(wait) => Err(Failure::HeldBack(wait)),
+        let about = RequestInfo { method: self.turn.method().as_str(), repository: &place.name(), reference };
+        match limits.miss_throttled(&permit.client, about, SystemTime::now()) {
+            Some(wait) => Err(Failure::MissThrottled(wait)),
             None => Ok(()),
         }
     }
@@ -149,8 +149,8 @@ impl Exchange {
                 Some(about) => (about.repository.as_str(), about.reference.as_deref().unwrap_or_default()),
                 None => ("", ""),
             };
-            let about = About { method: self.turn.method().as_str(), repository, reference };
-            limits.failed(permit, about, status.as_u16(), SystemTime::now());
+            let about = RequestInfo { method: self.turn.method().as_str(), repository, reference };
+            limits.record_outcome(permit, about, status.as_u16(), SystemTime::now());
         }
         let pushes = matches!(*self.turn.method(), Method::POST | Method::PATCH | Method::PUT);
         // The client goes on with the same upload, which is counted when it ends.

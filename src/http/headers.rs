@@ -8,9 +8,9 @@ use super::connection::Shared;
 use crate::{
     client::ClientKey,
     limits::{
-        dialect,
+        headers as limit_headers,
         permit::Permit,
-        throttle::{Meter, Standing},
+        throttle::{Meter, ThrottleStatus},
     },
     mirror::{Facts, Status},
     oci::Digest,
@@ -127,7 +127,7 @@ struct Limit {
     policy: HeaderValue,
 }
 
-fn of_limit<R>(standing: &Standing<'_>, work: impl FnOnce(&Limit) -> R) -> R {
+fn of_limit<R>(standing: &ThrottleStatus<'_>, work: impl FnOnce(&Limit) -> R) -> R {
     thread_local! {
         static KEPT: RefCell<Vec<Limit>> = const { RefCell::new(Vec::new()) };
     }
@@ -139,7 +139,7 @@ fn of_limit<R>(standing: &Standing<'_>, work: impl FnOnce(&Limit) -> R) -> R {
         }
         let hub = take(&mut format!("{limit};w={}", rule.period()));
         let mut policy = String::new();
-        dialect::policy(standing, &mut policy);
+        limit_headers::policy(standing, &mut policy);
         let made = Limit { of, hub, policy: take(&mut policy) };
         // A reload makes other rules; the values of the old ones go when their room is needed.
         if kept.len() >= KEPT_RULES {
@@ -156,11 +156,11 @@ pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Shared) {
     thread_local! {
         static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
     }
-    let (pulls, tightest) = permit.told();
+    let (pulls, tightest) = permit.advertised();
     TEXT.with_borrow_mut(|text| {
         if let Some(standing) = pulls {
             headers.insert(RATELIMIT_LIMIT, of_limit(&standing, |limit| limit.hub.clone()));
-            dialect::remaining(&standing, text);
+            limit_headers::remaining(&standing, text);
             headers.insert(RATELIMIT_REMAINING, take(text));
             let source = source(shared, &permit.client.key);
             if !source.is_empty() {
@@ -169,7 +169,7 @@ pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Shared) {
         }
         if let Some(standing) = tightest {
             headers.insert(RATELIMIT_POLICY, of_limit(&standing, |limit| limit.policy.clone()));
-            dialect::left(&standing, text);
+            limit_headers::left(&standing, text);
             headers.insert(RATELIMIT, take(text));
         }
     });
@@ -228,9 +228,9 @@ mod tests {
 
     use super::*;
     use crate::limits::{
-        Limits, Rulebook,
-        audit::Operator,
-        permit::{About, Kind, Request},
+        Limits, LimitsConfig,
+        audit::Actor,
+        permit::{AdmissionRequest, RequestInfo, RequestKind},
         throttle::{Algorithm, Mode, Rules, Setting},
     };
 
@@ -278,9 +278,9 @@ mod tests {
                 setting("unauthenticated_bytes", 4),
                 setting("authenticated_pulls", 5),
             ];
-            Rulebook { throttles: Rules::new(&settings, &[], 2).unwrap(), ..Rulebook::default() }
+            LimitsConfig { throttles: Rules::new(&settings, &[], 2).unwrap(), ..LimitsConfig::default() }
         };
-        let limits = Limits::unkept(rules(20));
+        let limits = Limits::in_memory(rules(20));
         let shared = Shared::new(None, false);
         let mut said = std::collections::HashSet::new();
         for step in 0..400_u64 {
@@ -292,13 +292,13 @@ mod tests {
             };
             let now = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + step);
             if step % 50 == 49 {
-                limits.replace(rules(20 + step as u32), &Operator::auto(), now);
+                limits.reload(rules(20 + step as u32), &Actor::auto(), now);
             }
-            let client = Arc::new(limits.client(key, [192, 0, 2, 1].into(), ""));
-            let about = About { method: "GET", repository: "a", reference: "b" };
-            let request = Request { client, kind: Kind::Pull, about, bypass: None };
+            let client = Arc::new(limits.describe_client(key, [192, 0, 2, 1].into(), ""));
+            let about = RequestInfo { method: "GET", repository: "a", reference: "b" };
+            let request = AdmissionRequest { client, kind: RequestKind::Pull, about, bypass: None };
             let Ok(permit) = limits.admit(&request, now) else { continue };
-            limits.sent(&permit, if step % 7 == 0 { 60_000 } else { 0 }, now);
+            limits.charge_bytes(&permit, if step % 7 == 0 { 60_000 } else { 0 }, now);
             let (mut written, mut kept) = (HeaderMap::new(), HeaderMap::new());
             fields(&mut written, &permit.fields());
             quota(&mut kept, &permit, &shared);

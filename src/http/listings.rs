@@ -20,7 +20,7 @@ use crate::{
 
 /// Entries of a page when the client names a larger number, and of a catalog when it names none. A list of tags without `n`
 /// comes whole, as the spec asks.
-const MOST_ENTRIES: usize = 1000;
+const MAX_ENTRIES: usize = 1000;
 
 /// `n` and `last`, understood.
 struct Paging {
@@ -32,7 +32,7 @@ impl Paging {
     fn of(exchange: &Exchange) -> Result<Paging, Failure> {
         let query = exchange.query();
         Ok(Paging {
-            n: query::count(query).map_err(Failure::Query)?.map(|n| n.min(MOST_ENTRIES)),
+            n: query::count(query).map_err(Failure::Query)?.map(|n| n.min(MAX_ENTRIES)),
             last: query::value(query, "last").map_err(Failure::Query)?.map(|last| last.into_owned()),
         })
     }
@@ -129,7 +129,7 @@ pub(crate) fn catalog(
             names.sort_unstable();
             names.dedup();
         }
-        let page = page(&names, paging.last.as_deref(), Some(paging.n.unwrap_or(MOST_ENTRIES)));
+        let page = page(&names, paging.last.as_deref(), Some(paging.n.unwrap_or(MAX_ENTRIES)));
         let body = serde_json::json!({"repositories": page.entries});
         let link = link(&exchange, &page);
         let mut response = exchange.json("application/json", None, None, &body);

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     hosted::{self, MOST_BYTES, Right},
-    limits::{dialect, throttle::Meter},
+    limits::{headers as limit_headers, throttle::Meter},
     mirror::{Facts, ManifestAnswer, ManifestHead, Mirror},
     oci::{Digest, Invalid, MediaType, Reference, Tag},
 };
@@ -32,7 +32,7 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, refe
     }
     let name = reference.to_string();
     if let Err(failure) = exchange.may_miss(&place, &name)
-        && (matches!(failure, Failure::HeldBack(_)) || !registry.mirror.has(&place.ask, &reference))
+        && (matches!(failure, Failure::MissThrottled(_)) || !registry.mirror.has(&place.ask, &reference))
     {
         return Answer::now(exchange.fail(&failure, Some(&place), Some(name)));
     }
@@ -162,12 +162,12 @@ fn quota(exchange: &Exchange, place: &Place, mirror: &Mirror, all: &mut HeaderMa
     if permit.safe.is_none() {
         let standing = limits.peek(&client.key, Meter::Pulls.alone(), now);
         if let Some(standing) = standing.acting().next() {
-            return headers::fields(all, &dialect::docker_hub(&client.key, &standing));
+            return headers::fields(all, &limit_headers::docker_hub(&client.key, &standing));
         }
     }
     let allowance = mirror.allowance(&place.ask.upstream, client, now);
     if let Some((limit, remaining, window)) = allowance {
-        headers::fields(all, &dialect::docker_hub_budget(&client.key.to_string(), limit, remaining, window));
+        headers::fields(all, &limit_headers::docker_hub_budget(&client.key.to_string(), limit, remaining, window));
     }
 }
 

@@ -64,7 +64,7 @@ use self::{
 use crate::{
     client::Client,
     hosted::Hosted,
-    limits::permit::{About, Denied, Kind as Counted},
+    limits::permit::{Denied, RequestInfo, RequestKind},
     mirror::{Ask, Mirror},
     route::{Asked, Found, Routes},
 };
@@ -197,20 +197,20 @@ fn admit(
     resource: Option<&Resource>,
 ) -> Result<(), Box<Denied>> {
     let (repository, reference, kind) = match resource {
-        Some(Resource::Ping(_)) => (None, None, Counted::Ping),
+        Some(Resource::Ping(_)) => (None, None, RequestKind::Ping),
         Some(Resource::Manifest(asked, reference)) => {
-            let kind = if exchange.turn.is_head() { Counted::Registry } else { Counted::Pull };
+            let kind = if exchange.turn.is_head() { RequestKind::Registry } else { RequestKind::Pull };
             (Some(asked), Some(reference.to_string()), kind)
         }
         Some(Resource::Blob(asked, digest) | Resource::Referrers(asked, digest)) => {
-            (Some(asked), Some(digest.to_string()), Counted::Registry)
+            (Some(asked), Some(digest.to_string()), RequestKind::Registry)
         }
-        Some(Resource::Tags(asked) | Resource::Upload(asked, _)) => (Some(asked), None, Counted::Registry),
-        Some(Resource::Catalog(_)) | None => (None, None, Counted::Registry),
+        Some(Resource::Tags(asked) | Resource::Upload(asked, _)) => (Some(asked), None, RequestKind::Registry),
+        Some(Resource::Catalog(_)) | None => (None, None, RequestKind::Registry),
     };
     let repository = repository.map(|asked| asked.name.as_str()).unwrap_or_default();
     let reference = reference.unwrap_or_default();
-    let about = About { method: exchange.turn.method().as_str(), repository, reference: &reference };
+    let about = RequestInfo { method: exchange.turn.method().as_str(), repository, reference: &reference };
     let permit = registry.gate.admit(client, exchange.turn.shared(), exchange.head(), kind, about)?;
     exchange.turn.admitted(permit, registry.gate.limits.clone());
     Ok(())

@@ -37,7 +37,7 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, dige
 }
 
 /// Entries of a page, unless fewer are asked for.
-const MOST_ENTRIES: usize = 1000;
+const MAX_ENTRIES: usize = 1000;
 
 /// What refers to a manifest of a repository that lives here, a page at a time.
 pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
@@ -50,7 +50,7 @@ pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, dige
         let last = value("last")?.map(|last| last.parse::<Digest>()).transpose();
         let n = query::count(exchange.query()).map_err(Failure::Query)?;
         let last = last.map_err(|bad| Failure::Hosted(bad.into()))?;
-        Ok((artifact_type, last, n.unwrap_or(MOST_ENTRIES).clamp(1, MOST_ENTRIES)))
+        Ok((artifact_type, last, n.unwrap_or(MAX_ENTRIES).clamp(1, MAX_ENTRIES)))
     };
     let (artifact_type, last, most) = match asked() {
         Ok(asked) => asked,

@@ -113,7 +113,7 @@ pub async fn serve(
     metrics: Metrics,
 ) -> io::Result<Serving> {
     let trusting = limits.clone();
-    let exempt: Exempt = Box::new(move |peer| client::trusts(&trusting.rulebook().trusted_proxies, peer));
+    let exempt: Exempt = Box::new(move |peer| client::is_trusted(&trusting.config().trusted_proxies, peer));
     let registry = Arc::new(Registry {
         mirror,
         hosted,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     hosted,
-    limits::{Account, Limits, Rulebook},
+    limits::{Account, Limits, LimitsConfig},
     mirror,
     upstream::{self, Ledger, Upstream},
 };
@@ -97,7 +97,7 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
         ca_file: None,
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
-    let limits = Limits::unkept(Rulebook { accounts: accounts.into(), ..Rulebook::default() });
+    let limits = Limits::in_memory(LimitsConfig { accounts: accounts.into(), ..LimitsConfig::default() });
     let hosted = Hosted::new(hosting.settings, store.clone());
     let mirror = Mirror::new(mirror, store, vec![upstream], ledger, limits.clone(), Handle::current());
     let settings = Settings {

@@ -141,7 +141,7 @@ impl Drop for Turn {
         if let Some((permit, limits)) = &self.admission
             && permit.decision.counts(Meter::Bytes)
         {
-            limits.sent(permit, bytes, SystemTime::now());
+            limits.charge_bytes(permit, bytes, SystemTime::now());
         }
         let Some(line) = self.line.take() else { return };
         let client = match &self.admission {

@@ -10,7 +10,7 @@ use crate::client::ClientKey;
 
 /// One entry of `[limits] allowlist` or `user_allowlist`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Allowed {
+pub struct AllowlistEntry {
     /// Whom.
     pub who: Who,
     /// Why, for the page and the log at start.
@@ -47,7 +47,7 @@ impl std::fmt::Display for Who {
 
 /// Why a client was let pass uncounted; GitLab's word for it is the log field `throttle_safelist`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Safe {
+pub enum Exemption {
     /// The bypass header, with value 1, from a trusted proxy.
     BypassHeader,
     /// An entry for its account.
@@ -56,30 +56,30 @@ pub enum Safe {
     Address,
 }
 
-impl Safe {
+impl Exemption {
     /// The value of `throttle_safelist`.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Safe::BypassHeader => "throttle_bypass_header",
-            Safe::User => "throttle_user_allowlist",
-            Safe::Address => "throttle_address_allowlist",
+            Exemption::BypassHeader => "throttle_bypass_header",
+            Exemption::User => "throttle_user_allowlist",
+            Exemption::Address => "throttle_address_allowlist",
         }
     }
 }
 
 /// All entries. Immutable; a reload makes another one.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Allowlist(pub Vec<Allowed>);
+pub struct Allowlist(pub Vec<AllowlistEntry>);
 
 impl Allowlist {
     /// The first entry that lets this client pass now. Walks all entries: they are written by hand and few.
-    pub fn find(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<(&Allowed, Safe)> {
+    pub fn find(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<(&AllowlistEntry, Exemption)> {
         let address = address.to_canonical();
         let live = self.0.iter().filter(|entry| entry.expires.is_none_or(|expires| now < expires));
         live.filter_map(|entry| match (&entry.who, client) {
-            (Who::Network(network), _) if network.contains(&address) => Some((entry, Safe::Address)),
+            (Who::Network(network), _) if network.contains(&address) => Some((entry, Exemption::Address)),
             (Who::Principal(name), ClientKey::Principal(principal)) if **name == **principal => {
-                Some((entry, Safe::User))
+                Some((entry, Exemption::User))
             }
             _ => None,
         })
@@ -88,8 +88,8 @@ impl Allowlist {
 }
 
 /// Whether the bypass header counts: exactly `1`, and from a trusted proxy. Anybody else's is to be ignored and stripped.
-pub fn bypasses(value: Option<&[u8]>, from_trusted_proxy: bool) -> Option<Safe> {
-    (from_trusted_proxy && value == Some(b"1")).then_some(Safe::BypassHeader)
+pub fn bypasses(value: Option<&[u8]>, from_trusted_proxy: bool) -> Option<Exemption> {
+    (from_trusted_proxy && value == Some(b"1")).then_some(Exemption::BypassHeader)
 }
 
 #[cfg(test)]
@@ -101,25 +101,25 @@ mod tests {
     #[test]
     fn an_entry_is_an_address_a_network_or_an_account_until_it_expires() {
         let end = UNIX_EPOCH + Duration::from_secs(100);
-        let entry = |who, expires| Allowed { who: Who::parse(who), comment: String::new(), expires };
+        let entry = |who, expires| AllowlistEntry { who: Who::parse(who), comment: String::new(), expires };
         let list = Allowlist(vec![entry("10.1.2.3/8", Some(end)), entry("2001:db8::1", None), entry("ci", None)]);
         let found = |client: &str, principal: bool, now| {
             let address = client.parse().unwrap_or(IpAddr::from([192, 0, 2, 1]));
             let key = if principal { ClientKey::Principal(client.into()) } else { ClientKey::Address(address) };
             list.find(&key, address, now).map(|(_, safe)| safe)
         };
-        assert_eq!(found("10.9.9.9", false, UNIX_EPOCH), Some(Safe::Address));
-        assert_eq!(found("::ffff:10.9.9.9", false, UNIX_EPOCH), Some(Safe::Address));
+        assert_eq!(found("10.9.9.9", false, UNIX_EPOCH), Some(Exemption::Address));
+        assert_eq!(found("::ffff:10.9.9.9", false, UNIX_EPOCH), Some(Exemption::Address));
         assert_eq!(found("10.9.9.9", false, end), None);
-        assert_eq!(found("2001:db8::1", false, end), Some(Safe::Address));
+        assert_eq!(found("2001:db8::1", false, end), Some(Exemption::Address));
         assert_eq!(found("2001:db8::2", false, end), None);
-        assert_eq!(found("ci", true, end), Some(Safe::User));
+        assert_eq!(found("ci", true, end), Some(Exemption::User));
         assert_eq!(found("dev", true, end), None);
     }
 
     #[test]
     fn a_bypass_header_is_believed_only_with_value_1_from_a_trusted_proxy() {
-        assert_eq!(bypasses(Some(b"1"), true), Some(Safe::BypassHeader));
+        assert_eq!(bypasses(Some(b"1"), true), Some(Exemption::BypassHeader));
         for (value, trusted) in
             [(Some(&b"1"[..]), false), (Some(b"true"), true), (Some(b"1 "), true), (Some(b""), true), (None, true)]
         {

@@ -5,31 +5,31 @@ use std::{collections::VecDeque, net::IpAddr, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ban::{self, Target},
+    bans::{self, Target},
     throttle::Mode,
 };
 
 /// Entries that are shown and survive a compaction (10,000). Older ones are in the log that each entry leaves.
-pub const MOST_ENTRIES: usize = 10_000;
+pub const MAX_ENTRIES: usize = 10_000;
 
 /// Whoever acts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Operator {
+pub struct Actor {
     /// The account, `operator` for who needs no login, `auto` for a rule.
     pub name: String,
     /// From where, when from somewhere.
     pub from: Option<IpAddr>,
 }
 
-impl Operator {
+impl Actor {
     /// A rule, or the passing of time.
-    pub fn auto() -> Operator {
-        Operator { name: "auto".to_owned(), from: None }
+    pub fn auto() -> Actor {
+        Actor { name: "auto".to_owned(), from: None }
     }
 
     /// A person, at an address or at the local socket.
-    pub fn new(name: impl Into<String>, from: Option<IpAddr>) -> Operator {
-        Operator { name: name.into(), from }
+    pub fn new(name: impl Into<String>, from: Option<IpAddr>) -> Actor {
+        Actor { name: name.into(), from }
     }
 }
 
@@ -37,7 +37,7 @@ impl Operator {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// When.
-    #[serde(with = "ban::time")]
+    #[serde(with = "bans::time")]
     pub at: SystemTime,
     /// Who.
     pub by: String,
@@ -46,23 +46,23 @@ pub struct Entry {
     pub from: Option<IpAddr>,
     /// What; its `event` is the name.
     #[serde(flatten)]
-    pub what: What,
+    pub event: Event,
 }
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum What {
+pub enum Event {
     /// To a ban: `banned`, `lifted`, `expired`, `refused`.
-    Ban(Box<ban::Event>),
+    Ban(Box<bans::BanEvent>),
     /// To something else.
-    Other(Other),
+    Admin(AdminEvent),
 }
 
 /// What happens besides bans.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Other {
+pub enum AdminEvent {
     /// A throttle was switched by hand.
     Switched {
         /// A name, the beginning of names, or `*`.
@@ -77,7 +77,7 @@ pub enum Other {
         /// Why.
         comment: String,
         /// Until when.
-        #[serde(with = "ban::time")]
+        #[serde(with = "bans::time")]
         expires: SystemTime,
     },
     /// The configuration was replaced.
@@ -88,11 +88,11 @@ pub enum Other {
 
 /// The newest entries.
 #[derive(Debug, Default)]
-pub(super) struct Audit(VecDeque<Entry>);
+pub(super) struct AuditLog(VecDeque<Entry>);
 
-impl Audit {
+impl AuditLog {
     pub(super) fn add(&mut self, entry: Entry) {
-        if self.0.len() >= MOST_ENTRIES {
+        if self.0.len() >= MAX_ENTRIES {
             self.0.pop_front();
         }
         self.0.push_back(entry);
@@ -116,13 +116,13 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
-        for what in [
-            What::Ban(Box::new(ban::Event::Expired { id: "1".into(), client: "10.0.0.7".parse().unwrap() })),
-            What::Other(Other::Switched { selection: "*".into(), mode: Mode::Off }),
-            What::Other(Other::Reloaded),
+        for event in [
+            Event::Ban(Box::new(bans::BanEvent::Expired { id: "1".into(), client: "10.0.0.7".parse().unwrap() })),
+            Event::Admin(AdminEvent::Switched { selection: "*".into(), mode: Mode::Off }),
+            Event::Admin(AdminEvent::Reloaded),
         ] {
             let at = UNIX_EPOCH + Duration::from_secs(1);
-            let entry = Entry { at, by: "ann".into(), from: Some([10, 0, 0, 1].into()), what };
+            let entry = Entry { at, by: "ann".into(), from: Some([10, 0, 0, 1].into()), event };
             let json = serde_json::to_string(&entry).unwrap();
             assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry, "{json}");
         }

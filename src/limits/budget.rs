@@ -18,12 +18,12 @@
 mod queue;
 #[cfg(test)]
 mod simulation;
-mod spent;
+mod spend_log;
 
 use std::time::{Duration, SystemTime};
 
-pub use queue::{Full, Queue, Ticket};
-pub use spent::Spent;
+pub use queue::{Queue, QueueFull, Ticket};
+pub use spend_log::SpendLog;
 
 use super::class::{Classes, OnExceed};
 use crate::{
@@ -98,7 +98,7 @@ impl Default for Policy {
 
 /// Who asks, as far as the budget cares.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Asker {
+pub struct Spender {
     /// How much its pulls matter.
     pub class: Class,
     /// It may pass floors and shares (the right `budget_override`).
@@ -111,17 +111,17 @@ pub struct Asker {
     pub others: bool,
 }
 
-impl Asker {
+impl Spender {
     /// One who has spent nothing and is alone.
-    pub fn alone(class: Class) -> Asker {
-        Asker { class, overrides: false, spent: 0, frees_at: None, others: false }
+    pub fn alone(class: Class) -> Spender {
+        Spender { class, overrides: false, spent: 0, frees_at: None, others: false }
     }
 }
 
 /// Why a pull was not granted, for the sentence that the client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "why")]
-pub enum Why {
+pub enum RefusalReason {
     /// Nothing is left for anybody.
     Exhausted,
     /// What is left is kept for classes above.
@@ -142,24 +142,24 @@ pub enum Why {
     QueueFull,
 }
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Why::Exhausted => f.write_str("no upstream pulls are left"),
-            Why::Floor { kept, left } => {
+            RefusalReason::Exhausted => f.write_str("no upstream pulls are left"),
+            RefusalReason::Floor { kept, left } => {
                 write!(f, "{left} upstream pulls are left and {kept} are kept for higher classes")
             }
-            Why::Share { spent, share } => {
+            RefusalReason::Share { spent, share } => {
                 write!(f, "this client spent {spent} upstream pulls and its share is {share}")
             }
-            Why::QueueFull => f.write_str("too many wait for the next upstream pull"),
+            RefusalReason::QueueFull => f.write_str("too many wait for the next upstream pull"),
         }
     }
 }
 
 /// What to do about a counted request.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Decision {
+pub enum BudgetDecision {
     /// Reserve it and send it.
     Spend,
     /// Wait for one's turn, not longer than this.
@@ -176,7 +176,7 @@ pub enum Decision {
         /// At least a second.
         retry_after: Duration,
         /// For the message.
-        why: Why,
+        why: RefusalReason,
     },
 }
 
@@ -193,11 +193,11 @@ impl Policy {
     ///
     /// # Errors
     /// The reason and the wait, at least a second.
-    pub fn decide(&self, left: &Left, asker: &Asker, now: SystemTime) -> Result<(), (Why, Duration)> {
+    pub fn decide(&self, left: &Left, asker: &Spender, now: SystemTime) -> Result<(), (RefusalReason, Duration)> {
         let Some(remaining) = left.remaining else { return Ok(()) };
         let limit = u64::try_from(left.limit.unwrap_or(0)).unwrap_or(0);
         if remaining <= 0 {
-            return Err((Why::Exhausted, self.returns(left, remaining.unsigned_abs() + 1, now)));
+            return Err((RefusalReason::Exhausted, self.returns(left, remaining.unsigned_abs() + 1, now)));
         }
         if asker.overrides {
             return Ok(());
@@ -205,13 +205,16 @@ impl Policy {
         let kept = self.kept(asker.class, limit);
         let remaining = remaining.unsigned_abs();
         if remaining <= kept {
-            return Err((Why::Floor { kept, left: remaining }, self.returns(left, kept - remaining + 1, now)));
+            return Err((
+                RefusalReason::Floor { kept, left: remaining },
+                self.returns(left, kept - remaining + 1, now),
+            ));
         }
         let share = self.share(asker.class, limit);
         let is_plenty = remaining as f64 > limit as f64 * self.plenty;
         if let Some(share) = share.filter(|share| asker.others && !is_plenty && asker.spent >= *share) {
             let wait = asker.frees_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
-            return Err((Why::Share { spent: asker.spent, share }, wait.max(Duration::from_secs(1))));
+            return Err((RefusalReason::Share { spent: asker.spent, share }, wait.max(Duration::from_secs(1))));
         }
         Ok(())
     }
@@ -252,13 +255,13 @@ impl Policy {
 /// The state of one identity's budget: who spent, and who waits. Bounded by the policy.
 #[derive(Clone, Debug, Default)]
 pub struct Admission {
-    spent: Spent,
+    spent: SpendLog,
     queue: Queue,
 }
 
 /// A request for a pull.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct SpendRequest<'a> {
     /// Who asks.
     pub client: &'a ClientKey,
     /// How much its pulls matter.
@@ -272,26 +275,26 @@ pub struct Ask<'a> {
 }
 
 impl Admission {
-    /// Decides for one request. After [`Decision::Spend`] and a reservation comes [`Admission::spend`].
-    pub fn ask(&mut self, policy: &Policy, left: &Left, ask: Ask<'_>, now: SystemTime) -> Decision {
+    /// Decides for one request. After [`BudgetDecision::Spend`] and a reservation comes [`Admission::spend`].
+    pub fn ask(&mut self, policy: &Policy, left: &Left, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
         self.age(left, now);
         let asker = self.asker(ask.client, ask.class, ask.overrides);
         let judged = policy.decide(left, &asker, now);
         // Nobody overtakes those who wait and matter as much, or the line would never move.
         let first = left.remaining.is_none() || ask.overrides || !self.queue.holds(ask.class);
         let (why, wait) = match judged {
-            Ok(()) if first => return Decision::Spend,
-            Ok(()) => (Why::Exhausted, Duration::ZERO),
+            Ok(()) if first => return BudgetDecision::Spend,
+            Ok(()) => (RefusalReason::Exhausted, Duration::ZERO),
             Err(refused) => refused,
         };
         let retry_after = wait.max(Duration::from_secs(1));
         if ask.on_exceed != OnExceed::Queue || wait > policy.queue_max_wait {
-            return Decision::Refuse { retry_after, why };
+            return BudgetDecision::Refuse { retry_after, why };
         }
         let until = now + policy.queue_max_wait;
         match self.queue.enter(ask, until, policy.queue_per_client, policy.queue) {
-            Ok((ticket, position)) => Decision::Wait { ticket, until, position },
-            Err(Full) => Decision::Refuse { retry_after, why: Why::QueueFull },
+            Ok((ticket, position)) => BudgetDecision::Wait { ticket, until, position },
+            Err(QueueFull) => BudgetDecision::Refuse { retry_after, why: RefusalReason::QueueFull },
         }
     }
 
@@ -346,7 +349,7 @@ impl Admission {
         self.spent.all()
     }
 
-    fn asker(&self, client: &ClientKey, class: Class, overrides: bool) -> Asker {
+    fn asker(&self, client: &ClientKey, class: Class, overrides: bool) -> Spender {
         asker(&self.spent, client, class, overrides)
     }
 
@@ -356,13 +359,19 @@ impl Admission {
     }
 
     fn age(&mut self, left: &Left, now: SystemTime) {
-        self.spent.age(left.window.unwrap_or(Spent::WINDOW), now);
+        self.spent.age(left.window.unwrap_or(SpendLog::WINDOW), now);
     }
 }
 
-fn asker(spent: &Spent, client: &ClientKey, class: Class, overrides: bool) -> Asker {
+fn asker(spent: &SpendLog, client: &ClientKey, class: Class, overrides: bool) -> Spender {
     let overrides = overrides || class == Class::Exempt;
-    Asker { class, overrides, spent: spent.of(client), frees_at: spent.frees_at(client), others: spent.others(client) }
+    Spender {
+        class,
+        overrides,
+        spent: spent.of(client),
+        frees_at: spent.frees_at(client),
+        others: spent.others(client),
+    }
 }
 
 #[cfg(test)]

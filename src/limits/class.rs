@@ -9,7 +9,7 @@ pub use crate::client::OnExceed;
 
 /// One `[[class]]`. A client is meant when any of the three says so.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rule {
+pub struct ClassRule {
     /// What it becomes.
     pub class: Class,
     /// Addresses.
@@ -24,7 +24,7 @@ pub struct Rule {
 
 /// All rules, in their order. Immutable; a reload makes another one.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Classes(pub Vec<Rule>);
+pub struct Classes(pub Vec<ClassRule>);
 
 impl Classes {
     /// The first rule that means this client decides; who is meant by none is standard.
@@ -32,7 +32,7 @@ impl Classes {
     /// A `User-Agent` is whatever the client writes, so by it nobody gets higher than where address and account put them.
     pub fn of(&self, address: IpAddr, account: Option<&str>, user_agent: &str) -> (Class, OnExceed) {
         let address = address.to_canonical();
-        let known = |rule: &Rule| {
+        let known = |rule: &ClassRule| {
             rule.cidr.iter().any(|network| network.contains(&address))
                 || account.is_some_and(|account| rule.accounts.iter().any(|name| name == account))
         };
@@ -63,8 +63,8 @@ fn holds(text: &str, part: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn rule(class: Class, cidr: &[&str], accounts: &[&str], user_agent: &str) -> Rule {
-        Rule {
+    fn rule(class: Class, cidr: &[&str], accounts: &[&str], user_agent: &str) -> ClassRule {
+        ClassRule {
             class,
             cidr: cidr.iter().map(|network| network.parse().unwrap()).collect(),
             accounts: accounts.iter().map(|&name| name.to_owned()).collect(),

@@ -14,7 +14,7 @@ const MOST_HOPS: usize = 32;
 /// The address as clients are told apart: IPv4 as it is, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
 ///
 /// A /64 is what one household or one machine is given and what Docker Hub counts by, too.
-pub fn fold(address: IpAddr) -> IpAddr {
+pub fn key_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {
@@ -29,14 +29,14 @@ pub fn fold(address: IpAddr) -> IpAddr {
 ///
 /// When both headers are there and disagree, a proxy rewrote one and passed on the other: neither is believed and the peer counts,
 /// for guessing wrong would let a client choose whom to be. Costs nothing when the peer is no proxy.
-pub fn asking<'a>(
+pub fn client_address<'a>(
     peer: IpAddr,
     trusted: &[IpNet],
     x_forwarded_for: impl DoubleEndedIterator<Item = &'a str> + Clone,
     forwarded: impl DoubleEndedIterator<Item = &'a str> + Clone,
 ) -> IpAddr {
     let peer = peer.to_canonical();
-    if !trusts(trusted, peer) {
+    if !is_trusted(trusted, peer) {
         return peer;
     }
     let old = x_forwarded_for.flat_map(|line| line.split(',')).map(|entry| Some(entry.trim()));
@@ -58,7 +58,7 @@ fn walk<'a>(peer: IpAddr, trusted: &[IpNet], entries: impl DoubleEndedIterator<I
         // What is no address (`unknown`, `_hidden`, garbage) ends the chain: the proxy that wrote it is the last known hop.
         let Some(address) = entry.and_then(address) else { return believed };
         believed = address;
-        if !trusts(trusted, believed) {
+        if !is_trusted(trusted, believed) {
             return believed;
         }
     }
@@ -81,7 +81,7 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Whether this address is a trusted proxy.
-pub fn trusts(trusted: &[IpNet], address: IpAddr) -> bool {
+pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
 }
@@ -92,7 +92,8 @@ mod tests {
 
     fn who(peer: &str, x_forwarded_for: &[&str], forwarded: &[&str]) -> String {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        asking(peer.parse().unwrap(), &trusted, x_forwarded_for.iter().copied(), forwarded.iter().copied()).to_string()
+        client_address(peer.parse().unwrap(), &trusted, x_forwarded_for.iter().copied(), forwarded.iter().copied())
+            .to_string()
     }
 
     #[test]
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_client_is_an_ipv4_address_or_an_ipv6_64() {
-        let folded = |text: &str| fold(text.parse().unwrap()).to_string();
+        let folded = |text: &str| key_address(text.parse().unwrap()).to_string();
         assert_eq!(folded("192.0.2.1"), "192.0.2.1");
         assert_eq!(folded("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(folded("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");

@@ -5,21 +5,21 @@
 //!
 //! [`Limits`] (`state.rs`) is the one value that they share; it reads like a header, and is the place to begin.
 
+pub mod abuse;
 pub mod allowlist;
 pub mod audit;
-pub mod ban;
+pub mod bans;
 pub mod budget;
 pub mod class;
 pub mod client;
-pub mod dialect;
-pub mod ladder;
+pub mod config;
+pub mod headers;
 pub mod permit;
 pub mod retries;
-pub mod rulebook;
 pub mod state;
 pub mod throttle;
 
-pub use rulebook::{Account, Rulebook};
+pub use config::{Account, LimitsConfig};
 pub use state::Limits;
 
 use std::{

@@ -7,17 +7,17 @@ use std::{
 };
 
 use super::{
-    allowlist::Safe,
-    ban::{self, Record},
-    dialect::{self, Fields},
-    ladder::Rung,
-    throttle::{Algorithm, Decision, Meter, Meters, Mode, Scope, Standing},
+    abuse::PenaltyLevel,
+    allowlist::Exemption,
+    bans::{self, BanRecord},
+    headers::{self, HeaderFields},
+    throttle::{Algorithm, Meter, Meters, Mode, Scope, ThrottleDecision, ThrottleStatus},
 };
 use crate::client::{Client, ClientKey};
 
 /// What a request counts for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
+pub enum RequestKind {
     /// `/v2/` itself: counts for nothing and always answers.
     Ping,
     /// GET of a manifest.
@@ -31,22 +31,22 @@ pub enum Kind {
     AdminWeb,
 }
 
-impl Kind {
+impl RequestKind {
     /// What is counted at once.
     pub(super) fn takes(self) -> Meters {
         match self {
-            Kind::Ping => Meters::NONE,
-            Kind::Pull => Meter::RegistryApi.alone().and(Meter::Pulls),
-            Kind::Registry => Meter::RegistryApi.alone(),
-            Kind::AdminApi => Meter::AdminApi.alone(),
-            Kind::AdminWeb => Meter::AdminWeb.alone(),
+            RequestKind::Ping => Meters::NONE,
+            RequestKind::Pull => Meter::RegistryApi.alone().and(Meter::Pulls),
+            RequestKind::Registry => Meter::RegistryApi.alone(),
+            RequestKind::AdminApi => Meter::AdminApi.alone(),
+            RequestKind::AdminWeb => Meter::AdminWeb.alone(),
         }
     }
 
     /// What is charged later and may be overdrawn by now.
     pub(super) fn looks_at(self) -> Meters {
         match self {
-            Kind::Pull | Kind::Registry => Meter::Bytes.alone().and(Meter::NotFound).and(Meter::Auth),
+            RequestKind::Pull | RequestKind::Registry => Meter::Bytes.alone().and(Meter::NotFound).and(Meter::Auth),
             _ => Meters::NONE,
         }
     }
@@ -59,24 +59,24 @@ pub struct Permit {
     /// Who was let in.
     pub client: Arc<Client>,
     /// Why it was not counted, if it was not.
-    pub safe: Option<Safe>,
+    pub safe: Option<Exemption>,
     /// Where it stands with its throttles.
-    pub decision: Decision,
+    pub decision: ThrottleDecision,
     /// What was counted; given back when nothing came of it.
     pub(super) took: Meters,
     /// What an uncached request of this client is answered with: rung 2 or 3. Cached content goes on.
     pub misses: Option<Box<Denied>>,
     /// Lines for the log: safelisted, dry runs.
-    pub notes: Vec<Note>,
+    pub notes: Vec<LogFields>,
 }
 
 impl Permit {
     /// Leave that costs nothing and says nothing.
-    pub fn free(client: Arc<Client>) -> Permit {
+    pub fn unlimited(client: Arc<Client>) -> Permit {
         Permit {
             client,
             safe: None,
-            decision: Decision::default(),
+            decision: ThrottleDecision::default(),
             took: Meters::NONE,
             misses: None,
             notes: Vec::new(),
@@ -84,12 +84,12 @@ impl Permit {
     }
 
     /// Docker Hub's header fields and the IETF's, when a throttle has something to say.
-    pub fn fields(&self) -> Fields {
+    pub fn fields(&self) -> HeaderFields {
         fields(&self.client.key, &self.decision)
     }
 
     /// What [`Permit::fields`] speaks of: the throttle of pulls in Docker Hub's fields, the tightest one in the IETF's.
-    pub fn told(&self) -> (Option<Standing<'_>>, Option<Standing<'_>>) {
+    pub fn advertised(&self) -> (Option<ThrottleStatus<'_>>, Option<ThrottleStatus<'_>>) {
         (pulls(&self.decision), self.decision.tightest())
     }
 
@@ -104,17 +104,17 @@ impl Permit {
     }
 }
 
-fn pulls(decision: &Decision) -> Option<Standing<'_>> {
+fn pulls(decision: &ThrottleDecision) -> Option<ThrottleStatus<'_>> {
     decision.acting().find(|standing| standing.rule.meter() == Meter::Pulls)
 }
 
-fn fields(client: &ClientKey, decision: &Decision) -> Fields {
-    let mut fields = pulls(decision).map_or_else(Vec::new, |standing| dialect::docker_hub(client, &standing));
-    fields.extend(dialect::ietf(decision));
+fn fields(client: &ClientKey, decision: &ThrottleDecision) -> HeaderFields {
+    let mut fields = pulls(decision).map_or_else(Vec::new, |standing| headers::docker_hub(client, &standing));
+    fields.extend(headers::ietf(decision));
     fields
 }
 
-fn warning(standing: &Standing<'_>) -> Option<String> {
+fn warning(standing: &ThrottleStatus<'_>) -> Option<String> {
     let (rule, limit) = (standing.rule, standing.limit);
     let (name, period) = (rule.name(), rule.period());
     if rule.mode() == Mode::DryRun {
@@ -134,7 +134,7 @@ fn warning(standing: &Standing<'_>) -> Option<String> {
 
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum DenialCause {
     /// A throttle: 429.
     Throttled,
     /// Its misses are held back: 429, rung 2.
@@ -147,81 +147,87 @@ pub enum Cause {
 #[derive(Clone, Debug)]
 pub struct Denied {
     /// Why.
-    pub cause: Cause,
+    pub cause: DenialCause,
     /// One sentence whose first 80 characters say who is held back and until when.
     pub message: String,
     /// How long to stay away; at least a second.
     pub retry_after: Duration,
     /// Header fields: the dialects of Docker Hub and the IETF on `/v2`, GitLab's on the admin listener.
-    pub fields: Fields,
+    pub fields: HeaderFields,
     /// Code `DENIED` instead of `TOOMANYREQUESTS`, where the operator wants it so.
     pub as_denied: bool,
     /// For the log.
-    pub note: Note,
+    pub note: LogFields,
 }
 
 impl Denied {
     /// The status: never 503, whose body every client drops.
     pub fn status(&self) -> u16 {
         match self.cause {
-            Cause::Throttled | Cause::MissesHeld => 429,
-            Cause::Banned => 403,
+            DenialCause::Throttled | DenialCause::MissesHeld => 429,
+            DenialCause::Banned => 403,
         }
     }
 
     /// The reason phrase, which is all that an old containerd prints.
     pub fn reason(&self) -> &'static str {
         match self.cause {
-            Cause::Throttled => "Too Many Requests: quota of this mirror reached",
-            Cause::MissesHeld => "Too Many Requests: blocked from uncached content",
-            Cause::Banned => "Blocked by mirror",
+            DenialCause::Throttled => "Too Many Requests: quota of this mirror reached",
+            DenialCause::MissesHeld => "Too Many Requests: blocked from uncached content",
+            DenialCause::Banned => "Blocked by mirror",
         }
     }
 
     pub(super) fn throttled(
         client: &ClientKey,
-        decision: &Decision,
-        kind: Kind,
+        decision: &ThrottleDecision,
+        kind: RequestKind,
         text: &str,
         now: SystemTime,
     ) -> Option<Denied> {
         let standing = decision.denied()?;
-        let until = ban::until(now + standing.more_in, now);
-        let who = ban::short(client);
+        let until = bans::until(now + standing.more_in, now);
+        let who = bans::short(client);
         let whose = if standing.scope == Scope::Client { "" } else { " (its network)" };
         let (limit, period, name) = (standing.limit, standing.rule.period(), standing.rule.name());
         let message = format!("{who}{whose} is over its limit until {until}: {limit} in {period} s, {name}. {text}");
         let fields = match kind {
-            Kind::AdminApi | Kind::AdminWeb => dialect::gitlab(&standing, now),
+            RequestKind::AdminApi | RequestKind::AdminWeb => headers::gitlab(&standing, now),
             _ => fields(client, decision),
         };
         Some(Denied {
-            cause: Cause::Throttled,
+            cause: DenialCause::Throttled,
             message: message.trim_end().to_owned(),
             retry_after: standing.more_in.max(Duration::from_secs(1)),
             fields,
             as_denied: false,
-            note: Note::of(&standing, "throttle"),
+            note: LogFields::of(&standing, "throttle"),
         })
     }
 
-    pub(super) fn banned(record: &Record, client: &ClientKey, url: &str, as_denied: bool, now: SystemTime) -> Denied {
-        let cause = if record.rung == Rung::Misses { Cause::MissesHeld } else { Cause::Banned };
+    pub(super) fn banned(
+        record: &BanRecord,
+        client: &ClientKey,
+        url: &str,
+        as_denied: bool,
+        now: SystemTime,
+    ) -> Denied {
+        let cause = if record.level == PenaltyLevel::Misses { DenialCause::MissesHeld } else { DenialCause::Banned };
         let left = record.until.duration_since(now).unwrap_or_default();
         Denied {
             cause,
-            message: ban::sentence(record, client, url, now),
+            message: bans::sentence(record, client, url, now),
             retry_after: left.max(Duration::from_secs(1)),
             fields: Vec::new(),
-            as_denied: as_denied && cause == Cause::Banned,
-            note: Note::of_ban(record, "blocklist"),
+            as_denied: as_denied && cause == DenialCause::Banned,
+            note: LogFields::of_ban(record, "blocklist"),
         }
     }
 }
 
 /// One decision as a line of the log: GitLab's fields, as far as it has them, and ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Note {
+pub struct LogFields {
     /// `throttle`, `track` (a dry run), `safelist`, `blocklist`.
     pub env: &'static str,
     /// The throttle or the rule of the ladder.
@@ -240,36 +246,36 @@ pub struct Note {
     pub ban: Option<String>,
 }
 
-impl Note {
-    pub(super) fn of(standing: &Standing<'_>, env: &'static str) -> Note {
-        Note {
+impl LogFields {
+    pub(super) fn of(standing: &ThrottleStatus<'_>, env: &'static str) -> LogFields {
+        LogFields {
             env,
             matched: standing.rule.name().to_owned(),
             limit: Some(standing.limit),
             period: Some(standing.rule.period()),
             observed: Some(standing.observed),
             remaining: Some(standing.remaining),
-            ..Note::default()
+            ..LogFields::default()
         }
     }
 
-    pub(super) fn of_ban(record: &Record, env: &'static str) -> Note {
-        Note { env, matched: record.rule.clone(), ban: Some(record.id.clone()), ..Note::default() }
+    pub(super) fn of_ban(record: &BanRecord, env: &'static str) -> LogFields {
+        LogFields { env, matched: record.rule.clone(), ban: Some(record.id.clone()), ..LogFields::default() }
     }
 
-    pub(super) fn safe(safe: Safe) -> Note {
-        Note {
+    pub(super) fn safe(safe: Exemption) -> LogFields {
+        LogFields {
             env: "safelist",
-            matched: safe.word().to_owned(),
-            throttle_safelist: Some(safe.word()),
-            ..Note::default()
+            matched: safe.as_str().to_owned(),
+            throttle_safelist: Some(safe.as_str()),
+            ..LogFields::default()
         }
     }
 }
 
 /// What a request was about: for evidence, and for telling retries from new requests.
 #[derive(Clone, Copy, Debug)]
-pub struct About<'a> {
+pub struct RequestInfo<'a> {
     /// `GET`, `HEAD`, …
     pub method: &'a str,
     /// As the client named it; empty when it is about none.
@@ -280,18 +286,18 @@ pub struct About<'a> {
 
 /// What is known of a request when it arrives.
 #[derive(Clone, Debug)]
-pub struct Request<'a> {
+pub struct AdmissionRequest<'a> {
     /// Who asks; see [`Limits::client`](super::Limits::client).
     pub client: Arc<Client>,
     /// What it counts for.
-    pub kind: Kind,
+    pub kind: RequestKind,
     /// What it is about.
-    pub about: About<'a>,
+    pub about: RequestInfo<'a>,
     /// The bypass header was there and believed; see [`bypasses`](super::allowlist::bypasses).
-    pub bypass: Option<Safe>,
+    pub bypass: Option<Exemption>,
 }
 
-impl Request<'_> {
+impl AdmissionRequest<'_> {
     pub(super) fn address(&self) -> IpAddr {
         self.client.address
     }

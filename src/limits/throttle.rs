@@ -27,15 +27,15 @@
 //! back when a later throttle denies; those of fixed windows are not, as in GitLab.
 
 mod account;
+mod account_table;
 mod check;
 mod rules;
-mod seats;
 mod snapshot;
 mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Decision, Scope, Standing, Table};
+pub use check::{Scope, Table, ThrottleDecision, ThrottleStatus};
 pub use rules::{Algorithm, Meter, Meters, Mode, Rule, Rules, Setting, covers};
 pub use snapshot::Snapshot;
 pub use tally::Tally;

@@ -375,7 +375,7 @@ impl Mirror {
         let left = upstream.identities().into_iter().map(|identity| self.0.ledger.left(&identity, now));
         let left = left.filter(|left| left.limit.is_some()).max_by_key(|left| left.remaining)?;
         let limit = u64::try_from(left.limit?).ok()?;
-        let kept = if client.overrides { 0 } else { self.0.limits.rulebook().budget.kept(client.class, limit) };
+        let kept = if client.overrides { 0 } else { self.0.limits.config().budget.kept(client.class, limit) };
         let remaining = u64::try_from(left.remaining?).unwrap_or(0);
         Some((limit.saturating_sub(kept), remaining.saturating_sub(kept), left.window?))
     }

@@ -24,9 +24,9 @@ use super::{Ask, Error, Inner, Key, ManifestAnswer, Source};
 use crate::{
     client::{Class, ClientKey, OnExceed},
     limits::{
-        budget::{self, Decision, Ticket, Why},
-        permit::About,
-        state::Waiting,
+        budget::{self, BudgetDecision, RefusalReason, Ticket},
+        permit::RequestInfo,
+        state::QueueStatus,
     },
     oci::{Manifest, Reference},
     upstream::{
@@ -120,7 +120,7 @@ impl Inner {
         let upstream = self.upstream(ask)?;
         let now = SystemTime::now();
         let name = reference.to_string();
-        let about = About { method: "GET", repository: ask.repository.as_str(), reference: &name };
+        let about = RequestInfo { method: "GET", repository: ask.repository.as_str(), reference: &name };
         self.limits.admit_upstream(&ask.client, about, now).map_err(|denied| Error::Throttled(Arc::from(denied)))?;
         let fetched = self.fetch_admitted(upstream, ask, source, reference, reason, crew).await;
         if fetched.is_err() {
@@ -138,7 +138,7 @@ impl Inner {
         reason: Reason,
         crew: &Crew,
     ) -> Result<Manifest, Error> {
-        let mut refusal: Option<(Left, Why, Duration)> = None;
+        let mut refusal: Option<(Left, RefusalReason, Duration)> = None;
         let mut limited = None;
         for (identity, mut left) in self.payers(upstream, source) {
             if left.remaining.is_some_and(|remaining| remaining <= 0) {
@@ -169,7 +169,7 @@ impl Inner {
             let identity = left.identity.clone();
             let purpose = purpose(ask, reference, reason, crew);
             // Upstream's clock is not ours: a pull that was forecast may come back a moment later than that.
-            let deadline = SystemTime::now() + self.limits.rulebook().budget.queue_max_wait;
+            let deadline = SystemTime::now() + self.limits.config().budget.queue_max_wait;
             loop {
                 match self.queue(&identity, &purpose, ask, crew).await {
                     Ok(reservation) => match self.send(upstream, reservation, ask, reference, &purpose).await {
@@ -179,7 +179,9 @@ impl Inner {
                             return sent.map_err(|error| Error::from_upstream(&ask.upstream, error, absent));
                         }
                     },
-                    Err(Queued::Regroup) => return Err(spent(ask, left, Why::Exhausted, Duration::ZERO, true)),
+                    Err(Queued::Regroup) => {
+                        return Err(spent(ask, left, RefusalReason::Exhausted, Duration::ZERO, true));
+                    }
                     Err(Queued::Refused) => break,
                 }
             }
@@ -230,19 +232,19 @@ impl Inner {
         on_exceed: OnExceed,
     ) -> Result<Reservation, Refused> {
         let now = SystemTime::now();
-        let judge = |left: &Left| match self.limits.ask_budget(left, wish(ask, purpose, on_exceed), now) {
-            Decision::Spend => Ok(()),
-            Decision::Wait { ticket, until, .. } => {
-                Err(Refused { why: Why::Exhausted, wait: Duration::ZERO, place: Some((ticket, until)) })
+        let judge = |left: &Left| match self.limits.try_spend(left, wish(ask, purpose, on_exceed), now) {
+            BudgetDecision::Spend => Ok(()),
+            BudgetDecision::Wait { ticket, until, .. } => {
+                Err(Refused { why: RefusalReason::Exhausted, wait: Duration::ZERO, place: Some((ticket, until)) })
             }
-            Decision::Refuse { retry_after, why } => Err(Refused { why, wait: retry_after, place: None }),
+            BudgetDecision::Refuse { retry_after, why } => Err(Refused { why, wait: retry_after, place: None }),
         };
         match self.ledger.reserve_when(identity, purpose.clone(), judge).await {
             Ok(reservation) => Ok(reservation),
             Err(Unreserved::Judged(refused)) => Err(refused),
             Err(Unreserved::Exhausted(exhausted)) => {
-                self.limits.refund_budget(identity, &ask.client.key);
-                Err(Refused { why: Why::Exhausted, wait: exhausted.retry_after, place: None })
+                self.limits.refund_spend(identity, &ask.client.key);
+                Err(Refused { why: RefusalReason::Exhausted, wait: exhausted.retry_after, place: None })
             }
         }
     }
@@ -264,16 +266,16 @@ impl Inner {
         loop {
             let now = SystemTime::now();
             let key = &ask.client.key;
-            let judge = |left: &Left| match self.limits.wait_budget(left, ticket, key, now) {
-                Waiting::Go => Ok(()),
+            let judge = |left: &Left| match self.limits.poll_queue(left, ticket, key, now) {
+                QueueStatus::Granted => Ok(()),
                 waiting => Err(waiting),
             };
             match self.ledger.reserve_when(identity, purpose.clone(), judge).await {
                 Ok(reservation) => return Ok(reservation),
-                Err(Unreserved::Judged(Waiting::Wait)) if now < until => {}
+                Err(Unreserved::Judged(QueueStatus::Waiting)) if now < until => {}
                 Err(Unreserved::Judged(_)) => return Err(Queued::Refused),
                 Err(Unreserved::Exhausted(_)) => {
-                    self.limits.refund_budget(identity, key);
+                    self.limits.refund_spend(identity, key);
                     return Err(Queued::Refused);
                 }
             }
@@ -297,7 +299,7 @@ impl Inner {
         let identity = reservation.identity().clone();
         let sent = upstream.get_manifest(reservation, &ask.repository, reference).await;
         if purpose.refunded.load(Ordering::Acquire) {
-            self.limits.refund_budget(&identity, &ask.client.key);
+            self.limits.refund_spend(&identity, &ask.client.key);
         }
         sent
     }
@@ -331,7 +333,7 @@ impl Inner {
 
 /// Why there was no pull.
 struct Refused {
-    why: Why,
+    why: RefusalReason,
     wait: Duration,
     place: Option<(Ticket, SystemTime)>,
 }
@@ -351,7 +353,7 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.inner.limits.leave_budget(self.identity, self.ticket);
+        self.inner.limits.leave_queue(self.identity, self.ticket);
     }
 }
 
@@ -367,12 +369,12 @@ fn purpose(ask: &Ask, reference: &Reference, reason: Reason, crew: &Crew) -> Pur
     }
 }
 
-fn wish<'a>(ask: &'a Ask, purpose: &Purpose, on_exceed: OnExceed) -> budget::Ask<'a> {
+fn wish<'a>(ask: &'a Ask, purpose: &Purpose, on_exceed: OnExceed) -> budget::SpendRequest<'a> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut what = DefaultHasher::new();
     (&purpose.repository, &purpose.reference).hash(&mut what);
     let client = &ask.client;
-    budget::Ask {
+    budget::SpendRequest {
         client: &client.key,
         class: client.class,
         what: what.finish(),
@@ -382,7 +384,7 @@ fn wish<'a>(ask: &'a Ask, purpose: &Purpose, on_exceed: OnExceed) -> budget::Ask
 }
 
 /// The one sentence of a refusal for want of budget: who, until when, what is left, and what would help.
-pub(super) fn spent(ask: &Ask, left: &Left, why: Why, wait: Duration, regroup: bool) -> Error {
+pub(super) fn spent(ask: &Ask, left: &Left, why: RefusalReason, wait: Duration, regroup: bool) -> Error {
     let whole = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs().max(1)));
     let class = ask.client.class.word();
     let of = match (left.limit, left.window) {
@@ -393,20 +395,20 @@ pub(super) fn spent(ask: &Ask, left: &Left, why: Why, wait: Duration, regroup: b
     };
     let (upstream, more) = (&left.identity.upstream, whole(wait));
     let message = match why {
-        Why::Exhausted => format!(
+        RefusalReason::Exhausted => format!(
             "this mirror has {of} at {upstream} and does not have this image; more in about {more}; \
              an upstream account with more pulls would help"
         ),
-        Why::Floor { kept, .. } => format!(
+        RefusalReason::Floor { kept, .. } => format!(
             "class {class} must wait about {more}: this mirror has {of} at {upstream} and keeps {kept} for higher \
              classes; cached images are served, a higher class would help"
         ),
-        Why::Share { spent, share } => format!(
+        RefusalReason::Share { spent, share } => format!(
             "{} must wait about {more}: it spent {spent} pulls of {upstream}, and the share of one client (class \
              {class}) is {share}; this mirror has {of}; cached images are served",
             ask.client.key
         ),
-        Why::QueueFull => format!(
+        RefusalReason::QueueFull => format!(
             "too many wait for the next pull of {upstream} (class {class}); this mirror has {of}; more in about {more}; \
              cached images are served"
         ),

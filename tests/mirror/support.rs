@@ -5,7 +5,7 @@ use std::{future::poll_fn, path::Path, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 use weir::{
     client::Client,
-    limits::{Limits, Rulebook},
+    limits::{Limits, LimitsConfig},
     mirror::{Ask, Extent, Mirror, Reader, Settings, Stopped},
     upstream::{self, Account, Ledger, Secret, Upstream},
 };
@@ -26,7 +26,7 @@ pub(crate) struct Bench {
 pub(crate) struct Change {
     pub(crate) mirror: Settings,
     pub(crate) capacity: u64,
-    pub(crate) rulebook: Rulebook,
+    pub(crate) rulebook: LimitsConfig,
     pub(crate) accounts: Vec<(&'static str, &'static str)>,
 }
 
@@ -48,7 +48,7 @@ impl Default for Change {
                 negative_entries: 1000,
             },
             capacity: 1 << 30,
-            rulebook: Rulebook::default(),
+            rulebook: LimitsConfig::default(),
             accounts: Vec::new(),
         }
     }
@@ -100,7 +100,7 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
         ca_file: None,
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
-    let limits = Limits::unkept(change.rulebook.clone());
+    let limits = Limits::in_memory(change.rulebook.clone());
     let mirror = Mirror::new(change.mirror.clone(), store.clone(), vec![upstream], ledger, limits, Handle::current());
     (mirror, store)
 }

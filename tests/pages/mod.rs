@@ -7,9 +7,9 @@ use std::{sync::Arc, time::SystemTime};
 use altcha::{Challenge, Payload, SolveChallengeOptions, solve_challenge};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use weir::limits::{
-    audit::{Operator, Other, What},
-    ban::Event,
-    state::Wish,
+    audit::{Actor, AdminEvent, Event},
+    bans::BanEvent,
+    state::BanRequest,
     throttle::Mode,
 };
 
@@ -51,7 +51,9 @@ async fn an_owner_reads_why_solves_the_test_and_lifts_the_ban() {
     assert!(!world.is_blocked("10.1.0.7"));
     let entry = world.limits.audit(1).remove(0);
     assert_eq!(entry.by, "ann");
-    assert!(matches!(entry.what, What::Ban(event) if matches!(&*event, Event::Lifted { record } if record.id == ban)));
+    assert!(
+        matches!(entry.event, Event::Ban(event) if matches!(&*event, BanEvent::Lifted { record } if record.id == ban))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,8 +168,8 @@ async fn a_session_is_made_at_login_and_gone_at_logout() {
     let bob = Visitor::logged_in(&world, "bob");
     assert_eq!(page(&bob.cookie).status, 200);
     let accounts = Arc::from([weir::limits::Account { name: "bob".into(), ..account("changed", false, &[], &[]) }]);
-    let rulebook = weir::limits::Rulebook { accounts, ..rulebook() };
-    world.limits.replace(rulebook, &Operator::auto(), SystemTime::now());
+    let rulebook = weir::limits::LimitsConfig { accounts, ..rulebook() };
+    world.limits.reload(rulebook, &Actor::auto(), SystemTime::now());
     assert_eq!(page(&bob.cookie).status, 303);
 }
 
@@ -255,8 +257,8 @@ async fn what_others_wrote_is_text_on_every_page() {
     let world = World::start().await;
     let evil = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>";
     let ban = world.block("10.1.0.7", evil);
-    let by = Operator::new(evil, None);
-    let wish = Wish {
+    let by = Actor::new(evil, None);
+    let wish = BanRequest {
         client: "10.3.0.1".parse().unwrap(),
         duration: std::time::Duration::from_secs(60),
         reason: evil.to_owned(),
@@ -384,7 +386,10 @@ async fn an_operator_enforces_lifts_allows_and_blocks() {
     for words in ["switched", "lifted", "allowed", "asked to", "wider than a /24", "operator"] {
         assert!(audit.contains(words), "{words}: {audit}");
     }
-    let switched =
-        world.limits.audit(100).into_iter().filter(|entry| matches!(&entry.what, What::Other(Other::Switched { .. })));
+    let switched = world
+        .limits
+        .audit(100)
+        .into_iter()
+        .filter(|entry| matches!(&entry.event, Event::Admin(AdminEvent::Switched { .. })));
     assert_eq!(switched.count(), 1);
 }

@@ -15,8 +15,8 @@ use weir::{
     admin::{self, AllowedHosts, Dependencies, Draining},
     client::{Client, ClientKey},
     limits::{
-        Account, Limits, Rulebook, ladder,
-        permit::{About, Kind, Request},
+        Account, Limits, LimitsConfig, abuse,
+        permit::{AdmissionRequest, RequestInfo, RequestKind},
         throttle::{Algorithm, Mode, Rules, Setting},
     },
     mirror::Ask,
@@ -56,8 +56,8 @@ pub(crate) fn password(name: &str) -> String {
     format!("{name}'s password")
 }
 
-/// Ann owns 10.1.0.0/16 and `shop/`, bob owns 10.2.0.0/16, ops is an admin; one throttle in dry run; the ladder in force.
-pub(crate) fn rulebook() -> Rulebook {
+/// Ann owns 10.1.0.0/16 and `shop/`, bob owns 10.2.0.0/16, ops is an admin; one throttle in dry run; automatic bans in force.
+pub(crate) fn rulebook() -> LimitsConfig {
     let throttle = Setting {
         name: "throttle_unauthenticated_pulls".to_owned(),
         requests_per_period: 40,
@@ -66,15 +66,15 @@ pub(crate) fn rulebook() -> Rulebook {
         algorithm: Algorithm::Gcra,
         mode: Mode::DryRun,
     };
-    Rulebook {
+    LimitsConfig {
         throttles: Rules::new(&[throttle], &[], 8).unwrap(),
-        ladder: ladder::Settings { mode: Mode::Enforce, ..ladder::Settings::default() },
+        abuse: abuse::Settings { mode: Mode::Enforce, ..abuse::Settings::default() },
         accounts: Arc::from([
             account("ann", false, &["10.1.0.0/16"], &["shop/"]),
             account("bob", false, &["10.2.0.0/16"], &[]),
             account("ops", true, &[], &[]),
         ]),
-        ..Rulebook::default()
+        ..LimitsConfig::default()
     }
 }
 
@@ -87,7 +87,7 @@ impl World {
         let limit = hub::Limit { pulls: 100, window: Duration::from_secs(21_600) };
         let bench =
             Bench::start(hub::Settings { limit: Some(limit), ..hub::Settings::default() }, Change::default()).await;
-        let limits = Limits::unkept(rulebook());
+        let limits = Limits::in_memory(rulebook());
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = socket.local_addr().unwrap();
         let mut settings = admin::Settings {
@@ -112,14 +112,14 @@ impl World {
     /// Lets a client ask for images that do not exist until a rule blocks it, and returns the id of its ban.
     pub(crate) fn block(&self, client: &str, repository: &str) -> String {
         let (address, now): (IpAddr, _) = (client.parse().unwrap(), SystemTime::now());
-        let client = Arc::new(self.limits.client(ClientKey::Address(address), address, ""));
+        let client = Arc::new(self.limits.describe_client(ClientKey::Address(address), address, ""));
         for number in 0..60 {
             // What is asked again within two seconds is a retry and does not count.
             let reference = format!("{number}.{}", self.limits.audit(10_000).len());
-            let about = About { method: "GET", repository, reference: &reference };
-            let request = Request { client: client.clone(), kind: Kind::Pull, about, bypass: None };
+            let about = RequestInfo { method: "GET", repository, reference: &reference };
+            let request = AdmissionRequest { client: client.clone(), kind: RequestKind::Pull, about, bypass: None };
             if let Ok(permit) = self.limits.admit(&request, now) {
-                self.limits.failed(&permit, about, 404, now);
+                self.limits.record_outcome(&permit, about, 404, now);
             }
         }
         self.limits.ban_of(&client.key, address, now).expect("sixty different misses lead to a ban").id
@@ -139,24 +139,24 @@ impl World {
     /// Lets a client pull so often.
     pub(crate) fn pull(&self, client: &str, times: usize) {
         let address: IpAddr = client.parse().unwrap();
-        let client = Arc::new(self.limits.client(ClientKey::Address(address), address, ""));
-        let about = About { method: "GET", repository: "library/busybox", reference: "1.36" };
+        let client = Arc::new(self.limits.describe_client(ClientKey::Address(address), address, ""));
+        let about = RequestInfo { method: "GET", repository: "library/busybox", reference: "1.36" };
         for _ in 0..times {
-            let request = Request { client: client.clone(), kind: Kind::Pull, about, bypass: None };
+            let request = AdmissionRequest { client: client.clone(), kind: RequestKind::Pull, about, bypass: None };
             let _ = self.limits.admit(&request, SystemTime::now());
         }
     }
 
     /// What the audit says was refused: who, what, why. Newest first.
     pub(crate) fn refusals(&self) -> Vec<(String, String, String)> {
-        use weir::limits::{audit::What, ban::Event};
+        use weir::limits::{audit::Event, bans::BanEvent};
         let entries = self.limits.audit(10_000).into_iter();
-        let refused = entries.filter_map(|entry| match entry.what {
-            What::Ban(event) => match *event {
-                Event::Refused { attempt, reason, .. } => Some((entry.by, attempt, reason)),
+        let refused = entries.filter_map(|entry| match entry.event {
+            Event::Ban(event) => match *event {
+                BanEvent::Refused { attempt, reason, .. } => Some((entry.by, attempt, reason)),
                 _ => None,
             },
-            What::Other(_) => None,
+            Event::Admin(_) => None,
         });
         refused.collect()
     }

@@ -7,8 +7,8 @@ use super::{PageContext, html};
 use crate::{
     admin::parameter,
     limits::{
-        audit::{Entry, Other, What},
-        ban::Event,
+        audit::{AdminEvent, Entry, Event},
+        bans::BanEvent,
     },
 };
 
@@ -33,37 +33,39 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
 }
 
 fn row(entry: &Entry) -> Vec<Markup> {
-    let (what, why) = match &entry.what {
-        What::Ban(event) => of_ban(event),
-        What::Other(Other::Switched { selection, mode }) => {
+    let (what, why) = match &entry.event {
+        Event::Ban(event) => of_ban(event),
+        Event::Admin(AdminEvent::Switched { selection, mode }) => {
             let mode = serde_json::to_value(mode).unwrap_or_default();
             (html! { "switched " code { (selection) } " to " (mode.as_str().unwrap_or_default()) }, "")
         }
-        What::Other(Other::Allowed { client, comment, expires }) => {
+        Event::Admin(AdminEvent::Allowed { client, comment, expires }) => {
             (html! { "allowed " b { (client) } " until " (html::time(*expires)) }, comment.as_str())
         }
-        What::Other(Other::Reloaded) => (html! { "took the configuration anew" }, ""),
-        What::Other(Other::LoggedIn) => (html! { "logged in" }, ""),
+        Event::Admin(AdminEvent::Reloaded) => (html! { "took the configuration anew" }, ""),
+        Event::Admin(AdminEvent::LoggedIn) => (html! { "logged in" }, ""),
     };
     let from = entry.from.map(|from| from.to_string()).unwrap_or_default();
     vec![html::time(entry.at), html::text(&entry.by), html::text(from), what, html::text(why)]
 }
 
 /// What, and why.
-fn of_ban(event: &Event) -> (Markup, &str) {
+fn of_ban(event: &BanEvent) -> (Markup, &str) {
     match event {
-        Event::Banned { record } => {
+        BanEvent::Banned { record } => {
             let what = if record.simulated { "would have banned " } else { "banned " };
             let what =
                 html! { (what) b { (record.client) } " until " (html::time(record.until)) ", " (ban(&record.id)) };
             (what, &record.reason)
         }
-        Event::Lifted { record } => {
+        BanEvent::Lifted { record } => {
             let why = record.lifted.as_ref().map_or("", |lift| &lift.reason);
             (html! { "lifted " (ban(&record.id)) " of " b { (record.client) } }, why)
         }
-        Event::Expired { id, client } => (html! { (ban(id)) " of " b { (client) } " ended by itself" }, ""),
-        Event::Refused { attempt, reason, .. } => (html! { span class="chip bad" { "refused" } " " (attempt) }, reason),
+        BanEvent::Expired { id, client } => (html! { (ban(id)) " of " b { (client) } " ended by itself" }, ""),
+        BanEvent::Refused { attempt, reason, .. } => {
+            (html! { span class="chip bad" { "refused" } " " (attempt) }, reason)
+        }
     }
 }
 

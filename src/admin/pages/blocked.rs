@@ -9,9 +9,9 @@ use super::{PageContext, form::Form, html};
 use crate::{
     admin::parameter,
     limits::{
-        ban::{Filter, LONGEST, Origin, Record, Target},
-        ladder::Rung,
-        state::Wish,
+        abuse::PenaltyLevel,
+        bans::{BanFilter, BanRecord, MAX_DURATION, Origin, Target},
+        state::BanRequest,
     },
 };
 
@@ -24,7 +24,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpResponse {
     let namespace = parameter(context.query, "namespace");
     let ended = parameter(context.query, "ended").is_some();
-    let filter = Filter { namespace: namespace.clone(), ended, ..Filter::default() };
+    let filter = BanFilter { namespace: namespace.clone(), ended, ..BanFilter::default() };
     let bans = context.state.limits.bans(&filter, context.now);
     let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
     let rows = bans.iter().take(SHOWN).map(|record| row(record, context.now)).collect();
@@ -60,7 +60,7 @@ pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpRespon
     html::page(context, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
 }
 
-fn row(record: &Record, now: SystemTime) -> Vec<Markup> {
+fn row(record: &BanRecord, now: SystemTime) -> Vec<Markup> {
     let ends = match &record.lifted {
         Some(lift) => html! { "lifted by " (lift.by) },
         None if record.is_live(now) => html! { (html::until(record.until, now)) },
@@ -71,14 +71,14 @@ fn row(record: &Record, now: SystemTime) -> Vec<Markup> {
         html::text(source(record)),
         html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run" } } },
         html! { code { (record.rule) } br; small { (record.reason) } },
-        html::text(action(record.rung)),
+        html::text(action(record.level)),
         html::text(record.evidence.len().to_string()),
         ends,
         html::time(record.created),
     ]
 }
 
-fn source(record: &Record) -> String {
+fn source(record: &BanRecord) -> String {
     match record.origin {
         Origin::Auto => "a rule".to_owned(),
         Origin::Admin => record.created_by.clone(),
@@ -86,22 +86,22 @@ fn source(record: &Record) -> String {
     }
 }
 
-fn action(rung: Rung) -> &'static str {
+fn action(rung: PenaltyLevel) -> &'static str {
     match rung {
-        Rung::Reference | Rung::ClientReference => "misses of a reference",
-        Rung::Misses => "misses: 429",
-        Rung::MissesBanned => "misses: 403",
-        Rung::Client => "everything: 403",
+        PenaltyLevel::Reference | PenaltyLevel::ClientReference => "misses of a reference",
+        PenaltyLevel::Misses => "misses: 429",
+        PenaltyLevel::MissesBanned => "misses: 403",
+        PenaltyLevel::Client => "everything: 403",
     }
 }
 
 /// The same in words for whoever it happens to.
-fn effect(rung: Rung) -> &'static str {
+fn effect(rung: PenaltyLevel) -> &'static str {
     match rung {
-        Rung::Reference | Rung::ClientReference => "what does not exist is answered from memory",
-        Rung::Misses => "what is not cached is refused (429); what is cached is served",
-        Rung::MissesBanned => "what is not cached is refused (403); what is cached is served",
-        Rung::Client => "every request is refused (403)",
+        PenaltyLevel::Reference | PenaltyLevel::ClientReference => "what does not exist is answered from memory",
+        PenaltyLevel::Misses => "what is not cached is refused (429); what is cached is served",
+        PenaltyLevel::MissesBanned => "what is not cached is refused (403); what is cached is served",
+        PenaltyLevel::Client => "every request is refused (403)",
     }
 }
 
@@ -111,7 +111,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
         return html::problem(context, 404, "No such ban", "There is no ban of this id; the audit may still know it.");
     };
     let now = context.now;
-    let earlier = Filter { client: Some(record.client.clone()), ended: true, ..Filter::default() };
+    let earlier = BanFilter { client: Some(record.client.clone()), ended: true, ..BanFilter::default() };
     let mut earlier = context.state.limits.bans(&earlier, now);
     earlier.retain(|other| other.id != record.id);
     let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
@@ -147,7 +147,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
 }
 
 /// What is known of it, in a list.
-pub(super) fn about(record: &Record, now: SystemTime) -> Markup {
+pub(super) fn about(record: &BanRecord, now: SystemTime) -> Markup {
     let ends = html! {
         (html::time(record.until))
         @if record.is_live(now) { ", " (html::until(record.until, now)) }
@@ -157,7 +157,7 @@ pub(super) fn about(record: &Record, now: SystemTime) -> Markup {
         (html::facts(&[
             ("Client", html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run: nobody is blocked" } } }),
             ("Reason", html! { (record.reason) " " small { "(rule " code { (record.rule) } ")" } }),
-            ("Effect", html::text(effect(record.rung))),
+            ("Effect", html::text(effect(record.level))),
             ("Made", html! { (html::time(record.created)) " by " (source(record)) }),
             ("Ends", ends),
             ("Strikes before", html::text(record.strikes.to_string())),
@@ -169,7 +169,7 @@ pub(super) fn about(record: &Record, now: SystemTime) -> Markup {
 }
 
 /// The requests that led to it, and the repositories concerned.
-pub(super) fn evidence(record: &Record) -> Markup {
+pub(super) fn evidence(record: &BanRecord) -> Markup {
     let rows = record.evidence.iter().rev().map(|seen| {
         vec![
             html::time(seen.at),
@@ -217,7 +217,8 @@ pub(super) fn add(context: &PageContext<'_>, form: &Form) -> HttpResponse {
         Ok(client) => client,
         Err(why) => return page(context, Some(&sentence(&why))),
     };
-    let duration = humantime::parse_duration(form.get("duration").trim()).ok().filter(|duration| *duration <= LONGEST);
+    let duration =
+        humantime::parse_duration(form.get("duration").trim()).ok().filter(|duration| *duration <= MAX_DURATION);
     let Some(duration) = duration else {
         return page(context, Some("Write a duration of at most 30 days, such as 1h or 2d."));
     };
@@ -225,7 +226,7 @@ pub(super) fn add(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     if reason.is_empty() {
         return page(context, Some("Say why."));
     }
-    let wish = Wish { client, duration, reason, force: form.get("force") == "1" };
+    let wish = BanRequest { client, duration, reason, force: form.get("force") == "1" };
     match context.state.limits.ban(wish, &context.by(), context.now) {
         Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
         Err(refused) => page(context, Some(&sentence(&refused.to_string()))),

@@ -30,7 +30,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let mut identities = mirror.budget();
     identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
     let spends = mirror.spends(LOOKED_AT);
-    let floors = context.state.limits.rulebook().budget.floors;
+    let floors = context.state.limits.config().budget.floors;
     let body = html! {
         @for (upstream, until, why) in mirror.breakers() {
             @if until > context.now {

@@ -10,7 +10,7 @@ use crate::{
     admin::parameter,
     client::ClientKey,
     limits::{
-        audit::{Other, What},
+        audit::{AdminEvent, Event},
         client,
         throttle::{Algorithm, Meter, Mode, Rules, Setting, Table},
     },
@@ -86,7 +86,7 @@ impl Attempts {
 }
 
 fn keys(name: &str, from: IpAddr) -> [ClientKey; 2] {
-    [ClientKey::Address(client::fold(from)), ClientKey::Principal(Arc::from(name))]
+    [ClientKey::Address(client::key_address(from)), ClientKey::Principal(Arc::from(name))]
 }
 
 pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpResponse {
@@ -94,7 +94,7 @@ pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpRespon
 }
 
 fn form(context: &PageContext<'_>, status: u16, next: &str, wrong: Option<&str>) -> HttpResponse {
-    let has_accounts = !context.state.limits.rulebook().accounts.is_empty();
+    let has_accounts = !context.state.limits.config().accounts.is_empty();
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
         @if !has_accounts {
@@ -147,7 +147,7 @@ pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> Http
             let name = sessions.begin(account.name.clone(), account.password_hash.clone(), context.now);
             let cookie = context.cookie(&name);
             context.viewer = Viewer::Account(account);
-            context.state.limits.note(&context.by(), What::Other(Other::LoggedIn), context.now);
+            context.state.limits.record_event(&context.by(), Event::Admin(AdminEvent::LoggedIn), context.now);
             html::see_other(&next, Some(cookie))
         }
     }

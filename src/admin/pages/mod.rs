@@ -29,7 +29,7 @@ use actix_web::{HttpRequest, HttpResponse, http::Method, web::Payload};
 
 use self::{form::Form, session::SessionId};
 use super::{State, authorize, origin};
-use crate::limits::{Account, audit::Operator};
+use crate::limits::{Account, audit::Actor};
 
 /// What the pages keep between requests.
 pub(super) struct Pages {
@@ -98,13 +98,13 @@ impl PageContext<'_> {
     }
 
     /// As whom the audit knows whoever is looking.
-    fn by(&self) -> Operator {
+    fn by(&self) -> Actor {
         let name = match &self.viewer {
             Viewer::Operator => "operator",
             Viewer::Account(account) => &account.name,
             Viewer::Anonymous => "nobody",
         };
-        Operator::new(name, Some(self.from))
+        Actor::new(name, Some(self.from))
     }
 
     /// Puts a refused attempt into the audit. A flood of them is throttled like logins, and then only logged.
@@ -112,7 +112,7 @@ impl PageContext<'_> {
         let by = self.by();
         tracing::warn!(target: "weir::admin", by = by.name, from = %self.from, attempt, reason, "refused");
         if self.state.pages.attempts.may_be_noted(&by.name, self.from, self.now) {
-            self.state.limits.refused(&by, attempt, reason, self.now);
+            self.state.limits.record_refusal(&by, attempt, reason, self.now);
         }
     }
 }
@@ -263,10 +263,10 @@ fn context<'a>(
     let in_clear = !head.host.is_some_and(|host| hosts.is_private(host));
     let from = authorize::address(state, request);
     let sent = cookie(request, if in_clear { IN_CLEAR } else { SECURE }).filter(|_| is_good).and_then(SessionId::parse);
-    let rulebook = state.limits.rulebook();
+    let config = state.limits.config();
     let session = sent.as_ref().and_then(|name| state.pages.sessions.whose(name, now));
     let account = session.and_then(|session| {
-        rulebook.account(&session.account).filter(|account| account.password_hash == session.password_hash).cloned()
+        config.account(&session.account).filter(|account| account.password_hash == session.password_hash).cloned()
     });
     let viewer = match account {
         Some(account) => Viewer::Account(account),

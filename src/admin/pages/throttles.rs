@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::{PageContext, form::Form, html};
 use crate::limits::{
-    allowlist::{Allowed, Who},
+    allowlist::{AllowlistEntry, Who},
     state::ThrottleView,
     throttle::{Algorithm, Mode},
 };
@@ -14,7 +14,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let throttles = context.state.limits.throttles();
     let heads = ["Name", "Limit", "Mode", "Matches since the start", "Switch"];
     let rows = throttles.iter().map(|view| row(context, view)).collect();
-    let allowlist = context.state.limits.rulebook().allowlist.clone();
+    let allowlist = context.state.limits.config().allowlist.clone();
     let body = html! {
         p {
             "How often a client may ask. A throttle in " em { "dry run" } " denies nothing and counts what it would have denied; read that, then enforce it. "
@@ -42,7 +42,7 @@ fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
         @if view.algorithm == Algorithm::FixedWindow { br; small { "fixed window" } }
     };
     let mode = html! {
-        span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (view.mode.word()) }
+        span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (view.mode.as_str()) }
         @if view.switched { br; small { "switched by hand" } }
     };
     let matches = &view.matches;
@@ -60,7 +60,7 @@ fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
             form method="post" action="/throttles/mode" {
                 (html::token(context))
                 input type="hidden" name="name" value=(view.name);
-                button class=(class) name="mode" value=(mode.word()) aria-label={ (label) " " (view.name) } { (label) }
+                button class=(class) name="mode" value=(mode.as_str()) aria-label={ (label) " " (view.name) } { (label) }
             }
         }
     };
@@ -74,7 +74,7 @@ fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
     vec![html! { code { (view.name) } }, limit, mode, matches, switch]
 }
 
-fn allowed(entry: &Allowed) -> Vec<Markup> {
+fn allowed(entry: &AllowlistEntry) -> Vec<Markup> {
     let who = match &entry.who {
         Who::Network(network) => network.to_string(),
         Who::Principal(name) => name.clone(),
@@ -83,13 +83,13 @@ fn allowed(entry: &Allowed) -> Vec<Markup> {
 }
 
 pub(super) fn switch(context: &PageContext<'_>, form: &Form) -> HttpResponse {
-    let mode = [Mode::Enforce, Mode::DryRun, Mode::Off].into_iter().find(|mode| mode.word() == form.get("mode"));
+    let mode = [Mode::Enforce, Mode::DryRun, Mode::Off].into_iter().find(|mode| mode.as_str() == form.get("mode"));
     let name = form.line("name", 100);
     // One throttle by its whole name: a page must not switch what it does not show.
     let is_known = context.state.limits.throttles().iter().any(|view| view.name == name);
     match mode {
         Some(mode) if is_known => {
-            context.state.limits.switch(&name, mode, &context.by(), context.now);
+            context.state.limits.set_mode(&name, mode, &context.by(), context.now);
             html::see_other("/throttles", None)
         }
         _ => html::problem(context, 400, "No such throttle", "There is no throttle of this name, or no such mode."),

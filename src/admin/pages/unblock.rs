@@ -10,7 +10,7 @@ use super::{
 };
 use crate::limits::{
     Account,
-    ban::{Filter, Origin, Record},
+    bans::{BanFilter, BanRecord, Origin},
 };
 
 pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
@@ -25,7 +25,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
 }
 
 fn own(context: &PageContext<'_>, account: &Account) -> Markup {
-    let mut bans = context.state.limits.bans(&Filter::default(), context.now);
+    let mut bans = context.state.limits.bans(&BanFilter::default(), context.now);
     bans.retain(|record| account.owns(record) && !record.simulated);
     let mut networks = account.networks.iter().map(ToString::to_string).collect::<Vec<_>>();
     networks.extend(account.namespaces.iter().map(|namespace| format!("requests to {namespace}")));
@@ -107,7 +107,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
 }
 
 /// What would have kept it from happening, in plain words.
-fn fix(record: &Record) -> &'static str {
+fn fix(record: &BanRecord) -> &'static str {
     match (record.origin, &*record.rule) {
         (Origin::Admin | Origin::Imported, _) => {
             "An operator of this mirror did this by hand; the reason above is theirs. Ask them."

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::SystemTime};
 
-use super::Ask;
+use super::SpendRequest;
 use crate::client::{Class, ClientKey};
 
 /// A place in a queue.
@@ -11,26 +11,26 @@ pub struct Ticket(u64);
 
 /// There is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct QueueFull;
 
 /// All who wait for one identity. A walk over it is bounded by its length.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     /// In the order of their turns; whoever was served goes last.
-    lines: VecDeque<Line>,
+    lines: VecDeque<ClientQueue>,
     next: u64,
 }
 
 #[derive(Clone, Debug)]
-struct Line {
+struct ClientQueue {
     client: ClientKey,
     class: Class,
     overrides: bool,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Waiter>,
 }
 
 #[derive(Clone, Debug)]
-struct Waiting {
+struct Waiter {
     ticket: Ticket,
     what: u64,
     until: SystemTime,
@@ -45,11 +45,11 @@ impl Queue {
     /// When the client's line or the queue is full.
     pub fn enter(
         &mut self,
-        ask: Ask<'_>,
+        ask: SpendRequest<'_>,
         until: SystemTime,
         per_client: usize,
         most: usize,
-    ) -> Result<(Ticket, usize), Full> {
+    ) -> Result<(Ticket, usize), QueueFull> {
         let len = self.len();
         let at = self.lines.iter().position(|line| line.client == *ask.client && line.class == ask.class);
         if let Some(line) = at.and_then(|at| self.lines.get_mut(at)) {
@@ -59,18 +59,18 @@ impl Queue {
                 return Ok((ticket, self.before(ticket)));
             }
             if line.waiting.len() >= per_client {
-                return Err(Full);
+                return Err(QueueFull);
             }
         }
         if len >= most || per_client == 0 {
-            return Err(Full);
+            return Err(QueueFull);
         }
         let ticket = Ticket(self.next);
         self.next += 1;
-        let waiting = Waiting { ticket, what: ask.what, until, shared: 1 };
+        let waiting = Waiter { ticket, what: ask.what, until, shared: 1 };
         match at.and_then(|at| self.lines.get_mut(at)) {
             Some(line) => line.waiting.push_back(waiting),
-            None => self.lines.push_back(Line {
+            None => self.lines.push_back(ClientQueue {
                 client: ask.client.clone(),
                 class: ask.class,
                 overrides: ask.overrides,
@@ -143,11 +143,11 @@ impl Queue {
 
     /// How many come before, if nobody else came any more.
     fn before(&self, ticket: Ticket) -> usize {
-        let place = |line: &Line| line.waiting.iter().position(|waiting| waiting.ticket == ticket);
+        let place = |line: &ClientQueue| line.waiting.iter().position(|waiting| waiting.ticket == ticket);
         let Some((own, round)) = self.lines.iter().enumerate().find_map(|(at, line)| Some((at, place(line)?))) else {
             return 0;
         };
-        let ahead = |(at, line): (usize, &Line)| match line.class.cmp(&self.lines[own].class) {
+        let ahead = |(at, line): (usize, &ClientQueue)| match line.class.cmp(&self.lines[own].class) {
             std::cmp::Ordering::Greater => line.waiting.len(),
             std::cmp::Ordering::Less => 0,
             // A turn for each line in each round; those later in the order are a round behind.

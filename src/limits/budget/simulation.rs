@@ -62,9 +62,9 @@ fn kind(client: u8) -> usize {
 }
 
 /// A small generator (xorshift), so that the trace is the same everywhere.
-struct Chance(u64);
+struct RandomSource(u64);
 
-impl Chance {
+impl RandomSource {
     fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -74,7 +74,7 @@ impl Chance {
 }
 
 fn trace(seed: u64) -> Vec<(u64, Pull)> {
-    let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut chance = RandomSource(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut pulls = Vec::new();
     let mut what = 0;
     let mut pull = |at: u64, client: u8, tries: u8, until: u64| {
@@ -149,19 +149,20 @@ fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
         };
         if let Some(pull) = event {
             let (client, class) = (key(pull.client), class(pull.client));
-            let ask = Ask { client: &client, class, what: pull.what, on_exceed: OnExceed::Queue, overrides: false };
+            let ask =
+                SpendRequest { client: &client, class, what: pull.what, on_exceed: OnExceed::Queue, overrides: false };
             match admission.ask(policy, &left, ask, time(now)) {
-                Decision::Spend => {
+                BudgetDecision::Spend => {
                     hub.0.push_back(now);
                     outcome.granted += 1;
                     admission.spend(&client, time(now));
                 }
-                Decision::Wait { ticket, .. } => {
+                BudgetDecision::Wait { ticket, .. } => {
                     waiting.insert(ticket, pull);
                     // A look at the queue every second while it may hold somebody.
                     (1..=10).for_each(|second| events.push(Reverse((now + second, None))));
                 }
-                Decision::Refuse { .. } => refused(&mut outcome, &mut events, pull, now),
+                BudgetDecision::Refuse { .. } => refused(&mut outcome, &mut events, pull, now),
             }
         }
         while let Some(ticket) = admission.turn(policy, &hub.left(now), time(now)) {

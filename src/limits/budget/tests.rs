@@ -29,8 +29,8 @@ fn client(number: u8) -> ClientKey {
     ClientKey::Address([10, 0, 0, number].into())
 }
 
-fn ask(client: &ClientKey, class: Class, what: u64) -> Ask<'_> {
-    Ask { client, class, what, on_exceed: OnExceed::Queue, overrides: false }
+fn ask(client: &ClientKey, class: Class, what: u64) -> SpendRequest<'_> {
+    SpendRequest { client, class, what, on_exceed: OnExceed::Queue, overrides: false }
 }
 
 #[test]
@@ -49,32 +49,35 @@ fn the_last_pull_may_be_spent_and_floors_hold_when_somebody_is_above() {
         (configured(), Some(1), Class::Exempt, true),
         (configured(), Some(0), Class::Critical, false),
     ] {
-        let decided = policy.decide(&left(remaining, 90), &Asker::alone(class), at(0));
+        let decided = policy.decide(&left(remaining, 90), &Spender::alone(class), at(0));
         assert_eq!(decided.is_ok(), spends, "{remaining:?} {class:?} {decided:?}");
     }
 }
 
 #[test]
 fn the_wait_is_until_enough_came_back_for_the_class() {
-    let decide = |remaining, class| configured().decide(&left(Some(remaining), 90), &Asker::alone(class), at(0));
-    assert_eq!(decide(40, Class::Bulk), Err((Why::Floor { kept: 40, left: 40 }, Duration::from_secs(90))));
+    let decide = |remaining, class| configured().decide(&left(Some(remaining), 90), &Spender::alone(class), at(0));
+    assert_eq!(decide(40, Class::Bulk), Err((RefusalReason::Floor { kept: 40, left: 40 }, Duration::from_secs(90))));
     // Ten more, one in 216 s.
     assert_eq!(decide(30, Class::Bulk).unwrap_err().1, Duration::from_secs(90 + 10 * 216));
-    assert_eq!(decide(0, Class::Critical), Err((Why::Exhausted, Duration::from_secs(90))));
-    assert_eq!(decide(i64::MIN, Class::Critical), Err((Why::Exhausted, Duration::from_secs(21_600))));
+    assert_eq!(decide(0, Class::Critical), Err((RefusalReason::Exhausted, Duration::from_secs(90))));
+    assert_eq!(decide(i64::MIN, Class::Critical), Err((RefusalReason::Exhausted, Duration::from_secs(21_600))));
 }
 
 #[test]
 fn a_share_binds_while_several_spend_and_it_is_scarce() {
-    let spent = |spent, others| Asker { spent, others, frees_at: Some(at(500)), ..Asker::alone(Class::Standard) };
+    let spent = |spent, others| Spender { spent, others, frees_at: Some(at(500)), ..Spender::alone(Class::Standard) };
     let policy = Policy::default();
     let decide = |remaining, asker| policy.decide(&left(Some(remaining), 90), &asker, at(0));
-    assert_eq!(decide(60, spent(25, true)), Err((Why::Share { spent: 25, share: 25 }, Duration::from_secs(500))));
+    assert_eq!(
+        decide(60, spent(25, true)),
+        Err((RefusalReason::Share { spent: 25, share: 25 }, Duration::from_secs(500)))
+    );
     assert_eq!(decide(60, spent(24, true)), Ok(()));
     assert_eq!(decide(60, spent(40, false)), Ok(()), "alone");
     assert_eq!(decide(61, spent(39, true)), Ok(()), "plenty");
-    assert_eq!(decide(5, Asker { overrides: true, ..spent(90, true) }), Ok(()));
-    assert_eq!(decide(5, Asker { class: Class::Critical, ..spent(90, true) }), Ok(()));
+    assert_eq!(decide(5, Spender { overrides: true, ..spent(90, true) }), Ok(()));
+    assert_eq!(decide(5, Spender { class: Class::Critical, ..spent(90, true) }), Ok(()));
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn clients_wait_in_turn_and_higher_classes_go_first() {
     let mut wait = |number, class, what| {
         let client = client(number);
         match admission.ask(&policy, &none, ask(&client, class, what), at(0)) {
-            Decision::Wait { ticket, position, .. } => (ticket, position),
+            BudgetDecision::Wait { ticket, position, .. } => (ticket, position),
             other => panic!("{other:?}"),
         }
     };
@@ -105,14 +108,14 @@ fn clients_wait_in_turn_and_higher_classes_go_first() {
 fn nobody_overtakes_who_matters_as_much() {
     let (mut admission, policy) = (Admission::default(), configured());
     let (first, second) = (client(1), client(2));
-    let Decision::Wait { ticket, .. } =
+    let BudgetDecision::Wait { ticket, .. } =
         admission.ask(&policy, &left(Some(10), 5), ask(&first, Class::Standard, 1), at(0))
     else {
         panic!("it must wait");
     };
     // A pull came back, and a newcomer is there before the one who waited.
     let newcomer = |admission: &mut Admission, class| {
-        admission.ask(&policy, &left(Some(11), 5), ask(&second, class, 2), at(5)) == Decision::Spend
+        admission.ask(&policy, &left(Some(11), 5), ask(&second, class, 2), at(5)) == BudgetDecision::Spend
     };
     assert!(newcomer(&mut admission, Class::Critical));
     assert!(!newcomer(&mut admission, Class::Standard));
@@ -125,12 +128,12 @@ fn waiting_is_bounded_in_length_and_in_time() {
     let outcome = |admission: &mut Admission, number, what, next| {
         let client = client(number);
         match admission.ask(&policy, &left(Some(0), next), ask(&client, Class::Standard, what), at(0)) {
-            Decision::Wait { until, .. } => {
+            BudgetDecision::Wait { until, .. } => {
                 assert_eq!(until, at(10));
                 "wait"
             }
-            Decision::Refuse { why: Why::QueueFull, .. } => "full",
-            Decision::Refuse { retry_after, .. } if retry_after == Duration::from_secs(next) => "later",
+            BudgetDecision::Refuse { why: RefusalReason::QueueFull, .. } => "full",
+            BudgetDecision::Refuse { retry_after, .. } if retry_after == Duration::from_secs(next) => "later",
             other => panic!("{other:?}"),
         }
     };
@@ -154,7 +157,7 @@ fn a_place_is_free_when_the_last_of_its_requests_left() {
         ask(&one, Class::Standard, 7),
         at(0),
     ) {
-        Decision::Wait { ticket, .. } => ticket,
+        BudgetDecision::Wait { ticket, .. } => ticket,
         other => panic!("{other:?}"),
     };
     let (ticket, again) = (enter(&mut admission), enter(&mut admission));
@@ -175,8 +178,8 @@ fn spends_leave_the_window_and_refunds_leave_at_once() {
     }
     admission.spend(&two, at(30));
     let refused = |admission: &mut Admission, seconds| {
-        let ask = Ask { on_exceed: OnExceed::Deny, ..ask(&one, Class::Standard, 1) };
-        !matches!(admission.ask(&policy, &left(Some(50), 5), ask, at(seconds)), Decision::Spend)
+        let ask = SpendRequest { on_exceed: OnExceed::Deny, ..ask(&one, Class::Standard, 1) };
+        !matches!(admission.ask(&policy, &left(Some(50), 5), ask, at(seconds)), BudgetDecision::Spend)
     };
     assert!(refused(&mut admission, 31));
     (0..6).for_each(|_| admission.refund(&one));

@@ -3,22 +3,22 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::limits::budget::{Admission, Ask, Decision, Ticket};
+use crate::limits::budget::{Admission, BudgetDecision, SpendRequest, Ticket};
 
 /// What became of one who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiting {
+pub enum QueueStatus {
     /// It is its turn: spend.
-    Go,
+    Granted,
     /// Ask again when a pull comes back, or in a second.
-    Wait,
+    Waiting,
     /// Its time is up, or its place is gone.
-    Over,
+    Expired,
 }
 
 /// One identity.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct BudgetQueue {
     pub(super) admission: Admission,
     /// Whose turn it is and who did not come for it yet; what is left is theirs.
     granted: HashSet<Ticket>,
@@ -26,40 +26,40 @@ pub(super) struct Line {
 }
 
 impl Limits {
-    pub(super) fn decide(&self, left: &Left, ask: Ask<'_>, now: SystemTime) -> Decision {
-        let rulebook = self.rulebook();
-        self.with_line(&left.identity, |line| {
-            let decision = line.admission.ask(&rulebook.budget, &line.less(left), ask, now);
-            if decision == Decision::Spend {
+    pub(super) fn decide(&self, left: &Left, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
+        let config = self.config();
+        self.with_queue(&left.identity, |line| {
+            let decision = line.admission.ask(&config.budget, &line.less(left), ask, now);
+            if decision == BudgetDecision::Spend {
                 line.admission.spend(ask.client, now);
             }
             decision
         })
     }
 
-    pub(super) fn turn(&self, left: &Left, ticket: Ticket, client: &ClientKey, now: SystemTime) -> Waiting {
-        let rulebook = self.rulebook();
-        self.with_line(&left.identity, |line| {
+    pub(super) fn turn(&self, left: &Left, ticket: Ticket, client: &ClientKey, now: SystemTime) -> QueueStatus {
+        let config = self.config();
+        self.with_queue(&left.identity, |line| {
             if !line.granted.contains(&ticket) {
                 let expired = line.admission.expired(now);
                 line.expired.extend(expired);
-                while let Some(next) = line.admission.turn(&rulebook.budget, &line.less(left), now) {
+                while let Some(next) = line.admission.turn(&config.budget, &line.less(left), now) {
                     line.granted.insert(next);
                 }
             }
             if line.granted.remove(&ticket) {
                 line.admission.spend(client, now);
-                Waiting::Go
+                QueueStatus::Granted
             } else if line.expired.remove(&ticket) {
-                Waiting::Over
+                QueueStatus::Expired
             } else {
-                Waiting::Wait
+                QueueStatus::Waiting
             }
         })
     }
 
     pub(super) fn leave(&self, identity: &Identity, ticket: Ticket) {
-        self.with_line(identity, |line| {
+        self.with_queue(identity, |line| {
             line.granted.remove(&ticket);
             line.expired.remove(&ticket);
             line.admission.leave(ticket);
@@ -67,7 +67,7 @@ impl Limits {
     }
 }
 
-impl Line {
+impl BudgetQueue {
     fn less(&self, left: &Left) -> Left {
         let granted = i64::try_from(self.granted.len()).unwrap_or(i64::MAX);
         Left { remaining: left.remaining.map(|remaining| remaining.saturating_sub(granted)), ..left.clone() }

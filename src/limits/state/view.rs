@@ -33,14 +33,14 @@ pub struct ClientView {
     /// Pulls that it spent upstream within the window, of all identities.
     pub upstream_spent: u32,
     /// Where it stands with each throttle that has seen it.
-    pub throttles: Vec<StandingView>,
+    pub throttles: Vec<ThrottleStatusView>,
     /// The ban in force.
     pub ban: Option<String>,
 }
 
 /// Where a client stands with a throttle.
 #[derive(Clone, Debug, Serialize)]
-pub struct StandingView {
+pub struct ThrottleStatusView {
     /// Which.
     pub name: String,
     /// Requests in a period.
@@ -65,12 +65,12 @@ impl Limits {
             switched: was(rule.name()).is_some_and(|mode| mode != rule.mode()),
             matches: self.inner.table.tally(rule),
         };
-        self.rulebook().throttles.iter().map(view).collect()
+        self.config().throttles.iter().map(view).collect()
     }
 
     pub(super) fn view_clients(&self, most: usize, now: SystemTime) -> Vec<ClientView> {
         let mut spent: HashMap<ClientKey, u32> = HashMap::new();
-        for line in lock(&self.inner.lines).values() {
+        for line in lock(&self.inner.queues).values() {
             for (client, count) in line.admission.spenders() {
                 *spent.entry(client).or_default() += count;
             }
@@ -78,14 +78,14 @@ impl Limits {
         for client in self.inner.table.clients() {
             spent.entry(client).or_default();
         }
-        let rulebook = self.rulebook();
+        let config = self.config();
         let mut clients: Vec<_> = spent.into_iter().collect();
         clients.sort_by_cached_key(|(client, spent)| (std::cmp::Reverse(*spent), client.to_string()));
         clients.truncate(most);
         let view = |(client, upstream_spent): (ClientKey, u32)| {
-            let decision = self.standing(&rulebook, &client, now);
+            let decision = self.standing(&config, &client, now);
             let throttles =
-                decision.standings().filter(|standing| standing.observed > 0).map(|standing| StandingView {
+                decision.standings().filter(|standing| standing.observed > 0).map(|standing| ThrottleStatusView {
                     name: standing.rule.name().to_owned(),
                     limit: standing.limit,
                     observed: standing.observed,

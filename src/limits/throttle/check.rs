@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::{
     account::{Account, Reading, Window},
+    account_table::{AccountTable, Accounts},
     rules::{Meter, Meters, Mode, Rule, Rules},
-    seats::{Accounts, Seats},
     tally::{Count, Tally},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub enum Scope {
 
 /// Where a client stands with one throttle.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing<'a> {
+pub struct ThrottleStatus<'a> {
     /// Which throttle.
     pub rule: &'a Rule,
     /// Whose account.
@@ -51,7 +51,7 @@ pub struct Standing<'a> {
 
 /// What became of a request. The default is what nobody limits.
 #[derive(Clone, Debug, Default)]
-pub struct Decision {
+pub struct ThrottleDecision {
     /// By whose leave it was judged: shared once for all of `judged`, since every worker counts its references to the same rules, and
     /// cores that count on one cache line wait for each other.
     rules: Option<Arc<[Rule]>>,
@@ -62,16 +62,16 @@ pub struct Decision {
     denied: bool,
 }
 
-impl Decision {
+impl ThrottleDecision {
     /// Every throttle that was judged, the lowest rate first. When one denied it is the last. Those that a request was only to be looked at
     /// for, and of which the client has used nothing, have nothing to say and are not among them.
-    pub fn standings(&self) -> impl DoubleEndedIterator<Item = Standing<'_>> {
+    pub fn standings(&self) -> impl DoubleEndedIterator<Item = ThrottleStatus<'_>> {
         let rules = self.rules.as_deref().unwrap_or_default();
         self.judged.iter().filter_map(|(index, scope, reading)| {
             let rule = rules.get(usize::from(*index))?;
             let Reading { over, observed, remaining, more_in, reset_in } = *reading;
             let limit = if *scope == Scope::Client { rule.own.limit } else { rule.network.limit };
-            Some(Standing { rule, scope: *scope, over, limit, observed, remaining, more_in, reset_in })
+            Some(ThrottleStatus { rule, scope: *scope, over, limit, observed, remaining, more_in, reset_in })
         })
     }
 
@@ -86,33 +86,34 @@ impl Decision {
     }
 
     /// The throttle that denies, if one does: 429.
-    pub fn denied(&self) -> Option<Standing<'_>> {
+    pub fn denied(&self) -> Option<ThrottleStatus<'_>> {
         self.standings().next_back().filter(|_| self.denied)
     }
 
     /// Throttles in dry run that would have denied; each is a line in the log.
-    pub fn would_have_denied(&self) -> impl Iterator<Item = Standing<'_>> {
+    pub fn would_have_denied(&self) -> impl Iterator<Item = ThrottleStatus<'_>> {
         self.standings().filter(|standing| standing.over && standing.rule.mode() == Mode::DryRun)
     }
 
     /// Of the throttles that act, the one with the least left for its limit: the one a client should be told of.
-    pub fn tightest(&self) -> Option<Standing<'_>> {
-        let part = |of: &Standing<'_>, other: &Standing<'_>| u64::from(of.remaining) * u64::from(other.limit);
+    pub fn tightest(&self) -> Option<ThrottleStatus<'_>> {
+        let part =
+            |of: &ThrottleStatus<'_>, other: &ThrottleStatus<'_>| u64::from(of.remaining) * u64::from(other.limit);
         self.denied().or_else(|| self.acting().min_by(|one, other| part(one, other).cmp(&part(other, one))))
     }
 
     /// All that act.
-    pub fn acting(&self) -> impl Iterator<Item = Standing<'_>> {
+    pub fn acting(&self) -> impl Iterator<Item = ThrottleStatus<'_>> {
         self.standings().filter(|standing| standing.rule.mode() == Mode::Enforce)
     }
 }
 
 /// The accounts of all clients. Outlives reloads of the rules; shared by reference.
 pub struct Table {
-    pub(super) clients: Seats<ClientKey>,
+    pub(super) clients: AccountTable<ClientKey>,
     // Principals are few and configured: addresses that take all seats take none of theirs.
-    pub(super) principals: Seats<ClientKey>,
-    pub(super) networks: Seats<IpNet>,
+    pub(super) principals: AccountTable<ClientKey>,
+    pub(super) networks: AccountTable<IpNet>,
     // For whom there is neither room of their own nor of their network's. Held for a few lines.
     crowd: Mutex<Accounts>,
     /// By audience and meter.
@@ -121,14 +122,14 @@ pub struct Table {
 
 impl Table {
     /// Clients that have an account of their own (65,536; 200 bytes each), and as many networks.
-    pub const MOST_CLIENTS: usize = 65_536;
+    pub const MAX_CLIENTS: usize = 65_536;
 
     /// An empty one, with room for about so many clients and as many networks.
     pub fn new(most_clients: usize) -> Table {
         Table {
-            clients: Seats::new(most_clients),
-            principals: Seats::new(most_clients),
-            networks: Seats::new(most_clients),
+            clients: AccountTable::new(most_clients),
+            principals: AccountTable::new(most_clients),
+            networks: AccountTable::new(most_clients),
             crowd: Mutex::default(),
             counts: Default::default(),
         }
@@ -138,16 +139,23 @@ impl Table {
     /// is charged afterwards: bytes, misses, failed logins.
     ///
     /// Takes no lock when no rule applies; else a hash and a lock for the client and for its network.
-    pub fn check(&self, rules: &Rules, client: &ClientKey, take: Meters, look: Meters, now: SystemTime) -> Decision {
+    pub fn check(
+        &self,
+        rules: &Rules,
+        client: &ClientKey,
+        take: Meters,
+        look: Meters,
+        now: SystemTime,
+    ) -> ThrottleDecision {
         let wanted = take.or(look);
         let all = rules.of(client);
         let counted = of_meters(all, wanted).fold(Meters::NONE, |all, (_, rule)| all.and(rule.meter));
         if counted == Meters::NONE {
-            return Decision::default();
+            return ThrottleDecision::default();
         }
         let now = nanos(now);
         let rules_of = Some(all.clone());
-        let mut decision = Decision { rules: rules_of, judged: Vec::with_capacity(4), counted, denied: false };
+        let mut decision = ThrottleDecision { rules: rules_of, judged: Vec::with_capacity(4), counted, denied: false };
         self.with(rules, client, now, |own, network| {
             // What is put back when a throttle denies after others have counted.
             let before = (own.as_deref().map(due), network.as_deref().map(due));
@@ -178,10 +186,10 @@ impl Table {
     }
 
     /// Where the client stands, counting nothing: what a HEAD is answered with.
-    pub fn peek(&self, rules: &Rules, client: &ClientKey, meters: Meters, now: SystemTime) -> Decision {
+    pub fn peek(&self, rules: &Rules, client: &ClientKey, meters: Meters, now: SystemTime) -> ThrottleDecision {
         let now = nanos(now);
         let all = rules.of(client);
-        let mut decision = Decision { rules: Some(all.clone()), ..Decision::default() };
+        let mut decision = ThrottleDecision { rules: Some(all.clone()), ..ThrottleDecision::default() };
         let mut own = self.seats(client).lock(client).find().copied().unwrap_or_default();
         let network = network_key(rules, client);
         let mut wide = network.and_then(|network| self.networks.lock(&network).find().copied());
@@ -291,7 +299,7 @@ impl Table {
         work(None, Some(&mut crowd));
     }
 
-    pub(super) fn seats(&self, client: &ClientKey) -> &Seats<ClientKey> {
+    pub(super) fn seats(&self, client: &ClientKey) -> &AccountTable<ClientKey> {
         match client {
             ClientKey::Address(_) => &self.clients,
             ClientKey::Principal(_) => &self.principals,

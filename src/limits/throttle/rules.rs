@@ -42,7 +42,7 @@ impl Meter {
     ];
 
     /// As it ends a throttle's name.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Meter::RegistryApi => "registry_api",
             Meter::Pulls => "pulls",
@@ -116,7 +116,7 @@ pub enum Mode {
 
 impl Mode {
     /// As the configuration writes it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Mode::Enforce => "enforce",
             Mode::DryRun => "dry_run",
@@ -291,7 +291,7 @@ fn rule(setting: &Setting, ceiling: u32) -> Result<Rule, String> {
         unauthenticated.or_else(|| rest.strip_prefix("authenticated_").map(|what| (true, what)))
     });
     let known = parts.and_then(|(authenticated, what)| {
-        Meter::ALL.into_iter().find(|meter| meter.word() == what).map(|meter| (authenticated, meter))
+        Meter::ALL.into_iter().find(|meter| meter.as_str() == what).map(|meter| (authenticated, meter))
     });
     let (authenticated, meter) = known.ok_or_else(|| format!("there is no throttle {name:?}"))?;
     let (limit, period) = (setting.requests_per_period, setting.period_in_seconds);

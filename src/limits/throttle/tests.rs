@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{client::ClientKey, limits::client::fold};
+use crate::{client::ClientKey, limits::client::key_address};
 
 const PULLS: Meters = Meter::Pulls.alone();
 const API: Meters = Meter::RegistryApi.alone();
@@ -34,7 +34,7 @@ fn rules(settings: &[Setting]) -> Rules {
 }
 
 fn address(text: &str) -> ClientKey {
-    ClientKey::Address(fold(text.parse().unwrap()))
+    ClientKey::Address(key_address(text.parse().unwrap()))
 }
 
 fn at(seconds: u64) -> SystemTime {
@@ -320,7 +320,7 @@ fn all_addresses_of_one_64_are_one_client() {
     let mut passed = 0;
     for number in 0..1_u128 << 20 {
         let address = (0x2001_0db8_0001_0002_u128 << 64) | (number * 0x9e37_79b9_7f4a_7c15) & u128::from(u64::MAX);
-        let client = ClientKey::Address(fold(std::net::Ipv6Addr::from(address).into()));
+        let client = ClientKey::Address(key_address(std::net::Ipv6Addr::from(address).into()));
         passed += admitted(&table, &rules, &client, 1, at(0));
     }
     assert_eq!((passed, table.seated()), (9_000, (1, 1)));
@@ -332,7 +332,7 @@ fn all_64s_of_one_48_stay_under_its_ceiling() {
     let mut passed = 0;
     for subnet in 0..1_u128 << 16 {
         let address = (0x2001_0db8_0001_u128 << 80) | subnet << 64;
-        let client = ClientKey::Address(fold(std::net::Ipv6Addr::from(address).into()));
+        let client = ClientKey::Address(key_address(std::net::Ipv6Addr::from(address).into()));
         passed += admitted(&table, &rules, &client, 2, at(0));
     }
     // Eight times 9,000 at once.
@@ -350,7 +350,7 @@ fn five_million_addresses_take_no_more_memory_than_a_full_table() {
     let mut passed = 0;
     for number in 0..5_000_000_u128 {
         let address = (0x2001_u128 << 112) | (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0xffff_ffff_ffff) << 64;
-        let client = ClientKey::Address(fold(std::net::Ipv6Addr::from(address).into()));
+        let client = ClientKey::Address(key_address(std::net::Ipv6Addr::from(address).into()));
         passed += admitted(&table, &rules, &client, 1, at(0));
     }
     let (clients, networks) = table.seated();

@@ -12,18 +12,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
     client::ClientKey,
-    limits::{addresses_of, ladder::Rung},
+    limits::{abuse::PenaltyLevel, addresses_of},
 };
 
 /// Requests that are kept as evidence.
-pub const MOST_EVIDENCE: usize = 20;
+pub const MAX_EVIDENCE: usize = 20;
 /// Repositories that are kept for the index by namespace.
-pub const MOST_REPOSITORIES: usize = 50;
+pub const MAX_REPOSITORIES: usize = 50;
 /// The longest ban (30 days).
-pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A shorter ban is none.
-pub const SHORTEST: Duration = Duration::from_secs(1);
+pub const MIN_DURATION: Duration = Duration::from_secs(1);
 
 /// Who is banned. Written as an address, a CIDR, or the name of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -147,7 +147,7 @@ pub struct Lift {
 
 /// One ban, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct BanRecord {
     /// Short enough to be read out on the telephone.
     pub id: String,
     /// Who.
@@ -159,7 +159,8 @@ pub struct Record {
     #[serde(with = "time")]
     pub until: SystemTime,
     /// What it stops.
-    pub rung: Rung,
+    #[serde(rename = "rung")]
+    pub level: PenaltyLevel,
     /// Which rule saw it; `admin` for an operator's.
     pub rule: String,
     /// Who made it.
@@ -189,7 +190,7 @@ pub struct Record {
     pub lifted: Option<Lift>,
 }
 
-impl Record {
+impl BanRecord {
     /// Whether it is in force, or would be if it were not simulated.
     pub fn is_live(&self, now: SystemTime) -> bool {
         self.lifted.is_none() && now < self.until
@@ -212,13 +213,13 @@ impl Record {
 
 /// A ban to be made.
 #[derive(Clone, Debug)]
-pub struct New {
+pub struct NewBan {
     /// Who.
     pub client: Target,
-    /// For how long; at most [`LONGEST`].
+    /// For how long; at most [`MAX_DURATION`].
     pub duration: Duration,
     /// What it stops.
-    pub rung: Rung,
+    pub level: PenaltyLevel,
     /// Which rule.
     pub rule: String,
     /// Why.
@@ -236,16 +237,16 @@ pub struct New {
 /// What happened, for the audit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub enum BanEvent {
     /// A ban was made.
     Banned {
         /// All of it.
-        record: Record,
+        record: BanRecord,
     },
     /// A ban was lifted.
     Lifted {
         /// All of it, with who and why.
-        record: Record,
+        record: BanRecord,
     },
     /// A ban ended by itself.
     Expired {
@@ -267,15 +268,15 @@ pub enum Event {
 
 /// A ban that a request met.
 #[derive(Clone, Copy, Debug)]
-pub struct Ban<'a>(pub &'a Record);
+pub struct Ban<'a>(pub &'a BanRecord);
 
 /// What a banned client prints: in the first 80 characters who is blocked and until when; then the rule, the id and where it can be lifted.
 ///
 /// `client` is the asker as it is told from others: a ban of a network does not tell what the network is. Without `public_url`
 /// it says whom to ask.
-pub fn sentence(record: &Record, client: &ClientKey, public_url: &str, now: SystemTime) -> String {
+pub fn sentence(record: &BanRecord, client: &ClientKey, public_url: &str, now: SystemTime) -> String {
     let (who, until) = (short(client), until(record.until, now));
-    let what = if record.rung < Rung::Client { "blocked from uncached content" } else { "blocked" };
+    let what = if record.level < PenaltyLevel::Client { "blocked from uncached content" } else { "blocked" };
     let (rule, id) = (&record.rule, &record.id);
     let lift = match public_url.trim_end_matches('/') {
         "" => "ask the operator of this mirror to lift it".to_owned(),

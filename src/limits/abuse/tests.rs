@@ -18,14 +18,14 @@ fn failure<'a>(client: &'a ClientKey, reference: &'a str, outcome: Outcome) -> F
 }
 
 /// The first step and after how many failures it came; one failure every `gap` ms.
-fn climb(
-    ladder: &mut Ladder,
+fn record_failure(
+    ladder: &mut AbuseTracker,
     settings: &Settings,
     count: u32,
     (start, gap): (u64, u64),
     outcome: Outcome,
     differ: bool,
-) -> Option<(u32, New)> {
+) -> Option<(u32, NewBan)> {
     let client = client(7);
     (1..=count).find_map(|number| {
         let reference = if differ { format!("{start}-{number}") } else { "latest".to_owned() };
@@ -41,9 +41,9 @@ fn enforced() -> Settings {
 
 #[test]
 fn asking_for_one_missing_thing_for_ever_stays_on_rung_1() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
     // Every five seconds for twelve hours, as a server does whose image was deleted.
-    assert!(climb(&mut ladder, &settings, 8640, (0, 5000), Outcome::Missing, false).is_none());
+    assert!(record_failure(&mut ladder, &settings, 8640, (0, 5000), Outcome::Missing, false).is_none());
     let end = at(8640 * 5000);
     let held = |reference, now| ladder.holds(&settings, &client(7), "shop/api", reference, now);
     assert_eq!(held("latest", end), Some(Duration::from_secs(15)));
@@ -54,7 +54,7 @@ fn asking_for_one_missing_thing_for_ever_stays_on_rung_1() {
 
 #[test]
 fn the_wait_on_rung_1_grows_to_five_minutes() {
-    let (mut ladder, settings) = (Ladder::default(), Settings { same_reference: 3, ..enforced() });
+    let (mut ladder, settings) = (AbuseTracker::default(), Settings { same_reference: 3, ..enforced() });
     let mut waits = Vec::new();
     for number in 0..24 {
         ladder.note(&settings, failure(&client(7), "latest", Outcome::Missing), at(number * 2000), 0.0);
@@ -68,37 +68,38 @@ fn the_wait_on_rung_1_grows_to_five_minutes() {
 
 #[test]
 fn enumeration_leads_to_rung_2_and_again_to_rung_3_for_longer() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
-    let (number, ban) = climb(&mut ladder, &settings, 1000, (0, 100), Outcome::Missing, true).unwrap();
-    assert_eq!((number, ban.rung, ban.rule.as_str()), (41, Rung::Misses, "not_found_enumeration"));
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
+    let (number, ban) = record_failure(&mut ladder, &settings, 1000, (0, 100), Outcome::Missing, true).unwrap();
+    assert_eq!((number, ban.level, ban.rule.as_str()), (41, PenaltyLevel::Misses, "not_found_enumeration"));
     assert_eq!((ban.duration, ban.strikes, ban.simulated), (Duration::from_secs(300), 0, false));
     assert_eq!((ban.evidence.len(), ban.repositories), (20, vec!["shop/api".to_owned()]));
     // While it runs an equal step does not come again, a higher one may.
-    let (_, ban) = climb(&mut ladder, &settings, 1000, (200_000, 10), Outcome::Missing, true).unwrap();
-    assert_eq!((ban.rung, ban.duration, ban.strikes), (Rung::MissesBanned, Duration::from_secs(900), 1));
-    assert!(climb(&mut ladder, &settings, 1000, (300_000, 10), Outcome::Missing, true).is_none());
+    let (_, ban) = record_failure(&mut ladder, &settings, 1000, (200_000, 10), Outcome::Missing, true).unwrap();
+    assert_eq!((ban.level, ban.duration, ban.strikes), (PenaltyLevel::MissesBanned, Duration::from_secs(900), 1));
+    assert!(record_failure(&mut ladder, &settings, 1000, (300_000, 10), Outcome::Missing, true).is_none());
     for (hours, minutes) in [(1, 60), (3, 240), (8, 240)] {
-        let (_, ban) = climb(&mut ladder, &settings, 1000, (hours * 3_600_000, 10), Outcome::Missing, true).unwrap();
+        let (_, ban) =
+            record_failure(&mut ladder, &settings, 1000, (hours * 3_600_000, 10), Outcome::Missing, true).unwrap();
         assert_eq!(ban.duration, Duration::from_secs(minutes * 60), "{hours} h");
     }
     // Strikes fade: a week later it is the first again.
     let week = 8 * 24 * 3_600_000;
-    let (_, ban) = climb(&mut ladder, &settings, 1000, (week, 10), Outcome::Missing, true).unwrap();
-    assert_eq!((ban.rung, ban.duration), (Rung::Misses, Duration::from_secs(300)));
+    let (_, ban) = record_failure(&mut ladder, &settings, 1000, (week, 10), Outcome::Missing, true).unwrap();
+    assert_eq!((ban.level, ban.duration), (PenaltyLevel::Misses, Duration::from_secs(300)));
 }
 
 #[test]
 fn forty_different_misses_in_ten_minutes_are_nothing() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
     // 40 every ten minutes, for hours.
-    assert!(climb(&mut ladder, &settings, 1000, (0, 15_000), Outcome::Missing, true).is_none());
+    assert!(record_failure(&mut ladder, &settings, 1000, (0, 15_000), Outcome::Missing, true).is_none());
 }
 
 #[test]
 fn retries_are_one_failure() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
     // containerd sends six in 2 ms, podman twenty in 35 s.
-    assert!(climb(&mut ladder, &settings, 100_000, (0, 0), Outcome::Throttled, false).is_none());
+    assert!(record_failure(&mut ladder, &settings, 100_000, (0, 0), Outcome::Throttled, false).is_none());
     for number in 0..40 {
         let reference = format!("v{number}");
         for _ in 0..6 {
@@ -112,41 +113,42 @@ fn retries_are_one_failure() {
 
 #[test]
 fn failed_logins_lead_to_rung_3_unless_one_succeeds() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
-    assert!(climb(&mut ladder, &settings, 29, (0, 1000), Outcome::AuthFailed, true).is_none());
-    assert!(climb(&mut ladder, &settings, 1, (29_000, 1000), Outcome::AuthSucceeded, true).is_none());
-    let (number, ban) = climb(&mut ladder, &settings, 100, (30_000, 1000), Outcome::AuthFailed, true).unwrap();
-    assert_eq!((number, ban.rung, ban.rule.as_str()), (30, Rung::MissesBanned, "auth_failures"));
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
+    assert!(record_failure(&mut ladder, &settings, 29, (0, 1000), Outcome::AuthFailed, true).is_none());
+    assert!(record_failure(&mut ladder, &settings, 1, (29_000, 1000), Outcome::AuthSucceeded, true).is_none());
+    let (number, ban) = record_failure(&mut ladder, &settings, 100, (30_000, 1000), Outcome::AuthFailed, true).unwrap();
+    assert_eq!((number, ban.level, ban.rule.as_str()), (30, PenaltyLevel::MissesBanned, "auth_failures"));
 }
 
 #[test]
 fn going_on_after_denials_leads_to_rung_4_and_its_own_denials_do_not_prolong_it() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
-    let denied = Outcome::Denied(Rung::Misses);
-    let (number, ban) = climb(&mut ladder, &settings, 10_000, (0, 100), denied, true).unwrap();
-    assert_eq!((number, ban.rung, ban.rule.as_str()), (601, Rung::Client, "denied_requests"));
-    let itself = Outcome::Denied(Rung::Client);
-    assert!(climb(&mut ladder, &settings, 100_000, (100_000, 10), itself, true).is_none());
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
+    let denied = Outcome::Denied(PenaltyLevel::Misses);
+    let (number, ban) = record_failure(&mut ladder, &settings, 10_000, (0, 100), denied, true).unwrap();
+    assert_eq!((number, ban.level, ban.rule.as_str()), (601, PenaltyLevel::Client, "denied_requests"));
+    let itself = Outcome::Denied(PenaltyLevel::Client);
+    assert!(record_failure(&mut ladder, &settings, 100_000, (100_000, 10), itself, true).is_none());
     // Denials by rung 2 are no misses.
-    let mut ladder = Ladder::default();
-    assert!(climb(&mut ladder, &settings, 600, (0, 10), denied, true).is_none());
+    let mut ladder = AbuseTracker::default();
+    assert!(record_failure(&mut ladder, &settings, 600, (0, 10), denied, true).is_none());
 }
 
 #[test]
 fn a_quota_exceeded_three_times_leads_to_rung_2() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
-    let (number, ban) = climb(&mut ladder, &settings, 10, (0, 1000), Outcome::UpstreamExceeded, true).unwrap();
-    assert_eq!((number, ban.rung, ban.rule.as_str()), (3, Rung::Misses, "upstream_quota_exceeded"));
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
+    let (number, ban) = record_failure(&mut ladder, &settings, 10, (0, 1000), Outcome::UpstreamExceeded, true).unwrap();
+    assert_eq!((number, ban.level, ban.rule.as_str()), (3, PenaltyLevel::Misses, "upstream_quota_exceeded"));
 }
 
 #[test]
 fn a_dry_run_takes_the_same_steps_simulated_and_off_takes_none() {
-    let mut ladder = Ladder::default();
-    let (number, ban) = climb(&mut ladder, &Settings::default(), 1000, (0, 100), Outcome::Missing, true).unwrap();
+    let mut ladder = AbuseTracker::default();
+    let (number, ban) =
+        record_failure(&mut ladder, &Settings::default(), 1000, (0, 100), Outcome::Missing, true).unwrap();
     assert_eq!((number, ban.simulated), (41, true));
     let off = Settings { mode: Mode::Off, ..Settings::default() };
     for outcome in [Outcome::Missing, Outcome::AuthFailed, Outcome::Throttled] {
-        assert!(climb(&mut Ladder::default(), &off, 10_000, (0, 10), outcome, true).is_none());
+        assert!(record_failure(&mut AbuseTracker::default(), &off, 10_000, (0, 10), outcome, true).is_none());
     }
 }
 
@@ -164,7 +166,7 @@ fn some_are_never_touched() {
         (ClientKey::Principal("ci".into()), "192.0.2.1"),
         (ClientKey::Principal("other".into()), "10.0.0.9"),
     ];
-    let mut ladder = Ladder::default();
+    let mut ladder = AbuseTracker::default();
     for (client, address) in &cases {
         for number in 0..2000 {
             let reference = format!("v{number}");
@@ -182,7 +184,7 @@ fn some_are_never_touched() {
 #[test]
 fn durations_are_spread_by_a_tenth() {
     for (jitter, seconds) in [(-1.0, 270), (0.0, 300), (1.0, 330), (99.0, 330)] {
-        let (mut ladder, client) = (Ladder::default(), client(7));
+        let (mut ladder, client) = (AbuseTracker::default(), client(7));
         let steps = (0..41).filter_map(|number: u32| {
             let reference = number.to_string();
             ladder.note(&enforced(), failure(&client, &reference, Outcome::Missing), at(0), jitter)
@@ -194,7 +196,7 @@ fn durations_are_spread_by_a_tenth() {
 #[test]
 fn memory_is_bounded_and_who_has_most_to_its_name_stays() {
     let settings = Settings { most_watched: 100, ..enforced() };
-    let (mut ladder, known) = (Ladder::default(), client(7));
+    let (mut ladder, known) = (AbuseTracker::default(), client(7));
     (0..40).for_each(|number: u64| {
         ladder.note(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
     });
@@ -210,16 +212,16 @@ fn memory_is_bounded_and_who_has_most_to_its_name_stays() {
 
 #[test]
 fn a_pardon_forgets_what_was_counted() {
-    let (mut ladder, settings) = (Ladder::default(), enforced());
-    climb(&mut ladder, &settings, 40, (0, 100), Outcome::Missing, true);
-    ladder.pardon(&client(7));
-    assert!(climb(&mut ladder, &settings, 40, (10_000, 100), Outcome::Missing, true).is_none());
+    let (mut ladder, settings) = (AbuseTracker::default(), enforced());
+    record_failure(&mut ladder, &settings, 40, (0, 100), Outcome::Missing, true);
+    ladder.forget_failures(&client(7));
+    assert!(record_failure(&mut ladder, &settings, 40, (10_000, 100), Outcome::Missing, true).is_none());
 }
 
 #[test]
 fn a_step_is_never_longer_or_shorter_than_a_ban_may_be() {
-    for (duration, jitter) in [(LONGEST, 1.0), (SHORTEST, -1.0)] {
-        let (mut ladder, settings) = (Ladder::default(), Settings { durations: [duration; 4], ..enforced() });
+    for (duration, jitter) in [(MAX_DURATION, 1.0), (MIN_DURATION, -1.0)] {
+        let (mut ladder, settings) = (AbuseTracker::default(), Settings { durations: [duration; 4], ..enforced() });
         let failures = (0..60).map(|number| format!("missing{number}")).collect::<Vec<_>>();
         let step = failures
             .iter()
@@ -230,7 +232,7 @@ fn a_step_is_never_longer_or_shorter_than_a_ban_may_be() {
 
 #[test]
 fn who_never_wants_rung_1_has_none() {
-    let (mut ladder, settings) = (Ladder::default(), Settings { same_reference: u32::MAX, ..enforced() });
-    assert!(climb(&mut ladder, &settings, 30, (0, 5000), Outcome::Missing, false).is_none());
+    let (mut ladder, settings) = (AbuseTracker::default(), Settings { same_reference: u32::MAX, ..enforced() });
+    assert!(record_failure(&mut ladder, &settings, 30, (0, 5000), Outcome::Missing, false).is_none());
     assert_eq!(ladder.holds(&settings, &client(7), "shop/api", "latest", at(150_000)), None);
 }

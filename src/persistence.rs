@@ -17,9 +17,9 @@ use tokio::{
 use weir::{
     admin::Settle,
     limits::{
-        Limits, Rulebook,
+        Limits, LimitsConfig,
         audit::Entry,
-        state::{Keep as KeepAudit, Kept as KeptLimits},
+        state::{AuditSink, PersistedState},
     },
     upstream::{
         Identity, Ledger,
@@ -63,8 +63,8 @@ struct Queue {
     overflown: Arc<AtomicBool>,
 }
 
-impl KeepAudit for Queue {
-    fn keep(&self, entry: &Entry) {
+impl AuditSink for Queue {
+    fn append(&self, entry: &Entry) {
         if self.lines.try_send(Line::Entry(Limits::record(entry))).is_err() {
             self.overflown.store(true, Ordering::Release);
         }
@@ -72,20 +72,24 @@ impl KeepAudit for Queue {
 }
 
 /// Writes what [`Limits`] tells.
-pub(crate) struct Keeper {
+pub(crate) struct Persistence {
     lines: mpsc::Sender<Line>,
     writing: JoinHandle<()>,
 }
 
-impl Keeper {
+impl Persistence {
     /// Takes up what was kept and keeps what comes. Must be called within a runtime.
-    pub(crate) fn start(store: &Store, rulebook: Rulebook, ledger: &Ledger) -> Result<(Limits, Keeper), String> {
+    pub(crate) fn start(
+        store: &Store,
+        rulebook: LimitsConfig,
+        ledger: &Ledger,
+    ) -> Result<(Limits, Persistence), String> {
         let open = |name: &'static str| store.journal(name).map_err(|error| error.to_string());
         let (audit, usage) = (open("audit")?, open("usage")?);
         let read = |journal: &Journal| journal.replay().map_err(|error| error.to_string());
         let records: Vec<Vec<u8>> = read(&audit)?.iter().map(|record| record.to_vec()).collect();
         let length = records.len();
-        let kept = KeptLimits { records, usage: read(&usage)?.last().map(|record| record.to_vec()) };
+        let kept = PersistedState { records, usage: read(&usage)?.last().map(|record| record.to_vec()) };
         let (lines, queue) = mpsc::channel(WAITING);
         let overflown = Arc::new(AtomicBool::new(false));
         let keep = Queue { lines: lines.clone(), overflown: overflown.clone() };
@@ -97,11 +101,11 @@ impl Keeper {
         spends.reverse();
         for spend in spends {
             let account = (&*spend.identity != Identity::ANONYMOUS).then(|| spend.identity.clone());
-            limits.recall_spend(&Identity { upstream: spend.upstream.clone(), account }, &spend.client, spend.at);
+            limits.restore_spend(&Identity { upstream: spend.upstream.clone(), account }, &spend.client, spend.at);
         }
         let writer = Writer { audit, usage, limits: limits.clone(), length, overflown, last: Vec::new() };
         let writing = tokio::spawn(writer.run(queue));
-        Ok((limits, Keeper { lines, writing }))
+        Ok((limits, Persistence { lines, writing }))
     }
 
     /// Resolves when what was decided so far is on disk.
@@ -151,7 +155,7 @@ impl Writer {
                         let _ = done.send(());
                     }
                     Some(Line::Close(done)) => {
-                        self.keep_usage().await;
+                        self.write_usage().await;
                         let _ = done.send(());
                         return;
                     }
@@ -159,7 +163,7 @@ impl Writer {
                 },
                 _ = every.tick() => {
                     self.limits.tick(SystemTime::now());
-                    self.keep_usage().await;
+                    self.write_usage().await;
                 }
             }
             if self.length > LONG || self.overflown.swap(false, Ordering::AcqRel) {
@@ -186,7 +190,7 @@ impl Writer {
         }
     }
 
-    async fn keep_usage(&mut self) {
+    async fn write_usage(&mut self) {
         let usage = self.limits.usage(SystemTime::now());
         if usage == self.last {
             return;

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Failure, Outcome, Rung, Settings, hash};
+use super::{Failure, Outcome, PenaltyLevel, Settings, hash};
 use crate::limits::{
-    ban::{Evidence, MOST_EVIDENCE, MOST_REPOSITORIES},
+    bans::{Evidence, MAX_EVIDENCE, MAX_REPOSITORIES},
     nanos,
     retries::Retries,
 };
@@ -21,7 +21,7 @@ const MOST_DIFFERENT: usize = 1024;
 const HALF_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Default)]
-pub(super) struct Watched {
+pub(super) struct History {
     retries: Retries,
     /// (hash, last miss, misses), the one missed longest ago first.
     references: VecDeque<(u64, SystemTime, Counter<{ 5 * MINUTE }>)>,
@@ -35,17 +35,17 @@ pub(super) struct Watched {
     strikes: f64,
     struck_at: Option<SystemTime>,
     /// The last step and when it ends.
-    pub(super) running: Option<(Rung, SystemTime)>,
+    pub(super) running: Option<(PenaltyLevel, SystemTime)>,
 }
 
-impl Watched {
+impl History {
     /// Which rung it led to, by which rule, and the sentence for people.
     pub(super) fn note(
         &mut self,
         settings: &Settings,
         failure: &Failure<'_>,
         now: SystemTime,
-    ) -> Option<(Rung, &'static str, String)> {
+    ) -> Option<(PenaltyLevel, &'static str, String)> {
         let what = hash(&(failure.repository, failure.reference));
         if !self.retries.is_new(hash(&(failure.method, what, failure.outcome)), now) {
             return None;
@@ -55,35 +55,37 @@ impl Watched {
             Outcome::Missing => {
                 self.missed(what, now);
                 let count = self.different.len() as u32;
-                let repeated = if self.strikes_at(now).round() >= 1.0 { Rung::MissesBanned } else { Rung::Misses };
+                let repeated =
+                    if self.strikes_at(now).round() >= 1.0 { PenaltyLevel::MissesBanned } else { PenaltyLevel::Misses };
                 let reason = || format!("asked for {count} different things that do not exist within 10 minutes");
                 (count > settings.different_references).then(|| (repeated, "not_found_enumeration", reason()))
             }
             Outcome::UpstreamExceeded => {
                 let count = self.exceeded.add(now);
-                let repeated = if self.strikes_at(now).round() >= 1.0 { Rung::MissesBanned } else { Rung::Misses };
+                let repeated =
+                    if self.strikes_at(now).round() >= 1.0 { PenaltyLevel::MissesBanned } else { PenaltyLevel::Misses };
                 let reason = || format!("exceeded its upstream quota {count} times within 10 minutes");
                 (count >= settings.upstream_exceeded).then(|| (repeated, "upstream_quota_exceeded", reason()))
             }
             Outcome::AuthFailed => {
                 let count = self.failed_logins.add(now);
                 let reason = || format!("failed to log in {count} times within 3 minutes");
-                (count >= settings.failed_logins).then(|| (Rung::MissesBanned, "auth_failures", reason()))
+                (count >= settings.failed_logins).then(|| (PenaltyLevel::MissesBanned, "auth_failures", reason()))
             }
             // What rung 4 denies must not keep it at rung 4.
-            Outcome::Denied(Rung::Client) | Outcome::AuthSucceeded => None,
+            Outcome::Denied(PenaltyLevel::Client) | Outcome::AuthSucceeded => None,
             Outcome::Denied(_) | Outcome::Throttled => {
                 let count = self.denied.add(now);
                 let reason = || format!("went on after {count} denied requests within 5 minutes");
-                (count > settings.denied_requests).then(|| (Rung::Client, "denied_requests", reason()))
+                (count > settings.denied_requests).then(|| (PenaltyLevel::Client, "denied_requests", reason()))
             }
         };
-        let (rung, rule, reason) = step?;
-        if self.running.is_some_and(|(running, until)| running >= rung && now < until) {
+        let (level, rule, reason) = step?;
+        if self.running.is_some_and(|(running, until)| running >= level && now < until) {
             return None;
         }
         self.forget_counts();
-        Some((rung, rule, reason))
+        Some((level, rule, reason))
     }
 
     fn missed(&mut self, what: u64, now: SystemTime) {
@@ -127,7 +129,7 @@ impl Watched {
         self.failed_logins = Counter::default();
     }
 
-    pub(super) fn pardon(&mut self) {
+    pub(super) fn forget_failures(&mut self) {
         self.forget_counts();
         self.running = None;
         self.references.clear();
@@ -147,12 +149,12 @@ impl Watched {
     }
 
     fn keep_evidence(&mut self, failure: &Failure<'_>, now: SystemTime) {
-        if self.evidence.len() >= MOST_EVIDENCE {
+        if self.evidence.len() >= MAX_EVIDENCE {
             self.evidence.pop_front();
         }
         let evidence = failure.evidence(now);
         if !evidence.repository.is_empty() && !self.repositories.contains(&evidence.repository) {
-            if self.repositories.len() >= MOST_REPOSITORIES {
+            if self.repositories.len() >= MAX_REPOSITORIES {
                 self.repositories.remove(0);
             }
             self.repositories.push(evidence.repository.clone());

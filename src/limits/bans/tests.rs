@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     client::ClientKey,
-    limits::{client::fold, ladder::Rung},
+    limits::{abuse::PenaltyLevel, client::key_address},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -18,11 +18,11 @@ fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_795_262_400)
 }
 
-fn new(client: &str) -> New {
-    New {
+fn new(client: &str) -> NewBan {
+    NewBan {
         client: client.parse().unwrap(),
         duration: HOUR,
-        rung: Rung::Client,
+        level: PenaltyLevel::Client,
         rule: "admin".to_owned(),
         reason: "pulls all day".to_owned(),
         evidence: Vec::new(),
@@ -34,24 +34,24 @@ fn new(client: &str) -> New {
 
 fn address(text: &str) -> (ClientKey, IpAddr) {
     let address: IpAddr = text.parse().unwrap();
-    (ClientKey::Address(fold(address)), address)
+    (ClientKey::Address(key_address(address)), address)
 }
 
-fn add(book: &mut Book, client: &str, number: u64) -> String {
+fn add(book: &mut BanList, client: &str, number: u64) -> String {
     match book.add_by("ops", None, new(client), true, number, now()) {
-        Ok(Event::Banned { record }) => record.id,
+        Ok(BanEvent::Banned { record }) => record.id,
         other => panic!("{other:?}"),
     }
 }
 
-fn found(book: &Book, client: &str, now: SystemTime) -> Option<String> {
+fn found(book: &BanList, client: &str, now: SystemTime) -> Option<String> {
     let (key, address) = address(client);
     book.find(&key, address, now).map(|ban| ban.0.id.clone())
 }
 
 #[test]
 fn the_narrowest_network_decides_and_every_ban_ends() {
-    let mut book = Book::default();
+    let mut book = BanList::default();
     let wide = add(&mut book, "10.0.0.0/8", 1);
     let narrow = add(&mut book, "10.0.0.0/24", 2);
     let one = add(&mut book, "10.0.0.7", 3);
@@ -74,7 +74,7 @@ fn the_narrowest_network_decides_and_every_ban_ends() {
 
 #[test]
 fn a_rule_s_ban_of_an_address_is_not_of_the_principals_behind_it() {
-    let mut book = Book::default();
+    let mut book = BanList::default();
     book.add_automatic(new("10.0.0.7"), 1, now()).unwrap();
     let ci = ClientKey::Principal("ci".into());
     let here = "10.0.0.7".parse().unwrap();
@@ -102,18 +102,18 @@ fn what_is_wide_or_shuts_out_its_maker_must_be_meant() {
         ("::1", Some("itself")),
         ("ci", None),
     ] {
-        let mut book = Book::default();
+        let mut book = BanList::default();
         let outcome = book.add_by("ops", me, new(client), false, 1, now()).map_err(|error| error.to_string());
         match refused {
             None => assert!(outcome.is_ok(), "{client} {outcome:?}"),
             Some(part) => assert!(outcome.clone().is_err_and(|error| error.contains(part)), "{client} {outcome:?}"),
         }
-        assert!(Book::default().add_by("ops", me, new(client), true, 1, now()).is_ok(), "{client}");
+        assert!(BanList::default().add_by("ops", me, new(client), true, 1, now()).is_ok(), "{client}");
     }
-    let mut book = Book::default();
-    for duration in [Duration::ZERO, LONGEST + HOUR] {
-        let ban = New { duration, ..new("10.0.0.1") };
-        assert_eq!(book.add_by("ops", None, ban, true, 1, now()), Err(Refused::Duration));
+    let mut book = BanList::default();
+    for duration in [Duration::ZERO, MAX_DURATION + HOUR] {
+        let ban = NewBan { duration, ..new("10.0.0.1") };
+        assert_eq!(book.add_by("ops", None, ban, true, 1, now()), Err(BanError::Duration));
     }
     assert!(book.add_automatic(new("127.0.0.1"), 1, now()).is_err());
     assert!(book.add_automatic(new("10.0.0.0/16"), 1, now()).is_err());
@@ -121,8 +121,8 @@ fn what_is_wide_or_shuts_out_its_maker_must_be_meant() {
 
 #[test]
 fn a_simulated_ban_stops_nobody() {
-    let mut book = Book::default();
-    book.add_automatic(New { simulated: true, ..new("10.0.0.7") }, 1, now()).unwrap();
+    let mut book = BanList::default();
+    book.add_automatic(NewBan { simulated: true, ..new("10.0.0.7") }, 1, now()).unwrap();
     assert_eq!(found(&book, "10.0.0.7", now()), None);
     let (key, address) = address("10.0.0.7");
     assert!(book.find_simulated(&key, address, now()).is_some());
@@ -134,43 +134,43 @@ fn a_simulated_ban_stops_nobody() {
 
 #[test]
 fn a_ban_is_lifted_once_and_with_a_reason() {
-    let mut book = Book::default();
+    let mut book = BanList::default();
     let id = add(&mut book, "10.0.0.7", 0x3f2a);
     assert_eq!(id, "00003f2a");
-    assert_eq!(book.lift(&id, "ops", "  ", now()), Err(Refused::Reason));
-    let Ok(Event::Lifted { record }) = book.lift(&id, "ops", "fixed their job", now()) else { panic!("not lifted") };
+    assert_eq!(book.lift(&id, "ops", "  ", now()), Err(BanError::Reason));
+    let Ok(BanEvent::Lifted { record }) = book.lift(&id, "ops", "fixed their job", now()) else { panic!("not lifted") };
     assert_eq!(
         record.lifted.map(|lift| (lift.by, lift.reason)),
         Some(("ops".to_owned(), "fixed their job".to_owned()))
     );
     assert_eq!(found(&book, "10.0.0.7", now()), None);
-    assert!(matches!(book.lift(&id, "ops", "again", now()), Err(Refused::Unknown(_))));
+    assert!(matches!(book.lift(&id, "ops", "again", now()), Err(BanError::Unknown(_))));
     assert!(book.get(&id).is_some_and(|record| record.lifted.is_some()));
-    assert!(book.list(&Filter::default(), now()).is_empty());
-    assert_eq!(book.list(&Filter { ended: true, ..Filter::default() }, now()).len(), 1);
+    assert!(book.list(&BanFilter::default(), now()).is_empty());
+    assert_eq!(book.list(&BanFilter { ended: true, ..BanFilter::default() }, now()).len(), 1);
 }
 
 #[test]
 fn who_is_blocked_because_of_requests_to_my_namespace() {
-    let mut book = Book::default();
+    let mut book = BanList::default();
     add(&mut book, "10.0.0.7", 1);
     for (namespace, count) in
         [("library/", 1), ("library", 1), ("library/nginx", 1), ("libr", 0), ("shop/api/", 1), ("", 1), ("api", 0)]
     {
-        let filter = Filter { namespace: Some(namespace.to_owned()), ..Filter::default() };
+        let filter = BanFilter { namespace: Some(namespace.to_owned()), ..BanFilter::default() };
         assert_eq!(book.list(&filter, now()).len(), count, "{namespace}");
     }
     for (client, count) in [("10.0.0.7", 1), ("10.0.0.8", 0), ("ci", 0)] {
-        let filter = Filter { client: Some(client.parse().unwrap()), ..Filter::default() };
+        let filter = BanFilter { client: Some(client.parse().unwrap()), ..BanFilter::default() };
         assert_eq!(book.list(&filter, now()).len(), count, "{client}");
     }
 }
 
 #[test]
 fn a_second_ban_of_a_rule_replaces_the_first() {
-    let mut book = Book::default();
+    let mut book = BanList::default();
     book.add_automatic(new("10.0.0.7"), 1, now()).unwrap();
-    book.add_automatic(New { duration: 4 * HOUR, ..new("10.0.0.7") }, 2, now()).unwrap();
+    book.add_automatic(NewBan { duration: 4 * HOUR, ..new("10.0.0.7") }, 2, now()).unwrap();
     assert_eq!(book.count(now()), (1, 0));
     assert_eq!(found(&book, "10.0.0.7", now() + 2 * HOUR).as_deref(), Some("00000002"));
     // An operator's stands beside it: lifting one does not lift the other.
@@ -180,7 +180,7 @@ fn a_second_ban_of_a_rule_replaces_the_first() {
 
 #[test]
 fn export_and_restore_keep_everything_and_import_says_so() {
-    let mut book = Book::default();
+    let mut book = BanList::default();
     let evidence = Evidence {
         at: now(),
         method: "GET".to_owned(),
@@ -188,28 +188,28 @@ fn export_and_restore_keep_everything_and_import_says_so() {
         reference: "2.3.1".to_owned(),
         status: 404,
     };
-    let ban = New { evidence: vec![evidence; 30], repositories: vec!["a".to_owned(); 90], ..new("10.0.0.7") };
+    let ban = NewBan { evidence: vec![evidence; 30], repositories: vec!["a".to_owned(); 90], ..new("10.0.0.7") };
     book.add_automatic(ban, 1, now()).unwrap();
     let lifted = add(&mut book, "ci", 2);
     book.lift(&lifted, "ops", "done", now()).unwrap();
     assert_eq!(book.get("00000001").map(|it| (it.evidence.len(), it.repositories.len())), Some((20, 50)));
     let json = book.export();
-    let restored = Book::restore(&json, now()).unwrap();
+    let restored = BanList::restore(&json, now()).unwrap();
     assert_eq!(restored.get("00000001"), book.get("00000001"));
     assert_eq!(restored.get(&lifted), book.get(&lifted));
     assert_eq!(found(&restored, "10.0.0.7", now()).as_deref(), Some("00000001"));
-    assert_eq!(Book::restore(&json, now() + HOUR).unwrap().count(now()), (0, 0));
+    assert_eq!(BanList::restore(&json, now() + HOUR).unwrap().count(now()), (0, 0));
 
-    let mut other = Book::default();
+    let mut other = BanList::default();
     add(&mut other, "192.0.2.1", 1);
     let events = other.import(&json, "ops", None, false, 1, now()).unwrap();
     // Only what is in force is taken over, under an id of its own.
     assert!(
-        matches!(&events[..], [Event::Banned { record }] if record.origin == Origin::Imported && record.id == "00000002")
+        matches!(&events[..], [BanEvent::Banned { record }] if record.origin == Origin::Imported && record.id == "00000002")
     );
     assert!(other.import(b"{}", "ops", None, true, 1, now()).is_err());
     let wide = String::from_utf8(json).unwrap().replace("10.0.0.7", "10.0.0.0/8");
-    assert!(matches!(other.import(wide.as_bytes(), "ops", None, false, 1, now()), Err(Refused::Wide(_))));
+    assert!(matches!(other.import(wide.as_bytes(), "ops", None, false, 1, now()), Err(BanError::Wide(_))));
 
     let value: serde_json::Value = serde_json::from_slice(&book.export()).unwrap();
     let record = &value[1];
@@ -219,7 +219,7 @@ fn export_and_restore_keep_everything_and_import_says_so() {
 
 #[test]
 fn the_first_80_characters_say_who_and_until_when() {
-    let mut book = Book::default();
+    let mut book = BanList::default();
     let long = "x".repeat(255);
     for (client, key, says) in [
         ("10.0.0.7", address("10.0.0.7").0, "10.0.0.7 blocked until 13:00Z (rule admin, id "),
@@ -236,7 +236,7 @@ fn the_first_80_characters_say_who_and_until_when() {
         assert!(text.starts_with(says), "{text}");
         assert!(text.ends_with(&format!("id {id}): https://mirror.example/unblock/{id}")), "{text}");
         // The worst case: a rung that says more, and a day.
-        let record = Record { rung: Rung::Misses, ..book.get(&id).unwrap().clone() };
+        let record = BanRecord { level: PenaltyLevel::Misses, ..book.get(&id).unwrap().clone() };
         let text = sentence(&record, &key, "", now() - 48 * HOUR);
         assert!(text.chars().take(80).collect::<String>().contains("until 2026-11-21"), "{text}");
         assert!(text.ends_with("ask the operator of this mirror to lift it"), "{text}");
@@ -245,18 +245,18 @@ fn the_first_80_characters_say_who_and_until_when() {
 
 #[test]
 fn the_book_is_bounded() {
-    let mut book = Book::default();
-    for number in 0..MOST_BANS as u32 {
+    let mut book = BanList::default();
+    for number in 0..MAX_BANS as u32 {
         let client = std::net::Ipv4Addr::from(0x0b00_0000 + number).to_string();
         book.add_automatic(new(&client), number.into(), now()).unwrap();
     }
-    assert_eq!(book.add_automatic(new("10.0.0.7"), 1, now()), Err(Refused::Full));
+    assert_eq!(book.add_automatic(new("10.0.0.7"), 1, now()), Err(BanError::Full));
     // Who is in it already may be banned anew.
     assert!(book.add_automatic(new("11.0.0.7"), 1, now()).is_ok());
-    assert_eq!(book.expire(now() + HOUR).len(), MOST_BANS);
+    assert_eq!(book.expire(now() + HOUR).len(), MAX_BANS);
     for number in 0..50 {
         let id = add(&mut book, "10.0.0.7", number);
         book.lift(&id, "ops", "test", now()).unwrap();
     }
-    assert_eq!(book.list(&Filter { ended: true, ..Filter::default() }, now()).len(), MOST_ENDED);
+    assert_eq!(book.list(&BanFilter { ended: true, ..BanFilter::default() }, now()).len(), MAX_ENDED);
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::limits::{
-    ban::{Event, New},
-    ladder::Rung,
+    abuse::PenaltyLevel,
+    bans::{BanEvent, NewBan},
 };
 
 /// Own bans that an account may lift in a day.
@@ -14,7 +14,7 @@ const PROBATION: Duration = Duration::from_secs(3600);
 
 /// A ban that an operator wants.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct BanRequest {
     /// Whom.
     pub client: Target,
     /// For how long.
@@ -27,9 +27,9 @@ pub struct Wish {
 
 /// An own ban that was lifted.
 #[derive(Clone, Debug)]
-pub struct Lifted {
+pub struct OwnLift {
     /// It.
-    pub record: Record,
+    pub record: BanRecord,
     /// Until when its client has half its quota.
     pub probation: SystemTime,
     /// How many more this account may lift within a day.
@@ -37,11 +37,11 @@ pub struct Lifted {
 }
 
 impl Limits {
-    pub(super) fn add_ban(&self, wish: Wish, by: &Operator, now: SystemTime) -> Result<Record, Refused> {
-        let new = New {
+    pub(super) fn add_ban(&self, wish: BanRequest, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+        let new = NewBan {
             client: wish.client,
             duration: wish.duration,
-            rung: Rung::Client,
+            level: PenaltyLevel::Client,
             rule: "admin".to_owned(),
             reason: wish.reason,
             evidence: Vec::new(),
@@ -49,29 +49,29 @@ impl Limits {
             strikes: 0,
             simulated: false,
         };
-        let number = (self.inner.chance)();
+        let number = (self.inner.random)();
         let event = self.in_book(|book| book.add_by(&by.name, by.from, new, wish.force, number, now));
         match event {
             Ok(event) => self.tell(event, by, now),
             Err(refused) => {
-                self.refused(by, "ban", &refused.to_string(), now);
+                self.record_refusal(by, "ban", &refused.to_string(), now);
                 Err(refused)
             }
         }
     }
 
-    pub(super) fn end_ban(&self, id: &str, reason: &str, by: &Operator, now: SystemTime) -> Result<Record, Refused> {
+    pub(super) fn end_ban(&self, id: &str, reason: &str, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
         let event = self.in_book(|book| book.lift(id, &by.name, reason, now));
         match event {
             Ok(event) => {
                 let record = self.tell(event, by, now)?;
                 if let Some(client) = key_of(&record.client) {
-                    lock(&self.inner.ladder).pardon(&client);
+                    lock(&self.inner.abuse).forget_failures(&client);
                 }
                 Ok(record)
             }
             Err(refused) => {
-                self.refused(by, &format!("lift {id}"), &refused.to_string(), now);
+                self.record_refusal(by, &format!("lift {id}"), &refused.to_string(), now);
                 Err(refused)
             }
         }
@@ -83,10 +83,10 @@ impl Limits {
         account: &str,
         from: Option<IpAddr>,
         now: SystemTime,
-    ) -> Result<Lifted, String> {
-        let by = Operator::new(account, from);
+    ) -> Result<OwnLift, String> {
+        let by = Actor::new(account, from);
         let refuse = |why: &str| {
-            self.refused(&by, &format!("lift {id}"), why, now);
+            self.record_refusal(&by, &format!("lift {id}"), why, now);
             Err(why.to_owned())
         };
         // Whoever may not know of a ban is told no more than that there is none.
@@ -102,30 +102,30 @@ impl Limits {
         let probation = now + PROBATION;
         if let Some(client) = key_of(&record.client) {
             let mut on_probation = lock(&self.inner.probation);
-            if on_probation.len() < MOST_ON_PROBATION {
+            if on_probation.len() < MAX_ON_PROBATION {
                 on_probation.insert(client, probation);
                 self.inner.on_probation.store(on_probation.len(), Ordering::Release);
             }
         }
-        Ok(Lifted { record, probation, left_today: LIFTS_A_DAY - today - 1 })
+        Ok(OwnLift { record, probation, left_today: LIFTS_A_DAY - today - 1 })
     }
 
-    pub(super) fn bans_of(&self, account: &str, now: SystemTime) -> Vec<Record> {
-        let rulebook = self.rulebook();
-        let Some(account) = rulebook.account(account) else { return Vec::new() };
-        let own = |record: &&Record| record.self_service && !record.simulated && account.owns(record);
-        lock(&self.inner.book).list(&Filter::default(), now).into_iter().filter(own).cloned().collect()
+    pub(super) fn bans_of(&self, account: &str, now: SystemTime) -> Vec<BanRecord> {
+        let config = self.config();
+        let Some(account) = config.account(account) else { return Vec::new() };
+        let own = |record: &&BanRecord| record.self_service && !record.simulated && account.owns(record);
+        lock(&self.inner.bans).list(&BanFilter::default(), now).into_iter().filter(own).cloned().collect()
     }
 
     /// Own bans that this account lifted within a day. The reason tells them from what it lifted as an operator.
     fn own_lifts(&self, account: &str, now: SystemTime) -> usize {
         let audit = lock(&self.inner.audit);
         let today = audit.newest().take_while(|entry| now.duration_since(entry.at).unwrap_or_default() < DAY);
-        let lifted = |entry: &&Entry| match &entry.what {
-            What::Ban(event) => {
-                matches!(&**event, Event::Lifted { record } if record.self_service && entry.by == account)
+        let lifted = |entry: &&Entry| match &entry.event {
+            Event::Ban(event) => {
+                matches!(&**event, BanEvent::Lifted { record } if record.self_service && entry.by == account)
             }
-            What::Other(_) => false,
+            Event::Admin(_) => false,
         };
         today.filter(lifted).count()
     }
@@ -134,33 +134,33 @@ impl Limits {
         &self,
         json: &[u8],
         force: bool,
-        by: &Operator,
+        by: &Actor,
         now: SystemTime,
-    ) -> Result<Vec<Record>, Refused> {
-        let number = (self.inner.chance)();
+    ) -> Result<Vec<BanRecord>, BanError> {
+        let number = (self.inner.random)();
         match self.in_book(|book| book.import(json, &by.name, by.from, force, number, now)) {
             Ok(events) => events.into_iter().map(|event| self.tell(event, by, now)).collect(),
             Err(refused) => {
-                self.refused(by, "import bans", &refused.to_string(), now);
+                self.record_refusal(by, "import bans", &refused.to_string(), now);
                 Err(refused)
             }
         }
     }
 
-    fn in_book<R>(&self, work: impl FnOnce(&mut Book) -> R) -> R {
-        let mut book = lock(&self.inner.book);
+    fn in_book<R>(&self, work: impl FnOnce(&mut BanList) -> R) -> R {
+        let mut book = lock(&self.inner.bans);
         let result = work(&mut book);
-        self.inner.bans.store(book.len(), Ordering::Release);
+        self.inner.ban_count.store(book.len(), Ordering::Release);
         result
     }
 
-    fn tell(&self, event: Event, by: &Operator, now: SystemTime) -> Result<Record, Refused> {
-        self.note(by, What::Ban(Box::new(event.clone())), now);
+    fn tell(&self, event: BanEvent, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+        self.record_event(by, Event::Ban(Box::new(event.clone())), now);
         match event {
-            Event::Banned { record } | Event::Lifted { record } => Ok(record),
+            BanEvent::Banned { record } | BanEvent::Lifted { record } => Ok(record),
             // The book gives back nothing else when a ban is made or lifted.
-            Event::Expired { id, .. } => Err(Refused::Unknown(id)),
-            Event::Refused { reason, .. } => Err(Refused::Import(reason)),
+            BanEvent::Expired { id, .. } => Err(BanError::Unknown(id)),
+            BanEvent::Refused { reason, .. } => Err(BanError::Import(reason)),
         }
     }
 }
@@ -170,7 +170,7 @@ fn key_of(target: &Target) -> Option<ClientKey> {
     match target {
         Target::Principal(name) => Some(ClientKey::Principal(name.as_str().into())),
         Target::Network(network) => {
-            let key = ClientKey::Address(crate::limits::client::fold(network.addr()));
+            let key = ClientKey::Address(crate::limits::client::key_address(network.addr()));
             (Target::of(&key) == *target).then_some(key)
         }
     }

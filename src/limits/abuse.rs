@@ -14,14 +14,14 @@
 //!
 //! A client that retries is not a client that attacks: identical requests within 2 s are one. A denial never feeds the counter that caused
 //! it, so nobody is held by his own retries; denials of a lower rung are counted towards rung 4 and nothing else. Strikes fade by half in a
-//! day. Loopback, trusted proxies, admin networks and the allowlist are never touched. Rungs 2 to 4 come as a [`Step`], which the caller makes a
+//! day. Loopback, trusted proxies, admin networks and the allowlist are never touched. Rungs 2 to 4 come as a [`Escalation`], which the caller makes a
 //! ban of; in dry run the same steps come, marked as simulated.
 //!
 //! Memory is bounded: so many clients that failed lately are watched, and the one with the least to its name makes room for another.
 
+mod history;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,16 +34,16 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ban::{Evidence, LONGEST, New, SHORTEST, Target},
+    bans::{Evidence, MAX_DURATION, MIN_DURATION, NewBan, Target},
     throttle::Mode,
 };
 use crate::client::ClientKey;
-use watch::Watched;
+use history::History;
 
 /// How far somebody is. A number in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
-pub enum Rung {
+pub enum PenaltyLevel {
     /// 0: the negative cache.
     Reference,
     /// 1: this client and this reference.
@@ -56,17 +56,23 @@ pub enum Rung {
     Client,
 }
 
-impl From<Rung> for u8 {
-    fn from(rung: Rung) -> u8 {
-        rung as u8
+impl From<PenaltyLevel> for u8 {
+    fn from(level: PenaltyLevel) -> u8 {
+        level as u8
     }
 }
 
-impl TryFrom<u8> for Rung {
+impl TryFrom<u8> for PenaltyLevel {
     type Error = String;
 
-    fn try_from(number: u8) -> Result<Rung, String> {
-        let all = [Rung::Reference, Rung::ClientReference, Rung::Misses, Rung::MissesBanned, Rung::Client];
+    fn try_from(number: u8) -> Result<PenaltyLevel, String> {
+        let all = [
+            PenaltyLevel::Reference,
+            PenaltyLevel::ClientReference,
+            PenaltyLevel::Misses,
+            PenaltyLevel::MissesBanned,
+            PenaltyLevel::Client,
+        ];
         all.get(usize::from(number)).copied().ok_or_else(|| format!("there is no rung {number}"))
     }
 }
@@ -85,7 +91,7 @@ pub enum Outcome {
     /// Another throttle denied it.
     Throttled,
     /// This rung denied it, or answered in upstream's stead.
-    Denied(Rung),
+    Denied(PenaltyLevel),
 }
 
 /// One failure, or one login.
@@ -161,17 +167,17 @@ impl Settings {
 
 /// A client went up to rung 2, 3 or 4: to be made a ban of.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct Escalation {
     /// Who.
     pub client: ClientKey,
     /// What for, how long and why.
-    pub ban: New,
+    pub ban: NewBan,
 }
 
 /// All clients that failed lately.
 #[derive(Debug, Default)]
-pub struct Ladder {
-    watched: HashMap<ClientKey, Watched>,
+pub struct AbuseTracker {
+    watched: HashMap<ClientKey, History>,
     /// For finding somebody who makes room; in the order in which they came.
     order: VecDeque<ClientKey>,
 }
@@ -179,10 +185,16 @@ pub struct Ladder {
 /// Clients that are compared when one must make room.
 const COMPARED: usize = 16;
 
-impl Ladder {
+impl AbuseTracker {
     /// Takes note of a failure. `jitter` is from -1 to 1 and spreads the duration by a tenth. At most one step comes of it, and none while an
     /// equal or higher one is running.
-    pub fn note(&mut self, settings: &Settings, failure: Failure<'_>, now: SystemTime, jitter: f64) -> Option<Step> {
+    pub fn note(
+        &mut self,
+        settings: &Settings,
+        failure: Failure<'_>,
+        now: SystemTime,
+        jitter: f64,
+    ) -> Option<Escalation> {
         if settings.mode == Mode::Off && failure.outcome != Outcome::Missing
             || settings.spares(failure.client, failure.address)
         {
@@ -195,18 +207,18 @@ impl Ladder {
             return None;
         }
         let watched = self.watch(failure.client, settings.most_watched, now);
-        let (rung, rule, reason) = watched.note(settings, &failure, now)?;
+        let (level, rule, reason) = watched.note(settings, &failure, now)?;
         if settings.mode == Mode::Off {
             return None;
         }
         let (strikes, duration) = watched.strike(&settings.durations, now);
         // A ban that nobody accepts would let the worst go free.
-        let duration = duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0)).clamp(SHORTEST, LONGEST);
-        watched.running = Some((rung, now + duration));
-        let ban = New {
+        let duration = duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0)).clamp(MIN_DURATION, MAX_DURATION);
+        watched.running = Some((level, now + duration));
+        let ban = NewBan {
             client: Target::of(failure.client),
             duration,
-            rung,
+            level,
             rule: rule.to_owned(),
             reason,
             evidence: watched.evidence.iter().cloned().collect(),
@@ -214,7 +226,7 @@ impl Ladder {
             strikes,
             simulated: settings.mode != Mode::Enforce,
         };
-        Some(Step { client: failure.client.clone(), ban })
+        Some(Escalation { client: failure.client.clone(), ban })
     }
 
     /// Rung 1: whether this client has missed this reference too often, and how long it should stay away. Then the cached 404 is the answer and
@@ -235,9 +247,9 @@ impl Ladder {
     }
 
     /// An operator lifted it: what led to it is forgotten, the strikes are not.
-    pub fn pardon(&mut self, client: &ClientKey) {
+    pub fn forget_failures(&mut self, client: &ClientKey) {
         if let Some(watched) = self.watched.get_mut(client) {
-            watched.pardon();
+            watched.forget_failures();
         }
     }
 
@@ -246,7 +258,7 @@ impl Ladder {
         self.watched.len()
     }
 
-    fn watch(&mut self, client: &ClientKey, most: usize, now: SystemTime) -> &mut Watched {
+    fn watch(&mut self, client: &ClientKey, most: usize, now: SystemTime) -> &mut History {
         if !self.watched.contains_key(client) {
             if self.watched.len() >= most.max(1) {
                 self.make_room(now);

@@ -10,17 +10,17 @@
 //!
 //! # Scope
 //!
-//! [`Book`] is a value in memory: bounded, searched by longest prefix, without a clock. Every change gives back an [`Event`]; the
-//! caller appends it to the audit and keeps [`Book::export`].
+//! [`BanList`] is a value in memory: bounded, searched by longest prefix, without a clock. Every change gives back an [`BanEvent`]; the
+//! caller appends it to the audit and keeps [`BanList::export`].
 
-mod book;
+mod list;
 mod record;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Book, Filter, MOST_BANS, MOST_ENDED, Refused};
+pub use list::{BanError, BanFilter, BanList, MAX_BANS, MAX_ENDED};
 pub use record::{
-    Ban, Event, Evidence, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, SHORTEST, Target,
-    sentence,
+    Ban, BanEvent, BanRecord, Evidence, Lift, MAX_DURATION, MAX_EVIDENCE, MAX_REPOSITORIES, MIN_DURATION, NewBan,
+    Origin, Target, sentence,
 };
 pub(crate) use record::{short, time, until};

@@ -9,18 +9,18 @@ use std::{
 use ipnet::IpNet;
 
 use super::record::{
-    Ban, Event, LONGEST, Lift, MOST_EVIDENCE, MOST_REPOSITORIES, New, Origin, Record, SHORTEST, Target,
+    Ban, BanEvent, BanRecord, Lift, MAX_DURATION, MAX_EVIDENCE, MAX_REPOSITORIES, MIN_DURATION, NewBan, Origin, Target,
 };
-use crate::{client::ClientKey, limits::ladder::Rung};
+use crate::{client::ClientKey, limits::abuse::PenaltyLevel};
 
 /// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.
-pub const MOST_BANS: usize = 10_000;
+pub const MAX_BANS: usize = 10_000;
 /// Ended bans that are remembered (10,000); the oldest are forgotten, the audit has them still.
-pub const MOST_ENDED: usize = 10_000;
+pub const MAX_ENDED: usize = 10_000;
 
 /// Why a change was not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum BanError {
     /// Wider than a /24 or /48.
     #[error("{0} is wider than a /24 (or /48); force it if that is meant")]
     Wide(Target),
@@ -34,7 +34,7 @@ pub enum Refused {
     #[error("a ban lasts from a second to 30 days")]
     Duration,
     /// No room.
-    #[error("{MOST_BANS} bans are in force; lift some first")]
+    #[error("{MAX_BANS} bans are in force; lift some first")]
     Full,
     /// There is no such ban in force.
     #[error("there is no ban {0} in force")]
@@ -49,7 +49,7 @@ pub enum Refused {
 
 /// Which bans to list.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct BanFilter {
     /// Caused by requests to repositories in this namespace.
     pub namespace: Option<String>,
     /// That this client would meet.
@@ -60,9 +60,9 @@ pub struct Filter {
 
 /// The bans. All questions are answered from memory.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+pub struct BanList {
     /// In force or simulated, by id.
-    live: HashMap<String, Record>,
+    live: HashMap<String, BanRecord>,
     /// Ids, by whom they are of: at most one in force and one simulated each.
     networks: HashMap<IpNet, Vec<String>>,
     principals: HashMap<String, Vec<String>>,
@@ -71,12 +71,12 @@ pub struct Book {
     /// The same, longest first.
     order: BTreeSet<(bool, std::cmp::Reverse<u8>)>,
     /// Oldest first.
-    ended: VecDeque<Record>,
+    ended: VecDeque<BanRecord>,
     /// All ids that are remembered.
     ids: HashSet<String>,
 }
 
-impl Book {
+impl BanList {
     /// The ban that this client meets: the one that stops most, and of these its own before that of the narrowest network. `None` almost
     /// always, after a look at a length.
     pub fn find(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Ban<'_>> {
@@ -84,7 +84,7 @@ impl Book {
     }
 
     /// The same for one whom rules spare.
-    pub fn find_by_people(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Ban<'_>> {
+    pub fn find_by_operator(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<Ban<'_>> {
         highest(self.search(client, address, now).filter(|record| !record.simulated && record.origin != Origin::Auto))
     }
 
@@ -93,7 +93,7 @@ impl Book {
         self.search(client, address, now).find(|record| record.simulated).map(Ban)
     }
 
-    fn search(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> impl Iterator<Item = &Record> {
+    fn search(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> impl Iterator<Item = &BanRecord> {
         let address = address.to_canonical();
         let principal = match client {
             ClientKey::Principal(name) => self.principals.get(&**name),
@@ -116,8 +116,8 @@ impl Book {
     /// A ban by a rule. `number` is random and becomes the id. A live ban of the same client is replaced: it ended in a longer one.
     ///
     /// # Errors
-    /// [`Refused::Wide`], [`Refused::Loopback`] and [`Refused::Full`]; a rule cannot insist.
-    pub fn add_automatic(&mut self, new: New, number: u64, now: SystemTime) -> Result<Event, Refused> {
+    /// [`BanError::Wide`], [`BanError::Loopback`] and [`BanError::Full`]; a rule cannot insist.
+    pub fn add_automatic(&mut self, new: NewBan, number: u64, now: SystemTime) -> Result<BanEvent, BanError> {
         check(&new, None)?;
         self.add(new, Origin::Auto, String::new(), number, now)
     }
@@ -130,20 +130,27 @@ impl Book {
         &mut self,
         by: &str,
         from: Option<IpAddr>,
-        new: New,
+        new: NewBan,
         force: bool,
         number: u64,
         now: SystemTime,
-    ) -> Result<Event, Refused> {
+    ) -> Result<BanEvent, BanError> {
         if !force {
             check(&new, from)?;
         }
-        self.add(New { simulated: false, ..new }, Origin::Admin, by.to_owned(), number, now)
+        self.add(NewBan { simulated: false, ..new }, Origin::Admin, by.to_owned(), number, now)
     }
 
-    fn add(&mut self, new: New, origin: Origin, by: String, number: u64, now: SystemTime) -> Result<Event, Refused> {
-        if !(SHORTEST..=LONGEST).contains(&new.duration) {
-            return Err(Refused::Duration);
+    fn add(
+        &mut self,
+        new: NewBan,
+        origin: Origin,
+        by: String,
+        number: u64,
+        now: SystemTime,
+    ) -> Result<BanEvent, BanError> {
+        if !(MIN_DURATION..=MAX_DURATION).contains(&new.duration) {
+            return Err(BanError::Duration);
         }
         let replaced: Vec<String> = self
             .ids(&new.client)
@@ -151,21 +158,21 @@ impl Book {
             .filter(|id| self.live.get(*id).is_some_and(|it| it.simulated == new.simulated && it.origin == origin))
             .cloned()
             .collect();
-        if self.live.len() >= MOST_BANS + replaced.len() {
-            return Err(Refused::Full);
+        if self.live.len() >= MAX_BANS + replaced.len() {
+            return Err(BanError::Full);
         }
         for id in replaced {
             self.end(&id);
         }
-        let New { client, duration, rung, rule, reason, mut evidence, mut repositories, strikes, simulated } = new;
-        evidence.drain(..evidence.len().saturating_sub(MOST_EVIDENCE));
-        repositories.truncate(MOST_REPOSITORIES);
-        let record = Record {
+        let NewBan { client, duration, level, rule, reason, mut evidence, mut repositories, strikes, simulated } = new;
+        evidence.drain(..evidence.len().saturating_sub(MAX_EVIDENCE));
+        repositories.truncate(MAX_REPOSITORIES);
+        let record = BanRecord {
             id: self.free_id(number),
             client,
             created: whole(now),
             until: whole(now + duration),
-            rung,
+            level,
             rule,
             origin,
             reason,
@@ -174,48 +181,48 @@ impl Book {
             repositories,
             strikes,
             simulated,
-            self_service: origin == Origin::Auto && rung < Rung::Client,
+            self_service: origin == Origin::Auto && level < PenaltyLevel::Client,
             lifted: None,
         };
         self.insert(record.clone());
-        Ok(Event::Banned { record })
+        Ok(BanEvent::Banned { record })
     }
 
     /// Ends a ban early; whether this user may is decided before.
     ///
     /// # Errors
-    /// [`Refused::Unknown`], and [`Refused::Reason`] when none is given.
-    pub fn lift(&mut self, id: &str, by: &str, reason: &str, now: SystemTime) -> Result<Event, Refused> {
+    /// [`BanError::Unknown`], and [`BanError::Reason`] when none is given.
+    pub fn lift(&mut self, id: &str, by: &str, reason: &str, now: SystemTime) -> Result<BanEvent, BanError> {
         if reason.trim().is_empty() {
-            return Err(Refused::Reason);
+            return Err(BanError::Reason);
         }
-        let unknown = || Refused::Unknown(id.to_owned());
+        let unknown = || BanError::Unknown(id.to_owned());
         let record = self.live.get_mut(id).filter(|record| record.is_live(now)).ok_or_else(unknown)?;
         record.lifted = Some(Lift { at: now, by: by.to_owned(), reason: reason.to_owned() });
         let record = record.clone();
         self.end(id);
-        Ok(Event::Lifted { record })
+        Ok(BanEvent::Lifted { record })
     }
 
     /// Moves what ended by itself out of the way. Bans end without it; it is for the audit and for room.
-    pub fn expire(&mut self, now: SystemTime) -> Vec<Event> {
+    pub fn expire(&mut self, now: SystemTime) -> Vec<BanEvent> {
         let over = self.live.values().filter(|record| now >= record.until);
         let over: Vec<_> = over.map(|record| (record.id.clone(), record.client.clone())).collect();
         over.into_iter()
             .map(|(id, client)| {
                 self.end(&id);
-                Event::Expired { id, client }
+                BanEvent::Expired { id, client }
             })
             .collect()
     }
 
     /// One ban, in force or ended.
-    pub fn get(&self, id: &str) -> Option<&Record> {
+    pub fn get(&self, id: &str) -> Option<&BanRecord> {
         self.live.get(id).or_else(|| self.ended.iter().rev().find(|record| record.id == id))
     }
 
     /// Those that the filter wants, newest first.
-    pub fn list(&self, filter: &Filter, now: SystemTime) -> Vec<&Record> {
+    pub fn list(&self, filter: &BanFilter, now: SystemTime) -> Vec<&BanRecord> {
         let ended = self.ended.iter().filter(|_| filter.ended);
         let mut found: Vec<_> = self
             .live
@@ -242,7 +249,7 @@ impl Book {
 
     /// Everything, as JSON: for another Weir, for a file, and for the next start of this one.
     pub fn export(&self) -> Vec<u8> {
-        let all: Vec<&Record> = self.ended.iter().chain(self.live.values()).collect();
+        let all: Vec<&BanRecord> = self.ended.iter().chain(self.live.values()).collect();
         // Records hold nothing that JSON cannot.
         serde_json::to_vec(&all).unwrap_or_default()
     }
@@ -250,16 +257,16 @@ impl Book {
     /// What was exported by this Weir, to go on with.
     ///
     /// # Errors
-    /// [`Refused::Import`].
-    pub fn restore(json: &[u8], now: SystemTime) -> Result<Book, Refused> {
-        Ok(Book::of(parse(json)?, now))
+    /// [`BanError::Import`].
+    pub fn restore(json: &[u8], now: SystemTime) -> Result<BanList, BanError> {
+        Ok(BanList::of(parse(json)?, now))
     }
 
     /// A book of these records.
-    pub(crate) fn of(records: Vec<Record>, now: SystemTime) -> Book {
-        let mut book = Book::default();
+    pub(crate) fn of(records: Vec<BanRecord>, now: SystemTime) -> BanList {
+        let mut book = BanList::default();
         for record in records {
-            match record.is_live(now) && book.live.len() < MOST_BANS {
+            match record.is_live(now) && book.live.len() < MAX_BANS {
                 true => book.insert(record),
                 false => book.remember(record),
             }
@@ -268,7 +275,7 @@ impl Book {
     }
 
     /// Every record, those that ended first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Record> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &BanRecord> {
         self.ended.iter().chain(self.live.values())
     }
 
@@ -280,7 +287,7 @@ impl Book {
     /// Takes over live bans of another Weir as imported ones; ids that are taken get new ones from `number`.
     ///
     /// # Errors
-    /// [`Refused::Import`], and without `force` what [`Book::add_by`] refuses; then nothing was taken over.
+    /// [`BanError::Import`], and without `force` what [`BanList::add_by`] refuses; then nothing was taken over.
     pub fn import(
         &mut self,
         json: &[u8],
@@ -289,10 +296,10 @@ impl Book {
         force: bool,
         number: u64,
         now: SystemTime,
-    ) -> Result<Vec<Event>, Refused> {
+    ) -> Result<Vec<BanEvent>, BanError> {
         let records: Vec<_> = parse(json)?.into_iter().filter(|record| record.is_live(now)).collect();
-        if self.live.len() + records.len() > MOST_BANS {
-            return Err(Refused::Full);
+        if self.live.len() + records.len() > MAX_BANS {
+            return Err(BanError::Full);
         }
         for record in records.iter().filter(|_| !force) {
             check_target(&record.client, from)?;
@@ -302,29 +309,29 @@ impl Book {
             record.id = self.free_id(number);
             record.origin = Origin::Imported;
             record.created_by = by.to_owned();
-            record.until = record.until.min(now + LONGEST);
+            record.until = record.until.min(now + MAX_DURATION);
             self.insert(record.clone());
-            Event::Banned { record }
+            BanEvent::Banned { record }
         });
         Ok(imported.collect())
     }
 
     /// Does again what was done before: an entry of the audit, in its order.
-    pub fn replay(&mut self, event: &Event, now: SystemTime) {
+    pub fn replay(&mut self, event: &BanEvent, now: SystemTime) {
         match event {
-            Event::Banned { record } if !self.ids.contains(&record.id) => {
+            BanEvent::Banned { record } if !self.ids.contains(&record.id) => {
                 let replaced = self.ids(&record.client).iter().filter(|id| {
-                    let same = |it: &Record| it.simulated == record.simulated && it.origin == record.origin;
+                    let same = |it: &BanRecord| it.simulated == record.simulated && it.origin == record.origin;
                     self.live.get(*id).is_some_and(|it| record.origin != Origin::Imported && same(it))
                 });
                 let replaced: Vec<String> = replaced.cloned().collect();
                 replaced.iter().for_each(|id| self.end(id));
-                match record.is_live(now) && self.live.len() < MOST_BANS {
+                match record.is_live(now) && self.live.len() < MAX_BANS {
                     true => self.insert(record.clone()),
                     false => self.remember(record.clone()),
                 }
             }
-            Event::Lifted { record } => {
+            BanEvent::Lifted { record } => {
                 if let Some(live) = self.live.get_mut(&record.id) {
                     live.lifted.clone_from(&record.lifted);
                     self.end(&record.id);
@@ -332,8 +339,8 @@ impl Book {
                     ended.lifted.clone_from(&record.lifted);
                 }
             }
-            Event::Expired { id, .. } => self.end(id),
-            Event::Banned { .. } | Event::Refused { .. } => {}
+            BanEvent::Expired { id, .. } => self.end(id),
+            BanEvent::Banned { .. } | BanEvent::Refused { .. } => {}
         }
     }
 
@@ -351,7 +358,7 @@ impl Book {
         ids.find(|id| !self.ids.contains(id)).unwrap_or_default()
     }
 
-    fn insert(&mut self, record: Record) {
+    fn insert(&mut self, record: BanRecord) {
         match &record.client {
             Target::Principal(name) => self.principals.entry(name.clone()).or_default().push(record.id.clone()),
             Target::Network(network) => {
@@ -383,8 +390,8 @@ impl Book {
         self.remember(record);
     }
 
-    fn remember(&mut self, record: Record) {
-        let is_full = self.ended.len() >= MOST_ENDED;
+    fn remember(&mut self, record: BanRecord) {
+        let is_full = self.ended.len() >= MAX_ENDED;
         if let Some(forgotten) = self.ended.pop_front_if(|_| is_full) {
             self.ids.remove(&forgotten.id);
         }
@@ -398,8 +405,8 @@ fn whole(at: SystemTime) -> SystemTime {
     std::time::UNIX_EPOCH + Duration::from_secs(at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
-fn highest<'a>(records: impl Iterator<Item = &'a Record>) -> Option<Ban<'a>> {
-    records.reduce(|best, record| if record.rung > best.rung { record } else { best }).map(Ban)
+fn highest<'a>(records: impl Iterator<Item = &'a BanRecord>) -> Option<Ban<'a>> {
+    records.reduce(|best, record| if record.level > best.level { record } else { best }).map(Ban)
 }
 
 fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<String>>, key: &K, id: &str) {
@@ -411,27 +418,27 @@ fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<String>>, key: &K, i
     }
 }
 
-fn parse(json: &[u8]) -> Result<Vec<Record>, Refused> {
-    serde_json::from_slice(json).map_err(|error| Refused::Import(error.to_string()))
+fn parse(json: &[u8]) -> Result<Vec<BanRecord>, BanError> {
+    serde_json::from_slice(json).map_err(|error| BanError::Import(error.to_string()))
 }
 
-fn check(new: &New, from: Option<IpAddr>) -> Result<(), Refused> {
+fn check(new: &NewBan, from: Option<IpAddr>) -> Result<(), BanError> {
     check_target(&new.client, from)
 }
 
-fn check_target(target: &Target, from: Option<IpAddr>) -> Result<(), Refused> {
+fn check_target(target: &Target, from: Option<IpAddr>) -> Result<(), BanError> {
     let Target::Network(network) = target else { return Ok(()) };
     let loopback: [IpNet; 2] = [IpAddr::from([127, 0, 0, 0]), IpAddr::from([0_u16, 0, 0, 0, 0, 0, 0, 1])]
         .map(|address| IpNet::new(address, if address.is_ipv4() { 8 } else { 128 }).unwrap_or(address.into()));
     // Yourself before this machine: an operator at the console should read what concerns them.
     if from.is_some_and(|from| network.contains(&from.to_canonical())) {
-        return Err(Refused::Yourself(target.clone()));
+        return Err(BanError::Yourself(target.clone()));
     }
     if loopback.iter().any(|loopback| network.contains(loopback) || loopback.contains(network)) {
-        return Err(Refused::Loopback(target.clone()));
+        return Err(BanError::Loopback(target.clone()));
     }
     if target.is_wide() {
-        return Err(Refused::Wide(target.clone()));
+        return Err(BanError::Wide(target.clone()));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::client::ClientKey;
 
 /// What clients spent of one identity, oldest first.
 #[derive(Clone, Debug, Default)]
-pub struct Spent {
+pub struct SpendLog {
     log: VecDeque<(SystemTime, ClientKey)>,
     /// The same by client.
     by_client: HashMap<ClientKey, VecDeque<SystemTime>>,
@@ -17,7 +17,7 @@ pub struct Spent {
     window: Duration,
 }
 
-impl Spent {
+impl SpendLog {
     /// Docker Hub's, until upstream says another.
     pub const WINDOW: Duration = Duration::from_secs(6 * 3600);
     /// Entries that are kept: past it the oldest are forgotten, which can only favour a client.

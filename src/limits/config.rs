@@ -5,18 +5,18 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{
+    abuse,
     allowlist::Allowlist,
-    ban::{Record, Target},
+    bans::{BanRecord, Target},
     budget,
     class::Classes,
-    ladder,
     throttle::Rules,
 };
 use crate::client::ClientKey;
 
 /// One configuration. Immutable; a reload makes another one.
 #[derive(Clone, Debug, Default)]
-pub struct Rulebook {
+pub struct LimitsConfig {
     /// `[[throttle]]`, with `[limits] dry_run` laid over.
     pub throttles: Rules,
     /// `[[class]]`.
@@ -24,7 +24,7 @@ pub struct Rulebook {
     /// `[budget]`.
     pub budget: budget::Policy,
     /// `[ban]`: the automatic rungs.
-    pub ladder: ladder::Settings,
+    pub abuse: abuse::Settings,
     /// `[limits] allowlist` and `user_allowlist`.
     pub allowlist: Allowlist,
     /// `[server] trusted_proxies`.
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Account {
 
 impl Account {
     /// Whether this ban is of it, of its networks, or because of requests to its namespaces. Whether it may lift it is another question.
-    pub fn owns(&self, record: &Record) -> bool {
+    pub fn owns(&self, record: &BanRecord) -> bool {
         let is_own_client = match &record.client {
             Target::Principal(name) => **name == *self.name,
             Target::Network(network) => self.networks.iter().any(|own| own.contains(network)),
@@ -84,7 +84,7 @@ impl Account {
     }
 }
 
-impl Rulebook {
+impl LimitsConfig {
     /// The account of this name.
     pub fn account(&self, name: &str) -> Option<&Account> {
         self.accounts.iter().find(|account| *account.name == *name)

@@ -22,7 +22,7 @@ const BARREN: u64 = 1_000_000_000;
 /// Seats that are looked at before a newcomer is turned away: enough to find an idle one when some are, few enough for every request.
 const LOOKED_AT: usize = 16;
 
-pub(super) struct Seats<K> {
+pub(super) struct AccountTable<K> {
     hasher: RandomState,
     // Each held for the few lines of one check.
     shards: [Mutex<Shard<K>>; SHARDS],
@@ -69,9 +69,9 @@ impl Hasher for Hashed {
     }
 }
 
-impl<K: Clone + Eq + Hash> Seats<K> {
+impl<K: Clone + Eq + Hash> AccountTable<K> {
     /// Room for at least one in each shard, and about `most` in all.
-    pub(super) fn new(most: usize) -> Seats<K> {
+    pub(super) fn new(most: usize) -> AccountTable<K> {
         let most = most.div_ceil(SHARDS).max(1);
         let shard = || {
             Mutex::new(Shard {
@@ -84,7 +84,7 @@ impl<K: Clone + Eq + Hash> Seats<K> {
                 barren_at: None,
             })
         };
-        Seats { hasher: RandomState::default(), shards: std::array::from_fn(|_| shard()) }
+        AccountTable { hasher: RandomState::default(), shards: std::array::from_fn(|_| shard()) }
     }
 
     /// Where this key's accounts are, if anywhere.

@@ -11,12 +11,12 @@ use std::{
 
 use super::{
     seconds_up,
-    throttle::{BYTES_UNIT, Decision, Meter, Standing},
+    throttle::{BYTES_UNIT, Meter, ThrottleDecision, ThrottleStatus},
 };
 use crate::client::ClientKey;
 
 /// Header fields, in the order in which they are sent.
-pub type Fields = Vec<(&'static str, String)>;
+pub type HeaderFields = Vec<(&'static str, String)>;
 
 /// Seconds for `Retry-After`: rounded up, at least 1, spread over a tenth more so that clients that were denied together do not come back together.
 /// `jitter` is between 0 and 1.
@@ -25,7 +25,7 @@ pub fn retry_after(wait: Duration, jitter: f64) -> u64 {
 }
 
 /// Docker Hub's: `ratelimit-limit`, `ratelimit-remaining`, `docker-ratelimit-source`. `hub-tool` and the scanners' `curl --head` recipe read them.
-pub fn docker_hub(client: &ClientKey, standing: &Standing<'_>) -> Fields {
+pub fn docker_hub(client: &ClientKey, standing: &ThrottleStatus<'_>) -> HeaderFields {
     let window = standing.rule.period();
     vec![
         ("ratelimit-limit", format!("{};w={window}", standing.limit)),
@@ -36,14 +36,14 @@ pub fn docker_hub(client: &ClientKey, standing: &Standing<'_>) -> Fields {
 
 /// What `ratelimit-remaining` says, appended to `out`. This and [`left`] are all that changes from one request of a client to the next, so they
 /// are written without `format!`.
-pub fn remaining(standing: &Standing<'_>, out: &mut String) {
+pub fn remaining(standing: &ThrottleStatus<'_>, out: &mut String) {
     digits(standing.remaining.into(), out);
     out.push_str(";w=");
     digits(standing.rule.period().into(), out);
 }
 
 /// The same fields, when no throttle of the client's says anything: what its class may use of the upstream budget.
-pub fn docker_hub_budget(source: &str, limit: u64, remaining: u64, window: Duration) -> Fields {
+pub fn docker_hub_budget(source: &str, limit: u64, remaining: u64, window: Duration) -> HeaderFields {
     let window = window.as_secs();
     vec![
         ("ratelimit-limit", format!("{limit};w={window}")),
@@ -54,7 +54,7 @@ pub fn docker_hub_budget(source: &str, limit: u64, remaining: u64, window: Durat
 
 /// GitLab's, to the digit when the throttle is a fixed window (`request_throttle_data.rb`): the limit is given for 60 seconds, what remains is
 /// not, and the last two are sent with a 429 only.
-pub fn gitlab(standing: &Standing<'_>, now: SystemTime) -> Fields {
+pub fn gitlab(standing: &ThrottleStatus<'_>, now: SystemTime) -> HeaderFields {
     let rule = &standing.rule;
     let wait = seconds_up(if standing.over { standing.more_in } else { standing.reset_in });
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -77,14 +77,14 @@ pub fn gitlab(standing: &Standing<'_>, now: SystemTime) -> Fields {
 
 /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: lists with one item, of the tightest throttle that acts, since six of them
 /// would cost more than the answer; none when none does. `t` is the time until one more may come, and is left out while nothing is owed.
-pub fn ietf(decision: &Decision) -> Fields {
+pub fn ietf(decision: &ThrottleDecision) -> HeaderFields {
     let Some(standing) = decision.tightest() else { return Vec::new() };
-    let item = |write: fn(&Standing<'_>, &mut String)| written(|out| write(&standing, out));
+    let item = |write: fn(&ThrottleStatus<'_>, &mut String)| written(|out| write(&standing, out));
     vec![("ratelimit-policy", item(policy)), ("ratelimit", item(left))]
 }
 
 /// An item of `RateLimit-Policy`, appended to `out`: the same as long as rule and limit are.
-pub fn policy(standing: &Standing<'_>, out: &mut String) {
+pub fn policy(standing: &ThrottleStatus<'_>, out: &mut String) {
     let (rule, bytes) = (&standing.rule, standing.rule.meter() == Meter::Bytes);
     let unit = if bytes { BYTES_UNIT } else { 1 };
     let (quota, kind) = (u64::from(standing.limit) * unit, if bytes { ";qu=\"content-bytes\"" } else { "" });
@@ -93,7 +93,7 @@ pub fn policy(standing: &Standing<'_>, out: &mut String) {
 }
 
 /// An item of `RateLimit`, appended to `out`.
-pub fn left(standing: &Standing<'_>, out: &mut String) {
+pub fn left(standing: &ThrottleStatus<'_>, out: &mut String) {
     let unit = if standing.rule.meter() == Meter::Bytes { BYTES_UNIT } else { 1 };
     out.push('"');
     out.push_str(standing.rule.name());
@@ -136,13 +136,13 @@ mod tests {
         ClientKey::Address("192.0.2.7".parse().unwrap())
     }
 
-    fn after(rules: &Rules, meter: Meter, requests: usize, at: u64) -> (Decision, SystemTime) {
+    fn after(rules: &Rules, meter: Meter, requests: usize, at: u64) -> (ThrottleDecision, SystemTime) {
         let (table, now) = (Table::new(16), UNIX_EPOCH + Duration::from_secs(at));
         let take = || table.check(rules, &client(), meter.alone(), Meters::NONE, now);
         ((1..requests).fold(take(), |_, _| take()), now)
     }
 
-    fn value<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
+    fn value<'a>(fields: &'a HeaderFields, name: &str) -> Option<&'a str> {
         fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.as_str())
     }
 
@@ -194,7 +194,7 @@ mod tests {
         let fields = ietf(&decision);
         assert_eq!(value(&fields, "ratelimit-policy"), Some("\"throttle_unauthenticated_pulls\";q=100;w=21600"));
         assert_eq!(value(&fields, "ratelimit"), Some("\"throttle_unauthenticated_pulls\";r=0;t=288"));
-        assert_eq!(ietf(&Decision::default()), vec![]);
+        assert_eq!(ietf(&ThrottleDecision::default()), vec![]);
     }
 
     #[test]
