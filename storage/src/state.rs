@@ -97,7 +97,7 @@ impl Journal {
     /// Replaces everything journaled so far by these records, atomically.
     ///
     /// # Errors
-    /// When it could not; then everything is as it was.
+    /// When it may not be on disk. What is there then is either these records or all that were journaled before.
     pub async fn compact(&self, records: Vec<Bytes>) -> Result<(), Error> {
         self.ask(|answer| Request::Compact(records, answer)).await
     }
@@ -211,6 +211,8 @@ impl Scribe {
         pieces.extend(records.iter().flat_map(frame));
         disk.write_at(&file, &new, &pieces, 0)?;
         disk.sync_data(&file, &new)?;
+        // From the rename on, the open file is not the one of this name: what failed after it must not be appended to.
+        self.open = None;
         disk.rename(&new, &self.path)?;
         if let Some(directory) = self.path.parent() {
             disk.sync_directory(directory)?;

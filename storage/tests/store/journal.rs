@@ -133,6 +133,22 @@ async fn compaction_replaces_everything_at_once() {
     assert_eq!(store.journal("ledger").unwrap().length(), 1);
 }
 
+/// What is appended after a compaction that renamed its file and could not sync the directory is in the file of that name.
+#[tokio::test]
+async fn an_append_after_a_compaction_that_failed_halfway_is_not_lost() {
+    let root = tempdir().unwrap();
+    let (store, faults) = open_faulty(root.path());
+    let journal = store.journal("ledger").unwrap();
+    journal.append(b"one").await.unwrap();
+    // The first sync is that of the data, the second that of the directory.
+    faults.fail(Call::Sync, 1, 1, EIO);
+    assert!(journal.compact(vec![Bytes::from_static(b"sum")]).await.is_err());
+    journal.append(b"after").await.unwrap();
+    drop((store, journal));
+    let (_store, records) = reopened(root.path());
+    assert_eq!(records, ["sum", "after"]);
+}
+
 /// A failed append is told, and does not spoil what comes before or after it.
 #[tokio::test]
 async fn a_failed_append_is_told_and_leaves_the_journal_sound() {
