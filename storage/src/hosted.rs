@@ -365,7 +365,7 @@ impl Core {
         let path = self.layout.object(Kind::Blob, digest);
         let Some(file) = self.disk.open(&path)? else { return Ok(false) };
         let size = self.disk.length(&file, &path)?;
-        if !self.holds.is_verified(digest) && !self.verify_now(digest, file, size) {
+        if !self.holds.is_verified(digest) && !self.verify_now(digest, file, size)? {
             return Ok(false);
         }
         let new = self.pins.add(Kind::Blob, digest, size, name)?;

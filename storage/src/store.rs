@@ -192,7 +192,7 @@ impl Store {
         let Some(file) = core.disk.open(&path)? else { return Ok(None) };
         let size = core.disk.length(&file, &path)?;
         core.space.note(Kind::Blob, digest);
-        Ok(core.share_blob(digest, file, size, hold).map(|shared| Reader::of(&shared)))
+        Ok(core.share_blob(digest, file, size, hold)?.map(|shared| Reader::of(&shared)))
     }
 
     /// The size of a whole blob in bytes. One `stat`.

@@ -50,36 +50,41 @@ enum Verdict {
 
 impl Core {
     /// Shares the open file of a blob among its readers, verified first when it must be; `None` when it is corrupt.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a small blob cannot be read; of a large one the readers are told.
     pub(crate) fn share_blob(
         self: &Arc<Core>,
         digest: &Digest,
         file: File,
         size: u64,
         hold: Hold,
-    ) -> Option<Arc<Shared>> {
+    ) -> Result<Option<Arc<Shared>>, Error> {
         let file = Arc::new(file);
         if !self.settings.verify_on_first_read || self.holds.is_verified(digest) {
-            return Some(self.holds.share(digest, Arc::new(Shared::whole(file, size, hold))));
+            return Ok(Some(self.holds.share(digest, Arc::new(Shared::whole(file, size, hold)))));
         }
         let shared = Arc::new(Shared::new(file, Some(size), hold));
         if size <= HOLD_BACK {
             // None of it could be given before; hashing it here takes less than waking a thread.
-            self.judge(digest, &shared);
-            return shared.is_whole().then(|| self.holds.share(digest, shared));
+            let sound = self.judge(digest, &shared)?;
+            return Ok(sound.then(|| self.holds.share(digest, shared)));
         }
         shared.publish(size);
         let winner = self.holds.share(digest, shared.clone());
         if Arc::ptr_eq(&winner, &shared) {
             self.enqueue(digest.clone(), shared);
         }
-        Some(winner)
+        Ok(Some(winner))
     }
 
     /// Reads a whole blob once more, on this thread; a corrupt one is quarantined.
-    pub(crate) fn verify_now(self: &Arc<Core>, digest: &Digest, file: File, size: u64) -> bool {
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read.
+    pub(crate) fn verify_now(self: &Arc<Core>, digest: &Digest, file: File, size: u64) -> Result<bool, Error> {
         let shared = Arc::new(Shared::new(Arc::new(file), Some(size), self.holds.hold(digest)));
-        self.judge(digest, &shared);
-        shared.is_whole()
+        self.judge(digest, &shared)
     }
 
     fn enqueue(self: &Arc<Core>, digest: Digest, shared: Arc<Shared>) {
@@ -106,26 +111,32 @@ impl Core {
                 return;
             };
             drop(queue);
-            self.judge(&digest, &shared);
+            if let Err(error) = self.judge(&digest, &shared) {
+                error!(%digest, %error, "a blob cannot be verified");
+            }
         }
     }
 
-    fn judge(&self, digest: &Digest, shared: &Arc<Shared>) {
+    /// Tells the readers what its bytes are worth; `false` when they are corrupt, or when the store was closed before it knew.
+    fn judge(&self, digest: &Digest, shared: &Arc<Shared>) -> Result<bool, Error> {
         match self.look_through(digest, shared) {
             Ok(Verdict::Sound) => {
                 self.holds.mark_verified(digest);
                 shared.finish(shared.size().unwrap_or(0));
+                return Ok(true);
             }
             Ok(Verdict::Corrupt(why)) => {
                 self.quarantine(Kind::Blob, digest, &why);
                 shared.stop(why.into());
             }
             Ok(Verdict::Closed) => shared.stop("the store was closed".into()),
+            // A read that failed says nothing of the bytes: the file stays.
             Err(error) => {
-                self.quarantine(Kind::Blob, digest, &error.to_string());
                 shared.stop(error.to_string().into());
+                return Err(error);
             }
         }
+        Ok(false)
     }
 
     fn look_through(&self, digest: &Digest, shared: &Arc<Shared>) -> Result<Verdict, Error> {

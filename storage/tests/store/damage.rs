@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use tempfile::tempdir;
-use weir_storage::{Error, HOLD_BACK, Settings, Store, oci::Digest};
+use weir_storage::{Call, Error, HOLD_BACK, Settings, Store, oci::Digest};
 
 use crate::{
-    blob_path, content, drain, names, open, put, settings,
+    EIO, blob_path, content, drain, names, open, open_faulty, put, settings,
     small::{manifest, record},
     source, until,
 };
@@ -127,6 +127,25 @@ async fn a_blob_that_rotted_is_never_given_whole() {
         assert_eq!(store.usage().quarantined, 1);
         put(&store, &digest, &bytes).await.unwrap();
         assert_eq!(drain(&mut store.blob(&digest).unwrap().unwrap()).await.0, bytes);
+    }
+}
+
+/// A read that failed says nothing of the bytes: the reader gets the error, the file stays, and the next reading has it.
+#[tokio::test]
+async fn a_read_error_quarantines_nothing() {
+    for length in [1000, 3 << 20] {
+        let root = tempdir().unwrap();
+        let (digest, bytes) = content(1, length);
+        put(&open(root.path()), &digest, &bytes).await.unwrap();
+        let (store, faults) = open_faulty(root.path());
+        faults.fail(Call::Read, 0, 1, EIO);
+        match store.blob(&digest) {
+            Ok(reader) => assert!(drain(&mut reader.unwrap()).await.1.is_err()),
+            Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
+        }
+        assert_eq!(store.usage().quarantined, 0);
+        let mut reader = store.blob(&digest).unwrap().unwrap();
+        assert_eq!(drain(&mut reader).await.0, bytes);
     }
 }
 
