@@ -54,6 +54,10 @@ impl Core {
         let pieces = [Bytes::from(format!("{}\n", manifest.media_type)), manifest.bytes.clone()];
         let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let _hold = self.holds.hold(&manifest.digest);
+        // What is here already may be a pushed one, which is synced.
+        if !synced && self.disk.metadata(&path)?.is_some_and(|metadata| metadata.len() == size) {
+            return Ok(());
+        }
         let replace = || {
             let temporary = self.layout.temporary();
             match synced {

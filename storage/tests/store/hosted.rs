@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use weir_storage::{
-    Error, Hosted, Push, Settings, Store,
+    Call, Error, Faults, Hosted, Push, Settings, Store,
     oci::{Algorithm, Digest, Manifest, Name, Tag},
 };
 
-use crate::{content, settings};
+use crate::{EIO, content, settings};
 
 fn hosting(root: &std::path::Path) -> Settings {
     Settings { namespaces: vec!["local/*".into()], ..settings(root) }
@@ -63,6 +63,19 @@ async fn what_was_pushed_is_there_after_a_restart_and_without_the_index() {
     // It is this repository's alone.
     assert_eq!(hosted.blob_size(&store, &name("local/b"), &digest).unwrap(), None);
     assert!(hosted.manifest(&name("local/b"), &pushed.manifest.digest).unwrap().is_none());
+}
+
+/// A manifest that was pushed is synced; that the mirror sees the same one does not replace it by a file that is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pushed_manifest_is_not_written_again_when_it_is_mirrored() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let store = Store::open_on(hosting(directory.path()), faults.clone()).unwrap();
+    crate::until("the index is there", || store.usage().index_ready).await;
+    let pushed = manifest(&content(1, 10).0, 10, "v1");
+    store.hosted().put_manifest(&name("local/a"), pushed.clone()).await.unwrap();
+    faults.fail(Call::Create, 0, 1, EIO);
+    store.put_manifest(&pushed.manifest).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
