@@ -232,21 +232,29 @@ impl Core {
 
     fn evict_one(&self, kind: Kind, digest: &Digest) -> Option<u64> {
         let path = self.layout.object(kind, digest);
-        // A pin is taken under a hold, so that none comes between the look and the removal.
-        let removed = self
-            .holds
-            .unless_held(digest, || (!self.pins.is_pinned(kind, digest)).then(|| self.disk.remove(&path)))??;
-        if let Err(error) = removed {
-            warn!(%digest, %error, "cannot evict");
-            return None;
-        }
+        // A pin is taken under a hold, so that none comes between the look and the removal; and the file leaves the disk and the
+        // books under it too, so that a commit of the same digest comes before both or after both.
+        let removed = self.holds.unless_held(digest, || {
+            (!self.pins.is_pinned(kind, digest)).then(|| {
+                self.disk.remove(&path).map(|_| {
+                    let mut books = self.space.books();
+                    books.changed.insert((kind, digest.clone()));
+                    books.of(kind).evict(digest).map_or(0, |entry| entry.size)
+                })
+            })
+        })??;
+        let size = match removed {
+            Ok(size) => size,
+            Err(error) => {
+                warn!(%digest, %error, "cannot evict");
+                return None;
+            }
+        };
         if kind == Kind::Manifest {
             self.memory.manifests.invalidate(digest);
         }
         self.space.evicted.fetch_add(1, Ordering::Relaxed);
-        let mut books = self.space.books();
-        books.changed.insert((kind, digest.clone()));
-        books.of(kind).evict(digest).map(|entry| entry.size)
+        Some(size)
     }
 }
 
