@@ -6,11 +6,11 @@
 #[path = "browser/driver.rs"]
 mod driver;
 #[expect(dead_code, reason = "the tests over real sockets use what this does not")]
+#[path = "pages/harness.rs"]
+mod harness;
+#[expect(dead_code, reason = "the tests over real sockets use what this does not")]
 #[path = "mirror/support.rs"]
 mod support;
-#[expect(dead_code, reason = "the tests over real sockets use what this does not")]
-#[path = "pages/world.rs"]
-mod world;
 
 use std::path::PathBuf;
 
@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use crate as mirror;
 
 use driver::Browser;
+use harness::{Harness, password};
 use weir::limits::throttle::Mode;
-use world::{World, password};
 
 /// Logs in where the browser is, at the login page.
 fn log_in(browser: &Browser, name: &str) {
@@ -42,15 +42,15 @@ fn lift(browser: &Browser, ban: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_logs_in_solves_the_human_test_and_lifts_the_ban() {
-    let world = World::start().await;
+    let harness = Harness::start().await;
     let browser = Browser::start(true);
     // On loopback a browser keeps the Secure cookie though there is no TLS, by either name.
     for (host, client) in [("127.0.0.1", "10.1.0.7"), ("localhost", "10.1.0.8")] {
-        let ban = world.block(client, "shop/api");
-        browser.open(&format!("http://{host}:{}/login?next=/unblock/{ban}", world.admin.port()));
+        let ban = harness.block(client, "shop/api");
+        browser.open(&format!("http://{host}:{}/login?next=/unblock/{ban}", harness.admin.port()));
         log_in(&browser, "ann");
         lift(&browser, &ban);
-        assert!(!world.is_blocked(client));
+        assert!(!harness.is_blocked(client));
         browser.go(".who button");
         assert!(browser.url().ends_with("/login"), "{}", browser.url());
     }
@@ -59,29 +59,29 @@ async fn an_owner_logs_in_solves_the_human_test_and_lifts_the_ban() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_human_test_needs_no_secure_context() {
-    let world = World::with(|settings| {
+    let harness = Harness::with(|settings| {
         let port = settings.hosts.listen.port();
         settings.hosts.public = Some(format!("weir.lan:{port}"));
         settings.hosts.public_is_https = false;
     })
     .await;
-    let ban = world.block("10.1.0.7", "shop/api");
+    let ban = harness.block("10.1.0.7", "shop/api");
     let browser = Browser::start(true);
-    browser.open(&format!("http://weir.lan:{}/unblock/{ban}", world.admin.port()));
+    browser.open(&format!("http://weir.lan:{}/unblock/{ban}", harness.admin.port()));
     assert_eq!(browser.evaluate("return isSecureContext"), false);
     assert!(browser.text("main").contains("came over plain HTTP"));
     log_in(&browser, "ann");
     lift(&browser, &ban);
-    assert!(!world.is_blocked("10.1.0.7"));
+    assert!(!harness.is_blocked("10.1.0.7"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_but_the_human_test_works_without_javascript() {
-    let world = World::start().await;
-    let (first, second) = (world.block("10.1.0.7", "shop/api"), world.block("10.2.0.7", "library/nginx"));
-    world.pull("10.5.0.1", 15);
+    let harness = Harness::start().await;
+    let (first, second) = (harness.block("10.1.0.7", "shop/api"), harness.block("10.2.0.7", "library/nginx"));
+    harness.pull("10.5.0.1", 15);
     let browser = Browser::start(false);
-    let at = |path: &str| format!("http://{}{path}", world.admin);
+    let at = |path: &str| format!("http://{}{path}", harness.admin);
 
     browser.open(&at("/"));
     assert!(browser.text("h1") == "Budget" && browser.text("main").contains("docker.io as anonymous"));
@@ -90,7 +90,7 @@ async fn every_page_but_the_human_test_works_without_javascript() {
     browser.go("button[value=enforce]");
     assert!(browser.text("main").contains("switched by hand"));
     assert!(!browser.has("button[value=enforce]"));
-    assert_eq!(world.limits.throttles()[0].mode, Mode::Enforce);
+    assert_eq!(harness.limits.throttles()[0].mode, Mode::Enforce);
 
     browser.go("nav a[href='/blocked']");
     browser.type_into("#namespace", "shop/");
@@ -103,19 +103,19 @@ async fn every_page_but_the_human_test_works_without_javascript() {
     browser.open(&at(&format!("/blocked/{second}")));
     browser.type_into("#comment", "the build farm");
     browser.go("form[action$='/allow'] button");
-    assert!(!world.is_blocked("10.1.0.7") && !world.is_blocked("10.2.0.7"));
+    assert!(!harness.is_blocked("10.1.0.7") && !harness.is_blocked("10.2.0.7"));
     browser.open(&at("/blocked"));
     browser.click("summary");
     browser.type_into("#client", "10.9.0.1");
     browser.type_into("input[name=reason]", "asked to");
     browser.go("form[action='/blocked/add'] button");
-    assert!(world.is_blocked("10.9.0.1"));
+    assert!(harness.is_blocked("10.9.0.1"));
     browser.go("nav a[href='/audit']");
     for words in ["switched", "the tag is mended", "the build farm", "asked to"] {
         assert!(browser.text("main").contains(words), "{words}");
     }
 
-    let ban = world.block("10.1.0.8", "shop/api");
+    let ban = harness.block("10.1.0.8", "shop/api");
     browser.open(&at(&format!("/login?next=/unblock/{ban}")));
     log_in(&browser, "ann");
     assert!(browser.text("#human").contains("needs JavaScript"), "{}", browser.text("main"));
@@ -127,17 +127,17 @@ async fn every_page_but_the_human_test_works_without_javascript() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_page_is_wider_than_its_window() {
-    let world = World::start().await;
-    world.spend().await;
-    let own = world.block("10.1.0.7", "shop/a-team/a-service-with-a-name-that-is-rather-long");
-    world.block("10.2.0.7", "library/nginx");
-    world.block("2001:db8:1:2::", "library/postgres");
-    world.pull("10.5.0.1", 15);
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let own = harness.block("10.1.0.7", "shop/a-team/a-service-with-a-name-that-is-rather-long");
+    harness.block("10.2.0.7", "library/nginx");
+    harness.block("2001:db8:1:2::", "library/postgres");
+    harness.pull("10.5.0.1", 15);
     let screenshots = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../screenshots");
     std::fs::create_dir_all(&screenshots).unwrap();
     let browser = Browser::start(true);
     let look = |name: &str, path: &str| {
-        browser.open(&format!("http://{}{path}", world.admin));
+        browser.open(&format!("http://{}{path}", harness.admin));
         if browser.has("#human") {
             browser.wait("the human test is solved", |browser| browser.is_enabled("#human button"));
         }

@@ -1,6 +1,6 @@
 //! The pages for people, over real sockets: who may see and do what, and what becomes of everything else.
 
-pub(crate) mod world;
+pub(crate) mod harness;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -13,7 +13,7 @@ use weir::limits::{
     throttle::Mode,
 };
 
-use world::{Answer, Visitor, World, account, password, rulebook};
+use harness::{Answer, Browser, Harness, account, password, rulebook};
 
 fn solve(page: &Answer) -> String {
     let challenge: Challenge = serde_json::from_str(&page.attribute("id=\"human\"", "data-challenge")).unwrap();
@@ -22,7 +22,7 @@ fn solve(page: &Answer) -> String {
 }
 
 /// Sees the page of a ban, solves its test, and sends the form.
-fn lift(visitor: &mut Visitor, ban: &str) -> Answer {
+fn lift(visitor: &mut Browser, ban: &str) -> Answer {
     let page = visitor.get(&format!("/unblock/{ban}"));
     assert_eq!(page.status, 200, "{}", page.body);
     let (token, solution) = (page.token(), solve(&page));
@@ -31,9 +31,9 @@ fn lift(visitor: &mut Visitor, ban: &str) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_reads_why_solves_the_test_and_lifts_the_ban() {
-    let world = World::start().await;
-    let ban = world.block("10.1.0.7", "shop/api");
-    let mut ann = Visitor::new(&world);
+    let harness = Harness::start().await;
+    let ban = harness.block("10.1.0.7", "shop/api");
+    let mut ann = Browser::new(&harness);
     ann.host = "weir.example.com".to_owned();
 
     let answer = ann.get(&format!("/unblock/{ban}"));
@@ -48,8 +48,8 @@ async fn an_owner_reads_why_solves_the_test_and_lifts_the_ban() {
     let answer = lift(&mut ann, &ban);
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.body.contains("half its quota") && answer.body.contains("2 more bans"), "{}", answer.body);
-    assert!(!world.is_blocked("10.1.0.7"));
-    let entry = world.limits.audit(1).remove(0);
+    assert!(!harness.is_blocked("10.1.0.7"));
+    let entry = harness.limits.audit(1).remove(0);
     assert_eq!(entry.by, "ann");
     assert!(
         matches!(entry.event, Event::Ban(event) if matches!(&*event, BanEvent::Lifted { record } if record.id == ban))
@@ -58,25 +58,25 @@ async fn an_owner_reads_why_solves_the_test_and_lifts_the_ban() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_lift_of_one_s_own_is_refused_and_in_the_audit() {
-    let world = World::start().await;
-    let (own, foreign) = (world.block("10.1.0.7", "shop/api"), world.block("10.2.0.7", "other/app"));
-    let mut ann = Visitor::logged_in(&world, "ann");
+    let harness = Harness::start().await;
+    let (own, foreign) = (harness.block("10.1.0.7", "shop/api"), harness.block("10.2.0.7", "other/app"));
+    let mut ann = Browser::logged_in(&harness, "ann");
     let (path, attempt) = (format!("/unblock/{own}/lift"), format!("lift {own}"));
     let page = ann.get(&format!("/unblock/{own}"));
     let (token, solution) = (page.token(), solve(&page));
     let good = [("csrf", &*token), ("altcha", &*solution), ("mended", "1")];
     let last = |status: u16, answer: Answer, attempt: &str, why: &str| {
         assert_eq!(answer.status, status, "{why}: {}", answer.body);
-        let (by, what, reason) = world.refusals().remove(0);
+        let (by, what, reason) = harness.refusals().remove(0);
         assert_eq!((&*by, &*what), ("ann", attempt), "{reason}");
         assert!(reason.contains(why), "{why}: {reason}");
-        assert!(world.is_blocked("10.1.0.7") && world.is_blocked("10.2.0.7"), "{why}");
+        assert!(harness.is_blocked("10.1.0.7") && harness.is_blocked("10.2.0.7"), "{why}");
     };
 
     last(403, ann.post(&path, &good[1..]), &attempt, "token");
     last(403, ann.post(&path, &[("csrf", "AAAA"), good[1], good[2]]), &attempt, "token");
     last(403, ann.post_from(&[], &path, &good), &attempt, "no page of ours");
-    let own_origin = format!("http://{}", world.admin);
+    let own_origin = format!("http://{}", harness.admin);
     last(405, ann.send("GET", &path, &[], ""), &attempt, "by POST");
     last(405, ann.send("PUT", &path, &[("Origin", &own_origin)], ""), &attempt, "by POST");
     last(405, ann.get(&format!("{path}?csrf={token}&altcha={solution}&mended=1")), &attempt, "by POST");
@@ -89,7 +89,7 @@ async fn what_is_no_lift_of_one_s_own_is_refused_and_in_the_audit() {
     last(403, ann.post(&format!("/blocked/{own}/lift"), &[good[0], ("reason", "mine")]), &attempt, "not allowed");
 
     // A solution of another session, of another ban, and none.
-    let mut again = Visitor::logged_in(&world, "ann");
+    let mut again = Browser::logged_in(&harness, "ann");
     let other = solve(&again.get(&format!("/unblock/{own}")));
     last(403, ann.post(&path, &[good[0], ("altcha", &other), good[2]]), &attempt, "not set to you");
     // What was handed in was taken out: the right one is too late now.
@@ -104,28 +104,28 @@ async fn what_is_no_lift_of_one_s_own_is_refused_and_in_the_audit() {
     ] {
         let answer = ann.post_from(&headers, &path, &good);
         assert_eq!(answer.status, 403);
-        assert_eq!(world.refusals()[0].1, attempt);
+        assert_eq!(harness.refusals()[0].1, attempt);
     }
-    assert!(world.is_blocked("10.1.0.7"));
+    assert!(harness.is_blocked("10.1.0.7"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_solution_is_good_for_one_lift_and_a_day_for_three() {
-    let world = World::start().await;
+    let harness = Harness::start().await;
     let clients = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"];
-    let bans = clients.map(|client| world.block(client, "shop/api"));
-    let mut ann = Visitor::logged_in(&world, "ann");
+    let bans = clients.map(|client| harness.block(client, "shop/api"));
+    let mut ann = Browser::logged_in(&harness, "ann");
 
     let page = ann.get(&format!("/unblock/{}", bans[0]));
     let (token, solution) = (page.token(), solve(&page));
     let fields = [("csrf", &*token), ("altcha", &*solution), ("mended", "1")];
     let path = format!("/unblock/{}/lift", bans[0]);
     assert_eq!(ann.post(&path, &fields).status, 200);
-    let again = world.block(clients[0], "shop/api");
+    let again = harness.block(clients[0], "shop/api");
     for (ban, why) in [(&bans[0], "no such ban"), (&bans[1], "used before"), (&again, "used before")] {
         let answer = ann.post(&format!("/unblock/{ban}/lift"), &fields);
         assert!(matches!(answer.status, 403 | 404), "{}", answer.body);
-        assert!(world.refusals()[0].2.contains(why), "{:?}", world.refusals()[0]);
+        assert!(harness.refusals()[0].2.contains(why), "{:?}", harness.refusals()[0]);
     }
 
     assert_eq!(lift(&mut ann, &bans[1]).status, 200);
@@ -133,15 +133,15 @@ async fn a_solution_is_good_for_one_lift_and_a_day_for_three() {
     assert!(third.status == 200 && third.body.contains("0 more bans"), "{}", third.body);
     let fourth = lift(&mut ann, &bans[3]);
     assert_eq!(fourth.status, 403, "{}", fourth.body);
-    assert_eq!(world.refusals()[0].0, "ann");
-    assert!(world.refusals()[0].2.contains("three bans a day"), "{:?}", world.refusals()[0]);
-    assert!(world.is_blocked(clients[3]));
+    assert_eq!(harness.refusals()[0].0, "ann");
+    assert!(harness.refusals()[0].2.contains("three bans a day"), "{:?}", harness.refusals()[0]);
+    assert!(harness.is_blocked(clients[3]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_made_at_login_and_gone_at_logout() {
-    let world = World::start().await;
-    let mut ann = Visitor::new(&world);
+    let harness = Harness::start().await;
+    let mut ann = Browser::new(&harness);
     let before = ann.get("/login").header("set-cookie").to_owned();
     for part in ["__Host-weir=", "; Path=/", "; HttpOnly", "; SameSite=Strict", "; Secure"] {
         assert!(before.contains(part), "{part}: {before}");
@@ -152,31 +152,31 @@ async fn a_session_is_made_at_login_and_gone_at_logout() {
     let session = ann.cookie.clone();
     assert_ne!(session, planted, "the name from before login is not the session's");
     let page = |cookie: &str| {
-        let mut visitor = Visitor { admin: world.admin, host: "weir.example.com".into(), cookie: cookie.to_owned() };
+        let mut visitor = Browser { admin: harness.admin, host: "weir.example.com".into(), cookie: cookie.to_owned() };
         visitor.get("/unblock")
     };
     assert_eq!(page(&planted).status, 303, "whoever planted it is nobody");
     assert!(page(&session).body.contains("ann"));
 
     let token = page(&session).token();
-    let mut elsewhere = Visitor { admin: world.admin, host: world.admin.to_string(), cookie: planted };
+    let mut elsewhere = Browser { admin: harness.admin, host: harness.admin.to_string(), cookie: planted };
     assert_eq!(elsewhere.post("/logout", &[("csrf", &token)]).status, 403, "the token is of one cookie");
     assert_eq!(ann.post("/logout", &[("csrf", &token)]).status, 303);
     assert_eq!(page(&session).status, 303, "the session is gone on the server, too");
 
     // A new password ends the sessions of the old one.
-    let bob = Visitor::logged_in(&world, "bob");
+    let bob = Browser::logged_in(&harness, "bob");
     assert_eq!(page(&bob.cookie).status, 200);
     let accounts = Arc::from([weir::limits::Account { name: "bob".into(), ..account("changed", false, &[], &[]) }]);
     let rulebook = weir::limits::LimitsConfig { accounts, ..rulebook() };
-    world.limits.reload(rulebook, &Actor::auto(), SystemTime::now());
+    harness.limits.reload(rulebook, &Actor::auto(), SystemTime::now());
     assert_eq!(page(&bob.cookie).status, 303);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tls_off_loopback_the_cookie_is_another_and_the_page_says_so() {
-    let world = World::with(|settings| settings.hosts.public_is_https = false).await;
-    let mut ann = Visitor::new(&world);
+    let harness = Harness::with(|settings| settings.hosts.public_is_https = false).await;
+    let mut ann = Browser::new(&harness);
     ann.host = "weir.example.com".to_owned();
     let answer = ann.get("/login");
     let cookie = answer.header("set-cookie");
@@ -185,37 +185,37 @@ async fn without_tls_off_loopback_the_cookie_is_another_and_the_page_says_so() {
     assert_eq!(ann.log_in("ann", &password("ann"), "/").status, 303);
     assert_eq!(ann.get("/unblock").status, 200);
     // The weaker cookie does not stand in for the stronger where that is given out.
-    ann.host = world.admin.to_string();
+    ann.host = harness.admin.to_string();
     assert!(!ann.get("/unblock").body.contains("ann"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn login_sends_nobody_elsewhere_and_guessing_is_slow() {
-    let world = World::start().await;
+    let harness = Harness::start().await;
     for next in ["https://evil.example/", "//evil.example", "/\\evil.example", "/logout", "javascript:alert(1)"] {
-        let mut ann = Visitor::new(&world);
+        let mut ann = Browser::new(&harness);
         let page = ann
             .get(&format!("/login?next={}", url::form_urlencoded::byte_serialize(next.as_bytes()).collect::<String>()));
         assert_eq!(page.attribute("name=\"next\"", "value"), "/", "{next}");
         assert_eq!(ann.log_in("ann", &password("ann"), next).header("location"), "/", "{next}");
     }
-    let mut guesser = Visitor::new(&world);
+    let mut guesser = Browser::new(&harness);
     let statuses: Vec<u16> = (0..12).map(|guess| guesser.log_in("ann", &guess.to_string(), "/").status).collect();
     assert_eq!(statuses[..10], [401; 10]);
     assert_eq!(statuses[10..], [429; 2]);
     let answer = guesser.log_in("ann", &password("ann"), "/");
     assert_eq!(answer.status, 429, "the right password has to wait, too");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
-    assert!(world.refusals().iter().any(|(_, attempt, why)| attempt == "log in as ann" && why.contains("wrong")));
+    assert!(harness.refusals().iter().any(|(_, attempt, why)| attempt == "log in as ann" && why.contains("wrong")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_forbids_what_it_does_not_need() {
-    let world = World::start().await;
-    let ban = world.block("10.1.0.7", "shop/api");
-    let mut ann = Visitor::logged_in(&world, "ann");
+    let harness = Harness::start().await;
+    let ban = harness.block("10.1.0.7", "shop/api");
+    let mut ann = Browser::logged_in(&harness, "ann");
     let human = ann.get(&format!("/unblock/{ban}"));
-    let mut operator = Visitor::new(&world);
+    let mut operator = Browser::new(&harness);
     let one = format!("/blocked/{ban}");
     let pages = ["/", "/throttles", "/blocked", &one, "/audit", "/unblock", "/login", "/blocked/nothing"];
     let mut answers: Vec<_> = pages.map(|path| operator.get(path)).into();
@@ -254,9 +254,9 @@ async fn every_page_forbids_what_it_does_not_need() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_wrote_is_text_on_every_page() {
-    let world = World::start().await;
+    let harness = Harness::start().await;
     let evil = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>";
-    let ban = world.block("10.1.0.7", evil);
+    let ban = harness.block("10.1.0.7", evil);
     let by = Actor::new(evil, None);
     let wish = BanRequest {
         client: "10.3.0.1".parse().unwrap(),
@@ -264,18 +264,18 @@ async fn what_others_wrote_is_text_on_every_page() {
         reason: evil.to_owned(),
         force: false,
     };
-    let second = world.limits.ban(wish, &by, SystemTime::now()).unwrap().id;
-    world.limits.allow(
+    let second = harness.limits.ban(wish, &by, SystemTime::now()).unwrap().id;
+    harness.limits.allow(
         "10.4.0.1".parse().unwrap(),
         evil,
         SystemTime::now() + std::time::Duration::from_secs(60),
         &by,
         SystemTime::now(),
     );
-    let mut operator = Visitor::new(&world);
+    let mut operator = Browser::new(&harness);
     operator.log_in(evil, evil, evil);
     let encoded: String = url::form_urlencoded::byte_serialize(evil.as_bytes()).collect();
-    let mut ann = Visitor::logged_in(&world, "ann");
+    let mut ann = Browser::logged_in(&harness, "ann");
     let mut answers = vec![ann.get(&format!("/unblock/{ban}"))];
     for path in
         ["/", "/throttles", "/blocked?ended=1", &format!("/blocked/{ban}"), &format!("/blocked/{second}"), "/audit"]
@@ -296,14 +296,14 @@ async fn what_others_wrote_is_text_on_every_page() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_operators_are_for_operators() {
-    let world = World::start().await;
-    let ban = world.block("10.1.0.7", "shop/api");
+    let harness = Harness::start().await;
+    let ban = harness.block("10.1.0.7", "shop/api");
     let one = format!("/blocked/{ban}");
     let pages = ["/", "/throttles", "/blocked", &one, "/audit"];
-    let mut local = Visitor::new(&world);
-    let (mut nobody, mut through) = (Visitor::new(&world), Visitor::new(&world));
+    let mut local = Browser::new(&harness);
+    let (mut nobody, mut through) = (Browser::new(&harness), Browser::new(&harness));
     nobody.host = "weir.example.com".to_owned();
-    let (mut ann, mut ops) = (Visitor::logged_in(&world, "ann"), Visitor::logged_in(&world, "ops"));
+    let (mut ann, mut ops) = (Browser::logged_in(&harness, "ann"), Browser::logged_in(&harness, "ops"));
     ops.host = "weir.example.com".to_owned();
     for path in pages {
         assert_eq!(local.get(path).status, 200, "{path}: on loopback no login is needed");
@@ -322,9 +322,9 @@ async fn pages_of_operators_are_for_operators() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back() {
-    let world = World::start().await;
-    world.spend().await;
-    let page = Visitor::new(&world).get("/").body;
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let page = Browser::new(&harness).get("/").body;
     for words in [
         "docker.io as anonymous",
         "75</b> of 100 pulls left",
@@ -340,29 +340,29 @@ async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_enforces_lifts_allows_and_blocks() {
-    let world = World::start().await;
-    let (first, second) = (world.block("10.1.0.7", "shop/api"), world.block("10.1.0.8", "library/nginx"));
-    let mut operator = Visitor::new(&world);
-    world.pull("10.5.0.1", 15);
-    world.pull("10.5.0.2", 12);
+    let harness = Harness::start().await;
+    let (first, second) = (harness.block("10.1.0.7", "shop/api"), harness.block("10.1.0.8", "library/nginx"));
+    let mut operator = Browser::new(&harness);
+    harness.pull("10.5.0.1", 15);
+    harness.pull("10.5.0.2", 12);
 
     let page = operator.get("/throttles");
     assert!(page.body.contains("would have denied 7 requests of 2 clients"), "{}", page.body);
     let token = page.token();
     let name = "throttle_unauthenticated_pulls";
-    let switch = |operator: &mut Visitor, name: &str, mode: &str| {
+    let switch = |operator: &mut Browser, name: &str, mode: &str| {
         operator.post("/throttles/mode", &[("csrf", &token), ("name", name), ("mode", mode)]).status
     };
     assert_eq!(switch(&mut operator, name, "enforce"), 303);
-    assert_eq!(world.limits.throttles()[0].mode, Mode::Enforce);
+    assert_eq!(harness.limits.throttles()[0].mode, Mode::Enforce);
     assert!(operator.get("/throttles").body.contains("switched by hand"));
     assert_eq!(switch(&mut operator, "*", "off"), 400, "only what the page shows");
     assert_eq!(switch(&mut operator, name, "gone"), 400);
-    assert_eq!(world.limits.throttles()[0].mode, Mode::Enforce);
+    assert_eq!(harness.limits.throttles()[0].mode, Mode::Enforce);
 
     let filtered = operator.get("/blocked?namespace=shop/").body;
     assert!(filtered.contains(&first) && !filtered.contains(&second), "{filtered}");
-    let post = |operator: &mut Visitor, path: String, fields: &[(&str, &str)]| {
+    let post = |operator: &mut Browser, path: String, fields: &[(&str, &str)]| {
         let fields: Vec<_> = [("csrf", &*token)].into_iter().chain(fields.iter().copied()).collect();
         operator.post(&path, &fields)
     };
@@ -373,20 +373,20 @@ async fn an_operator_enforces_lifts_allows_and_blocks() {
     let fields = [("comment", "the build farm"), ("days", "7")];
     assert_eq!(post(&mut operator, format!("/blocked/{second}/allow"), &fields).status, 303);
     assert!(operator.get("/throttles").body.contains("the build farm"));
-    assert!(!world.is_blocked("10.1.0.7") && !world.is_blocked("10.1.0.8"));
+    assert!(!harness.is_blocked("10.1.0.7") && !harness.is_blocked("10.1.0.8"));
 
     let wide = [("client", "10.0.0.0/8"), ("duration", "1h"), ("reason", "all of it")];
     let answer = post(&mut operator, "/blocked/add".into(), &wide);
     assert!(answer.status == 400 && answer.body.contains("wider than a /24"), "{}", answer.body);
     let one = [("client", "10.9.0.1"), ("duration", "1h"), ("reason", "asked to")];
     assert_eq!(post(&mut operator, "/blocked/add".into(), &one).status, 303);
-    assert!(world.is_blocked("10.9.0.1"));
+    assert!(harness.is_blocked("10.9.0.1"));
 
     let audit = operator.get("/audit").body;
     for words in ["switched", "lifted", "allowed", "asked to", "wider than a /24", "operator"] {
         assert!(audit.contains(words), "{words}: {audit}");
     }
-    let switched = world
+    let switched = harness
         .limits
         .audit(100)
         .into_iter()

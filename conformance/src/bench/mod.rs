@@ -18,7 +18,7 @@ use crate::{
     client::{Client, Shape},
     hub::{Hub, Settings},
     mirror::{
-        Image, World,
+        Harness, Image,
         process::{Process, Program, find_weir},
     },
     report::{Report, Row, Verdict},
@@ -105,15 +105,15 @@ impl Command {
         let upstream = hub.registry_address();
         let weir = Process::start(Program::Weir(path.clone()), upstream, GENEROUS).await?;
         let registry = Process::start(Program::DockerRegistry(self.registry.clone()), upstream, "").await?;
-        let world = World::new(hub.clone(), Client::new(weir.address, ""), None, None);
-        let image = world.image("bench", &[BLOB]).await?;
+        let harness = Harness::new(hub.clone(), Client::new(weir.address, ""), None, None);
+        let image = harness.image("bench", &[BLOB]).await?;
         for address in [weir.address, registry.address] {
             // Twice: a mirror may keep a blob a moment after it was sent.
             for _ in 0..2 {
                 Client::new(address, "").pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
             }
         }
-        let nginx = nginx::Nginx::start(&self.nginx, &world.client, &image).await?;
+        let nginx = nginx::Nginx::start(&self.nginx, &harness.client, &image).await?;
         let servers = [
             Server { name: "nginx", address: nginx.address, pids: nginx.pids()? },
             Server { name: "weir", address: weir.address, pids: weir.pid().into_iter().collect() },
@@ -123,7 +123,7 @@ impl Command {
         for server in &servers {
             figures.push(Figures { server: server.name, manifests: vec![], throughput: vec![], cpu: vec![] });
         }
-        self.rounds(&servers, &image, &world.client, &mut figures).await?;
+        self.rounds(&servers, &image, &harness.client, &mut figures).await?;
         if let Some(path) = &self.json {
             let text = serde_json::to_vec_pretty(&figures).map_err(|e| e.to_string())?;
             std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;

@@ -7,7 +7,7 @@ use crate::{
     client::{Client, Shape},
     hub::Hub,
     mirror::{
-        World,
+        Harness,
         process::{Process, Program, cpu},
     },
     report::{Row, Verdict},
@@ -27,12 +27,12 @@ pub(super) async fn row(weir: &Path, hub: &Arc<Hub>, rounds: usize) -> Result<Ro
     let upstream = hub.registry_address();
     let start = async |mode: &str| Process::start(Program::Weir(weir.to_owned()), upstream, &settings(mode)).await;
     let (without, with) = (start("off").await?, start("enforce").await?);
-    let world = World::new(hub.clone(), Client::new(without.address, ""), None, None);
-    let image = world.image("throttles", &[1000]).await?;
+    let harness = Harness::new(hub.clone(), Client::new(without.address, ""), None, None);
+    let image = harness.image("throttles", &[1000]).await?;
     for address in [without.address, with.address] {
         Client::new(address, "").pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
     }
-    let target = world.client.manifest(&image.repository, &image.tag);
+    let target = harness.client.manifest(&image.repository, &image.tag);
     let mut pairs = Vec::new();
     for round in 0..=rounds {
         for pair in 0..PAIRS {

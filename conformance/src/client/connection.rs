@@ -11,7 +11,7 @@ use tokio::{
     net::TcpSocket,
 };
 
-use super::{Answer, Body, Error, Head, KEPT, PATIENCE, Request, Timing, Trust, hex};
+use super::{Body, Error, Head, KEPT, PATIENCE, Request, Response, Timing, Trust, hex};
 
 /// A head larger than this is not one.
 const MAX_HEAD: usize = 64 << 10;
@@ -150,7 +150,7 @@ impl Connection {
     }
 
     /// Sends a request and reads all of its answer.
-    pub async fn exchange(&mut self, request: &Request) -> Result<Answer, Error> {
+    pub async fn exchange(&mut self, request: &Request) -> Result<Response, Error> {
         self.start(request).await?.finish().await
     }
 
@@ -293,7 +293,7 @@ impl Incoming<'_> {
     }
 
     /// Reads all that is left, hashing from where it stands: call it before any [`Incoming::piece`] for a hash of the whole.
-    pub async fn finish(mut self) -> Result<Answer, Error> {
+    pub async fn finish(mut self) -> Result<Response, Error> {
         let mut hash = Sha256::new();
         let mut body = Vec::new();
         let broken = loop {
@@ -312,7 +312,7 @@ impl Incoming<'_> {
         };
         let timing = self.timing();
         let sha256 = format!("sha256:{}", hex(&hash.finalize()));
-        Ok(Answer { head: self.head, timing, body, length: self.got, sha256, broken })
+        Ok(Response { head: self.head, timing, body, length: self.got, sha256, broken })
     }
 
     async fn next_chunk(&mut self, first: bool) -> Result<(), Error> {

@@ -1,15 +1,15 @@
 //! A client that measures: HTTP/1.1 over one TCP connection, timed to the first byte, with bodies that are checked and not believed.
 //!
 //! An ordinary HTTP library hides what this suite is about. It retries, it follows redirects, it forgets when the headers came, and it
-//! reports a body that ends early as one more error among many. Here each of these is a value: [`Answer`] keeps the status, every
+//! reports a body that ends early as one more error among many. Here each of these is a value: [`Response`] keeps the status, every
 //! header, three instants, how many bytes came, what they hash to, and whether the framing said that they were all. A check that
 //! must show "never a complete wrong body" needs that last one and nothing else will do.
 //!
 //! It refuses to be clever: one connection carries one request at a time, nothing is retried, nothing is decoded but `chunked`.
 
-mod answer;
 mod connection;
 mod pull;
+mod response;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -18,9 +18,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use url::Url;
 
-pub use answer::{Answer, Head, Timing};
 pub use connection::{Connection, Incoming};
 pub use pull::{Pull, Shape, manifest_children};
+pub use response::{Head, Response, Timing};
 pub use trust::{Authorities, Trust};
 
 /// How long a client of this suite waits for headers, and between two pieces of a body, before it calls the mirror hung.
@@ -175,19 +175,19 @@ impl Client {
         }
     }
     /// One request on a fresh connection, read to its end. An `Err` means that no answer came at all; a body that broke is in the answer.
-    pub async fn send(&self, request: &Request) -> Result<Answer, Error> {
+    pub async fn send(&self, request: &Request) -> Result<Response, Error> {
         self.connect().await?.exchange(request).await
     }
     /// GET a manifest as container clients do.
-    pub async fn get_manifest(&self, repository: &str, reference: &str) -> Result<Answer, Error> {
+    pub async fn get_manifest(&self, repository: &str, reference: &str) -> Result<Response, Error> {
         self.send(&Request::get(self.manifest(repository, reference)).accepting_manifests()).await
     }
     /// HEAD a manifest as container clients do.
-    pub async fn head_manifest(&self, repository: &str, reference: &str) -> Result<Answer, Error> {
+    pub async fn head_manifest(&self, repository: &str, reference: &str) -> Result<Response, Error> {
         self.send(&Request::head(self.manifest(repository, reference)).accepting_manifests()).await
     }
     /// GET a blob, hashed as it comes.
-    pub async fn get_blob(&self, repository: &str, digest: &str) -> Result<Answer, Error> {
+    pub async fn get_blob(&self, repository: &str, digest: &str) -> Result<Response, Error> {
         self.send(&Request::get(self.blob(repository, digest))).await
     }
 }

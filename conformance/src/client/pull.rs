@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Answer, Client, Request};
+use super::{Client, Request, Response};
 
 /// How a client asks for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Client {
         }
     }
 
-    async fn verified_blob(&self, repository: &str, digest: &str) -> Result<Answer, String> {
+    async fn verified_blob(&self, repository: &str, digest: &str) -> Result<Response, String> {
         let what = format!("GET {repository} blob {}", short(digest));
         let answer = self.get_blob(repository, digest).await.map_err(|e| format!("{what}: {e}"))?;
         if answer.status() != 200 || !answer.complete() {
@@ -163,7 +163,7 @@ fn platform_digest(index: &serde_json::Value) -> Option<String> {
     ours.get("digest")?.as_str().map(str::to_owned)
 }
 
-fn collect_warnings(answer: &Answer, into: &mut Vec<String>) {
+fn collect_warnings(answer: &Response, into: &mut Vec<String>) {
     into.extend(answer.head.header("warning").map(str::to_owned));
 }
 

@@ -5,10 +5,10 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{Answer, Body, Client, Connection, Error, Request};
+use super::{Body, Client, Connection, Error, Request, Response};
 
 /// What the client makes of these bytes, after which the server closes.
-async fn answer_to(bytes: &'static [u8], request: Request) -> Result<Answer, Error> {
+async fn answer_to(bytes: &'static [u8], request: Request) -> Result<Response, Error> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {

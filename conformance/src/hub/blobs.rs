@@ -2,74 +2,75 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::answer::{Answer, Body};
 use super::content::{Content, digest};
-use super::exchange::Ask;
+use super::exchange::Exchange;
 use super::fault::Stage;
 use super::registry::faulty;
+use super::response::{Body, Response};
 use super::settings::Settings;
 use super::shared::Shared;
 
 /// Answers at the registry.
-pub(super) fn answer(shared: &Shared, ask: &Ask, settings: &Settings) -> Answer {
+pub(super) fn answer(shared: &Shared, exchange: &Exchange, settings: &Settings) -> Response {
     let store = shared.store.read().unwrap();
-    let Some(content) = store.get(&ask.repository).and_then(|repository| repository.blob(&ask.reference)) else {
-        return Answer::error(404, "BLOB_UNKNOWN", "blob unknown to registry");
+    let Some(content) = store.get(&exchange.repository).and_then(|repository| repository.blob(&exchange.reference))
+    else {
+        return Response::error(404, "BLOB_UNKNOWN", "blob unknown to registry");
     };
     if settings.redirect_blobs {
         let expires = milliseconds() + settings.cdn_life.as_millis();
-        let hex = ask.reference.strip_prefix("sha256:").unwrap_or_default();
+        let hex = exchange.reference.strip_prefix("sha256:").unwrap_or_default();
         let path = format!("/registry-v2/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
-        let verify = signature(shared, &path, expires, &ask.repository);
-        return Answer::redirect(format!(
+        let verify = signature(shared, &path, expires, &exchange.repository);
+        return Response::redirect(format!(
             "http://{}{path}?repository={}&expires={expires}&verify={verify}",
-            ask.cdn_authority, ask.repository
+            exchange.cdn_authority, exchange.repository
         ));
     }
-    ranged(ask, content.clone()).with("Docker-Content-Digest", ask.reference.as_str())
+    ranged(exchange, content.clone()).with("Docker-Content-Digest", exchange.reference.as_str())
 }
 
 /// Answers at the CDN.
-pub(super) fn cdn(shared: &Shared, ask: &Ask) -> Answer {
-    if ask.request.header("authorization").is_some() {
+pub(super) fn cdn(shared: &Shared, exchange: &Exchange) -> Response {
+    if exchange.request.header("authorization").is_some() {
         return xml(
             400,
             "InvalidArgument",
             "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified",
         );
     }
-    match ask.request.path() {
-        "/loop/1" => return Answer::redirect(format!("http://{}/loop/2", ask.cdn_authority)),
-        "/loop/2" => return Answer::redirect(format!("http://{}/loop/1", ask.cdn_authority)),
+    match exchange.request.path() {
+        "/loop/1" => return Response::redirect(format!("http://{}/loop/2", exchange.cdn_authority)),
+        "/loop/2" => return Response::redirect(format!("http://{}/loop/1", exchange.cdn_authority)),
         _ => {}
     }
-    if !matches!(ask.request.method.as_str(), "GET" | "HEAD") {
+    if !matches!(exchange.request.method.as_str(), "GET" | "HEAD") {
         return xml(405, "MethodNotAllowed", "The specified method is not allowed against this resource.");
     }
-    let expires = ask.request.asks("expires").and_then(|expires| expires.parse().ok()).unwrap_or(0);
-    let verify = signature(shared, ask.request.path(), expires, &ask.repository);
-    if ask.request.asks("verify") != Some(verify) {
+    let expires = exchange.request.asks("expires").and_then(|expires| expires.parse().ok()).unwrap_or(0);
+    let verify = signature(shared, exchange.request.path(), expires, &exchange.repository);
+    if exchange.request.asks("verify") != Some(verify) {
         return xml(403, "SignatureDoesNotMatch", "The request signature does not match.");
     }
     if expires < milliseconds() {
         return xml(403, "AccessDenied", "Request has expired");
     }
-    if let Some(what) = shared.faults.strike(Stage::Answer, ask.asked()) {
-        return faulty(shared, ask, &what);
+    if let Some(what) = shared.faults.strike(Stage::Response, exchange.asked()) {
+        return faulty(shared, exchange, &what);
     }
     let store = shared.store.read().unwrap();
-    match store.get(&ask.repository).and_then(|repository| repository.blob(&ask.reference)) {
-        Some(content) => ranged(ask, content.clone()),
+    match store.get(&exchange.repository).and_then(|repository| repository.blob(&exchange.reference)) {
+        Some(content) => ranged(exchange, content.clone()),
         None => xml(404, "NoSuchKey", "The specified key does not exist."),
     }
 }
 
 /// The object, or the one range of it that was asked for (RFC 9110 §14). Several ranges get the whole.
-fn ranged(ask: &Ask, of: Content) -> Answer {
+fn ranged(exchange: &Exchange, of: Content) -> Response {
     let size = of.size();
-    let etag = format!("\"{}\"", &ask.reference["sha256:".len()..]);
-    let unconditional = ask.request.header("if-range").is_none_or(|tag| tag == etag);
-    let range = ask.request.header("range").filter(|_| unconditional && ask.request.method == "GET");
+    let etag = format!("\"{}\"", &exchange.reference["sha256:".len()..]);
+    let unconditional = exchange.request.header("if-range").is_none_or(|tag| tag == etag);
+    let range = exchange.request.header("range").filter(|_| unconditional && exchange.request.method == "GET");
     let (status, start, end) = match range.map_or(Range::Whole, |range| parse(range, size)) {
         Range::Whole => (200, 0, size),
         Range::Part(start, end) => (206, start, end),
@@ -78,7 +79,7 @@ fn ranged(ask: &Ask, of: Content) -> Answer {
                 .with("Content-Range", format!("bytes */{size}"));
         }
     };
-    let mut answer = Answer::new(status)
+    let mut answer = Response::new(status)
         .with("Content-Type", "application/octet-stream")
         .with("Accept-Ranges", "bytes")
         .with("ETag", etag)
@@ -122,11 +123,11 @@ fn milliseconds() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
 }
 
-fn xml(status: u16, code: &str, message: &str) -> Answer {
+fn xml(status: u16, code: &str, message: &str) -> Response {
     let body = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     );
-    Answer::new(status).body("application/xml", body)
+    Response::new(status).body("application/xml", body)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::control::Control;
-use super::words;
+use super::parse;
 use super::{Account, Challenge, Fault, Hub, Limit, Settings, Spec, server};
 
 /// Run a Docker Hub on loopback until interrupted.
@@ -28,28 +28,28 @@ pub struct Command {
     #[arg(long)]
     limit: Option<u32>,
     /// The window of the limit.
-    #[arg(long, default_value = "6h", value_parser = words::duration)]
+    #[arg(long, default_value = "6h", value_parser = parse::duration)]
     window: Duration,
     /// `name:password` or `name:password:pulls`; may be given several times. Accounts read every private repository.
     #[arg(long, value_parser = account)]
     account: Vec<Account>,
     /// An image, `repository:tag=seed,layers=3x1MiB,…` (see below); may be given several times.
-    #[arg(long, value_parser = words::image)]
+    #[arg(long, value_parser = parse::image)]
     image: Vec<Spec>,
     /// A fault, `name,key=value,…` (see below); may be given several times.
-    #[arg(long, value_parser = words::fault)]
+    #[arg(long, value_parser = parse::fault)]
     fault: Vec<Fault>,
     /// How anonymous requests are met: bearer, basic, nobody.
     #[arg(long, default_value = "bearer", value_parser = challenge)]
     challenge: Challenge,
     /// How long tokens are good for.
-    #[arg(long, default_value = "300s", value_parser = words::duration)]
+    #[arg(long, default_value = "300s", value_parser = parse::duration)]
     token_life: Duration,
     /// Bytes per second of each body.
-    #[arg(long, value_parser = words::size)]
+    #[arg(long, value_parser = parse::size)]
     bandwidth: Option<u64>,
     /// How long each answer waits.
-    #[arg(long, default_value = "0s", value_parser = words::duration)]
+    #[arg(long, default_value = "0s", value_parser = parse::duration)]
     latency: Duration,
     /// The most tags in a page; all of them in one if not given, whatever the client asks.
     #[arg(long)]

@@ -7,13 +7,13 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 
-use super::answer::Answer;
 use super::content::digest;
 use super::gate::Gate;
 use super::log::{Authorization, Entry, Log, Logged, Progress};
-use super::send::{Manner, send};
+use super::parse::{self, ParseError};
+use super::response::Response;
+use super::send::{Delivery, send};
 use super::wire::{Connection, Request};
-use super::words::{self, Wrong};
 use super::{Artifact, Hub, Image, Kind};
 
 /// What the control API holds besides the hub.
@@ -34,10 +34,10 @@ impl Control {
         let nothing = Log::default();
         while let Ok(Some(request)) = connection.next().await {
             let answer = match self.answer(&request).await {
-                Ok(value) => Answer::new(200).body("application/json", format!("{value}\n")),
-                Err(wrong) => Answer::new(400).body("application/json", format!("{}\n", json!({"error": wrong}))),
+                Ok(value) => Response::new(200).body("application/json", format!("{value}\n")),
+                Err(wrong) => Response::new(400).body("application/json", format!("{}\n", json!({"error": wrong}))),
             };
-            let manner = Manner {
+            let delivery = Delivery {
                 head: request.method == "HEAD",
                 keep_alive: request.keep_alive,
                 bandwidth: None,
@@ -45,23 +45,23 @@ impl Control {
                 released: self.hub.shared.released.subscribe(),
             };
             let mut entry = Entry { log: &nothing, id: 0 };
-            if !send(&mut connection, answer, manner, &mut entry).await.unwrap_or(false) {
+            if !send(&mut connection, answer, delivery, &mut entry).await.unwrap_or(false) {
                 break;
             }
         }
     }
 
-    async fn answer(self: &Arc<Control>, request: &Request) -> Result<Value, Wrong> {
+    async fn answer(self: &Arc<Control>, request: &Request) -> Result<Value, ParseError> {
         let hub = &self.hub;
         let body = String::from_utf8_lossy(&request.body);
         let done = Ok(json!({"done": true}));
         match (request.method.as_str(), request.path()) {
             ("GET", "/") => Ok(json!({
-                "registry": hub.registry().as_str(), "cdn": hub.cdn().as_str(), "evil": hub.evil_address(), "help": super::HELP,
+                "registry": hub.registry().as_str(), "cdn": hub.cdn().as_str(), "evil": hub.hostile_address(), "help": super::HELP,
             })),
             ("GET", "/fault") => Ok(hub.faults().iter().map(|fault| format!("{fault:?}")).collect::<Vec<_>>().into()),
             ("POST", "/fault") => {
-                hub.fault(words::fault(&body)?);
+                hub.fault(parse::fault(&body)?);
                 done
             }
             ("DELETE", "/fault") => {
@@ -75,7 +75,7 @@ impl Control {
             }
             ("POST", "/hold") => Ok(json!({"gate": self.hold(&body)?})),
             ("POST", "/open") => {
-                let opened = match number(&words::object(&body, "gate")?, "gate") {
+                let opened = match number(&parse::object(&body, "gate")?, "gate") {
                     Ok(gate) => self.gates.lock().unwrap().remove(&(gate as u64)).into_iter().collect(),
                     Err(_) => self.gates.lock().unwrap().drain().map(|(_, gate)| gate).collect::<Vec<_>>(),
                 };
@@ -84,7 +84,7 @@ impl Control {
             }
             ("GET", "/wait") => self.wait(request).await,
             ("POST", "/budget") => {
-                let asked = words::object(&body, "remaining")?;
+                let asked = parse::object(&body, "remaining")?;
                 let remaining = number(&asked, "remaining")?;
                 match asked["account"].as_str() {
                     Some(account) => hub.set_account_budget(account, remaining),
@@ -102,12 +102,12 @@ impl Control {
             }
             ("POST", "/image") => self.push(&body).await,
             ("POST", "/retag") => {
-                let asked = words::object(&body, "repository")?;
+                let asked = parse::object(&body, "repository")?;
                 hub.retag(text(&asked, "repository")?, text(&asked, "tag")?, text(&asked, "digest")?);
                 done
             }
             ("POST", "/remove") => {
-                let asked = words::object(&body, "repository")?;
+                let asked = parse::object(&body, "repository")?;
                 match asked["reference"].as_str() {
                     Some(reference) => hub.remove(text(&asked, "repository")?, reference),
                     None => hub.remove_repository(text(&asked, "repository")?),
@@ -115,7 +115,7 @@ impl Control {
                 done
             }
             ("POST", "/referrer") => {
-                let asked = words::object(&body, "repository")?;
+                let asked = parse::object(&body, "repository")?;
                 let manifest = hub.push_referrer(Artifact {
                     repository: text(&asked, "repository")?.to_owned(),
                     subject: text(&asked, "subject")?.to_owned(),
@@ -126,7 +126,7 @@ impl Control {
                 Ok(json!({"digest": manifest.digest}))
             }
             ("POST", "/settings") => {
-                self.adjust(&words::object(&body, "")?)?;
+                self.adjust(&parse::object(&body, "")?)?;
                 done
             }
             ("POST", "/revoke") => {
@@ -140,7 +140,7 @@ impl Control {
                 done
             }
             ("GET", "/evil") => Ok(hub
-                .evil()
+                .hostile_requests()
                 .iter()
                 .map(|evil| json!({"request": evil.request, "headers": headers(&evil.headers)}))
                 .collect()),
@@ -148,16 +148,16 @@ impl Control {
         }
     }
 
-    async fn push(self: &Arc<Control>, body: &str) -> Result<Value, Wrong> {
-        let spec = words::image(body)?;
+    async fn push(self: &Arc<Control>, body: &str) -> Result<Value, ParseError> {
+        let spec = parse::image(body)?;
         let control = Arc::clone(self);
         let pushed = tokio::task::spawn_blocking(move || control.hub.push(spec)).await;
         let image = pushed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         Ok(described(&image))
     }
 
-    fn hold(&self, body: &str) -> Result<u64, Wrong> {
-        let gate = Arc::new(self.hub.hold(words::requests(body)?));
+    fn hold(&self, body: &str) -> Result<u64, ParseError> {
+        let gate = Arc::new(self.hub.hold(parse::requests(body)?));
         let mut gates = self.gates.lock().unwrap();
         let id = gates.keys().max().map_or(1, |id| id + 1);
         gates.insert(id, gate);
@@ -165,7 +165,7 @@ impl Control {
     }
 
     /// Waits for `count` requests at a gate, or for `count` entries in the log that are so.
-    async fn wait(&self, request: &Request) -> Result<Value, Wrong> {
+    async fn wait(&self, request: &Request) -> Result<Value, ParseError> {
         let count = request.asks("count").and_then(|count| count.parse().ok()).unwrap_or(1);
         let reached = match request.asks("gate").and_then(|gate| gate.parse::<u64>().ok()) {
             Some(id) => {
@@ -180,24 +180,25 @@ impl Control {
         if reached { Ok(json!({"done": true})) } else { Err("it did not come to that in time".to_owned()) }
     }
 
-    fn log(&self, request: &Request) -> Result<Vec<Logged>, Wrong> {
+    fn log(&self, request: &Request) -> Result<Vec<Logged>, ParseError> {
         let wanted = wanted(request)?;
         Ok(self.hub.log().into_iter().filter(|logged| wanted(logged)).collect())
     }
 
-    fn adjust(&self, asked: &Value) -> Result<(), Wrong> {
+    fn adjust(&self, asked: &Value) -> Result<(), ParseError> {
         let mut result = Ok(());
         self.hub.adjust(|settings| {
             let mut changed = settings.clone();
             result = asked.as_object().into_iter().flatten().try_for_each(|(key, value)| {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                let limited = |text: &str| Ok::<_, Wrong>(if text == "none" { None } else { Some(words::size(text)?) });
+                let limited =
+                    |text: &str| Ok::<_, ParseError>(if text == "none" { None } else { Some(parse::size(text)?) });
                 match key.as_str() {
                     "bandwidth" => changed.bandwidth = limited(&text)?,
                     "page" => changed.page = limited(&text)?.map(|page| page as usize),
-                    "latency" => changed.latency = words::duration(&text)?,
-                    "token_life" => changed.token_life = words::duration(&text)?,
-                    "cdn_life" => changed.cdn_life = words::duration(&text)?,
+                    "latency" => changed.latency = parse::duration(&text)?,
+                    "token_life" => changed.token_life = parse::duration(&text)?,
+                    "cdn_life" => changed.cdn_life = parse::duration(&text)?,
                     "referrers" => changed.referrers = text == "true",
                     "redirect_blobs" => changed.redirect_blobs = text == "true",
                     key => return Err(format!("no setting is called {key}")),
@@ -238,7 +239,7 @@ impl Control {
 }
 
 /// The requests that the query names: `kind`, `repository`, `reference`, `status`, `progress`, `counted`.
-fn wanted(request: &Request) -> Result<impl Fn(&Logged) -> bool + use<>, Wrong> {
+fn wanted(request: &Request) -> Result<impl Fn(&Logged) -> bool + use<>, ParseError> {
     let asked = request.query();
     if let Some((key, _)) = asked.iter().find(|(key, _)| {
         !["kind", "repository", "reference", "status", "progress", "counted", "count", "gate"].contains(&key.as_str())
@@ -301,11 +302,11 @@ fn described(image: &Image) -> Value {
     json!({"repository": image.repository, "tags": image.tags, "digest": image.digest(), "platforms": platforms.collect::<Vec<_>>()})
 }
 
-fn number(asked: &Value, key: &str) -> Result<i64, Wrong> {
+fn number(asked: &Value, key: &str) -> Result<i64, ParseError> {
     let value = &asked[key];
     value.as_i64().or_else(|| value.as_str()?.parse().ok()).ok_or_else(|| format!("{key} is a whole number"))
 }
 
-fn text<'a>(asked: &'a Value, key: &str) -> Result<&'a str, Wrong> {
+fn text<'a>(asked: &'a Value, key: &str) -> Result<&'a str, ParseError> {
     asked[key].as_str().ok_or_else(|| format!("{key} is missing"))
 }

@@ -1,4 +1,4 @@
-//! One request and its answer, in this order: log, gate, latency, faults at the door, the answer, faults of its body.
+//! One request and its answer, in this order: log, gate, latency, early faults, the answer, faults of its body.
 //!
 //! Faults strike after authorization (but for `abuse`, `evil-realm` and the token service's own), so that their count
 //! is the same whether or not the client had a token already.
@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use tokio::time::sleep;
 
-use super::answer::{Answer, Body};
 use super::fault::{Asked, Stage, What};
 use super::log::{Entry, Kind, Logged, Progress};
-use super::send::{Manner, send};
+use super::response::{Body, Response};
+use super::send::{Delivery, send};
 use super::settings::Settings;
 use super::shared::Shared;
 use super::wire::{Connection, Request};
@@ -27,7 +27,7 @@ pub(super) enum Port {
 
 /// A request and what was read from it.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct Exchange {
     pub(super) request: Request,
     pub(super) from: SocketAddr,
     pub(super) kind: Kind,
@@ -38,7 +38,7 @@ pub(super) struct Ask {
     pub(super) cdn_authority: String,
 }
 
-impl Ask {
+impl Exchange {
     pub(super) fn asked(&self) -> Asked<'_> {
         Asked {
             kind: self.kind,
@@ -48,14 +48,14 @@ impl Ask {
         }
     }
 
-    fn new(request: Request, from: SocketAddr, port: Port, settings: &Settings) -> Ask {
+    fn new(request: Request, from: SocketAddr, port: Port, settings: &Settings) -> Exchange {
         let (kind, repository, reference) = match port {
             Port::Registry => classify(&request, &settings.token_path),
             Port::Cdn => at_the_cdn(&request),
         };
         let named = request.header("host").filter(|host| plain(host));
         let host = named.and_then(host_of).map_or_else(|| settings.registry.ip().to_string(), str::to_owned);
-        Ask {
+        Exchange {
             authority: format!("{host}:{}", settings.registry.port()),
             cdn_authority: format!("{host}:{}", settings.cdn.port()),
             from,
@@ -75,61 +75,61 @@ pub(super) async fn exchange(
     request: Request,
 ) -> io::Result<bool> {
     let settings = shared.settings.read().unwrap().clone();
-    let ask = Ask::new(request, connection.peer, port, &settings);
-    let mut entry = Entry { log: &shared.log, id: shared.log.arrive(logged(&ask), settings.log_length) };
+    let exchange = Exchange::new(request, connection.peer, port, &settings);
+    let mut entry = Entry { log: &shared.log, id: shared.log.arrive(logged(&exchange), settings.log_length) };
     let released = shared.released.subscribe();
-    let door = async {
-        shared.gates.pass(ask.asked()).await;
+    let early = async {
+        shared.gates.pass(exchange.asked()).await;
         if !settings.latency.is_zero() {
             sleep(settings.latency).await;
         }
-        let what = shared.faults.strike(Stage::Door, ask.asked());
+        let what = shared.faults.strike(Stage::BeforeAuthorization, exchange.asked());
         if let Some(What::TokenSlow(delay)) = what {
             sleep(delay).await;
         }
         what
     };
     let struck = tokio::select! {
-        what = door => what,
+        what = early => what,
         () = connection.gone() => return Ok(false),
     };
     // A test may have changed the settings while the request was held.
     let settings = shared.settings.read().unwrap().clone();
-    let answer = match struck.and_then(|what| registry::at_the_door(shared, &ask, &settings, &what)) {
+    let answer = match struck.and_then(|what| registry::before_authorization(shared, &exchange, &settings, &what)) {
         Some(answer) => answer,
         None => match port {
-            Port::Registry => registry::answer(shared, &ask, &settings),
-            Port::Cdn => blobs::cdn(shared, &ask),
+            Port::Registry => registry::answer(shared, &exchange, &settings),
+            Port::Cdn => blobs::cdn(shared, &exchange),
         },
     };
-    let manner = Manner {
-        head: ask.request.method == "HEAD",
-        keep_alive: ask.request.keep_alive && !matches!(answer.body, Body::Raw(_)),
+    let delivery = Delivery {
+        head: exchange.request.method == "HEAD",
+        keep_alive: exchange.request.keep_alive && !matches!(answer.body, Body::Raw(_)),
         bandwidth: settings.bandwidth,
-        fault: body_fault(shared, &ask, &answer),
+        fault: body_fault(shared, &exchange, &answer),
         released,
     };
-    send(connection, answer, manner, &mut entry).await
+    send(connection, answer, delivery, &mut entry).await
 }
 
-fn body_fault(shared: &Shared, ask: &Ask, answer: &Answer) -> Option<What> {
-    let good = matches!(answer.status, 200 | 206) && answer.has_body() && ask.request.method != "HEAD";
-    if good { shared.faults.strike(Stage::Body, ask.asked()) } else { None }
+fn body_fault(shared: &Shared, exchange: &Exchange, answer: &Response) -> Option<What> {
+    let good = matches!(answer.status, 200 | 206) && answer.has_body() && exchange.request.method != "HEAD";
+    if good { shared.faults.strike(Stage::Body, exchange.asked()) } else { None }
 }
 
-fn logged(ask: &Ask) -> Logged {
+fn logged(exchange: &Exchange) -> Logged {
     Logged {
         id: 0,
         at: Instant::now(),
-        from: ask.from,
-        method: ask.request.method.clone(),
-        kind: ask.kind,
-        repository: ask.repository.clone(),
-        reference: ask.reference.clone(),
-        target: ask.request.target.clone(),
-        authorization: tokens::shown(&ask.request),
-        range: ask.request.header("range").map(str::to_owned),
-        headers: ask.request.headers.clone(),
+        from: exchange.from,
+        method: exchange.request.method.clone(),
+        kind: exchange.kind,
+        repository: exchange.repository.clone(),
+        reference: exchange.reference.clone(),
+        target: exchange.request.target.clone(),
+        authorization: tokens::shown(&exchange.request),
+        range: exchange.request.header("range").map(str::to_owned),
+        headers: exchange.request.headers.clone(),
         status: 0,
         counted: false,
         bytes_sent: 0,

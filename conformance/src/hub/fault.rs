@@ -34,11 +34,11 @@ pub enum What {
     RedirectLoop,
     /// \[`redirect-private`\] 307 to `http://169.254.169.254/latest/meta-data/`.
     RedirectPrivate,
-    /// \[`redirect-evil`\] 307 to the evil listener, which answers 401 Basic and records all it is sent.
+    /// \[`redirect-evil`\] 307 to the hostile listener, which answers 401 Basic and records all it is sent.
     RedirectEvil,
-    /// \[`evil-realm`\] 401 with a Bearer challenge whose realm is the evil listener.
+    /// \[`evil-realm`\] 401 with a Bearer challenge whose realm is the hostile listener.
     EvilRealm,
-    /// \[`link-evil`\] The `Link` of a tag list or referrers list leads to the evil listener.
+    /// \[`link-evil`\] The `Link` of a tag list or referrers list leads to the hostile listener.
     LinkEvil,
     /// \[`link-loop`\] The `Link` of a tag list or referrers list leads back to the same page.
     LinkLoop,
@@ -187,9 +187,9 @@ impl Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Before anything else, authorization included.
-    Door,
+    BeforeAuthorization,
     /// Instead of the answer to an authorized request.
-    Answer,
+    Response,
     /// On the head of a good answer.
     Head,
     /// While a good body is sent.
@@ -200,9 +200,9 @@ impl What {
     pub(super) fn stage(&self) -> Stage {
         use What::*;
         match self {
-            Abuse(_) | EvilRealm | TokenStatus(_) | TokenSlow(_) | TokenRefused => Stage::Door,
+            Abuse(_) | EvilRealm | TokenStatus(_) | TokenSlow(_) | TokenRefused => Stage::BeforeAuthorization,
             Status(_) | Html | NoHead | RedirectLoop | RedirectPrivate | RedirectEvil | PullLimit(_) | Endless(_) => {
-                Stage::Answer
+                Stage::Response
             }
             WrongDigest | NoDigestHeader | BadDigestHeader | LinkEvil | LinkLoop => Stage::Head,
             Corrupt(_) | Truncate(_) | Reset(_) | Stall(_) | Slow(_) | ShortLength(_) | LongLength(_)

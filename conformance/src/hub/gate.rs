@@ -10,12 +10,12 @@ use super::fault::{Asked, Match};
 /// Holds every matching request before its answer begins, until it is opened or dropped.
 #[derive(Debug)]
 pub struct Gate {
-    state: Arc<Post>,
+    state: Arc<Held>,
     patience: Duration,
 }
 
 #[derive(Debug)]
-struct Post {
+struct Held {
     on: Match,
     /// How many requests ever waited here, and whether it is open.
     seen: watch::Sender<(u64, bool)>,
@@ -53,11 +53,11 @@ impl Drop for Gate {
 
 /// The gates that stand.
 #[derive(Debug, Default)]
-pub(super) struct Gates(Mutex<Vec<Arc<Post>>>);
+pub(super) struct Gates(Mutex<Vec<Arc<Held>>>);
 
 impl Gates {
     pub(super) fn hold(&self, on: Match, patience: Duration) -> Gate {
-        let state = Arc::new(Post { on, seen: watch::Sender::new((0, false)) });
+        let state = Arc::new(Held { on, seen: watch::Sender::new((0, false)) });
         let mut posts = self.0.lock().unwrap();
         posts.retain(|post| !post.seen.borrow().1);
         posts.push(Arc::clone(&state));

@@ -72,7 +72,7 @@ impl Spec {
         self
     }
 
-    /// Made from this seed.
+    /// BuiltLayer from this seed.
     pub fn seed(self, seed: u64) -> Spec {
         Spec { seed, ..self }
     }

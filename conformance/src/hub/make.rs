@@ -16,14 +16,14 @@ use super::program;
 
 /// A layer that was made: its blob, and the digest of the tar inside.
 #[derive(Clone, Debug)]
-pub(super) struct Made {
+pub(super) struct BuiltLayer {
     digest: String,
     diff_id: String,
     content: Content,
 }
 
 /// Layers made before, by seed and size, so that a shared layer is made once.
-pub(super) type Cache = HashMap<(u64, u64), Made>;
+pub(super) type Cache = HashMap<(u64, u64), BuiltLayer>;
 
 /// Makes the image and all its blobs. Blocks.
 pub(super) fn image(spec: &Spec, cache: &mut Cache, scratch: &Path) -> io::Result<(Image, Vec<(String, Content)>)> {
@@ -136,7 +136,7 @@ fn make(
     layer: &Layer,
     cache: &mut Cache,
     scratch: &Path,
-) -> io::Result<Made> {
+) -> io::Result<BuiltLayer> {
     let (seed, size) = match layer {
         Layer::Random(size) => {
             let own = platform.bytes().fold(spec.seed, |seed, byte| mix(seed ^ u64::from(byte)));
@@ -176,11 +176,11 @@ fn header(size: u64, mode: u32) -> tar::Header {
     header
 }
 
-fn finish(tee: Tee<GzEncoder<Sink<'_>>>) -> io::Result<Made> {
+fn finish(tee: Tee<GzEncoder<Sink<'_>>>) -> io::Result<BuiltLayer> {
     let (diff_id, mut gzip) = tee.finish();
     gzip.flush()?;
     let (digest, content) = gzip.finish()?.finish()?;
-    Ok(Made { digest, diff_id, content })
+    Ok(BuiltLayer { digest, diff_id, content })
 }
 
 fn invalid(message: &str) -> io::Error {

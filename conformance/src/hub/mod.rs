@@ -1,6 +1,6 @@
 //! A Docker Hub on loopback that counts, remembers and misbehaves on request.
 //!
-//! As a library: [`Hub::start`], [`Hub::push`] an image, point a mirror at [`Hub::registry`], ask [`Hub::log`] what it cost.
+//! As a library: [`Hub::start`], [`Hub::push`] an image, point a mirror at [`Hub::registry`], exchange [`Hub::log`] what it cost.
 //! As a program: `weir-conformance hub`, with the same buttons as JSON over HTTP for shell scripts.
 //!
 //! What it guarantees: equal [`Spec`]s make equal bytes; a request is in the log before anything is answered; a [`Fault`]
@@ -14,23 +14,24 @@
 #![doc = include_str!("help.txt")]
 //! ```
 
-mod answer;
 mod blobs;
 mod command;
 mod content;
 mod control;
-mod evil;
 mod exchange;
 mod fault;
 mod gate;
+mod hostile;
 mod image;
 mod listings;
 mod log;
 mod make;
 mod manifests;
+mod parse;
 mod program;
 mod pulls;
 mod registry;
+mod response;
 mod send;
 mod server;
 mod settings;
@@ -40,7 +41,6 @@ mod store;
 mod tests;
 mod tokens;
 mod wire;
-mod words;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -54,9 +54,9 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 pub use command::Command;
-pub use evil::Evil;
 pub use fault::{At, Fault, Match, What};
 pub use gate::Gate;
+pub use hostile::HostileRequest;
 pub use image::{Artifact, Blob, Image, Layer, Manifest, Media, Platform, Spec};
 pub use log::{Authorization, Kind, Logged, Progress};
 pub use settings::{Account, Challenge, Limit, Settings};
@@ -79,12 +79,12 @@ pub struct Hub {
     serving: Mutex<Vec<JoinHandle<()>>>,
     /// What keeps the ports while the hub is down.
     reserved: Mutex<Vec<Socket>>,
-    evil: JoinHandle<()>,
+    hostile: JoinHandle<()>,
 }
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.evil.abort();
+        self.hostile.abort();
         for task in self.serving.lock().unwrap().drain(..) {
             task.abort();
         }
@@ -100,7 +100,7 @@ impl Hub {
     pub async fn start(mut settings: Settings) -> io::Result<Hub> {
         let registry = server::listen(settings.registry)?;
         let cdn = server::listen(settings.cdn)?;
-        let evil = evil::listen()?;
+        let hostile = hostile::listen()?;
         settings.registry = registry.local_addr()?;
         settings.cdn = cdn.local_addr()?;
         let at_once = settings.connections.max(2);
@@ -115,17 +115,17 @@ impl Hub {
             pulls: pulls::Pulls::default(),
             released: watch::Sender::new(0),
             fallen: watch::Sender::new(0),
-            evil: Mutex::default(),
-            evil_address: evil.local_addr()?,
+            hostile: Mutex::default(),
+            hostile_address: hostile.local_addr()?,
             secret: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos().into(),
             scratch: tempfile::tempdir()?,
             settings: RwLock::new(settings),
         });
         let recorder = Arc::clone(&shared);
-        let evil = tokio::spawn(server::accept(evil, Arc::new(Semaphore::new(64)), move |stream, peer| {
-            evil::converse(Arc::clone(&recorder), stream, peer)
+        let hostile = tokio::spawn(server::accept(hostile, Arc::new(Semaphore::new(64)), move |stream, peer| {
+            hostile::converse(Arc::clone(&recorder), stream, peer)
         }));
-        let hub = Hub { shared, connections, at_once, serving: Mutex::default(), reserved: Mutex::default(), evil };
+        let hub = Hub { shared, connections, at_once, serving: Mutex::default(), reserved: Mutex::default(), hostile };
         hub.serve(registry, cdn);
         Ok(hub)
     }
@@ -290,10 +290,10 @@ impl Hub {
         self.shared.log.counts()
     }
 
-    /// Forgets every request so far, also what reached the evil listener.
+    /// Forgets every request so far, also what reached the hostile listener.
     pub fn clear_log(&self) {
         self.shared.log.clear();
-        self.shared.evil.lock().unwrap().clear();
+        self.shared.hostile.lock().unwrap().clear();
     }
 
     /// Waits until the log is as `ready` wants it, looking at every change; false when it did not within [`Settings::patience`].
@@ -301,14 +301,14 @@ impl Hub {
         self.shared.log.wait_for(self.settings().patience, ready).await
     }
 
-    /// Where the evil listener listens.
-    pub fn evil_address(&self) -> SocketAddr {
-        self.shared.evil_address
+    /// Where the hostile listener listens.
+    pub fn hostile_address(&self) -> SocketAddr {
+        self.shared.hostile_address
     }
 
-    /// What reached the evil listener.
-    pub fn evil(&self) -> Vec<Evil> {
-        self.shared.evil.lock().unwrap().clone()
+    /// What reached the hostile listener.
+    pub fn hostile_requests(&self) -> Vec<HostileRequest> {
+        self.shared.hostile.lock().unwrap().clone()
     }
 }
 

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::answer::{Answer, Body};
 use super::content::digest;
-use super::exchange::Ask;
+use super::exchange::Exchange;
 use super::fault::{Stage, What};
 use super::log::Kind;
 use super::pulls::Source;
+use super::response::{Body, Response};
 use super::settings::{Account, Challenge, Limit, Settings};
 use super::shared::Shared;
 use super::tokens;
@@ -17,99 +17,101 @@ use super::{blobs, listings, manifests};
 
 /// Who asks, once that is settled.
 #[derive(Clone, Debug)]
-pub(super) struct Visitor {
+pub(super) struct Requester {
     pub(super) source: Source,
     pub(super) limit: Option<Limit>,
     pub(super) account: Option<Account>,
 }
 
 /// Answers a request at the registry's port, the token service included.
-pub(super) fn answer(shared: &Shared, ask: &Ask, settings: &Settings) -> Answer {
-    if ask.kind == Kind::Token {
-        return match shared.faults.strike(Stage::Answer, ask.asked()) {
-            Some(what) => faulty(shared, ask, &what),
-            None => shared.tokens.answer(&ask.request, settings),
+pub(super) fn answer(shared: &Shared, exchange: &Exchange, settings: &Settings) -> Response {
+    if exchange.kind == Kind::Token {
+        return match shared.faults.strike(Stage::Response, exchange.asked()) {
+            Some(what) => faulty(shared, exchange, &what),
+            None => shared.tokens.answer(&exchange.request, settings),
         };
     }
-    let mut answer = match visitor(shared, ask, settings) {
+    let mut answer = match requester(shared, exchange, settings) {
         Err(challenge) => challenge,
-        Ok(visitor) => match shared.faults.strike(Stage::Answer, ask.asked()) {
-            Some(What::PullLimit(retry_after)) => manifests::out_of_pulls(&visitor, retry_after),
-            Some(what) => faulty(shared, ask, &what),
-            None => resource(shared, ask, settings, &visitor),
+        Ok(requester) => match shared.faults.strike(Stage::Response, exchange.asked()) {
+            Some(What::PullLimit(retry_after)) => manifests::out_of_pulls(&requester, retry_after),
+            Some(what) => faulty(shared, exchange, &what),
+            None => resource(shared, exchange, settings, &requester),
         },
     };
     answer.headers.push(("Docker-Distribution-Api-Version", "registry/2.0".to_owned()));
     answer
 }
 
-fn resource(shared: &Shared, ask: &Ask, settings: &Settings, visitor: &Visitor) -> Answer {
-    match ask.kind {
-        Kind::Ping => Answer::json(200, &json!({})),
-        Kind::ManifestGet | Kind::ManifestHead => manifests::answer(shared, ask, settings, visitor),
-        Kind::BlobGet | Kind::BlobHead => blobs::answer(shared, ask, settings),
-        Kind::Tags => listings::tags(shared, ask, settings),
-        Kind::Referrers => listings::referrers(shared, ask, settings),
-        Kind::CdnGet | Kind::CdnHead | Kind::Token | Kind::Other => match ask.request.method.as_str() {
-            "GET" | "HEAD" => Answer::error(404, "NAME_UNKNOWN", "repository name not known to registry"),
-            _ => Answer::error(405, "UNSUPPORTED", "this hub takes no writes"),
+fn resource(shared: &Shared, exchange: &Exchange, settings: &Settings, requester: &Requester) -> Response {
+    match exchange.kind {
+        Kind::Ping => Response::json(200, &json!({})),
+        Kind::ManifestGet | Kind::ManifestHead => manifests::answer(shared, exchange, settings, requester),
+        Kind::BlobGet | Kind::BlobHead => blobs::answer(shared, exchange, settings),
+        Kind::Tags => listings::tags(shared, exchange, settings),
+        Kind::Referrers => listings::referrers(shared, exchange, settings),
+        Kind::CdnGet | Kind::CdnHead | Kind::Token | Kind::Other => match exchange.request.method.as_str() {
+            "GET" | "HEAD" => Response::error(404, "NAME_UNKNOWN", "repository name not known to registry"),
+            _ => Response::error(405, "UNSUPPORTED", "this hub takes no writes"),
         },
     }
 }
 
 /// Who asks, or the challenge that meets them. A missing repository and a private one look alike, as on Hub.
-fn visitor(shared: &Shared, ask: &Ask, settings: &Settings) -> Result<Visitor, Answer> {
+fn requester(shared: &Shared, exchange: &Exchange, settings: &Settings) -> Result<Requester, Response> {
     let account = match settings.challenge {
         Challenge::Bearer => {
-            let Some(token) = tokens::bearer(&ask.request) else { return Err(challenge(ask, settings, None)) };
-            let Some(grant) = shared.tokens.grant(token, &settings.service) else {
-                return Err(challenge(ask, settings, Some("invalid_token")));
+            let Some(token) = tokens::bearer(&exchange.request) else {
+                return Err(challenge(exchange, settings, None));
             };
-            if !ask.repository.is_empty() && !grant.pulls(&ask.repository) {
-                return Err(challenge(ask, settings, Some("insufficient_scope")));
+            let Some(grant) = shared.tokens.grant(token, &settings.service) else {
+                return Err(challenge(exchange, settings, Some("invalid_token")));
+            };
+            if !exchange.repository.is_empty() && !grant.pulls(&exchange.repository) {
+                return Err(challenge(exchange, settings, Some("insufficient_scope")));
             }
             settings.accounts.iter().find(|account| Some(&account.name) == grant.account.as_ref())
         }
         Challenge::Basic | Challenge::Nobody => {
-            let account = tokens::credentials(&ask.request)
+            let account = tokens::credentials(&exchange.request)
                 .and_then(|(name, password)| tokens::login(settings, &name, &password).ok());
             if account.is_none() && settings.challenge == Challenge::Basic {
-                return Err(challenge(ask, settings, None));
+                return Err(challenge(exchange, settings, None));
             }
             account
         }
     };
-    if !ask.repository.is_empty() {
+    if !exchange.repository.is_empty() {
         let store = shared.store.read().unwrap();
-        let visible = store
-            .get(&ask.repository)
-            .map(|repository| !repository.private || account.is_some_and(|account| account.reads(&ask.repository)));
+        let visible = store.get(&exchange.repository).map(|repository| {
+            !repository.private || account.is_some_and(|account| account.reads(&exchange.repository))
+        });
         match (visible, settings.challenge) {
             (Some(true), _) => {}
             (None, Challenge::Nobody) => {
-                return Err(Answer::error(404, "NAME_UNKNOWN", "repository name not known to registry"));
+                return Err(Response::error(404, "NAME_UNKNOWN", "repository name not known to registry"));
             }
-            _ => return Err(challenge(ask, settings, Some("insufficient_scope"))),
+            _ => return Err(challenge(exchange, settings, Some("insufficient_scope"))),
         }
     }
     Ok(match account {
-        Some(account) => Visitor {
+        Some(account) => Requester {
             source: Source::Account(account.name.clone()),
             limit: account.limit,
             account: Some(account.clone()),
         },
-        None => Visitor { source: Source::of(ask.from.ip()), limit: settings.limit, account: None },
+        None => Requester { source: Source::of(exchange.from.ip()), limit: settings.limit, account: None },
     })
 }
 
 /// 401 and how to do better.
-fn challenge(ask: &Ask, settings: &Settings, error: Option<&str>) -> Answer {
-    let realm = format!("http://{}{}", ask.authority, settings.token_path);
+fn challenge(exchange: &Exchange, settings: &Settings, error: Option<&str>) -> Response {
+    let realm = format!("http://{}{}", exchange.authority, settings.token_path);
     let value = match settings.challenge {
-        Challenge::Bearer => bearer_challenge(&realm, &settings.service, &ask.repository, error),
+        Challenge::Bearer => bearer_challenge(&realm, &settings.service, &exchange.repository, error),
         Challenge::Basic | Challenge::Nobody => "Basic realm=\"hub\"".to_owned(),
     };
-    Answer::error(401, "UNAUTHORIZED", "authentication required").with("WWW-Authenticate", value)
+    Response::error(401, "UNAUTHORIZED", "authentication required").with("WWW-Authenticate", value)
 }
 
 fn bearer_challenge(realm: &str, service: &str, repository: &str, error: Option<&str>) -> String {
@@ -124,59 +126,66 @@ fn bearer_challenge(realm: &str, service: &str, repository: &str, error: Option<
 }
 
 /// The answer of a fault that strikes before authorization was looked at; `None` when it only delays.
-pub(super) fn at_the_door(shared: &Shared, ask: &Ask, settings: &Settings, what: &What) -> Option<Answer> {
+pub(super) fn before_authorization(
+    shared: &Shared,
+    exchange: &Exchange,
+    settings: &Settings,
+    what: &What,
+) -> Option<Response> {
     match what {
-        What::TokenRefused => Some(Answer::json(401, &json!({"details": "incorrect username or password"}))),
+        What::TokenRefused => Some(Response::json(401, &json!({"details": "incorrect username or password"}))),
         What::EvilRealm => {
-            let realm = format!("http://{}/token", shared.evil_address);
-            let value = bearer_challenge(&realm, &settings.service, &ask.repository, None);
-            let refused = Answer::error(401, "UNAUTHORIZED", "authentication required");
+            let realm = format!("http://{}/token", shared.hostile_address);
+            let value = bearer_challenge(&realm, &settings.service, &exchange.repository, None);
+            let refused = Response::error(401, "UNAUTHORIZED", "authentication required");
             Some(refused.with("WWW-Authenticate", value))
         }
         What::TokenSlow(_) => None,
-        what => Some(faulty(shared, ask, what)),
+        what => Some(faulty(shared, exchange, what)),
     }
 }
 
 /// The answer of a fault that takes the place of a good one.
-pub(super) fn faulty(shared: &Shared, ask: &Ask, what: &What) -> Answer {
+pub(super) fn faulty(shared: &Shared, exchange: &Exchange, what: &What) -> Response {
     match what {
-        What::Abuse(retry_after) => Answer::abuse(*retry_after),
-        What::Status(429) => Answer::error(429, "TOOMANYREQUESTS", "too many requests"),
+        What::Abuse(retry_after) => Response::abuse(*retry_after),
+        What::Status(429) => Response::error(429, "TOOMANYREQUESTS", "too many requests"),
         What::Status(status) | What::TokenStatus(status) if *status < 500 => {
-            Answer::error(*status, "DENIED", "refused by a fault of the hub")
+            Response::error(*status, "DENIED", "refused by a fault of the hub")
         }
         What::Status(status) | What::TokenStatus(status) => {
-            Answer::error(*status, "UNAVAILABLE", "broken by a fault of the hub")
+            Response::error(*status, "UNAVAILABLE", "broken by a fault of the hub")
         }
         What::Html => {
-            Answer::new(200).body("text/html; charset=utf-8", "<html><body><h1>It works!</h1></body></html>\n")
+            Response::new(200).body("text/html; charset=utf-8", "<html><body><h1>It works!</h1></body></html>\n")
         }
-        What::NoHead => Answer::error(405, "UNSUPPORTED", "The operation is unsupported."),
-        What::RedirectLoop => Answer::redirect(format!("http://{}/loop/1", ask.cdn_authority)),
-        What::RedirectPrivate => Answer::redirect("http://169.254.169.254/latest/meta-data/"),
-        What::RedirectEvil => Answer::redirect(format!("http://{}{}", shared.evil_address, ask.request.path())),
+        What::NoHead => Response::error(405, "UNSUPPORTED", "The operation is unsupported."),
+        What::RedirectLoop => Response::redirect(format!("http://{}/loop/1", exchange.cdn_authority)),
+        What::RedirectPrivate => Response::redirect("http://169.254.169.254/latest/meta-data/"),
+        What::RedirectEvil => {
+            Response::redirect(format!("http://{}{}", shared.hostile_address, exchange.request.path()))
+        }
         What::PullLimit(retry_after) => {
-            let source = Source::of(ask.from.ip());
-            manifests::out_of_pulls(&Visitor { source, limit: None, account: None }, retry_after.clone())
+            let source = Source::of(exchange.from.ip());
+            manifests::out_of_pulls(&Requester { source, limit: None, account: None }, retry_after.clone())
         }
         What::Endless(size) => {
-            let answer = Answer::new(200)
+            let answer = Response::new(200)
                 .with("Content-Type", "application/vnd.oci.image.index.v1+json")
                 .with("Docker-Content-Digest", digest(b"endless"));
-            Answer { body: Body::Blanks(*size), ..answer }
+            Response { body: Body::Blanks(*size), ..answer }
         }
-        _ => Answer::error(500, "UNKNOWN", "a fault that is not an answer"),
+        _ => Response::error(500, "UNKNOWN", "a fault that is not an answer"),
     }
 }
 
-/// What is left to the visitor, told in the headers; nothing when pulls are not limited.
-pub(super) fn with_limit(shared: &Shared, answer: &mut Answer, visitor: &Visitor, remaining: Option<i64>) {
-    if let Some(limit) = visitor.limit {
+/// What is left to the requester, told in the headers; nothing when pulls are not limited.
+pub(super) fn with_limit(shared: &Shared, answer: &mut Response, requester: &Requester, remaining: Option<i64>) {
+    if let Some(limit) = requester.limit {
         let window = limit.window.as_secs();
-        let remaining = remaining.unwrap_or_else(|| shared.pulls.remaining(&visitor.source, limit, Instant::now()));
+        let remaining = remaining.unwrap_or_else(|| shared.pulls.remaining(&requester.source, limit, Instant::now()));
         answer.headers.push(("RateLimit-Limit", format!("{};w={window}", limit.pulls)));
         answer.headers.push(("RateLimit-Remaining", format!("{remaining};w={window}")));
     }
-    answer.headers.push(("Docker-RateLimit-Source", visitor.source.shown()));
+    answer.headers.push(("Docker-RateLimit-Source", requester.source.shown()));
 }

@@ -8,10 +8,10 @@ use flate2::read::GzEncoder;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Body, reason};
 use super::content::Content;
 use super::fault::{At, What};
 use super::log::{Entry, Progress};
+use super::response::{Body, Response, reason};
 use super::wire::Connection;
 
 /// Bytes read and written at a time.
@@ -20,7 +20,7 @@ const CHUNK: u64 = 256 << 10;
 const SMALL: u64 = 64 << 10;
 
 /// How an answer is sent.
-pub(super) struct Manner {
+pub(super) struct Delivery {
     /// Whether this answers a HEAD: the head of the answer, and no body.
     pub(super) head: bool,
     pub(super) keep_alive: bool,
@@ -58,8 +58,8 @@ enum Cut {
 /// Sends it and returns whether the connection may carry another request.
 pub(super) async fn send(
     connection: &mut Connection,
-    answer: Answer,
-    manner: Manner,
+    answer: Response,
+    delivery: Delivery,
     entry: &mut Entry<'_>,
 ) -> io::Result<bool> {
     entry.update(|logged| {
@@ -67,7 +67,7 @@ pub(super) async fn send(
         logged.counted = answer.counted;
     });
     let (status, headers) = (answer.status, answer.headers);
-    let mut released = manner.released.clone();
+    let mut released = delivery.released.clone();
     let kept = match answer.body {
         Body::Raw(bytes) => {
             connection.write(&bytes).await?;
@@ -76,17 +76,17 @@ pub(super) async fn send(
         }
         Body::Empty => {
             let length = (!matches!(status, 204 | 304)).then_some(0);
-            connection.write(head(status, &headers, length, false, manner.keep_alive).as_bytes()).await?;
-            manner.keep_alive
+            connection.write(head(status, &headers, length, false, delivery.keep_alive).as_bytes()).await?;
+            delivery.keep_alive
         }
-        Body::Part { of, start, end } if manner.head => {
+        Body::Part { of, start, end } if delivery.head => {
             drop(of);
-            connection.write(head(status, &headers, Some(end - start), false, manner.keep_alive).as_bytes()).await?;
-            manner.keep_alive
+            connection.write(head(status, &headers, Some(end - start), false, delivery.keep_alive).as_bytes()).await?;
+            delivery.keep_alive
         }
         Body::Part { of, start, end } => {
-            let plan = plan(of, start, end, &manner)?;
-            let keep_alive = manner.keep_alive && plan.length == plan.declared;
+            let plan = plan(of, start, end, &delivery)?;
+            let keep_alive = delivery.keep_alive && plan.length == plan.declared;
             let head = head(status, &headers, Some(plan.declared), plan.encoded, keep_alive);
             part(connection, head, plan, &mut released, entry).await? && keep_alive
         }
@@ -118,12 +118,20 @@ fn head(status: u16, headers: &[(&str, String)], length: Option<u64>, encoded: b
     head
 }
 
-fn plan(of: Content, start: u64, end: u64, manner: &Manner) -> io::Result<Plan> {
+fn plan(of: Content, start: u64, end: u64, delivery: &Delivery) -> io::Result<Plan> {
     let length = end - start;
-    let mut plan =
-        Plan { start, length, declared: length, flipped: None, cut: None, rate: manner.bandwidth, encoded: false, of };
+    let mut plan = Plan {
+        start,
+        length,
+        declared: length,
+        flipped: None,
+        cut: None,
+        rate: delivery.bandwidth,
+        encoded: false,
+        of,
+    };
     let share = |share: f64| (length as f64 * share.clamp(0.0, 1.0)) as u64;
-    match manner.fault {
+    match delivery.fault {
         Some(What::Corrupt(at)) => {
             let last = plan.of.size().saturating_sub(1);
             plan.flipped = Some(match at {

@@ -6,9 +6,9 @@ use std::sync::{Mutex, RwLock};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::evil::Evil;
 use super::fault::Faults;
 use super::gate::Gates;
+use super::hostile::HostileRequest;
 use super::log::Log;
 use super::pulls::Pulls;
 use super::settings::Settings;
@@ -30,8 +30,8 @@ pub(super) struct Shared {
     pub(super) released: watch::Sender<u64>,
     /// Counts how often the hub went down; a connection lives in one count only.
     pub(super) fallen: watch::Sender<u64>,
-    pub(super) evil: Mutex<Vec<Evil>>,
-    pub(super) evil_address: SocketAddr,
+    pub(super) hostile: Mutex<Vec<HostileRequest>>,
+    pub(super) hostile_address: SocketAddr,
     /// Signs the addresses of the CDN.
     pub(super) secret: u64,
     pub(super) scratch: TempDir,

@@ -8,9 +8,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
-use super::answer::Answer;
 use super::content::digest;
 use super::log::Authorization;
+use super::response::Response;
 use super::settings::{Account, Settings};
 use super::wire::Request;
 
@@ -19,10 +19,10 @@ const MANY: usize = 10_000;
 
 /// The tokens that were given out.
 #[derive(Debug, Default)]
-pub(super) struct Tokens(Mutex<Given>);
+pub(super) struct Tokens(Mutex<Issued>);
 
 #[derive(Debug, Default)]
-struct Given {
+struct Issued {
     next: u64,
     grants: HashMap<String, Grant>,
 }
@@ -70,7 +70,7 @@ impl Tokens {
     /// Answers at the token service: GET with Basic, or the OAuth2 POST with a password.
     ///
     /// A token is given for whatever is asked, as Hub does: that the repository is private or missing is told at the registry.
-    pub(super) fn answer(&self, request: &Request, settings: &Settings) -> Answer {
+    pub(super) fn answer(&self, request: &Request, settings: &Settings) -> Response {
         let mut asked = request.query();
         let account = match request.method.as_str() {
             "GET" => match credentials(request) {
@@ -82,13 +82,13 @@ impl Tokens {
                 let field = |name: &str| asked.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
                 match field("grant_type") {
                     "password" => login(settings, field("username"), field("password")).map(Some),
-                    _ => return Answer::error(400, "UNSUPPORTED", "only grant_type=password is supported"),
+                    _ => return Response::error(400, "UNSUPPORTED", "only grant_type=password is supported"),
                 }
             }
-            _ => return Answer::error(405, "UNSUPPORTED", "GET or POST"),
+            _ => return Response::error(405, "UNSUPPORTED", "GET or POST"),
         };
         let Ok(account) = account else {
-            return Answer::json(401, &json!({"details": "incorrect username or password"}));
+            return Response::json(401, &json!({"details": "incorrect username or password"}));
         };
         let service = asked.iter().find(|(key, _)| key == "service").map_or("", |(_, value)| value);
         let scopes = asked.iter().filter(|(key, _)| key == "scope").flat_map(|(_, value)| value.split(' '));
@@ -103,9 +103,9 @@ impl Tokens {
     }
 }
 
-fn token_body(token: &str, life: Duration) -> Answer {
+fn token_body(token: &str, life: Duration) -> Response {
     let issued_at = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
-    Answer::json(
+    Response::json(
         200,
         &json!({"token": token, "access_token": token, "expires_in": life.as_secs(), "issued_at": issued_at}),
     )
@@ -122,7 +122,7 @@ pub(super) fn login<'a>(settings: &'a Settings, name: &str, password: &str) -> R
     settings.accounts.iter().find(|account| account.name == name && account.password == password).ok_or(Refused)
 }
 
-/// Wrong name or password.
+/// ParseError name or password.
 #[derive(Debug)]
 pub(super) struct Refused;
 

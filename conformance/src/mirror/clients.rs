@@ -7,9 +7,9 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Check, Image, Outcome, World, check, ensure, herd::at_once};
+use super::{Check, Harness, Image, Outcome, check, ensure, herd::at_once};
 use crate::{
-    client::{Answer, Connection, Request, Shape},
+    client::{Connection, Request, Response, Shape},
     hub::{Kind, Progress},
 };
 
@@ -31,51 +31,51 @@ pub(super) const CHECKS: &[Check] = &[
     check!("a late client reads from byte 0 of a running fill", "invariant 3; 1 download", late),
 ];
 
-async fn docker(world: Arc<World>) -> Outcome {
-    one_pull(world, Shape::Docker, &[1 << 20, 2 << 20, 300_000]).await
+async fn docker(harness: Arc<Harness>) -> Outcome {
+    one_pull(harness, Shape::Docker, &[1 << 20, 2 << 20, 300_000]).await
 }
-async fn containerd(world: Arc<World>) -> Outcome {
-    one_pull(world, Shape::HeadFirst, &[1 << 20, 300_000]).await
+async fn containerd(harness: Arc<Harness>) -> Outcome {
+    one_pull(harness, Shape::HeadFirst, &[1 << 20, 300_000]).await
 }
-async fn podman(world: Arc<World>) -> Outcome {
-    one_pull(world, Shape::TagGet, &[1 << 20, 300_000]).await
+async fn podman(harness: Arc<Harness>) -> Outcome {
+    one_pull(harness, Shape::TagGet, &[1 << 20, 300_000]).await
 }
-async fn pinned(world: Arc<World>) -> Outcome {
-    one_pull(world, Shape::DigestOnly, &[1 << 20, 300_000]).await
+async fn pinned(harness: Arc<Harness>) -> Outcome {
+    one_pull(harness, Shape::DigestOnly, &[1 << 20, 300_000]).await
 }
 
-async fn one_pull(world: Arc<World>, shape: Shape, layers: &[u64]) -> Outcome {
-    let image = world.image("one", layers).await?;
+async fn one_pull(harness: Arc<Harness>, shape: Shape, layers: &[u64]) -> Outcome {
+    let image = harness.image("one", layers).await?;
     let reference = if shape == Shape::DigestOnly { &image.digest } else { &image.tag };
-    let pull = world.client.pull(&image.repository, reference, shape).await?;
-    let spent = world.spent(&image);
+    let pull = harness.client.pull(&image.repository, reference, shape).await?;
+    let spent = harness.spent(&image);
     ensure!(pull.digest == image.digest, "pulled {}, pushed {}", pull.digest, image.digest);
     ensure!(spent.is_one_pull(&image), "upstream: {spent}");
     Ok(format!("upstream: {spent}"))
 }
 
-async fn head_blob(world: Arc<World>) -> Outcome {
-    let image = world.image("head", &[1 << 20]).await?;
+async fn head_blob(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("head", &[1 << 20]).await?;
     let layer = &image.layers[0];
-    let head = Request::head(world.client.blob(&image.repository, &layer.digest));
-    let answer = world.client.send(&head).await?;
+    let head = Request::head(harness.client.blob(&image.repository, &layer.digest));
+    let answer = harness.client.send(&head).await?;
     ensure!(answer.status() == 200, "HEAD of a cold blob: {}", answer.describe());
     let length = answer.head.content_length();
     ensure!(length == Some(layer.size), "Content-Length {length:?} for {} bytes", layer.size);
     ensure!(answer.head.digest() == Some(&layer.digest), "Docker-Content-Digest {:?}", answer.head.digest());
-    let spent = world.spent(&image);
+    let spent = harness.spent(&image);
     ensure!(spent.all_blob_gets() == 0, "upstream: {spent}");
     Ok(format!("upstream: {spent}"))
 }
 
 /// GET of a range of the image's first layer.
-async fn ranged(world: &World, image: &Image, range: &str) -> Result<Answer, String> {
-    let get = Request::get(world.client.blob(&image.repository, &image.layers[0].digest)).range(range);
-    world.client.send(&get).await.map_err(|e| format!("Range: {range}: {e}"))
+async fn ranged(harness: &Harness, image: &Image, range: &str) -> Result<Response, String> {
+    let get = Request::get(harness.client.blob(&image.repository, &image.layers[0].digest)).range(range);
+    harness.client.send(&get).await.map_err(|e| format!("Range: {range}: {e}"))
 }
 
 /// A 206 of exactly these bytes (end inclusive), by its headers and its length.
-fn is_part(answer: &Answer, first: u64, last: u64, size: u64) -> Result<(), String> {
+fn is_part(answer: &Response, first: u64, last: u64, size: u64) -> Result<(), String> {
     let want = format!("bytes {first}-{last}/{size}");
     let have = answer.head.header("content-range").unwrap_or("none");
     if answer.status() != 206 || !answer.complete() || have != want || answer.length != last + 1 - first {
@@ -84,23 +84,23 @@ fn is_part(answer: &Answer, first: u64, last: u64, size: u64) -> Result<(), Stri
     Ok(())
 }
 
-async fn cold_resume(world: Arc<World>) -> Outcome {
-    let image = world.image("resume", &[4 << 20]).await?;
+async fn cold_resume(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("resume", &[4 << 20]).await?;
     let size = image.layers[0].size;
-    world.pace(Some(8 << 20), Duration::ZERO);
+    harness.pace(Some(8 << 20), Duration::ZERO);
     let from = size / 2;
-    let tail = ranged(&world, &image, &format!("bytes={from}-")).await?;
+    let tail = ranged(&harness, &image, &format!("bytes={from}-")).await?;
     is_part(&tail, from, size - 1, size)?;
-    let head = ranged(&world, &image, &format!("bytes=0-{}", from - 1)).await?;
+    let head = ranged(&harness, &image, &format!("bytes=0-{}", from - 1)).await?;
     is_part(&head, 0, from - 1, size)?;
     joined(&[&head, &tail], &image)?;
-    let downloads = world.downloads(&image.layers[0].digest);
+    let downloads = harness.downloads(&image.layers[0].digest);
     ensure!(downloads == 1, "{downloads} downloads for one resumed pull");
     Ok(format!("both halves right, {downloads} download"))
 }
 
 /// The parts, one after the other, are the image's first layer.
-fn joined(parts: &[&Answer], image: &Image) -> Result<(), String> {
+fn joined(parts: &[&Response], image: &Image) -> Result<(), String> {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(&part.body);
@@ -109,10 +109,10 @@ fn joined(parts: &[&Answer], image: &Image) -> Result<(), String> {
     if digest == image.layers[0].digest { Ok(()) } else { Err(format!("the parts together are {digest}")) }
 }
 
-async fn warm_ranges(world: Arc<World>) -> Outcome {
-    let image = world.warm_image("ranges", &[1 << 20]).await?;
+async fn warm_ranges(harness: Arc<Harness>) -> Outcome {
+    let image = harness.warm_image("ranges", &[1 << 20]).await?;
     let size = image.layers[0].size;
-    let whole = world.client.get_blob(&image.repository, &image.layers[0].digest).await?;
+    let whole = harness.client.get_blob(&image.repository, &image.layers[0].digest).await?;
     ensure!(whole.complete() && whole.sha256 == image.layers[0].digest, "the whole: {}", whole.describe());
     let kind = whole.head.header("content-type").unwrap_or_default();
     ensure!(kind.starts_with("application/octet-stream"), "Content-Type {kind:?} of a blob (Clair takes octet-stream)");
@@ -123,29 +123,29 @@ async fn warm_ranges(world: Arc<World>) -> Outcome {
         ("bytes=-100", size - 100, size - 1),
     ];
     for (range, first, last) in wants {
-        let part = ranged(&world, &image, range).await?;
+        let part = ranged(&harness, &image, range).await?;
         is_part(&part, first, last, size).map_err(|e| format!("{range}: {e}"))?;
         let same = part.body == whole.body[first as usize..=last as usize];
         ensure!(same, "{range}: other bytes than the whole has there");
     }
-    let beyond = ranged(&world, &image, &format!("bytes=100-{}", size * 2)).await?;
+    let beyond = ranged(&harness, &image, &format!("bytes=100-{}", size * 2)).await?;
     is_part(&beyond, 100, size - 1, size).map_err(|e| format!("an end past the end: {e}"))?;
     Ok("0-0, 1000-1999, 5000-, -100 and an end past the end: right".into())
 }
 
-async fn odd_ranges(world: Arc<World>) -> Outcome {
-    let image = world.warm_image("odd", &[100_000]).await?;
+async fn odd_ranges(harness: Arc<Harness>) -> Outcome {
+    let image = harness.warm_image("odd", &[100_000]).await?;
     let size = image.layers[0].size;
-    let past = ranged(&world, &image, &format!("bytes={size}-")).await?;
+    let past = ranged(&harness, &image, &format!("bytes={size}-")).await?;
     let content_range = past.head.header("content-range").unwrap_or("none").to_owned();
     ensure!(past.status() == 416, "bytes=<size>-: want 416, came {}", past.describe());
     ensure!(content_range == format!("bytes */{size}"), "416 with Content-Range {content_range}");
     for odd in ["bytes=abc", "lines=1-2", "bytes=9-5", "bytes="] {
-        let answer = ranged(&world, &image, odd).await?;
+        let answer = ranged(&harness, &image, odd).await?;
         let fine = answer.status() == 200 && answer.sha256 == image.layers[0].digest;
         ensure!(fine || matches!(answer.status(), 400 | 416), "Range: {odd}: {}", answer.describe());
     }
-    let several = ranged(&world, &image, "bytes=0-1,5-6").await?;
+    let several = ranged(&harness, &image, "bytes=0-1,5-6").await?;
     let kind = several.head.header("content-type").unwrap_or_default().to_owned();
     let fine = match several.status() {
         200 => several.sha256 == image.layers[0].digest,
@@ -156,20 +156,20 @@ async fn odd_ranges(world: Arc<World>) -> Outcome {
     Ok(format!("416 past the end; two ranges: {}", several.status()))
 }
 
-async fn far_ahead(world: Arc<World>) -> Outcome {
-    let image = world.image("lazy", &[48 << 20]).await?;
+async fn far_ahead(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("lazy", &[48 << 20]).await?;
     let size = image.layers[0].size;
-    world.pace(Some(8 << 20), Duration::ZERO);
+    harness.pace(Some(8 << 20), Duration::ZERO);
     let range = format!("bytes={}-{}", size - 100_000, size - 50_000);
-    let lazy = ranged(&world, &image, &range).await?;
+    let lazy = ranged(&harness, &image, &range).await?;
     is_part(&lazy, size - 100_000, size - 50_000, size)?;
     let took = lazy.timing.total;
-    world.pace(None, Duration::ZERO);
-    let whole = world.client.get_blob(&image.repository, &image.layers[0].digest).await?;
+    harness.pace(None, Duration::ZERO);
+    let whole = harness.client.get_blob(&image.repository, &image.layers[0].digest).await?;
     ensure!(whole.complete() && whole.sha256 == image.layers[0].digest, "the whole afterwards: {}", whole.describe());
-    let again = ranged(&world, &image, &range).await?;
+    let again = ranged(&harness, &image, &range).await?;
     ensure!(again.sha256 == lazy.sha256, "the cold range had other bytes than the warm one");
-    let (whole_downloads, ranged_downloads) = downloads_by_kind(&world, &image);
+    let (whole_downloads, ranged_downloads) = downloads_by_kind(&harness, &image);
     ensure!(whole_downloads <= 1, "{whole_downloads} whole downloads");
     ensure!(took < Duration::from_secs(3), "the range took {took:?} while the whole takes 6 s");
     Ok(format!(
@@ -179,40 +179,40 @@ async fn far_ahead(world: Arc<World>) -> Outcome {
 }
 
 /// Downloads of the first layer without and with a closed range.
-fn downloads_by_kind(world: &World, image: &Image) -> (usize, usize) {
+fn downloads_by_kind(harness: &Harness, image: &Image) -> (usize, usize) {
     let of_it =
         |logged: &&crate::hub::Logged| logged.kind == Kind::CdnGet && logged.reference == image.layers[0].digest;
-    let log = world.hub.log();
+    let log = harness.hub.log();
     let closed = |logged: &crate::hub::Logged| logged.range.as_deref().is_some_and(|range| !range.ends_with('-'));
     let all = log.iter().filter(of_it).count();
     let ranged = log.iter().filter(of_it).filter(|logged| closed(logged)).count();
     (all - ranged, ranged)
 }
 
-async fn cold_suffix(world: Arc<World>) -> Outcome {
-    let image = world.image("suffix", &[8 << 20]).await?;
+async fn cold_suffix(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("suffix", &[8 << 20]).await?;
     let size = image.layers[0].size;
-    world.pace(Some(16 << 20), Duration::ZERO);
-    let cold = ranged(&world, &image, "bytes=-1000").await?;
+    harness.pace(Some(16 << 20), Duration::ZERO);
+    let cold = ranged(&harness, &image, "bytes=-1000").await?;
     is_part(&cold, size - 1000, size - 1, size)?;
-    let whole = world.client.get_blob(&image.repository, &image.layers[0].digest).await?;
+    let whole = harness.client.get_blob(&image.repository, &image.layers[0].digest).await?;
     ensure!(whole.complete() && whole.sha256 == image.layers[0].digest, "the whole afterwards: {}", whole.describe());
-    let warm = ranged(&world, &image, "bytes=-1000").await?;
+    let warm = ranged(&harness, &image, "bytes=-1000").await?;
     ensure!(warm.sha256 == cold.sha256, "the cold suffix had other bytes than the warm one");
-    let (whole_downloads, ranged_downloads) = downloads_by_kind(&world, &image);
+    let (whole_downloads, ranged_downloads) = downloads_by_kind(&harness, &image);
     ensure!(whole_downloads <= 1, "{whole_downloads} whole downloads");
     Ok(format!("right; upstream: {whole_downloads} whole, {ranged_downloads} ranged"))
 }
 
-async fn cut_early(world: Arc<World>) -> Outcome {
+async fn cut_early(harness: Arc<Harness>) -> Outcome {
     const CHUNK: u64 = 2 << 20;
-    let image = world.image("chunks", &[16 << 20]).await?;
+    let image = harness.image("chunks", &[16 << 20]).await?;
     let size = image.layers[0].size;
-    world.pace(Some(16 << 20), Duration::ZERO);
+    harness.pace(Some(16 << 20), Duration::ZERO);
     let chunks = size.div_ceil(CHUNK);
     let parts = at_once(chunks as usize, |i| {
-        let (world, image) = (world.clone(), image.clone());
-        async move { read_then_leave(&world, &image, i as u64 * CHUNK, CHUNK).await }
+        let (harness, image) = (harness.clone(), image.clone());
+        async move { read_then_leave(&harness, &image, i as u64 * CHUNK, CHUNK).await }
     })
     .await;
     let mut hash = Sha256::new();
@@ -221,17 +221,17 @@ async fn cut_early(world: Arc<World>) -> Outcome {
     }
     let digest = format!("sha256:{}", crate::client::hex(&hash.finalize()));
     ensure!(digest == image.layers[0].digest, "the chunks together are {digest}");
-    let downloads = world.downloads(&image.layers[0].digest);
+    let downloads = harness.downloads(&image.layers[0].digest);
     ensure!(downloads == 1, "{downloads} downloads for {chunks} open ranges");
     Ok(format!("{chunks} chunks right, {downloads} download"))
 }
 
 /// `bytes=from-`, of which `length` bytes are read before the connection is dropped.
-async fn read_then_leave(world: &World, image: &Image, from: u64, length: u64) -> Result<Vec<u8>, String> {
+async fn read_then_leave(harness: &Harness, image: &Image, from: u64, length: u64) -> Result<Vec<u8>, String> {
     let text = |e: crate::client::Error| format!("bytes={from}-: {e}");
-    let mut connection = Connection::open_small(world.client.address(), 64 << 10).await.map_err(text)?;
+    let mut connection = Connection::open_small(harness.client.address(), 64 << 10).await.map_err(text)?;
     let get =
-        Request::get(world.client.blob(&image.repository, &image.layers[0].digest)).range(format!("bytes={from}-"));
+        Request::get(harness.client.blob(&image.repository, &image.layers[0].digest)).range(format!("bytes={from}-"));
     let mut incoming = connection.start(&get).await.map_err(text)?;
     if incoming.head.status != 206 {
         return Err(format!("bytes={from}-: {}", incoming.head.status));
@@ -243,47 +243,47 @@ async fn read_then_leave(world: &World, image: &Image, from: u64, length: u64) -
     Ok(bytes)
 }
 
-async fn only_client_leaves(world: Arc<World>) -> Outcome {
-    let image = world.image("leaver", &[12 << 20]).await?;
-    world.pace(Some(8 << 20), Duration::ZERO);
-    leave_after(&world, &image, 1 << 20).await?;
-    finished(&world, &image.layers[0].digest).await?;
-    let pull = world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
-    let downloads = world.downloads(&image.layers[0].digest);
+async fn only_client_leaves(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("leaver", &[12 << 20]).await?;
+    harness.pace(Some(8 << 20), Duration::ZERO);
+    leave_after(&harness, &image, 1 << 20).await?;
+    finished(&harness, &image.layers[0].digest).await?;
+    let pull = harness.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let downloads = harness.downloads(&image.layers[0].digest);
     ensure!(downloads == 1, "{downloads} downloads: the fill did not go on when its client left");
     Ok(format!("the fill went on; {downloads} download, next pull right in {:.2} s", pull.total.as_secs_f64()))
 }
 
 /// A client that reads so many bytes of the first layer and drops the connection.
-async fn leave_after(world: &World, image: &Image, bytes: u64) -> Result<(), String> {
+async fn leave_after(harness: &Harness, image: &Image, bytes: u64) -> Result<(), String> {
     let text = |e: crate::client::Error| format!("the client that leaves: {e}");
-    let mut connection = world.client.connect().await.map_err(text)?;
-    let get = Request::get(world.client.blob(&image.repository, &image.layers[0].digest));
+    let mut connection = harness.client.connect().await.map_err(text)?;
+    let get = Request::get(harness.client.blob(&image.repository, &image.layers[0].digest));
     let mut incoming = connection.start(&get).await.map_err(text)?;
     incoming.discard(bytes).await.map_err(text)
 }
 
 /// Waits until the CDN has sent all of that blob once.
-async fn finished(world: &World, digest: &str) -> Result<(), String> {
+async fn finished(harness: &Harness, digest: &str) -> Result<(), String> {
     let done = |log: &[crate::hub::Logged]| {
         log.iter().any(|l| l.kind == Kind::CdnGet && l.reference == digest && l.progress == Progress::Sent)
     };
-    if world.hub.wait_for(done).await { Ok(()) } else { Err("the download did not go on to its end".into()) }
+    if harness.hub.wait_for(done).await { Ok(()) } else { Err("the download did not go on to its end".into()) }
 }
 
-async fn leader_leaves(world: Arc<World>) -> Outcome {
-    let image = world.image("leader", &[12 << 20]).await?;
-    world.pace(Some(8 << 20), Duration::ZERO);
+async fn leader_leaves(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("leader", &[12 << 20]).await?;
+    harness.pace(Some(8 << 20), Duration::ZERO);
     let leaver = {
-        let (world, image) = (world.clone(), image.clone());
-        tokio::spawn(async move { leave_after(&world, &image, 2 << 20).await })
+        let (harness, image) = (harness.clone(), image.clone());
+        tokio::spawn(async move { leave_after(&harness, &image, 2 << 20).await })
     };
     let started = |log: &[crate::hub::Logged]| {
         log.iter().any(|l| l.kind == Kind::CdnGet && l.reference == image.layers[0].digest && l.bytes_sent > 0)
     };
-    ensure!(world.hub.wait_for(started).await, "the leader's download never began");
+    ensure!(harness.hub.wait_for(started).await, "the leader's download never began");
     let pulls = at_once(9, |_| {
-        let (client, image) = (world.client.clone(), image.clone());
+        let (client, image) = (harness.client.clone(), image.clone());
         async move { client.pull(&image.repository, &image.tag, Shape::HeadFirst).await }
     })
     .await;
@@ -291,45 +291,45 @@ async fn leader_leaves(world: Arc<World>) -> Outcome {
     for pull in pulls {
         pull?;
     }
-    let downloads = world.downloads(&image.layers[0].digest);
+    let downloads = harness.downloads(&image.layers[0].digest);
     ensure!(downloads == 1, "{downloads} downloads");
     Ok(format!("9 right pulls, {downloads} download"))
 }
 
-async fn staller(world: Arc<World>) -> Outcome {
-    let image = world.image("staller", &[24 << 20]).await?;
-    world.pace(Some(12 << 20), Duration::ZERO);
-    let mut stalled = Connection::open_small(world.client.address(), 8 << 10).await?;
-    let get = Request::get(world.client.blob(&image.repository, &image.layers[0].digest));
+async fn staller(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("staller", &[24 << 20]).await?;
+    harness.pace(Some(12 << 20), Duration::ZERO);
+    let mut stalled = Connection::open_small(harness.client.address(), 8 << 10).await?;
+    let get = Request::get(harness.client.blob(&image.repository, &image.layers[0].digest));
     let mut incoming = stalled.start(&get).await?;
     incoming.discard(1).await?;
     let start = Instant::now();
-    let other = world.client.get_blob(&image.repository, &image.layers[0].digest).await?;
+    let other = harness.client.get_blob(&image.repository, &image.layers[0].digest).await?;
     let took = start.elapsed();
     ensure!(other.complete() && other.sha256 == image.layers[0].digest, "the other client: {}", other.describe());
-    let downloads = world.downloads(&image.layers[0].digest);
+    let downloads = harness.downloads(&image.layers[0].digest);
     ensure!(downloads == 1, "{downloads} downloads");
     ensure!(took < Duration::from_millis(3500), "the other client took {took:?}; upstream alone takes 2 s");
     Ok(format!("the other took {:.2} s, upstream alone 2 s; {downloads} download", took.as_secs_f64()))
 }
 
-async fn late(world: Arc<World>) -> Outcome {
-    let image = world.image("late", &[12 << 20]).await?;
-    world.pace(Some(6 << 20), Duration::ZERO);
+async fn late(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("late", &[12 << 20]).await?;
+    harness.pace(Some(6 << 20), Duration::ZERO);
     let digest = image.layers[0].digest.clone();
     let first = {
-        let (client, repository, digest) = (world.client.clone(), image.repository.clone(), digest.clone());
+        let (client, repository, digest) = (harness.client.clone(), image.repository.clone(), digest.clone());
         tokio::spawn(async move { client.get_blob(&repository, &digest).await })
     };
     let half_way = |log: &[crate::hub::Logged]| {
         log.iter().any(|l| l.kind == Kind::CdnGet && l.reference == digest && l.bytes_sent > 4 << 20)
     };
-    ensure!(world.hub.wait_for(half_way).await, "the download never came to 4 MiB");
-    let late = world.client.get_blob(&image.repository, &digest).await?;
+    ensure!(harness.hub.wait_for(half_way).await, "the download never came to 4 MiB");
+    let late = harness.client.get_blob(&image.repository, &digest).await?;
     let first = first.await.map_err(|e| e.to_string())??;
     ensure!(first.sha256 == digest && first.complete(), "the first client: {}", first.describe());
     ensure!(late.sha256 == digest && late.complete(), "the late client: {}", late.describe());
-    let downloads = world.downloads(&digest);
+    let downloads = harness.downloads(&digest);
     ensure!(downloads == 1, "{downloads} downloads");
     let wait = late.timing.first_byte.unwrap_or_default();
     ensure!(wait < Duration::from_millis(500), "the late client's first byte came after {wait:?}");

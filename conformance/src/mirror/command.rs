@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 use url::Url;
 
 use super::{
-    World, groups, matches_none, names,
+    Harness, groups, matches_none, names,
     process::{Process, Program, find_weir},
     run,
 };
@@ -95,11 +95,11 @@ impl Command {
     async fn judge(&self) -> Result<Report, String> {
         // A thousand clients, their sockets on both sides of this process, and the hub's.
         raise_file_limit();
-        let (world, subject) = self.world().await?;
-        Ok(run(Arc::new(world), &self.only, subject).await)
+        let (harness, subject) = self.harness().await?;
+        Ok(run(Arc::new(harness), &self.only, subject).await)
     }
 
-    async fn world(&self) -> Result<(World, String), String> {
+    async fn harness(&self) -> Result<(Harness, String), String> {
         let program = match &self.peer {
             Some(_) => Program::DockerRegistry(self.weir.clone().unwrap_or_else(|| "docker-registry".into())),
             None if self.own => Program::Weir(self.weir.clone().map_or_else(find_weir, Ok)?),
@@ -109,30 +109,30 @@ impl Command {
         let upstream = hub.registry_address();
         let subject = format!("{} in front of the hub", program.name());
         let mirror = Process::start(program.clone(), upstream, "").await?;
-        let world = World::new(hub.clone(), Client::new(mirror.address, ""), mirror.admin, Some(mirror));
+        let harness = Harness::new(hub.clone(), Client::new(mirror.address, ""), mirror.admin, Some(mirror));
         // The peer asks upstream for every tag, so that its tags are always stale.
         let (extra, ttl) = match program {
             Program::Weir(_) => ("[mirror]\ntag_ttl = \"1s\"\nlisting_ttl = \"1s\"\n", Duration::from_secs(1)),
             Program::DockerRegistry(_) => ("", Duration::ZERO),
         };
         let short = Process::start(program, upstream, extra).await?;
-        let short = World::new(hub, Client::new(short.address, ""), short.admin, Some(short)).with_tag_ttl(ttl);
-        Ok((world.with_short(short), subject))
+        let short = Harness::new(hub, Client::new(short.address, ""), short.admin, Some(short)).with_tag_ttl(ttl);
+        Ok((harness.with_short(short), subject))
     }
 
-    async fn at_url(&self) -> Result<(World, String), String> {
+    async fn at_url(&self) -> Result<(Harness, String), String> {
         let url = self.url.as_ref().ok_or("--url, --self or --peer")?;
         let addresses = url.socket_addrs(|| None).map_err(|e| format!("{url}: {e}"))?;
         let address = *addresses.first().ok_or_else(|| format!("{url} has no address"))?;
         let hub = start(Settings { registry: self.hub, cdn: self.cdn, ..Settings::default() }).await?;
         let client = Client::new(address, &self.prefix);
         first_answer(&client).await.map_err(|last| format!("nobody answers at {url}: {last}"))?;
-        let world = World::new(hub, client, self.admin, None);
-        let world = match self.tag_ttl {
-            Some(ttl) => world.with_tag_ttl(ttl),
-            None => world,
+        let harness = Harness::new(hub, client, self.admin, None);
+        let harness = match self.tag_ttl {
+            Some(ttl) => harness.with_tag_ttl(ttl),
+            None => harness,
         };
-        Ok((world, format!("{url} in front of the hub at {}", self.hub)))
+        Ok((harness, format!("{url} in front of the hub at {}", self.hub)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Check, Outcome, World, check, ensure, process::Program};
+use super::{Check, Harness, Outcome, check, ensure, process::Program};
 use crate::{
     client::{Request, Shape},
     hub::Kind,
@@ -22,30 +22,30 @@ pub(super) const CHECKS: &[Check] = &[
     check!("partial files are never served", "invariant 2; truncated on disk, whole to the client", partials, Process),
 ];
 
-async fn mid_pull(world: Arc<World>) -> Outcome {
-    let image = world.image("kill", &[24 << 20, 500_000]).await?;
+async fn mid_pull(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("kill", &[24 << 20, 500_000]).await?;
     let digest = image.layers[0].digest.clone();
-    world.pace(Some(8 << 20), Duration::ZERO);
+    harness.pace(Some(8 << 20), Duration::ZERO);
     let pulling = {
-        let (client, image) = (world.client.clone(), image.clone());
+        let (client, image) = (harness.client.clone(), image.clone());
         tokio::spawn(async move { client.pull(&image.repository, &image.tag, Shape::HeadFirst).await })
     };
     let half_way = |log: &[crate::hub::Logged]| {
         log.iter().any(|l| l.kind == Kind::CdnGet && l.reference == digest && l.bytes_sent > 8 << 20)
     };
-    ensure!(world.hub.wait_for(half_way).await, "the layer never came to 8 MiB");
+    ensure!(harness.hub.wait_for(half_way).await, "the layer never came to 8 MiB");
     let started = {
-        let mut process = world.process().await?;
+        let mut process = harness.process().await?;
         process.kill().await?;
         process.restart().await?
     };
     ensure!(pulling.await.map_err(|e| e.to_string())?.is_err(), "a pull survived kill -9");
-    world.pace(None, Duration::ZERO);
-    let pull = world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
-    let spent = world.spent(&image);
+    harness.pace(None, Duration::ZERO);
+    let pull = harness.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let spent = harness.spent(&image);
     ensure!(pull.digest == image.digest, "pulled {}", pull.digest);
     ensure!(spent.manifest_gets <= 4 && spent.most_for_one_blob() <= 2, "upstream: {spent}");
-    let log = world.hub.log();
+    let log = harness.hub.log();
     let again: Vec<_> = log.iter().filter(|l| l.kind == Kind::CdnGet && l.reference == digest).collect();
     let resumed = again.last().and_then(|l| l.range.clone()).unwrap_or_else(|| "from 0".into());
     Ok(format!(
@@ -54,41 +54,41 @@ async fn mid_pull(world: Arc<World>) -> Outcome {
     ))
 }
 
-async fn warm_after(world: Arc<World>) -> Outcome {
-    let image = world.warm_image("warm-kill", &[1 << 20, 300_000]).await?;
-    world.hub.down().await;
+async fn warm_after(harness: Arc<Harness>) -> Outcome {
+    let image = harness.warm_image("warm-kill", &[1 << 20, 300_000]).await?;
+    harness.hub.down().await;
     {
-        let mut process = world.process().await?;
+        let mut process = harness.process().await?;
         process.kill().await?;
         process.restart().await?;
     }
     for (shape, reference) in
         [(Shape::HeadFirst, &image.tag), (Shape::TagGet, &image.tag), (Shape::DigestOnly, &image.digest)]
     {
-        world.client.pull(&image.repository, reference, shape).await?;
+        harness.client.pull(&image.repository, reference, shape).await?;
     }
     Ok("pulled by tag and by digest".into())
 }
 
-async fn starts_alone(world: Arc<World>) -> Outcome {
-    world.hub.down().await;
-    let mut process = world.process().await?;
+async fn starts_alone(harness: Arc<Harness>) -> Outcome {
+    harness.hub.down().await;
+    let mut process = harness.process().await?;
     process.kill().await?;
     let took = process.restart().await?;
     Ok(format!("answers /v2/ after {:.0} ms", took.as_secs_f64() * 1e3))
 }
 
-async fn drains(world: Arc<World>) -> Outcome {
-    let image = world.image("drain", &[12 << 20]).await?;
+async fn drains(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("drain", &[12 << 20]).await?;
     let digest = image.layers[0].digest.clone();
-    world.client.get_manifest(&image.repository, &image.tag).await?;
-    world.pace(Some(6 << 20), Duration::ZERO);
-    let mut connection = world.client.connect().await?;
-    let mut incoming = connection.start(&Request::get(world.client.blob(&image.repository, &digest))).await?;
+    harness.client.get_manifest(&image.repository, &image.tag).await?;
+    harness.pace(Some(6 << 20), Duration::ZERO);
+    let mut connection = harness.client.connect().await?;
+    let mut incoming = connection.start(&Request::get(harness.client.blob(&image.repository, &digest))).await?;
     // Not read, so that finish() hashes all of it.
     ensure!(incoming.head.status == 200, "{}", incoming.head.status);
     let ended = {
-        let mut process = world.process().await?;
+        let mut process = harness.process().await?;
         process.terminate()?;
         incoming.discard(0).await?;
         let answer = incoming.finish().await?;
@@ -101,10 +101,10 @@ async fn drains(world: Arc<World>) -> Outcome {
     Ok("the body in flight was finished; exit code 0".into())
 }
 
-async fn index_lost(world: Arc<World>) -> Outcome {
-    let image = world.warm_image("index", &[300_000]).await?;
+async fn index_lost(harness: Arc<Harness>) -> Outcome {
+    let image = harness.warm_image("index", &[300_000]).await?;
     {
-        let mut process = world.process().await?;
+        let mut process = harness.process().await?;
         if !matches!(process.program(), Program::Weir(_)) {
             return Err(super::Failure::NotRun("only Weir has an index to lose".into()));
         }
@@ -114,17 +114,17 @@ async fn index_lost(world: Arc<World>) -> Outcome {
         std::fs::remove_dir_all(&index).map_err(|e| e.to_string())?;
         process.restart().await?;
     }
-    world.hub.down().await;
-    world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
-    world.client.pull(&image.repository, &image.digest, Shape::DigestOnly).await?;
+    harness.hub.down().await;
+    harness.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    harness.client.pull(&image.repository, &image.digest, Shape::DigestOnly).await?;
     Ok("pulled by tag and by digest with an index made anew and the hub down".into())
 }
 
 /// Every file that a reader could take for a blob is whole: the names under `blobs/` are digests, and hashing the files gives them.
-async fn partials(world: Arc<World>) -> Outcome {
+async fn partials(harness: Arc<Harness>) -> Outcome {
     use sha2::{Digest as _, Sha256};
-    world.warm_image("files", &[400_000]).await?;
-    let process = world.process().await?;
+    harness.warm_image("files", &[400_000]).await?;
+    let process = harness.process().await?;
     if !matches!(process.program(), Program::Weir(_)) {
         return Err(super::Failure::NotRun("knows only Weir's directories".into()));
     }

@@ -8,7 +8,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Check, Failure, Outcome, World, check, ensure, process, world::percentile};
+use super::{Check, Failure, Harness, Outcome, check, ensure, harness::percentile, process};
 use crate::{
     client::{Client, Connection, Incoming, Pull, Request, Shape},
     hub::{Fault, Match, What},
@@ -62,27 +62,27 @@ where
     out
 }
 
-async fn head_first(world: Arc<World>) -> Outcome {
-    sixty(world, Shape::HeadFirst).await
+async fn head_first(harness: Arc<Harness>) -> Outcome {
+    sixty(harness, Shape::HeadFirst).await
 }
-async fn get_first(world: Arc<World>) -> Outcome {
-    sixty(world, Shape::TagGet).await
+async fn get_first(harness: Arc<Harness>) -> Outcome {
+    sixty(harness, Shape::TagGet).await
 }
-async fn by_digest(world: Arc<World>) -> Outcome {
-    sixty(world, Shape::DigestOnly).await
+async fn by_digest(harness: Arc<Harness>) -> Outcome {
+    sixty(harness, Shape::DigestOnly).await
 }
 
-async fn sixty(world: Arc<World>, shape: Shape) -> Outcome {
-    let image = world.image("herd", &[1 << 20, 6 << 20]).await?;
+async fn sixty(harness: Arc<Harness>, shape: Shape) -> Outcome {
+    let image = harness.image("herd", &[1 << 20, 6 << 20]).await?;
     // Slow enough that all sixty are there before the first answer is complete.
-    world.pace(Some(8 << 20), Duration::from_millis(40));
+    harness.pace(Some(8 << 20), Duration::from_millis(40));
     let reference = if shape == Shape::DigestOnly { image.digest.clone() } else { image.tag.clone() };
     let pulls = at_once(60, |_| {
-        let (client, repository, reference) = (world.client.clone(), image.repository.clone(), reference.clone());
+        let (client, repository, reference) = (harness.client.clone(), image.repository.clone(), reference.clone());
         async move { client.pull(&repository, &reference, shape).await }
     })
     .await;
-    let spent = world.spent(&image);
+    let spent = harness.spent(&image);
     let wrong: Vec<String> = pulls.iter().filter_map(|pull| pull.as_ref().err().cloned()).collect();
     ensure!(wrong.is_empty(), "{} of 60 pulls failed, first: {}; upstream: {spent}", wrong.len(), wrong[0]);
     let right: Vec<&Pull> = pulls.iter().flatten().collect();
@@ -99,8 +99,8 @@ const THOUSAND: usize = 1000;
 /// Every fiftieth reads all.
 const SAMPLE: usize = 50;
 
-async fn thousand(world: Arc<World>) -> Outcome {
-    let measured = thousand_on_one(&world).await?;
+async fn thousand(harness: Arc<Harness>) -> Outcome {
+    let measured = thousand_on_one(&harness).await?;
     ensure!(measured.spent_once, "{measured}");
     let late = measured.late_p99;
     ensure!(
@@ -110,10 +110,10 @@ async fn thousand(world: Arc<World>) -> Outcome {
     Ok(measured.to_string())
 }
 
-async fn thousand_memory(world: Arc<World>) -> Outcome {
-    let pid = world.pid().await.ok_or_else(|| Failure::NotRun("the mirror is not a process of ours".into()))?;
+async fn thousand_memory(harness: Arc<Harness>) -> Outcome {
+    let pid = harness.pid().await.ok_or_else(|| Failure::NotRun("the mirror is not a process of ours".into()))?;
     process::forget_peak(pid);
-    let measured = thousand_on_one(&world).await?;
+    let measured = thousand_on_one(&harness).await?;
     let peak = process::peak(pid).ok_or("no VmHWM in /proc")? >> 20;
     let now = process::resident(pid).unwrap_or_default() >> 20;
     ensure!(peak < 200, "peak {peak} MiB resident, {now} MiB after; {measured}");
@@ -127,7 +127,7 @@ struct Thousand {
     total: Duration,
     /// Two manifest GETs, one GET for the layer, one token.
     spent_once: bool,
-    spent: super::Spent,
+    spent: super::UpstreamCost,
 }
 
 impl std::fmt::Display for Thousand {
@@ -148,9 +148,9 @@ impl std::fmt::Display for Thousand {
     }
 }
 
-async fn thousand_on_one(world: &Arc<World>) -> Result<Thousand, Failure> {
-    let image = world.image("thousand", &[256 << 20]).await?;
-    world.pace(Some(48 << 20), Duration::from_millis(20));
+async fn thousand_on_one(harness: &Arc<Harness>) -> Result<Thousand, Failure> {
+    let image = harness.image("thousand", &[256 << 20]).await?;
+    harness.pace(Some(48 << 20), Duration::from_millis(20));
     let layer = image.layers[0].digest.clone();
     let begun = Instant::now();
 
@@ -161,7 +161,7 @@ async fn thousand_on_one(world: &Arc<World>) -> Result<Thousand, Failure> {
     // The connections stay open until the last has read what it wants: memory is measured with a thousand of them.
     let done = Arc::new(tokio::sync::Barrier::new(THOUSAND));
     let results = at_once(THOUSAND, |i| {
-        let (client, image, layer) = (world.client.clone(), image.clone(), layer.clone());
+        let (client, image, layer) = (harness.client.clone(), image.clone(), layer.clone());
         let (connected, flowing, done) = (connected.clone(), flowing.clone(), done.clone());
         async move {
             let mut prepared = prepare(&client, &image).await;
@@ -180,7 +180,7 @@ async fn thousand_on_one(world: &Arc<World>) -> Result<Thousand, Failure> {
         }
     })
     .await;
-    let spent = world.spent(&image);
+    let spent = harness.spent(&image);
     let errors: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
     ensure!(errors.is_empty(), "{} of {THOUSAND} failed, first: {}; upstream: {spent}", errors.len(), errors[0]);
     let times: Vec<(Instant, Instant)> = results.into_iter().flatten().collect();
@@ -257,32 +257,32 @@ async fn read_on(
     Ok((timing.sent, timing.first_byte_at().ok_or("layer: no byte")?))
 }
 
-async fn tag_list(world: Arc<World>) -> Outcome {
-    let image = world.image("taglist", &[1000]).await?;
-    world.pace(None, Duration::from_millis(100));
-    let path = world.client.path(&image.repository, "tags/list");
-    let statuses = all_get(&world, 50, path).await;
-    let spent = world.spent(&image);
+async fn tag_list(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("taglist", &[1000]).await?;
+    harness.pace(None, Duration::from_millis(100));
+    let path = harness.client.path(&image.repository, "tags/list");
+    let statuses = all_get(&harness, 50, path).await;
+    let spent = harness.spent(&image);
     ensure!(statuses.get(&200) == Some(&50), "answers by status: {statuses:?}; upstream: {spent}");
     ensure!(spent.tags == 1, "{} tag list requests upstream for 50 clients", spent.tags);
     Ok(format!("50 answers; upstream: {} request", spent.tags))
 }
 
-async fn referrers(world: Arc<World>) -> Outcome {
-    let image = world.image("referrers", &[1000]).await?;
-    world.pace(None, Duration::from_millis(100));
-    let path = world.client.path(&image.repository, &format!("referrers/{}", image.digest));
-    let statuses = all_get(&world, 50, path).await;
-    let spent = world.spent(&image);
+async fn referrers(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("referrers", &[1000]).await?;
+    harness.pace(None, Duration::from_millis(100));
+    let path = harness.client.path(&image.repository, &format!("referrers/{}", image.digest));
+    let statuses = all_get(&harness, 50, path).await;
+    let spent = harness.spent(&image);
     ensure!(statuses.get(&200) == Some(&50), "answers by status: {statuses:?}; upstream: {spent}");
     ensure!(spent.referrers == 1, "{} referrers requests upstream for 50 clients", spent.referrers);
     Ok(format!("50 answers; upstream: {} request", spent.referrers))
 }
 
 /// How many of `n` simultaneous GETs ended with which status; 0 is no answer.
-async fn all_get(world: &Arc<World>, n: usize, path: String) -> BTreeMap<u16, usize> {
+async fn all_get(harness: &Arc<Harness>, n: usize, path: String) -> BTreeMap<u16, usize> {
     let statuses = at_once(n, |_| {
-        let (client, path) = (world.client.clone(), path.clone());
+        let (client, path) = (harness.client.clone(), path.clone());
         async move { client.send(&Request::get(path)).await.map_or(0, |answer| answer.status()) }
     })
     .await;
@@ -292,37 +292,37 @@ async fn all_get(world: &Arc<World>, n: usize, path: String) -> BTreeMap<u16, us
     })
 }
 
-async fn two_names(world: Arc<World>) -> Outcome {
-    let one = world.image("name-one", &[8 << 20]).await?;
-    let two = world.same_image_elsewhere("name-two", &one).await?;
-    world.pace(Some(8 << 20), Duration::from_millis(40));
+async fn two_names(harness: Arc<Harness>) -> Outcome {
+    let one = harness.image("name-one", &[8 << 20]).await?;
+    let two = harness.same_image_elsewhere("name-two", &one).await?;
+    harness.pace(Some(8 << 20), Duration::from_millis(40));
     let pulls = at_once(20, |i| {
-        let (client, image) = (world.client.clone(), if i % 2 == 0 { one.clone() } else { two.clone() });
+        let (client, image) = (harness.client.clone(), if i % 2 == 0 { one.clone() } else { two.clone() });
         async move { client.pull(&image.repository, &image.tag, Shape::HeadFirst).await }
     })
     .await;
     if let Some(error) = pulls.iter().find_map(|pull| pull.as_ref().err()) {
         return Err(Failure::Failed(error.clone()));
     }
-    let downloads = world.downloads(&one.layers[0].digest);
+    let downloads = harness.downloads(&one.layers[0].digest);
     ensure!(downloads == 1, "{downloads} downloads of one layer asked for under two names");
     Ok(format!("20 right pulls under two names; {downloads} download of the layer"))
 }
 
-async fn missing_tag(world: Arc<World>) -> Outcome {
-    let image = world.image("has-no-such-tag", &[1000]).await?;
-    missing(&world, &image.repository).await
+async fn missing_tag(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("has-no-such-tag", &[1000]).await?;
+    missing(&harness, &image.repository).await
 }
 
-async fn missing_repository(world: Arc<World>) -> Outcome {
-    let repository = world.repository("nowhere");
-    missing(&world, &repository).await
+async fn missing_repository(harness: Arc<Harness>) -> Outcome {
+    let repository = harness.repository("nowhere");
+    missing(&harness, &repository).await
 }
 
-async fn missing(world: &Arc<World>, repository: &str) -> Outcome {
-    world.pace(None, Duration::from_millis(20));
+async fn missing(harness: &Arc<Harness>, repository: &str) -> Outcome {
+    harness.pace(None, Duration::from_millis(20));
     let ask = |i: usize| {
-        let (client, repository) = (world.client.clone(), repository.to_owned());
+        let (client, repository) = (harness.client.clone(), repository.to_owned());
         async move {
             match i % 2 {
                 0 => client.head_manifest(&repository, "no-such-tag").await,
@@ -334,7 +334,7 @@ async fn missing(world: &Arc<World>, repository: &str) -> Outcome {
     for i in 0..100 {
         answers.push(ask(i).await);
     }
-    let spent = world.spent_in(repository);
+    let spent = harness.spent_in(repository);
     for answer in answers {
         let answer = answer?;
         ensure!(answer.status() == 404, "want 404, came {}; upstream: {spent}", answer.describe());
@@ -349,37 +349,37 @@ async fn missing(world: &Arc<World>, repository: &str) -> Outcome {
     Ok(format!("200 answers of 404; upstream: {asked} manifest requests, {} token", spent.tokens))
 }
 
-async fn tag_fails(world: Arc<World>) -> Outcome {
-    let image = world.image("tag-fails", &[1000]).await?;
-    world.pace(None, Duration::from_millis(300));
-    world.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
-    let path = world.client.manifest(&image.repository, &image.tag);
-    fails_for_all(&world, &image, path).await
+async fn tag_fails(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("tag-fails", &[1000]).await?;
+    harness.pace(None, Duration::from_millis(300));
+    harness.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
+    let path = harness.client.manifest(&image.repository, &image.tag);
+    fails_for_all(&harness, &image, path).await
 }
 
-async fn blob_fails(world: Arc<World>) -> Outcome {
-    let image = world.image("blob-fails", &[1 << 20]).await?;
-    world.client.get_manifest(&image.repository, &image.tag).await?;
-    let before = world.spent(&image);
-    world.pace(None, Duration::from_millis(300));
-    world.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
-    let path = world.client.blob(&image.repository, &image.layers[0].digest);
-    fails_for_all(&world, &image, path).await.map(|figure| format!("{figure} (before: {before})"))
+async fn blob_fails(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("blob-fails", &[1 << 20]).await?;
+    harness.client.get_manifest(&image.repository, &image.tag).await?;
+    let before = harness.spent(&image);
+    harness.pace(None, Duration::from_millis(300));
+    harness.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
+    let path = harness.client.blob(&image.repository, &image.layers[0].digest);
+    fails_for_all(&harness, &image, path).await.map(|figure| format!("{figure} (before: {before})"))
 }
 
-async fn fails_for_all(world: &Arc<World>, image: &super::Image, path: String) -> Outcome {
+async fn fails_for_all(harness: &Arc<Harness>, image: &super::Image, path: String) -> Outcome {
     // The token is not what fails, and fetching it is no storm.
-    let asked_for_it = |spent: &super::Spent| spent.requests - spent.tokens;
-    let mark = asked_for_it(&world.spent(image));
+    let asked_for_it = |spent: &super::UpstreamCost| spent.requests - spent.tokens;
+    let mark = asked_for_it(&harness.spent(image));
     let ends = at_once(100, |_| {
-        let (client, path) = (world.client.clone(), path.clone());
+        let (client, path) = (harness.client.clone(), path.clone());
         async move {
             let answer = client.send(&Request::get(path).accepting_manifests()).await;
             (answer, Instant::now())
         }
     })
     .await;
-    let spent = world.spent(image);
+    let spent = harness.spent(image);
     let asked = asked_for_it(&spent) - mark;
     let mut ended = Vec::new();
     for (answer, at) in ends {

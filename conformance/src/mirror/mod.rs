@@ -24,6 +24,7 @@ mod broken;
 mod clients;
 mod command;
 mod crash;
+mod harness;
 mod herd;
 mod ledger;
 mod limits;
@@ -33,7 +34,6 @@ mod refusals;
 mod tags;
 mod upstream_faults;
 mod warm;
-mod world;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ use crate::{
     report::{Report, Row, Verdict},
 };
 pub use command::Command;
-pub use world::{Image, Spent, World};
+pub use harness::{Harness, Image, UpstreamCost};
 
 /// No check may take longer.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -64,7 +64,7 @@ pub enum Needs {
     LongTtl,
 }
 
-type Run = fn(Arc<World>) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Run = fn(Arc<Harness>) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// One check.
 pub struct Check {
@@ -84,7 +84,7 @@ macro_rules! check {
             name: $name,
             stands_for: $stands_for,
             needs: $crate::mirror::Needs::$needs,
-            run: |world| Box::pin($run(world)),
+            run: |harness| Box::pin($run(harness)),
         }
     };
 }
@@ -106,11 +106,11 @@ const GROUPS: &[(&str, &[Check])] = &[
 ];
 
 /// Runs the checks whose name or group holds one of `only` (all when empty), printing each as it ends.
-pub async fn run(world: Arc<World>, only: &[String], subject: String) -> Report {
+pub async fn run(harness: Arc<Harness>, only: &[String], subject: String) -> Report {
     let mut rows = Vec::new();
     for (group, checks) in GROUPS {
         for check in checks.iter().filter(|check| chosen(only, group, check.name)) {
-            let row = run_one(&world, group, check).await;
+            let row = run_one(&harness, group, check).await;
             println!("{}", row.line(62));
             rows.push(row);
         }
@@ -137,16 +137,16 @@ fn chosen(only: &[String], group: &str, name: &str) -> bool {
     only.is_empty() || only.iter().any(|word| name.contains(word.as_str()) || group == word)
 }
 
-async fn run_one(world: &Arc<World>, group: &'static str, check: &Check) -> Row {
+async fn run_one(harness: &Arc<Harness>, group: &'static str, check: &Check) -> Row {
     let start = std::time::Instant::now();
-    let world = world.suited(check.needs);
-    let outcome = match world.lacks(check.needs) {
+    let harness = harness.suited(check.needs);
+    let outcome = match harness.lacks(check.needs) {
         Some(reason) => Err(Failure::NotRun(reason.to_owned())),
-        None => attempt(LONGEST, (check.run)(world.clone())).await,
+        None => attempt(LONGEST, (check.run)(harness.clone())).await,
     };
     let (verdict, mut figure) = verdict(outcome);
     if verdict != Verdict::NotRun {
-        match world.settle().await {
+        match harness.settle().await {
             Ok(after) if after < Duration::from_secs(1) => {}
             Ok(after) => figure.push_str(&format!("; pulls again {:.1} s later", after.as_secs_f64())),
             Err(sentence) => figure.push_str(&format!("; AND DOES NOT RECOVER: {sentence}")),

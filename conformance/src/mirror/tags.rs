@@ -4,9 +4,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Check, Failure, Image, Outcome, World, check, ensure, herd::at_once};
+use super::{Check, Failure, Harness, Image, Outcome, check, ensure, herd::at_once};
 use crate::{
-    client::{Answer, Shape},
+    client::{Response, Shape},
     hub::{Fault, Kind, Match, What},
 };
 
@@ -30,40 +30,40 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Longer than the TTL, with room for a clock of whole seconds.
-async fn grow_stale(world: &World) -> Result<(), String> {
-    let ttl = world.tag_ttl.ok_or("the TTL of tags is not known")?;
+async fn grow_stale(harness: &Harness) -> Result<(), String> {
+    let ttl = harness.tag_ttl.ok_or("the TTL of tags is not known")?;
     tokio::time::sleep(ttl + Duration::from_millis(1100)).await;
     Ok(())
 }
 
-async fn stale_image(world: &World, what: &str) -> Result<Image, String> {
-    let image = world.warm_image(what, &[50_000]).await?;
-    grow_stale(world).await?;
+async fn stale_image(harness: &Harness, what: &str) -> Result<Image, String> {
+    let image = harness.warm_image(what, &[50_000]).await?;
+    grow_stale(harness).await?;
     Ok(image)
 }
 
-async fn unchanged(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "unchanged").await?;
-    let before = world.spent(&image);
+async fn unchanged(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "unchanged").await?;
+    let before = harness.spent(&image);
     for shape in [Shape::HeadFirst, Shape::TagGet, Shape::Docker] {
-        let pull = world.client.pull(&image.repository, &image.tag, shape).await?;
+        let pull = harness.client.pull(&image.repository, &image.tag, shape).await?;
         ensure!(pull.digest == image.digest, "pulled {}", pull.digest);
         ensure!(pull.warnings.is_empty(), "a revalidated answer with {:?}", pull.warnings);
-        grow_stale(&world).await?;
+        grow_stale(&harness).await?;
     }
-    let spent = world.spent(&image);
+    let spent = harness.spent(&image);
     let (gets, heads) = (spent.manifest_gets - before.manifest_gets, spent.manifest_heads - before.manifest_heads);
     ensure!(gets == 0, "{gets} manifest GETs for a tag that did not move; upstream: {spent}");
     ensure!(heads >= 1, "nobody asked upstream, so a move would not be noticed; upstream: {spent}");
     Ok(format!("3 stale pulls: {gets} manifest GETs, {heads} HEADs"))
 }
 
-async fn stale_herd(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "stale-herd").await?;
-    let before = world.spent(&image);
-    world.pace(None, Duration::from_millis(200));
+async fn stale_herd(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "stale-herd").await?;
+    let before = harness.spent(&image);
+    harness.pace(None, Duration::from_millis(200));
     let answers = at_once(60, |i| {
-        let (client, image) = (world.client.clone(), image.clone());
+        let (client, image) = (harness.client.clone(), image.clone());
         async move {
             match i % 2 {
                 0 => client.head_manifest(&image.repository, &image.tag).await,
@@ -76,18 +76,18 @@ async fn stale_herd(world: Arc<World>) -> Outcome {
         let answer = answer?;
         ensure!(answer.head.digest() == Some(&image.digest), "{}", answer.describe());
     }
-    let spent = world.spent(&image);
+    let spent = harness.spent(&image);
     let (gets, heads) = (spent.manifest_gets - before.manifest_gets, spent.manifest_heads - before.manifest_heads);
     ensure!(gets == 0 && heads == 1, "{heads} HEADs and {gets} GETs for one revalidation");
     Ok(format!("60 answers, {heads} HEAD, {gets} GETs"))
 }
 
-async fn moved(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "moved").await?;
-    let new = world.replace(&image).await?;
-    let before = world.spent(&image).manifest_gets;
+async fn moved(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "moved").await?;
+    let new = harness.replace(&image).await?;
+    let before = harness.spent(&image).manifest_gets;
     let answers = at_once(20, |_| {
-        let (client, image) = (world.client.clone(), image.clone());
+        let (client, image) = (harness.client.clone(), image.clone());
         async move { client.get_manifest(&image.repository, &image.tag).await }
     })
     .await;
@@ -101,42 +101,42 @@ async fn moved(world: Arc<World>) -> Outcome {
             new.digest
         );
     }
-    let gets = world.spent(&image).manifest_gets - before;
+    let gets = harness.spent(&image).manifest_gets - before;
     ensure!(gets == 1, "{gets} manifest GETs for the new index");
-    world.client.pull(&new.repository, &new.tag, Shape::HeadFirst).await?;
+    harness.client.pull(&new.repository, &new.tag, Shape::HeadFirst).await?;
     Ok(format!("20 clients got the new digest, {gets} manifest GET"))
 }
 
-async fn moved_back(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "back").await?;
-    let new = world.replace(&image).await?;
-    world.client.pull(&new.repository, &new.tag, Shape::HeadFirst).await?;
-    world.hub.retag(&image.repository, &image.tag, &image.digest);
-    grow_stale(&world).await?;
-    let before = world.spent(&image).manifest_gets;
-    let pull = world.client.pull(&image.repository, &image.tag, Shape::TagGet).await?;
+async fn moved_back(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "back").await?;
+    let new = harness.replace(&image).await?;
+    harness.client.pull(&new.repository, &new.tag, Shape::HeadFirst).await?;
+    harness.hub.retag(&image.repository, &image.tag, &image.digest);
+    grow_stale(&harness).await?;
+    let before = harness.spent(&image).manifest_gets;
+    let pull = harness.client.pull(&image.repository, &image.tag, Shape::TagGet).await?;
     ensure!(pull.digest == image.digest, "pulled {}, the tag is back at {}", pull.digest, image.digest);
-    let gets = world.spent(&image).manifest_gets - before;
+    let gets = harness.spent(&image).manifest_gets - before;
     ensure!(gets == 0, "{gets} manifest GETs for what is here already");
     Ok("the old digest again, 0 manifest GETs".into())
 }
 
 /// A stale tag is served with its age and a warning, and nothing is spent.
-async fn served_stale(world: &World, image: &Image) -> Outcome {
-    let before = world.spent(image).manifest_gets;
-    let head = world.client.head_manifest(&image.repository, &image.tag).await?;
+async fn served_stale(harness: &Harness, image: &Image) -> Outcome {
+    let before = harness.spent(image).manifest_gets;
+    let head = harness.client.head_manifest(&image.repository, &image.tag).await?;
     says_stale(&head, image)?;
-    let get = world.client.get_manifest(&image.repository, &image.tag).await?;
+    let get = harness.client.get_manifest(&image.repository, &image.tag).await?;
     says_stale(&get, image)?;
-    let pull = world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let pull = harness.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
     ensure!(pull.digest == image.digest, "pulled {}", pull.digest);
-    let gets = world.spent(image).manifest_gets - before;
+    let gets = harness.spent(image).manifest_gets - before;
     ensure!(gets == 0, "{gets} manifest GETs");
     let warning = get.head.header("warning").unwrap_or_default();
     Ok(format!("after {:.0} ms: {warning}", head.timing.total.as_secs_f64() * 1e3))
 }
 
-fn says_stale(answer: &Answer, image: &Image) -> Result<(), Failure> {
+fn says_stale(answer: &Response, image: &Image) -> Result<(), Failure> {
     ensure!(answer.status() == 200, "want the stale answer, came {}", answer.describe());
     ensure!(answer.head.digest() == Some(&image.digest), "Docker-Content-Digest {:?}", answer.head.digest());
     let warning = answer.head.header("warning").unwrap_or("none");
@@ -149,31 +149,31 @@ fn says_stale(answer: &Answer, image: &Image) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn stale_down(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "stale-down").await?;
-    world.hub.down().await;
-    served_stale(&world, &image).await
+async fn stale_down(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "stale-down").await?;
+    harness.hub.down().await;
+    served_stale(&harness, &image).await
 }
 
-async fn stale_503(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "stale-503").await?;
-    world.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
-    served_stale(&world, &image).await
+async fn stale_503(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "stale-503").await?;
+    harness.hub.fault(Fault::always(What::Status(503)).on(Match::any().repository(&image.repository)));
+    served_stale(&harness, &image).await
 }
 
-async fn stale_abuse(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "stale-abuse").await?;
-    world.hub.fault(Fault::always(What::Abuse(Some(2))));
-    served_stale(&world, &image).await
+async fn stale_abuse(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "stale-abuse").await?;
+    harness.hub.fault(Fault::always(What::Abuse(Some(2))));
+    served_stale(&harness, &image).await
 }
 
-async fn stale_token(world: Arc<World>) -> Outcome {
+async fn stale_token(harness: Arc<Harness>) -> Outcome {
     // Tokens of one second are refused by the registry long before the tag is stale, so that a new one is needed.
-    world.hub.adjust(|settings| settings.token_life = Duration::from_secs(1));
-    let image = stale_image(&world, "stale-token").await?;
+    harness.hub.adjust(|settings| settings.token_life = Duration::from_secs(1));
+    let image = stale_image(&harness, "stale-token").await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    world.hub.fault(Fault::always(What::TokenStatus(503)));
-    let get = world.client.get_manifest(&image.repository, &image.tag).await?;
+    harness.hub.fault(Fault::always(What::TokenStatus(503)));
+    let get = harness.client.get_manifest(&image.repository, &image.tag).await?;
     ensure!(get.status() == 200, "{}", get.describe());
     match get.head.header("warning") {
         Some(warning) if warning.starts_with("299 ") => Ok(warning.to_owned()),
@@ -182,19 +182,19 @@ async fn stale_token(world: Arc<World>) -> Outcome {
     }
 }
 
-async fn stale_budget(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "stale-budget").await?;
-    world.replace(&image).await?;
-    world.hub.set_budget(0);
-    let get = world.client.get_manifest(&image.repository, &image.tag).await?;
+async fn stale_budget(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "stale-budget").await?;
+    harness.replace(&image).await?;
+    harness.hub.set_budget(0);
+    let get = harness.client.get_manifest(&image.repository, &image.tag).await?;
     says_stale(&get, &image)?;
     Ok(get.head.header("warning").unwrap_or_default().to_owned())
 }
 
-async fn stale_hang(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "stale-hang").await?;
-    let gate = world.hub.hold(Match::any().repository(&image.repository));
-    let get = world.client.get_manifest(&image.repository, &image.tag).await?;
+async fn stale_hang(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "stale-hang").await?;
+    let gate = harness.hub.hold(Match::any().repository(&image.repository));
+    let get = harness.client.get_manifest(&image.repository, &image.tag).await?;
     gate.open();
     says_stale(&get, &image)?;
     let took = get.timing.headers;
@@ -202,66 +202,68 @@ async fn stale_hang(world: Arc<World>) -> Outcome {
     Ok(format!("answered after {:.1} s", took.as_secs_f64()))
 }
 
-async fn deleted(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "deleted").await?;
-    world.hub.remove(&image.repository, &image.tag);
-    let answer = world.client.get_manifest(&image.repository, &image.tag).await?;
+async fn deleted(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "deleted").await?;
+    harness.hub.remove(&image.repository, &image.tag);
+    let answer = harness.client.get_manifest(&image.repository, &image.tag).await?;
     ensure!(answer.status() == 404, "a tag that upstream deleted: {}", answer.describe());
-    let by_digest = world.client.get_manifest(&image.repository, &image.digest).await?;
+    let by_digest = harness.client.get_manifest(&image.repository, &image.digest).await?;
     ensure!(by_digest.status() == 200, "its digest: {}", by_digest.describe());
     Ok("404 by tag, still 200 by digest".into())
 }
 
-async fn became_private(world: Arc<World>) -> Outcome {
-    let image = stale_image(&world, "private").await?;
-    world.make_private(&image).await?;
-    let answer = world.client.get_manifest(&image.repository, &image.tag).await?;
+async fn became_private(harness: Arc<Harness>) -> Outcome {
+    let image = stale_image(&harness, "private").await?;
+    harness.make_private(&image).await?;
+    let answer = harness.client.get_manifest(&image.repository, &image.tag).await?;
     ensure!(matches!(answer.status(), 401 | 403 | 404), "upstream refuses, the mirror says {}", answer.describe());
     Ok(format!("{} once upstream refuses", answer.status()))
 }
 
-async fn head_fails(world: Arc<World>) -> Outcome {
-    let image = world.image("head-503", &[50_000]).await?;
-    world.hub.fault(Fault::always(What::Status(503)).on(Match::kind(Kind::ManifestHead).repository(&image.repository)));
-    let answer = world.client.get_manifest(&image.repository, &image.tag).await?;
-    let spent = world.spent(&image);
+async fn head_fails(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("head-503", &[50_000]).await?;
+    harness
+        .hub
+        .fault(Fault::always(What::Status(503)).on(Match::kind(Kind::ManifestHead).repository(&image.repository)));
+    let answer = harness.client.get_manifest(&image.repository, &image.tag).await?;
+    let spent = harness.spent(&image);
     ensure!(spent.manifest_gets == 0, "a failed HEAD became {} counted GETs", spent.manifest_gets);
     ensure!(answer.status() >= 500 || answer.status() == 429, "want 5xx, came {}", answer.describe());
     Ok(format!("{}; upstream: {spent}", answer.status()))
 }
 
-async fn head_refused(world: Arc<World>) -> Outcome {
-    let image = world.image("head-405", &[50_000]).await?;
-    world.hub.fault(Fault::always(What::NoHead).on(Match::any().repository(&image.repository)));
-    let pull = world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
-    let spent = world.spent(&image);
+async fn head_refused(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("head-405", &[50_000]).await?;
+    harness.hub.fault(Fault::always(What::NoHead).on(Match::any().repository(&image.repository)));
+    let pull = harness.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+    let spent = harness.spent(&image);
     ensure!(pull.digest == image.digest, "pulled {}", pull.digest);
     ensure!(spent.manifest_gets == 2, "upstream: {spent}");
     Ok(format!("upstream: {spent}"))
 }
 
-async fn no_digest_header(world: Arc<World>) -> Outcome {
-    let image = world.image("no-header", &[50_000]).await?;
-    world.hub.fault(Fault::always(What::NoDigestHeader).on(Match::any().repository(&image.repository)));
-    let pull = world.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
+async fn no_digest_header(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("no-header", &[50_000]).await?;
+    harness.hub.fault(Fault::always(What::NoDigestHeader).on(Match::any().repository(&image.repository)));
+    let pull = harness.client.pull(&image.repository, &image.tag, Shape::HeadFirst).await?;
     ensure!(pull.digest == image.digest, "pulled {}", pull.digest);
-    Ok(format!("upstream: {}", world.spent(&image)))
+    Ok(format!("upstream: {}", harness.spent(&image)))
 }
 
-async fn gone_between(world: Arc<World>) -> Outcome {
-    let image = world.image("gone", &[50_000]).await?;
-    let gate = world.hub.hold(Match::kind(Kind::ManifestGet).repository(&image.repository));
+async fn gone_between(harness: Arc<Harness>) -> Outcome {
+    let image = harness.image("gone", &[50_000]).await?;
+    let gate = harness.hub.hold(Match::kind(Kind::ManifestGet).repository(&image.repository));
     let asking = {
-        let (client, image) = (world.client.clone(), image.clone());
+        let (client, image) = (harness.client.clone(), image.clone());
         tokio::spawn(async move { client.get_manifest(&image.repository, &image.tag).await })
     };
     ensure!(gate.started().await, "no manifest GET came upstream");
-    let new = world.replace(&image).await?;
-    world.hub.remove(&image.repository, &image.digest);
+    let new = harness.replace(&image).await?;
+    harness.hub.remove(&image.repository, &image.digest);
     gate.open();
     let answer = asking.await.map_err(|e| e.to_string())??;
-    let next = world.client.get_manifest(&image.repository, &image.tag).await?;
-    ensure!(next.sha256 == new.digest, "the next pull: {}; upstream: {}", next.describe(), world.spent(&image));
-    ensure!(answer.sha256 == new.digest, "came {}; upstream: {}", answer.describe(), world.spent(&image));
-    Ok(format!("the new image; upstream: {}", world.spent(&image)))
+    let next = harness.client.get_manifest(&image.repository, &image.tag).await?;
+    ensure!(next.sha256 == new.digest, "the next pull: {}; upstream: {}", next.describe(), harness.spent(&image));
+    ensure!(answer.sha256 == new.digest, "came {}; upstream: {}", answer.describe(), harness.spent(&image));
+    Ok(format!("the new image; upstream: {}", harness.spent(&image)))
 }

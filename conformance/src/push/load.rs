@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::wire::Wire;
+use super::connection::Connection;
 
 /// Clients that push at once.
 const CLIENTS: u64 = 4;
@@ -80,7 +80,7 @@ impl Load {
 
 /// Two blobs, each in one of the ways there are, and a manifest with a tag.
 fn image(address: SocketAddr, state: &mut u64, largest: u64, pushed: &mut Vec<Pushed>) -> Result<(), String> {
-    let mut wire = Wire::to(address)?;
+    let mut wire = Connection::to(address)?;
     let repository = format!("local/r{}", next(state) % 3);
     let mut digests = Vec::new();
     for _ in 0..2 {
@@ -142,9 +142,9 @@ fn acknowledge(pushed: &mut [Pushed]) {
     }
 }
 
-fn blob(wire: &mut Wire, repository: &str, digest: &str, bytes: &[u8], way: u64) -> Result<(), String> {
+fn blob(wire: &mut Connection, repository: &str, digest: &str, bytes: &[u8], way: u64) -> Result<(), String> {
     let begin = format!("/v2/{repository}/blobs/uploads/");
-    let expect = |answer: super::wire::Answer, status: u16| match answer.status == status {
+    let expect = |answer: super::connection::Response, status: u16| match answer.status == status {
         true => Ok(answer.header("location").unwrap_or_default().to_owned()),
         false => Err(format!("{} instead of {status}", answer.status)),
     };
@@ -168,7 +168,7 @@ fn blob(wire: &mut Wire, repository: &str, digest: &str, bytes: &[u8], way: u64)
 /// What a registry keeps of what was pushed: each thing that it acknowledged is there, and nothing is there but as it was pushed.
 /// Gives how many were acknowledged.
 pub(super) fn check(address: SocketAddr, pushed: &[Pushed]) -> Result<u64, String> {
-    let mut wire = Wire::to(address)?;
+    let mut wire = Connection::to(address)?;
     let mut kept = 0;
     for one in pushed {
         let Pushed { repository, digest, .. } = one;

@@ -8,12 +8,12 @@
 //! All of them drive a process from outside and judge by what it answers. Each moment comes from a seed, so that one that
 //! fails can be had again, as far as the scheduler allows.
 
+mod connection;
 mod crash;
 mod load;
 mod power;
 mod rate;
 mod server;
-mod wire;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, time::Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{load, server::Server, wire::Wire};
+use super::{connection::Connection, load, server::Server};
 
 const CONNECTIONS: u64 = 8;
 /// Layers for each connection and round.
@@ -53,7 +53,7 @@ fn push(address: SocketAddr, round: u64) -> Result<f64, String> {
             .iter()
             .map(|layers| {
                 scope.spawn(move || -> Result<(), String> {
-                    let mut wire = Wire::to(address)?;
+                    let mut wire = Connection::to(address)?;
                     layers.iter().try_for_each(|(bytes, digest)| layer(&mut wire, bytes, digest))
                 })
             })
@@ -65,7 +65,7 @@ fn push(address: SocketAddr, round: u64) -> Result<f64, String> {
 }
 
 /// As docker does it.
-fn layer(wire: &mut Wire, bytes: &[u8], digest: &str) -> Result<(), String> {
+fn layer(wire: &mut Connection, bytes: &[u8], digest: &str) -> Result<(), String> {
     let begun = wire.ask("POST", "/v2/local/rate/blobs/uploads/", "", b"")?;
     let patched = wire.ask("PATCH", begun.header("location").unwrap_or_default(), "", bytes)?;
     let location = patched.header("location").unwrap_or_default();

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::wire::Wire;
+use super::connection::Connection;
 use crate::mirror::process::free_address;
 
 /// A running registry. Dropping it kills it.
@@ -55,7 +55,7 @@ impl Server {
         let mut server = Server { child, address };
         let begun = Instant::now();
         loop {
-            let answered = Wire::to(address).and_then(|mut wire| wire.ask("GET", "/v2/", "", b""));
+            let answered = Connection::to(address).and_then(|mut wire| wire.ask("GET", "/v2/", "", b""));
             if answered.is_ok_and(|answer| answer.status == 200) {
                 return Ok(server);
             }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     check::{Failure, Outcome, ensure},
-    client::Answer,
+    client::Response,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -35,7 +35,7 @@ async fn pushed(registry: &Registry, length: usize) -> Result<(String, Vec<u8>, 
 }
 
 /// A whole body, and these bytes.
-fn is(answer: &Answer, bytes: &[u8]) -> Result<(), Failure> {
+fn is(answer: &Response, bytes: &[u8]) -> Result<(), Failure> {
     let same = answer.broken.is_none() && answer.body == bytes;
     ensure!(same, "wanted {} bytes {}, came {} {}", bytes.len(), sha256(bytes), answer.describe(), answer.sha256);
     Ok(())

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     check::{Failure, Outcome, ensure},
-    client::{Answer, Body, Request},
+    client::{Body, Request, Response},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -42,7 +42,7 @@ async fn begin(registry: &Registry, repository: &str) -> Result<(String, usize),
 }
 
 /// `Range: 0-<end>`.
-fn ends_at(answer: &Answer, end: usize) -> Result<(), Failure> {
+fn ends_at(answer: &Response, end: usize) -> Result<(), Failure> {
     let said = answer.head.header("range");
     ensure!(said == Some(&format!("0-{end}")), "Range {said:?}, wanted 0-{end}");
     Ok(())

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     check::{Outcome, ensure},
-    client::{Answer, Request},
+    client::{Request, Response},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -41,7 +41,7 @@ const CODES: [&str; 14] = [
 ];
 
 /// What is wrong with an answer whatever it answers: `form: …`, `code: …`, `retry: …`, `warning: …`.
-pub(super) fn complaints(request: &Request, answer: &Answer) -> Vec<String> {
+pub(super) fn complaints(request: &Request, answer: &Response) -> Vec<String> {
     let mut found = Vec::new();
     let mut complain = |kind: &str, what: String| {
         let target = request.target.split('?').next().unwrap_or_default();
@@ -143,15 +143,15 @@ mod tests {
     use super::*;
     use crate::client::{Head, Timing};
 
-    fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+    fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Response {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let now = std::time::Instant::now();
         let timing = Timing { sent: now, headers: now.elapsed(), first_byte: None, total: now.elapsed() };
         let head = Head { status, reason: String::new(), headers };
-        Answer { head, timing, body: body.into(), length: body.len() as u64, sha256: String::new(), broken: None }
+        Response { head, timing, body: body.into(), length: body.len() as u64, sha256: String::new(), broken: None }
     }
 
-    fn kinds(answer: &Answer) -> Vec<String> {
+    fn kinds(answer: &Response) -> Vec<String> {
         let found = complaints(&Request::get("/v2/a/manifests/b"), answer);
         found.iter().map(|complaint| complaint.split(':').next().unwrap().to_owned()).collect()
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     check::{Failure, Outcome, ensure},
-    client::{Answer, Request},
+    client::{Request, Response},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -26,7 +26,7 @@ fn mount(repository: &str, digest: &str, from: Option<&str>) -> Request {
 }
 
 /// A blob in one repository, mounted into another: both, its bytes, and the 201.
-async fn mount_one(registry: &Registry) -> Result<(String, String, Vec<u8>, Answer), Failure> {
+async fn mount_one(registry: &Registry) -> Result<(String, String, Vec<u8>, Response), Failure> {
     let (from, to, bytes) = (registry.repository(), registry.repository(), registry.bytes(1000));
     let digest = registry.blob(&from, &bytes).await?;
     let answer = registry.want(&[201, 202], mount(&to, &digest, Some(&from))).await?;

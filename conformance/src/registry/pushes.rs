@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     check::{Failure, Outcome, ensure},
-    client::{Answer, Request},
+    client::{Request, Response},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -144,7 +144,7 @@ async fn bad_reference(registry: Arc<Registry>) -> Outcome {
 }
 
 /// 201, or the one error there is for it.
-fn taken_or_unknown(answer: &Answer) -> Outcome {
+fn taken_or_unknown(answer: &Response) -> Outcome {
     let codes = answer.json();
     let codes = codes["errors"].as_array().map(|errors| errors.iter().all(|e| e["code"] == "MANIFEST_BLOB_UNKNOWN"));
     match (answer.status(), codes) {

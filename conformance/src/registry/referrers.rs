@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     check::{Failure, Outcome, ensure},
-    client::{Answer, Request},
+    client::{Request, Response},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -82,7 +82,7 @@ async fn list(
     repository: &str,
     digest: &str,
     query: &str,
-) -> Result<(Vec<Value>, Answer), Failure> {
+) -> Result<(Vec<Value>, Response), Failure> {
     wanted(registry).await?;
     let answer = registry.want(&[200], asking(repository, digest, query)).await?;
     match answer.json()["manifests"].as_array() {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     check::Failure,
-    client::{Answer, Authorities, Client, Request},
+    client::{Authorities, Client, Request, Response},
 };
 
 /// Redirects followed for one request.
@@ -88,7 +88,7 @@ impl Registry {
 
     /// Asks, with a login where one is wanted, and follows redirects of GET and HEAD. The target is a path, or a URL as it stood
     /// in a `Location`.
-    pub(super) async fn ask(&self, request: Request) -> Result<Answer, Failure> {
+    pub(super) async fn ask(&self, request: Request) -> Result<Response, Failure> {
         let mut at = request.target.clone();
         let scope = scope_of(&self.base, &at);
         for _ in 0..HOPS {
@@ -137,7 +137,7 @@ impl Registry {
     }
 
     /// Asks, and wants one of these answers. A registry that takes no pushes is not judged by them.
-    pub(super) async fn want(&self, wanted: &[u16], request: Request) -> Result<Answer, Failure> {
+    pub(super) async fn want(&self, wanted: &[u16], request: Request) -> Result<Response, Failure> {
         let (method, what) = (request.method, format!("{} {}", request.method, request.target));
         let answer = self.ask(request).await?;
         if method == "POST" && answer.status() == 405 && !wanted.contains(&405) {
@@ -164,7 +164,12 @@ impl Registry {
     }
 
     /// Pushes a manifest.
-    pub(super) async fn put(&self, repository: &str, reference: &str, manifest: &Manifest) -> Result<Answer, Failure> {
+    pub(super) async fn put(
+        &self,
+        repository: &str,
+        reference: &str,
+        manifest: &Manifest,
+    ) -> Result<Response, Failure> {
         self.want(&[201], putting(repository, reference, manifest)).await
     }
 
@@ -239,7 +244,7 @@ pub(super) fn ranged(request: Request, from: usize, bytes: &[u8]) -> Request {
 }
 
 /// The `Location` of an answer, which must have one.
-pub(super) fn location(answer: &Answer) -> Result<String, Failure> {
+pub(super) fn location(answer: &Response) -> Result<String, Failure> {
     let found = answer.head.header("location").filter(|value| !value.is_empty());
     found.map(str::to_owned).ok_or_else(|| format!("{} without a Location", answer.status()).into())
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{Check, Registry, check};
 use crate::{
     check::{Failure, Outcome, ensure},
-    client::{Answer, Request},
+    client::{Request, Response},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -35,7 +35,7 @@ async fn tagged(registry: &Registry) -> Result<String, Failure> {
     Ok(repository)
 }
 
-async fn ask(registry: &Registry, repository: &str, query: &str) -> Result<(Answer, Vec<String>), Failure> {
+async fn ask(registry: &Registry, repository: &str, query: &str) -> Result<(Response, Vec<String>), Failure> {
     let answer = registry.want(&[200], Request::get(format!("/v2/{repository}/tags/list{query}"))).await?;
     let json = answer.json();
     let tags = match &json["tags"] {
@@ -47,7 +47,7 @@ async fn ask(registry: &Registry, repository: &str, query: &str) -> Result<(Answ
 }
 
 /// The target of `<target>; rel="next"`, when there is one.
-fn next(answer: &Answer) -> Result<Option<String>, Failure> {
+fn next(answer: &Response) -> Result<Option<String>, Failure> {
     let Some(link) = answer.head.header("link") else { return Ok(None) };
     let target = link.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     match target {

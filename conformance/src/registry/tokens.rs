@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{
     check::Failure,
-    client::{Answer, Authorities, Client, Request},
+    client::{Authorities, Client, Request, Response},
 };
 
 /// What is known of how to log in, by scope.
@@ -41,7 +41,7 @@ impl Tokens {
     }
 
     /// Whether this 401 led to something new to send. An error when the registry's realm did not answer as it should.
-    pub(super) async fn answer(&self, challenge: &Answer, scope: &str) -> Result<bool, Failure> {
+    pub(super) async fn answer(&self, challenge: &Response, scope: &str) -> Result<bool, Failure> {
         let Some(value) = challenge.head.header("www-authenticate") else { return Ok(false) };
         let new = match value.split_once(' ') {
             Some((kind, _)) if kind.eq_ignore_ascii_case("basic") => self.basic.clone(),

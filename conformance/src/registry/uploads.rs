@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     check::{Failure, Outcome, ensure},
-    client::{Answer, Request},
+    client::{Request, Response},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -48,7 +48,7 @@ async fn two_sessions(registry: Arc<Registry>) -> Outcome {
 }
 
 /// Pushes a blob whose digest is `digest`, and pulls it from where the answer says it is.
-async fn round(registry: &Registry, repository: &str, bytes: &[u8], digest: &str) -> Result<Answer, Failure> {
+async fn round(registry: &Registry, repository: &str, bytes: &[u8], digest: &str) -> Result<Response, Failure> {
     let at = registry.open(repository).await?;
     let answer = registry.want(&[201], closing(&at, digest).body(bytes)).await?;
     let pulled = registry.want(&[200], Request::get(location(&answer)?)).await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{Account, Artifact, Authorization, Challenge, Kind, Layer, Limit, Media, Settings, Spec};
-use super::client::{ask, ask_with, blob, follow, hub, send, token};
+use super::client::{ask_with, blob, exchange, follow, hub, send, token};
 
 const NAME: &str = "library/hello";
 const LATEST: &str = "manifests/latest";
@@ -19,14 +19,14 @@ async fn pulls_are_counted_and_heads_are_not() {
     let hub = hub(Settings { limit: Some(Limit::hub(2)), ..Settings::default() }).await;
     let image = hub.push(Spec::new(NAME)).unwrap();
     for _ in 0..5 {
-        assert_eq!(ask(&hub, "HEAD", NAME, LATEST).await.header("ratelimit-remaining"), "2;w=21600");
+        assert_eq!(exchange(&hub, "HEAD", NAME, LATEST).await.header("ratelimit-remaining"), "2;w=21600");
     }
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.header("ratelimit-remaining"), "1;w=21600");
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.header("ratelimit-remaining"), "1;w=21600");
     // An unchanged manifest is a pull all the same, and so is one by digest.
     let etag = format!("\"{}\"", image.digest());
     let unchanged = ask_with(&hub, "GET", NAME, LATEST, &[("If-None-Match", &etag)]).await;
     assert_eq!((unchanged.status, unchanged.header("ratelimit-remaining")), (304, "0;w=21600"));
-    let refused = ask(&hub, "GET", NAME, LATEST).await;
+    let refused = exchange(&hub, "GET", NAME, LATEST).await;
     assert_eq!(
         (refused.status, refused.header("content-type"), refused.header("retry-after")),
         (429, "application/json", "")
@@ -35,14 +35,14 @@ async fn pulls_are_counted_and_heads_are_not() {
     assert!(
         refused.json()["errors"][0]["message"].as_str().unwrap().starts_with("You have reached your unauthenticated")
     );
-    let head = ask(&hub, "HEAD", NAME, LATEST).await;
+    let head = exchange(&hub, "HEAD", NAME, LATEST).await;
     assert_eq!((head.status, head.header("ratelimit-remaining")), (200, "0;w=21600"));
     assert_eq!(hub.count(|logged| logged.counted), 2);
     hub.set_budget(1);
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 200);
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 429);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 200);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 429);
     hub.set_budget(-3);
-    assert_eq!(ask(&hub, "HEAD", NAME, LATEST).await.header("ratelimit-remaining"), "-3;w=21600");
+    assert_eq!(exchange(&hub, "HEAD", NAME, LATEST).await.header("ratelimit-remaining"), "-3;w=21600");
 }
 
 #[tokio::test]
@@ -50,9 +50,9 @@ async fn pulls_come_back_after_the_window() {
     let limit = Limit { pulls: 1, window: Duration::from_millis(50) };
     let hub = hub(Settings { limit: Some(limit), ..Settings::default() }).await;
     hub.push(Spec::new(NAME)).unwrap();
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 200);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 200);
     tokio::time::sleep(Duration::from_millis(60)).await;
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 200);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 200);
 }
 
 #[tokio::test]
@@ -60,14 +60,14 @@ async fn accounts_have_budgets_of_their_own_and_exempt_images_cost_nothing() {
     let hub = hub(Settings { limit: Some(Limit::hub(1)), ..with_alice() }).await;
     hub.push(Spec::new(NAME)).unwrap();
     hub.push(Spec::new("verified/tool").exempt()).unwrap();
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 200);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 200);
     let bearer = format!("Bearer {}", token(&hub, NAME, Some(ALICE)).await);
     let path = format!("/v2/{NAME}/{LATEST}");
     let reply = send(hub.registry_address(), "GET", &path, &[("Authorization", &bearer)]).await;
     assert_eq!((reply.status, reply.header("ratelimit-remaining")), (200, "199;w=21600"));
     assert_eq!(reply.header("docker-ratelimit-source").len(), 36, "a UUID");
     for _ in 0..3 {
-        let exempt = ask(&hub, "GET", "verified/tool", LATEST).await;
+        let exempt = exchange(&hub, "GET", "verified/tool", LATEST).await;
         assert_eq!((exempt.status, exempt.header("ratelimit-limit")), (200, ""));
     }
     hub.set_account_budget("alice", 0);
@@ -112,8 +112,8 @@ async fn private_and_missing_repositories_look_alike() {
     let hub = hub(with_alice()).await;
     let image = hub.push(Spec::new("alice/secret").private()).unwrap();
     for rest in [LATEST, "tags/list", &format!("blobs/{}", image.platforms[0].config.digest)] {
-        let private = ask(&hub, "GET", "alice/secret", rest).await;
-        let missing = ask(&hub, "GET", "alice/hidden", rest).await;
+        let private = exchange(&hub, "GET", "alice/secret", rest).await;
+        let missing = exchange(&hub, "GET", "alice/hidden", rest).await;
         assert_eq!((private.status, missing.status), (401, 401));
         assert_eq!(private.body, missing.body);
         let hidden = private.header("www-authenticate").replace("alice/secret", "alice/hidden");
@@ -154,14 +154,14 @@ async fn who_takes_no_index_gets_the_amd64_manifest() {
                 assert_eq!(reply.header("docker-content-digest"), image.platforms[0].manifest.digest);
             }
         }
-        let index = ask(&hub, "GET", NAME, LATEST).await;
+        let index = exchange(&hub, "GET", NAME, LATEST).await;
         assert_eq!((index.header("content-type"), index.digest().as_str()), (media.index(), image.digest()));
         let by_digest =
             ask_with(&hub, "GET", NAME, &format!("manifests/{}", image.digest()), &[("Accept", "*/*")]).await;
         assert_eq!(by_digest.digest(), image.digest());
     }
     let single = hub.push(Spec::new("a/b").single()).unwrap();
-    assert_eq!(ask(&hub, "GET", "a/b", LATEST).await.digest(), single.platforms[0].manifest.digest);
+    assert_eq!(exchange(&hub, "GET", "a/b", LATEST).await.digest(), single.platforms[0].manifest.digest);
 }
 
 #[tokio::test]
@@ -169,23 +169,23 @@ async fn the_cdn_wants_a_signature_and_no_credential() {
     let hub = hub(Settings::default()).await;
     let image = hub.push(Spec::new(NAME)).unwrap();
     let config = &image.platforms[0].config.digest;
-    let redirect = ask(&hub, "GET", NAME, &format!("blobs/{config}")).await;
+    let redirect = exchange(&hub, "GET", NAME, &format!("blobs/{config}")).await;
     assert_eq!(follow(&redirect, &[]).await.digest(), *config);
     assert_eq!(follow(&redirect, &[("Authorization", "Bearer x")]).await.status, 400);
     let target = url::Url::parse(redirect.header("location")).unwrap();
     let cdn = hub.cdn().socket_addrs(|| None).unwrap()[0];
     assert_eq!(send(cdn, "GET", target.path(), &[]).await.status, 403);
     hub.adjust(|settings| settings.cdn_life = Duration::ZERO);
-    let expired = ask(&hub, "GET", NAME, &format!("blobs/{config}")).await;
+    let expired = exchange(&hub, "GET", NAME, &format!("blobs/{config}")).await;
     tokio::time::sleep(Duration::from_millis(2)).await;
     assert_eq!(follow(&expired, &[]).await.status, 403);
     hub.adjust(|settings| settings.redirect_blobs = false);
-    let direct = ask(&hub, "GET", NAME, &format!("blobs/{config}")).await;
+    let direct = exchange(&hub, "GET", NAME, &format!("blobs/{config}")).await;
     assert_eq!(
         (direct.status, direct.header("docker-content-digest"), direct.digest()),
         (200, config.as_str(), config.clone())
     );
-    assert_eq!(ask(&hub, "GET", NAME, &format!("blobs/sha256:{}", "0".repeat(64))).await.status, 404);
+    assert_eq!(exchange(&hub, "GET", NAME, &format!("blobs/sha256:{}", "0".repeat(64))).await.status, 404);
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn tags_come_in_pages_or_all_at_once() {
     let mut path = "tags/list".to_owned();
     let mut tags = Vec::new();
     for pages in 1.. {
-        let page = ask(&hub, "GET", NAME, &path).await;
+        let page = exchange(&hub, "GET", NAME, &path).await;
         tags.extend(page.json()["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned()));
         let Some(next) = page.header("link").strip_suffix(">; rel=\"next\"") else {
             assert_eq!(pages, 2);
@@ -223,10 +223,10 @@ async fn tags_come_in_pages_or_all_at_once() {
         path = next.strip_prefix(&format!("</v2/{NAME}/")).unwrap().to_owned();
     }
     assert_eq!(tags, ["a", "b", "c", "d", "e"]);
-    assert_eq!(ask(&hub, "GET", NAME, "tags/list?n=0").await.json()["tags"].as_array().unwrap().len(), 0);
-    assert_eq!(ask(&hub, "GET", NAME, "tags/list?n=-1").await.status, 400);
+    assert_eq!(exchange(&hub, "GET", NAME, "tags/list?n=0").await.json()["tags"].as_array().unwrap().len(), 0);
+    assert_eq!(exchange(&hub, "GET", NAME, "tags/list?n=-1").await.status, 400);
     hub.adjust(|settings| settings.page = None);
-    assert_eq!(ask(&hub, "GET", NAME, "tags/list?n=2").await.json()["tags"].as_array().unwrap().len(), 5);
+    assert_eq!(exchange(&hub, "GET", NAME, "tags/list?n=2").await.json()["tags"].as_array().unwrap().len(), 5);
 }
 
 #[tokio::test]
@@ -243,19 +243,19 @@ async fn referrers_are_listed_or_found_by_the_fallback_tag() {
     let sbom = hub.push_referrer(artifact("application/x-sbom"));
     hub.push_referrer(artifact("application/x-signature"));
     let path = format!("referrers/{}", image.digest());
-    let all = ask(&hub, "GET", NAME, &path).await;
+    let all = exchange(&hub, "GET", NAME, &path).await;
     assert_eq!((all.status, all.header("content-type")), (200, Media::Oci.index()));
     assert_eq!(all.json()["manifests"].as_array().unwrap().len(), 2);
-    let some = ask(&hub, "GET", NAME, &format!("{path}?artifactType=application/x-sbom")).await;
+    let some = exchange(&hub, "GET", NAME, &format!("{path}?artifactType=application/x-sbom")).await;
     assert_eq!(
         (some.header("oci-filters-applied"), some.json()["manifests"][0]["digest"].as_str()),
         ("artifactType", Some(sbom.digest.as_str()))
     );
     let fallback = format!("manifests/{}", image.digest().replace(':', "-"));
-    assert_eq!(ask(&hub, "GET", NAME, &fallback).await.status, 404);
+    assert_eq!(exchange(&hub, "GET", NAME, &fallback).await.status, 404);
     hub.adjust(|settings| settings.referrers = false);
-    assert_eq!(ask(&hub, "GET", NAME, &path).await.status, 404);
-    assert_eq!(ask(&hub, "GET", NAME, &fallback).await.body, all.body);
+    assert_eq!(exchange(&hub, "GET", NAME, &path).await.status, 404);
+    assert_eq!(exchange(&hub, "GET", NAME, &fallback).await.body, all.body);
 }
 
 #[tokio::test]
@@ -265,13 +265,13 @@ async fn tags_move_and_things_vanish() {
     let second = hub.push(Spec::new(NAME).tags(["v2"]).seed(2)).unwrap();
     assert_ne!(first.digest(), second.digest());
     hub.retag(NAME, "latest", second.digest());
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.digest(), second.digest());
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.digest(), second.digest());
     hub.remove(NAME, "latest");
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 404);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 404);
     hub.remove(NAME, second.digest());
-    assert_eq!(ask(&hub, "GET", NAME, "manifests/v2").await.status, 404);
+    assert_eq!(exchange(&hub, "GET", NAME, "manifests/v2").await.status, 404);
     hub.remove_repository(NAME);
-    assert_eq!(ask(&hub, "GET", NAME, "manifests/v1").await.status, 401);
+    assert_eq!(exchange(&hub, "GET", NAME, "manifests/v1").await.status, 401);
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn shared_layers_are_shared_and_others_are_not() {
     assert_eq!(again.digest(), one.digest(), "equal specs make equal bytes");
     // A blob is in the repositories that were pushed with it, and nowhere else.
     let own = &two.platforms[0].layers[0].digest;
-    assert_eq!(ask(&hub, "GET", "a/one", &format!("blobs/{own}")).await.status, 404);
+    assert_eq!(exchange(&hub, "GET", "a/one", &format!("blobs/{own}")).await.status, 404);
     assert_eq!(hub.count(|logged| logged.kind == Kind::BlobGet && logged.status == 404), 1);
 }
 

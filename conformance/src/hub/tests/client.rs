@@ -90,7 +90,7 @@ pub(super) async fn token(hub: &Hub, repository: &str, basic: Option<&str>) -> S
 }
 
 /// Asks the registry with a fresh anonymous token.
-pub(super) async fn ask(hub: &Hub, method: &str, repository: &str, rest: &str) -> Reply {
+pub(super) async fn exchange(hub: &Hub, method: &str, repository: &str, rest: &str) -> Reply {
     ask_with(hub, method, repository, rest, &[]).await
 }
 
@@ -108,7 +108,7 @@ pub(super) async fn ask_with(hub: &Hub, method: &str, repository: &str, rest: &s
 
 /// Gets a blob, following the redirect to the CDN.
 pub(super) async fn blob(hub: &Hub, repository: &str, digest: &str, more: &[(&str, &str)]) -> Reply {
-    let reply = ask(hub, "GET", repository, &format!("blobs/{digest}")).await;
+    let reply = exchange(hub, "GET", repository, &format!("blobs/{digest}")).await;
     assert_eq!(reply.status, 307, "{reply:?}");
     follow(&reply, more).await
 }

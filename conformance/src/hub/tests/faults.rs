@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::super::{At, Blob, Fault, Hub, Image, Kind, Match, Progress, Settings, Spec, What};
-use super::client::{Reply, ask, ask_with, blob, follow, head, hub, read, send, token};
+use super::client::{Reply, ask_with, blob, exchange, follow, head, hub, read, send, token};
 
 const NAME: &str = "library/hello";
 const LATEST: &str = "manifests/latest";
@@ -35,8 +35,8 @@ async fn layer_with(fault: What) -> (Blob, Reply) {
 async fn manifest_with(method: &str, fault: What) -> (Image, Reply) {
     let (hub, image) = set().await;
     hub.fault(Fault::once(fault));
-    let struck = ask(&hub, method, NAME, LATEST).await;
-    let healed = ask(&hub, method, NAME, LATEST).await;
+    let struck = exchange(&hub, method, NAME, LATEST).await;
+    let healed = exchange(&hub, method, NAME, LATEST).await;
     assert_eq!(healed.status, 200, "the fault was for one request");
     assert_eq!(healed.header("docker-content-digest"), image.digest());
     (image, struck)
@@ -152,15 +152,15 @@ async fn an_encoded_body_says_so_and_is() {
 async fn head_is_refused_and_get_is_not() {
     let (hub, _) = set().await;
     hub.fault(Fault::always(What::NoHead));
-    assert_eq!(ask(&hub, "HEAD", NAME, LATEST).await.status, 405);
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 200);
+    assert_eq!(exchange(&hub, "HEAD", NAME, LATEST).await.status, 405);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_redirect_loop_never_ends() {
     let (hub, image) = set().await;
     hub.fault(Fault::once(What::RedirectLoop));
-    let mut reply = ask(&hub, "GET", NAME, &format!("blobs/{}", image.platforms[0].config.digest)).await;
+    let mut reply = exchange(&hub, "GET", NAME, &format!("blobs/{}", image.platforms[0].config.digest)).await;
     for _ in 0..20 {
         assert_eq!(reply.status, 307);
         reply = follow(&reply, &[]).await;
@@ -169,35 +169,35 @@ async fn a_redirect_loop_never_ends() {
 }
 
 #[tokio::test]
-async fn redirects_lead_to_private_and_evil_addresses() {
+async fn redirects_lead_to_private_and_hostile_addresses() {
     let (hub, image) = set().await;
     let path = format!("blobs/{}", image.platforms[0].config.digest);
     hub.fault(Fault::once(What::RedirectPrivate));
-    assert!(ask(&hub, "GET", NAME, &path).await.header("location").starts_with("http://169.254.169.254/"));
+    assert!(exchange(&hub, "GET", NAME, &path).await.header("location").starts_with("http://169.254.169.254/"));
     hub.fault(Fault::once(What::RedirectEvil));
-    let reply = ask(&hub, "GET", NAME, &path).await;
+    let reply = exchange(&hub, "GET", NAME, &path).await;
     let evil = follow(&reply, &[("Authorization", "Bearer canary")]).await;
     assert_eq!((evil.status, evil.header("www-authenticate")), (401, "Basic realm=\"evil\""));
-    assert_eq!(hub.evil()[0].request, format!("GET /v2/{NAME}/{path}"));
-    assert!(hub.evil()[0].headers.contains(&("authorization".to_owned(), "Bearer canary".to_owned())));
+    assert_eq!(hub.hostile_requests()[0].request, format!("GET /v2/{NAME}/{path}"));
+    assert!(hub.hostile_requests()[0].headers.contains(&("authorization".to_owned(), "Bearer canary".to_owned())));
 }
 
 #[tokio::test]
 async fn an_evil_realm_strikes_even_who_has_a_token() {
     let (hub, _) = set().await;
     hub.fault(Fault::once(What::EvilRealm));
-    let reply = ask(&hub, "GET", NAME, LATEST).await;
+    let reply = exchange(&hub, "GET", NAME, LATEST).await;
     assert_eq!(reply.status, 401);
-    assert!(reply.header("www-authenticate").contains(&format!("http://{}/token", hub.evil_address())));
+    assert!(reply.header("www-authenticate").contains(&format!("http://{}/token", hub.hostile_address())));
 }
 
 #[tokio::test]
 async fn links_lead_astray() {
     let (hub, _) = set().await;
     hub.fault(Fault::once(What::LinkEvil));
-    assert!(ask(&hub, "GET", NAME, "tags/list").await.header("link").contains(&hub.evil_address().to_string()));
+    assert!(exchange(&hub, "GET", NAME, "tags/list").await.header("link").contains(&hub.hostile_address().to_string()));
     hub.fault(Fault::once(What::LinkLoop));
-    let looped = ask(&hub, "GET", NAME, "tags/list?n=1").await;
+    let looped = exchange(&hub, "GET", NAME, "tags/list?n=1").await;
     assert_eq!(looped.header("link"), format!("</v2/{NAME}/tags/list?n=1>; rel=\"next\""));
 }
 
@@ -226,7 +226,7 @@ async fn the_abuse_limiter_speaks_raw_bytes() {
     }
     assert_eq!(send(hub.registry_address(), "GET", "/token", &[]).await.status, 200);
     hub.fault(Fault::once(What::Abuse(None)).on(Match::kind(Kind::ManifestGet)));
-    let reply = ask(&hub, "GET", NAME, LATEST).await;
+    let reply = exchange(&hub, "GET", NAME, LATEST).await;
     assert!(reply.raw.starts_with(b"HTTP/1.1 429 ") && !reply.raw.contains(&b'\r'));
     assert!(!String::from_utf8(reply.raw).unwrap().contains("Retry-After"));
 }
@@ -242,7 +242,7 @@ async fn the_pull_limit_can_be_feigned() {
 async fn a_manifest_by_digest_can_be_another() {
     let (hub, image) = set().await;
     hub.fault(Fault::once(What::WrongDigest));
-    let reply = ask(&hub, "GET", NAME, &format!("manifests/{}", image.digest())).await;
+    let reply = exchange(&hub, "GET", NAME, &format!("manifests/{}", image.digest())).await;
     assert_eq!((reply.status, reply.header("docker-content-digest")), (200, image.digest()));
     assert_ne!(reply.digest(), image.digest());
     assert_eq!(reply.declared(), reply.body.len());
@@ -273,14 +273,14 @@ async fn faults_choose_their_requests_and_their_turn() {
     hub.fault(Fault::times(2, What::Status(500)).on(broken).after(1));
     let mut statuses = Vec::new();
     for _ in 0..4 {
-        assert_eq!(ask(&hub, "HEAD", NAME, LATEST).await.status, 200);
-        statuses.push(ask(&hub, "GET", NAME, LATEST).await.status);
+        assert_eq!(exchange(&hub, "HEAD", NAME, LATEST).await.status, 200);
+        statuses.push(exchange(&hub, "GET", NAME, LATEST).await.status);
     }
     assert_eq!(statuses, [200, 500, 500, 200]);
     // A challenge uses up nothing.
     hub.fault(Fault::once(What::Status(500)));
     assert_eq!(send(hub.registry_address(), "GET", &format!("/v2/{NAME}/{LATEST}"), &[]).await.status, 401);
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 500);
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 500);
 }
 
 #[tokio::test]
@@ -289,14 +289,14 @@ async fn a_gate_holds_a_request_until_it_opens() {
     let gate = hub.hold(Match::kind(Kind::ManifestGet));
     let (reply, ()) = tokio::join!(ask_with(&hub, "GET", NAME, LATEST, &[]), async {
         assert!(gate.started().await);
-        assert_eq!(ask(&hub, "HEAD", NAME, LATEST).await.status, 200);
+        assert_eq!(exchange(&hub, "HEAD", NAME, LATEST).await.status, 200);
         assert_eq!(hub.log().iter().find(|logged| logged.kind == Kind::ManifestGet).unwrap().status, 0);
         gate.open();
     });
     assert_eq!((reply.digest().as_str(), gate.count()), (image.digest(), 1));
     let held = hub.hold(Match::any());
     drop(held);
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.status, 200, "a dropped gate is open");
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.status, 200, "a dropped gate is open");
 }
 
 #[tokio::test]
@@ -310,6 +310,6 @@ async fn a_hub_that_is_down_refuses_and_comes_back() {
     let refused = TcpStream::connect(address).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     hub.up().await.unwrap();
-    assert_eq!(ask(&hub, "GET", NAME, LATEST).await.digest(), image.digest());
-    let _: Value = ask(&hub, "GET", NAME, "tags/list").await.json();
+    assert_eq!(exchange(&hub, "GET", NAME, LATEST).await.digest(), image.digest());
+    let _: Value = exchange(&hub, "GET", NAME, "tags/list").await.json();
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use sha2::{Digest as _, Sha256};
 
 use super::super::{Limit, Settings, Spec};
-use super::client::{ask, ask_with, blob, hub, send, token};
+use super::client::{ask_with, blob, exchange, hub, send, token};
 
 const NAME: &str = "library/hello";
 
@@ -19,13 +19,13 @@ async fn an_image_pulls_from_challenge_to_last_layer() {
     let realm = format!("Bearer realm=\"http://{}/token\",service=\"registry.docker.io\"", hub.registry_address());
     assert_eq!(challenge.header("www-authenticate"), realm);
 
-    let head = ask(&hub, "HEAD", NAME, "manifests/latest").await;
+    let head = exchange(&hub, "HEAD", NAME, "manifests/latest").await;
     assert_eq!((head.status, head.declared()), (200, image.root.bytes.len()));
     assert!(head.body.is_empty());
     assert_eq!(head.header("docker-content-digest"), image.digest());
     assert_eq!(head.header("ratelimit-remaining"), "100;w=21600");
 
-    let index = ask(&hub, "GET", NAME, "manifests/latest").await;
+    let index = exchange(&hub, "GET", NAME, "manifests/latest").await;
     assert_eq!(index.digest(), image.digest());
     assert_eq!(index.header("content-type"), image.root.media_type);
     assert_eq!(index.header("etag"), format!("\"{}\"", image.digest()));
@@ -34,7 +34,7 @@ async fn an_image_pulls_from_challenge_to_last_layer() {
     assert_eq!(index.header("docker-ratelimit-source"), "127.0.0.1");
 
     for platform in &image.platforms {
-        let manifest = ask(&hub, "GET", NAME, &format!("manifests/{}", platform.manifest.digest)).await;
+        let manifest = exchange(&hub, "GET", NAME, &format!("manifests/{}", platform.manifest.digest)).await;
         assert_eq!(manifest.body, platform.manifest.bytes);
         let config = blob(&hub, NAME, &platform.config.digest, &[]).await;
         assert_eq!(config.digest(), platform.config.digest);

@@ -75,7 +75,7 @@ impl Timing {
 
 /// One answer, read to its end.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     /// Status and headers.
     pub head: Head,
     /// When.
@@ -90,7 +90,7 @@ pub struct Answer {
     pub broken: Option<Error>,
 }
 
-impl Answer {
+impl Response {
     /// Three digits.
     pub fn status(&self) -> u16 {
         self.head.status

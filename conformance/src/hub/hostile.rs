@@ -1,4 +1,4 @@
-//! The evil listener: another loopback address, where no credential must ever arrive. It records all it is sent.
+//! The hostile listener: another loopback address, where no credential must ever arrive. It records all it is sent.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,16 +8,16 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::answer::Answer;
 use super::log::{Entry, Log};
-use super::send::{Manner, send};
+use super::response::Response;
+use super::send::{Delivery, send};
 use super::server;
 use super::shared::Shared;
 use super::wire::Connection;
 
-/// A request that reached the evil listener.
+/// A request that reached the hostile listener.
 #[derive(Clone, Debug)]
-pub struct Evil {
+pub struct HostileRequest {
     /// Method and target, as sent.
     pub request: String,
     /// Every header, in order, names in lower case.
@@ -37,24 +37,23 @@ pub(super) async fn converse(shared: Arc<Shared>, stream: TcpStream, peer: Socke
     let released: watch::Receiver<u64> = shared.released.subscribe();
     while let Ok(Some(request)) = connection.next().await {
         let answer = if request.path() == "/token" {
-            Answer::json(200, &json!({"token": "evil", "access_token": "evil", "expires_in": 300}))
+            Response::json(200, &json!({"token": "evil", "access_token": "evil", "expires_in": 300}))
         } else {
-            Answer::error(401, "UNAUTHORIZED", "who are you?").with("WWW-Authenticate", "Basic realm=\"evil\"")
+            Response::error(401, "UNAUTHORIZED", "who are you?").with("WWW-Authenticate", "Basic realm=\"evil\"")
         };
-        let manner = Manner {
+        let delivery = Delivery {
             head: request.method == "HEAD",
             keep_alive: request.keep_alive,
             bandwidth: None,
             fault: None,
             released: released.clone(),
         };
-        shared
-            .evil
-            .lock()
-            .unwrap()
-            .push(Evil { request: format!("{} {}", request.method, request.target), headers: request.headers });
+        shared.hostile.lock().unwrap().push(HostileRequest {
+            request: format!("{} {}", request.method, request.target),
+            headers: request.headers,
+        });
         let mut entry = Entry { log: &nothing, id: 0 };
-        if !send(&mut connection, answer, manner, &mut entry).await.unwrap_or(false) {
+        if !send(&mut connection, answer, delivery, &mut entry).await.unwrap_or(false) {
             break;
         }
     }

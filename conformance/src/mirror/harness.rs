@@ -29,7 +29,7 @@ const RECOVERY: Duration = Duration::from_secs(100);
 
 /// Everything a check works with.
 #[derive(Debug)]
-pub struct World {
+pub struct Harness {
     /// The mirror's upstream.
     pub hub: Arc<Hub>,
     /// Asks the mirror.
@@ -39,7 +39,7 @@ pub struct World {
     /// How long tags stay fresh when that is seconds; `None` is a mirror as it comes.
     pub tag_ttl: Option<Duration>,
     /// The same hub with another mirror, whose tags stay fresh for seconds.
-    short: Option<Arc<World>>,
+    short: Option<Arc<Harness>>,
     process: Option<Mutex<Process>>,
     /// Differs between two runs, so that a mirror which kept its data is cold for this one.
     run: u64,
@@ -71,11 +71,11 @@ impl Image {
     }
 }
 
-impl World {
+impl Harness {
     /// `process` when the mirror was started by us.
-    pub fn new(hub: Arc<Hub>, client: Client, admin: Option<SocketAddr>, process: Option<Process>) -> World {
+    pub fn new(hub: Arc<Hub>, client: Client, admin: Option<SocketAddr>, process: Option<Process>) -> Harness {
         let run = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
-        let world = World {
+        let harness = Harness {
             hub,
             client,
             admin,
@@ -85,8 +85,8 @@ impl World {
             run,
             serial: AtomicU64::new(0),
         };
-        world.heal();
-        world
+        harness.heal();
+        harness
     }
 
     /// Why a check that needs this cannot run here.
@@ -105,17 +105,17 @@ impl World {
     }
 
     /// With another mirror for checks that need short-lived tags.
-    pub fn with_short(self, short: World) -> World {
-        World { short: Some(Arc::new(short)), ..self }
+    pub fn with_short(self, short: Harness) -> Harness {
+        Harness { short: Some(Arc::new(short)), ..self }
     }
 
     /// With tags that stay fresh so long.
-    pub fn with_tag_ttl(self, ttl: Duration) -> World {
-        World { tag_ttl: Some(ttl), ..self }
+    pub fn with_tag_ttl(self, ttl: Duration) -> Harness {
+        Harness { tag_ttl: Some(ttl), ..self }
     }
 
-    /// This world, or its twin where tags are short-lived when that is what is needed.
-    pub fn suited(self: &Arc<World>, needs: Needs) -> &Arc<World> {
+    /// This harness, or its twin where tags are short-lived when that is what is needed.
+    pub fn suited(self: &Arc<Harness>, needs: Needs) -> &Arc<Harness> {
         match (&self.short, needs) {
             (Some(short), Needs::ShortTtl) => short,
             _ => self,
@@ -123,12 +123,12 @@ impl World {
     }
 
     /// A further process of the same program on the same hub, with `extra` in its configuration, for one check.
-    pub async fn beside(&self, extra: &str) -> Result<World, Failure> {
+    pub async fn beside(&self, extra: &str) -> Result<Harness, Failure> {
         let Program::Weir(path) = self.process().await?.program().clone() else {
             return Err(Failure::NotRun("needs Weir's configuration".into()));
         };
         let process = Process::start(Program::Weir(path), self.hub.registry_address(), extra).await?;
-        Ok(World::new(self.hub.clone(), Client::new(process.address, ""), process.admin, Some(process)))
+        Ok(Harness::new(self.hub.clone(), Client::new(process.address, ""), process.admin, Some(process)))
     }
 
     /// A seed nobody used before.
@@ -218,17 +218,17 @@ impl World {
     }
 
     /// What this image cost upstream so far.
-    pub fn spent(&self, image: &Image) -> Spent {
+    pub fn spent(&self, image: &Image) -> UpstreamCost {
         let blobs: Vec<&str> = image.blobs().collect();
-        Spent::of(self.hub.log().iter().filter(|logged| {
+        UpstreamCost::of(self.hub.log().iter().filter(|logged| {
             logged.repository == image.repository
                 || (matches!(logged.kind, Kind::CdnGet | Kind::CdnHead) && blobs.contains(&logged.reference.as_str()))
         }))
     }
 
     /// What was asked for this repository so far; the CDN knows none and is left out.
-    pub fn spent_in(&self, repository: &str) -> Spent {
-        Spent::of(self.hub.log().iter().filter(|logged| logged.repository == repository))
+    pub fn spent_in(&self, repository: &str) -> UpstreamCost {
+        UpstreamCost::of(self.hub.log().iter().filter(|logged| logged.repository == repository))
     }
 
     /// Every request upstream so far, whatever for.
@@ -310,7 +310,7 @@ impl World {
 
 /// What something cost upstream, by kind of request.
 #[derive(Clone, Debug, Default)]
-pub struct Spent {
+pub struct UpstreamCost {
     /// All that were answered with more than a challenge.
     pub requests: u64,
     /// Counted by Hub.
@@ -333,9 +333,9 @@ pub struct Spent {
     pub challenges: u64,
 }
 
-impl Spent {
-    fn of<'a>(entries: impl Iterator<Item = &'a Logged>) -> Spent {
-        let mut spent = Spent::default();
+impl UpstreamCost {
+    fn of<'a>(entries: impl Iterator<Item = &'a Logged>) -> UpstreamCost {
+        let mut spent = UpstreamCost::default();
         for entry in entries {
             if entry.status == 401 && entry.authorization == Authorization::None {
                 spent.challenges += 1;
@@ -376,7 +376,7 @@ impl Spent {
     }
 }
 
-impl fmt::Display for Spent {
+impl fmt::Display for UpstreamCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cdn: u64 = self.cdn_gets.values().sum();
         write!(f, "{} manifest GETs, {} HEADs", self.manifest_gets, self.manifest_heads)?;

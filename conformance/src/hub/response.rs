@@ -7,7 +7,7 @@ use super::content::Content;
 
 /// An answer. `Content-Length`, `Date` and `Connection` are added as it is sent.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Body,
@@ -27,12 +27,12 @@ pub(super) enum Body {
     Raw(Bytes),
 }
 
-impl Answer {
-    pub(super) fn new(status: u16) -> Answer {
-        Answer { status, headers: Vec::new(), body: Body::Empty, counted: false }
+impl Response {
+    pub(super) fn new(status: u16) -> Response {
+        Response { status, headers: Vec::new(), body: Body::Empty, counted: false }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Answer {
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Response {
         self.headers.push((name, value.into()));
         self
     }
@@ -46,33 +46,33 @@ impl Answer {
         }
     }
 
-    pub(super) fn body(mut self, content_type: &str, bytes: impl Into<Bytes>) -> Answer {
+    pub(super) fn body(mut self, content_type: &str, bytes: impl Into<Bytes>) -> Response {
         let of = Content::Memory(bytes.into());
         self.body = Body::Part { start: 0, end: of.size(), of };
         self.with("Content-Type", content_type)
     }
 
-    pub(super) fn json(status: u16, value: &Value) -> Answer {
-        Answer::new(status).body("application/json", value.to_string())
+    pub(super) fn json(status: u16, value: &Value) -> Response {
+        Response::new(status).body("application/json", value.to_string())
     }
 
     /// The error object of the distribution spec.
-    pub(super) fn error(status: u16, code: &str, message: &str) -> Answer {
-        Answer::json(status, &json!({"errors": [{"code": code, "message": message}]}))
+    pub(super) fn error(status: u16, code: &str, message: &str) -> Response {
+        Response::json(status, &json!({"errors": [{"code": code, "message": message}]}))
     }
 
     /// 307 to that address.
-    pub(super) fn redirect(location: impl Into<String>) -> Answer {
-        Answer::new(307).with("Location", location).body("application/octet-stream", Bytes::new())
+    pub(super) fn redirect(location: impl Into<String>) -> Response {
+        Response::new(307).with("Location", location).body("application/octet-stream", Bytes::new())
     }
 
     /// The abuse limiter's bytes as they were captured: bare line feeds, no length.
-    pub(super) fn abuse(retry_after: Option<u64>) -> Answer {
+    pub(super) fn abuse(retry_after: Option<u64>) -> Response {
         let retry_after = retry_after.map(|seconds| format!("Retry-After: {seconds}\n")).unwrap_or_default();
         let raw = format!(
             "HTTP/1.1 429 Too Many Requests\nCache-Control: no-cache\nConnection: close\nContent-Type: text/plain\n{retry_after}\nToo Many Requests (HAP429).\n"
         );
-        Answer { body: Body::Raw(raw.into()), ..Answer::new(429) }
+        Response { body: Body::Raw(raw.into()), ..Response::new(429) }
     }
 
     pub(super) fn has_body(&self) -> bool {

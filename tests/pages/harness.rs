@@ -27,7 +27,7 @@ use weir_conformance::hub::{self, Spec};
 use crate::mirror::support::{Bench, Change, ask};
 
 /// Everything that a page shows, running.
-pub(crate) struct World {
+pub(crate) struct Harness {
     pub(crate) bench: Bench,
     pub(crate) limits: Limits,
     pub(crate) admin: SocketAddr,
@@ -78,12 +78,12 @@ pub(crate) fn rulebook() -> LimitsConfig {
     }
 }
 
-impl World {
-    pub(crate) async fn start() -> World {
-        World::with(|_| ()).await
+impl Harness {
+    pub(crate) async fn start() -> Harness {
+        Harness::with(|_| ()).await
     }
 
-    pub(crate) async fn with(change: impl FnOnce(&mut admin::Settings)) -> World {
+    pub(crate) async fn with(change: impl FnOnce(&mut admin::Settings)) -> Harness {
         let limit = hub::Limit { pulls: 100, window: Duration::from_secs(21_600) };
         let bench =
             Bench::start(hub::Settings { limit: Some(limit), ..hub::Settings::default() }, Change::default()).await;
@@ -106,7 +106,7 @@ impl World {
             draining: Draining::default(),
         };
         let serving = admin::serve(settings, socket, None, dependencies).unwrap();
-        World { bench, limits, admin, _serving: serving }
+        Harness { bench, limits, admin, _serving: serving }
     }
 
     /// Lets a client ask for images that do not exist until a rule blocks it, and returns the id of its ban.
@@ -195,19 +195,19 @@ impl Answer {
 }
 
 /// Keeps a cookie, sends it, and says where its forms come from.
-pub(crate) struct Visitor {
+pub(crate) struct Browser {
     pub(crate) admin: SocketAddr,
     pub(crate) host: String,
     pub(crate) cookie: String,
 }
 
-impl Visitor {
-    pub(crate) fn new(world: &World) -> Visitor {
-        Visitor { admin: world.admin, host: world.admin.to_string(), cookie: String::new() }
+impl Browser {
+    pub(crate) fn new(harness: &Harness) -> Browser {
+        Browser { admin: harness.admin, host: harness.admin.to_string(), cookie: String::new() }
     }
 
-    pub(crate) fn logged_in(world: &World, name: &str) -> Visitor {
-        let mut visitor = Visitor::new(world);
+    pub(crate) fn logged_in(harness: &Harness, name: &str) -> Browser {
+        let mut visitor = Browser::new(harness);
         let answer = visitor.log_in(name, &password(name), "/");
         assert_eq!(answer.status, 303, "{answer:?}");
         visitor

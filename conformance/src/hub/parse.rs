@@ -10,12 +10,12 @@ use super::image::{Layer, Media, Spec};
 use super::log::Kind;
 
 /// What is wrong with the words, in a sentence for whoever wrote them.
-pub(super) type Wrong = String;
+pub(super) type ParseError = String;
 
 /// A fault as it is written. What a fault does not need is ignored; what nobody knows is refused.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FaultWords {
+struct FaultText {
     what: String,
     status: Option<Number>,
     at: Option<String>,
@@ -28,12 +28,12 @@ struct FaultWords {
     count: Option<Number>,
     after: Option<Number>,
     #[serde(flatten)]
-    on: MatchWords,
+    on: MatchText,
 }
 
 /// Which requests, as it is written.
 #[derive(Debug, Default, Deserialize)]
-struct MatchWords {
+struct MatchText {
     kind: Option<String>,
     repository: Option<String>,
     reference: Option<String>,
@@ -49,7 +49,7 @@ enum Number {
 }
 
 impl Number {
-    fn value(&self) -> Result<f64, Wrong> {
+    fn value(&self) -> Result<f64, ParseError> {
         match self {
             Number::Number(number) => Ok(*number),
             Number::Text(text) => text.parse().or_else(|_| size(text).map(|size| size as f64)),
@@ -58,11 +58,11 @@ impl Number {
 }
 
 /// Reads a fault from JSON or from `name,key=value`.
-pub(super) fn fault(text: &str) -> Result<Fault, Wrong> {
-    let words: FaultWords = serde_json::from_value(object(text, "what")?).map_err(|error| error.to_string())?;
+pub(super) fn fault(text: &str) -> Result<Fault, ParseError> {
+    let words: FaultText = serde_json::from_value(object(text, "what")?).map_err(|error| error.to_string())?;
     let number = |given: &Option<Number>, default: f64| given.as_ref().map_or(Ok(default), Number::value);
     let share = || number(&words.share, 0.5);
-    let status = || Ok::<_, Wrong>(number(&words.status, 503.0)? as u16);
+    let status = || Ok::<_, ParseError>(number(&words.status, 503.0)? as u16);
     let retry_after = || match &words.retry_after {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text.clone()),
@@ -110,13 +110,13 @@ pub(super) fn fault(text: &str) -> Result<Fault, Wrong> {
 }
 
 /// Reads which requests are meant, from JSON or from `key=value,key=value`.
-pub(super) fn requests(text: &str) -> Result<Match, Wrong> {
-    let words: MatchWords = serde_json::from_value(object(text, "kind")?).map_err(|error| error.to_string())?;
+pub(super) fn requests(text: &str) -> Result<Match, ParseError> {
+    let words: MatchText = serde_json::from_value(object(text, "kind")?).map_err(|error| error.to_string())?;
     words.read()
 }
 
-impl MatchWords {
-    fn read(self) -> Result<Match, Wrong> {
+impl MatchText {
+    fn read(self) -> Result<Match, ParseError> {
         let kind = match self.kind {
             None => None,
             Some(name) => Some(Kind::named(&name).ok_or_else(|| {
@@ -131,7 +131,7 @@ impl MatchWords {
 /// An image as it is written. Lists are arrays, or text with `+` between.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ImageWords {
+struct ImageText {
     repository: String,
     tags: Option<List>,
     platforms: Option<List>,
@@ -166,7 +166,7 @@ impl List {
 }
 
 /// Reads an image from JSON, or from `repository:tag=seed,layers=3x1MiB,private`.
-pub(super) fn image(text: &str) -> Result<Spec, Wrong> {
+pub(super) fn image(text: &str) -> Result<Spec, ParseError> {
     let object = if text.trim_start().starts_with('{') {
         object(text, "repository")?
     } else {
@@ -180,7 +180,7 @@ pub(super) fn image(text: &str) -> Result<Spec, Wrong> {
         let rest = if rest.is_empty() { String::new() } else { format!(",{rest}") };
         object(&format!("repository={repository},tags={tag}{rest}"), "repository")?
     };
-    let words: ImageWords = serde_json::from_value(object).map_err(|error| error.to_string())?;
+    let words: ImageText = serde_json::from_value(object).map_err(|error| error.to_string())?;
     let mut spec = Spec::new(words.repository);
     if let Some(tags) = words.tags {
         spec.tags = tags.values();
@@ -225,7 +225,7 @@ pub(super) fn image(text: &str) -> Result<Spec, Wrong> {
 }
 
 /// JSON as it is; else `first,key=value,flag`, where the first may stand for the key that is given and a flag is true.
-pub(super) fn object(text: &str, first: &str) -> Result<Value, Wrong> {
+pub(super) fn object(text: &str, first: &str) -> Result<Value, ParseError> {
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|error| error.to_string());
     }
@@ -242,7 +242,7 @@ pub(super) fn object(text: &str, first: &str) -> Result<Value, Wrong> {
 }
 
 /// Bytes: `1000`, `64KiB`, `1MiB`, `2GiB`.
-pub(super) fn size(text: &str) -> Result<u64, Wrong> {
+pub(super) fn size(text: &str) -> Result<u64, ParseError> {
     let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "" | "B" => 1,
@@ -256,7 +256,7 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
 }
 
 /// `5s`, `250ms`, `1m`.
-pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn duration(text: &str) -> Result<Duration, ParseError> {
     humantime::parse_duration(text).map_err(|error| format!("{text}: {error}"))
 }
 

@@ -7,13 +7,13 @@ use std::{
 };
 
 /// What came back.
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) status: u16,
     head: String,
     pub(super) body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
@@ -21,18 +21,18 @@ impl Answer {
 }
 
 /// A connection.
-pub(super) struct Wire(TcpStream);
+pub(super) struct Connection(TcpStream);
 
-impl Wire {
-    pub(super) fn to(address: SocketAddr) -> Result<Wire, String> {
+impl Connection {
+    pub(super) fn to(address: SocketAddr) -> Result<Connection, String> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).map_err(|error| error.to_string())?;
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
-        Ok(Wire(stream))
+        Ok(Connection(stream))
     }
 
     /// Sends and reads to the end. The path may be a whole URL, as some registries put it into `Location`.
-    pub(super) fn ask(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) -> Result<Answer, String> {
+    pub(super) fn ask(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) -> Result<Response, String> {
         let path = match target.split_once("://") {
             Some((_, rest)) => &rest[rest.find('/').unwrap_or(rest.len())..],
             None => target,
@@ -44,7 +44,7 @@ impl Wire {
         self.answer(method)
     }
 
-    fn answer(&mut self, method: &str) -> Result<Answer, String> {
+    fn answer(&mut self, method: &str) -> Result<Response, String> {
         let mut bytes = Vec::new();
         let mut piece = vec![0; 64 << 10];
         let end = loop {
@@ -59,7 +59,7 @@ impl Wire {
         let body = bytes.split_off(end);
         let head = String::from_utf8_lossy(&bytes).into_owned();
         let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or("no status")?;
-        let mut answer = Answer { status, head, body };
+        let mut answer = Response { status, head, body };
         let length: usize = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
         while method != "HEAD" && answer.body.len() < length {
             match self.0.read(&mut piece).map_err(|error| error.to_string())? {
