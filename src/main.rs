@@ -93,7 +93,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
 
     let hosted = Hosted::new(settings.hosted, store.clone());
     let keeping_house = hosted.clone();
-    tokio::spawn(async move { keeping_house.keep_house().await });
+    tokio::spawn(async move { keeping_house.collect_garbage().await });
     let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, limits.clone(), Handle::current());
     mirror.metrics().register(&mut metrics);
     let http_metrics = http::Metrics::new();

@@ -23,7 +23,7 @@ use weir::{
     },
     upstream::{
         Identity, Ledger,
-        ledger::{Keep, Kept},
+        ledger::{LedgerStore, WriteFuture},
     },
 };
 use weir_storage::{Journal, Store};
@@ -38,13 +38,13 @@ const LONG: usize = 20_000;
 /// Keeps the ledger in a journal of the store: `upstream` knows no storage.
 pub(crate) struct LedgerJournal(pub(crate) Journal);
 
-impl Keep for LedgerJournal {
-    fn append(&self, record: Vec<u8>) -> Kept {
+impl LedgerStore for LedgerJournal {
+    fn append(&self, record: Vec<u8>) -> WriteFuture {
         let journal = self.0.clone();
         Box::pin(async move { journal.append(&record).await.map_err(|error| error.to_string()) })
     }
 
-    fn compact(&self, records: Vec<Vec<u8>>) -> Kept {
+    fn compact(&self, records: Vec<Vec<u8>>) -> WriteFuture {
         let journal = self.0.clone();
         let records = records.into_iter().map(Into::into).collect();
         Box::pin(async move { journal.compact(records).await.map_err(|error| error.to_string()) })

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{State, cache::located, parameter, refuse, reply};
 use crate::upstream::{
     Identity,
-    ledger::{Left, Spend},
+    ledger::{Balance, Spend},
 };
 
 /// The most spends that one answer holds.
@@ -26,7 +26,7 @@ pub(super) fn budget(state: &State) -> Value {
 }
 
 /// An identity with who waits for its pulls, who spent them, and whether somebody else does.
-fn whole(state: &State, left: &Left, floors: &Value) -> Value {
+fn whole(state: &State, left: &Balance, floors: &Value) -> Value {
     let mut json = identity(left, floors);
     state.limits.expire_spends(left, SystemTime::now());
     let spenders = state.limits.spenders(&left.identity).into_iter().take(MOST_SPENDERS);
@@ -41,7 +41,7 @@ fn whole(state: &State, left: &Left, floors: &Value) -> Value {
     json
 }
 
-fn identity(left: &Left, floors: &Value) -> Value {
+fn identity(left: &Balance, floors: &Value) -> Value {
     let Identity { upstream, account } = &left.identity;
     json!({
         "upstream": &**upstream,
@@ -119,8 +119,8 @@ mod tests {
 
     use super::*;
 
-    fn left(limit: Option<i64>) -> Left {
-        Left {
+    fn left(limit: Option<i64>) -> Balance {
+        Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
             limit,
             remaining: limit.map(|limit| limit - 25),

@@ -11,7 +11,7 @@ use super::{State, refuse};
 use crate::{
     limits::{Limits, bans::BanFilter, state::ThrottleView},
     mirror::Mirror,
-    upstream::ledger::Left,
+    upstream::ledger::Balance,
 };
 
 pub(super) fn metrics(state: &State) -> HttpResponse {
@@ -29,11 +29,11 @@ pub(super) fn metrics(state: &State) -> HttpResponse {
 #[derive(Debug)]
 pub(super) struct MetricsCollector(pub(super) Mirror, pub(super) Limits);
 
-fn own(left: &Left) -> u64 {
+fn own(left: &Balance) -> u64 {
     left.spent
 }
 
-fn others(left: &Left) -> u64 {
+fn others(left: &Balance) -> u64 {
     left.external
 }
 
@@ -64,7 +64,7 @@ impl Collector for MetricsCollector {
         }
         let budget = self.0.budget();
         for (name, help, value) in [
-            ("budget_spent", "Pulls that this mirror spent within the window", own as fn(&Left) -> u64),
+            ("budget_spent", "Pulls that this mirror spent within the window", own as fn(&Balance) -> u64),
             ("budget_external_spend", "Pulls that others behind the same address spent within the window", others),
         ] {
             let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

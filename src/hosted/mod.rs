@@ -21,7 +21,7 @@ use weir_storage::{ReferrersPage, Store};
 pub use self::{error::Error, manifest::MOST_BYTES, rights::Right, settings::Settings, upload::Upload};
 use crate::{
     client::{Client, ClientKey},
-    mirror::{Ask, BlobAnswer, BlobHead, Facts, ManifestAnswer, Mirror, Status, TagsAnswer},
+    mirror::{BlobAnswer, BlobHead, CacheFacts, CacheStatus, Lookup, ManifestAnswer, Mirror, TagsAnswer},
     oci::{Algorithm, Digest, MediaType, Name, Reference, Tag},
 };
 
@@ -60,8 +60,8 @@ pub struct Referrers {
     pub next: Option<Digest>,
 }
 
-fn here() -> Facts {
-    Facts { status: Status::Hit, age: Duration::ZERO, warning: None }
+fn here() -> CacheFacts {
+    CacheFacts { status: CacheStatus::Hit, age: Duration::ZERO, warning: None }
 }
 
 impl Hosted {
@@ -241,13 +241,19 @@ impl Hosted {
     ///
     /// # Errors
     /// [`Error::Quota`], [`Error::Internal`].
-    pub async fn mount(&self, client: &Client, name: &Name, digest: &Digest, from: From<'_>) -> Result<bool, Error> {
+    pub async fn mount(
+        &self,
+        client: &Client,
+        name: &Name,
+        digest: &Digest,
+        from: MountSource<'_>,
+    ) -> Result<bool, Error> {
         let readable = |name: &Name| self.may(client, Right::Pull, name).is_ok();
         let found = match from {
-            From::Anywhere => self.0.hosted.holders(digest).iter().any(readable),
-            From::Hosted(other) => readable(other) && self.0.hosted.holders(digest).contains(other),
+            MountSource::Anywhere => self.0.hosted.holders(digest).iter().any(readable),
+            MountSource::Hosted(other) => readable(other) && self.0.hosted.holders(digest).contains(other),
             // The answer holds the blob while it is mounted.
-            From::Mirrored(mirror, ask) => match mirror.warm_blob(ask, digest) {
+            MountSource::Mirrored(mirror, lookup) => match mirror.warm_blob(lookup, digest) {
                 Some(_held) => return Ok(self.0.hosted.mount(name, digest).await?),
                 None => false,
             },
@@ -256,7 +262,7 @@ impl Hosted {
     }
 
     /// Gives up, now and then, what was pushed and is named by no manifest. Never ends.
-    pub async fn keep_house(&self) {
+    pub async fn collect_garbage(&self) {
         loop {
             tokio::time::sleep(COLLECT_EVERY).await;
             if let Err(error) = self.0.hosted.collect().await {
@@ -268,13 +274,13 @@ impl Hosted {
 
 /// Where a blob is to be mounted from.
 #[derive(Clone, Copy, Debug)]
-pub enum From<'a> {
+pub enum MountSource<'a> {
     /// Wherever the client may read it here.
     Anywhere,
     /// A repository that lives here.
     Hosted(&'a Name),
     /// A repository that is mirrored.
-    Mirrored(&'a Mirror, &'a Ask),
+    Mirrored(&'a Mirror, &'a Lookup),
 }
 
 /// Whose an upload is. Those without a name are one: their addresses change under them, and nobody can guess an id.

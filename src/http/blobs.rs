@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     hosted::Right,
-    mirror::{BlobAnswer, Facts},
+    mirror::{BlobAnswer, CacheFacts},
     oci::Digest,
 };
 
@@ -98,7 +98,7 @@ fn head(
     place: &Place,
     named: DigestHeaders,
     size: u64,
-    facts: &Facts,
+    facts: &CacheFacts,
     had: bool,
 ) -> Response<Body> {
     let all = described(&mut exchange, place, named, facts);
@@ -143,7 +143,7 @@ fn asked(exchange: &Exchange, named: &DigestHeaders) -> Option<Asked> {
     Asked::parse(range)
 }
 
-fn described(exchange: &mut Exchange, place: &Place, named: DigestHeaders, facts: &Facts) -> HeaderMap {
+fn described(exchange: &mut Exchange, place: &Place, named: DigestHeaders, facts: &CacheFacts) -> HeaderMap {
     let mut all = exchange.headers(Some(place), Some(facts));
     all.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     all.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

@@ -410,7 +410,7 @@ mod tests {
             Failure::Mirror(Mirror::BudgetSpent {
                 retry_after: Duration::from_millis(1_200),
                 message: message(),
-                regroup: false,
+                retry_alone: false,
             }),
             Failure::Mirror(Mirror::UpstreamLimited { retry_after: Duration::from_secs(3_600), message: message() }),
             Failure::Mirror(Mirror::UpstreamUnavailable { retry_after: None, message: "upstream is down".into() }),
@@ -489,7 +489,7 @@ mod tests {
             Failure::Mirror(mirror::Error::BudgetSpent {
                 retry_after: Duration::from_secs(wait),
                 message: "spent".into(),
-                regroup: false,
+                retry_alone: false,
             })
         };
         for (user_agent, wait, told) in [

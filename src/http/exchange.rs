@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     limits::permit::RequestInfo,
-    mirror::{Ask, Facts},
+    mirror::{CacheFacts, Lookup},
 };
 
 /// A request that was understood so far, and the turn it is part of.
@@ -33,7 +33,7 @@ pub(crate) struct Exchange {
 
 /// A repository, mirrored or hosted, and what of the request bears on how it is answered.
 pub(crate) struct Place {
-    pub(crate) ask: Ask,
+    pub(crate) ask: Lookup,
     /// The `ns` that decided, to be echoed.
     pub(crate) namespace: Option<HeaderValue>,
 }
@@ -94,7 +94,7 @@ impl Exchange {
         mut self,
         media_type: &'static str,
         place: Option<&Place>,
-        facts: Option<&Facts>,
+        facts: Option<&CacheFacts>,
         body: &serde_json::Value,
     ) -> Response<Body> {
         let mut all = self.headers(place, facts);
@@ -103,7 +103,7 @@ impl Exchange {
     }
 
     /// The headers that every answer of a place has.
-    pub(crate) fn headers(&mut self, place: Option<&Place>, facts: Option<&Facts>) -> HeaderMap {
+    pub(crate) fn headers(&mut self, place: Option<&Place>, facts: Option<&CacheFacts>) -> HeaderMap {
         let mut all = HeaderMap::with_capacity(12);
         headers::common(&mut all);
         if let Some(namespace) = place.and_then(|place| place.namespace.as_ref()) {

@@ -12,7 +12,7 @@ use crate::{
         permit::Permit,
         throttle::{Meter, ThrottleStatus},
     },
-    mirror::{Facts, Status},
+    mirror::{CacheFacts, CacheStatus},
     oci::Digest,
 };
 
@@ -72,17 +72,17 @@ pub(crate) fn common(headers: &mut HeaderMap) {
 }
 
 /// How the answer came about: `X-Cache`, `Cache-Status` (RFC 9211), `Age`, `Warning`.
-pub(crate) fn facts(headers: &mut HeaderMap, facts: &Facts) {
+pub(crate) fn facts(headers: &mut HeaderMap, facts: &CacheFacts) {
     let (word, rfc) = match facts.status {
-        Status::Hit => ("hit", "weir; hit"),
-        Status::Miss => ("miss", "weir; fwd=miss"),
-        Status::Revalidated => ("revalidated", "weir; fwd=stale; fwd-status=304"),
-        Status::Stale => ("stale", "weir; hit; detail=stale"),
-        Status::Bypass => ("bypass", "weir; fwd=bypass"),
+        CacheStatus::Hit => ("hit", "weir; hit"),
+        CacheStatus::Miss => ("miss", "weir; fwd=miss"),
+        CacheStatus::Revalidated => ("revalidated", "weir; fwd=stale; fwd-status=304"),
+        CacheStatus::Stale => ("stale", "weir; hit; detail=stale"),
+        CacheStatus::Bypass => ("bypass", "weir; fwd=bypass"),
     };
     headers.insert(X_CACHE, HeaderValue::from_static(word));
     headers.insert(CACHE_STATUS, HeaderValue::from_static(rfc));
-    if matches!(facts.status, Status::Hit | Status::Stale) {
+    if matches!(facts.status, CacheStatus::Hit | CacheStatus::Stale) {
         headers.insert(AGE, seconds(facts.age));
     }
     if let Some(text) = &facts.warning {
@@ -91,13 +91,13 @@ pub(crate) fn facts(headers: &mut HeaderMap, facts: &Facts) {
 }
 
 /// The word for a status in the log and the metrics.
-pub(crate) fn word(status: Status) -> &'static str {
+pub(crate) fn word(status: CacheStatus) -> &'static str {
     match status {
-        Status::Hit => "hit",
-        Status::Miss => "miss",
-        Status::Revalidated => "revalidated",
-        Status::Stale => "stale",
-        Status::Bypass => "bypass",
+        CacheStatus::Hit => "hit",
+        CacheStatus::Miss => "miss",
+        CacheStatus::Revalidated => "revalidated",
+        CacheStatus::Stale => "stale",
+        CacheStatus::Bypass => "bypass",
     }
 }
 

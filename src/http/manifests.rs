@@ -17,7 +17,7 @@ use super::{
 use crate::{
     hosted::{self, MOST_BYTES, Right},
     limits::{headers as limit_headers, throttle::Meter},
-    mirror::{Facts, ManifestAnswer, ManifestHead, Mirror},
+    mirror::{CacheFacts, ManifestAnswer, ManifestHead, Mirror},
     oci::{Digest, Invalid, MediaType, Reference, Tag},
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, refe
     }
     let name = reference.to_string();
     if let Err(failure) = exchange.may_miss(&place, &name)
-        && (matches!(failure, Failure::MissThrottled(_)) || !registry.mirror.has(&place.ask, &reference))
+        && (matches!(failure, Failure::MissThrottled(_)) || !registry.mirror.is_cached(&place.ask, &reference))
     {
         return Answer::now(exchange.fail(&failure, Some(&place), Some(name)));
     }
@@ -177,7 +177,7 @@ fn described(
     place: &Place,
     digest: &Digest,
     media_type: &MediaType,
-    facts: &Facts,
+    facts: &CacheFacts,
 ) -> (HeaderMap, bool) {
     let mut all = exchange.headers(Some(place), Some(facts));
     let digest = headers::of_digest(digest);

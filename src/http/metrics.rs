@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::mirror::Status;
+use crate::mirror::CacheStatus;
 
 /// What kind of resource a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,8 @@ const KINDS: [(Kind, &str); 8] = [
 const METHODS: [&str; 3] = ["GET", "HEAD", "other"];
 /// 499 is for a client that left before it was answered.
 const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "429", "499", "5xx"];
-const STATUSES: [Status; 5] = [Status::Hit, Status::Miss, Status::Revalidated, Status::Stale, Status::Bypass];
+const STATUSES: [CacheStatus; 5] =
+    [CacheStatus::Hit, CacheStatus::Miss, CacheStatus::Revalidated, CacheStatus::Stale, CacheStatus::Bypass];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -165,7 +166,7 @@ impl Metrics {
         self.0.handles.requests[kind as usize][method][class].inc();
     }
 
-    pub(crate) fn cache(&self, kind: Kind, status: Status) {
+    pub(crate) fn cache(&self, kind: Kind, status: CacheStatus) {
         self.0.handles.cache[kind as usize][status as usize].inc();
     }
 
@@ -214,7 +215,7 @@ mod tests {
         metrics.register(&mut registry);
         metrics.request(Kind::Manifest, &Method::HEAD, Some(StatusCode::TOO_MANY_REQUESTS));
         metrics.request(Kind::Blob, &Method::GET, None);
-        metrics.cache(Kind::Manifest, Status::Stale);
+        metrics.cache(Kind::Manifest, CacheStatus::Stale);
         metrics.sent(Kind::Blob, 7);
         let open = metrics.open();
         let mut text = String::new();

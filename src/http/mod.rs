@@ -65,7 +65,7 @@ use crate::{
     client::Client,
     hosted::Hosted,
     limits::permit::{Denied, RequestInfo, RequestKind},
-    mirror::{Ask, Mirror},
+    mirror::{Lookup, Mirror},
     route::{Asked, Found, Routes},
 };
 
@@ -240,7 +240,7 @@ fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &
     match registry.routes.find(asked, ns.as_deref()) {
         Some(Found::Mirrored(found)) => {
             let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
-            let ask = Ask { upstream: found.upstream, repository: found.repository, client, cached_only };
+            let ask = Lookup { upstream: found.upstream, repository: found.repository, client, cached_only };
             Ok(At::Mirrored(Place { ask, namespace }))
         }
         Some(Found::Hosted(repository)) => {
@@ -252,7 +252,7 @@ fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &
                 return Err(Failure::Login);
             }
             thread_local!(static HERE_NAME: Arc<str> = Arc::from(HERE));
-            let ask = Ask { upstream: HERE_NAME.with(Arc::clone), repository, client, cached_only };
+            let ask = Lookup { upstream: HERE_NAME.with(Arc::clone), repository, client, cached_only };
             Ok(At::Hosted(Place { ask, namespace: None }))
         }
         None => {

@@ -15,7 +15,7 @@ use super::{
     headers, query,
 };
 use crate::{
-    mirror::{Facts, ReferrersAnswer, Status},
+    mirror::{CacheFacts, CacheStatus, ReferrersAnswer},
     oci::{Digest, OCI_IMAGE_INDEX},
 };
 
@@ -66,7 +66,7 @@ pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, dige
                     let filter = filter.map_or(String::new(), |filter| format!("&artifactType={filter}"));
                     format!("</v2/{name}/referrers/{digest}?n={most}&last={next}{filter}>; rel=\"next\"")
                 });
-                let facts = Facts { status: Status::Hit, age: Duration::ZERO, warning: None };
+                let facts = CacheFacts { status: CacheStatus::Hit, age: Duration::ZERO, warning: None };
                 let found = ReferrersAnswer { descriptors: found.descriptors.into(), facts };
                 let mut response = index(exchange, &place, &found, artifact_type.as_deref());
                 if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {

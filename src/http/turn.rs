@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     limits::{Limits, permit::Permit, throttle::Meter},
-    mirror::Status,
+    mirror::CacheStatus,
 };
 
 /// Characters of a path or a client's name that a log line holds.
@@ -31,7 +31,7 @@ pub(crate) struct Turn {
     method: Method,
     kind: Kind,
     status: Option<StatusCode>,
-    cache: Option<Status>,
+    cache: Option<CacheStatus>,
     /// Bytes of a body that the dispatcher copies.
     copied: u64,
     /// Bytes promised.
@@ -117,7 +117,7 @@ impl Turn {
     }
 
     /// How the answer came about.
-    pub(crate) fn came_from(&mut self, cache: Status) {
+    pub(crate) fn came_from(&mut self, cache: CacheStatus) {
         self.cache = Some(cache);
     }
 
@@ -196,7 +196,7 @@ mod tests {
             };
             let asked = head("/v2/a/tags/list?ns=docker.io%1b&token=s3cret-canary");
             let mut turn = Turn::begin(shared.clone(), Metrics::new(), &asked);
-            turn.came_from(Status::Hit);
+            turn.came_from(CacheStatus::Hit);
             turn.answered(StatusCode::OK, 7, true);
             drop(turn);
             // Of a client that left before it was answered, too.

@@ -22,8 +22,8 @@ use super::{
     path, query,
 };
 use crate::{
-    hosted::{Error, From, Right, Upload},
-    mirror::Ask,
+    hosted::{Error, MountSource, Right, Upload},
+    mirror::Lookup,
     oci::{Algorithm, Digest, Name},
     route::Found,
 };
@@ -115,11 +115,11 @@ fn begin(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
             let found =
                 wish.from.as_deref().map(|from| path::name(from).ok().and_then(|from| routes.find(&from, None)));
             let mounted = match found {
-                None => hosted.mount(client, name, digest, From::Anywhere).await,
-                Some(Some(Found::Hosted(from))) => hosted.mount(client, name, digest, From::Hosted(&from)).await,
+                None => hosted.mount(client, name, digest, MountSource::Anywhere).await,
+                Some(Some(Found::Hosted(from))) => hosted.mount(client, name, digest, MountSource::Hosted(&from)).await,
                 Some(Some(Found::Mirrored(from))) => {
-                    let ask = Ask { upstream: from.upstream, repository: from.repository, ..place.ask.clone() };
-                    hosted.mount(client, name, digest, From::Mirrored(&mirror, &ask)).await
+                    let ask = Lookup { upstream: from.upstream, repository: from.repository, ..place.ask.clone() };
+                    hosted.mount(client, name, digest, MountSource::Mirrored(&mirror, &ask)).await
                 }
                 Some(None) => Ok(false),
             };

@@ -28,7 +28,7 @@ pub use spend_log::SpendLog;
 use super::class::{Classes, OnExceed};
 use crate::{
     client::{Class, Client, ClientKey},
-    upstream::ledger::Left,
+    upstream::ledger::Balance,
 };
 
 /// The share of the limit that each class leaves to those above it, from 0 to 1.
@@ -193,7 +193,7 @@ impl Policy {
     ///
     /// # Errors
     /// The reason and the wait, at least a second.
-    pub fn decide(&self, left: &Left, asker: &Spender, now: SystemTime) -> Result<(), (RefusalReason, Duration)> {
+    pub fn decide(&self, left: &Balance, asker: &Spender, now: SystemTime) -> Result<(), (RefusalReason, Duration)> {
         let Some(remaining) = left.remaining else { return Ok(()) };
         let limit = u64::try_from(left.limit.unwrap_or(0)).unwrap_or(0);
         if remaining <= 0 {
@@ -242,7 +242,7 @@ impl Policy {
     }
 
     /// When `more` pulls will have come back: the first by the ledger's forecast, each other one as they would if evenly spent.
-    fn returns(&self, left: &Left, more: u64, now: SystemTime) -> Duration {
+    fn returns(&self, left: &Balance, more: u64, now: SystemTime) -> Duration {
         let each = match (left.window, left.limit) {
             (Some(window), Some(limit @ 1..)) => window.div_f64(limit as f64),
             _ => Duration::ZERO,
@@ -276,7 +276,7 @@ pub struct SpendRequest<'a> {
 
 impl Admission {
     /// Decides for one request. After [`BudgetDecision::Spend`] and a reservation comes [`Admission::spend`].
-    pub fn ask(&mut self, policy: &Policy, left: &Left, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
+    pub fn ask(&mut self, policy: &Policy, left: &Balance, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
         self.age(left, now);
         let asker = self.asker(ask.client, ask.class, ask.overrides);
         let judged = policy.decide(left, &asker, now);
@@ -299,13 +299,13 @@ impl Admission {
     }
 
     /// Whether this client might spend now; nobody is put in a line.
-    pub fn could(&mut self, policy: &Policy, left: &Left, client: &Client, now: SystemTime) -> bool {
+    pub fn could(&mut self, policy: &Policy, left: &Balance, client: &Client, now: SystemTime) -> bool {
         self.age(left, now);
         policy.decide(left, &self.asker(&client.key, client.class, client.overrides), now).is_ok()
     }
 
     /// Whose turn it is: the first who may spend now, who leaves the queue by it. Ask again until there is none.
-    pub fn turn(&mut self, policy: &Policy, left: &Left, now: SystemTime) -> Option<Ticket> {
+    pub fn turn(&mut self, policy: &Policy, left: &Balance, now: SystemTime) -> Option<Ticket> {
         self.age(left, now);
         let spent = &self.spent;
         self.queue.next(|client, class, overrides| {
@@ -354,11 +354,11 @@ impl Admission {
     }
 
     /// Forgets what left the window, for those who look without asking.
-    pub fn look(&mut self, left: &Left, now: SystemTime) {
+    pub fn look(&mut self, left: &Balance, now: SystemTime) {
         self.age(left, now);
     }
 
-    fn age(&mut self, left: &Left, now: SystemTime) {
+    fn age(&mut self, left: &Balance, now: SystemTime) {
         self.spent.age(left.window.unwrap_or(SpendLog::WINDOW), now);
     }
 }

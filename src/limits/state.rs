@@ -54,7 +54,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientKey},
-    upstream::{Identity, ledger::Left},
+    upstream::{Identity, ledger::Balance},
 };
 
 /// Makes the audit durable. `main` implements it over a journal of the store.
@@ -304,18 +304,29 @@ impl Limits {
 
     /// Decides for a counted request, given what is left. A [`sharing::BudgetDecision::Spend`] is booked on the client at once. Asked under the
     /// ledger's lock.
-    pub fn try_spend(&self, left: &Left, ask: sharing::SpendRequest<'_>, now: SystemTime) -> sharing::BudgetDecision {
+    pub fn try_spend(
+        &self,
+        left: &Balance,
+        ask: sharing::SpendRequest<'_>,
+        now: SystemTime,
+    ) -> sharing::BudgetDecision {
         self.decide(left, ask, now)
     }
 
     /// Whether this client might spend now; books nothing.
-    pub fn could_spend(&self, left: &Left, client: &Client, now: SystemTime) -> bool {
+    pub fn could_spend(&self, left: &Balance, client: &Client, now: SystemTime) -> bool {
         let config = self.config();
         self.with_queue(&left.identity, |line| line.admission.could(&config.budget, left, client, now))
     }
 
     /// Whether it is this one's turn now; then it is booked as in [`Limits::try_spend`].
-    pub fn poll_queue(&self, left: &Left, ticket: sharing::Ticket, client: &ClientKey, now: SystemTime) -> QueueStatus {
+    pub fn poll_queue(
+        &self,
+        left: &Balance,
+        ticket: sharing::Ticket,
+        client: &ClientKey,
+        now: SystemTime,
+    ) -> QueueStatus {
         self.turn(left, ticket, client, now)
     }
 
@@ -336,7 +347,7 @@ impl Limits {
     }
 
     /// Forgets what left an identity's window, for those who look without asking for a pull.
-    pub fn expire_spends(&self, left: &Left, now: SystemTime) {
+    pub fn expire_spends(&self, left: &Balance, now: SystemTime) {
         self.with_queue(&left.identity, |line| line.admission.look(left, now));
     }
 

@@ -24,7 +24,7 @@ pub enum Error {
         /// One sentence for the client.
         message: Arc<str>,
         /// It was not refused for good: others wait for the same, and all are to ask again, each for itself. Never leaves the mirror.
-        regroup: bool,
+        retry_alone: bool,
     },
     /// This client's own throttle of what is asked upstream for it.
     #[error("{}", .0.message)]
@@ -45,7 +45,7 @@ pub enum Error {
         /// One sentence for the client; details are in the log.
         message: Arc<str>,
     },
-    /// Upstream answered something that is not what was asked, and it was thrown away.
+    /// Upstream answered something that is not what was lookup, and it was thrown away.
     #[error("{message}")]
     UpstreamMalformed {
         /// One sentence for the client.
@@ -75,7 +75,7 @@ impl Error {
         }
     }
 
-    /// Translates upstream's failure; `absent` is what a 404 means for what was asked.
+    /// Translates upstream's failure; `absent` is what a 404 means for what was lookup.
     pub(super) fn from_upstream(name: &str, error: upstream::Error, absent: Error) -> Error {
         match error {
             upstream::Error::NotFound => absent,

@@ -2,7 +2,7 @@
 //!
 //! # What it guarantees
 //!
-//! Of one digest at most one fill is under way, whichever repositories ask. Whoever asks gets a reader of the blob as it
+//! Of one digest at most one fill is under way, whichever repositories lookup. Whoever asks gets a reader of the blob as it
 //! arrives, from its first byte, as soon as upstream's headers are in; the fill never waits for a reader and does not
 //! notice when all have left. A body that breaks is resumed by `Range` where it broke, [`RESUMES`] times, before a reader
 //! learns of it; what arrives is verified as a whole, so that a resume from another server of the same CDN is safe.
@@ -66,7 +66,7 @@ pub(super) enum Stage {
     Arriving { blob: Arriving, size: u64, ahead: Arc<Semaphore> },
 }
 
-/// What [`Fills::enter`] made of an ask.
+/// What [`Fills::enter`] made of an lookup.
 pub(super) enum Entry {
     /// No fill of this digest is under way; whoever holds the permit may start one.
     Lead(Permit),

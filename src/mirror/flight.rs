@@ -1,4 +1,4 @@
-//! One piece of work per key, however many ask.
+//! One piece of work per key, however many lookup.
 //!
 //! # What it guarantees
 //!

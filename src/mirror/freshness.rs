@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::oci::{Name, Tag, matches};
 
-/// What may be done with a cached answer before upstream is asked.
+/// What may be done with a cached answer before upstream is lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freshness {
     /// Answer with it; nothing touches the network.

@@ -6,14 +6,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Status;
+use super::CacheStatus;
 
 /// Counters of the mirror, all since start.
 #[derive(Debug)]
 pub struct Metrics {
     answers: Family<Answer, Counter>,
-    manifests: [Counter; Status::COUNT],
-    blobs: [Counter; Status::COUNT],
+    manifests: [Counter; CacheStatus::COUNT],
+    blobs: [Counter; CacheStatus::COUNT],
     /// Blobs that began to arrive.
     pub fills: Counter,
     /// Broken bodies that were picked up by Range.
@@ -47,21 +47,22 @@ enum Label {
     bypass,
 }
 
-impl Status {
+impl CacheStatus {
     const COUNT: usize = 5;
-    const ALL: [(Status, Label); Status::COUNT] = [
-        (Status::Hit, Label::hit),
-        (Status::Miss, Label::miss),
-        (Status::Revalidated, Label::revalidated),
-        (Status::Stale, Label::stale),
-        (Status::Bypass, Label::bypass),
+    const ALL: [(CacheStatus, Label); CacheStatus::COUNT] = [
+        (CacheStatus::Hit, Label::hit),
+        (CacheStatus::Miss, Label::miss),
+        (CacheStatus::Revalidated, Label::revalidated),
+        (CacheStatus::Stale, Label::stale),
+        (CacheStatus::Bypass, Label::bypass),
     ];
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let answers = Family::<Answer, Counter>::default();
-        let handles = |kind| Status::ALL.map(|(_, status)| answers.get_or_create(&Answer { kind, status }).clone());
+        let handles =
+            |kind| CacheStatus::ALL.map(|(_, status)| answers.get_or_create(&Answer { kind, status }).clone());
         Metrics {
             manifests: handles(Kind::manifest),
             blobs: handles(Kind::blob),
@@ -76,12 +77,12 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts an answered manifest GET.
-    pub(super) fn manifest(&self, status: Status) {
+    pub(super) fn manifest(&self, status: CacheStatus) {
         self.manifests[status as usize].inc();
     }
 
     /// Counts an answered blob GET.
-    pub(super) fn blob(&self, status: Status) {
+    pub(super) fn blob(&self, status: CacheStatus) {
         self.blobs[status as usize].inc();
     }
 

@@ -5,9 +5,10 @@
 //! known to be absent (`negative`); else a flight (`flight`), whose work looks at the disk again, asks upstream, keeps
 //! the answer, and tells everybody who waits.
 //!
-//! All work that asks upstream runs on the background runtime that `main` owns, and outlives whoever asked.
+//! All work that asks upstream runs on the background runtime that `main` owns, and outlives whoever lookup.
 
 mod blobs;
+mod budgeted_fetch;
 mod error;
 mod fill;
 mod flight;
@@ -17,7 +18,6 @@ mod manifests;
 mod membership;
 mod metrics;
 mod negative;
-mod pay;
 mod revalidate;
 mod settings;
 
@@ -34,9 +34,9 @@ use serde_json::Value;
 use tokio::{runtime::Handle, sync::watch};
 use weir_storage::{Store, TagRecord};
 
-use self::{blobs::Found, fill::Fills, flight::Flights, negative::Negative, revalidate::Resolution};
+use self::{blobs::Found, fill::Fills, flight::Flights, negative::NegativeCache, revalidate::Resolution};
 pub use self::{error::Error, metrics::Metrics, settings::Settings};
-pub use crate::upstream::ledger::{Left, Spend};
+pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
     client::Client,
     limits::{Limits, permit::Denied},
@@ -47,7 +47,7 @@ pub use weir_storage::{Extent, Reader, Scrubbed, Source, Stopped, Usage};
 
 /// Who asks what of whom.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct Lookup {
     /// The upstream's configured name.
     pub upstream: Arc<str>,
     /// The repository, as upstream names it.
@@ -60,7 +60,7 @@ pub struct Ask {
 
 /// How a request was answered: the cache-status log field, metric label and header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Status {
+pub enum CacheStatus {
     /// From here; upstream was not asked for it.
     Hit,
     /// Upstream was asked and the answer kept.
@@ -75,18 +75,18 @@ pub enum Status {
 
 /// What goes along with every answer.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct CacheFacts {
     /// How it was answered.
-    pub status: Status,
+    pub status: CacheStatus,
     /// Since upstream last confirmed it; `Age` (RFC 9111 §5.1).
     pub age: Duration,
     /// Why it is stale, for `Warning: 299`.
     pub warning: Option<Arc<str>>,
 }
 
-impl Facts {
-    fn now(status: Status) -> Facts {
-        Facts { status, age: Duration::ZERO, warning: None }
+impl CacheFacts {
+    fn now(status: CacheStatus) -> CacheFacts {
+        CacheFacts { status, age: Duration::ZERO, warning: None }
     }
 }
 
@@ -96,7 +96,7 @@ pub struct ManifestAnswer {
     /// The manifest.
     pub manifest: Manifest,
     /// How it came.
-    pub facts: Facts,
+    pub facts: CacheFacts,
 }
 
 impl ManifestAnswer {
@@ -121,11 +121,11 @@ pub struct ManifestHead {
     /// Its size in bytes.
     pub size: u64,
     /// How it came.
-    pub facts: Facts,
+    pub facts: CacheFacts,
 }
 
 impl ManifestHead {
-    fn of(record: TagRecord, facts: Facts) -> ManifestHead {
+    fn of(record: TagRecord, facts: CacheFacts) -> ManifestHead {
         ManifestHead { digest: record.digest, media_type: record.media_type, size: record.size, facts }
     }
 }
@@ -136,7 +136,7 @@ pub struct BlobAnswer {
     /// Reads it.
     pub reader: Reader,
     /// How it comes.
-    pub facts: Facts,
+    pub facts: CacheFacts,
 }
 
 /// What HEAD tells of a blob.
@@ -145,7 +145,7 @@ pub struct BlobHead {
     /// Its size in bytes.
     pub size: u64,
     /// How it came.
-    pub facts: Facts,
+    pub facts: CacheFacts,
 }
 
 /// A repository's tags.
@@ -154,7 +154,7 @@ pub struct TagsAnswer {
     /// All of them, in byte order.
     pub tags: Arc<[Tag]>,
     /// How they came.
-    pub facts: Facts,
+    pub facts: CacheFacts,
 }
 
 /// What refers to a manifest.
@@ -163,7 +163,7 @@ pub struct ReferrersAnswer {
     /// Descriptors as upstream has them, unfiltered; `http` filters and says so.
     pub descriptors: Arc<[Value]>,
     /// How they came.
-    pub facts: Facts,
+    pub facts: CacheFacts,
 }
 
 /// What two requests must have in common to share one piece of work.
@@ -199,20 +199,20 @@ struct Inner {
     ledger: Ledger,
     limits: Limits,
     runtime: Handle,
-    manifests: Flights<(Key, pay::Group), Result<ManifestAnswer, Error>>,
+    manifests: Flights<(Key, budgeted_fetch::ShareScope), Result<ManifestAnswer, Error>>,
     heads: Flights<Key, Result<Option<ManifestHead>, Error>>,
     resolutions: Flights<Key, Result<Resolution, Error>>,
     blobs: Flights<Key, Result<Found, Error>>,
     sizes: Flights<Key, Result<Option<u64>, Error>>,
     listings: Flights<Key, Result<Arc<[Value]>, Error>>,
     fills: Fills,
-    negative: Negative,
+    negative: NegativeCache,
     /// What a HEAD found a moved tag to name while its bytes are not here: the older answer must stand until they are.
-    moved: moka::sync::Cache<Key, (Source, TagRecord)>,
+    pending_tags: moka::sync::Cache<Key, (Source, TagRecord)>,
     /// Subjects without referrers. In memory alone: a client can name any number of digests.
-    unreferred: moka::sync::Cache<Key, SystemTime>,
+    no_referrers: moka::sync::Cache<Key, SystemTime>,
     /// When an identity that seemed to have nothing left was last looked at again.
-    looks: Mutex<HashMap<Identity, Instant>>,
+    last_probes: Mutex<HashMap<Identity, Instant>>,
     /// True once the mirror closes; fills stop so that they can be resumed.
     stop: watch::Sender<bool>,
     /// Manifest GETs answered without one upstream.
@@ -239,13 +239,13 @@ impl Mirror {
             sizes: Flights::new(runtime.clone()),
             listings: Flights::new(runtime.clone()),
             fills: Fills::new(settings.fills, settings.ahead_ranges),
-            negative: Negative::new(settings.negative_entries, settings.negative_ttl),
-            moved: moka::sync::Cache::new(settings.negative_entries),
-            unreferred: moka::sync::Cache::builder()
+            negative: NegativeCache::new(settings.negative_entries, settings.negative_ttl),
+            pending_tags: moka::sync::Cache::new(settings.negative_entries),
+            no_referrers: moka::sync::Cache::builder()
                 .max_capacity(settings.negative_entries)
                 .time_to_live(settings.stale_if_error.max(settings.listing_ttl))
                 .build(),
-            looks: Mutex::default(),
+            last_probes: Mutex::default(),
             stop: watch::Sender::new(false),
             saved: AtomicU64::new(0),
             metrics: Arc::default(),
@@ -259,25 +259,25 @@ impl Mirror {
     }
 
     /// The fast lane: an answer that needs no await, or `None`; then ask [`Mirror::manifest`], which also tells failures.
-    pub fn warm_manifest(&self, ask: &Ask, reference: &Reference, now: SystemTime) -> Option<ManifestAnswer> {
-        let answer = self.0.warm_manifest(ask, reference, now).ok()??;
+    pub fn warm_manifest(&self, lookup: &Lookup, reference: &Reference, now: SystemTime) -> Option<ManifestAnswer> {
+        let answer = self.0.warm_manifest(lookup, reference, now).ok()??;
         self.0.saved.fetch_add(1, Ordering::Relaxed);
         self.0.metrics.manifest(answer.facts.status);
         Some(answer)
     }
 
     /// [`Mirror::warm_manifest`] for a HEAD: nothing is saved by it, since upstream does not count HEADs.
-    pub fn warm_head(&self, ask: &Ask, reference: &Reference, now: SystemTime) -> Option<ManifestHead> {
-        Some(self.0.warm_manifest(ask, reference, now).ok()??.head())
+    pub fn warm_head(&self, lookup: &Lookup, reference: &Reference, now: SystemTime) -> Option<ManifestHead> {
+        Some(self.0.warm_manifest(lookup, reference, now).ok()??.head())
     }
 
     /// A manifest by tag or digest. Costs upstream at most one counted GET, and none when it is here.
     ///
     /// # Errors
     /// See [`Error`]; a cached answer stands in where the error allows it.
-    pub async fn manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestAnswer, Error> {
-        let answer = self.0.manifest(ask, reference).await?;
-        if answer.facts.status != Status::Miss {
+    pub async fn manifest(&self, lookup: &Lookup, reference: &Reference) -> Result<ManifestAnswer, Error> {
+        let answer = self.0.manifest(lookup, reference).await?;
+        if answer.facts.status != CacheStatus::Miss {
             self.0.saved.fetch_add(1, Ordering::Relaxed);
         }
         self.0.metrics.manifest(answer.facts.status);
@@ -285,23 +285,23 @@ impl Mirror {
     }
 
     /// Whether a manifest is here and this client's to have, fresh or not; asks nobody.
-    pub fn has(&self, ask: &Ask, reference: &Reference) -> bool {
-        self.0.has(ask, reference).unwrap_or(false)
+    pub fn is_cached(&self, lookup: &Lookup, reference: &Reference) -> bool {
+        self.0.is_cached(lookup, reference).unwrap_or(false)
     }
 
     /// What HEAD tells of a manifest. Never costs a counted request, but where a registry refuses HEAD.
     ///
     /// # Errors
     /// As [`Mirror::manifest`].
-    pub async fn head_manifest(&self, ask: &Ask, reference: &Reference) -> Result<ManifestHead, Error> {
-        self.0.head_manifest(ask, reference).await
+    pub async fn head_manifest(&self, lookup: &Lookup, reference: &Reference) -> Result<ManifestHead, Error> {
+        self.0.head_manifest(lookup, reference).await
     }
 
     /// The blob when it is whole, here, and this client's to have; no await.
-    pub fn warm_blob(&self, ask: &Ask, digest: &Digest) -> Option<BlobAnswer> {
-        let reader = self.0.warm_blob(ask, digest).ok()??;
-        self.0.metrics.blob(Status::Hit);
-        Some(BlobAnswer { reader, facts: Facts::now(Status::Hit) })
+    pub fn warm_blob(&self, lookup: &Lookup, digest: &Digest) -> Option<BlobAnswer> {
+        let reader = self.0.warm_blob(lookup, digest).ok()??;
+        self.0.metrics.blob(CacheStatus::Hit);
+        Some(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Hit) })
     }
 
     /// A blob, from its first byte as soon as upstream's headers are in.
@@ -313,11 +313,11 @@ impl Mirror {
     /// See [`Error`].
     pub async fn blob(
         &self,
-        ask: &Ask,
+        lookup: &Lookup,
         digest: &Digest,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
-        let answer = self.0.blob(ask, digest, range).await?;
+        let answer = self.0.blob(lookup, digest, range).await?;
         self.0.metrics.blob(answer.facts.status);
         Ok(answer)
     }
@@ -326,24 +326,24 @@ impl Mirror {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn head_blob(&self, ask: &Ask, digest: &Digest) -> Result<BlobHead, Error> {
-        self.0.head_blob(ask, digest).await
+    pub async fn head_blob(&self, lookup: &Lookup, digest: &Digest) -> Result<BlobHead, Error> {
+        self.0.head_blob(lookup, digest).await
     }
 
     /// All tags of a repository.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn tags(&self, ask: &Ask) -> Result<TagsAnswer, Error> {
-        self.0.tags(ask).await
+    pub async fn tags(&self, lookup: &Lookup) -> Result<TagsAnswer, Error> {
+        self.0.tags(lookup).await
     }
 
     /// What refers to a manifest; nothing, when upstream knows of nothing.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn referrers(&self, ask: &Ask, digest: &Digest) -> Result<ReferrersAnswer, Error> {
-        self.0.referrers(ask, digest).await
+    pub async fn referrers(&self, lookup: &Lookup, digest: &Digest) -> Result<ReferrersAnswer, Error> {
+        self.0.referrers(lookup, digest).await
     }
 
     /// What is cached and this client's to see: `repository` at the default upstream, `upstream/repository` elsewhere.
@@ -355,7 +355,7 @@ impl Mirror {
     }
 
     /// What every identity has left upstream.
-    pub fn budget(&self) -> Vec<Left> {
+    pub fn budget(&self) -> Vec<Balance> {
         let now = SystemTime::now();
         let mut identities = self.0.ledger.identities();
         for upstream in self.0.upstreams.values() {
@@ -365,14 +365,14 @@ impl Mirror {
                 }
             }
         }
-        identities.iter().map(|identity| self.0.ledger.left(identity, now)).collect()
+        identities.iter().map(|identity| self.0.ledger.balance(identity, now)).collect()
     }
 
     /// What this client's class may use of an upstream's budget: pulls in a window, how many of them are left, and the window. Of the
     /// identity with the most left; `None` when upstream names no limit.
     pub fn allowance(&self, upstream: &str, client: &Client, now: SystemTime) -> Option<(u64, u64, Duration)> {
         let upstream = self.0.upstreams.get(upstream)?;
-        let left = upstream.identities().into_iter().map(|identity| self.0.ledger.left(&identity, now));
+        let left = upstream.identities().into_iter().map(|identity| self.0.ledger.balance(&identity, now));
         let left = left.filter(|left| left.limit.is_some()).max_by_key(|left| left.remaining)?;
         let limit = u64::try_from(left.limit?).ok()?;
         let kept = if client.overrides { 0 } else { self.0.limits.config().budget.kept(client.class, limit) };
@@ -462,11 +462,11 @@ impl Mirror {
 }
 
 impl Inner {
-    fn key(&self, ask: &Ask, object: Object) -> Key {
+    fn key(&self, lookup: &Lookup, object: Object) -> Key {
         Key {
-            upstream: ask.upstream.clone(),
-            repository: ask.repository.clone(),
-            private: Inner::may_read_private(ask),
+            upstream: lookup.upstream.clone(),
+            repository: lookup.repository.clone(),
+            private: Inner::may_read_private(lookup),
             object,
         }
     }

@@ -14,9 +14,9 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// How long an entry is remembered beyond its end, so that the next confirmation climbs the ladder.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// Absences by what was asked.
+/// Absences by what was lookup.
 #[derive(Debug)]
-pub(super) struct Negative {
+pub(super) struct NegativeCache {
     entries: moka::sync::Cache<Key, Absence>,
     first: Duration,
 }
@@ -28,11 +28,11 @@ struct Absence {
     until: Instant,
 }
 
-impl Negative {
+impl NegativeCache {
     /// Nothing is absent yet. At most `entries` are remembered; the first rung of the ladder is `first`.
-    pub(super) fn new(entries: u64, first: Duration) -> Negative {
+    pub(super) fn new(entries: u64, first: Duration) -> NegativeCache {
         let entries = moka::sync::Cache::builder().max_capacity(entries).time_to_live(LONGEST + MEMORY).build();
-        Negative { entries, first }
+        NegativeCache { entries, first }
     }
 
     /// What to answer without asking upstream, if anything.
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_absence_lasts_twice_as_long_each_time_it_is_confirmed_and_a_success_ends_it() {
-        let negative = Negative::new(10, Duration::from_secs(15));
+        let negative = NegativeCache::new(10, Duration::from_secs(15));
         let key = Key {
             upstream: "docker.io".into(),
             repository: "library/none".parse().unwrap(),

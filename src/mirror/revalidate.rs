@@ -10,9 +10,9 @@ use std::{sync::Arc, time::SystemTime};
 use weir_storage::TagRecord;
 
 use super::{
-    Ask, Error, Facts, Inner, Key, ManifestHead, Object, Source, Status,
+    CacheFacts, CacheStatus, Error, Inner, Key, Lookup, ManifestHead, Object, Source,
+    budgeted_fetch::{ShareScope, Waiters},
     freshness::{self, Freshness},
-    pay::{Crew, Group},
 };
 use crate::{
     oci::{Manifest, Name, Reference, Tag},
@@ -30,8 +30,8 @@ pub(super) enum Resolution {
 
 impl Inner {
     /// The cached tag, and whose answer it is.
-    pub(super) fn tag(&self, ask: &Ask, tag: &Tag) -> Result<Option<(Source, TagRecord)>, Error> {
-        self.of_sources(ask, |source| Ok(self.store.tag(source, tag)?.map(|record| (source.clone(), record))))
+    pub(super) fn tag(&self, lookup: &Lookup, tag: &Tag) -> Result<Option<(Source, TagRecord)>, Error> {
+        self.of_sources(lookup, |source| Ok(self.store.tag(source, tag)?.map(|record| (source.clone(), record))))
     }
 
     /// The digests a tag stands for now, for every credential: what it names and the children of that.
@@ -50,9 +50,9 @@ impl Inner {
         names
     }
 
-    pub(super) fn judge(&self, ask: &Ask, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
+    pub(super) fn judge(&self, lookup: &Lookup, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
         let settings = &self.settings;
-        let ttl = freshness::tag_ttl(&settings.tags, settings.tag_ttl, &ask.upstream, &ask.repository, tag);
+        let ttl = freshness::tag_ttl(&settings.tags, settings.tag_ttl, &lookup.upstream, &lookup.repository, tag);
         freshness::judge(record.checked_at, ttl, settings.stale_while_revalidate, now)
     }
 
@@ -60,14 +60,14 @@ impl Inner {
     ///
     /// # Errors
     /// Upstream's, or unavailable after `revalidate_timeout` when a cached answer could stand in meanwhile.
-    pub(super) async fn resolve(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<Resolution, Error> {
-        let key = self.tag_key(ask, tag);
-        let (inner, asked, wanted) = (self.clone(), ask.clone(), tag.clone());
-        let flight = self.resolutions.join(key, |_| async move { inner.ask_upstream(&asked, &wanted).await });
-        let outcome = if self.tag(ask, tag)?.is_some() {
+    pub(super) async fn resolve(self: &Arc<Inner>, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
+        let key = self.tag_key(lookup, tag);
+        let (inner, owned, wanted) = (self.clone(), lookup.clone(), tag.clone());
+        let flight = self.resolutions.join(key, |_| async move { inner.ask_upstream(&owned, &wanted).await });
+        let outcome = if self.tag(lookup, tag)?.is_some() {
             let late = Error::UpstreamUnavailable {
                 retry_after: None,
-                message: format!("{} did not answer in time", ask.upstream).into(),
+                message: format!("{} did not answer in time", lookup.upstream).into(),
             };
             tokio::time::timeout(self.settings.revalidate_timeout, flight).await.unwrap_or(Ok(Err(late)))
         } else {
@@ -76,16 +76,16 @@ impl Inner {
         outcome.unwrap_or(Err(Error::Internal))
     }
 
-    async fn ask_upstream(&self, ask: &Ask, tag: &Tag) -> Result<Resolution, Error> {
-        let old = self.tag(ask, tag)?;
+    async fn ask_upstream(&self, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
+        let old = self.tag(lookup, tag)?;
         let absent = Error::ManifestUnknown;
-        let (source, head) = match self.head_upstream(ask, &Reference::Tag(tag.clone())).await {
+        let (source, head) = match self.head_upstream(lookup, &Reference::Tag(tag.clone())).await {
             Ok(answer) => answer,
             Err(upstream::Error::HeadRefused) => {
-                let source = old.map_or_else(|| Inner::public(ask), |(source, _)| source);
+                let source = old.map_or_else(|| Inner::public(lookup), |(source, _)| source);
                 return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused });
             }
-            Err(error) => return Err(Error::from_upstream(&ask.upstream, error, absent)),
+            Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, absent)),
         };
         let Some(digest) = head.digest else {
             return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused });
@@ -96,7 +96,7 @@ impl Inner {
             self.remember_tag(&source, tag, &record).await;
             return Ok(Resolution::Named { source, record, changed: false });
         }
-        let record = match self.held(ask, &digest)? {
+        let record = match self.held(lookup, &digest)? {
             Some(manifest) => Inner::record(&manifest),
             None => match (head.media_type, head.size) {
                 (Some(media_type), Some(size)) => TagRecord { digest, media_type, size, checked_at: now },
@@ -111,61 +111,63 @@ impl Inner {
     }
 
     /// What a HEAD lately found this tag to name, when that is newer than what is cached.
-    pub(super) fn moved(&self, ask: &Ask, tag: &Tag, now: SystemTime) -> Option<(Source, TagRecord)> {
-        let (source, record) = self.moved.get(&self.tag_key(ask, tag))?;
-        (self.judge(ask, tag, &record, now) == Freshness::Fresh).then_some((source, record))
+    pub(super) fn pending_tag(&self, lookup: &Lookup, tag: &Tag, now: SystemTime) -> Option<(Source, TagRecord)> {
+        let (source, record) = self.pending_tags.get(&self.tag_key(lookup, tag))?;
+        (self.judge(lookup, tag, &record, now) == Freshness::Fresh).then_some((source, record))
     }
 
-    fn tag_key(&self, ask: &Ask, tag: &Tag) -> Key {
-        self.key(ask, Object::ManifestHead(Reference::Tag(tag.clone())))
+    fn tag_key(&self, lookup: &Lookup, tag: &Tag) -> Key {
+        self.key(lookup, Object::ManifestHead(Reference::Tag(tag.clone())))
     }
 
     /// HEAD of a tag that is not fresh: free upstream, and nothing is fetched.
-    pub(super) async fn head_tag(self: &Arc<Inner>, ask: &Ask, tag: &Tag) -> Result<ManifestHead, Error> {
-        self.promote(ask, tag).await?;
+    pub(super) async fn head_tag(self: &Arc<Inner>, lookup: &Lookup, tag: &Tag) -> Result<ManifestHead, Error> {
+        self.promote(lookup, tag).await?;
         // What a HEAD alone brought is answered without its bytes while it is fresh.
         let now = SystemTime::now();
-        if ask.cached_only.is_none()
-            && let Some((_, record)) = self.moved(ask, tag, now)
+        if lookup.cached_only.is_none()
+            && let Some((_, record)) = self.pending_tag(lookup, tag, now)
         {
-            let facts = Facts { status: Status::Hit, age: freshness::age(record.checked_at, now), warning: None };
+            let facts =
+                CacheFacts { status: CacheStatus::Hit, age: freshness::age(record.checked_at, now), warning: None };
             return Ok(ManifestHead::of(record, facts));
         }
-        let cached = self.tag(ask, tag)?;
+        let cached = self.tag(lookup, tag)?;
         if let Some((_, record)) = &cached
-            && self.judge(ask, tag, record, now) == Freshness::Fresh
+            && self.judge(lookup, tag, record, now) == Freshness::Fresh
         {
-            let facts = Facts { status: Status::Hit, age: freshness::age(record.checked_at, now), warning: None };
+            let facts =
+                CacheFacts { status: CacheStatus::Hit, age: freshness::age(record.checked_at, now), warning: None };
             return Ok(ManifestHead::of(record.clone(), facts));
         }
-        if let Some((record, facts)) = self.stale_for_held(ask, tag, now).await? {
+        if let Some((record, facts)) = self.stale_for_held(lookup, tag, now).await? {
             return Ok(ManifestHead::of(record, facts));
         }
-        let error = match self.resolve(ask, tag).await {
+        let error = match self.resolve(lookup, tag).await {
             Ok(Resolution::Named { source, record, changed }) => {
-                let refusal = changed.then(|| self.cannot_fetch(ask, &source, now)).flatten();
+                let refusal = changed.then(|| self.cannot_fetch(lookup, &source, now)).flatten();
                 if let Some(refusal) = refusal
-                    && self.held(ask, &record.digest)?.is_none()
+                    && self.held(lookup, &record.digest)?.is_none()
                 {
                     // Whoever asks HEAD goes on to GET what it names. Better the old image whole than the new one refused.
                     refusal
                 } else {
-                    if changed && self.held(ask, &record.digest)?.is_some() {
+                    if changed && self.held(lookup, &record.digest)?.is_some() {
                         self.remember_tag(&source, tag, &record).await;
                     } else if changed {
-                        self.moved.insert(self.tag_key(ask, tag), (source, record.clone()));
+                        self.pending_tags.insert(self.tag_key(lookup, tag), (source, record.clone()));
                     }
                     let same = !changed && cached.is_some();
-                    let status = if same { Status::Revalidated } else { Status::Miss };
-                    return Ok(ManifestHead::of(record, Facts::now(status)));
+                    let status = if same { CacheStatus::Revalidated } else { CacheStatus::Miss };
+                    return Ok(ManifestHead::of(record, CacheFacts::now(status)));
                 }
             }
             Ok(Resolution::HeadRefused { .. }) => {
-                return Ok(self.manifest(ask, &Reference::Tag(tag.clone())).await?.head());
+                return Ok(self.manifest(lookup, &Reference::Tag(tag.clone())).await?.head());
             }
             Err(error) => error,
         };
-        match self.stale(ask, tag, &error, now).await? {
+        match self.stale(lookup, tag, &error, now).await? {
             Some((record, facts)) => Ok(ManifestHead::of(record, facts)),
             None => Err(error),
         }
@@ -176,12 +178,12 @@ impl Inner {
     /// A refusal never brings out a stale answer: what upstream no longer shows to this credential, neither do we.
     pub(super) async fn stale(
         &self,
-        ask: &Ask,
+        lookup: &Lookup,
         tag: &Tag,
         error: &Error,
         now: SystemTime,
-    ) -> Result<Option<(TagRecord, Facts)>, Error> {
-        let Some((source, record)) = self.tag(ask, tag)? else { return Ok(None) };
+    ) -> Result<Option<(TagRecord, CacheFacts)>, Error> {
+        let Some((source, record)) = self.tag(lookup, tag)? else { return Ok(None) };
         let age = freshness::age(record.checked_at, now);
         let allowed = match error {
             Error::ManifestUnknown => age < self.settings.not_found_grace,
@@ -198,7 +200,7 @@ impl Inner {
         Ok(allowed.then(|| {
             let warning =
                 format!("answer is stale, last confirmed {} ago: {error}", humantime::format_duration(seconds));
-            let facts = Facts { status: Status::Stale, age, warning: Some(warning.into()) };
+            let facts = CacheFacts { status: CacheStatus::Stale, age, warning: Some(warning.into()) };
             (record, facts)
         }))
     }
@@ -207,50 +209,50 @@ impl Inner {
     /// asking too much would go on doing so, with a HEAD for each request of a tag that moved.
     pub(super) async fn stale_for_held(
         &self,
-        ask: &Ask,
+        lookup: &Lookup,
         tag: &Tag,
         now: SystemTime,
-    ) -> Result<Option<(TagRecord, Facts)>, Error> {
-        match &ask.cached_only {
-            Some(denied) => self.stale(ask, tag, &Error::Throttled(denied.clone()), now).await,
+    ) -> Result<Option<(TagRecord, CacheFacts)>, Error> {
+        match &lookup.cached_only {
+            Some(denied) => self.stale(lookup, tag, &Error::Throttled(denied.clone()), now).await,
             None => Ok(None),
         }
     }
 
     /// Revalidates while the old answer goes out.
-    pub(super) fn revalidate_behind(self: &Arc<Inner>, ask: &Ask, tag: &Tag) {
-        if ask.cached_only.is_some() {
+    pub(super) fn revalidate_behind(self: &Arc<Inner>, lookup: &Lookup, tag: &Tag) {
+        if lookup.cached_only.is_some() {
             return;
         }
-        let (inner, ask, tag) = (self.clone(), ask.clone(), tag.clone());
+        let (inner, lookup, tag) = (self.clone(), lookup.clone(), tag.clone());
         self.runtime.spawn(async move {
-            let key = inner.key(&ask, Object::Revalidation(tag.clone()));
-            let (worker, asked) = (inner.clone(), ask.clone());
-            let work = |waiters| async move {
-                let resolution = worker.resolve(&asked, &tag).await?;
-                let crew = Crew { waiters, group: Group::All, has_stale: true };
-                worker.fetch_named(&asked, &tag, resolution, &crew).await
+            let key = inner.key(&lookup, Object::Revalidation(tag.clone()));
+            let (worker, owned) = (inner.clone(), lookup.clone());
+            let work = |count| async move {
+                let resolution = worker.resolve(&owned, &tag).await?;
+                let waiters = Waiters { count, scope: ShareScope::All, has_stale: true };
+                worker.fetch_named(&owned, &tag, resolution, &waiters).await
             };
-            if let Ok(Err(error)) = inner.manifests.join((key, Group::All), work).await {
-                tracing::info!(%error, upstream = %ask.upstream, repository = %ask.repository, "revalidation failed");
+            if let Ok(Err(error)) = inner.manifests.join((key, ShareScope::All), work).await {
+                tracing::info!(%error, upstream = %lookup.upstream, repository = %lookup.repository, "revalidation failed");
             }
         });
     }
 
     /// Lets a tag name what a HEAD found, when a GET by digest has brought it.
-    pub(super) async fn promote(&self, ask: &Ask, tag: &Tag) -> Result<(), Error> {
-        if let Some((source, record)) = self.moved.get(&self.tag_key(ask, tag))
-            && self.held(ask, &record.digest)?.is_some()
+    pub(super) async fn promote(&self, lookup: &Lookup, tag: &Tag) -> Result<(), Error> {
+        if let Some((source, record)) = self.pending_tags.get(&self.tag_key(lookup, tag))
+            && self.held(lookup, &record.digest)?.is_some()
         {
-            self.moved_tag(ask, &source, tag, &record).await;
+            self.record_pending_tag(lookup, &source, tag, &record).await;
         }
         Ok(())
     }
 
     /// The bytes of a moved tag are here: the tag names them from now on.
-    pub(super) async fn moved_tag(&self, ask: &Ask, source: &Source, tag: &Tag, record: &TagRecord) {
+    pub(super) async fn record_pending_tag(&self, lookup: &Lookup, source: &Source, tag: &Tag, record: &TagRecord) {
         self.remember_tag(source, tag, record).await;
-        self.moved.invalidate(&self.tag_key(ask, tag));
+        self.pending_tags.invalidate(&self.tag_key(lookup, tag));
     }
 
     pub(super) async fn remember_tag(&self, source: &Source, tag: &Tag, record: &TagRecord) {

@@ -18,7 +18,7 @@ use super::{
     concurrency::Lane,
     error::Error,
     error_response::{self, ErrorResponse},
-    ledger::{Asking, Exhausted, Ledger},
+    ledger::{Exhausted, Ledger, Stamp},
     metrics::{Metrics, Operation},
     ratelimit::{self, RateLimit},
     redirect,
@@ -74,8 +74,8 @@ impl Endpoint {
     pub(super) async fn attempt(&self, request: &mut Request<'_>) -> Result<Reply, AttemptError> {
         let mut permit = self.breaker.admit(Instant::now())?;
         let scope = format!("repository:{}:pull", request.repository);
-        let (received, asking, authorization) = self.ask_origin(request, &mut permit, &scope).await?;
-        let received = self.origin_response(request, &mut permit, received, asking).await?;
+        let (received, stamp, authorization) = self.ask_origin(request, &mut permit, &scope).await?;
+        let received = self.origin_response(request, &mut permit, received, stamp).await?;
         self.follow_redirects(request, received, authorization).await
     }
 
@@ -85,18 +85,18 @@ impl Endpoint {
         request: &mut Request<'_>,
         permit: &mut BreakerPermit,
         scope: &str,
-    ) -> Result<(Received, Asking, Option<HeaderValue>), AttemptError> {
+    ) -> Result<(Received, Stamp, Option<HeaderValue>), AttemptError> {
         let auth = &self.auth;
         let url = self.url(&request.path);
         let mut credential = auth.credential(request.identity, scope).await?;
         // Twice refused is enough: once without the right credential, once with an old one, and then the new one decides.
         for _ in 0..3 {
             let authorization = credential.as_ref().map(|credential| credential.header.clone());
-            let asking = self.ledger.asking(request.identity);
+            let stamp = self.ledger.stamp(request.identity);
             let sent = self.request(permit, request, &url, authorization.clone(), true).await;
             let received = sent.map_err(|failure| self.failed(permit, failure))?;
             if received.response.status() != StatusCode::UNAUTHORIZED {
-                return Ok((received, asking, authorization));
+                return Ok((received, stamp, authorization));
             }
             permit.answered();
             let challenges = Challenge::read(received.response.headers());
@@ -155,13 +155,13 @@ impl Endpoint {
                 let exhausted = |exhausted: Exhausted| Error::PullLimit { retry_after: exhausted.retry_after };
                 reservation.again().await.map_err(exhausted)?;
             }
-            let asking = self.ledger.asking(request.identity);
+            let stamp = self.ledger.stamp(request.identity);
             received = self
                 .request(&permit, request, &url, authorization, at_origin)
                 .await
                 .map_err(|failure| transport_error(failure, "where it redirects to"))?;
             if at_origin {
-                received = self.origin_response(request, &mut permit, received, asking).await?;
+                received = self.origin_response(request, &mut permit, received, stamp).await?;
             }
         }
     }
@@ -197,20 +197,20 @@ impl Endpoint {
     }
 
     /// What an answer of the origin tells the ledger. Returns whether it was served, and so counted.
-    fn reconcile(&self, request: &mut Request<'_>, received: &Received, asking: Asking) -> bool {
+    fn reconcile(&self, request: &mut Request<'_>, received: &Received, stamp: Stamp) -> bool {
         let status = received.response.status();
         let counted = matches!(request.operation, Operation::ManifestGet | Operation::ManifestHead);
         let reading = RateLimit::read(received.response.headers()).filter(|_| counted);
         let served = status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE;
         match &mut request.reservation {
-            Some(reservation) if served => reservation.answered(asking, reading),
+            Some(reservation) if served => reservation.answered(stamp, reading),
             reservation => {
                 // Nobody counts a pull that was not served. Should one do so all the same, its next reading says it.
                 if let Some(reservation) = reservation {
                     reservation.unsent();
                 }
                 if let Some(reading) = reading {
-                    self.ledger.observe(request.identity, asking, reading);
+                    self.ledger.observe(request.identity, stamp, reading);
                 }
             }
         }
@@ -229,10 +229,10 @@ impl Endpoint {
         request: &mut Request<'_>,
         permit: &mut BreakerPermit,
         mut received: Received,
-        asking: Asking,
+        stamp: Stamp,
     ) -> Result<Received, AttemptError> {
         let status = received.response.status();
-        if self.reconcile(request, &received, asking) {
+        if self.reconcile(request, &received, stamp) {
             permit.answered();
             return Ok(received);
         }

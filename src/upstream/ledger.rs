@@ -25,7 +25,7 @@
 //!
 //! # Scope
 //!
-//! No policy: who may spend is decided in `limits/budget.rs` from a [`Left`]. No storage: [`Keep`] is given by `main`. A disk that
+//! No policy: who may spend is decided in `limits/budget.rs` from a [`Balance`]. No storage: [`LedgerStore`] is given by `main`. A disk that
 //! refuses does not stop the pulls; the log says so, and the next write that works replaces the whole journal, so nothing is lost
 //! but in a crash in between.
 
@@ -44,30 +44,30 @@ use std::{
 use super::{identity::Identity, ratelimit::RateLimit};
 use crate::oci::Name;
 use account::Account;
-pub use entry::{Exhausted, Left, Purpose, Reason, Spend, Unreserved};
+pub use entry::{Balance, Exhausted, Purpose, Reason, Spend, Unreserved};
 use record::Record;
 use reservation::Progress;
 pub use reservation::Reservation;
 
-/// What a [`Keep`] promises.
-pub type Kept = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+/// What a [`LedgerStore`] promises.
+pub type WriteFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Makes records durable. `main` implements it over a journal of the store, since upstream knows no storage.
 ///
 /// A closure that appends is one as well; then nothing is ever compacted, which suits tests.
-pub trait Keep: Send + Sync {
+pub trait LedgerStore: Send + Sync {
     /// Resolves when the record is on disk. A failure is text for the log.
-    fn append(&self, record: Vec<u8>) -> Kept;
+    fn append(&self, record: Vec<u8>) -> WriteFuture;
     /// Replaces everything appended so far, atomically. The ledger asks for it when its journal has grown long, and
     /// after an append that failed.
-    fn compact(&self, records: Vec<Vec<u8>>) -> Kept;
+    fn compact(&self, records: Vec<Vec<u8>>) -> WriteFuture;
 }
 
-impl<F: Fn(Vec<u8>) -> Kept + Send + Sync> Keep for F {
-    fn append(&self, record: Vec<u8>) -> Kept {
+impl<F: Fn(Vec<u8>) -> WriteFuture + Send + Sync> LedgerStore for F {
+    fn append(&self, record: Vec<u8>) -> WriteFuture {
         self(record)
     }
-    fn compact(&self, _: Vec<Vec<u8>>) -> Kept {
+    fn compact(&self, _: Vec<Vec<u8>>) -> WriteFuture {
         Box::pin(std::future::ready(Ok(())))
     }
 }
@@ -86,7 +86,7 @@ pub struct Ledger {
 struct Inner {
     // Held for a few lines, never across an await.
     state: Mutex<State>,
-    keep: Arc<dyn Keep>,
+    store: Arc<dyn LedgerStore>,
     // Held while records are written, so that they are kept in the order in which they were made.
     writing: tokio::sync::Mutex<()>,
 }
@@ -108,7 +108,7 @@ struct State {
 
 impl Ledger {
     /// `records` is what was kept before, oldest first; what cannot be read of it is skipped and logged.
-    pub fn new(records: Vec<bytes::Bytes>, keep: Arc<dyn Keep>) -> Ledger {
+    pub fn new(records: Vec<bytes::Bytes>, store: Arc<dyn LedgerStore>) -> Ledger {
         let mut state = State { journaled: records.len(), ..State::default() };
         let mut unreadable = 0;
         for bytes in &records {
@@ -121,12 +121,12 @@ impl Ledger {
             tracing::warn!(unreadable, "the ledger's journal holds records that cannot be read");
         }
         state.close_replay();
-        Ledger { inner: Arc::new(Inner { state: Mutex::new(state), keep, writing: tokio::sync::Mutex::default() }) }
+        Ledger { inner: Arc::new(Inner { state: Mutex::new(state), store, writing: tokio::sync::Mutex::default() }) }
     }
 
     /// A ledger that forgets when the process ends, for tests and tools.
     pub fn unkept() -> Ledger {
-        Ledger::new(Vec::new(), Arc::new(|_: Vec<u8>| -> Kept { Box::pin(std::future::ready(Ok(()))) }))
+        Ledger::new(Vec::new(), Arc::new(|_: Vec<u8>| -> WriteFuture { Box::pin(std::future::ready(Ok(()))) }))
     }
 
     /// Takes one pull of this identity's budget, durably, or says that there is none. Costs one synced append.
@@ -149,7 +149,7 @@ impl Ledger {
         &self,
         identity: &Identity,
         purpose: Purpose,
-        judge: impl FnOnce(&Left) -> Result<(), R>,
+        judge: impl FnOnce(&Balance) -> Result<(), R>,
     ) -> Result<Reservation, Unreserved<R>> {
         let reservation = self.take(identity, purpose, SystemTime::now(), judge)?;
         self.flush().await;
@@ -157,11 +157,11 @@ impl Ledger {
     }
 
     /// What an identity has left. Costs a look through the spends that left the window since upstream last answered.
-    pub fn left(&self, identity: &Identity, now: SystemTime) -> Left {
+    pub fn balance(&self, identity: &Identity, now: SystemTime) -> Balance {
         let state = self.lock();
         match state.accounts.get(identity) {
-            Some(account) => account.left(identity, now),
-            None => Account::default().left(identity, now),
+            Some(account) => account.balance(identity, now),
+            None => Account::default().balance(identity, now),
         }
     }
 
@@ -183,7 +183,7 @@ impl Ledger {
         self.lock().spends.iter().rev().filter(wanted).cloned().collect()
     }
 
-    /// Records that say everything the ledger knows; what [`Keep::compact`] is given.
+    /// Records that say everything the ledger knows; what [`LedgerStore::compact`] is given.
     pub fn snapshot(&self) -> Vec<Vec<u8>> {
         self.lock().snapshot()
     }
@@ -194,18 +194,18 @@ impl Ledger {
     }
 
     /// A stamp for a request that is about to be sent; its answer is [`Ledger::observe`]d with it.
-    pub(crate) fn asking(&self, identity: &Identity) -> Asking {
-        Asking(self.lock().accounts.get(identity).map_or(0, Account::version))
+    pub(crate) fn stamp(&self, identity: &Identity) -> Stamp {
+        Stamp(self.lock().accounts.get(identity).map_or(0, Account::version))
     }
 
-    /// Reconciles with what upstream said in answer to a request stamped `asking`.
-    pub(crate) fn observe(&self, identity: &Identity, asking: Asking, reading: RateLimit) {
-        self.heard(identity, false, asking, Some(reading));
+    /// Reconciles with what upstream said in answer to a request stamped `stamp`.
+    pub(crate) fn observe(&self, identity: &Identity, stamp: Stamp, reading: RateLimit) {
+        self.reconcile(identity, false, stamp, Some(reading));
     }
 
     /// The same for an answer that may end what is in flight. Both are one step: in between, a pull would be neither in flight
     /// nor in what is left, and so be given twice, or be taken for somebody else's.
-    fn heard(&self, identity: &Identity, ends: bool, asking: Asking, reading: Option<RateLimit>) {
+    fn reconcile(&self, identity: &Identity, ends: bool, stamp: Stamp, reading: Option<RateLimit>) {
         let now = SystemTime::now();
         let mut state = self.lock();
         let State { accounts, outbox, .. } = &mut *state;
@@ -213,7 +213,7 @@ impl Ledger {
         if ends {
             account.answered();
         }
-        let observed = reading.and_then(|reading| account.observe(asking.0, reading, now));
+        let observed = reading.and_then(|reading| account.observe(stamp.0, reading, now));
         let Some((reading, external)) = observed else { return };
         outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
         if external > 0 {
@@ -233,7 +233,7 @@ impl Ledger {
         let account = accounts.entry(identity.clone()).or_default();
         let reading = account.exhaust(retry_after, now);
         outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
-        let wait = account.left(identity, now).retry_after(now);
+        let wait = account.balance(identity, now).retry_after(now);
         drop(state);
         self.flush_soon();
         wait
@@ -244,11 +244,11 @@ impl Ledger {
         identity: &Identity,
         purpose: Purpose,
         now: SystemTime,
-        judge: impl FnOnce(&Left) -> Result<(), R>,
+        judge: impl FnOnce(&Balance) -> Result<(), R>,
     ) -> Result<Reservation, Unreserved<R>> {
         let mut state = self.lock();
         let account = state.accounts.entry(identity.clone()).or_default();
-        let left = account.left(identity, now);
+        let left = account.balance(identity, now);
         judge(&left).map_err(Unreserved::Judged)?;
         if left.remaining.is_some_and(|remaining| remaining < 1) {
             let retry_after = left.retry_after(now);
@@ -321,11 +321,11 @@ impl Ledger {
         let _writing = self.inner.writing.lock().await;
         let (records, snapshot) = self.lock().due();
         let outcome = match snapshot {
-            Some(snapshot) => self.inner.keep.compact(snapshot).await,
+            Some(snapshot) => self.inner.store.compact(snapshot).await,
             None => {
                 let mut outcome = Ok(());
                 for record in records {
-                    outcome = self.inner.keep.append(record).await;
+                    outcome = self.inner.store.append(record).await;
                     if outcome.is_err() {
                         break;
                     }
@@ -428,7 +428,7 @@ impl State {
 
 /// When a request was sent, in the ledger's own order of events.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asking(u64);
+pub(crate) struct Stamp(u64);
 
 #[cfg(test)]
 mod tests;

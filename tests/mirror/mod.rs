@@ -6,9 +6,9 @@ pub(crate) mod support;
 
 use std::time::Duration;
 
-use support::{Bench, Change, ask, read};
+use support::{Bench, Change, lookup, read};
 use weir::{
-    mirror::{Error, Status},
+    mirror::{CacheStatus, Error},
     oci::{Digest, Reference},
 };
 use weir_conformance::hub::{self, At, Fault, Kind, Match, Spec, What};
@@ -36,7 +36,7 @@ async fn private_content_is_only_for_those_whose_patterns_name_it() {
     let bench = Bench::start(settings, change).await;
     let private = bench.hub.push(Spec::new("corp/app").seed(7).private().layers([MIB])).unwrap();
     bench.hub.push(Spec::new("library/open").layers([MIB])).unwrap();
-    let (insider, outsider) = (ask("corp/app", &["docker.io/corp/*"]), ask("corp/app", &[]));
+    let (insider, outsider) = (lookup("corp/app", &["docker.io/corp/*"]), lookup("corp/app", &[]));
     let blob = digest(&private.blobs()[0].digest);
 
     for _ in 0..2 {
@@ -48,12 +48,12 @@ async fn private_content_is_only_for_those_whose_patterns_name_it() {
     assert_eq!(size, private.blobs()[0].size);
     let unknown = digest(&format!("sha256:{}", "0".repeat(64)));
     for repository in ["corp/app", "library/open"] {
-        let there = bench.mirror.blob(&ask(repository, &[]), &blob, None).await.map(|_| ()).unwrap_err();
-        let nowhere = bench.mirror.blob(&ask(repository, &[]), &unknown, None).await.map(|_| ()).unwrap_err();
+        let there = bench.mirror.blob(&lookup(repository, &[]), &blob, None).await.map(|_| ()).unwrap_err();
+        let nowhere = bench.mirror.blob(&lookup(repository, &[]), &unknown, None).await.map(|_| ()).unwrap_err();
         assert!(matches!(there, Error::BlobUnknown), "{repository}: {there:?}");
         assert_eq!(there.to_string(), nowhere.to_string());
     }
-    assert!(bench.mirror.manifest(&ask("library/open", &[]), &tag("latest")).await.is_ok());
+    assert!(bench.mirror.manifest(&lookup("library/open", &[]), &tag("latest")).await.is_ok());
 }
 
 /// Feature row 8: a tag that moved while nothing is left to fetch it with goes on naming what is here, by GET and by HEAD.
@@ -61,7 +61,7 @@ async fn private_content_is_only_for_those_whose_patterns_name_it() {
 async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
     let bench = Bench::start(limited(100), Change::default()).await;
     let old = bench.hub.push(Spec::new("library/moves").seed(1)).unwrap();
-    let asker = ask("library/moves", &[]);
+    let asker = lookup("library/moves", &[]);
     bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
     bench.hub.push(Spec::new("library/moves").seed(2)).unwrap();
     bench.hub.set_budget(0);
@@ -70,7 +70,7 @@ async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
         assert_eq!(head.digest.to_string(), old.digest());
         let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
         assert_eq!(answer.manifest.digest.to_string(), old.digest());
-        assert_eq!(answer.facts.status, Status::Stale);
+        assert_eq!(answer.facts.status, CacheStatus::Stale);
         assert!(answer.facts.warning.is_some());
     }
     let counted = bench.hub.count(|request| request.kind == Kind::ManifestGet && request.counted);
@@ -85,14 +85,14 @@ async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
 async fn a_moved_tag_that_upstream_fails_to_give_keeps_its_old_answer_after_a_head() {
     let bench = Bench::start(limited(100), Change::default()).await;
     let old = bench.hub.push(Spec::new("library/moves").seed(1)).unwrap();
-    let asker = ask("library/moves", &[]);
+    let asker = lookup("library/moves", &[]);
     bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
     let new = bench.hub.push(Spec::new("library/moves").seed(2)).unwrap();
     bench.hub.fault(Fault::always(What::Status(503)).on(Match::kind(Kind::ManifestGet)));
     let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
     assert_eq!(head.digest.to_string(), new.digest());
     let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
-    assert_eq!((answer.manifest.digest.to_string(), answer.facts.status), (old.digest().into(), Status::Stale));
+    assert_eq!((answer.manifest.digest.to_string(), answer.facts.status), (old.digest().into(), CacheStatus::Stale));
     bench.hub.clear_faults();
     // As docker goes on: by the digest that the HEAD told. From then on the tag names it, whatever becomes of upstream.
     let digest = Reference::Digest(new.digest().parse().unwrap());
@@ -117,7 +117,7 @@ async fn pulls_that_come_back_early_are_seen() {
     change.mirror.tag_ttl = Duration::from_secs(3600);
     let bench = Bench::start(limited(100), change).await;
     bench.hub.push(Spec::new("library/later")).unwrap();
-    let asker = ask("library/later", &[]);
+    let asker = lookup("library/later", &[]);
     bench.hub.set_budget(0);
     let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
     let refused = bench.mirror.manifest(&asker, &Reference::Digest(head.digest.clone())).await;
@@ -141,7 +141,7 @@ async fn a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage() {
     let change = Change::default();
     let mut bench = Bench::start(hub::Settings::default(), change).await;
     bench.hub.push(Spec::new("library/gone")).unwrap();
-    let asker = ask("library/gone", &[]);
+    let asker = lookup("library/gone", &[]);
     bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
     bench.hub.remove("library/gone", "latest");
     let gone = bench.mirror.manifest(&asker, &tag("latest")).await;
@@ -162,13 +162,13 @@ async fn a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_
     let gate = bench.hub.hold(Match::kind(Kind::BlobGet).repository("library/lacks"));
     let refused = tokio::spawn({
         let (mirror, blob) = (bench.mirror.clone(), blob.clone());
-        async move { mirror.blob(&ask("library/lacks", &[]), &blob, None).await.map(|_| ()) }
+        async move { mirror.blob(&lookup("library/lacks", &[]), &blob, None).await.map(|_| ()) }
     });
     assert!(gate.started().await, "the one that will be refused leads");
     let served = tokio::spawn({
         let (mirror, blob) = (bench.mirror.clone(), blob.clone());
         async move {
-            let mut answer = mirror.blob(&ask("library/has", &[]), &blob, None).await?;
+            let mut answer = mirror.blob(&lookup("library/has", &[]), &blob, None).await?;
             let size = answer.reader.size();
             Ok::<_, Error>(read(&mut answer.reader, 0, size).await.unwrap())
         }
@@ -187,11 +187,11 @@ async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
     let bench = Bench::start(hub::Settings::default(), change).await;
     let image = bench.hub.push(Spec::new("library/big").layers([16 * MIB])).unwrap();
     let blob = image.platforms[0].layers[0].clone();
-    let (asker, wanted) = (ask("library/big", &[]), digest(&blob.digest));
+    let (asker, wanted) = (lookup("library/big", &[]), digest(&blob.digest));
     let both = tokio::join!(bench.mirror.blob(&asker, &wanted, None), bench.mirror.blob(&asker, &wanted, None));
     for answer in [both.0, both.1] {
         let mut answer = answer.unwrap();
-        assert_eq!(answer.facts.status, Status::Bypass);
+        assert_eq!(answer.facts.status, CacheStatus::Bypass);
         let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
         assert_eq!(wanted.algorithm().digest(&bytes), wanted);
     }
@@ -207,12 +207,12 @@ async fn a_small_range_far_ahead_of_the_fill_is_passed_through() {
     let bench = Bench::start(hub::Settings::default(), Change::default()).await;
     let image = bench.hub.push(Spec::new("library/lazy").layers([32 * MIB])).unwrap();
     let blob = image.platforms[0].layers[0].clone();
-    let (asker, wanted) = (ask("library/lazy", &[]), digest(&blob.digest));
+    let (asker, wanted) = (lookup("library/lazy", &[]), digest(&blob.digest));
     bench.hub.fault(Fault::once(What::Stall(0.1)).on(Match::kind(Kind::CdnGet)));
     let mut arriving = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
     let (start, end) = (blob.size - MIB, blob.size - 17);
     let mut ahead = bench.mirror.blob(&asker, &wanted, Some((start, Some(end)))).await.unwrap();
-    assert_eq!(ahead.facts.status, Status::Bypass);
+    assert_eq!(ahead.facts.status, CacheStatus::Bypass);
     let tail = read(&mut ahead.reader, start, end).await.unwrap();
     bench.hub.release();
     let whole = read(&mut arriving.reader, 0, blob.size).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_fill_left_by_a_stopping_mirror_is_resumed() {
     let mut bench = Bench::start(hub::Settings::default(), Change::default()).await;
     let image = bench.hub.push(Spec::new("library/half").layers([8 * MIB])).unwrap();
     let blob = image.platforms[0].layers[0].clone();
-    let (asker, wanted) = (ask("library/half", &[]), digest(&blob.digest));
+    let (asker, wanted) = (lookup("library/half", &[]), digest(&blob.digest));
     bench.hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::CdnGet)));
     let mut cut = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
     read(&mut cut.reader, 0, blob.size / 2 - MIB).await.unwrap();
@@ -247,7 +247,7 @@ async fn a_tag_that_moves_between_head_and_get_is_asked_for_once_more() {
     let gate = bench.hub.hold(Match::kind(Kind::ManifestGet));
     let asked = tokio::spawn({
         let mirror = bench.mirror.clone();
-        async move { mirror.manifest(&ask("library/racy", &[]), &tag("latest")).await }
+        async move { mirror.manifest(&lookup("library/racy", &[]), &tag("latest")).await }
     });
     assert!(gate.started().await);
     let second = bench.hub.push(Spec::new("library/racy").seed(2)).unwrap();

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use weir::{
     client::Client,
     limits::{Limits, LimitsConfig},
-    mirror::{Ask, Extent, Mirror, Reader, Settings, Stopped},
+    mirror::{Extent, Lookup, Mirror, Reader, Settings, Stopped},
     upstream::{self, Account, Ledger, Secret, Upstream},
 };
 use weir_conformance::hub::{self, Hub};
@@ -79,7 +79,7 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
         ..weir_storage::Settings::default()
     })
     .unwrap();
-    let keep = |_: Vec<u8>| -> upstream::ledger::Kept { Box::pin(std::future::ready(Ok(()))) };
+    let keep = |_: Vec<u8>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let account = |(username, password): &(&str, &str)| Account {
         username: (*username).into(),
@@ -106,8 +106,8 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
 }
 
 /// Somebody at an address, who may pull what `pull` names beyond what anonymous may.
-pub(crate) fn ask(repository: &str, pull: &[&str]) -> Ask {
-    Ask {
+pub(crate) fn lookup(repository: &str, pull: &[&str]) -> Lookup {
+    Lookup {
         upstream: "docker.io".into(),
         repository: repository.parse().unwrap(),
         client: Arc::new(Client {

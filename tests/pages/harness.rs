@@ -19,12 +19,12 @@ use weir::{
         permit::{AdmissionRequest, RequestInfo, RequestKind},
         throttle::{Algorithm, Mode, Rules, Setting},
     },
-    mirror::Ask,
+    mirror::Lookup,
     route::Routes,
 };
 use weir_conformance::hub::{self, Spec};
 
-use crate::mirror::support::{Bench, Change, ask};
+use crate::mirror::support::{Bench, Change, lookup};
 
 /// Everything that a page shows, running.
 pub(crate) struct Harness {
@@ -131,8 +131,8 @@ impl Harness {
             let repository = format!("library/image-{}", number % 9);
             self.bench.hub.push(Spec::new(&repository).seed(u64::from(number))).unwrap();
             let client = Arc::new(Client::anonymous([10, 5, 0, number % 4].into(), [10, 5, 0, number % 4].into()));
-            let ask = Ask { client, ..ask(&repository, &[]) };
-            self.bench.mirror.manifest(&ask, &"latest".parse().unwrap()).await.unwrap();
+            let lookup = Lookup { client, ..lookup(&repository, &[]) };
+            self.bench.mirror.manifest(&lookup, &"latest".parse().unwrap()).await.unwrap();
         }
     }
 

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use super::{PageContext, html};
 use crate::{
     limits::budget::Floors,
-    upstream::ledger::{Left, Reason, Spend},
+    upstream::ledger::{Balance, Reason, Spend},
 };
 
 /// Spends that are looked at for who spent and what comes back.
@@ -52,7 +52,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     html::page(context, 200, html::Tab::Budget, "Budget", body)
 }
 
-fn identity(context: &PageContext<'_>, left: &Left, floors: &Floors, spends: &[Spend]) -> Markup {
+fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: &[Spend]) -> Markup {
     let account = left.identity.account.as_deref().unwrap_or("anonymous");
     let window = left.window.unwrap_or(WINDOW);
     let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
@@ -89,7 +89,7 @@ fn identity(context: &PageContext<'_>, left: &Left, floors: &Floors, spends: &[S
 }
 
 /// What is left, what this mirror and what others spent, on one bar; with the marks at which classes stop.
-fn gauge(limit: i64, remaining: i64, left: &Left, floors: &Floors) -> Markup {
+fn gauge(limit: i64, remaining: i64, left: &Balance, floors: &Floors) -> Markup {
     let part = |pulls: i64| 1000 * pulls.clamp(0, limit.max(1)) / limit.max(1);
     let (own, others) = (i64::try_from(left.spent).unwrap_or(limit), i64::try_from(left.external).unwrap_or(limit));
     let at = part(remaining);
@@ -192,8 +192,8 @@ mod tests {
     use super::*;
     use crate::upstream::Identity;
 
-    fn left(remaining: i64, spent: u64, external: u64) -> Left {
-        Left {
+    fn left(remaining: i64, spent: u64, external: u64) -> Balance {
+        Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
             limit: Some(100),
             remaining: Some(remaining),

@@ -32,11 +32,11 @@ struct Pull {
 struct Hub(VecDeque<u64>);
 
 impl Hub {
-    fn left(&mut self, now: u64) -> Left {
+    fn left(&mut self, now: u64) -> Balance {
         while self.0.front().is_some_and(|at| at + WINDOW <= now) {
             self.0.pop_front();
         }
-        Left {
+        Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
             limit: Some(LIMIT as i64),
             remaining: Some((LIMIT - self.0.len()) as i64),

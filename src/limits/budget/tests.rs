@@ -9,8 +9,8 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
 }
 
-fn left(remaining: Option<i64>, next: u64) -> Left {
-    Left {
+fn left(remaining: Option<i64>, next: u64) -> Balance {
+    Balance {
         identity: Identity { upstream: "docker.io".into(), account: None },
         limit: remaining.map(|_| 100),
         remaining,

@@ -26,7 +26,7 @@ pub(super) struct BudgetQueue {
 }
 
 impl Limits {
-    pub(super) fn decide(&self, left: &Left, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
+    pub(super) fn decide(&self, left: &Balance, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
         let config = self.config();
         self.with_queue(&left.identity, |line| {
             let decision = line.admission.ask(&config.budget, &line.less(left), ask, now);
@@ -37,7 +37,7 @@ impl Limits {
         })
     }
 
-    pub(super) fn turn(&self, left: &Left, ticket: Ticket, client: &ClientKey, now: SystemTime) -> QueueStatus {
+    pub(super) fn turn(&self, left: &Balance, ticket: Ticket, client: &ClientKey, now: SystemTime) -> QueueStatus {
         let config = self.config();
         self.with_queue(&left.identity, |line| {
             if !line.granted.contains(&ticket) {
@@ -68,8 +68,8 @@ impl Limits {
 }
 
 impl BudgetQueue {
-    fn less(&self, left: &Left) -> Left {
+    fn less(&self, left: &Balance) -> Balance {
         let granted = i64::try_from(self.granted.len()).unwrap_or(i64::MAX);
-        Left { remaining: left.remaining.map(|remaining| remaining.saturating_sub(granted)), ..left.clone() }
+        Balance { remaining: left.remaining.map(|remaining| remaining.saturating_sub(granted)), ..left.clone() }
     }
 }

@@ -210,7 +210,7 @@ fn two_never_decide_on_the_same_pull() {
     let classes = Classes::default();
     let budget = Policy::new(floors, budget::Shares::default(), Duration::from_secs(10), &classes);
     let limits = Limits::in_memory(LimitsConfig { budget, ..LimitsConfig::default() });
-    let left = |remaining, next| Left {
+    let left = |remaining, next| Balance {
         identity: Identity { upstream: "docker.io".into(), account: None },
         limit: Some(10),
         remaining: Some(remaining),

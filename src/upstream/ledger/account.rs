@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Left,
+    Balance,
     record::{Reading, Record},
 };
 use crate::upstream::{identity::Identity, ratelimit::RateLimit};
@@ -138,10 +138,10 @@ impl Account {
         reading
     }
 
-    pub(super) fn left(&self, identity: &Identity, now: SystemTime) -> Left {
+    pub(super) fn balance(&self, identity: &Identity, now: SystemTime) -> Balance {
         let since = before(now, self.window());
         let external = self.external.iter().filter(|(at, _)| *at > since).map(|(_, count)| count).sum();
-        Left {
+        Balance {
             identity: identity.clone(),
             limit: self.reading.and_then(|reading| reading.limit),
             remaining: self.remaining(now),

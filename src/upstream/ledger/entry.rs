@@ -81,7 +81,7 @@ impl Spend {
 
 /// What an identity may still spend, at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct Balance {
     /// Whose budget.
     pub identity: Identity,
     /// Pulls per window; `None` while upstream never said a limit: unmetered.
@@ -99,7 +99,7 @@ pub struct Left {
     pub next_at: Option<SystemTime>,
 }
 
-impl Left {
+impl Balance {
     /// How long a caller waits for the next pull, at least a second; a minute when nothing can be forecast.
     pub fn retry_after(&self, now: SystemTime) -> Duration {
         let wait = self.next_at.map_or(super::account::BLIND_WAIT, |at| at.duration_since(now).unwrap_or_default());
@@ -113,7 +113,7 @@ pub struct Exhausted {
     /// At least a second.
     pub retry_after: Duration,
     /// What is left, which is nothing.
-    pub left: Box<Left>,
+    pub left: Box<Balance>,
 }
 
 /// Why nothing was reserved.

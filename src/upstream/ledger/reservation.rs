@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Asking, Exhausted, Ledger, Purpose};
+use super::{Exhausted, Ledger, Purpose, Stamp};
 use crate::upstream::{Identity, ratelimit::RateLimit};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +42,10 @@ impl Reservation {
         }
     }
 
-    /// The headers of the answer to a request stamped `asking` are here, and what they say is reconciled as by
+    /// The headers of the answer to a request stamped `stamp` are here, and what they say is reconciled as by
     /// [`Ledger::observe`].
-    pub(crate) fn answered(&mut self, asking: Asking, reading: Option<RateLimit>) {
-        self.ledger.heard(&self.identity, self.progress == Progress::Sent, asking, reading);
+    pub(crate) fn answered(&mut self, stamp: Stamp, reading: Option<RateLimit>) {
+        self.ledger.reconcile(&self.identity, self.progress == Progress::Sent, stamp, reading);
         self.progress = Progress::Answered(reading.and_then(|reading| reading.remaining));
     }
 

@@ -27,11 +27,11 @@ impl Journal {
     }
 }
 
-/// What [`Keep`] needs is an owner that outlives the futures.
+/// What [`LedgerStore`] needs is an owner that outlives the futures.
 struct Shared(Arc<Journal>);
 
-impl Keep for Shared {
-    fn append(&self, record: Vec<u8>) -> Kept {
+impl LedgerStore for Shared {
+    fn append(&self, record: Vec<u8>) -> WriteFuture {
         let journal = self.0.clone();
         Box::pin(async move {
             // A disk takes its time.
@@ -42,7 +42,7 @@ impl Keep for Shared {
         })
     }
 
-    fn compact(&self, records: Vec<Vec<u8>>) -> Kept {
+    fn compact(&self, records: Vec<Vec<u8>>) -> WriteFuture {
         let journal = self.0.clone();
         Box::pin(async move {
             journal.full()?;
@@ -79,18 +79,18 @@ fn said(remaining: i64) -> RateLimit {
 
 /// Asks and is answered with nothing in between.
 fn observe(ledger: &Ledger, remaining: i64) {
-    ledger.observe(&who(), ledger.asking(&who()), said(remaining));
+    ledger.observe(&who(), ledger.stamp(&who()), said(remaining));
 }
 
-fn left(ledger: &Ledger) -> Left {
-    ledger.left(&who(), SystemTime::now())
+fn left(ledger: &Ledger) -> Balance {
+    ledger.balance(&who(), SystemTime::now())
 }
 
 async fn spend(ledger: &Ledger, remaining: Option<i64>) {
     let mut reservation = ledger.reserve(&who(), purpose()).await.unwrap();
-    let asking = ledger.asking(&who());
+    let stamp = ledger.stamp(&who());
     reservation.sent();
-    reservation.answered(asking, remaining.map(said));
+    reservation.answered(stamp, remaining.map(said));
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_reservation_that_is_dropped_unsent_is_refunded() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_while_the_disk_is_slow_is_refunded() {
-    let keep = |_: Vec<u8>| -> Kept { Box::pin(std::future::pending()) };
+    let keep = |_: Vec<u8>| -> WriteFuture { Box::pin(std::future::pending()) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     observe(&ledger, 1);
     let identity = who();
@@ -182,7 +182,7 @@ async fn a_restart_knows_what_was_spent_and_what_is_left() {
     observe(&ledger, 90);
     ledger.close().await;
     let restarted = open(&journal);
-    assert_eq!(left(&restarted), Left { next_at: left(&restarted).next_at, ..left(&ledger) });
+    assert_eq!(left(&restarted), Balance { next_at: left(&restarted).next_at, ..left(&ledger) });
     assert_eq!((left(&restarted).spent, left(&restarted).external, left(&restarted).remaining), (2, 8, Some(90)));
     assert_eq!(restarted.identities(), [who()]);
     let kept = Ledger::new(restarted.snapshot().into_iter().map(Bytes::from).collect(), Arc::new(Shared(journal)));
@@ -196,9 +196,9 @@ async fn what_is_in_flight_is_taken_off_and_the_newest_answer_wins() {
     observe(&ledger, 10);
     let mut first = ledger.reserve(&who(), purpose()).await.unwrap();
     assert_eq!(left(&ledger).remaining, Some(9));
-    let asking = ledger.asking(&who());
+    let stamp = ledger.stamp(&who());
     first.sent();
-    first.answered(asking, Some(said(9)));
+    first.answered(stamp, Some(said(9)));
     drop(first);
     assert_eq!((left(&ledger).remaining, left(&ledger).external), (Some(9), 0));
     observe(&ledger, 30);
@@ -210,10 +210,10 @@ async fn of_answers_that_crossed_the_lower_one_holds() {
     let ledger = Ledger::unkept();
     observe(&ledger, 10);
     let mut both = [ledger.reserve(&who(), purpose()).await.unwrap(), ledger.reserve(&who(), purpose()).await.unwrap()];
-    let asking = ledger.asking(&who());
+    let stamp = ledger.stamp(&who());
     for (reservation, remaining) in both.iter_mut().zip([8, 9]) {
         reservation.sent();
-        reservation.answered(asking, Some(said(remaining)));
+        reservation.answered(stamp, Some(said(remaining)));
     }
     assert_eq!((left(&ledger).remaining, left(&ledger).external), (Some(8), 0));
     observe(&ledger, 9);
@@ -227,19 +227,19 @@ async fn what_ends_while_others_ask_is_neither_external_nor_spent_twice() {
     let ledger = Ledger::unkept();
     let hub = Arc::new(std::sync::atomic::AtomicI64::new(PULLS));
     let said = |remaining: i64| RateLimit { limit: Some(PULLS), remaining: Some(remaining), window: Some(WINDOW) };
-    ledger.observe(&who(), ledger.asking(&who()), said(PULLS));
+    ledger.observe(&who(), ledger.stamp(&who()), said(PULLS));
     let mut askers = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let (ledger, hub) = (ledger.clone(), hub.clone());
         askers.spawn(async move {
             while let Ok(mut reservation) = ledger.reserve(&who(), purpose()).await {
-                let asking = ledger.asking(&who());
+                let stamp = ledger.stamp(&who());
                 reservation.sent();
                 let remaining = hub.fetch_sub(1, Ordering::SeqCst) - 1;
-                reservation.answered(asking, Some(said(remaining)));
+                reservation.answered(stamp, Some(said(remaining)));
                 drop(reservation);
-                let asking = ledger.asking(&who());
-                ledger.observe(&who(), asking, said(hub.load(Ordering::SeqCst)));
+                let stamp = ledger.stamp(&who());
+                ledger.observe(&who(), stamp, said(hub.load(Ordering::SeqCst)));
             }
         });
     }
@@ -260,7 +260,7 @@ async fn a_drop_that_nothing_of_ours_explains_is_external() {
     observe(&ledger, 71);
     assert_eq!(left(&ledger).external, 8);
     // An answer from before a rise is lower for that reason alone.
-    let old = ledger.asking(&who());
+    let old = ledger.stamp(&who());
     observe(&ledger, 90);
     ledger.observe(&who(), old, said(71));
     assert_eq!(left(&ledger).external, 8);
@@ -278,7 +278,7 @@ async fn the_pull_limit_holds_until_the_forecast_or_a_better_answer() {
     assert!(ledger.reserve(&who(), purpose()).await.is_ok());
     assert_eq!(ledger.exhausted(&who(), Some(Duration::from_secs(7))).as_secs(), 7);
     let soon = SystemTime::now() + Duration::from_secs(8);
-    assert_eq!(ledger.left(&who(), soon).remaining, Some(1), "one may try");
+    assert_eq!(ledger.balance(&who(), soon).remaining, Some(1), "one may try");
 }
 
 #[tokio::test]
@@ -287,7 +287,7 @@ async fn a_refusal_of_an_upstream_that_never_said_a_limit_passes() {
     ledger.exhausted(&who(), None);
     assert_eq!((left(&ledger).limit, left(&ledger).remaining), (None, Some(0)));
     let later = SystemTime::now() + Duration::from_secs(61);
-    assert_eq!(ledger.left(&who(), later).remaining, None);
+    assert_eq!(ledger.balance(&who(), later).remaining, None);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn the_sliding_log_forecasts_what_comes_back() {
     }
     // Half a window later others have spent all but ten.
     account.observe(account.version(), said(10), at(10_000));
-    let left = |seconds| account.left(&who(), at(seconds));
+    let left = |seconds| account.balance(&who(), at(seconds));
     assert_eq!((left(10_000).remaining, left(10_000).spent, left(10_000).external), (Some(10), 2, 88));
     assert_eq!(left(10_000).next_at, Some(at(21_600)));
     assert_eq!((left(21_600).remaining, left(21_600).next_at), (Some(11), Some(at(22_200))));
@@ -317,7 +317,7 @@ async fn waiters_that_join_during_the_body_are_counted() {
     let waiters = purpose.waiters.clone();
     let mut reservation = ledger.reserve(&who(), purpose).await.unwrap();
     reservation.sent();
-    reservation.answered(ledger.asking(&who()), Some(said(7)));
+    reservation.answered(ledger.stamp(&who()), Some(said(7)));
     waiters.store(41, Ordering::Relaxed);
     drop(reservation);
     let spend = &ledger.spends(1)[0];
@@ -361,7 +361,8 @@ async fn a_long_journal_is_compacted_and_loses_nothing() {
 #[test]
 fn a_journal_of_rubbish_is_an_empty_one() {
     let records = ["", "{}", "null", r#"{"event":"later","x":1}"#, "\u{0}"].map(Bytes::from);
-    let ledger = Ledger::new(records.to_vec(), Arc::new(|_: Vec<u8>| -> Kept { Box::pin(std::future::ready(Ok(()))) }));
+    let ledger =
+        Ledger::new(records.to_vec(), Arc::new(|_: Vec<u8>| -> WriteFuture { Box::pin(std::future::ready(Ok(()))) }));
     assert_eq!(ledger.identities(), []);
 }
 

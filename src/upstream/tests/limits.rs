@@ -21,7 +21,7 @@ async fn the_pull_limit_stops_gets_of_manifests_and_nothing_else() {
     let got = get(&upstream, &tag("latest")).await;
     assert!(matches!(got, Err(Error::PullLimit { .. })), "{got:?}");
     assert_eq!(upstream.breaker(), None);
-    let left = ledger(&upstream).left(&anonymous(), std::time::SystemTime::now());
+    let left = ledger(&upstream).balance(&anonymous(), std::time::SystemTime::now());
     assert_eq!((left.limit, left.remaining), (None, Some(0)));
     upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
     upstream.get_blob(&anonymous(), &name("a/b"), &digest("x"), 0, None).await.unwrap();
@@ -98,7 +98,7 @@ async fn a_get_that_is_redirected_back_home_is_paid_twice_and_sent_once_when_one
         upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
         let got = get(&upstream, &tag("latest")).await;
         let paid: Vec<_> = ledger.spends(10).iter().filter_map(|spend| spend.remaining).collect();
-        let left = ledger.left(&anonymous(), std::time::SystemTime::now());
+        let left = ledger.balance(&anonymous(), std::time::SystemTime::now());
         assert_eq!(left.external, 0, "nobody else is blamed for it");
         match served {
             true => {
@@ -183,7 +183,7 @@ async fn a_get_that_never_left_is_refunded() {
     let got = get(&upstream, &tag("latest")).await;
     assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
     assert_eq!(ledger(&upstream).spends(10).len(), 0);
-    assert_eq!(ledger(&upstream).left(&anonymous(), std::time::SystemTime::now()).spent, 0);
+    assert_eq!(ledger(&upstream).balance(&anonymous(), std::time::SystemTime::now()).spent, 0);
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn what_is_left_is_read_from_heads_and_gets() {
     let server = Server::start(|_| answer(200, &[OCI_INDEX, METER[0], METER[1]], INDEX)).await;
     let upstream = upstream(&server);
     let ledger = ledger(&upstream).clone();
-    let left = || ledger.left(&anonymous(), std::time::SystemTime::now());
+    let left = || ledger.balance(&anonymous(), std::time::SystemTime::now());
     assert_eq!((left().limit, left().remaining), (None, None));
     upstream.head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await.unwrap();
     assert_eq!((left().limit, left().remaining, left().spent), (Some(100), Some(20), 0));

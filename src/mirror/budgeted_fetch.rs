@@ -10,7 +10,7 @@
 //!
 //! All who ask for one object at one moment share a flight, and who came first is admitted and pays. When *that one* is refused, the
 //! refusal is nobody else's: the others gather again by class, and at last by client, each flight admitted for whom it flies
-//! ([`Group`]). A client that the ladder holds to what is cached flies alone from the start. So a scanner that was first costs production nothing. For the same reason one who leads others does not wait in the queue.
+//! ([`ShareScope`]). A client that the ladder holds to what is cached flies alone from the start. So a scanner that was first costs production nothing. For the same reason one who leads others does not wait in the queue.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Ask, Error, Inner, Key, ManifestAnswer, Source};
+use super::{Error, Inner, Key, Lookup, ManifestAnswer, Source};
 use crate::{
     client::{Class, ClientKey, OnExceed},
     limits::{
@@ -31,18 +31,18 @@ use crate::{
     oci::{Manifest, Reference},
     upstream::{
         self, Identity, Reservation, Upstream,
-        ledger::{Left, Purpose, Reason, Unreserved},
+        ledger::{Balance, Purpose, Reason, Unreserved},
     },
 };
 
 /// How often an identity that seems to have nothing left is looked at again, by a HEAD, when a pull is wanted.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often one who waits asks whether it is its turn: a pull may come back unforecast.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+const QUEUE_POLL: Duration = Duration::from_millis(250);
 
 /// With whom a request shares its flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Group {
+pub(super) enum ShareScope {
     /// Everybody who asks the same.
     All,
     /// Those of its class, after somebody else was refused.
@@ -50,54 +50,54 @@ pub(super) enum Group {
     /// Nobody but itself.
     Client(ClientKey),
     /// One that may have what is cached and nothing else: a bypass may lift that from another request of the same client.
-    Held(ClientKey),
+    CachedOnly(ClientKey),
 }
 
-impl Group {
+impl ShareScope {
     /// Who may have what is cached and nothing else must not lead others to that.
-    pub(super) fn widest(ask: &Ask) -> Group {
-        match ask.cached_only {
-            None => Group::All,
-            Some(_) => Group::Held(ask.client.key.clone()),
+    pub(super) fn widest(lookup: &Lookup) -> ShareScope {
+        match lookup.cached_only {
+            None => ShareScope::All,
+            Some(_) => ShareScope::CachedOnly(lookup.client.key.clone()),
         }
     }
 }
 
 /// What a flight for a manifest knows of those it flies for.
 #[derive(Clone, Debug)]
-pub(super) struct Crew {
+pub(super) struct Waiters {
     /// Those who joined.
-    pub(super) waiters: Arc<AtomicU32>,
-    pub(super) group: Group,
+    pub(super) count: Arc<AtomicU32>,
+    pub(super) scope: ShareScope,
     /// Whether a stale answer may stand in, so that nobody has to wait.
     pub(super) has_stale: bool,
 }
 
 impl Inner {
     /// Asks in one flight with everybody who asks the same; when somebody else's refusal came of it, with fewer.
-    pub(super) async fn together<W>(
+    pub(super) async fn coalesce<W>(
         self: &Arc<Inner>,
         key: &Key,
-        ask: &Ask,
-        work: impl Fn(Crew) -> W,
+        lookup: &Lookup,
+        work: impl Fn(Waiters) -> W,
     ) -> Result<ManifestAnswer, Error>
     where
         W: Future<Output = Result<ManifestAnswer, Error>> + Send + 'static,
     {
         let mut answer = Err(Error::Internal);
-        let widest = Group::widest(ask);
-        let narrower = [Group::Class(ask.client.class), Group::Client(ask.client.key.clone())];
-        let narrower = narrower.into_iter().filter(|_| ask.cached_only.is_none());
-        for group in std::iter::once(widest).chain(narrower) {
+        let widest = ShareScope::widest(lookup);
+        let narrower = [ShareScope::Class(lookup.client.class), ShareScope::Client(lookup.client.key.clone())];
+        let narrower = narrower.into_iter().filter(|_| lookup.cached_only.is_none());
+        for scope in std::iter::once(widest).chain(narrower) {
             let led = AtomicBool::new(false);
-            let flight = self.manifests.join((key.clone(), group.clone()), |waiters| {
+            let flight = self.manifests.join((key.clone(), scope.clone()), |count| {
                 led.store(true, Ordering::Relaxed);
-                work(Crew { waiters, group, has_stale: false })
+                work(Waiters { count, scope, has_stale: false })
             });
             answer = flight.await.unwrap_or(Err(Error::Internal));
             let is_own = led.load(Ordering::Relaxed);
             match &answer {
-                Err(Error::BudgetSpent { regroup, .. }) if *regroup || !is_own => {}
+                Err(Error::BudgetSpent { retry_alone, .. }) if *retry_alone || !is_own => {}
                 Err(Error::Throttled(_)) if !is_own => {}
                 _ => break,
             }
@@ -108,23 +108,23 @@ impl Inner {
     /// The counted GET. What anonymous may read is paid by the identity with the most left, the rest by its account.
     pub(super) async fn fetch(
         &self,
-        ask: &Ask,
+        lookup: &Lookup,
         source: &Source,
         reference: &Reference,
         reason: Reason,
-        crew: &Crew,
+        waiters: &Waiters,
     ) -> Result<Manifest, Error> {
-        if let Some(denied) = &ask.cached_only {
+        if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
-        let upstream = self.upstream(ask)?;
+        let upstream = self.upstream(lookup)?;
         let now = SystemTime::now();
         let name = reference.to_string();
-        let about = RequestInfo { method: "GET", repository: ask.repository.as_str(), reference: &name };
-        self.limits.admit_upstream(&ask.client, about, now).map_err(|denied| Error::Throttled(Arc::from(denied)))?;
-        let fetched = self.fetch_admitted(upstream, ask, source, reference, reason, crew).await;
+        let about = RequestInfo { method: "GET", repository: lookup.repository.as_str(), reference: &name };
+        self.limits.admit_upstream(&lookup.client, about, now).map_err(|denied| Error::Throttled(Arc::from(denied)))?;
+        let fetched = self.fetch_admitted(upstream, lookup, source, reference, reason, waiters).await;
         if fetched.is_err() {
-            self.limits.refund_upstream(&ask.client, SystemTime::now());
+            self.limits.refund_upstream(&lookup.client, SystemTime::now());
         }
         fetched
     }
@@ -132,27 +132,27 @@ impl Inner {
     async fn fetch_admitted(
         &self,
         upstream: &Upstream,
-        ask: &Ask,
+        lookup: &Lookup,
         source: &Source,
         reference: &Reference,
         reason: Reason,
-        crew: &Crew,
+        waiters: &Waiters,
     ) -> Result<Manifest, Error> {
-        let mut refusal: Option<(Left, RefusalReason, Duration)> = None;
+        let mut refusal: Option<(Balance, RefusalReason, Duration)> = None;
         let mut limited = None;
         for (identity, mut left) in self.payers(upstream, source) {
             if left.remaining.is_some_and(|remaining| remaining <= 0) {
-                left = self.look_again(upstream, &identity, ask, reference, left).await;
+                left = self.probe(upstream, &identity, lookup, reference, left).await;
             }
-            let purpose = purpose(ask, reference, reason, crew);
-            match self.reserve(&identity, &purpose, ask, OnExceed::Stale).await {
-                Ok(reservation) => match self.send(upstream, reservation, ask, reference, &purpose).await {
+            let purpose = purpose(lookup, reference, reason, waiters);
+            match self.reserve(&identity, &purpose, lookup, OnExceed::Stale).await {
+                Ok(reservation) => match self.send(upstream, reservation, lookup, reference, &purpose).await {
                     Ok(manifest) => return Ok(manifest),
                     // Another identity may have some left.
                     Err(error @ upstream::Error::PullLimit { .. }) => {
-                        limited.get_or_insert(Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown));
+                        limited.get_or_insert(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown));
                     }
-                    Err(error) => return Err(Error::from_upstream(&ask.upstream, error, Error::ManifestUnknown)),
+                    Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown)),
                 },
                 Err(refused) => {
                     let sooner = refusal.as_ref().is_none_or(|(.., wait)| refused.wait < *wait);
@@ -163,45 +163,45 @@ impl Inner {
             }
         }
         if let Some((left, ..)) = &refusal
-            && ask.client.on_exceed == OnExceed::Queue
-            && !crew.has_stale
+            && lookup.client.on_exceed == OnExceed::Queue
+            && !waiters.has_stale
         {
             let identity = left.identity.clone();
-            let purpose = purpose(ask, reference, reason, crew);
+            let purpose = purpose(lookup, reference, reason, waiters);
             // Upstream's clock is not ours: a pull that was forecast may come back a moment later than that.
             let deadline = SystemTime::now() + self.limits.config().budget.queue_max_wait;
             loop {
-                match self.queue(&identity, &purpose, ask, crew).await {
-                    Ok(reservation) => match self.send(upstream, reservation, ask, reference, &purpose).await {
+                match self.queue(&identity, &purpose, lookup, waiters).await {
+                    Ok(reservation) => match self.send(upstream, reservation, lookup, reference, &purpose).await {
                         Err(upstream::Error::PullLimit { .. }) if SystemTime::now() < deadline => {}
                         sent => {
                             let absent = Error::ManifestUnknown;
-                            return sent.map_err(|error| Error::from_upstream(&ask.upstream, error, absent));
+                            return sent.map_err(|error| Error::from_upstream(&lookup.upstream, error, absent));
                         }
                     },
-                    Err(Queued::Regroup) => {
-                        return Err(spent(ask, left, RefusalReason::Exhausted, Duration::ZERO, true));
+                    Err(Queued::RetryAlone) => {
+                        return Err(spent(lookup, left, RefusalReason::Exhausted, Duration::ZERO, true));
                     }
                     Err(Queued::Refused) => break,
                 }
             }
         }
         match refusal {
-            Some((left, why, wait)) => Err(spent(ask, &left, why, wait, false)),
+            Some((left, why, wait)) => Err(spent(lookup, &left, why, wait, false)),
             None => Err(limited.unwrap_or(Error::NameUnknown)),
         }
     }
 
     /// Who could pay, those with the most left first.
-    fn payers(&self, upstream: &Upstream, source: &Source) -> Vec<(Identity, Left)> {
+    fn payers(&self, upstream: &Upstream, source: &Source) -> Vec<(Identity, Balance)> {
         let now = SystemTime::now();
-        let mut payers: Vec<(Identity, Left)> = upstream
+        let mut payers: Vec<(Identity, Balance)> = upstream
             .identities()
             .into_iter()
             .filter(|identity| {
                 &*source.credential == Source::ANONYMOUS || identity.account.as_ref() == Some(&source.credential)
             })
-            .map(|identity| (identity.clone(), self.ledger.left(&identity, now)))
+            .map(|identity| (identity.clone(), self.ledger.balance(&identity, now)))
             .collect();
         payers.sort_by_key(|(identity, left)| {
             std::cmp::Reverse((left.remaining.unwrap_or(i64::MAX), identity.account.is_some()))
@@ -210,16 +210,16 @@ impl Inner {
     }
 
     /// Why this client could not pay now, so that a moved tag must not be told of.
-    pub(super) fn cannot_fetch(&self, ask: &Ask, source: &Source, now: SystemTime) -> Option<Error> {
-        if let Some(denied) = &ask.cached_only {
+    pub(super) fn cannot_fetch(&self, lookup: &Lookup, source: &Source, now: SystemTime) -> Option<Error> {
+        if let Some(denied) = &lookup.cached_only {
             return Some(Error::Throttled(denied.clone()));
         }
-        let payers = self.upstream(ask).map(|upstream| self.payers(upstream, source)).unwrap_or_default();
-        let could = payers.iter().any(|(_, left)| self.limits.could_spend(left, &ask.client, now));
+        let payers = self.upstream(lookup).map(|upstream| self.payers(upstream, source)).unwrap_or_default();
+        let could = payers.iter().any(|(_, left)| self.limits.could_spend(left, &lookup.client, now));
         (!could).then(|| Error::BudgetSpent {
             retry_after: Duration::ZERO,
-            message: format!("it changed at {}, and no pull is left to fetch it", ask.upstream).into(),
-            regroup: false,
+            message: format!("it changed at {}, and no pull is left to fetch it", lookup.upstream).into(),
+            retry_alone: false,
         })
     }
 
@@ -228,11 +228,11 @@ impl Inner {
         &self,
         identity: &Identity,
         purpose: &Purpose,
-        ask: &Ask,
+        lookup: &Lookup,
         on_exceed: OnExceed,
     ) -> Result<Reservation, Refused> {
         let now = SystemTime::now();
-        let judge = |left: &Left| match self.limits.try_spend(left, wish(ask, purpose, on_exceed), now) {
+        let judge = |left: &Balance| match self.limits.try_spend(left, wish(lookup, purpose, on_exceed), now) {
             BudgetDecision::Spend => Ok(()),
             BudgetDecision::Wait { ticket, until, .. } => {
                 Err(Refused { why: RefusalReason::Exhausted, wait: Duration::ZERO, place: Some((ticket, until)) })
@@ -243,7 +243,7 @@ impl Inner {
             Ok(reservation) => Ok(reservation),
             Err(Unreserved::Judged(refused)) => Err(refused),
             Err(Unreserved::Exhausted(exhausted)) => {
-                self.limits.refund_spend(identity, &ask.client.key);
+                self.limits.refund_spend(identity, &lookup.client.key);
                 Err(Refused { why: RefusalReason::Exhausted, wait: exhausted.retry_after, place: None })
             }
         }
@@ -254,19 +254,19 @@ impl Inner {
         &self,
         identity: &Identity,
         purpose: &Purpose,
-        ask: &Ask,
-        crew: &Crew,
+        lookup: &Lookup,
+        waiters: &Waiters,
     ) -> Result<Reservation, Queued> {
-        let (ticket, until) = match self.reserve(identity, purpose, ask, OnExceed::Queue).await {
+        let (ticket, until) = match self.reserve(identity, purpose, lookup, OnExceed::Queue).await {
             Ok(reservation) => return Ok(reservation),
             Err(Refused { place: Some(place), .. }) => place,
             Err(_) => return Err(Queued::Refused),
         };
-        let _place = Place { inner: self, identity, ticket };
+        let _slot = QueueSlot { inner: self, identity, ticket };
         loop {
             let now = SystemTime::now();
-            let key = &ask.client.key;
-            let judge = |left: &Left| match self.limits.poll_queue(left, ticket, key, now) {
+            let key = &lookup.client.key;
+            let judge = |left: &Balance| match self.limits.poll_queue(left, ticket, key, now) {
                 QueueStatus::Granted => Ok(()),
                 waiting => Err(waiting),
             };
@@ -280,11 +280,11 @@ impl Inner {
                 }
             }
             // Who leads others must not make them wait for its own turn.
-            if crew.group == Group::All && crew.waiters.load(Ordering::Relaxed) > 0 {
-                return Err(Queued::Regroup);
+            if waiters.scope == ShareScope::All && waiters.count.load(Ordering::Relaxed) > 0 {
+                return Err(Queued::RetryAlone);
             }
-            let next = self.ledger.left(identity, now).next_at.and_then(|at| at.duration_since(now).ok());
-            tokio::time::sleep(next.unwrap_or(ASK_AGAIN).clamp(Duration::from_millis(10), ASK_AGAIN)).await;
+            let next = self.ledger.balance(identity, now).next_at.and_then(|at| at.duration_since(now).ok());
+            tokio::time::sleep(next.unwrap_or(QUEUE_POLL).clamp(Duration::from_millis(10), QUEUE_POLL)).await;
         }
     }
 
@@ -292,14 +292,14 @@ impl Inner {
         &self,
         upstream: &Upstream,
         reservation: Reservation,
-        ask: &Ask,
+        lookup: &Lookup,
         reference: &Reference,
         purpose: &Purpose,
     ) -> Result<Manifest, upstream::Error> {
         let identity = reservation.identity().clone();
-        let sent = upstream.get_manifest(reservation, &ask.repository, reference).await;
+        let sent = upstream.get_manifest(reservation, &lookup.repository, reference).await;
         if purpose.refunded.load(Ordering::Acquire) {
-            self.limits.refund_spend(&identity, &ask.client.key);
+            self.limits.refund_spend(&identity, &lookup.client.key);
         }
         sent
     }
@@ -307,25 +307,25 @@ impl Inner {
     /// What is left, after a HEAD when none told lately: it is free, and pulls come back that no forecast knew of.
     ///
     /// Without it a digest that a fresh tag names would be refused until the forecast, though upstream would give it.
-    async fn look_again(
+    async fn probe(
         &self,
         upstream: &Upstream,
         identity: &Identity,
-        ask: &Ask,
+        lookup: &Lookup,
         reference: &Reference,
-        left: Left,
-    ) -> Left {
+        left: Balance,
+    ) -> Balance {
         let now = Instant::now();
         {
-            let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-            if looks.get(identity).is_some_and(|last| now.duration_since(*last) < LOOK_AGAIN) {
+            let mut last_probes = self.last_probes.lock().unwrap_or_else(PoisonError::into_inner);
+            if last_probes.get(identity).is_some_and(|last| now.duration_since(*last) < PROBE_INTERVAL) {
                 return left;
             }
             // As many entries as there are identities.
-            looks.insert(identity.clone(), now);
+            last_probes.insert(identity.clone(), now);
         }
-        match upstream.head_manifest(identity, &ask.repository, reference).await {
-            Ok(_) => self.ledger.left(identity, SystemTime::now()),
+        match upstream.head_manifest(identity, &lookup.repository, reference).await {
+            Ok(_) => self.ledger.balance(identity, SystemTime::now()),
             Err(_) => left,
         }
     }
@@ -340,40 +340,40 @@ struct Refused {
 
 enum Queued {
     /// Others wait for what this one leads.
-    Regroup,
+    RetryAlone,
     Refused,
 }
 
 /// A place in the queue is given back however the wait ends.
-struct Place<'a> {
+struct QueueSlot<'a> {
     inner: &'a Inner,
     identity: &'a Identity,
     ticket: Ticket,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.inner.limits.leave_queue(self.identity, self.ticket);
     }
 }
 
-fn purpose(ask: &Ask, reference: &Reference, reason: Reason, crew: &Crew) -> Purpose {
+fn purpose(lookup: &Lookup, reference: &Reference, reason: Reason, waiters: &Waiters) -> Purpose {
     Purpose {
-        repository: ask.repository.clone(),
+        repository: lookup.repository.clone(),
         reference: reference.clone(),
-        client: ask.client.key.to_string().into(),
-        class: ask.client.class,
+        client: lookup.client.key.to_string().into(),
+        class: lookup.client.class,
         reason,
-        waiters: crew.waiters.clone(),
+        waiters: waiters.count.clone(),
         refunded: Arc::default(),
     }
 }
 
-fn wish<'a>(ask: &'a Ask, purpose: &Purpose, on_exceed: OnExceed) -> budget::SpendRequest<'a> {
+fn wish<'a>(lookup: &'a Lookup, purpose: &Purpose, on_exceed: OnExceed) -> budget::SpendRequest<'a> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut what = DefaultHasher::new();
     (&purpose.repository, &purpose.reference).hash(&mut what);
-    let client = &ask.client;
+    let client = &lookup.client;
     budget::SpendRequest {
         client: &client.key,
         class: client.class,
@@ -384,9 +384,9 @@ fn wish<'a>(ask: &'a Ask, purpose: &Purpose, on_exceed: OnExceed) -> budget::Spe
 }
 
 /// The one sentence of a refusal for want of budget: who, until when, what is left, and what would help.
-pub(super) fn spent(ask: &Ask, left: &Left, why: RefusalReason, wait: Duration, regroup: bool) -> Error {
+pub(super) fn spent(lookup: &Lookup, left: &Balance, why: RefusalReason, wait: Duration, retry_alone: bool) -> Error {
     let whole = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs().max(1)));
-    let class = ask.client.class.word();
+    let class = lookup.client.class.word();
     let of = match (left.limit, left.window) {
         (Some(limit), Some(window)) => {
             format!("{} of {limit} pulls per {} left", left.remaining.unwrap_or(0).max(0), whole(window))
@@ -406,12 +406,12 @@ pub(super) fn spent(ask: &Ask, left: &Left, why: RefusalReason, wait: Duration, 
         RefusalReason::Share { spent, share } => format!(
             "{} must wait about {more}: it spent {spent} pulls of {upstream}, and the share of one client (class \
              {class}) is {share}; this mirror has {of}; cached images are served",
-            ask.client.key
+            lookup.client.key
         ),
         RefusalReason::QueueFull => format!(
             "too many wait for the next pull of {upstream} (class {class}); this mirror has {of}; more in about {more}; \
              cached images are served"
         ),
     };
-    Error::BudgetSpent { retry_after: wait, message: message.into(), regroup }
+    Error::BudgetSpent { retry_after: wait, message: message.into(), retry_alone }
 }
