@@ -50,7 +50,7 @@ pub use self::{
     storage::Storage,
     throttle::{Algorithm, Mode, Throttle},
     tls::Tls,
-    upstream::{Upstream, UpstreamAccount},
+    upstream::Upstreams,
     values::{Network, OneOrMany, Size, Span},
     watch::Watch,
 };
@@ -114,17 +114,6 @@ impl Default for Config {
     }
 }
 
-/// The `[[upstream]]` tables; Docker Hub alone when there are none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Upstreams(pub Vec<Upstream>);
-
-impl Default for Upstreams {
-    fn default() -> Upstreams {
-        Upstreams(vec![Upstream::docker_hub()])
-    }
-}
-
 impl Config {
     /// Reads `file` (or takes the defaults when there is none), lays the environment over it and checks the whole.
     ///
@@ -154,7 +143,7 @@ impl Config {
             let fix = words::fix(error.inner().message(), &key, value, overlay::default_of(&key).as_ref());
             match value {
                 // A secret under a mistyped key is still a secret.
-                Some(value) if !value.is_table() && !key.contains("password") => {
+                Some(value) if !value.is_table() && !key.contains("password") && !holds_a_password(value) => {
                     Mistake { key, value: Some(value.to_string()), fix }
                 }
                 _ => Mistake::unseen(key, fix),
@@ -174,7 +163,7 @@ impl Config {
         account::check(&self.account, &mut mistakes);
         self.storage.check(&mut mistakes);
         self.mirror.check(&mut mistakes);
-        upstream::check(&self.upstream.0, &mut mistakes);
+        self.upstream.check(&mut mistakes);
         self.hosted.check(&mut mistakes);
         throttle::check(&self.throttle, &mut mistakes);
         self.limits.check(&mut mistakes);
@@ -184,6 +173,11 @@ impl Config {
         self.log.check(&mut mistakes);
         mistakes
     }
+}
+
+/// A URL with a user in it: what stands there may be a password.
+fn holds_a_password(value: &toml::Value) -> bool {
+    value.as_str().is_some_and(|text| text.contains("://") && text.contains('@'))
 }
 
 #[cfg(test)]

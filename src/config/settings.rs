@@ -58,12 +58,6 @@ impl Config {
     /// # Errors
     /// Files that cannot be read, or do not hold what they should.
     pub fn settings(&self) -> Result<Settings, Mistakes> {
-        let mut mistakes = Vec::new();
-        let upstreams = self.upstream.0.iter().enumerate();
-        let upstreams = upstreams.filter_map(|(number, upstream)| upstream.settings(number, &mut mistakes)).collect();
-        if !mistakes.is_empty() {
-            return Err(Mistakes(mistakes));
-        }
         Ok(Settings {
             storage: weir_storage::Settings {
                 namespaces: self.hosted.namespaces.clone(),
@@ -75,7 +69,7 @@ impl Config {
             },
             hosted: self.hosted.settings(),
             mirror: self.mirror.settings(),
-            upstreams,
+            upstreams: self.upstream.settings()?,
             http: self.http(),
             listeners: self.listeners()?,
             admin: self.admin(),

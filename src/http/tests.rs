@@ -78,23 +78,11 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
     }
     let keep = |_: Vec<u8>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
-    let robot = hosting.robot.map(|(username, password)| upstream::Account {
-        username: username.into(),
-        password: upstream::Secret(password.into()),
-    });
+    let robot = hosting.robot.map(|(username, password)| upstream::Account::with_password(username, password));
     let settings = upstream::Settings {
-        name: "docker.io".into(),
-        url: hub.registry(),
         default: true,
         accounts: robot.into_iter().collect(),
-        token_hosts: Vec::new(),
-        ipv4_only: false,
-        connect_timeout: Duration::from_secs(5),
-        first_byte_timeout: Duration::from_secs(15),
-        idle_timeout: Duration::from_secs(15),
-        concurrency: 32,
-        queue: 1024,
-        ca_file: None,
+        ..upstream::Settings::new("docker.io", hub.registry())
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
     let limits = Limits::in_memory(LimitsConfig { accounts: accounts.into(), ..LimitsConfig::default() });

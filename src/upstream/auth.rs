@@ -391,7 +391,7 @@ fn choose<'a>(
 }
 
 fn basic(account: &Account) -> Option<Credential> {
-    let pair = format!("{}:{}", account.username, account.password.0);
+    let pair = format!("{}:{}", account.username, account.read_password().ok()?.0);
     let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
     Some(Credential { header: secret(&format!("Basic {encoded}"))?, key: None, fresh: true })
 }

@@ -58,7 +58,7 @@ pub use identity::Identity;
 pub use ledger::{Ledger, Reservation};
 pub use metrics::Metrics;
 pub use ratelimit::RateLimit;
-pub use settings::{Account, Secret, Settings};
+pub use settings::{Account, Invalid, Secret, Settings};
 pub use tls::install_provider;
 
 use crate::oci::{Digest, MediaType, Name};
@@ -96,7 +96,7 @@ impl Upstream {
     /// Speaks to nobody yet.
     ///
     /// # Errors
-    /// In words that name the setting: a URL that cannot be asked, a `ca_file` that cannot be read, no root certificates.
+    /// In words that name the setting: a `ca_file` that cannot be read, no root certificates.
     pub fn new(settings: Settings, ledger: Ledger) -> Result<Upstream, String> {
         Upstream::with_metrics(settings, ledger, Metrics::default())
     }
@@ -106,17 +106,6 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::new`].
     pub fn with_metrics(settings: Settings, ledger: Ledger, metrics: Metrics) -> Result<Upstream, String> {
-        let wrong = |what: &str| format!("upstream {}: {what}", settings.name);
-        let url = &settings.url;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(wrong("url must be http:// or https:// with a host"));
-        }
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("url must have no user, query or fragment; accounts name users"));
-        }
-        if settings.accounts.iter().any(|account| &*account.username == Identity::ANONYMOUS) {
-            return Err(wrong("no account may be called \"anonymous\""));
-        }
         let endpoint = Endpoint::new(&settings, ledger, metrics.clone())?;
         let exchange = Exchange { upstream: settings.name.clone(), endpoint, metrics };
         let headless = moka::sync::Cache::builder().max_capacity(MAX_HEADLESS).time_to_live(HEADLESS).build();

@@ -13,7 +13,7 @@ use std::{
 
 use url::Url;
 
-use super::{Account, Identity, Ledger, Reservation, Secret, Settings, Upstream, ledger};
+use super::{Account, Identity, Ledger, Reservation, Settings, Upstream, ledger};
 use crate::{
     client::Class,
     oci::{Algorithm, Digest, Name, Reference},
@@ -25,20 +25,8 @@ const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image
 const OCI_INDEX: (&str, &str) = ("Content-Type", "application/vnd.oci.image.index.v1+json");
 
 fn settings(url: &str) -> Settings {
-    Settings {
-        name: "test".into(),
-        url: Url::parse(url).unwrap(),
-        default: true,
-        accounts: Vec::new(),
-        token_hosts: Vec::new(),
-        ipv4_only: false,
-        connect_timeout: Duration::from_secs(5),
-        first_byte_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(5),
-        concurrency: 32,
-        queue: 1024,
-        ca_file: None,
-    }
+    let seconds = Duration::from_secs(5);
+    Settings { first_byte_timeout: seconds, idle_timeout: seconds, ..Settings::new("test", Url::parse(url).unwrap()) }
 }
 
 fn upstream(server: &Server) -> Upstream {
@@ -46,7 +34,7 @@ fn upstream(server: &Server) -> Upstream {
 }
 
 fn with_account(server: &Server) -> Upstream {
-    let account = Account { username: "me".into(), password: Secret("canary".into()) };
+    let account = Account::with_password("me", "canary");
     let settings = Settings { accounts: vec![account], ..settings(&server.url()) };
     Upstream::new(settings, Ledger::unkept()).unwrap()
 }

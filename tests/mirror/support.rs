@@ -7,7 +7,7 @@ use weir::{
     client::Client,
     limits::{Limits, LimitsConfig},
     mirror::{Extent, Lookup, Mirror, Reader, Settings, Stopped},
-    upstream::{self, Account, Ledger, Secret, Upstream},
+    upstream::{self, Account, Ledger, Upstream},
 };
 use weir_conformance::hub::{self, Hub};
 use weir_storage::Store;
@@ -81,23 +81,11 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
     .unwrap();
     let keep = |_: Vec<u8>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
-    let account = |(username, password): &(&str, &str)| Account {
-        username: (*username).into(),
-        password: Secret((*password).into()),
-    };
+    let account = |(username, password): &(&str, &str)| Account::with_password(username, password);
     let settings = upstream::Settings {
-        name: "docker.io".into(),
-        url: hub.registry(),
         default: true,
         accounts: change.accounts.iter().map(account).collect(),
-        token_hosts: Vec::new(),
-        ipv4_only: false,
-        connect_timeout: Duration::from_secs(5),
-        first_byte_timeout: Duration::from_secs(15),
-        idle_timeout: Duration::from_secs(15),
-        concurrency: 32,
-        queue: 1024,
-        ca_file: None,
+        ..upstream::Settings::new("docker.io", hub.registry())
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
     let limits = Limits::in_memory(change.rulebook.clone());

@@ -223,7 +223,7 @@ async fn two_upstreams_never_share_a_secret() {
     })
     .await;
     for (user, password) in [("a", "1"), ("b", "2")] {
-        let account = Account { username: user.into(), password: Secret(password.into()) };
+        let account = Account::with_password(user, password);
         let settings = Settings { accounts: vec![account], ..settings(&server.url()) };
         let upstream = Upstream::new(settings, Ledger::unkept()).unwrap();
         let identity = Identity { upstream: "test".into(), account: Some(user.into()) };
