@@ -5,8 +5,9 @@ use reqwest::{
     header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue},
 };
 
-use super::{Upstream, body::Body, encoding, error::Error, identity::Identity, metrics::Operation, request::Request};
+use super::Upstream;
 use crate::oci::{Digest, Name};
+use crate::upstream::{body::Body, encoding, error::Error, identity::Identity, metrics::Operation, request::Request};
 
 impl Upstream {
     /// Size in bytes, `None` when upstream does not say (end-2).

@@ -3,11 +3,11 @@
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{
-    Head, Upstream, encoding, error::Error, identity::Identity, ledger::Reservation, metrics::Operation,
-    request::Request,
-};
+use super::{Head, Upstream};
 use crate::oci::{Algorithm, Digest, MANIFEST_ACCEPT, Manifest, MediaType, Name, OCI_IMAGE_INDEX, Reference};
+use crate::upstream::{
+    encoding, error::Error, identity::Identity, ledger::Reservation, metrics::Operation, request::Request,
+};
 
 /// The longest manifest in bytes; spec, "Pushing Manifests", asks registries for at least this.
 const LONGEST: usize = 4 * 1024 * 1024;

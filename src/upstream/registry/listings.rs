@@ -6,15 +6,16 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde::Deserialize;
 
-use super::{
-    Upstream, encoding,
+use super::Upstream;
+use crate::oci::{Digest, MediaType, Name, OCI_IMAGE_INDEX, Tag};
+use crate::upstream::{
+    encoding,
     error::Error,
     identity::Identity,
     link::{self, Next},
     metrics::Operation,
     request::Request,
 };
-use crate::oci::{Digest, MediaType, Name, OCI_IMAGE_INDEX, Tag};
 
 /// Pages followed, and entries kept. A listing that goes on is cut here, with a line in the log.
 const MAX_PAGES: usize = 100;
