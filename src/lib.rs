@@ -64,7 +64,7 @@
 //! # One cold pull
 //!
 //! A thousand nodes are told to run `busybox:1.36`, and none of it is here. Each asks `HEAD /v2/library/busybox/manifests/1.36`.
-//! `http::path` reads the path from the right and [`route`] finds the one upstream; `http::admit` says who is asking
+//! `http::api::path` reads the path from the right and [`route`] finds the one upstream; `http::admit` says who is asking
 //! and whether it may (ban, then throttle), and its permit travels in the response body until the last byte is sent. [`mirror`] finds no tag on disk and joins the
 //! *flight* for this tag: the first one in leads it, on the background runtime, where it outlives whoever asked. The leader
 //! looks at the disk again (another flight may just have landed) and sends one HEAD upstream, which Docker Hub does not
@@ -102,7 +102,7 @@
 //!
 //! Five minutes later it would say *expired*: one flight asks upstream by HEAD, and finds the same digest, so that the answer
 //! is the cached one and has cost nothing. If upstream says 429, or nothing within `revalidate_timeout`, the cached one it is as
-//! well, with `Warning: 299` and its `Age`. Only what is neither here nor to be had is an error, and `http::error` is the
+//! well, with `Warning: 299` and its `Age`. Only what is neither here nor to be had is an error, and `http::api::error` is the
 //! one table from what went wrong to the status, the code and the sentence that the client will print.
 
 pub mod admin;

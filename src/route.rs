@@ -20,7 +20,7 @@ pub fn is_registry(first: &str) -> bool {
 
 /// A repository as a client wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestedName {
     /// The registry written into the path, in either prefix style.
     pub registry: Option<Box<str>>,
     /// The name without that registry.
@@ -42,7 +42,7 @@ pub struct Mirrored {
 
 /// Where a name leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Route {
     /// To an upstream; nothing can be written there.
     Mirrored(Mirrored),
     /// To a repository that lives here; no upstream is ever asked for it.
@@ -76,11 +76,11 @@ impl Routes {
     }
 
     /// Where `asked` leads: a name without a registry and without `ns` may live here; any other is an upstream's, or nobody's.
-    pub fn find(&self, asked: &Asked, ns: Option<&str>) -> Option<Found> {
+    pub fn find(&self, asked: &RequestedName, ns: Option<&str>) -> Option<Route> {
         if asked.registry.is_none() && ns.is_none() && self.hosts(&asked.name) {
-            return Some(Found::Hosted(asked.name.clone()));
+            return Some(Route::Hosted(asked.name.clone()));
         }
-        self.route(asked, ns).map(Found::Mirrored)
+        self.route(asked, ns).map(Route::Mirrored)
     }
 
     fn hosts(&self, name: &Name) -> bool {
@@ -104,7 +104,7 @@ impl Routes {
     ///
     /// A configured registry in the path wins over `ns`, because somebody wrote it there while `ns` is added by containerd to
     /// whatever it asks. A first component that only looks like a registry is part of the name when `ns` is given.
-    pub fn route(&self, asked: &Asked, ns: Option<&str>) -> Option<Mirrored> {
+    pub fn route(&self, asked: &RequestedName, ns: Option<&str>) -> Option<Mirrored> {
         let written = asked.registry.as_deref().and_then(|registry| self.upstream(registry));
         let named = ns.map(|ns| self.upstream(ns));
         let (upstream, name, by_namespace) = match (written, named) {
@@ -125,9 +125,9 @@ impl Routes {
 mod tests {
     use super::*;
 
-    fn asked(registry: Option<&str>, name: &str) -> Asked {
+    fn asked(registry: Option<&str>, name: &str) -> RequestedName {
         let whole = registry.and_then(|registry| format!("{registry}/{name}").parse().ok());
-        Asked { registry: registry.map(Into::into), name: name.parse().unwrap(), whole }
+        RequestedName { registry: registry.map(Into::into), name: name.parse().unwrap(), whole }
     }
 
     #[test]

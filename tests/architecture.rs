@@ -128,10 +128,10 @@ const RESERVED: &[Reserved] = &[
 
 const PURE: &[&str] = &[
     "src/limits",
-    "src/http/path.rs",
-    "src/http/range.rs",
-    "src/http/framing.rs",
-    "src/http/scan.rs",
+    "src/http/api/path.rs",
+    "src/http/api/range.rs",
+    "src/http/wire/body_length.rs",
+    "src/http/wire/head_end.rs",
     "src/http/api/path.rs",
     "src/http/api/range.rs",
     "src/http/wire/head_end.rs",

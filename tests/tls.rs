@@ -14,7 +14,7 @@ use tokio_rustls::{TlsAcceptor, rustls};
 use crate::deploy::{PATIENCE, Running, ask};
 
 /// Certificates for `localhost`, each its own root: one good for a century, one that expired in 2021.
-const GOOD: &str = include_str!("../src/http/server/localhost.pem");
+const GOOD: &str = include_str!("../src/http/wire/server/localhost.pem");
 const EXPIRED: &str = include_str!("tls/expired.pem");
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;

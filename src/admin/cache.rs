@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{State, parameter, refuse, reply};
 use crate::{
     oci::Reference,
-    route::{Asked, Mirrored, Routes, is_registry},
+    route::{Mirrored, RequestedName, Routes, is_registry},
 };
 
 /// The repository that a query names as people write it: `busybox`, `docker.io/library/busybox`, `ghcr.io/acme/app`.
@@ -17,7 +17,7 @@ pub(super) fn located(routes: &Routes, query: &str) -> Result<Mirrored, &'static
         _ => (None, &*text),
     };
     let name = name.parse().map_err(|_| "this is no repository name; write it as in an image, without the tag")?;
-    let asked = Asked { registry: registry.map(Into::into), name, whole: None };
+    let asked = RequestedName { registry: registry.map(Into::into), name, whole: None };
     routes.route(&asked, None).ok_or("no configured upstream has this repository")
 }
 

@@ -23,7 +23,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use super::connection::Shared;
+use super::connection::ConnectionState;
 use crate::{
     client::{Client, ClientKey},
     limits::{
@@ -77,7 +77,7 @@ impl Gate {
     }
 
     /// The client, when no password has to be verified to know it. Allocates nothing for an anonymous peer that asked before.
-    pub(crate) fn at_once(&self, shared: &Shared, head: &RequestHead) -> Option<Arc<Client>> {
+    pub(crate) fn at_once(&self, shared: &ConnectionState, head: &RequestHead) -> Option<Arc<Client>> {
         let config = self.limits.config();
         let Some(credentials) = offered(&config, head.headers()) else {
             return Some(self.by_address(&config, shared, head.headers()));
@@ -95,7 +95,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`Busy`] when too many passwords are being verified.
-    pub(crate) async fn identify(&self, shared: &Shared, head: &RequestHead) -> Result<Arc<Client>, Busy> {
+    pub(crate) async fn identify(&self, shared: &ConnectionState, head: &RequestHead) -> Result<Arc<Client>, Busy> {
         if let Some(client) = self.at_once(shared, head) {
             return Ok(client);
         }
@@ -125,7 +125,7 @@ impl Gate {
     pub(crate) fn admit(
         &self,
         client: Arc<Client>,
-        shared: &Shared,
+        shared: &ConnectionState,
         head: &RequestHead,
         kind: RequestKind,
         about: RequestInfo<'_>,
@@ -159,12 +159,18 @@ impl Gate {
         hasher.finalize().into()
     }
 
-    fn by_name(&self, config: &LimitsConfig, shared: &Shared, headers: &HeaderMap, name: Arc<str>) -> Arc<Client> {
+    fn by_name(
+        &self,
+        config: &LimitsConfig,
+        shared: &ConnectionState,
+        headers: &HeaderMap,
+        name: Arc<str>,
+    ) -> Arc<Client> {
         let address = address(config, shared, headers);
         Arc::new(self.limits.describe_client(ClientKey::Principal(name), address, user_agent(headers)))
     }
 
-    fn by_address(&self, config: &LimitsConfig, shared: &Shared, headers: &HeaderMap) -> Arc<Client> {
+    fn by_address(&self, config: &LimitsConfig, shared: &ConnectionState, headers: &HeaderMap) -> Arc<Client> {
         let forwarded = !config.trusted_proxies.is_empty()
             && (headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED));
         // With classes, what a client is may change with its User-Agent and with a reload; else it is what it was.
@@ -193,7 +199,7 @@ fn log(note: &LogFields, request: &AdmissionRequest<'_>, head: &RequestHead, sta
         throttle_safelist = note.throttle_safelist,
         remote_ip = %request.client.address,
         request_method = %head.method,
-        path = super::turn::printable(head.uri.path()),
+        path = super::request_scope::printable(head.uri.path()),
         discriminator = %request.client.key,
         class = request.client.class.word(),
         status = (status > 0).then_some(status),
@@ -205,11 +211,11 @@ fn log(note: &LogFields, request: &AdmissionRequest<'_>, head: &RequestHead, sta
     );
 }
 
-fn peer(shared: &Shared) -> IpAddr {
+fn peer(shared: &ConnectionState) -> IpAddr {
     shared.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
-fn address(config: &LimitsConfig, shared: &Shared, headers: &HeaderMap) -> IpAddr {
+fn address(config: &LimitsConfig, shared: &ConnectionState, headers: &HeaderMap) -> IpAddr {
     let (peer, trusted) = (peer(shared), &config.trusted_proxies);
     if trusted.is_empty() {
         return peer.to_canonical();
@@ -304,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn credentials_count_when_they_verify_and_are_nothing_when_they_do_not() {
         let gate = gate(&[], vec![account("ci", "secret:with:colons"), account("ann", "b")]);
-        let shared = Shared::new(Some("192.0.2.1:5000".parse().unwrap()), false);
+        let shared = ConnectionState::new(Some("192.0.2.1:5000".parse().unwrap()), false);
         let key = async |authorization: &str| {
             gate.identify(&shared, &head(&[(AUTHORIZATION, authorization)])).await.unwrap().key.to_string()
         };
@@ -332,7 +338,7 @@ mod tests {
     #[test]
     fn without_accounts_nobody_s_password_is_looked_at() {
         let gate = gate(&[], Vec::new());
-        let shared = Shared::new(Some("[2001:db8::1]:5000".parse().unwrap()), false);
+        let shared = ConnectionState::new(Some("[2001:db8::1]:5000".parse().unwrap()), false);
         let client = gate.at_once(&shared, &head(&[(AUTHORIZATION, &basic("hubuser:hubpassword"))])).unwrap();
         assert_eq!(client.key.to_string(), "2001:db8::/64");
     }
@@ -341,7 +347,7 @@ mod tests {
     fn forwarding_headers_count_only_from_trusted_proxies() {
         let gate = gate(&["10.0.0.0/8"], Vec::new());
         let key = |peer: &str, headers: &[(HeaderName, &str)]| {
-            let shared = Shared::new(Some(peer.parse().unwrap()), false);
+            let shared = ConnectionState::new(Some(peer.parse().unwrap()), false);
             gate.at_once(&shared, &head(headers)).unwrap().key.to_string()
         };
         assert_eq!(key("192.0.2.1:1", &[(X_FORWARDED_FOR, "1.1.1.1")]), "192.0.2.1");
@@ -352,7 +358,7 @@ mod tests {
         assert_eq!(key("10.0.0.1:1", &[(FORWARDED, "for=192.0.2.9")]), "192.0.2.9");
         assert_eq!(key("10.0.0.1:1", &[]), "10.0.0.1");
         // One connection of a proxy carries many clients.
-        let shared = Shared::new(Some("10.0.0.1:1".parse().unwrap()), false);
+        let shared = ConnectionState::new(Some("10.0.0.1:1".parse().unwrap()), false);
         for client in ["192.0.2.1", "192.0.2.2"] {
             assert_eq!(gate.at_once(&shared, &head(&[(X_FORWARDED_FOR, client)])).unwrap().key.to_string(), client);
         }
@@ -361,7 +367,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_passwords_is_turned_away() {
         let gate = gate(&[], vec![account("ci", "a")]);
-        let shared = Shared::new(Some("192.0.2.1:5000".parse().unwrap()), false);
+        let shared = ConnectionState::new(Some("192.0.2.1:5000".parse().unwrap()), false);
         let _all = gate.waiting.acquire_many(WAITING as u32).await.unwrap();
         assert_eq!(gate.identify(&shared, &head(&[(AUTHORIZATION, &basic("ci:a"))])).await, Err(Busy));
     }

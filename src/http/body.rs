@@ -13,12 +13,12 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use super::{sendfile::Transfer, turn::Turn};
+use super::{request_scope::RequestScope, sendfile::Transfer};
 
 /// A response's body, and the turn that ends with it.
 pub(crate) struct Body {
     content: Content,
-    turn: Turn,
+    turn: RequestScope,
 }
 
 enum Content {
@@ -35,7 +35,7 @@ enum Content {
 
 impl Body {
     /// A response of bytes in memory; to a HEAD, of their length.
-    pub(crate) fn bytes(mut turn: Turn, status: StatusCode, bytes: Bytes) -> Response<Body> {
+    pub(crate) fn bytes(mut turn: RequestScope, status: StatusCode, bytes: Bytes) -> Response<Body> {
         let length = bytes.len() as u64;
         if turn.is_head() {
             return Body::promised(turn, status, length);
@@ -45,19 +45,24 @@ impl Body {
     }
 
     /// The answer to a HEAD whose entity has this length.
-    pub(crate) fn promised(mut turn: Turn, status: StatusCode, length: u64) -> Response<Body> {
+    pub(crate) fn promised(mut turn: RequestScope, status: StatusCode, length: u64) -> Response<Body> {
         turn.answered(status, 0, true);
         Response::with_body(status, Body { content: Content::Promised(length), turn })
     }
 
     /// No body and no length.
-    pub(crate) fn none(mut turn: Turn, status: StatusCode) -> Response<Body> {
+    pub(crate) fn none(mut turn: RequestScope, status: StatusCode) -> Response<Body> {
         turn.answered(status, 0, true);
         Response::with_body(status, Body { content: Content::None, turn })
     }
 
     /// A response whose bytes the connection fetches and sends. `length` must not be zero.
-    pub(crate) fn transfer(mut turn: Turn, status: StatusCode, length: u64, transfer: Transfer) -> Response<Body> {
+    pub(crate) fn transfer(
+        mut turn: RequestScope,
+        status: StatusCode,
+        length: u64,
+        transfer: Transfer,
+    ) -> Response<Body> {
         turn.answered(status, length, false);
         let mut response = Response::with_body(status, Body { content: Content::Transfer(Some(transfer)), turn });
         // A body of unknown size with a length of our own: actix then neither counts the bytes, which it will not see, nor

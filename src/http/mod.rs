@@ -8,32 +8,15 @@
 //! Below the service lies `connection.rs`, which is where slow and dishonest clients are dealt with, and above it nothing.
 
 mod admit;
-mod blobs;
+mod api;
 mod body;
-mod connection;
-mod crowd;
-mod error;
-mod exchange;
-mod framing;
-mod headers;
-mod intake;
-mod listings;
-mod manifests;
 mod metrics;
-mod path;
-mod query;
-mod range;
 #[cfg(test)]
 mod raw;
-mod referrers;
-mod refusal;
-mod scan;
-mod sendfile;
-mod server;
-mod stream;
-mod tls;
-mod turn;
-mod uploads;
+mod request_body;
+mod request_context;
+mod request_scope;
+mod wire;
 
 use std::{
     convert::Infallible,
@@ -49,24 +32,35 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 pub use metrics::Metrics;
-pub use server::{Listener, Serving, Settings, serve};
-pub use tls::Certificate;
+pub use wire::{
+    server::{Listener, Serving, Settings, serve},
+    tls::Certificate,
+};
 
 use self::{
     admit::Gate,
-    connection::Shared,
-    error::Failure,
-    exchange::{Answer, Exchange, HERE, Place},
+    api::{
+        blobs,
+        error::{self, ApiError},
+        headers, listings, manifests,
+        path::{self, Resource},
+        query, range, referrers, uploads,
+    },
     metrics::Kind,
-    path::Resource,
-    turn::Turn,
+    request_context::{HERE, RequestContext, ResponseFuture, TargetRepository},
+    request_scope::RequestScope,
+    wire::{
+        body_length,
+        connection::{self, ConnectionState},
+        connection_limit, head_end, protocol_error, sendfile, stream,
+    },
 };
 use crate::{
     client::Client,
     hosted::Hosted,
     limits::permit::{Denied, RequestInfo, RequestKind},
     mirror::{Lookup, Mirror},
-    route::{Asked, Found, Routes},
+    route::{RequestedName, Route, Routes},
 };
 
 /// The methods of what is mirrored, and of every list.
@@ -97,30 +91,32 @@ pub(crate) struct Endpoint(pub(crate) Arc<Registry>);
 impl Service<Request> for Endpoint {
     type Response = actix_http::Response<body::Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
     fn poll_ready(&self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&self, request: Request) -> Answer {
-        let shared =
-            request.conn_data::<Rc<Shared>>().cloned().unwrap_or_else(|| Shared::new(request.peer_addr(), false));
-        let turn = Turn::begin(shared, self.0.metrics.clone(), request.head());
-        let exchange = Exchange { request, turn };
+    fn call(&self, request: Request) -> ResponseFuture {
+        let shared = request
+            .conn_data::<Rc<ConnectionState>>()
+            .cloned()
+            .unwrap_or_else(|| ConnectionState::new(request.peer_addr(), false));
+        let turn = RequestScope::begin(shared, self.0.metrics.clone(), request.head());
+        let exchange = RequestContext { request, turn };
         let client = self.0.gate.at_once(exchange.turn.shared(), exchange.head());
         match client {
             Some(client) => dispatch(&self.0, exchange, client),
             None => {
                 let registry = self.0.clone();
-                Answer::later(async move {
+                ResponseFuture::later(async move {
                     let client = registry.gate.identify(exchange.turn.shared(), exchange.head()).await;
                     match client {
                         Ok(client) => match dispatch(&registry, exchange, client).await {
                             Ok(response) => response,
                             Err(never) => match never {},
                         },
-                        Err(admit::Busy) => exchange.fail(&Failure::LoginBusy, None, None),
+                        Err(admit::Busy) => exchange.fail(&ApiError::LoginBusy, None, None),
                     }
                 })
             }
@@ -129,61 +125,63 @@ impl Service<Request> for Endpoint {
 }
 
 /// The route table.
-fn dispatch(registry: &Registry, mut exchange: Exchange, client: Arc<Client>) -> Answer {
+fn dispatch(registry: &Registry, mut exchange: RequestContext, client: Arc<Client>) -> ResponseFuture {
     let resource = path::parse(exchange.request.uri().path());
     if let Err(denied) = admit(registry, &mut exchange, client.clone(), resource.as_ref().ok()) {
-        return Answer::now(exchange.fail(&Failure::Denied(Arc::from(denied)), None, None));
+        return ResponseFuture::now(exchange.fail(&ApiError::Denied(Arc::from(denied)), None, None));
     }
     let resource = match resource {
         Ok(resource) => resource,
-        Err(bad) => return Answer::now(exchange.fail(&Failure::Path(bad), None, None)),
+        Err(bad) => return ResponseFuture::now(exchange.fail(&ApiError::Path(bad), None, None)),
     };
     let header_bytes: usize =
         exchange.head().headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header_bytes > MOST_HEADER_BYTES {
-        return Answer::now(exchange.fail(&Failure::HeadTooLarge, None, None));
+        return ResponseFuture::now(exchange.fail(&ApiError::HeadTooLarge, None, None));
     }
     if exchange.query().is_some_and(|query| query.len() > query::LONGEST_QUERY) {
-        return Answer::now(exchange.fail(&Failure::Query(query::Bad::TooLong), None, None));
+        return ResponseFuture::now(exchange.fail(&ApiError::Query(query::QueryError::TooLong), None, None));
     }
     exchange.turn.is_for(kind(&resource));
     match resource {
-        Resource::Ping(asked) => Answer::now(ping(registry, exchange, asked.as_deref(), &client)),
-        Resource::Catalog(_) if !reads(&exchange) => Answer::now(exchange.fail(&Failure::Method(READ), None, None)),
+        Resource::Ping(asked) => ResponseFuture::now(ping(registry, exchange, asked.as_deref(), &client)),
+        Resource::Catalog(_) if !reads(&exchange) => {
+            ResponseFuture::now(exchange.fail(&ApiError::Method(READ), None, None))
+        }
         Resource::Catalog(only) => listings::catalog(registry, exchange, only.as_deref(), client),
         Resource::Manifest(asked, reference) => match place(registry, &exchange, client, &asked) {
             Ok(At::Mirrored(place)) => {
                 reading(exchange, place, |exchange, place| manifests::answer(registry, exchange, place, reference))
             }
             Ok(At::Hosted(place)) => manifests::hosted(registry, exchange, place, reference),
-            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+            Err(failure) => ResponseFuture::now(exchange.fail(&failure, None, None)),
         },
         Resource::Blob(asked, digest) => match place(registry, &exchange, client, &asked) {
             Ok(At::Mirrored(place)) => {
                 reading(exchange, place, |exchange, place| blobs::answer(registry, exchange, place, digest))
             }
             Ok(At::Hosted(place)) => blobs::hosted(registry, exchange, place, digest),
-            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+            Err(failure) => ResponseFuture::now(exchange.fail(&failure, None, None)),
         },
         Resource::Tags(asked) => match place(registry, &exchange, client, &asked) {
             Ok(At::Mirrored(place)) => {
                 reading(exchange, place, |exchange, place| listings::tags(registry, exchange, place))
             }
             Ok(At::Hosted(place)) => listings::hosted(registry, exchange, place),
-            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+            Err(failure) => ResponseFuture::now(exchange.fail(&failure, None, None)),
         },
         Resource::Referrers(asked, digest) => match place(registry, &exchange, client, &asked) {
             Ok(At::Mirrored(place)) => {
                 reading(exchange, place, |exchange, place| referrers::answer(registry, exchange, place, digest))
             }
             Ok(At::Hosted(place)) => referrers::hosted(registry, exchange, place, digest),
-            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+            Err(failure) => ResponseFuture::now(exchange.fail(&failure, None, None)),
         },
         // No method at all is allowed on the upload of what cannot be uploaded; RFC 9110 writes that as an empty `Allow`.
         Resource::Upload(asked, id) => match place(registry, &exchange, client, &asked) {
             Ok(At::Hosted(place)) => uploads::answer(registry, exchange, place, id),
-            Ok(At::Mirrored(place)) => Answer::now(exchange.fail(&Failure::Method(""), Some(&place), None)),
-            Err(failure) => Answer::now(exchange.fail(&failure, None, None)),
+            Ok(At::Mirrored(place)) => ResponseFuture::now(exchange.fail(&ApiError::Method(""), Some(&place), None)),
+            Err(failure) => ResponseFuture::now(exchange.fail(&failure, None, None)),
         },
     }
 }
@@ -192,7 +190,7 @@ fn dispatch(registry: &Registry, mut exchange: Exchange, client: Arc<Client>) ->
 /// counts like anything else.
 fn admit(
     registry: &Registry,
-    exchange: &mut Exchange,
+    exchange: &mut RequestContext,
     client: Arc<Client>,
     resource: Option<&Resource>,
 ) -> Result<(), Box<Denied>> {
@@ -218,46 +216,55 @@ fn admit(
 
 /// Where a name leads. What is mirrored is read-only by being another variant than what is hosted.
 enum At {
-    Mirrored(Place),
-    Hosted(Place),
+    Mirrored(TargetRepository),
+    Hosted(TargetRepository),
 }
 
 /// Refuses what is no reading of what is mirrored, whoever asks.
-fn reading(exchange: Exchange, place: Place, read: impl FnOnce(Exchange, Place) -> Answer) -> Answer {
+fn reading(
+    exchange: RequestContext,
+    place: TargetRepository,
+    read: impl FnOnce(RequestContext, TargetRepository) -> ResponseFuture,
+) -> ResponseFuture {
     match reads(&exchange) {
         true => read(exchange, place),
-        false => Answer::now(exchange.fail(&Failure::Method(READ), Some(&place), None)),
+        false => ResponseFuture::now(exchange.fail(&ApiError::Method(READ), Some(&place), None)),
     }
 }
 
-fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &Asked) -> Result<At, Failure> {
+fn place(
+    registry: &Registry,
+    exchange: &RequestContext,
+    client: Arc<Client>,
+    asked: &RequestedName,
+) -> Result<At, ApiError> {
     let ns = match exchange.query() {
-        Some(query) => query::value(Some(query), "ns").map_err(Failure::Query)?,
+        Some(query) => query::value(Some(query), "ns").map_err(ApiError::Query)?,
         None => None,
     };
     let misses = exchange.turn.admission().and_then(|(permit, _)| permit.misses.as_deref());
     let cached_only = misses.map(|denied| Arc::new(denied.clone()));
     match registry.routes.find(asked, ns.as_deref()) {
-        Some(Found::Mirrored(found)) => {
+        Some(Route::Mirrored(found)) => {
             let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
             let ask = Lookup { upstream: found.upstream, repository: found.repository, client, cached_only };
-            Ok(At::Mirrored(Place { ask, namespace }))
+            Ok(At::Mirrored(TargetRepository { ask, namespace }))
         }
-        Some(Found::Hosted(repository)) => {
+        Some(Route::Hosted(repository)) => {
             // As its name says, and whether it exists or not, so that nothing is told by it.
             let challenged = exchange.turn.shared().login
                 && matches!(client.key, crate::client::ClientKey::Address(_))
                 && registry.hosted.is_private(&repository);
             if challenged {
-                return Err(Failure::Login);
+                return Err(ApiError::Login);
             }
             thread_local!(static HERE_NAME: Arc<str> = Arc::from(HERE));
             let ask = Lookup { upstream: HERE_NAME.with(Arc::clone), repository, client, cached_only };
-            Ok(At::Hosted(Place { ask, namespace: None }))
+            Ok(At::Hosted(TargetRepository { ask, namespace: None }))
         }
         None => {
             let written = asked.registry.as_deref().or(ns.as_deref()).unwrap_or_default();
-            Err(Failure::UnknownRegistry(written.into()))
+            Err(ApiError::UnknownRegistry(written.into()))
         }
     }
 }
@@ -265,25 +272,25 @@ fn place(registry: &Registry, exchange: &Exchange, client: Arc<Client>, asked: &
 /// `GET /v2/` (end-1): it always answers, also who is banned, because clients give up on a registry whose ping fails.
 fn ping(
     registry: &Registry,
-    mut exchange: Exchange,
+    mut exchange: RequestContext,
     asked: Option<&str>,
     client: &Client,
 ) -> actix_http::Response<body::Body> {
     if !reads(&exchange) {
-        return exchange.fail(&Failure::Method(READ), None, None);
+        return exchange.fail(&ApiError::Method(READ), None, None);
     }
     if let Some(asked) = asked.filter(|asked| registry.routes.upstream(asked).is_none()) {
-        return exchange.fail(&Failure::UnknownRegistry(asked.into()), None, None);
+        return exchange.fail(&ApiError::UnknownRegistry(asked.into()), None, None);
     }
     if exchange.turn.shared().login && matches!(client.key, crate::client::ClientKey::Address(_)) {
-        return exchange.fail(&Failure::Login, None, None);
+        return exchange.fail(&ApiError::Login, None, None);
     }
     let mut all = exchange.headers(None, None);
     all.insert(actix_http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     exchange.bytes(StatusCode::OK, all, Bytes::from_static(b"{}"))
 }
 
-fn reads(exchange: &Exchange) -> bool {
+fn reads(exchange: &RequestContext) -> bool {
     matches!(*exchange.request.method(), Method::GET | Method::HEAD)
 }
 

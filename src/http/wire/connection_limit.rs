@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::metrics::Metrics;
+use crate::http::metrics::Metrics;
 use crate::{client::ClientKey, limits::client};
 
 /// Between two lines in the log about clients that are turned away.
@@ -20,38 +20,38 @@ const TELL: Duration = Duration::from_secs(10);
 pub(crate) type Exempt = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// The connections of all workers by the client that holds them. There are never more entries than connections.
-pub(crate) struct Crowd {
+pub(crate) struct ConnectionLimit {
     most: usize,
     exempt: Exempt,
     metrics: Metrics,
-    inside: Mutex<Inside>,
+    inside: Mutex<OpenConnections>,
 }
 
 #[derive(Default)]
-struct Inside {
+struct OpenConnections {
     open: HashMap<IpAddr, usize>,
     /// When somebody was turned away and it was said last, and how many of all clients since.
     told: Option<Instant>,
     untold: u64,
 }
 
-impl Crowd {
+impl ConnectionLimit {
     /// Lets each client in `most` times at once.
-    pub(crate) fn new(most: usize, exempt: Exempt, metrics: Metrics) -> Arc<Crowd> {
-        Arc::new(Crowd { most, exempt, metrics, inside: Mutex::default() })
+    pub(crate) fn new(most: usize, exempt: Exempt, metrics: Metrics) -> Arc<ConnectionLimit> {
+        Arc::new(ConnectionLimit { most, exempt, metrics, inside: Mutex::default() })
     }
 
     /// A place for one more connection of this peer, or `None` when its client has all that it may have.
-    pub(crate) fn enter(self: &Arc<Crowd>, peer: IpAddr) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<ConnectionLimit>, peer: IpAddr) -> Option<ConnectionSlot> {
         let client = client::key_address(peer);
         if (self.exempt)(peer) {
-            return Some(Place { crowd: self.clone(), client: None });
+            return Some(ConnectionSlot { crowd: self.clone(), client: None });
         }
         let mut inside = self.inside();
         let open = inside.open.entry(client).or_default();
         if *open < self.most {
             *open += 1;
-            return Some(Place { crowd: self.clone(), client: Some(client) });
+            return Some(ConnectionSlot { crowd: self.clone(), client: Some(client) });
         }
         self.metrics.turned_away();
         inside.untold += 1;
@@ -70,18 +70,18 @@ impl Crowd {
         None
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
+    fn inside(&self) -> MutexGuard<'_, OpenConnections> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One connection's place, until it is dropped.
-pub(crate) struct Place {
-    crowd: Arc<Crowd>,
+pub(crate) struct ConnectionSlot {
+    crowd: Arc<ConnectionLimit>,
     client: Option<IpAddr>,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let Some(client) = self.client else { return };
         let mut inside = self.crowd.inside();
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_line_names_one_client_and_says_that_it_counts_all_of_them() {
         let text = logged(|| {
-            let crowd = Crowd::new(0, Box::new(|_| false), Metrics::new());
+            let crowd = ConnectionLimit::new(0, Box::new(|_| false), Metrics::new());
             let enter = |peer: &str| assert!(crowd.enter(peer.parse().unwrap()).is_none());
             for _ in 0..3 {
                 enter("192.0.2.1");
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn each_client_has_its_own_places_and_a_network_of_ipv6_is_one() {
         let proxy: IpAddr = "10.0.0.1".parse().unwrap();
-        let crowd = Crowd::new(2, Box::new(move |peer| peer == proxy), Metrics::new());
+        let crowd = ConnectionLimit::new(2, Box::new(move |peer| peer == proxy), Metrics::new());
         let enter = |peer: &str| crowd.enter(peer.parse().unwrap());
         let first = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
         assert!(first.iter().all(Option::is_some) && enter("192.0.2.1").is_none());

@@ -7,31 +7,36 @@ use actix_http::{
     header::{HeaderValue, LINK},
 };
 
-use super::{
+use crate::http::{
     Registry,
     body::Body,
-    error::Failure,
-    exchange::{Answer, Exchange, Place},
+    error::ApiError,
     headers, query,
+    request_context::{RequestContext, ResponseFuture, TargetRepository},
 };
 use crate::{
     mirror::{CacheFacts, CacheStatus, ReferrersAnswer},
     oci::{Digest, OCI_IMAGE_INDEX},
 };
 
-pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
+pub(crate) fn answer(
+    registry: &Registry,
+    exchange: RequestContext,
+    place: TargetRepository,
+    digest: Digest,
+) -> ResponseFuture {
     let artifact_type = match query::value(exchange.query(), "artifactType") {
         Ok(artifact_type) => artifact_type.map(|artifact_type| artifact_type.into_owned()),
-        Err(bad) => return Answer::now(exchange.fail(&Failure::Query(bad), Some(&place), None)),
+        Err(bad) => return ResponseFuture::now(exchange.fail(&ApiError::Query(bad), Some(&place), None)),
     };
     if let Err(failure) = exchange.may_miss(&place, &digest.to_string()) {
-        return Answer::now(exchange.fail(&failure, Some(&place), None));
+        return ResponseFuture::now(exchange.fail(&failure, Some(&place), None));
     }
     let mirror = registry.mirror.clone();
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         match mirror.referrers(&place.ask, &digest).await {
             Ok(found) => index(exchange, &place, &found, artifact_type.as_deref()),
-            Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), Some(digest.to_string())),
+            Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(digest.to_string())),
         }
     })
 }
@@ -40,24 +45,29 @@ pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, dige
 const MAX_ENTRIES: usize = 1000;
 
 /// What refers to a manifest of a repository that lives here, a page at a time.
-pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
-    if !super::reads(&exchange) {
-        return Answer::now(exchange.fail(&Failure::NotAllowed(super::READ), Some(&place), None));
+pub(crate) fn hosted(
+    registry: &Registry,
+    exchange: RequestContext,
+    place: TargetRepository,
+    digest: Digest,
+) -> ResponseFuture {
+    if !crate::http::reads(&exchange) {
+        return ResponseFuture::now(exchange.fail(&ApiError::NotAllowed(crate::http::READ), Some(&place), None));
     }
     let asked = || {
-        let value = |name| query::value(exchange.query(), name).map_err(Failure::Query);
+        let value = |name| query::value(exchange.query(), name).map_err(ApiError::Query);
         let artifact_type = value("artifactType")?.map(|artifact_type| artifact_type.into_owned());
         let last = value("last")?.map(|last| last.parse::<Digest>()).transpose();
-        let n = query::count(exchange.query()).map_err(Failure::Query)?;
-        let last = last.map_err(|bad| Failure::Hosted(bad.into()))?;
+        let n = query::count(exchange.query()).map_err(ApiError::Query)?;
+        let last = last.map_err(|bad| ApiError::Hosted(bad.into()))?;
         Ok((artifact_type, last, n.unwrap_or(MAX_ENTRIES).clamp(1, MAX_ENTRIES)))
     };
     let (artifact_type, last, most) = match asked() {
         Ok(asked) => asked,
-        Err(failure) => return Answer::now(exchange.fail(&failure, Some(&place), None)),
+        Err(failure) => return ResponseFuture::now(exchange.fail(&failure, Some(&place), None)),
     };
     let hosted = registry.hosted.clone();
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         let (client, name) = (&place.ask.client, &place.ask.repository);
         match hosted.referrers(client, name, &digest, artifact_type.clone(), last, most).await {
             Ok(found) => {
@@ -74,12 +84,17 @@ pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, dige
                 }
                 response
             }
-            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(digest.to_string())),
+            Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), Some(digest.to_string())),
         }
     })
 }
 
-fn index(exchange: Exchange, place: &Place, found: &ReferrersAnswer, artifact_type: Option<&str>) -> Response<Body> {
+fn index(
+    exchange: RequestContext,
+    place: &TargetRepository,
+    found: &ReferrersAnswer,
+    artifact_type: Option<&str>,
+) -> Response<Body> {
     let wanted = |descriptor: &&serde_json::Value| {
         artifact_type.is_none_or(|wanted| descriptor["artifactType"].as_str() == Some(wanted))
     };

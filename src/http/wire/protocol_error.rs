@@ -2,7 +2,7 @@
 //!
 //! actix-http answers what it cannot parse by itself, with a status and an empty body: nothing that a client prints, and nothing that
 //! an operator sees. The connection knows those answers, for nothing else is written while no request is under way, and sends a
-//! [`Refusal`] in their place. Then it closes its own side first and takes in for a while what the client still sends: closing over
+//! [`ProtocolErrorResponse`] in their place. Then it closes its own side first and takes in for a while what the client still sends: closing over
 //! bytes that nobody read resets the connection, and a reset takes the answer with it.
 
 use std::{
@@ -19,12 +19,12 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{
-    connection::Shared,
-    error::Failure,
+use crate::http::{
+    connection::ConnectionState,
+    error::ApiError,
     metrics::Metrics,
+    request_scope::{RequestScope, printable},
     stream::Stream,
-    turn::{Turn, printable},
 };
 use crate::mirror;
 
@@ -35,26 +35,26 @@ pub(crate) const OPENING: usize = 256;
 const READS: usize = 16;
 
 /// An answer that the connection sends by itself.
-pub(crate) struct Refusal {
+pub(crate) struct ProtocolErrorResponse {
     bytes: Bytes,
     /// Ends when all of it is with the kernel.
-    turn: Option<Turn>,
+    turn: Option<RequestScope>,
     /// The client knows that nothing follows.
     is_shut: bool,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Refusal {
+impl ProtocolErrorResponse {
     /// Refuses the request that begins with these bytes. All of it, and what the client still sends, is over within `patience`.
     pub(crate) fn new(
-        failure: &Failure,
+        failure: &ApiError,
         opening: &[u8],
-        shared: Rc<Shared>,
+        shared: Rc<ConnectionState>,
         metrics: Metrics,
         patience: Duration,
-    ) -> Refusal {
+    ) -> ProtocolErrorResponse {
         let (method, path) = request_line(opening);
-        let mut turn = Turn::refused(shared, metrics, method, path);
+        let mut turn = RequestScope::refused(shared, metrics, method, path);
         let (status, headers, body) = failure.answer(None, None);
         let mut text = format!(
             "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\ndocker-distribution-api-version: registry/2.0\r\ndate: {}\r\n",
@@ -70,7 +70,7 @@ impl Refusal {
         let sent = if turn.is_head() { &[] } else { &body[..] };
         text.extend(sent);
         turn.answered(status, sent.len() as u64, true);
-        Refusal {
+        ProtocolErrorResponse {
             bytes: text.into(),
             turn: Some(turn),
             is_shut: false,
@@ -111,12 +111,12 @@ impl Refusal {
 }
 
 /// Why actix-http refused, as far as the status of its own answer tells.
-pub(crate) fn reason(answer: &[u8]) -> Failure {
+pub(crate) fn reason(answer: &[u8]) -> ApiError {
     match answer.get(9..12) {
-        Some(b"408") => Failure::HeadTimeout,
-        Some(b"431") => Failure::HeadTooLarge,
-        Some([b'5', ..]) => Failure::Mirror(mirror::Error::Internal),
-        _ => Failure::Malformed,
+        Some(b"408") => ApiError::HeadTimeout,
+        Some(b"431") => ApiError::HeadTooLarge,
+        Some([b'5', ..]) => ApiError::Mirror(mirror::Error::Internal),
+        _ => ApiError::Malformed,
     }
 }
 

@@ -11,8 +11,8 @@ use std::{
 use actix_http::{Method, RequestHead, StatusCode};
 
 use super::{
-    connection::Shared,
-    framing::Framing,
+    body_length::BodyLength,
+    connection::ConnectionState,
     headers,
     metrics::{Kind, Metrics},
 };
@@ -25,8 +25,8 @@ use crate::{
 const MOST_LOGGED: usize = 512;
 
 /// A request under way.
-pub(crate) struct Turn {
-    shared: Rc<Shared>,
+pub(crate) struct RequestScope {
+    shared: Rc<ConnectionState>,
     metrics: Metrics,
     method: Method,
     kind: Kind,
@@ -47,10 +47,10 @@ struct Line {
     ns: Option<String>,
 }
 
-impl Turn {
+impl RequestScope {
     /// The request begins; its connection reads nothing more until the turn is over.
-    pub(crate) fn begin(shared: Rc<Shared>, metrics: Metrics, head: &RequestHead) -> Turn {
-        shared.begin(Framing::of(head).is_some());
+    pub(crate) fn begin(shared: Rc<ConnectionState>, metrics: Metrics, head: &RequestHead) -> RequestScope {
+        shared.begin(BodyLength::of(head).is_some());
         let line = is_logged().then(|| {
             let ns = super::query::value(head.uri.query(), "ns").ok().flatten();
             Box::new(Line {
@@ -59,18 +59,18 @@ impl Turn {
                 ns: ns.map(|ns| printable(&ns)),
             })
         });
-        Turn::new(shared, metrics, head.method.clone(), line)
+        RequestScope::new(shared, metrics, head.method.clone(), line)
     }
 
     /// A request that the connection answers by itself; the path is as it may stand in a log.
-    pub(crate) fn refused(shared: Rc<Shared>, metrics: Metrics, method: Method, path: String) -> Turn {
+    pub(crate) fn refused(shared: Rc<ConnectionState>, metrics: Metrics, method: Method, path: String) -> RequestScope {
         shared.begin(false);
         let line = is_logged().then(|| Box::new(Line { started: Instant::now(), path, ns: None }));
-        Turn::new(shared, metrics, method, line)
+        RequestScope::new(shared, metrics, method, line)
     }
 
-    fn new(shared: Rc<Shared>, metrics: Metrics, method: Method, line: Option<Box<Line>>) -> Turn {
-        Turn {
+    fn new(shared: Rc<ConnectionState>, metrics: Metrics, method: Method, line: Option<Box<Line>>) -> RequestScope {
+        RequestScope {
             shared,
             metrics,
             method,
@@ -84,7 +84,7 @@ impl Turn {
         }
     }
 
-    pub(crate) fn shared(&self) -> &Rc<Shared> {
+    pub(crate) fn shared(&self) -> &Rc<ConnectionState> {
         &self.shared
     }
 
@@ -129,7 +129,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for RequestScope {
     fn drop(&mut self) {
         let bytes = self.copied + self.shared.sent();
         self.shared.end();
@@ -188,19 +188,19 @@ mod tests {
     #[test]
     fn a_turn_leaves_one_line_without_the_query() {
         let text = logged(|| {
-            let shared = Shared::new(Some("192.0.2.1:5000".parse().unwrap()), false);
+            let shared = ConnectionState::new(Some("192.0.2.1:5000".parse().unwrap()), false);
             let head = |uri: &str| {
                 let mut head = RequestHead::default();
                 head.uri = uri.parse().unwrap();
                 head
             };
             let asked = head("/v2/a/tags/list?ns=docker.io%1b&token=s3cret-canary");
-            let mut turn = Turn::begin(shared.clone(), Metrics::new(), &asked);
+            let mut turn = RequestScope::begin(shared.clone(), Metrics::new(), &asked);
             turn.came_from(CacheStatus::Hit);
             turn.answered(StatusCode::OK, 7, true);
             drop(turn);
             // Of a client that left before it was answered, too.
-            drop(Turn::begin(shared, Metrics::new(), &head("/v2/b/tags/list?ns=ghcr.io")));
+            drop(RequestScope::begin(shared, Metrics::new(), &head("/v2/b/tags/list?ns=ghcr.io")));
         });
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let fields: Vec<&serde_json::Value> = lines.iter().map(|line| &line["fields"]).collect();

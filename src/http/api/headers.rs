@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::HashMap, time::Duration};
 
 use actix_http::header::{AGE, HeaderMap, HeaderName, HeaderValue, WARNING};
 
-use super::connection::Shared;
+use crate::http::connection::ConnectionState;
 use crate::{
     client::ClientKey,
     limits::{
@@ -152,7 +152,7 @@ fn of_limit<R>(standing: &ThrottleStatus<'_>, work: impl FnOnce(&Limit) -> R) ->
 }
 
 /// What [`Permit::fields`] says, on the path of every answer: what does not change is kept, and what does is written once.
-pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Shared) {
+pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &ConnectionState) {
     thread_local! {
         static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
     }
@@ -176,7 +176,7 @@ pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Shared) {
 }
 
 /// What the client is called; its connection keeps that.
-fn source(shared: &Shared, client: &ClientKey) -> HeaderValue {
+fn source(shared: &ConnectionState, client: &ClientKey) -> HeaderValue {
     let mut kept = shared.source.borrow_mut();
     match &*kept {
         Some((key, value)) if key == client => value.clone(),
@@ -281,7 +281,7 @@ mod tests {
             LimitsConfig { throttles: Rules::new(&settings, &[], 2).unwrap(), ..LimitsConfig::default() }
         };
         let limits = Limits::in_memory(rules(20));
-        let shared = Shared::new(None, false);
+        let shared = ConnectionState::new(None, false);
         let mut said = std::collections::HashSet::new();
         for step in 0..400_u64 {
             // A proxy's connection: many clients, of one network and not, and a reload now and then.

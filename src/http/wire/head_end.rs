@@ -3,7 +3,7 @@
 /// Finds the end of a request head, byte by byte, as httparse does: an empty line after at least one other, bare line feeds
 /// allowed, empty lines before the first skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Scan {
+pub(crate) enum HeadEnd {
     /// Nothing of a head has been seen.
     #[default]
     Before,
@@ -15,19 +15,19 @@ pub(crate) enum Scan {
     Return,
 }
 
-impl Scan {
+impl HeadEnd {
     /// The number of bytes up to and with the end of the head, when it lies in `bytes`.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
         for (index, byte) in bytes.iter().enumerate() {
             *self = match (*self, byte) {
-                (Scan::Before, b'\r' | b'\n') => Scan::Before,
-                (Scan::Start | Scan::Return, b'\n') => {
-                    *self = Scan::Before;
+                (HeadEnd::Before, b'\r' | b'\n') => HeadEnd::Before,
+                (HeadEnd::Start | HeadEnd::Return, b'\n') => {
+                    *self = HeadEnd::Before;
                     return Some(index + 1);
                 }
-                (_, b'\n') => Scan::Start,
-                (Scan::Start, b'\r') => Scan::Return,
-                _ => Scan::Line,
+                (_, b'\n') => HeadEnd::Start,
+                (HeadEnd::Start, b'\r') => HeadEnd::Return,
+                _ => HeadEnd::Line,
             };
         }
         None
@@ -62,11 +62,11 @@ mod tests {
             let head = format!("{blank}GET /v2/ HTTP/1.1\r\n{}{end}", headers.concat());
             let all = [head.as_bytes(), body.as_bytes()].concat();
             prop_assume!(parsed(&all).is_some());
-            let mut scan = Scan::default();
+            let mut scan = HeadEnd::default();
             let cut = cut.min(all.len());
             let found = scan.feed(&all[..cut]).or_else(|| scan.feed(&all[cut..]).map(|end| cut + end));
             prop_assert_eq!(found, parsed(&all));
-            prop_assert_eq!(scan, Scan::Before);
+            prop_assert_eq!(scan, HeadEnd::Before);
         }
     }
 }

@@ -12,7 +12,7 @@ const LONGEST: usize = 255;
 
 /// Why a parameter cannot be what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Bad {
+pub(crate) enum QueryError {
     /// Longer than [`LONGEST_QUERY`].
     #[error("the query is longer than {LONGEST_QUERY} bytes; leave out what is not needed")]
     TooLong,
@@ -25,33 +25,33 @@ pub(crate) enum Bad {
 }
 
 /// The decoded value of a parameter.
-pub(crate) fn value<'a>(query: Option<&'a str>, name: &'static str) -> Result<Option<Cow<'a, str>>, Bad> {
+pub(crate) fn value<'a>(query: Option<&'a str>, name: &'static str) -> Result<Option<Cow<'a, str>>, QueryError> {
     let Some(query) = query else { return Ok(None) };
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if key == name {
-            let decoded = decode(value).ok_or(Bad::Value(name))?;
-            return if decoded.len() > LONGEST { Err(Bad::Value(name)) } else { Ok(Some(decoded)) };
+            let decoded = decode(value).ok_or(QueryError::Value(name))?;
+            return if decoded.len() > LONGEST { Err(QueryError::Value(name)) } else { Ok(Some(decoded)) };
         }
     }
     Ok(None)
 }
 
 /// The decoded values of a parameter that may stand there several times.
-pub(crate) fn values(query: Option<&str>, name: &'static str) -> Result<Vec<String>, Bad> {
+pub(crate) fn values(query: Option<&str>, name: &'static str) -> Result<Vec<String>, QueryError> {
     let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let values = pairs.filter(|(key, _)| *key == name).map(|(_, value)| decode(value).ok_or(Bad::Value(name)));
+    let values = pairs.filter(|(key, _)| *key == name).map(|(_, value)| decode(value).ok_or(QueryError::Value(name)));
     values.map(|value| value.map(Cow::into_owned)).collect()
 }
 
 /// `n`: how many entries a page may have (end-8b).
-pub(crate) fn count(query: Option<&str>) -> Result<Option<usize>, Bad> {
-    match value(query, "n").map_err(|_| Bad::Count)? {
+pub(crate) fn count(query: Option<&str>) -> Result<Option<usize>, QueryError> {
+    match value(query, "n").map_err(|_| QueryError::Count)? {
         None => Ok(None),
         Some(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
-            text.parse().map(Some).map_err(|_| Bad::Count)
+            text.parse().map(Some).map_err(|_| QueryError::Count)
         }
-        Some(_) => Err(Bad::Count),
+        Some(_) => Err(QueryError::Count),
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(count(Some("n=0")), Ok(Some(0)));
         assert_eq!(count(Some("n=2147483648")), Ok(Some(2_147_483_648)));
         for bad in ["n=-1", "n=abc", "n=", "n", "n=+1", "n=1.0", "n=99999999999999999999", "n=%00"] {
-            assert_eq!(count(Some(bad)), Err(Bad::Count), "{bad}");
+            assert_eq!(count(Some(bad)), Err(QueryError::Count), "{bad}");
         }
     }
 
@@ -121,9 +121,9 @@ mod tests {
         assert_eq!(ns("ns=%2541"), Ok(Some("%41".into())));
         assert_eq!(ns("nsx=a"), Ok(None));
         for bad in ["ns=%", "ns=%4", "ns=%zz", "ns=%0d%0a", "ns=%ff"] {
-            assert_eq!(ns(bad), Err(Bad::Value("ns")), "{bad}");
+            assert_eq!(ns(bad), Err(QueryError::Value("ns")), "{bad}");
         }
-        assert_eq!(ns(&format!("ns={}", "a".repeat(10_000))), Err(Bad::Value("ns")));
+        assert_eq!(ns(&format!("ns={}", "a".repeat(10_000))), Err(QueryError::Value("ns")));
     }
 
     proptest! {

@@ -12,20 +12,19 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use super::{
+use crate::http::{
     Registry,
     body::Body,
-    error::Failure,
-    exchange::{Answer, Exchange, Place},
-    headers,
-    intake::Intake,
-    path, query,
+    error::ApiError,
+    headers, path, query,
+    request_body::RequestBody,
+    request_context::{RequestContext, ResponseFuture, TargetRepository},
 };
 use crate::{
     hosted::{Error, MountSource, Right, Upload},
     mirror::Lookup,
     oci::{Algorithm, Digest, Name},
-    route::Found,
+    route::Route,
 };
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -34,45 +33,50 @@ const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uu
 const SESSION: &str = "GET, HEAD, PATCH, PUT, DELETE";
 const BEGIN: &str = "POST";
 
-pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, id: Option<Box<str>>) -> Answer {
+pub(crate) fn answer(
+    registry: &Registry,
+    exchange: RequestContext,
+    place: TargetRepository,
+    id: Option<Box<str>>,
+) -> ResponseFuture {
     let (hosted, stall) = (registry.hosted.clone(), registry.body_stall);
     let method = exchange.request.method().clone();
     if let Err(error) = hosted.may(&place.ask.client, Right::Push, &place.ask.repository) {
-        return Answer::now(exchange.fail(&Failure::Hosted(error), Some(&place), None));
+        return ResponseFuture::now(exchange.fail(&ApiError::Hosted(error), Some(&place), None));
     }
     match (method, id) {
         (Method::POST, None) => begin(registry, exchange, place),
-        (Method::PATCH, Some(id)) => Answer::later(async move {
+        (Method::PATCH, Some(id)) => ResponseFuture::later(async move {
             match hosted.upload(&place.ask.client, &place.ask.repository, &id) {
                 Ok(upload) => patch(exchange, place, upload, stall).await,
-                Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
             }
         }),
-        (Method::PUT, Some(id)) => Answer::later(async move {
+        (Method::PUT, Some(id)) => ResponseFuture::later(async move {
             match hosted.upload(&place.ask.client, &place.ask.repository, &id) {
                 Ok(upload) => put(exchange, place, upload, stall).await,
-                Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
             }
         }),
         (Method::GET | Method::HEAD, Some(id)) => {
-            Answer::now(match hosted.upload(&place.ask.client, &place.ask.repository, &id) {
+            ResponseFuture::now(match hosted.upload(&place.ask.client, &place.ask.repository, &id) {
                 Ok(upload) => in_progress(exchange, &place, &upload, StatusCode::NO_CONTENT),
-                Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
             })
         }
-        (Method::DELETE, Some(id)) => Answer::later(async move {
+        (Method::DELETE, Some(id)) => ResponseFuture::later(async move {
             let cancelled = match hosted.upload(&place.ask.client, &place.ask.repository, &id) {
                 Ok(mut upload) => upload.cancel().await,
                 Err(error) => Err(error),
             };
             match cancelled {
                 Ok(()) => exchange.empty(&place, StatusCode::NO_CONTENT),
-                Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
             }
         }),
         (_, id) => {
             let allow = if id.is_some() { SESSION } else { BEGIN };
-            Answer::now(exchange.fail(&Failure::NotAllowed(allow), Some(&place), None))
+            ResponseFuture::now(exchange.fail(&ApiError::NotAllowed(allow), Some(&place), None))
         }
     }
 }
@@ -86,38 +90,38 @@ struct Wish {
 }
 
 impl Wish {
-    fn of(exchange: &Exchange) -> Result<Wish, Failure> {
-        let value = |name| query::value(exchange.query(), name).map_err(Failure::Query);
+    fn of(exchange: &RequestContext) -> Result<Wish, ApiError> {
+        let value = |name| query::value(exchange.query(), name).map_err(ApiError::Query);
         let digest = |name| {
             let text = value(name)?;
-            text.map(|text| text.parse::<Digest>()).transpose().map_err(|bad| Failure::Hosted(bad.into()))
+            text.map(|text| text.parse::<Digest>()).transpose().map_err(|bad| ApiError::Hosted(bad.into()))
         };
         let algorithm = match value("digest-algorithm")?.as_deref() {
             None | Some("sha256") => Algorithm::Sha256,
             Some("sha512") => Algorithm::Sha512,
-            Some(_) => return Err(Failure::Hosted(Error::DigestInvalid("digests are sha256 or sha512 here".into()))),
+            Some(_) => return Err(ApiError::Hosted(Error::DigestInvalid("digests are sha256 or sha512 here".into()))),
         };
         let from = value("from")?.map(|from| from.into_owned());
         Ok(Wish { mount: digest("mount")?, from, digest: digest("digest")?, algorithm })
     }
 }
 
-fn begin(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
+fn begin(registry: &Registry, exchange: RequestContext, place: TargetRepository) -> ResponseFuture {
     let wish = match Wish::of(&exchange) {
         Ok(wish) => wish,
-        Err(failure) => return Answer::now(exchange.fail(&failure, Some(&place), None)),
+        Err(failure) => return ResponseFuture::now(exchange.fail(&failure, Some(&place), None)),
     };
     let (hosted, stall) = (registry.hosted.clone(), registry.body_stall);
     let (mirror, routes) = (registry.mirror.clone(), registry.routes.clone());
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         let (client, name) = (&place.ask.client, &place.ask.repository);
         if let Some(digest) = &wish.mount {
             let found =
                 wish.from.as_deref().map(|from| path::name(from).ok().and_then(|from| routes.find(&from, None)));
             let mounted = match found {
                 None => hosted.mount(client, name, digest, MountSource::Anywhere).await,
-                Some(Some(Found::Hosted(from))) => hosted.mount(client, name, digest, MountSource::Hosted(&from)).await,
-                Some(Some(Found::Mirrored(from))) => {
+                Some(Some(Route::Hosted(from))) => hosted.mount(client, name, digest, MountSource::Hosted(&from)).await,
+                Some(Some(Route::Mirrored(from))) => {
                     let ask = Lookup { upstream: from.upstream, repository: from.repository, ..place.ask.clone() };
                     hosted.mount(client, name, digest, MountSource::Mirrored(&mirror, &ask)).await
                 }
@@ -126,13 +130,13 @@ fn begin(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
             match mounted {
                 Ok(true) => return created(exchange, &place, digest),
                 Ok(false) => {}
-                Err(error) => return exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                Err(error) => return exchange.fail(&ApiError::Hosted(error), Some(&place), None),
             }
         }
         let algorithm = wish.digest.as_ref().map_or(wish.algorithm, Digest::algorithm);
         let mut upload = match hosted.begin(client, name, algorithm).await {
             Ok(upload) => upload,
-            Err(error) => return exchange.fail(&Failure::Hosted(error), Some(&place), None),
+            Err(error) => return exchange.fail(&ApiError::Hosted(error), Some(&place), None),
         };
         match wish.digest.filter(|_| wish.mount.is_none()) {
             None => in_progress(exchange, &place, &upload, StatusCode::ACCEPTED),
@@ -143,7 +147,7 @@ fn begin(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
                 if let Err(failure) = received {
                     return exchange.fail(&failure, Some(&place), None);
                 }
-                exchange.turn.is_for(super::metrics::Kind::Upload);
+                exchange.turn.is_for(crate::http::metrics::Kind::Upload);
                 let response = commit(exchange, &place, &upload, &digest).await;
                 if response.status() == StatusCode::CREATED {
                     cancel.0 = None;
@@ -166,7 +170,12 @@ impl Drop for Cancel {
     }
 }
 
-async fn patch(exchange: Exchange, place: Place, mut upload: Upload, stall: Duration) -> Response<Body> {
+async fn patch(
+    exchange: RequestContext,
+    place: TargetRepository,
+    mut upload: Upload,
+    stall: Duration,
+) -> Response<Body> {
     let (exchange, received) = receive(exchange, &mut upload, stall).await;
     match received {
         Ok(()) => in_progress(exchange, &place, &upload, StatusCode::ACCEPTED),
@@ -174,10 +183,10 @@ async fn patch(exchange: Exchange, place: Place, mut upload: Upload, stall: Dura
     }
 }
 
-async fn put(exchange: Exchange, place: Place, mut upload: Upload, stall: Duration) -> Response<Body> {
-    let digest = match query::value(exchange.query(), "digest").map_err(Failure::Query) {
-        Ok(Some(text)) => text.parse::<Digest>().map_err(|bad| Failure::Hosted(bad.into())),
-        Ok(None) => Err(Failure::Hosted(Error::DigestInvalid("the closing PUT names a digest, ?digest=…".into()))),
+async fn put(exchange: RequestContext, place: TargetRepository, mut upload: Upload, stall: Duration) -> Response<Body> {
+    let digest = match query::value(exchange.query(), "digest").map_err(ApiError::Query) {
+        Ok(Some(text)) => text.parse::<Digest>().map_err(|bad| ApiError::Hosted(bad.into())),
+        Ok(None) => Err(ApiError::Hosted(Error::DigestInvalid("the closing PUT names a digest, ?digest=…".into()))),
         Err(failure) => Err(failure),
     };
     let digest = match digest {
@@ -191,46 +200,55 @@ async fn put(exchange: Exchange, place: Place, mut upload: Upload, stall: Durati
     }
 }
 
-async fn commit(exchange: Exchange, place: &Place, upload: &Upload, digest: &Digest) -> Response<Body> {
+async fn commit(
+    exchange: RequestContext,
+    place: &TargetRepository,
+    upload: &Upload,
+    digest: &Digest,
+) -> Response<Body> {
     match upload.commit(digest).await {
         Ok(()) => created(exchange, place, digest),
-        Err(error) => exchange.fail(&Failure::Hosted(error), Some(place), None),
+        Err(error) => exchange.fail(&ApiError::Hosted(error), Some(place), None),
     }
 }
 
 /// Appends the request's body, hashing and writing one piece while the next arrives.
-async fn receive(mut exchange: Exchange, upload: &mut Upload, stall: Duration) -> (Exchange, Result<(), Failure>) {
+async fn receive(
+    mut exchange: RequestContext,
+    upload: &mut Upload,
+    stall: Duration,
+) -> (RequestContext, Result<(), ApiError>) {
     let length = number(&exchange, &CONTENT_LENGTH);
     let range = match exchange.head().headers().get(CONTENT_RANGE) {
         None => None,
         Some(value) => match value.to_str().ok().and_then(chunk_range) {
             Some(range) => Some(range),
             None => {
-                return (exchange, Err(Failure::Hosted(Error::UploadInvalid("its Content-Range is no first-last"))));
+                return (exchange, Err(ApiError::Hosted(Error::UploadInvalid("its Content-Range is no first-last"))));
             }
         },
     };
     if let Some((start, end)) = range {
         if start != upload.written() {
-            return (exchange, Err(Failure::OutOfOrder));
+            return (exchange, Err(ApiError::OutOfOrder));
         }
         if length.is_some_and(|length| length != end - start) {
             let failure = Error::UploadInvalid("its Content-Range and its Content-Length differ");
-            return (exchange, Err(Failure::Hosted(failure)));
+            return (exchange, Err(ApiError::Hosted(failure)));
         }
     }
     upload.take_over().await;
     let start = upload.written();
     if range.is_some_and(|(first, _)| first != start) {
-        return (exchange, Err(Failure::OutOfOrder));
+        return (exchange, Err(ApiError::OutOfOrder));
     }
-    let mut intake = Intake::of(&mut exchange, stall);
+    let mut intake = RequestBody::of(&mut exchange, stall);
     let mut next = intake.next().await;
     loop {
         let piece = match next {
             Ok(Some(piece)) => piece,
             Ok(None) => break,
-            Err(cut) => return (exchange, Err(Failure::Cut(cut))),
+            Err(cut) => return (exchange, Err(ApiError::Cut(cut))),
         };
         let (appended, arrived) = futures_util::join!(upload.append(piece), intake.next());
         if let Err(error) = appended {
@@ -240,27 +258,35 @@ async fn receive(mut exchange: Exchange, upload: &mut Upload, stall: Duration) -
             {
                 tracing::warn!(%error, "an upload cannot be rolled back");
             }
-            return (exchange, Err(Failure::Hosted(error)));
+            return (exchange, Err(ApiError::Hosted(error)));
         }
         next = arrived;
     }
     let came = upload.written() - start;
     if range.is_some_and(|(first, end)| came != end - first) {
-        return (exchange, Err(Failure::Hosted(Error::UploadInvalid("the chunk is not as long as its Content-Range"))));
+        return (
+            exchange,
+            Err(ApiError::Hosted(Error::UploadInvalid("the chunk is not as long as its Content-Range"))),
+        );
     }
     (exchange, Ok(()))
 }
 
 /// The failure, and where to go on when the session lives.
-fn refuse(exchange: Exchange, place: &Place, upload: &Upload, failure: &Failure) -> Response<Body> {
+fn refuse(exchange: RequestContext, place: &TargetRepository, upload: &Upload, failure: &ApiError) -> Response<Body> {
     let mut response = exchange.fail(failure, Some(place), None);
-    if !matches!(failure, Failure::Hosted(Error::UploadUnknown)) {
+    if !matches!(failure, ApiError::Hosted(Error::UploadUnknown)) {
         progress(&mut response, &place.ask.repository, upload);
     }
     response
 }
 
-fn in_progress(exchange: Exchange, place: &Place, upload: &Upload, status: StatusCode) -> Response<Body> {
+fn in_progress(
+    exchange: RequestContext,
+    place: &TargetRepository,
+    upload: &Upload,
+    status: StatusCode,
+) -> Response<Body> {
     let mut response = exchange.empty(place, status);
     progress(&mut response, &place.ask.repository, upload);
     response
@@ -281,7 +307,7 @@ fn progress(response: &mut Response<Body>, name: &Name, upload: &Upload) {
 }
 
 /// 201 for a blob. Its place is a path: what host and scheme the client used is nothing a request can be believed about.
-fn created(exchange: Exchange, place: &Place, digest: &Digest) -> Response<Body> {
+fn created(exchange: RequestContext, place: &TargetRepository, digest: &Digest) -> Response<Body> {
     exchange.turn.pushed(None);
     let mut response = exchange.empty(place, StatusCode::CREATED);
     let location = format!("/v2/{}/blobs/{digest}", place.ask.repository);
@@ -305,24 +331,24 @@ fn chunk_range(value: &str) -> Option<(u64, u64)> {
     (first <= last).then_some((first, last.checked_add(1)?))
 }
 
-fn number(exchange: &Exchange, name: &HeaderName) -> Option<u64> {
+fn number(exchange: &RequestContext, name: &HeaderName) -> Option<u64> {
     exchange.head().headers().get(name)?.to_str().ok()?.parse().ok()
 }
 
 /// A body that is one short document: a manifest.
 pub(super) async fn document(
-    mut exchange: Exchange,
+    mut exchange: RequestContext,
     stall: Duration,
     most: usize,
-) -> (Exchange, Result<Bytes, Failure>) {
+) -> (RequestContext, Result<Bytes, ApiError>) {
     if number(&exchange, &CONTENT_LENGTH).is_some_and(|length| length > most as u64) {
-        return (exchange, Err(Failure::TooLarge(most)));
+        return (exchange, Err(ApiError::TooLarge(most)));
     }
-    let whole = Intake::of(&mut exchange, stall).whole(most).await;
+    let whole = RequestBody::of(&mut exchange, stall).whole(most).await;
     let document = match whole {
         Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => Err(Failure::TooLarge(most)),
-        Err(cut) => Err(Failure::Cut(cut)),
+        Ok(None) => Err(ApiError::TooLarge(most)),
+        Err(cut) => Err(ApiError::Cut(cut)),
     };
     (exchange, document)
 }

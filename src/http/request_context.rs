@@ -16,9 +16,9 @@ use bytes::Bytes;
 
 use super::{
     body::{Body, with_headers},
-    error::{About as Said, Failure},
+    error::{About as Said, ApiError},
     headers,
-    turn::Turn,
+    request_scope::RequestScope,
 };
 use crate::{
     limits::permit::RequestInfo,
@@ -26,13 +26,13 @@ use crate::{
 };
 
 /// A request that was understood so far, and the turn it is part of.
-pub(crate) struct Exchange {
+pub(crate) struct RequestContext {
     pub(crate) request: Request,
-    pub(crate) turn: Turn,
+    pub(crate) turn: RequestScope,
 }
 
 /// A repository, mirrored or hosted, and what of the request bears on how it is answered.
-pub(crate) struct Place {
+pub(crate) struct TargetRepository {
     pub(crate) ask: Lookup,
     /// The `ns` that decided, to be echoed.
     pub(crate) namespace: Option<HeaderValue>,
@@ -41,7 +41,7 @@ pub(crate) struct Place {
 /// The upstream of what has none. No upstream has this name, so that a hosted place leads the mirror nowhere.
 pub(crate) const HERE: &str = "";
 
-impl Place {
+impl TargetRepository {
     /// For the sentences of errors.
     pub(crate) fn about(&self, reference: Option<String>) -> Said {
         Said { repository: self.name(), reference }
@@ -56,7 +56,7 @@ impl Place {
     }
 }
 
-impl Exchange {
+impl RequestContext {
     pub(crate) fn head(&self) -> &RequestHead {
         self.request.head()
     }
@@ -81,7 +81,7 @@ impl Exchange {
     }
 
     /// Answers without a body.
-    pub(crate) fn empty(mut self, place: &Place, status: StatusCode) -> Response<Body> {
+    pub(crate) fn empty(mut self, place: &TargetRepository, status: StatusCode) -> Response<Body> {
         let all = self.headers(Some(place), None);
         match status {
             StatusCode::NO_CONTENT => with_headers(Body::none(self.turn, status), all),
@@ -93,7 +93,7 @@ impl Exchange {
     pub(crate) fn json(
         mut self,
         media_type: &'static str,
-        place: Option<&Place>,
+        place: Option<&TargetRepository>,
         facts: Option<&CacheFacts>,
         body: &serde_json::Value,
     ) -> Response<Body> {
@@ -103,7 +103,7 @@ impl Exchange {
     }
 
     /// The headers that every answer of a place has.
-    pub(crate) fn headers(&mut self, place: Option<&Place>, facts: Option<&CacheFacts>) -> HeaderMap {
+    pub(crate) fn headers(&mut self, place: Option<&TargetRepository>, facts: Option<&CacheFacts>) -> HeaderMap {
         let mut all = HeaderMap::with_capacity(12);
         headers::common(&mut all);
         if let Some(namespace) = place.and_then(|place| place.namespace.as_ref()) {
@@ -123,14 +123,14 @@ impl Exchange {
     }
 
     /// What is not here may be fetched for this client, or why not: rungs 1 to 3. What is here goes on.
-    pub(crate) fn may_miss(&self, place: &Place, reference: &str) -> Result<(), Failure> {
+    pub(crate) fn may_miss(&self, place: &TargetRepository, reference: &str) -> Result<(), ApiError> {
         if let Some(denied) = &place.ask.cached_only {
-            return Err(Failure::Denied(denied.clone()));
+            return Err(ApiError::Denied(denied.clone()));
         }
         let Some((permit, limits)) = self.turn.admission() else { return Ok(()) };
         let about = RequestInfo { method: self.turn.method().as_str(), repository: &place.name(), reference };
         match limits.miss_throttled(&permit.client, about, SystemTime::now()) {
-            Some(wait) => Err(Failure::MissThrottled(wait)),
+            Some(wait) => Err(ApiError::MissThrottled(wait)),
             None => Ok(()),
         }
     }
@@ -138,8 +138,8 @@ impl Exchange {
     /// Answers that it cannot be had.
     pub(crate) fn fail(
         mut self,
-        failure: &Failure,
-        place: Option<&Place>,
+        failure: &ApiError,
+        place: Option<&TargetRepository>,
         reference: Option<String>,
     ) -> Response<Body> {
         let about = place.map(|place| place.about(reference));
@@ -154,7 +154,8 @@ impl Exchange {
         }
         let pushes = matches!(*self.turn.method(), Method::POST | Method::PATCH | Method::PUT);
         // The client goes on with the same upload, which is counted when it ends.
-        let goes_on = *self.turn.method() == Method::PATCH && matches!(failure, Failure::OutOfOrder | Failure::Cut(_));
+        let goes_on =
+            *self.turn.method() == Method::PATCH && matches!(failure, ApiError::OutOfOrder | ApiError::Cut(_));
         if pushes && !goes_on && place.is_some_and(|place| &*place.ask.upstream == HERE) {
             self.turn.pushed(Some(failure.code()));
         }
@@ -173,31 +174,31 @@ impl Exchange {
     clippy::large_enum_variant,
     reason = "a box for the large one is the allocation that the small one is there for"
 )]
-pub(crate) enum Answer {
+pub(crate) enum ResponseFuture {
     Now(Option<Response<Body>>),
     Later(Pin<Box<dyn Future<Output = Response<Body>>>>),
 }
 
-impl Answer {
-    pub(crate) fn now(response: Response<Body>) -> Answer {
-        Answer::Now(Some(response))
+impl ResponseFuture {
+    pub(crate) fn now(response: Response<Body>) -> ResponseFuture {
+        ResponseFuture::Now(Some(response))
     }
 
-    pub(crate) fn later(work: impl Future<Output = Response<Body>> + 'static) -> Answer {
-        Answer::Later(Box::pin(work))
+    pub(crate) fn later(work: impl Future<Output = Response<Body>> + 'static) -> ResponseFuture {
+        ResponseFuture::Later(Box::pin(work))
     }
 }
 
-impl Future for Answer {
+impl Future for ResponseFuture {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            Answer::Now(response) => match response.take() {
+            ResponseFuture::Now(response) => match response.take() {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
             },
-            Answer::Later(work) => work.as_mut().poll(cx).map(Ok),
+            ResponseFuture::Later(work) => work.as_mut().poll(cx).map(Ok),
         }
     }
 }

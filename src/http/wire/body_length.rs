@@ -11,7 +11,7 @@ use actix_http::{
 
 /// How far a body has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub(crate) enum BodyLength {
     /// So many bytes are to come.
     Length(u64),
     /// Chunks are to come.
@@ -37,31 +37,31 @@ pub(crate) enum Chunk {
     Broken,
 }
 
-impl Framing {
+impl BodyLength {
     /// How the body of this request is framed; `None` when it has none.
-    pub(crate) fn of(head: &RequestHead) -> Option<Framing> {
+    pub(crate) fn of(head: &RequestHead) -> Option<BodyLength> {
         // actix-http has refused every other encoding.
         if head.headers().contains_key(TRANSFER_ENCODING) {
-            return Some(Framing::Chunked(Chunk::Size(0)));
+            return Some(BodyLength::Chunked(Chunk::Size(0)));
         }
         let length = head.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()?;
-        (length > 0).then_some(Framing::Length(length))
+        (length > 0).then_some(BodyLength::Length(length))
     }
 
     /// Whether the end was seen.
     pub(crate) fn is_over(self) -> bool {
-        matches!(self, Framing::Length(0) | Framing::Chunked(Chunk::End))
+        matches!(self, BodyLength::Length(0) | BodyLength::Chunked(Chunk::End))
     }
 
     /// Takes the next bytes; how many of them belong to the body.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> usize {
         match self {
-            Framing::Length(left) => {
+            BodyLength::Length(left) => {
                 let count = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= count as u64;
                 count
             }
-            Framing::Chunked(state) => chunked(state, bytes),
+            BodyLength::Chunked(state) => chunked(state, bytes),
         }
     }
 }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_body_of_a_length_ends_there() {
-        let mut framing = Framing::Length(5);
+        let mut framing = BodyLength::Length(5);
         assert_eq!(framing.feed(b"abc"), 3);
         assert_eq!(framing.feed(b"deGET /"), 2);
         assert!(framing.is_over());
@@ -138,7 +138,7 @@ mod tests {
             body.extend(b"0\r\n\r\n");
             let all = [body.as_slice(), &behind].concat();
             let cut = cut.min(all.len());
-            let mut framing = Framing::Chunked(Chunk::Size(0));
+            let mut framing = BodyLength::Chunked(Chunk::Size(0));
             let mut taken = framing.feed(&all[..cut]);
             if taken == cut {
                 taken += framing.feed(&all[cut..]);
@@ -149,7 +149,7 @@ mod tests {
 
         #[test]
         fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut framing = Framing::Chunked(Chunk::Size(0));
+            let mut framing = BodyLength::Chunked(Chunk::Size(0));
             prop_assert!(framing.feed(&bytes) <= bytes.len());
         }
     }

@@ -16,12 +16,12 @@ use actix_service::{IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt a
 use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
-use super::{
+use crate::http::{
     Endpoint, Registry,
     admit::Gate,
     body::Body,
-    connection::{Connection, Patience, Shared},
-    crowd::{Crowd, Exempt},
+    connection::{Connection, ConnectionState, Patience},
+    connection_limit::{ConnectionLimit, Exempt},
     metrics::Metrics,
     stream::Stream,
 };
@@ -152,7 +152,7 @@ where
         .shutdown_timeout(whole_seconds(settings.drain))
         .disable_signals();
     let draining = server.graceful_shutdown_signal();
-    let crowd = Crowd::new(settings.connections_per_client, exempt, metrics.clone());
+    let crowd = ConnectionLimit::new(settings.connections_per_client, exempt, metrics.clone());
     let patience = Patience { head: settings.head_timeout, write_stall: settings.write_stall, disconnect: DISCONNECT };
     let Settings { head_timeout, keep_alive, write_stall, .. } = *settings;
     let handshake_timeout = head_timeout * 2;
@@ -200,7 +200,7 @@ where
                         }
                     };
                     Ok::<_, actix_http::error::DispatchError>((
-                        Connection::new(stream, Shared::new(peer, login), patience, &metrics, place),
+                        Connection::new(stream, ConnectionState::new(peer, login), patience, &metrics, place),
                         peer,
                     ))
                 }

@@ -23,8 +23,8 @@ use crate::{
         Certificate,
         body::Body,
         raw::Raw,
+        request_scope::RequestScope,
         sendfile::{Source, Transfer},
-        turn::Turn,
     },
     mirror::{Extent, Stopped},
 };
@@ -124,8 +124,8 @@ fn growing(mut grown: watch::Receiver<Result<u64, Stopped>>) -> Source {
 
 async fn answer(world: World, request: Request) -> Result<Response<Body>, Infallible> {
     world.calls.fetch_add(1, Ordering::SeqCst);
-    let shared = request.conn_data::<std::rc::Rc<Shared>>().cloned().unwrap();
-    let turn = Turn::begin(shared, world.metrics.clone(), request.head());
+    let shared = request.conn_data::<std::rc::Rc<ConnectionState>>().cloned().unwrap();
+    let turn = RequestScope::begin(shared, world.metrics.clone(), request.head());
     let size = SIZE as u64;
     let transfer = |source: Source, turn| Body::transfer(turn, StatusCode::OK, size, Transfer::new(source, 0, size));
     Ok(match request.path() {

@@ -11,7 +11,7 @@
 //!   byte: for actix-http, too, the pause is over then, and nobody else would ever close a connection that ends in one.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
 //! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under
-//!   way is replaced by a [`Refusal`]. Who asked nothing, or still sends the body of a request that was answered, is closed in silence.
+//!   way is replaced by a [`ProtocolErrorResponse`]. Who asked nothing, or still sends the body of a request that was answered, is closed in silence.
 //! - **[`Transfer`]s are driven in `poll_flush`**; see `sendfile.rs`.
 //!
 //! What must not change: while the connection is busy `poll_read` returns `Pending` though there may be something to read; it is
@@ -37,17 +37,17 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{
-    crowd::Place,
-    error::Failure,
-    framing::Framing,
+use crate::client::{Client, ClientKey};
+use crate::http::{
+    body_length::BodyLength,
+    connection_limit::ConnectionSlot,
+    error::ApiError,
+    head_end::HeadEnd,
     metrics::{Metrics, OpenConnection},
-    refusal::{self, Refusal},
-    scan::Scan,
+    protocol_error::{self, ProtocolErrorResponse},
     sendfile::{Progress, Transfer},
     stream::Stream,
 };
-use crate::client::{Client, ClientKey};
 
 /// How long a client may take for what.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ pub(crate) struct Patience {
 }
 
 /// What the request handler and the connection under it both know. One per connection; a connection never leaves its worker.
-pub(crate) struct Shared {
+pub(crate) struct ConnectionState {
     /// The other end of the socket.
     pub(crate) peer: Option<SocketAddr>,
     /// Whether `GET /v2/` on this listener asks for a password.
@@ -76,12 +76,12 @@ pub(crate) struct Shared {
     transfer: RefCell<Option<Transfer>>,
     sent: Cell<u64>,
     /// The rest of a body that somebody takes.
-    body: Cell<Option<Framing>>,
+    body: Cell<Option<BodyLength>>,
 }
 
-impl Shared {
-    pub(crate) fn new(peer: Option<SocketAddr>, login: bool) -> Rc<Shared> {
-        Rc::new(Shared {
+impl ConnectionState {
+    pub(crate) fn new(peer: Option<SocketAddr>, login: bool) -> Rc<ConnectionState> {
+        Rc::new(ConnectionState {
             peer,
             login,
             client: RefCell::new(None),
@@ -96,7 +96,7 @@ impl Shared {
         })
     }
 
-    /// A request begins, with a body or without: nothing more is read until [`Shared::end`], and what was answered is flushed.
+    /// A request begins, with a body or without: nothing more is read until [`ConnectionState::end`], and what was answered is flushed.
     pub(crate) fn begin(&self, has_body: bool) {
         self.busy.set(true);
         self.answering.set(true);
@@ -112,7 +112,7 @@ impl Shared {
     }
 
     /// Somebody takes the body of this request: it is read, up to its end.
-    pub(crate) fn take_body(&self, framing: Framing) {
+    pub(crate) fn take_body(&self, framing: BodyLength) {
         self.body.set(Some(framing));
     }
 
@@ -133,15 +133,15 @@ impl Shared {
 }
 
 /// A timer that is armed when waiting begins and forgotten when something happens.
-struct Watch {
+struct StallTimer {
     patience: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     armed: bool,
 }
 
-impl Watch {
-    fn new(patience: Duration) -> Watch {
-        Watch { patience, sleep: None, armed: false }
+impl StallTimer {
+    fn new(patience: Duration) -> StallTimer {
+        StallTimer { patience, sleep: None, armed: false }
     }
 
     fn disarm(&mut self) {
@@ -162,8 +162,8 @@ impl Watch {
 /// A client's connection.
 pub(crate) struct Connection {
     stream: Stream,
-    shared: Rc<Shared>,
-    scan: Scan,
+    shared: Rc<ConnectionState>,
+    scan: HeadEnd,
     /// Something arrived behind the last head, if only an empty line.
     begun: bool,
     /// A whole head was handed up and its request has not begun yet.
@@ -172,43 +172,43 @@ pub(crate) struct Connection {
     held: BytesMut,
     /// How the head that was handed up last begins.
     opening: Vec<u8>,
-    refusal: Option<Refusal>,
-    head: Watch,
-    write: Watch,
+    refusal: Option<ProtocolErrorResponse>,
+    head: StallTimer,
+    write: StallTimer,
     disconnect: Duration,
     metrics: Metrics,
     _open: OpenConnection,
-    _place: Place,
+    _slot: ConnectionSlot,
 }
 
 impl Connection {
     pub(crate) fn new(
         stream: Stream,
-        shared: Rc<Shared>,
+        shared: Rc<ConnectionState>,
         patience: Patience,
         metrics: &Metrics,
-        place: Place,
+        slot: ConnectionSlot,
     ) -> Connection {
         Connection {
             stream,
             shared,
-            scan: Scan::Before,
+            scan: HeadEnd::Before,
             begun: false,
             handed_up: false,
             held: BytesMut::new(),
             opening: Vec::new(),
             refusal: None,
-            head: Watch::new(patience.head),
-            write: Watch::new(patience.write_stall),
+            head: StallTimer::new(patience.head),
+            write: StallTimer::new(patience.write_stall),
             disconnect: patience.disconnect,
             _open: metrics.open(),
             metrics: metrics.clone(),
-            _place: place,
+            _slot: slot,
         }
     }
 
     /// For the request handler.
-    pub(crate) fn shared(&self) -> Rc<Shared> {
+    pub(crate) fn shared(&self) -> Rc<ConnectionState> {
         self.shared.clone()
     }
 
@@ -228,7 +228,12 @@ impl Connection {
     }
 
     /// Reads of a body that somebody takes, and nothing behind it.
-    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, mut framing: Framing) -> Poll<io::Result<()>> {
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        mut framing: BodyLength,
+    ) -> Poll<io::Result<()>> {
         if framing.is_over() {
             self.shared.body.set(None);
             // As when there is no body: what follows waits until this request is answered.
@@ -253,20 +258,20 @@ impl Connection {
 
     /// Keeps what the log line of a refusal needs.
     fn note(&mut self, bytes: &[u8]) {
-        if self.scan == Scan::Before {
+        if self.scan == HeadEnd::Before {
             self.opening.clear();
         }
-        let room = refusal::OPENING.saturating_sub(self.opening.len());
+        let room = protocol_error::OPENING.saturating_sub(self.opening.len());
         self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     /// Answers the request that no handler will see, unless it is none.
-    fn refuse(&mut self, failure: &Failure) {
+    fn refuse(&mut self, failure: &ApiError) {
         if self.shared.unread.get() || self.opening.trim_ascii().is_empty() {
             return;
         }
         let (shared, metrics) = (self.shared.clone(), self.metrics.clone());
-        self.refusal = Some(Refusal::new(failure, &self.opening, shared, metrics, self.disconnect));
+        self.refusal = Some(ProtocolErrorResponse::new(failure, &self.opening, shared, metrics, self.disconnect));
     }
 
     fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -338,7 +343,7 @@ impl AsyncRead for Connection {
                 && this.begun
                 && let Err(late) = this.head.check(cx)
             {
-                this.refuse(&Failure::HeadTimeout);
+                this.refuse(&ApiError::HeadTimeout);
                 if let Some(refusal) = &mut this.refusal {
                     ready!(refusal.poll(cx, &mut this.stream));
                 }
@@ -367,7 +372,7 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.refusal.is_none() && !this.shared.answering.get() {
-            this.refuse(&refusal::reason(bytes));
+            this.refuse(&protocol_error::reason(bytes));
             if this.refusal.is_none() {
                 return Poll::Ready(Ok(bytes.len()));
             }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// One range as it was asked, before the size is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum RangeSpec {
     /// From this byte on, to that one (exclusive) when given.
     From(u64, Option<u64>),
     /// The last so many bytes.
@@ -18,7 +18,7 @@ pub(crate) enum Asked {
 
 /// What to answer with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Selected {
+pub(crate) enum RangeOutcome {
     /// 200, everything.
     Whole,
     /// 206, these bytes; never empty.
@@ -27,31 +27,35 @@ pub(crate) enum Selected {
     Unsatisfiable,
 }
 
-impl Asked {
+impl RangeSpec {
     /// Reads the header's value; `None` when it is to be ignored.
-    pub(crate) fn parse(value: &str) -> Option<Asked> {
+    pub(crate) fn parse(value: &str) -> Option<RangeSpec> {
         let (unit, ranges) = value.split_once('=')?;
         if !unit.trim().eq_ignore_ascii_case("bytes") || ranges.contains(',') {
             return None;
         }
         let (first, last) = ranges.trim().split_once('-')?;
         match (first.trim_end(), last.trim_start()) {
-            ("", suffix) => Some(Asked::Last(number(suffix)?)),
-            (first, "") => Some(Asked::From(number(first)?, None)),
+            ("", suffix) => Some(RangeSpec::Last(number(suffix)?)),
+            (first, "") => Some(RangeSpec::From(number(first)?, None)),
             (first, last) => {
                 let (first, last) = (number(first)?, number(last)?);
-                Some(if last < first { Asked::Reversed } else { Asked::From(first, Some(last.saturating_add(1))) })
+                Some(if last < first {
+                    RangeSpec::Reversed
+                } else {
+                    RangeSpec::From(first, Some(last.saturating_add(1)))
+                })
             }
         }
     }
 
     /// The bytes of a blob of `size` that are meant.
-    pub(crate) fn select(self, size: u64) -> Selected {
+    pub(crate) fn select(self, size: u64) -> RangeOutcome {
         match self {
-            Asked::From(start, end) if start < size => Selected::Part(start..end.unwrap_or(size).min(size)),
-            Asked::Last(0) | Asked::From(..) | Asked::Reversed => Selected::Unsatisfiable,
-            Asked::Last(_) if size == 0 => Selected::Whole,
-            Asked::Last(count) => Selected::Part(size.saturating_sub(count)..size),
+            RangeSpec::From(start, end) if start < size => RangeOutcome::Part(start..end.unwrap_or(size).min(size)),
+            RangeSpec::Last(0) | RangeSpec::From(..) | RangeSpec::Reversed => RangeOutcome::Unsatisfiable,
+            RangeSpec::Last(_) if size == 0 => RangeOutcome::Whole,
+            RangeSpec::Last(count) => RangeOutcome::Part(size.saturating_sub(count)..size),
         }
     }
 }
@@ -68,13 +72,13 @@ mod tests {
 
     use super::*;
 
-    fn selected(value: &str, size: u64) -> Selected {
-        Asked::parse(value).map_or(Selected::Whole, |asked| asked.select(size))
+    fn selected(value: &str, size: u64) -> RangeOutcome {
+        RangeSpec::parse(value).map_or(RangeOutcome::Whole, |asked| asked.select(size))
     }
 
     #[test]
     fn ranges_mean_what_the_rfc_says() {
-        use Selected::*;
+        use RangeOutcome::*;
         for (value, size, expected) in [
             ("bytes=0-0", 10, Part(0..1)),
             ("bytes=0-", 10, Part(0..10)),
@@ -110,7 +114,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_part_is_never_empty_nor_outside(value in "(bytes)?=?[0-9]{0,21}-?[0-9]{0,21}.{0,3}", size: u64) {
-            if let Selected::Part(part) = selected(&value, size) {
+            if let RangeOutcome::Part(part) = selected(&value, size) {
                 prop_assert!(part.start < part.end && part.end <= size);
             }
         }

@@ -5,12 +5,12 @@ use actix_http::{
     header::{HeaderValue, LINK},
 };
 
-use super::{
+use crate::http::{
     Registry,
     body::Body,
-    error::Failure,
-    exchange::{Answer, Exchange, Place},
+    error::ApiError,
     query,
+    request_context::{RequestContext, ResponseFuture, TargetRepository},
 };
 use crate::{
     client::Client,
@@ -29,51 +29,51 @@ struct Paging {
 }
 
 impl Paging {
-    fn of(exchange: &Exchange) -> Result<Paging, Failure> {
+    fn of(exchange: &RequestContext) -> Result<Paging, ApiError> {
         let query = exchange.query();
         Ok(Paging {
-            n: query::count(query).map_err(Failure::Query)?.map(|n| n.min(MAX_ENTRIES)),
-            last: query::value(query, "last").map_err(Failure::Query)?.map(|last| last.into_owned()),
+            n: query::count(query).map_err(ApiError::Query)?.map(|n| n.min(MAX_ENTRIES)),
+            last: query::value(query, "last").map_err(ApiError::Query)?.map(|last| last.into_owned()),
         })
     }
 }
 
-pub(crate) fn tags(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
+pub(crate) fn tags(registry: &Registry, exchange: RequestContext, place: TargetRepository) -> ResponseFuture {
     let paging = match Paging::of(&exchange) {
         Ok(paging) => paging,
-        Err(failure) => return Answer::now(exchange.fail(&failure, Some(&place), None)),
+        Err(failure) => return ResponseFuture::now(exchange.fail(&failure, Some(&place), None)),
     };
     if let Err(failure) = exchange.may_miss(&place, "") {
-        return Answer::now(exchange.fail(&failure, Some(&place), None));
+        return ResponseFuture::now(exchange.fail(&failure, Some(&place), None));
     }
     let mirror = registry.mirror.clone();
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         match mirror.tags(&place.ask).await {
             Ok(found) => tag_page(exchange, &place, &found, &paging),
-            Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), None),
+            Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
         }
     })
 }
 
 /// The tags of a repository that lives here.
-pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place) -> Answer {
-    if !super::reads(&exchange) {
-        return Answer::now(exchange.fail(&Failure::NotAllowed(super::READ), Some(&place), None));
+pub(crate) fn hosted(registry: &Registry, exchange: RequestContext, place: TargetRepository) -> ResponseFuture {
+    if !crate::http::reads(&exchange) {
+        return ResponseFuture::now(exchange.fail(&ApiError::NotAllowed(crate::http::READ), Some(&place), None));
     }
     let paging = match Paging::of(&exchange) {
         Ok(paging) => paging,
-        Err(failure) => return Answer::now(exchange.fail(&failure, Some(&place), None)),
+        Err(failure) => return ResponseFuture::now(exchange.fail(&failure, Some(&place), None)),
     };
     let hosted = registry.hosted.clone();
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         match hosted.tags(&place.ask.client, &place.ask.repository).await {
             Ok(found) => tag_page(exchange, &place, &found, &paging),
-            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+            Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
         }
     })
 }
 
-fn tag_page(exchange: Exchange, place: &Place, found: &TagsAnswer, paging: &Paging) -> Response<Body> {
+fn tag_page(exchange: RequestContext, place: &TargetRepository, found: &TagsAnswer, paging: &Paging) -> Response<Body> {
     let names: Vec<&str> = found.tags.iter().map(|tag| tag.as_str()).collect();
     let page = page(&names, paging.last.as_deref(), paging.n);
     let name = exchange.request.uri().path().split_once("/v2/").and_then(|(_, rest)| rest.strip_suffix("/tags/list"));
@@ -88,29 +88,29 @@ fn tag_page(exchange: Exchange, place: &Place, found: &TagsAnswer, paging: &Pagi
 
 pub(crate) fn catalog(
     registry: &Registry,
-    exchange: Exchange,
+    exchange: RequestContext,
     only: Option<&str>,
     client: std::sync::Arc<Client>,
-) -> Answer {
+) -> ResponseFuture {
     let paging = match Paging::of(&exchange) {
         Ok(paging) => paging,
-        Err(failure) => return Answer::now(exchange.fail(&failure, None, None)),
+        Err(failure) => return ResponseFuture::now(exchange.fail(&failure, None, None)),
     };
     let only = match only {
         None => None,
         Some(written) => match registry.routes.upstream(written) {
             Some(upstream) => Some(upstream.clone()),
             None => {
-                return Answer::now(exchange.fail(&Failure::UnknownRegistry(written.into()), None, None));
+                return ResponseFuture::now(exchange.fail(&ApiError::UnknownRegistry(written.into()), None, None));
             }
         },
     };
     let (mirror, routes) = (registry.mirror.clone(), registry.routes.clone());
     let here = if only.is_none() { registry.hosted.catalog(&client) } else { Vec::new() };
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         let mut names = match mirror.catalog(&client).await {
             Ok(names) => names,
-            Err(error) => return exchange.fail(&Failure::Mirror(error), None, None),
+            Err(error) => return exchange.fail(&ApiError::Mirror(error), None, None),
         };
         if let Some(only) = only {
             // Below `/<registry>/v2/` names stand without their registry.
@@ -141,7 +141,7 @@ pub(crate) fn catalog(
 }
 
 /// The next page (RFC 8288), as a path: what host and scheme the client used is nothing a request can be believed about.
-fn link<T: AsRef<str>>(exchange: &Exchange, page: &Page<'_, T>) -> Option<HeaderValue> {
+fn link<T: AsRef<str>>(exchange: &RequestContext, page: &Page<'_, T>) -> Option<HeaderValue> {
     let last = page.entries.last().filter(|_| page.more)?;
     let ns = query::value(exchange.query(), "ns").ok().flatten();
     let ns = ns.map_or(String::new(), |ns| format!("&ns={}", query::encode(&ns)));

@@ -11,13 +11,13 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use super::{
+use crate::http::{
     Registry,
     body::{Body, with_headers},
-    error::Failure,
-    exchange::{Answer, Exchange, Place},
+    error::ApiError,
     headers::{self, DigestHeaders},
-    range::{Asked, Selected},
+    range::{RangeOutcome, RangeSpec},
+    request_context::{RequestContext, ResponseFuture, TargetRepository},
     sendfile::Transfer,
 };
 use crate::{
@@ -26,41 +26,51 @@ use crate::{
     oci::Digest,
 };
 
-pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
+pub(crate) fn answer(
+    registry: &Registry,
+    exchange: RequestContext,
+    place: TargetRepository,
+    digest: Digest,
+) -> ResponseFuture {
     let named = headers::of_digest(&digest);
     let conditional = exchange.head().headers().contains_key(IF_NONE_MATCH);
     let had = conditional && headers::none_match(exchange.head().headers(), &named.etag);
     if !had && let Some(found) = registry.mirror.warm_blob(&place.ask, &digest) {
-        return Answer::now(send(exchange, &place, named, found));
+        return ResponseFuture::now(send(exchange, &place, named, found));
     }
     if !exchange.turn.is_head()
         && !had
         && let Err(failure) = exchange.may_miss(&place, &digest.to_string())
     {
-        return Answer::now(exchange.fail(&failure, Some(&place), None));
+        return ResponseFuture::now(exchange.fail(&failure, Some(&place), None));
     }
     let mirror = registry.mirror.clone();
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         // Whoever has it asks only whether it is still there: no reason to bring it here.
         if had || exchange.turn.is_head() {
             return match mirror.head_blob(&place.ask, &digest).await {
                 Ok(found) => head(exchange, &place, named, found.size, &found.facts, had),
-                Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), None),
+                Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
             };
         }
         let hint = match asked(&exchange, &named) {
-            Some(Asked::From(start, end)) => Some((start, end)),
-            Some(Asked::Last(_) | Asked::Reversed) | None => None,
+            Some(RangeSpec::From(start, end)) => Some((start, end)),
+            Some(RangeSpec::Last(_) | RangeSpec::Reversed) | None => None,
         };
         match mirror.blob(&place.ask, &digest, hint).await {
             Ok(found) => send(exchange, &place, named, found),
-            Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), None),
+            Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
         }
     })
 }
 
 /// A blob that lives here: GET, HEAD, DELETE (end-10).
-pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, digest: Digest) -> Answer {
+pub(crate) fn hosted(
+    registry: &Registry,
+    exchange: RequestContext,
+    place: TargetRepository,
+    digest: Digest,
+) -> ResponseFuture {
     let (client, name) = (&place.ask.client, &place.ask.repository);
     let hosted = registry.hosted.clone();
     let named = headers::of_digest(&digest);
@@ -74,28 +84,28 @@ pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, dige
                     (Some(found), size, facts)
                 }),
             };
-            Answer::now(match found {
+            ResponseFuture::now(match found {
                 Ok((Some(found), ..)) => send(exchange, &place, named, found),
                 Ok((None, size, facts)) => head(exchange, &place, named, size, &facts, had),
-                Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
             })
         }
         Method::DELETE => match hosted.may(client, Right::Delete, name) {
-            Ok(()) => Answer::later(async move {
+            Ok(()) => ResponseFuture::later(async move {
                 match hosted.delete_blob(&place.ask.repository, &digest).await {
                     Ok(()) => exchange.empty(&place, StatusCode::ACCEPTED),
-                    Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), None),
+                    Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
                 }
             }),
-            Err(error) => Answer::now(exchange.fail(&Failure::Hosted(error), Some(&place), None)),
+            Err(error) => ResponseFuture::now(exchange.fail(&ApiError::Hosted(error), Some(&place), None)),
         },
-        _ => Answer::now(exchange.fail(&Failure::NotAllowed("GET, HEAD, DELETE"), Some(&place), None)),
+        _ => ResponseFuture::now(exchange.fail(&ApiError::NotAllowed("GET, HEAD, DELETE"), Some(&place), None)),
     }
 }
 
 fn head(
-    mut exchange: Exchange,
-    place: &Place,
+    mut exchange: RequestContext,
+    place: &TargetRepository,
     named: DigestHeaders,
     size: u64,
     facts: &CacheFacts,
@@ -105,17 +115,22 @@ fn head(
     if had { exchange.not_modified(all) } else { exchange.promised(all, size) }
 }
 
-fn send(mut exchange: Exchange, place: &Place, named: DigestHeaders, found: BlobAnswer) -> Response<Body> {
+fn send(
+    mut exchange: RequestContext,
+    place: &TargetRepository,
+    named: DigestHeaders,
+    found: BlobAnswer,
+) -> Response<Body> {
     let BlobAnswer { mut reader, facts } = found;
     let size = reader.size();
     if exchange.turn.is_head() {
         return head(exchange, place, named, size, &facts, false);
     }
-    let selected = asked(&exchange, &named).map_or(Selected::Whole, |asked| asked.select(size));
+    let selected = asked(&exchange, &named).map_or(RangeOutcome::Whole, |asked| asked.select(size));
     let (status, part) = match selected {
-        Selected::Unsatisfiable => return exchange.fail(&Failure::Range(size), Some(place), None),
-        Selected::Whole => (StatusCode::OK, 0..size),
-        Selected::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+        RangeOutcome::Unsatisfiable => return exchange.fail(&ApiError::Range(size), Some(place), None),
+        RangeOutcome::Whole => (StatusCode::OK, 0..size),
+        RangeOutcome::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
     };
     let mut all = described(&mut exchange, place, named, &facts);
     if status == StatusCode::PARTIAL_CONTENT {
@@ -134,16 +149,21 @@ fn send(mut exchange: Exchange, place: &Place, named: DigestHeaders, found: Blob
 }
 
 /// The range that is asked for, unless `If-Range` makes it void: only our own entity tag keeps it, never a date.
-fn asked(exchange: &Exchange, named: &DigestHeaders) -> Option<Asked> {
+fn asked(exchange: &RequestContext, named: &DigestHeaders) -> Option<RangeSpec> {
     let headers = exchange.head().headers();
     let range = headers.get(RANGE)?.to_str().ok()?;
     if headers.get(IF_RANGE).is_some_and(|condition| condition != named.etag) {
         return None;
     }
-    Asked::parse(range)
+    RangeSpec::parse(range)
 }
 
-fn described(exchange: &mut Exchange, place: &Place, named: DigestHeaders, facts: &CacheFacts) -> HeaderMap {
+fn described(
+    exchange: &mut RequestContext,
+    place: &TargetRepository,
+    named: DigestHeaders,
+    facts: &CacheFacts,
+) -> HeaderMap {
     let mut all = exchange.headers(Some(place), Some(facts));
     all.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     all.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

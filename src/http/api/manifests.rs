@@ -7,12 +7,13 @@ use actix_http::{
     header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LOCATION},
 };
 
-use super::{
+use crate::http::{
     Registry,
     body::Body,
-    error::Failure,
-    exchange::{Answer, Exchange, Place},
-    headers, path, query, uploads,
+    error::ApiError,
+    headers, path, query,
+    request_context::{RequestContext, ResponseFuture, TargetRepository},
+    uploads,
 };
 use crate::{
     hosted::{self, MOST_BYTES, Right},
@@ -21,69 +22,79 @@ use crate::{
     oci::{Digest, Invalid, MediaType, Reference, Tag},
 };
 
-pub(crate) fn answer(registry: &Registry, exchange: Exchange, place: Place, reference: Reference) -> Answer {
+pub(crate) fn answer(
+    registry: &Registry,
+    exchange: RequestContext,
+    place: TargetRepository,
+    reference: Reference,
+) -> ResponseFuture {
     let now = SystemTime::now();
     if exchange.turn.is_head() {
         if let Some(found) = registry.mirror.warm_head(&place.ask, &reference, now) {
-            return Answer::now(head(exchange, &place, &registry.mirror, &found));
+            return ResponseFuture::now(head(exchange, &place, &registry.mirror, &found));
         }
     } else if let Some(found) = registry.mirror.warm_manifest(&place.ask, &reference, now) {
-        return Answer::now(whole(exchange, &place, found));
+        return ResponseFuture::now(whole(exchange, &place, found));
     }
     let name = reference.to_string();
     if let Err(failure) = exchange.may_miss(&place, &name)
-        && (matches!(failure, Failure::MissThrottled(_)) || !registry.mirror.is_cached(&place.ask, &reference))
+        && (matches!(failure, ApiError::MissThrottled(_)) || !registry.mirror.is_cached(&place.ask, &reference))
     {
-        return Answer::now(exchange.fail(&failure, Some(&place), Some(name)));
+        return ResponseFuture::now(exchange.fail(&failure, Some(&place), Some(name)));
     }
     let mirror = registry.mirror.clone();
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         if exchange.turn.is_head() {
             match mirror.head_manifest(&place.ask, &reference).await {
                 Ok(found) => head(exchange, &place, &mirror, &found),
-                Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), Some(reference.to_string())),
+                Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(reference.to_string())),
             }
         } else {
             match mirror.manifest(&place.ask, &reference).await {
                 Ok(found) => whole(exchange, &place, found),
-                Err(error) => exchange.fail(&Failure::Mirror(error), Some(&place), Some(reference.to_string())),
+                Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(reference.to_string())),
             }
         }
     })
 }
 
 /// A manifest that lives here: GET, HEAD, PUT (end-7), DELETE (end-9).
-pub(crate) fn hosted(registry: &Registry, exchange: Exchange, place: Place, reference: Reference) -> Answer {
+pub(crate) fn hosted(
+    registry: &Registry,
+    exchange: RequestContext,
+    place: TargetRepository,
+    reference: Reference,
+) -> ResponseFuture {
     let (client, name) = (&place.ask.client, &place.ask.repository);
     let hosted = registry.hosted.clone();
     let may = |right| hosted.may(client, right, name);
     match *exchange.request.method() {
-        Method::GET | Method::HEAD => Answer::now(match hosted.manifest(client, name, &reference) {
+        Method::GET | Method::HEAD => ResponseFuture::now(match hosted.manifest(client, name, &reference) {
             Ok(found) if exchange.turn.is_head() => head(exchange, &place, &registry.mirror, &found.head()),
             Ok(found) => whole(exchange, &place, found),
-            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(reference.to_string())),
+            Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), Some(reference.to_string())),
         }),
         Method::PUT => match may(Right::Push) {
             Ok(()) => put(registry, exchange, place, reference),
-            Err(error) => Answer::now(exchange.fail(&Failure::Hosted(error), Some(&place), None)),
+            Err(error) => ResponseFuture::now(exchange.fail(&ApiError::Hosted(error), Some(&place), None)),
         },
         Method::DELETE => match may(Right::Delete) {
-            Ok(()) => Answer::later(async move {
+            Ok(()) => ResponseFuture::later(async move {
                 match hosted.delete_manifest(&place.ask.repository, &reference).await {
                     Ok(()) => exchange.empty(&place, StatusCode::ACCEPTED),
-                    Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(reference.to_string())),
+                    Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), Some(reference.to_string())),
                 }
             }),
-            Err(error) => Answer::now(exchange.fail(&Failure::Hosted(error), Some(&place), None)),
+            Err(error) => ResponseFuture::now(exchange.fail(&ApiError::Hosted(error), Some(&place), None)),
         },
-        _ => Answer::now(exchange.fail(&Failure::NotAllowed("GET, HEAD, PUT, DELETE"), Some(&place), None)),
+        _ => ResponseFuture::now(exchange.fail(&ApiError::NotAllowed("GET, HEAD, PUT, DELETE"), Some(&place), None)),
     }
 }
 
-fn put(registry: &Registry, exchange: Exchange, place: Place, reference: Reference) -> Answer {
+fn put(registry: &Registry, exchange: RequestContext, place: TargetRepository, reference: Reference) -> ResponseFuture {
     let asked = Pushing::of(&exchange);
     let (hosted, stall, documents) = (registry.hosted.clone(), registry.body_stall, registry.documents.clone());
-    Answer::later(async move {
+    ResponseFuture::later(async move {
         let Pushing { media_type, tags } = match asked {
             Ok(asked) => asked,
             Err(failure) => return exchange.fail(&failure, Some(&place), None),
@@ -114,7 +125,7 @@ fn put(registry: &Registry, exchange: Exchange, place: Place, reference: Referen
                 }
                 response
             }
-            Err(error) => exchange.fail(&Failure::Hosted(error), Some(&place), Some(reference.to_string())),
+            Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), Some(reference.to_string())),
         }
     })
 }
@@ -126,13 +137,13 @@ struct Pushing {
 }
 
 impl Pushing {
-    fn of(exchange: &Exchange) -> Result<Pushing, Failure> {
-        let invalid = |why: &str| Failure::Hosted(hosted::Error::ManifestInvalid(why.to_owned()));
+    fn of(exchange: &RequestContext) -> Result<Pushing, ApiError> {
+        let invalid = |why: &str| ApiError::Hosted(hosted::Error::ManifestInvalid(why.to_owned()));
         let media_type = exchange.head().headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
         let media_type = media_type.map(str::parse).transpose();
         let mut tags = Vec::new();
-        for text in query::values(exchange.query(), "tag").map_err(Failure::Query)? {
-            let tag: Tag = text.parse().map_err(|bad: Invalid| Failure::Path(path::Bad::Reference(bad)))?;
+        for text in query::values(exchange.query(), "tag").map_err(ApiError::Query)? {
+            let tag: Tag = text.parse().map_err(|bad: Invalid| ApiError::Path(path::PathError::Reference(bad)))?;
             if !tags.contains(&tag) {
                 tags.push(tag);
             }
@@ -141,13 +152,18 @@ impl Pushing {
     }
 }
 
-fn whole(mut exchange: Exchange, place: &Place, found: ManifestAnswer) -> Response<Body> {
+fn whole(mut exchange: RequestContext, place: &TargetRepository, found: ManifestAnswer) -> Response<Body> {
     let manifest = found.manifest;
     let (all, modified) = described(&mut exchange, place, &manifest.digest, &manifest.media_type, &found.facts);
     if modified { exchange.bytes(StatusCode::OK, all, manifest.bytes) } else { exchange.not_modified(all) }
 }
 
-fn head(mut exchange: Exchange, place: &Place, mirror: &Mirror, found: &ManifestHead) -> Response<Body> {
+fn head(
+    mut exchange: RequestContext,
+    place: &TargetRepository,
+    mirror: &Mirror,
+    found: &ManifestHead,
+) -> Response<Body> {
     let (mut all, modified) = described(&mut exchange, place, &found.digest, &found.media_type, &found.facts);
     quota(&exchange, place, mirror, &mut all);
     if modified { exchange.promised(all, found.size) } else { exchange.not_modified(all) }
@@ -155,7 +171,7 @@ fn head(mut exchange: Exchange, place: &Place, mirror: &Mirror, found: &Manifest
 
 /// What the recipe of scanners' manuals reads off a HEAD, in Docker Hub's own fields: what the client has left of its pulls, and where no
 /// throttle says anything, what its class may use of the upstream budget. Free, and nothing is counted.
-fn quota(exchange: &Exchange, place: &Place, mirror: &Mirror, all: &mut HeaderMap) {
+fn quota(exchange: &RequestContext, place: &TargetRepository, mirror: &Mirror, all: &mut HeaderMap) {
     let Some((permit, limits)) = exchange.turn.admission() else { return };
     let now = SystemTime::now();
     let client = &permit.client;
@@ -173,8 +189,8 @@ fn quota(exchange: &Exchange, place: &Place, mirror: &Mirror, all: &mut HeaderMa
 
 /// The headers of a manifest, and whether the client has another one than this.
 fn described(
-    exchange: &mut Exchange,
-    place: &Place,
+    exchange: &mut RequestContext,
+    place: &TargetRepository,
     digest: &Digest,
     media_type: &MediaType,
     facts: &CacheFacts,

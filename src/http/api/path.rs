@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use crate::{
     oci::{Digest, Invalid, Reference},
-    route::{Asked, is_registry},
+    route::{RequestedName, is_registry},
 };
 
 /// The longest path that is looked at, in bytes: prefix, name, words and a digest fit five times over.
@@ -23,20 +23,20 @@ pub(crate) enum Resource {
     /// `/v2/_catalog`, of this registry when it is written before.
     Catalog(Option<Box<str>>),
     /// `/v2/<name>/manifests/<reference>` (end-3, end-7, end-9).
-    Manifest(Asked, Reference),
+    Manifest(RequestedName, Reference),
     /// `/v2/<name>/blobs/<digest>` (end-2, end-10).
-    Blob(Asked, Digest),
+    Blob(RequestedName, Digest),
     /// `/v2/<name>/blobs/uploads/…` (end-4 to end-6, end-11, end-13, end-14), and the id behind it.
-    Upload(Asked, Option<Box<str>>),
+    Upload(RequestedName, Option<Box<str>>),
     /// `/v2/<name>/tags/list` (end-8).
-    Tags(Asked),
+    Tags(RequestedName),
     /// `/v2/<name>/referrers/<digest>` (end-12).
-    Referrers(Asked, Digest),
+    Referrers(RequestedName, Digest),
 }
 
 /// Why a path names nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Bad {
+pub(crate) enum PathError {
     /// No such endpoint.
     #[error("there is no such endpoint")]
     Nowhere,
@@ -58,38 +58,38 @@ pub(crate) enum Bad {
 }
 
 /// Reads the path of a request, without its query.
-pub(crate) fn parse(path: &str) -> Result<Resource, Bad> {
+pub(crate) fn parse(path: &str) -> Result<Resource, PathError> {
     if path.len() > LONGEST {
-        return Err(Bad::TooLong);
+        return Err(PathError::TooLong);
     }
     let path = decode(path)?;
-    let (registry, rest) = split_prefix(&path).ok_or(Bad::Nowhere)?;
+    let (registry, rest) = split_prefix(&path).ok_or(PathError::Nowhere)?;
     match rest {
         "" => return Ok(Resource::Ping(registry)),
         "_catalog" => return Ok(Resource::Catalog(registry)),
         _ => {}
     }
     let asked = |name: &str| asked(registry.clone(), name);
-    let (before, last) = rest.rsplit_once('/').ok_or(Bad::Nowhere)?;
-    let (name, word) = before.rsplit_once('/').ok_or(Bad::Nowhere)?;
+    let (before, last) = rest.rsplit_once('/').ok_or(PathError::Nowhere)?;
+    let (name, word) = before.rsplit_once('/').ok_or(PathError::Nowhere)?;
     match word {
         "manifests" => Ok(Resource::Manifest(asked(name)?, last.parse().map_err(reference)?)),
         "blobs" if last == "uploads" => Ok(Resource::Upload(asked(name)?, None)),
-        "blobs" => Ok(Resource::Blob(asked(name)?, last.parse().map_err(Bad::Digest)?)),
-        "referrers" => Ok(Resource::Referrers(asked(name)?, last.parse().map_err(Bad::Digest)?)),
+        "blobs" => Ok(Resource::Blob(asked(name)?, last.parse().map_err(PathError::Digest)?)),
+        "referrers" => Ok(Resource::Referrers(asked(name)?, last.parse().map_err(PathError::Digest)?)),
         "tags" if last == "list" => Ok(Resource::Tags(asked(name)?)),
         "uploads" => match name.strip_suffix("/blobs") {
             Some(name) => Ok(Resource::Upload(asked(name)?, (!last.is_empty()).then(|| last.into()))),
-            None => Err(Bad::Nowhere),
+            None => Err(PathError::Nowhere),
         },
-        _ => Err(Bad::Nowhere),
+        _ => Err(PathError::Nowhere),
     }
 }
 
-fn reference(invalid: Invalid) -> Bad {
+fn reference(invalid: Invalid) -> PathError {
     match invalid {
-        Invalid::Digest(_) => Bad::Digest(invalid),
-        Invalid::Name(_) | Invalid::Tag => Bad::Reference(invalid),
+        Invalid::Digest(_) => PathError::Digest(invalid),
+        Invalid::Name(_) | Invalid::Tag => PathError::Reference(invalid),
     }
 }
 
@@ -108,19 +108,21 @@ fn split_prefix(path: &str) -> Option<(Option<Box<str>>, &str)> {
 }
 
 /// Reads a name as it stands in a query, with or without a registry.
-pub(crate) fn name(text: &str) -> Result<Asked, Bad> {
+pub(crate) fn name(text: &str) -> Result<RequestedName, PathError> {
     asked(None, text)
 }
 
-fn asked(prefix: Option<Box<str>>, name: &str) -> Result<Asked, Bad> {
+fn asked(prefix: Option<Box<str>>, name: &str) -> Result<RequestedName, PathError> {
     if prefix.is_some() {
-        return Ok(Asked { registry: prefix, name: name.parse().map_err(Bad::Name)?, whole: None });
+        return Ok(RequestedName { registry: prefix, name: name.parse().map_err(PathError::Name)?, whole: None });
     }
     match name.split_once('/') {
-        Some((first, rest)) if is_registry(first) && is_host(first) => {
-            Ok(Asked { registry: Some(first.into()), name: rest.parse().map_err(Bad::Name)?, whole: name.parse().ok() })
-        }
-        _ => Ok(Asked { registry: None, name: name.parse().map_err(Bad::Name)?, whole: None }),
+        Some((first, rest)) if is_registry(first) && is_host(first) => Ok(RequestedName {
+            registry: Some(first.into()),
+            name: rest.parse().map_err(PathError::Name)?,
+            whole: name.parse().ok(),
+        }),
+        _ => Ok(RequestedName { registry: None, name: name.parse().map_err(PathError::Name)?, whole: None }),
     }
 }
 
@@ -134,7 +136,7 @@ fn is_host(text: &str) -> bool {
         && port.is_none_or(|port| (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn decode(path: &str) -> Result<Cow<'_, str>, Bad> {
+fn decode(path: &str) -> Result<Cow<'_, str>, PathError> {
     if !path.contains('%') {
         return Ok(Cow::Borrowed(path));
     }
@@ -142,11 +144,13 @@ fn decode(path: &str) -> Result<Cow<'_, str>, Bad> {
     let mut pieces = path.split('%');
     decoded.push_str(pieces.next().unwrap_or_default());
     for piece in pieces {
-        let code =
-            piece.get(..2).filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit())).ok_or(Bad::Encoding)?;
-        let byte = u8::from_str_radix(code, 16).map_err(|_| Bad::Encoding)?;
+        let code = piece
+            .get(..2)
+            .filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .ok_or(PathError::Encoding)?;
+        let byte = u8::from_str_radix(code, 16).map_err(|_| PathError::Encoding)?;
         if !(byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':')) {
-            return Err(Bad::Encoding);
+            return Err(PathError::Encoding);
         }
         decoded.push(char::from(byte));
         decoded.push_str(&piece[2..]);
@@ -156,7 +160,7 @@ fn decode(path: &str) -> Result<Cow<'_, str>, Bad> {
 
 /// A name as it stands in a path.
 #[cfg(test)]
-fn printed(asked: &Asked) -> String {
+fn printed(asked: &RequestedName) -> String {
     asked.registry.as_ref().map_or(asked.name.to_string(), |registry| format!("{registry}/{}", asked.name))
 }
 

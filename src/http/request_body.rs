@@ -9,7 +9,7 @@ use actix_http::Payload;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
-use super::{exchange::Exchange, framing::Framing};
+use super::{body_length::BodyLength, request_context::RequestContext};
 
 /// Bytes gathered before they are handed on: large enough that a trip to another thread is cheap beside hashing them.
 const PIECE: usize = 256 << 10;
@@ -27,7 +27,7 @@ pub(crate) enum Cut {
 }
 
 /// A body on its way in.
-pub(crate) struct Intake {
+pub(crate) struct RequestBody {
     payload: Payload,
     stall: Duration,
     since: Instant,
@@ -36,13 +36,13 @@ pub(crate) struct Intake {
     cut: Option<Cut>,
 }
 
-impl Intake {
+impl RequestBody {
     /// Begins to read the body; it may be empty.
-    pub(crate) fn of(exchange: &mut Exchange, stall: Duration) -> Intake {
-        if let Some(framing) = Framing::of(exchange.head()) {
+    pub(crate) fn of(exchange: &mut RequestContext, stall: Duration) -> RequestBody {
+        if let Some(framing) = BodyLength::of(exchange.head()) {
             exchange.turn.shared().take_body(framing);
         }
-        Intake {
+        RequestBody {
             payload: exchange.request.take_payload(),
             stall,
             since: Instant::now(),

@@ -12,7 +12,7 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use super::{MOST_HEADER_BYTES, MOST_HEADERS, headers, intake::Cut, path, query};
+use crate::http::{MOST_HEADER_BYTES, MOST_HEADERS, headers, path, query, request_body::Cut};
 use crate::{
     hosted,
     limits::permit::{DenialCause, Denied},
@@ -77,7 +77,7 @@ impl Code {
 
 /// Everything that can be told to a client instead of what it asked for.
 #[derive(Clone, Debug)]
-pub(crate) enum Failure {
+pub(crate) enum ApiError {
     /// The mirror's own words.
     Mirror(mirror::Error),
     /// A throttle or a ban.
@@ -87,9 +87,9 @@ pub(crate) enum Failure {
     /// What the hosted namespaces say.
     Hosted(hosted::Error),
     /// The path names nothing.
-    Path(path::Bad),
+    Path(path::PathError),
     /// A query parameter is not what it should be.
-    Query(query::Bad),
+    Query(query::QueryError),
     /// No upstream is configured for this registry; nobody is asked.
     UnknownRegistry(Box<str>),
     /// Mirrored, and so not with this method; the value is that of `Allow`.
@@ -124,65 +124,67 @@ struct Row {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
-impl Failure {
+impl ApiError {
     fn row(&self) -> Row {
         use mirror::Error as Mirror;
         let row = |status, code| Row { status, code, retry_after: None, header: None };
         match self {
-            Failure::Mirror(Mirror::NameUnknown) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
-            Failure::Mirror(Mirror::ManifestUnknown) => row(StatusCode::NOT_FOUND, Code::ManifestUnknown),
-            Failure::Mirror(Mirror::BlobUnknown) => row(StatusCode::NOT_FOUND, Code::BlobUnknown),
-            Failure::Mirror(Mirror::BudgetSpent { retry_after, .. } | Mirror::UpstreamLimited { retry_after, .. }) => {
+            ApiError::Mirror(Mirror::NameUnknown) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
+            ApiError::Mirror(Mirror::ManifestUnknown) => row(StatusCode::NOT_FOUND, Code::ManifestUnknown),
+            ApiError::Mirror(Mirror::BlobUnknown) => row(StatusCode::NOT_FOUND, Code::BlobUnknown),
+            ApiError::Mirror(Mirror::BudgetSpent { retry_after, .. } | Mirror::UpstreamLimited { retry_after, .. }) => {
                 Row { retry_after: Some(*retry_after), ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests) }
             }
-            Failure::Denied(denied) | Failure::Mirror(Mirror::Throttled(denied)) => {
+            ApiError::Denied(denied) | ApiError::Mirror(Mirror::Throttled(denied)) => {
                 let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
                 let code = if denied.as_denied { Code::Denied } else { Code::TooManyRequests };
                 // Who is banned is not to come back by itself; a quota says when.
                 let retry_after = (denied.cause != DenialCause::Banned).then_some(denied.retry_after);
                 Row { retry_after, ..row(status, code) }
             }
-            Failure::MissThrottled(wait) => {
+            ApiError::MissThrottled(wait) => {
                 Row { retry_after: Some(*wait), ..row(StatusCode::NOT_FOUND, Code::ManifestUnknown) }
             }
-            Failure::Mirror(Mirror::UpstreamUnavailable { retry_after, .. }) => {
+            ApiError::Mirror(Mirror::UpstreamUnavailable { retry_after, .. }) => {
                 Row { retry_after: *retry_after, ..row(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable) }
             }
-            Failure::Mirror(Mirror::UpstreamMalformed { .. }) => row(StatusCode::BAD_GATEWAY, Code::Unavailable),
-            Failure::Mirror(Mirror::Internal) => row(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
-            Failure::Hosted(error) => hosted_row(error),
-            Failure::NotAllowed(allow) => Row {
+            ApiError::Mirror(Mirror::UpstreamMalformed { .. }) => row(StatusCode::BAD_GATEWAY, Code::Unavailable),
+            ApiError::Mirror(Mirror::Internal) => row(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+            ApiError::Hosted(error) => hosted_row(error),
+            ApiError::NotAllowed(allow) => Row {
                 header: Some((ALLOW, HeaderValue::from_static(allow))),
                 ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
             },
-            Failure::OutOfOrder => row(StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid),
-            Failure::TooLarge(_) => row(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid),
-            Failure::Cut(Cut::Gone) => row(StatusCode::BAD_REQUEST, Code::SizeInvalid),
-            Failure::Cut(Cut::Slow) => row(StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid),
-            Failure::Path(path::Bad::Nowhere) => row(StatusCode::NOT_FOUND, Code::Unsupported),
-            Failure::Path(path::Bad::TooLong) => row(StatusCode::URI_TOO_LONG, Code::NameInvalid),
-            Failure::Path(path::Bad::Encoding | path::Bad::Name(_)) => row(StatusCode::BAD_REQUEST, Code::NameInvalid),
-            Failure::Path(path::Bad::Reference(_)) => row(StatusCode::BAD_REQUEST, Code::ManifestInvalid),
-            Failure::Path(path::Bad::Digest(_)) => row(StatusCode::BAD_REQUEST, Code::DigestInvalid),
-            Failure::Query(query::Bad::TooLong) => row(StatusCode::URI_TOO_LONG, Code::Unsupported),
-            Failure::Query(_) => row(StatusCode::BAD_REQUEST, Code::Unsupported),
-            Failure::UnknownRegistry(_) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
-            Failure::Method(allow) => Row {
+            ApiError::OutOfOrder => row(StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid),
+            ApiError::TooLarge(_) => row(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid),
+            ApiError::Cut(Cut::Gone) => row(StatusCode::BAD_REQUEST, Code::SizeInvalid),
+            ApiError::Cut(Cut::Slow) => row(StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid),
+            ApiError::Path(path::PathError::Nowhere) => row(StatusCode::NOT_FOUND, Code::Unsupported),
+            ApiError::Path(path::PathError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::NameInvalid),
+            ApiError::Path(path::PathError::Encoding | path::PathError::Name(_)) => {
+                row(StatusCode::BAD_REQUEST, Code::NameInvalid)
+            }
+            ApiError::Path(path::PathError::Reference(_)) => row(StatusCode::BAD_REQUEST, Code::ManifestInvalid),
+            ApiError::Path(path::PathError::Digest(_)) => row(StatusCode::BAD_REQUEST, Code::DigestInvalid),
+            ApiError::Query(query::QueryError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::Unsupported),
+            ApiError::Query(_) => row(StatusCode::BAD_REQUEST, Code::Unsupported),
+            ApiError::UnknownRegistry(_) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
+            ApiError::Method(allow) => Row {
                 header: Some((ALLOW, HeaderValue::from_static(allow))),
                 ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
             },
-            Failure::Range(size) => Row {
+            ApiError::Range(size) => Row {
                 header: HeaderValue::from_str(&format!("bytes */{size}")).ok().map(|value| (CONTENT_RANGE, value)),
                 ..row(StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid)
             },
-            Failure::Login => Row { header: challenge(), ..row(StatusCode::UNAUTHORIZED, Code::Unauthorized) },
-            Failure::LoginBusy => Row {
+            ApiError::Login => Row { header: challenge(), ..row(StatusCode::UNAUTHORIZED, Code::Unauthorized) },
+            ApiError::LoginBusy => Row {
                 retry_after: Some(Duration::from_secs(1)),
                 ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
             },
-            Failure::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::Unsupported),
-            Failure::HeadTimeout => row(StatusCode::REQUEST_TIMEOUT, Code::Unsupported),
-            Failure::Malformed => row(StatusCode::BAD_REQUEST, Code::Unsupported),
+            ApiError::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::Unsupported),
+            ApiError::HeadTimeout => row(StatusCode::REQUEST_TIMEOUT, Code::Unsupported),
+            ApiError::Malformed => row(StatusCode::BAD_REQUEST, Code::Unsupported),
         }
     }
 
@@ -191,56 +193,56 @@ impl Failure {
         use mirror::Error as Mirror;
         let repository = about.map_or("this repository", |about| about.repository.as_str());
         match self {
-            Failure::Mirror(Mirror::NameUnknown) => {
+            ApiError::Mirror(Mirror::NameUnknown) => {
                 format!("{repository} does not exist, or may not be read from here")
             }
-            Failure::Mirror(Mirror::ManifestUnknown) => match about.and_then(|about| about.reference.as_deref()) {
+            ApiError::Mirror(Mirror::ManifestUnknown) => match about.and_then(|about| about.reference.as_deref()) {
                 Some(reference) => format!("{repository} has no manifest {reference}"),
                 None => format!("{repository} has no such manifest"),
             },
             // Nothing of the digest: what is private elsewhere must look like what is nowhere, to the byte.
-            Failure::Mirror(Mirror::BlobUnknown) => format!("{repository} has no such blob"),
-            Failure::Mirror(error) => error.to_string(),
-            Failure::Denied(denied) => denied.message.clone(),
-            Failure::MissThrottled(wait) => {
+            ApiError::Mirror(Mirror::BlobUnknown) => format!("{repository} has no such blob"),
+            ApiError::Mirror(error) => error.to_string(),
+            ApiError::Denied(denied) => denied.message.clone(),
+            ApiError::MissThrottled(wait) => {
                 let what = about.and_then(|about| about.reference.as_deref()).unwrap_or("this");
                 let wait = whole_seconds(*wait);
                 format!(
                     "{repository} had no {what} when last looked, and this client keeps asking; next look in {wait} s"
                 )
             }
-            Failure::Path(error) => error.to_string(),
-            Failure::Query(error) => error.to_string(),
-            Failure::UnknownRegistry(registry) if registry.is_empty() => {
+            ApiError::Path(error) => error.to_string(),
+            ApiError::Query(error) => error.to_string(),
+            ApiError::UnknownRegistry(registry) if registry.is_empty() => {
                 "this mirror has no upstream for names without a registry".into()
             }
-            Failure::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
-            Failure::Method(_) => "mirrored repositories are read-only".into(),
-            Failure::NotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
-            Failure::OutOfOrder => "the chunk does not begin where the last one ended; ask where with GET".into(),
-            Failure::TooLarge(most) => format!("a manifest has {most} bytes at most"),
-            Failure::Cut(Cut::Gone) => "the body ended before its end".into(),
-            Failure::Cut(Cut::Slow) => "the body came too slowly".into(),
-            Failure::Hosted(hosted::Error::NameUnknown) => {
+            ApiError::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
+            ApiError::Method(_) => "mirrored repositories are read-only".into(),
+            ApiError::NotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
+            ApiError::OutOfOrder => "the chunk does not begin where the last one ended; ask where with GET".into(),
+            ApiError::TooLarge(most) => format!("a manifest has {most} bytes at most"),
+            ApiError::Cut(Cut::Gone) => "the body ended before its end".into(),
+            ApiError::Cut(Cut::Slow) => "the body came too slowly".into(),
+            ApiError::Hosted(hosted::Error::NameUnknown) => {
                 format!("{repository} does not exist, or may not be read from here")
             }
-            Failure::Hosted(hosted::Error::ManifestUnknown) => {
+            ApiError::Hosted(hosted::Error::ManifestUnknown) => {
                 match about.and_then(|about| about.reference.as_deref()) {
                     Some(reference) => format!("{repository} has no manifest {reference}"),
                     None => format!("{repository} has no such manifest"),
                 }
             }
-            Failure::Hosted(hosted::Error::BlobUnknown) => format!("{repository} has no such blob"),
-            Failure::Hosted(error) => error.to_string(),
-            Failure::Range(size) => format!("the range lies outside the blob of {size} bytes"),
-            Failure::Login => "a valid user name and password are required".into(),
-            Failure::LoginBusy => "too many passwords are being verified; try again".into(),
-            Failure::HeadTooLarge => format!(
+            ApiError::Hosted(hosted::Error::BlobUnknown) => format!("{repository} has no such blob"),
+            ApiError::Hosted(error) => error.to_string(),
+            ApiError::Range(size) => format!("the range lies outside the blob of {size} bytes"),
+            ApiError::Login => "a valid user name and password are required".into(),
+            ApiError::LoginBusy => "too many passwords are being verified; try again".into(),
+            ApiError::HeadTooLarge => format!(
                 "the request's headers are too many or too large; send {MOST_HEADERS} at most, of {} KiB together",
                 MOST_HEADER_BYTES >> 10
             ),
-            Failure::HeadTimeout => "the request's headers did not arrive in time; send them at once".into(),
-            Failure::Malformed => {
+            ApiError::HeadTimeout => "the request's headers did not arrive in time; send them at once".into(),
+            ApiError::Malformed => {
                 "this is no valid HTTP/1 request; send one request line, one Host, well-formed headers, and \
                                    either Content-Length or Transfer-Encoding: chunked, each once at most"
                     .into()
@@ -256,7 +258,7 @@ impl Failure {
     /// The reason phrase, where it says more than the status: it is all that an old containerd prints.
     pub(crate) fn reason(&self) -> Option<&'static str> {
         match self {
-            Failure::Denied(denied) | Failure::Mirror(mirror::Error::Throttled(denied)) => Some(denied.reason()),
+            ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => Some(denied.reason()),
             _ => None,
         }
     }
@@ -277,7 +279,7 @@ impl Failure {
             let longest = match self {
                 _ if sleeps(user_agent) => LONGEST_SLEEP,
                 // A client's own quota comes back when it is said to.
-                Failure::Denied(_) | Failure::MissThrottled(_) | Failure::Mirror(mirror::Error::Throttled(_)) => {
+                ApiError::Denied(_) | ApiError::MissThrottled(_) | ApiError::Mirror(mirror::Error::Throttled(_)) => {
                     Duration::MAX
                 }
                 _ => LONGEST_WAIT,
@@ -285,7 +287,7 @@ impl Failure {
             let wait = wait.min(longest);
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
-        if let Failure::Denied(denied) | Failure::Mirror(mirror::Error::Throttled(denied)) = self {
+        if let ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) = self {
             headers::fields(&mut headers, &denied.fields);
         }
         if let Some((name, value)) = row.header {
@@ -404,57 +406,57 @@ mod tests {
         let invalid = |text: &str| text.parse::<crate::oci::Name>().unwrap_err();
         let message = || "pull limit of docker.io reached\n(0 of 100 left)".into();
         let failures = [
-            Failure::Mirror(Mirror::NameUnknown),
-            Failure::Mirror(Mirror::ManifestUnknown),
-            Failure::Mirror(Mirror::BlobUnknown),
-            Failure::Mirror(Mirror::BudgetSpent {
+            ApiError::Mirror(Mirror::NameUnknown),
+            ApiError::Mirror(Mirror::ManifestUnknown),
+            ApiError::Mirror(Mirror::BlobUnknown),
+            ApiError::Mirror(Mirror::BudgetSpent {
                 retry_after: Duration::from_millis(1_200),
                 message: message(),
                 retry_alone: false,
             }),
-            Failure::Mirror(Mirror::UpstreamLimited { retry_after: Duration::from_secs(3_600), message: message() }),
-            Failure::Mirror(Mirror::UpstreamUnavailable { retry_after: None, message: "upstream is down".into() }),
-            Failure::Mirror(Mirror::UpstreamUnavailable {
+            ApiError::Mirror(Mirror::UpstreamLimited { retry_after: Duration::from_secs(3_600), message: message() }),
+            ApiError::Mirror(Mirror::UpstreamUnavailable { retry_after: None, message: "upstream is down".into() }),
+            ApiError::Mirror(Mirror::UpstreamUnavailable {
                 retry_after: Some(Duration::ZERO),
                 message: "upstream is down".into(),
             }),
-            Failure::Mirror(Mirror::UpstreamMalformed { message: "upstream sent HTML".into() }),
-            Failure::Mirror(Mirror::Internal),
-            Failure::Path(path::Bad::Nowhere),
-            Failure::Path(path::Bad::TooLong),
-            Failure::Path(path::Bad::Encoding),
-            Failure::Path(path::Bad::Name(invalid("A"))),
-            Failure::Path(path::parse("/v2/a/manifests/.x").unwrap_err()),
-            Failure::Path(path::parse("/v2/a/blobs/x").unwrap_err()),
-            Failure::Query(query::Bad::TooLong),
-            Failure::Query(query::Bad::Count),
-            Failure::UnknownRegistry("evil.example".into()),
-            Failure::Method("GET, HEAD"),
-            Failure::Range(10),
-            Failure::Login,
-            Failure::LoginBusy,
-            Failure::HeadTooLarge,
-            Failure::HeadTimeout,
-            Failure::Malformed,
-            Failure::Hosted(Hosted::NameUnknown),
-            Failure::Hosted(Hosted::ManifestUnknown),
-            Failure::Hosted(Hosted::BlobUnknown),
-            Failure::Hosted(Hosted::UploadUnknown),
-            Failure::Hosted(Hosted::UploadInvalid("two digests")),
-            Failure::Hosted(Hosted::Login),
-            Failure::Hosted(Hosted::Denied("ann may not push to local/x".into())),
-            Failure::Hosted(Hosted::ManifestInvalid("no JSON".into())),
-            Failure::Hosted(Hosted::DigestInvalid("other bytes".into())),
-            Failure::Hosted(Hosted::Immutable("1.0".into())),
-            Failure::Hosted(Hosted::Quota("the namespace local/* is full".into())),
-            Failure::Hosted(Hosted::TooManyUploads),
-            Failure::Hosted(Hosted::Full),
-            Failure::Hosted(Hosted::Internal),
-            Failure::NotAllowed("GET, HEAD, PUT, DELETE"),
-            Failure::OutOfOrder,
-            Failure::TooLarge(4_194_304),
-            Failure::Cut(Cut::Gone),
-            Failure::Cut(Cut::Slow),
+            ApiError::Mirror(Mirror::UpstreamMalformed { message: "upstream sent HTML".into() }),
+            ApiError::Mirror(Mirror::Internal),
+            ApiError::Path(path::PathError::Nowhere),
+            ApiError::Path(path::PathError::TooLong),
+            ApiError::Path(path::PathError::Encoding),
+            ApiError::Path(path::PathError::Name(invalid("A"))),
+            ApiError::Path(path::parse("/v2/a/manifests/.x").unwrap_err()),
+            ApiError::Path(path::parse("/v2/a/blobs/x").unwrap_err()),
+            ApiError::Query(query::QueryError::TooLong),
+            ApiError::Query(query::QueryError::Count),
+            ApiError::UnknownRegistry("evil.example".into()),
+            ApiError::Method("GET, HEAD"),
+            ApiError::Range(10),
+            ApiError::Login,
+            ApiError::LoginBusy,
+            ApiError::HeadTooLarge,
+            ApiError::HeadTimeout,
+            ApiError::Malformed,
+            ApiError::Hosted(Hosted::NameUnknown),
+            ApiError::Hosted(Hosted::ManifestUnknown),
+            ApiError::Hosted(Hosted::BlobUnknown),
+            ApiError::Hosted(Hosted::UploadUnknown),
+            ApiError::Hosted(Hosted::UploadInvalid("two digests")),
+            ApiError::Hosted(Hosted::Login),
+            ApiError::Hosted(Hosted::Denied("ann may not push to local/x".into())),
+            ApiError::Hosted(Hosted::ManifestInvalid("no JSON".into())),
+            ApiError::Hosted(Hosted::DigestInvalid("other bytes".into())),
+            ApiError::Hosted(Hosted::Immutable("1.0".into())),
+            ApiError::Hosted(Hosted::Quota("the namespace local/* is full".into())),
+            ApiError::Hosted(Hosted::TooManyUploads),
+            ApiError::Hosted(Hosted::Full),
+            ApiError::Hosted(Hosted::Internal),
+            ApiError::NotAllowed("GET, HEAD, PUT, DELETE"),
+            ApiError::OutOfOrder,
+            ApiError::TooLarge(4_194_304),
+            ApiError::Cut(Cut::Gone),
+            ApiError::Cut(Cut::Slow),
         ];
         let about = About { repository: "docker.io/library/x".into(), reference: Some("1.0".into()) };
         let mut table = String::new();
@@ -479,14 +481,14 @@ mod tests {
     #[test]
     fn an_unknown_blob_says_nothing_of_its_digest() {
         let about = About { repository: "docker.io/a/b".into(), reference: None };
-        let (_, _, body) = Failure::Mirror(mirror::Error::BlobUnknown).answer(Some(&about), None);
+        let (_, _, body) = ApiError::Mirror(mirror::Error::BlobUnknown).answer(Some(&about), None);
         assert!(!String::from_utf8_lossy(&body).contains("sha256"));
     }
 
     #[test]
     fn nobody_is_told_more_than_a_minute_and_who_sleeps_in_silence_five_seconds() {
         let spent = |wait| {
-            Failure::Mirror(mirror::Error::BudgetSpent {
+            ApiError::Mirror(mirror::Error::BudgetSpent {
                 retry_after: Duration::from_secs(wait),
                 message: "spent".into(),
                 retry_alone: false,
