@@ -116,5 +116,6 @@ pub mod mirror;
 pub mod oci;
 mod password;
 pub mod route;
+pub mod setting;
 pub mod telemetry;
 pub mod upstream;

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use argon2::password_hash::PasswordHash;
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, values::Network};
+use super::{Mistake, Network};
 use crate::limits;
 
 /// Somebody with a password.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, values::Span};
+use super::{Mistake, Span};
 
 /// How the budget is shared. The budget itself is never configured: upstream says it with every answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

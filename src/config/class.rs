@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, account::Account, values::Network};
+use super::{Mistake, Network, account::Account};
 pub use crate::client::OnExceed;
 use crate::{client, limits::class};
 

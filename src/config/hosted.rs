@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Mistake,
-    values::{Size, Span},
-};
+use super::{Mistake, Size, Span};
 use crate::hosted;
 
 /// Which names are pushed to rather than mirrored.

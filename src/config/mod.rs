@@ -17,7 +17,6 @@ mod limits;
 mod listener;
 mod log;
 mod mirror;
-mod mistake;
 mod overlay;
 mod server;
 mod settings;
@@ -25,7 +24,6 @@ mod storage;
 mod throttle;
 mod tls;
 mod upstream;
-mod values;
 mod watch;
 mod words;
 
@@ -44,16 +42,15 @@ pub use self::{
     listener::Listener,
     log::{Format, Log},
     mirror::{Mirror, TagRule},
-    mistake::{Mistake, Mistakes},
     server::Server,
     settings::{Listen, Settings},
     storage::Storage,
     throttle::{Algorithm, Mode, Throttle},
     tls::Tls,
     upstream::Upstreams,
-    values::{Network, OneOrMany, Size, Span},
     watch::Watch,
 };
+pub use crate::setting::{Mistake, Mistakes, Network, OneOrMany, Size, Span};
 
 /// The commented default configuration, which is also what `weir` runs without a file. A test holds it to the code.
 pub const DEPLOY_TOML: &str = include_str!("../../deploy.toml");

@@ -4,11 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Mistake,
-    tls::Tls,
-    values::{Network, OneOrMany, Span},
-};
+use super::{Mistake, Network, OneOrMany, Span, tls::Tls};
 
 /// The registry's listener, and the bounds on whoever connects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Mistake,
-    values::{Size, Span},
-};
+use super::{Mistake, Size, Span};
 
 /// The data directory and its bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
