@@ -11,13 +11,13 @@ use weir::{
     limits::{
         bans::BanList,
         headers,
-        throttle::{Algorithm, Meter, Meters, Mode, Rules, Setting, Table},
+        throttle::{Algorithm, Meter, Meters, Mode, Rules, Table, Throttle},
     },
 };
 
 fn rules(count: usize) -> Rules {
     let meters = ["registry_api", "pulls", "upstream", "bytes", "not_found", "auth"];
-    let setting = |what: &&str| Setting {
+    let setting = |what: &&str| Throttle {
         name: format!("throttle_unauthenticated_{what}"),
         requests_per_period: 1_000_000_000,
         period_in_seconds: 3600,

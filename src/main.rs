@@ -78,7 +78,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     let ledger = Ledger::new(records, Arc::new(LedgerJournal(journal)));
     for allowed in &settings.rulebook.allowlist.0 {
         let expires = allowed.expires.map(|expires| humantime::format_rfc3339_seconds(expires).to_string());
-        tracing::info!(client = %allowed.who, comment = allowed.comment, expires, "on the allowlist: never throttled");
+        tracing::info!(client = %allowed.client, comment = allowed.comment, expires, "on the allowlist: never throttled");
     }
     let (limits, persistence) = Persistence::start(&store, settings.rulebook, &ledger)?;
     let local = bind_local(&config.admin_socket());

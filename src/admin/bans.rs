@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::{State, authorize::Authorized, parameter, refuse, reply};
 use crate::limits::{
-    bans::{BanError, BanFilter, BanRecord, Target},
+    Target,
+    bans::{BanError, BanFilter, BanRecord},
     state::BanRequest,
 };
 

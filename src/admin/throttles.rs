@@ -18,7 +18,7 @@ pub(super) fn list(state: &State) -> HttpResponse {
     let config = state.limits.config();
     let allowed = config.allowlist.0.iter().map(|entry| {
         let expires = entry.expires.map(super::budget::at);
-        json!({"client": entry.who.to_string(), "comment": entry.comment, "expires": expires})
+        json!({"client": entry.client, "comment": entry.comment, "expires": expires})
     });
     let allowlist: Vec<_> = allowed.collect();
     reply(200, &json!({"throttles": state.limits.throttles(), "allowlist": allowlist}))

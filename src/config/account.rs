@@ -6,7 +6,7 @@ use argon2::password_hash::PasswordHash;
 use serde::{Deserialize, Serialize};
 
 use super::{Mistake, Network};
-use crate::limits;
+use crate::limits::{self, class::ClassRule};
 
 /// Somebody with a password.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,6 +117,15 @@ pub(super) fn check(accounts: &[Account], mistakes: &mut Vec<Mistake>) {
                 key("password_hash"),
                 "not an Argon2id hash; paste the line that `weir hash-password` prints",
             ));
+        }
+    }
+}
+
+/// A class may name only accounts that exist.
+pub(super) fn check_classes(accounts: &[Account], classes: &[ClassRule], mistakes: &mut Vec<Mistake>) {
+    for (number, class) in classes.iter().enumerate() {
+        for name in class.accounts.iter().filter(|name| !accounts.iter().any(|account| account.name == **name)) {
+            mistakes.push(Mistake::new(format!("class[{number}].accounts"), name, "there is no such [[account]]"));
         }
     }
 }

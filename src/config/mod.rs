@@ -9,11 +9,7 @@
 
 mod account;
 mod admin;
-mod ban;
-mod budget;
-mod class;
 mod hosted;
-mod limits;
 mod listener;
 mod log;
 mod mirror;
@@ -21,7 +17,6 @@ mod overlay;
 mod server;
 mod settings;
 mod storage;
-mod throttle;
 mod tls;
 mod upstream;
 mod watch;
@@ -31,21 +26,18 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{self, abuse, budget, class::ClassRule, throttle::Throttle};
+
 pub use self::{
     account::{Account, Role},
     admin::Admin,
-    ban::{Ban, Code},
-    budget::{Budget, Floors, Shares},
-    class::{Class, OnExceed},
     hosted::Hosted,
-    limits::{Allowed, Limits},
     listener::Listener,
     log::{Format, Log},
     mirror::{Mirror, TagRule},
     server::Server,
     settings::{Listen, Settings},
     storage::Storage,
-    throttle::{Algorithm, Mode, Throttle},
     tls::Tls,
     upstream::Upstreams,
     watch::Watch,
@@ -76,16 +68,16 @@ pub struct Config {
     /// Namespaces that live here.
     pub hosted: Hosted,
     /// How often a client may ask.
-    #[serde(default = "throttle::defaults")]
+    #[serde(default = "Throttle::defaults")]
     pub throttle: Vec<Throttle>,
     /// What is common to all throttles.
-    pub limits: Limits,
+    pub limits: limits::Settings,
     /// How the upstream budget is shared.
-    pub budget: Budget,
+    pub budget: budget::Settings,
     /// Whose pulls matter how much.
-    pub class: Vec<Class>,
+    pub class: Vec<ClassRule>,
     /// Turning clients away.
-    pub ban: Ban,
+    pub ban: abuse::Settings,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -93,7 +85,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            throttle: throttle::defaults(),
+            throttle: Throttle::defaults(),
             server: Server::default(),
             listener: Vec::new(),
             admin: Admin::default(),
@@ -102,10 +94,10 @@ impl Default for Config {
             mirror: Mirror::default(),
             upstream: Upstreams::default(),
             hosted: Hosted::default(),
-            limits: Limits::default(),
-            budget: Budget::default(),
+            limits: limits::Settings::default(),
+            budget: budget::Settings::default(),
             class: Vec::new(),
-            ban: Ban::default(),
+            ban: abuse::Settings::default(),
             log: Log::default(),
         }
     }
@@ -162,11 +154,12 @@ impl Config {
         self.mirror.check(&mut mistakes);
         self.upstream.check(&mut mistakes);
         self.hosted.check(&mut mistakes);
-        throttle::check(&self.throttle, &mut mistakes);
-        self.limits.check(&mut mistakes);
-        self.budget.check(&mut mistakes);
-        class::check(&self.class, &self.account, &mut mistakes);
-        self.ban.check(&mut mistakes);
+        mistakes.extend(Throttle::validate(&self.throttle));
+        mistakes.extend(self.limits.validate());
+        mistakes.extend(self.budget.validate());
+        mistakes.extend(ClassRule::validate(&self.class));
+        account::check_classes(&self.account, &self.class, &mut mistakes);
+        mistakes.extend(self.ban.validate());
         self.log.check(&mut mistakes);
         mistakes
     }

@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use super::{Account, Class, Config, Log, Mistake, Mistakes, Mode, Role, Throttle, account, ban::Code};
+use super::{Account, Config, Log, Mistake, Mistakes, Role, account};
 use crate::{
     admin, hosted, http,
     limits::{
         self, LimitsConfig, abuse,
-        budget::{Floors, Policy, Shares},
+        budget::Policy,
         class::Classes,
-        throttle::Rules,
+        throttle::{Mode, Rules},
     },
     mirror,
     route::Routes,
@@ -150,10 +150,8 @@ impl Config {
     /// # Errors
     /// What is wrong, with its key.
     pub fn rulebook(&self) -> Result<LimitsConfig, Mistakes> {
-        let throttles: Vec<_> = self.throttle.iter().map(Throttle::setting).collect();
-        let throttles = Rules::new(&throttles, &self.limits.dry_run, Rules::CEILING)
-            .map_err(|error| Mistake::unseen("throttle", error))?;
-        let classes = Classes(self.class.iter().map(Class::rule).collect());
+        let throttles = Rules::new(&self.throttle, &self.limits.dry_run, Rules::CEILING)?;
+        let classes = Classes(self.class.clone());
         let trusted_proxies: Vec<_> = self.server.trusted_proxies.iter().map(|network| network.0).collect();
         let mut accounts: Vec<_> = self.account.iter().map(Account::principal).collect();
         if !self.server.htpasswd.as_os_str().is_empty() {
@@ -170,21 +168,17 @@ impl Config {
         // A network whose owner is an admin is where operators sit.
         let admins = self.account.iter().filter(|account| account.role == Role::Admin);
         let of_admins = admins.flat_map(|account| account.networks.iter().map(|network| network.0));
-        let spared = trusted_proxies.iter().copied().chain(of_admins).collect();
-        let (floors, shares) = (&self.budget.floors, &self.budget.client_share);
-        let floors = Floors { critical: floors.critical, standard: floors.standard, bulk: floors.bulk };
-        let shares = Shares { standard: shares.standard, bulk: shares.bulk };
+        let exempt = trusted_proxies.iter().copied().chain(of_admins).collect();
         Ok(LimitsConfig {
             throttles,
-            budget: Policy::new(floors, shares, self.budget.queue_max_wait.0, &classes),
+            budget: Policy::new(&self.budget, &classes),
             classes,
-            abuse: abuse::Settings { mode, spared, ..self.ban.abuse() },
+            abuse: abuse::Settings { mode, exempt, ..self.ban.clone() },
             allowlist: self.limits.allowlist(),
             trusted_proxies,
             bypass_header: self.limits.bypass_header.to_ascii_lowercase(),
             token_header: self.server.token_header.to_ascii_lowercase(),
             response_text: self.limits.response_text.clone(),
-            bans_are_denied: self.ban.code == Code::Denied,
             public_url: self.admin.public_url.clone(),
             accounts: accounts.into(),
         })

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::limits::{abuse::Code, budget::Floors, throttle::Mode};
 
 fn read(text: &str) -> Result<Config, Mistakes> {
     Config::read(text, [])
@@ -107,9 +108,9 @@ fn what_deploy_toml_suggests_in_comments_is_understood() {
     let text = uncommented();
     let config: Config = toml::from_str(&text).unwrap();
     for throttle in &config.throttle {
-        assert!(throttle::is_name(&throttle.name), "{throttle:?}");
         assert_ne!(throttle.mode, Mode::Off);
     }
+    assert_eq!(Throttle::validate(&config.throttle), []);
     assert!(!config.throttle.is_empty() && !config.class.is_empty() && !config.account.is_empty());
 }
 
@@ -204,8 +205,8 @@ fn what_a_rulebook_holds_is_what_was_written() {
     let rules: Vec<_> = rulebook.throttles.iter().map(|rule| (rule.limit(), rule.mode())).collect();
     assert_eq!(rules, [(9, Mode::DryRun)]);
     assert_eq!(rulebook.abuse.mode, Mode::DryRun);
-    assert!(rulebook.bans_are_denied && rulebook.account("bo").is_some() && rulebook.classes.0.len() == 1);
-    assert_eq!(rulebook.allowlist.0[0].who.to_string(), "1");
+    assert!(rulebook.abuse.code == Code::Denied && rulebook.account("bo").is_some() && rulebook.classes.0.len() == 1);
+    assert_eq!(rulebook.allowlist.0[0].client.to_string(), "1");
     std::fs::write(&file, "bo:hunter2").unwrap();
     let told = read(&text).unwrap().rulebook().unwrap_err().to_string();
     assert!(told.contains("line 1") && !told.contains("hunter2"), "{told}");

@@ -34,10 +34,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    bans::{Evidence, MAX_DURATION, MIN_DURATION, NewBan, Target},
+    bans::{Evidence, MAX_DURATION, MIN_DURATION, NewBan},
+    target::Target,
     throttle::Mode,
 };
-use crate::client::ClientKey;
+use crate::{
+    client::ClientKey,
+    setting::{Mistake, Span},
+};
 use history::History;
 
 /// How far somebody is. A number in JSON.
@@ -113,55 +117,97 @@ pub struct Failure<'a> {
     pub outcome: Outcome,
 }
 
-/// When to act. Each number is a setting.
-#[derive(Clone, Debug, PartialEq)]
+/// `[ban]`: when automatic bans are made. Bans by an operator always act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Of rungs 2 to 4; `dry_run` unless configured. Rungs 0 and 1 always act.
+    /// Of levels 2 to 4; `dry_run` unless configured. Levels 0 and 1 always act.
     pub mode: Mode,
-    /// Misses of one reference (30) within 5 min that are still answered as any other.
+    /// The error code of a 403 for a ban.
+    pub code: Code,
+    /// Level 1: misses of one reference (30) within 5 min that are still answered as any other.
     pub same_reference: u32,
-    /// Different missing references (40) within 10 min.
+    /// Level 2: different missing references (40, at most 1,000) within 10 min.
     pub different_references: u32,
-    /// Failed logins (30) within 3 min.
-    pub failed_logins: u32,
-    /// Denied requests (600) within 5 min.
-    pub denied_requests: u32,
-    /// Times (3) that the upstream quota is exceeded within 10 min.
+    /// Level 2: times (3) that the `_upstream` throttle is exceeded within 10 min.
     pub upstream_exceeded: u32,
-    /// How long a step lasts, by strikes (5 min, 15 min, 1 h, 4 h).
-    pub durations: [Duration; 4],
-    /// Trusted proxies, admin networks, addresses behind which there are many, the allowlist. Loopback is spared anyway.
-    pub spared: Vec<IpNet>,
-    /// Accounts on the allowlist.
-    pub spared_principals: Vec<String>,
-    /// Clients that are watched at once (4,096).
-    pub most_watched: usize,
+    /// Level 3: failed logins (30) within 3 min.
+    pub failed_logins: u32,
+    /// Level 4: denied requests (600) within 5 min.
+    pub denied_requests: u32,
+    /// How long a ban lasts: the first, the next and so on (5 min, 15 min, 1 h, 4 h); spread by a tenth.
+    pub durations: [Span; 4],
+    /// Networks that are never banned by a rule: trusted proxies and those of administrators. Loopback is exempt anyway.
+    #[serde(skip)]
+    pub exempt: Vec<IpNet>,
 }
+
+/// The error code of a ban on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Code {
+    /// Every client prints its message.
+    #[default]
+    TooManyRequests,
+    /// docker wraps it into words of its own.
+    Denied,
+}
+
+/// No client fails so often in ten minutes.
+const MAX_COUNT: u32 = 1_000_000;
 
 impl Default for Settings {
     fn default() -> Settings {
         const MINUTE: u64 = 60;
         Settings {
             mode: Mode::DryRun,
+            code: Code::default(),
             same_reference: 30,
             different_references: 40,
+            upstream_exceeded: 3,
             failed_logins: 30,
             denied_requests: 600,
-            upstream_exceeded: 3,
-            durations: [5, 15, 60, 240].map(|minutes| Duration::from_secs(minutes * MINUTE)),
-            spared: Vec::new(),
-            spared_principals: Vec::new(),
-            most_watched: 4096,
+            durations: [5, 15, 60, 240].map(|minutes| Span::seconds(minutes * MINUTE)),
+            exempt: Vec::new(),
         }
     }
 }
 
 impl Settings {
-    fn spares(&self, client: &ClientKey, address: IpAddr) -> bool {
+    /// Everything that is wrong with the table. The keys begin with `ban`.
+    pub fn validate(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let counts = [
+            ("same_reference", self.same_reference),
+            ("different_references", self.different_references),
+            ("upstream_exceeded", self.upstream_exceeded),
+            ("failed_logins", self.failed_logins),
+            ("denied_requests", self.denied_requests),
+        ];
+        for (key, count) in counts {
+            let fix = match count {
+                0 => r#"would act on the first failure; write at least 1, or ban.mode = "off""#,
+                1..=MAX_COUNT => continue,
+                _ => r#"is never reached; write at most 1000000, or ban.mode = "off""#,
+            };
+            mistakes.push(Mistake::new(format!("ban.{key}"), count, fix));
+        }
+        if self.different_references > MAX_DIFFERENT {
+            let fix = format!("no more than {MAX_DIFFERENT} are told apart; write at most that");
+            mistakes.push(Mistake::new("ban.different_references", self.different_references, fix));
+        }
+        let [first, .., last] = self.durations;
+        if !self.durations.is_sorted() || first.0 < MIN_DURATION || last.0 > MAX_DURATION {
+            let written = self.durations.map(|span| span.to_string());
+            let fix = r#"write four spans, each at least as long as the one before, from "1s" to "30d""#;
+            mistakes.push(Mistake::new("ban.durations", written, fix));
+        }
+        mistakes
+    }
+
+    fn exempts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        address.is_loopback()
-            || self.spared.iter().any(|network| network.contains(&address))
-            || matches!(client, ClientKey::Principal(name) if self.spared_principals.iter().any(|it| **it == **name))
+        address.is_loopback() || self.exempt.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -175,8 +221,9 @@ pub struct Escalation {
 }
 
 /// All clients that failed lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AbuseTracker {
+    max_clients: usize,
     watched: HashMap<ClientKey, History>,
     /// For finding somebody who makes room; in the order in which they came.
     order: VecDeque<ClientKey>,
@@ -184,6 +231,18 @@ pub struct AbuseTracker {
 
 /// Clients that are compared when one must make room.
 const COMPARED: usize = 16;
+
+/// Clients that are tracked at once.
+const MAX_TRACKED: usize = 4096;
+
+/// Different missing references of one client that are told apart, at most.
+const MAX_DIFFERENT: u32 = 1000;
+
+impl Default for AbuseTracker {
+    fn default() -> AbuseTracker {
+        AbuseTracker { max_clients: MAX_TRACKED, watched: HashMap::new(), order: VecDeque::new() }
+    }
+}
 
 impl AbuseTracker {
     /// Takes note of a failure. `jitter` is from -1 to 1 and spreads the duration by a tenth. At most one step comes of it, and none while an
@@ -195,9 +254,7 @@ impl AbuseTracker {
         now: SystemTime,
         jitter: f64,
     ) -> Option<Escalation> {
-        if settings.mode == Mode::Off && failure.outcome != Outcome::Missing
-            || settings.spares(failure.client, failure.address)
-        {
+        if settings.mode == Mode::Off && failure.outcome != Outcome::Missing || settings.exempts(failure.address) {
             return None;
         }
         if failure.outcome == Outcome::AuthSucceeded {
@@ -206,12 +263,12 @@ impl AbuseTracker {
             }
             return None;
         }
-        let watched = self.watch(failure.client, settings.most_watched, now);
+        let watched = self.watch(failure.client, now);
         let (level, rule, reason) = watched.note(settings, &failure, now)?;
         if settings.mode == Mode::Off {
             return None;
         }
-        let (strikes, duration) = watched.strike(&settings.durations, now);
+        let (strikes, duration) = watched.strike(settings.durations.map(|span| span.0), now);
         // A ban that nobody accepts would let the worst go free.
         let duration = duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0)).clamp(MIN_DURATION, MAX_DURATION);
         watched.running = Some((level, now + duration));
@@ -258,9 +315,9 @@ impl AbuseTracker {
         self.watched.len()
     }
 
-    fn watch(&mut self, client: &ClientKey, most: usize, now: SystemTime) -> &mut History {
+    fn watch(&mut self, client: &ClientKey, now: SystemTime) -> &mut History {
         if !self.watched.contains_key(client) {
-            if self.watched.len() >= most.max(1) {
+            if self.watched.len() >= self.max_clients {
                 self.make_room(now);
             }
             self.order.push_back(client.clone());

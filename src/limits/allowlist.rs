@@ -4,44 +4,41 @@
 
 use std::{net::IpAddr, time::SystemTime};
 
-use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
+use super::target::Target;
 use crate::client::ClientKey;
 
-/// One entry of `[limits] allowlist` or `user_allowlist`.
-#[derive(Clone, Debug, PartialEq)]
+/// One entry of `[limits] allowlist`, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AllowlistEntry {
-    /// Whom.
-    pub who: Who,
+    /// The clients that it means.
+    pub client: Target,
     /// Why, for the page and the log at start.
+    #[serde(default)]
     pub comment: String,
-    /// Until when; forever when absent.
+    /// Until when, in RFC 3339; forever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "expiry")]
     pub expires: Option<SystemTime>,
 }
 
-/// Whom an entry means.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Who {
-    /// Everybody at these addresses.
-    Network(IpNet),
-    /// The account of this name.
-    Principal(String),
-}
+mod expiry {
+    use std::time::SystemTime;
 
-impl Who {
-    /// An address, a CIDR, or else the name of an account.
-    pub fn parse(text: &str) -> Who {
-        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map_or_else(|_| Who::Principal(text.to_owned()), |network| Who::Network(network.trunc()))
-    }
-}
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
-impl std::fmt::Display for Who {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Who::Network(network) => network.fmt(f),
-            Who::Principal(name) => f.write_str(name),
+    pub(super) fn serialize<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => serializer.collect_str(&humantime::format_rfc3339_seconds(*at)),
+            None => serializer.serialize_none(),
         }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let fix = r#"write a time such as "2027-01-31T00:00:00Z""#;
+        humantime::parse_rfc3339_weak(&text).map(Some).map_err(|_| D::Error::custom(fix))
     }
 }
 
@@ -76,9 +73,9 @@ impl Allowlist {
     pub fn find(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<(&AllowlistEntry, Exemption)> {
         let address = address.to_canonical();
         let live = self.0.iter().filter(|entry| entry.expires.is_none_or(|expires| now < expires));
-        live.filter_map(|entry| match (&entry.who, client) {
-            (Who::Network(network), _) if network.contains(&address) => Some((entry, Exemption::Address)),
-            (Who::Principal(name), ClientKey::Principal(principal)) if **name == **principal => {
+        live.filter_map(|entry| match (&entry.client, client) {
+            (Target::Network(network), _) if network.contains(&address) => Some((entry, Exemption::Address)),
+            (Target::Principal(name), ClientKey::Principal(principal)) if **name == **principal => {
                 Some((entry, Exemption::User))
             }
             _ => None,
@@ -101,7 +98,8 @@ mod tests {
     #[test]
     fn an_entry_is_an_address_a_network_or_an_account_until_it_expires() {
         let end = UNIX_EPOCH + Duration::from_secs(100);
-        let entry = |who, expires| AllowlistEntry { who: Who::parse(who), comment: String::new(), expires };
+        let entry =
+            |client: &str, expires| AllowlistEntry { client: client.parse().unwrap(), comment: String::new(), expires };
         let list = Allowlist(vec![entry("10.1.2.3/8", Some(end)), entry("2001:db8::1", None), entry("ci", None)]);
         let found = |client: &str, principal: bool, now| {
             let address = client.parse().unwrap_or(IpAddr::from([192, 0, 2, 1]));

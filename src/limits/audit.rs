@@ -4,10 +4,7 @@ use std::{collections::VecDeque, net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    bans::{self, Target},
-    throttle::Mode,
-};
+use super::{bans, target::Target, throttle::Mode};
 
 /// Entries that are shown and survive a compaction (10,000). Older ones are in the log that each entry leaves.
 pub const MAX_ENTRIES: usize = 10_000;

@@ -21,6 +21,6 @@ mod tests;
 pub use list::{BanError, BanFilter, BanList, MAX_BANS, MAX_ENDED};
 pub use record::{
     Ban, BanEvent, BanRecord, Evidence, Lift, MAX_DURATION, MAX_EVIDENCE, MAX_REPOSITORIES, MIN_DURATION, NewBan,
-    Origin, Target, sentence,
+    Origin, sentence,
 };
 pub(crate) use record::{short, time, until};

@@ -22,17 +22,65 @@ mod spend_log;
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 pub use queue::{Queue, QueueFull, Ticket};
 pub use spend_log::SpendLog;
 
-use super::class::{Classes, OnExceed};
+use super::class::Classes;
 use crate::{
-    client::{Class, Client, ClientKey},
+    client::{Class, Client, ClientKey, OnExceed},
+    setting::{Mistake, Span},
     upstream::ledger::Balance,
 };
 
+/// `[budget]`. The budget itself is never configured: upstream states it with every answer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What each class must leave to those above it.
+    pub floors: Floors,
+    /// What one client of a class may take.
+    pub client_share: Shares,
+    /// How long a request may wait for a pull that is forecast (10 s; dockerd waits 15 s for an answer).
+    pub queue_max_wait: Span,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { floors: Floors::default(), client_share: Shares::default(), queue_max_wait: Span::seconds(10) }
+    }
+}
+
+impl Settings {
+    /// Everything that is wrong with the table. The keys begin with `budget`.
+    pub fn validate(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        for (key, share) in [
+            ("budget.floors.critical", self.floors.critical),
+            ("budget.floors.standard", self.floors.standard),
+            ("budget.floors.bulk", self.floors.bulk),
+            ("budget.client_share.standard", self.client_share.standard),
+            ("budget.client_share.bulk", self.client_share.bulk),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                mistakes.push(Mistake::new(key, share, "write a fraction of the limit, 0.0 to 1.0"));
+            }
+        }
+        if self.queue_max_wait > Span::seconds(25) {
+            mistakes.push(Mistake::new(
+                "budget.queue_max_wait",
+                self.queue_max_wait.to_string(),
+                r#"write at most "25s": containerd gives up on a mirror that is silent for 30 s"#,
+            ));
+        }
+        mistakes
+    }
+}
+
 /// The share of the limit that each class leaves to those above it, from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Floors {
     /// What production leaves.
     pub critical: f64,
@@ -49,7 +97,8 @@ impl Default for Floors {
 }
 
 /// What one client may spend of the limit in a window, from 0 to 1. Production has none.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Shares {
     /// Of everybody else.
     pub standard: f64,
@@ -181,10 +230,11 @@ pub enum BudgetDecision {
 }
 
 impl Policy {
-    /// The settings' floors and shares, with the classes that are configured.
-    pub fn new(floors: Floors, shares: Shares, queue_max_wait: Duration, classes: &Classes) -> Policy {
+    /// The settings, with the classes that are configured.
+    pub fn new(settings: &Settings, classes: &Classes) -> Policy {
         let above = [Class::Bulk, Class::Standard, Class::Critical].map(|class| classes.is_anyone_above(class));
-        Policy { floors, shares, above, queue_max_wait, ..Policy::default() }
+        let Settings { floors, client_share, queue_max_wait } = *settings;
+        Policy { floors, shares: client_share, above, queue_max_wait: queue_max_wait.0, ..Policy::default() }
     }
 
     /// Decides for one request whether it may be sent now; if not, why, and how long until it may by forecast.

@@ -2,24 +2,53 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use crate::client::Class;
-pub use crate::client::OnExceed;
+use crate::{
+    client::{Class, OnExceed},
+    setting::{Mistake, Network},
+};
 
-/// One `[[class]]`. A client is meant when any of the three says so.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// One `[[class]]`. It means a client that matches any of its three conditions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClassRule {
-    /// What it becomes.
+    /// The class that the client gets.
+    #[serde(rename = "name")]
     pub class: Class,
     /// Addresses.
-    pub cidr: Vec<IpNet>,
+    #[serde(default)]
+    pub cidr: Vec<Network>,
     /// Verified accounts.
+    #[serde(default)]
     pub accounts: Vec<String>,
-    /// A part of the `User-Agent`, in any case; empty means none.
+    /// A part of the `User-Agent`, in any case; empty means none. It may only lower a class.
+    #[serde(default)]
     pub user_agent: String,
-    /// Where its requests stop.
+    /// Where the client's requests stop when the budget is short.
+    #[serde(default)]
     pub on_exceed: OnExceed,
+}
+
+impl ClassRule {
+    /// Everything that is wrong with these rules, but for accounts that do not exist. The keys begin with `class[N]`.
+    pub fn validate(rules: &[ClassRule]) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        for (number, rule) in rules.iter().enumerate() {
+            if rule.cidr.is_empty() && rule.accounts.is_empty() && rule.user_agent.is_empty() {
+                let fix = "matches nobody; give it cidr, accounts or user_agent";
+                mistakes.push(Mistake::unseen(format!("class[{number}]"), fix));
+            }
+            if !rule.user_agent.is_empty() && rule.class > Class::Standard {
+                mistakes.push(Mistake::new(
+                    format!("class[{number}].user_agent"),
+                    &rule.user_agent,
+                    "anybody can send any User-Agent, so it may only lower a class; use cidr or accounts",
+                ));
+            }
+        }
+        mistakes
+    }
 }
 
 /// All rules, in their order. Immutable; a reload makes another one.
@@ -33,7 +62,7 @@ impl Classes {
     pub fn of(&self, address: IpAddr, account: Option<&str>, user_agent: &str) -> (Class, OnExceed) {
         let address = address.to_canonical();
         let known = |rule: &ClassRule| {
-            rule.cidr.iter().any(|network| network.contains(&address))
+            rule.cidr.iter().any(|network| network.0.contains(&address))
                 || account.is_some_and(|account| rule.accounts.iter().any(|name| name == account))
         };
         let verified = self.0.iter().find(|rule| known(rule));

@@ -3,16 +3,83 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{
     abuse,
-    allowlist::Allowlist,
-    bans::{BanRecord, Target},
+    allowlist::{Allowlist, AllowlistEntry},
+    bans::BanRecord,
     budget,
     class::Classes,
-    throttle::Rules,
+    target::Target,
+    throttle::{Rules, covers_any},
 };
-use crate::client::ClientKey;
+use crate::{client::ClientKey, setting::Mistake};
+
+/// `[limits]`: what is common to all throttles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Names of throttles that only count, or `["*"]`; covers automatic bans too.
+    pub dry_run: Vec<String>,
+    /// A request header that, with value 1 and from a trusted proxy, lifts all throttles.
+    pub bypass_header: String,
+    /// Clients that are never throttled.
+    pub allowlist: Vec<AllowlistEntry>,
+    /// Accounts that are never throttled.
+    pub user_allowlist: Vec<String>,
+    /// Ends the message that a throttled client reads.
+    pub response_text: String,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            dry_run: Vec::new(),
+            bypass_header: String::new(),
+            allowlist: Vec::new(),
+            user_allowlist: Vec::new(),
+            response_text: "Retry later".to_owned(),
+        }
+    }
+}
+
+impl Settings {
+    /// Both lists as one.
+    pub fn allowlist(&self) -> Allowlist {
+        // GitLab's list holds numbers of users; here they are names of accounts, whatever they look like.
+        let user = |name: &String| AllowlistEntry {
+            client: Target::Principal(name.clone()),
+            comment: "user_allowlist".to_owned(),
+            expires: None,
+        };
+        Allowlist(self.allowlist.iter().cloned().chain(self.user_allowlist.iter().map(user)).collect())
+    }
+
+    /// Whether automatic bans are in dry run, whatever their mode is.
+    pub fn bans_are_dry(&self) -> bool {
+        self.dry_run.iter().any(|name| name == "*" || name == "ban")
+    }
+
+    /// Everything that is wrong with the table. The keys begin with `limits`.
+    pub fn validate(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        for name in self.dry_run.iter().filter(|name| *name != "ban" && !covers_any(name)) {
+            let fix = r#"there is no such throttle; write its name, the beginning of names, "ban", or "*" for all"#;
+            mistakes.push(Mistake::new("limits.dry_run", name, fix));
+        }
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if !self.bypass_header.chars().all(token) {
+            let fix = r#"not a header name; write one such as "Gitlab-Bypass-Rate-Limiting""#;
+            mistakes.push(Mistake::new("limits.bypass_header", &self.bypass_header, fix));
+        }
+        if self.response_text.trim().is_empty() || self.response_text.chars().any(char::is_control) {
+            let fix = r#"write one line, such as "Retry later""#;
+            mistakes.push(Mistake::new("limits.response_text", &self.response_text, fix));
+        }
+        mistakes
+    }
+}
 
 /// One configuration. Immutable; a reload makes another one.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +102,6 @@ pub struct LimitsConfig {
     pub token_header: String,
     /// `[limits] response_text`: ends what a throttled client is told.
     pub response_text: String,
-    /// `[ban] code = "DENIED"`: how a ban is called on the wire; `TOOMANYREQUESTS` when false.
-    pub bans_are_denied: bool,
     /// `[admin] public_url`: where a banned client is told to go.
     pub public_url: String,
     /// `[[account]]`, in the order of the file.

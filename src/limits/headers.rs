@@ -118,10 +118,10 @@ fn digits(number: u64, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::throttle::{Algorithm, Meter, Meters, Mode, Rules, Setting, Table};
+    use crate::limits::throttle::{Algorithm, Meter, Meters, Mode, Rules, Table, Throttle};
 
     fn rules(name: &str, limit: u32, period: u32, algorithm: Algorithm) -> Rules {
-        let setting = Setting {
+        let setting = Throttle {
             name: name.to_owned(),
             requests_per_period: limit,
             period_in_seconds: period,

@@ -17,10 +17,12 @@ pub mod headers;
 pub mod permit;
 pub mod retries;
 pub mod state;
+mod target;
 pub mod throttle;
 
-pub use config::{Account, LimitsConfig};
+pub use config::{Account, LimitsConfig, Settings};
 pub use state::Limits;
+pub use target::Target;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -44,13 +44,14 @@ pub use self::{
 };
 use super::{
     abuse::AbuseTracker,
-    allowlist::{AllowlistEntry, Who},
+    allowlist::AllowlistEntry,
     audit::{Actor, AdminEvent, AuditLog, Entry, Event},
-    bans::{self, BanError, BanFilter, BanList, BanRecord, Target},
+    bans::{self, BanError, BanFilter, BanList, BanRecord},
     budget as sharing,
     config::LimitsConfig,
     permit::{AdmissionRequest, Denied, Permit, RequestInfo},
-    throttle::{self, Mode, Rules, Setting, Snapshot, Table},
+    target::Target,
+    throttle::{self, Mode, Rules, Snapshot, Table, Throttle},
 };
 use crate::{
     client::{Client, ClientKey},
@@ -134,7 +135,7 @@ struct Usage {
     throttles: Snapshot,
     /// Under which limits.
     #[serde(default)]
-    rules: Vec<Setting>,
+    rules: Vec<Throttle>,
     #[serde(default)]
     probation: Vec<(String, u64)>,
 }
@@ -232,11 +233,7 @@ impl Limits {
 
     /// Puts a client on the allowlist until `expires` (or the next start, whichever is first).
     pub fn allow(&self, client: Target, comment: &str, expires: SystemTime, by: &Actor, now: SystemTime) {
-        let who = match &client {
-            Target::Network(network) => Who::Network(*network),
-            Target::Principal(name) => Who::Principal(name.clone()),
-        };
-        let allowed = AllowlistEntry { who, comment: comment.to_owned(), expires: Some(expires) };
+        let allowed = AllowlistEntry { client: client.clone(), comment: comment.to_owned(), expires: Some(expires) };
         self.change(now, |changes| {
             changes.allowed.retain(|entry| entry.expires.is_none_or(|expires| now < expires));
             changes.allowed.push(allowed);

@@ -36,7 +36,7 @@ mod tally;
 mod tests;
 
 pub use check::{Scope, Table, ThrottleDecision, ThrottleStatus};
-pub use rules::{Algorithm, Meter, Meters, Mode, Rule, Rules, Setting, covers};
+pub use rules::{Algorithm, Meter, Meters, Mode, Rule, Rules, Throttle, covers, covers_any};
 pub use snapshot::Snapshot;
 pub use tally::Tally;
 

@@ -17,7 +17,7 @@ use weir::{
     limits::{
         Account, Limits, LimitsConfig, abuse,
         permit::{AdmissionRequest, RequestInfo, RequestKind},
-        throttle::{Algorithm, Mode, Rules, Setting},
+        throttle::{Algorithm, Mode, Rules, Throttle},
     },
     mirror::Lookup,
     route::Routes,
@@ -58,7 +58,7 @@ pub(crate) fn password(name: &str) -> String {
 
 /// Ann owns 10.1.0.0/16 and `shop/`, bob owns 10.2.0.0/16, ops is an admin; one throttle in dry run; automatic bans in force.
 pub(crate) fn rulebook() -> LimitsConfig {
-    let throttle = Setting {
+    let throttle = Throttle {
         name: "throttle_unauthenticated_pulls".to_owned(),
         requests_per_period: 40,
         period_in_seconds: 3600,

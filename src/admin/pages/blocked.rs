@@ -9,8 +9,9 @@ use super::{PageContext, form::Form, html};
 use crate::{
     admin::parameter,
     limits::{
+        Target,
         abuse::PenaltyLevel,
-        bans::{BanFilter, BanRecord, MAX_DURATION, Origin, Target},
+        bans::{BanFilter, BanRecord, MAX_DURATION, Origin},
         state::BanRequest,
     },
 };

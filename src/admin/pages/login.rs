@@ -12,7 +12,7 @@ use crate::{
     limits::{
         audit::{AdminEvent, Event},
         client,
-        throttle::{Algorithm, Meter, Mode, Rules, Setting, Table},
+        throttle::{Algorithm, Meter, Mode, Rules, Table, Throttle},
     },
 };
 
@@ -39,7 +39,7 @@ pub(super) struct Attempts {
 
 impl Attempts {
     pub(super) fn new() -> Attempts {
-        let setting = |who: &str, requests_per_period, period_in_seconds| Setting {
+        let setting = |who: &str, requests_per_period, period_in_seconds| Throttle {
             name: format!("throttle_{who}_auth"),
             requests_per_period,
             period_in_seconds,

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::{PageContext, form::Form, html};
 use crate::limits::{
-    allowlist::{AllowlistEntry, Who},
+    allowlist::AllowlistEntry,
     state::ThrottleView,
     throttle::{Algorithm, Mode},
 };
@@ -75,11 +75,11 @@ fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
 }
 
 fn allowed(entry: &AllowlistEntry) -> Vec<Markup> {
-    let who = match &entry.who {
-        Who::Network(network) => network.to_string(),
-        Who::Principal(name) => name.clone(),
-    };
-    vec![html::text(who), html::text(&entry.comment), entry.expires.map_or_else(|| html::text("never"), html::time)]
+    vec![
+        html::text(entry.client.to_string()),
+        html::text(&entry.comment),
+        entry.expires.map_or_else(|| html::text("never"), html::time),
+    ]
 }
 
 pub(super) fn switch(context: &PageContext<'_>, form: &Form) -> HttpResponse {

@@ -231,7 +231,7 @@ mod tests {
         Limits, LimitsConfig,
         audit::Actor,
         permit::{AdmissionRequest, RequestInfo, RequestKind},
-        throttle::{Algorithm, Mode, Rules, Setting},
+        throttle::{Algorithm, Mode, Rules, Throttle},
     };
 
     #[test]
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_quota_in_headers_is_what_the_permit_says_at_any_moment() {
         let rules = |limit: u32| {
-            let setting = |what: &str, burst| Setting {
+            let setting = |what: &str, burst| Throttle {
                 name: format!("throttle_{what}"),
                 requests_per_period: limit,
                 period_in_seconds: 60,

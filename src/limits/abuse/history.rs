@@ -112,7 +112,7 @@ impl History {
     }
 
     /// The strikes before this one, and how long it lasts.
-    pub(super) fn strike(&mut self, durations: &[Duration; 4], now: SystemTime) -> (u32, Duration) {
+    pub(super) fn strike(&mut self, durations: [Duration; 4], now: SystemTime) -> (u32, Duration) {
         let before = self.strikes_at(now);
         (self.strikes, self.struck_at) = (before + 1.0, Some(now));
         // To the nearest: a strike counts as one for a day.

@@ -9,9 +9,12 @@ use std::{
 use ipnet::IpNet;
 
 use super::record::{
-    Ban, BanEvent, BanRecord, Lift, MAX_DURATION, MAX_EVIDENCE, MAX_REPOSITORIES, MIN_DURATION, NewBan, Origin, Target,
+    Ban, BanEvent, BanRecord, Lift, MAX_DURATION, MAX_EVIDENCE, MAX_REPOSITORIES, MIN_DURATION, NewBan, Origin,
 };
-use crate::{client::ClientKey, limits::abuse::PenaltyLevel};
+use crate::{
+    client::ClientKey,
+    limits::{abuse::PenaltyLevel, target::Target},
+};
 
 /// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.
 pub const MAX_BANS: usize = 10_000;

@@ -1,18 +1,12 @@
 //! One ban as it is kept, exported and shown, and the sentence that the client reads.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    str::FromStr,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     client::ClientKey,
-    limits::{abuse::PenaltyLevel, addresses_of},
+    limits::{abuse::PenaltyLevel, target::Target},
 };
 
 /// Requests that are kept as evidence.
@@ -24,72 +18,6 @@ pub const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A shorter ban is none.
 pub const MIN_DURATION: Duration = Duration::from_secs(1);
-
-/// Who is banned. Written as an address, a CIDR, or the name of an account.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// Everybody at these addresses.
-    Network(IpNet),
-    /// An account, wherever it asks from.
-    Principal(String),
-}
-
-impl Target {
-    /// This client, and nobody else.
-    pub fn of(client: &ClientKey) -> Target {
-        match client {
-            ClientKey::Principal(name) => Target::Principal(name.to_string()),
-            ClientKey::Address(address) => Target::Network(addresses_of(client).unwrap_or_else(|| (*address).into())),
-        }
-    }
-
-    /// Whether so many are meant that a person must insist: wider than a /24, or a /48 of IPv6.
-    pub fn is_wide(&self) -> bool {
-        match self {
-            Target::Network(IpNet::V4(network)) => network.prefix_len() < 24,
-            Target::Network(IpNet::V6(network)) => network.prefix_len() < 48,
-            Target::Principal(_) => false,
-        }
-    }
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Target, String> {
-        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(|it| it.to_canonical().into()));
-        if let Ok(network) = network {
-            return Ok(Target::Network(network.trunc()));
-        }
-        let is_name =
-            !text.is_empty() && text.len() <= 255 && !text.contains([':', '/']) && !text.contains(char::is_control);
-        is_name.then(|| Target::Principal(text.to_owned())).ok_or_else(|| {
-            "not a client; write an address, a CIDR such as 10.0.0.0/24, or the name of an account".to_owned()
-        })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Target::Network(network) if network.prefix_len() == network.max_prefix_len() => network.addr().fmt(f),
-            Target::Network(network) => network.fmt(f),
-            Target::Principal(name) => f.write_str(name),
-        }
-    }
-}
-
-impl Serialize for Target {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
 
 /// Times in RFC 3339, to the second: what people and other programs read.
 pub(crate) mod time {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::{
-    abuse::{Failure, Outcome, PenaltyLevel},
+    abuse::{Code, Failure, Outcome, PenaltyLevel},
     permit::{DenialCause, LogFields, RequestKind},
     throttle::{BYTES_UNIT, Meter, Meters, ThrottleDecision},
 };
@@ -90,7 +90,7 @@ impl Limits {
         permit.notes.extend(simulated);
         let Some(record) = found else { return Ok(()) };
         let url = &config.public_url;
-        let denied = Box::new(Denied::banned(&record, &client.key, url, config.bans_are_denied, now));
+        let denied = Box::new(Denied::banned(&record, &client.key, url, config.abuse.code == Code::Denied, now));
         if record.level < PenaltyLevel::Client {
             permit.misses = Some(denied);
             return Ok(());

@@ -9,7 +9,7 @@ use crate::limits::{
     budget::{self, Policy},
     class::Classes,
     permit::RequestKind,
-    throttle::{Algorithm, Setting},
+    throttle::{Algorithm, Throttle},
 };
 
 const DAY: u64 = 24 * 3600;
@@ -33,7 +33,7 @@ fn account(name: &str, networks: &[&str], namespaces: &[&str]) -> Account {
 }
 
 fn config() -> LimitsConfig {
-    let pulls = Setting {
+    let pulls = Throttle {
         name: "throttle_unauthenticated_pulls".into(),
         requests_per_period: 40,
         period_in_seconds: 3600,
@@ -172,7 +172,7 @@ fn a_limit_that_is_raised_lets_in_whom_the_old_one_shut_out() {
     let rules = |limit, burst| {
         let rules = config();
         let setting =
-            Setting { requests_per_period: limit, burst: Some(burst), ..rules.throttles.settings().remove(0) };
+            Throttle { requests_per_period: limit, burst: Some(burst), ..rules.throttles.settings().remove(0) };
         LimitsConfig { throttles: Rules::new(&[setting], &[], Rules::CEILING).unwrap(), ..rules }
     };
     let by = Actor::new("ops", None);
@@ -206,9 +206,7 @@ fn an_allowlist_stops_rules_and_never_an_operator() {
 
 #[test]
 fn two_never_decide_on_the_same_pull() {
-    let floors = budget::Floors::default();
-    let classes = Classes::default();
-    let budget = Policy::new(floors, budget::Shares::default(), Duration::from_secs(10), &classes);
+    let budget = Policy::new(&budget::Settings::default(), &Classes::default());
     let limits = Limits::in_memory(LimitsConfig { budget, ..LimitsConfig::default() });
     let left = |remaining, next| Balance {
         identity: Identity { upstream: "docker.io".into(), account: None },

@@ -2,11 +2,16 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::account::Window;
-use crate::client::ClientKey;
+use crate::{
+    client::ClientKey,
+    setting::{Mistake, Mistakes},
+};
 
 /// What is counted. The word is the end of a throttle's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Meter {
@@ -91,7 +96,7 @@ impl Meters {
 }
 
 /// How a window moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
     /// What was used comes back evenly; denied requests consume nothing.
@@ -102,7 +107,7 @@ pub enum Algorithm {
 }
 
 /// Whether a rule acts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// It denies.
@@ -125,21 +130,90 @@ impl Mode {
     }
 }
 
-/// One `[[throttle]]` as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Setting {
+/// One `[[throttle]]`, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Throttle {
     /// `throttle_{unauthenticated|authenticated}_{meter}`.
     pub name: String,
     /// How many …
     pub requests_per_period: u32,
     /// … in how many seconds.
     pub period_in_seconds: u32,
-    /// How many of them at once (gcra only); a quarter when absent.
+    /// How many of them at once (gcra only); a quarter of `requests_per_period` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
     /// How the window moves.
+    #[serde(default)]
     pub algorithm: Algorithm,
     /// Whether it acts.
+    #[serde(default)]
     pub mode: Mode,
+}
+
+impl Throttle {
+    /// What is throttled when nothing is configured: manifest GETs, 36,000 an hour for each client. A fleet behind one address stays below it.
+    pub fn defaults() -> Vec<Throttle> {
+        let pulls = |audience: &str| Throttle {
+            name: format!("throttle_{audience}_pulls"),
+            requests_per_period: 36_000,
+            period_in_seconds: 3600,
+            burst: Some(9000),
+            algorithm: Algorithm::Gcra,
+            mode: Mode::Enforce,
+        };
+        vec![pulls("unauthenticated"), pulls("authenticated")]
+    }
+
+    /// Everything that is wrong with these throttles. The keys begin with `throttle[N]`.
+    pub fn validate(throttles: &[Throttle]) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        for (number, throttle) in throttles.iter().enumerate() {
+            let key = |name: &str| format!("throttle[{number}].{name}");
+            if throttle.audience_and_meter().is_none() {
+                let meters = Meter::ALL.map(Meter::as_str).join("|");
+                let fix =
+                    format!("there is no such throttle; write throttle_{{unauthenticated|authenticated}}_{{{meters}}}");
+                mistakes.push(Mistake::new(key("name"), &throttle.name, fix));
+            }
+            if throttles[..number].iter().any(|other| other.name == throttle.name) {
+                mistakes.push(Mistake::new(key("name"), &throttle.name, "this throttle is configured twice; keep one"));
+            }
+            let counts = [
+                ("requests_per_period", throttle.requests_per_period),
+                ("period_in_seconds", throttle.period_in_seconds),
+            ];
+            for (name, _) in counts.into_iter().filter(|(_, count)| *count == 0) {
+                mistakes.push(Mistake::new(key(name), 0, r#"write 1 or more; mode = "off" switches a throttle off"#));
+            }
+            let burst = throttle.burst();
+            if !(1..=throttle.requests_per_period.max(1)).contains(&burst) {
+                mistakes.push(Mistake::new(key("burst"), burst, "write 1 or more, at most requests_per_period"));
+            } else if throttle.window().is_none() {
+                let fix = "the period is too long for such a burst; lower one of them";
+                mistakes.push(Mistake::new(key("period_in_seconds"), throttle.period_in_seconds, fix));
+            }
+        }
+        mistakes
+    }
+
+    fn burst(&self) -> u32 {
+        self.burst.unwrap_or((self.requests_per_period / 4).max(1))
+    }
+
+    fn window(&self) -> Option<Window> {
+        Window::new(self.algorithm, self.requests_per_period, self.period_in_seconds, self.burst())
+    }
+
+    /// Whether it is for accounts, and what it counts; `None` when no throttle has this name.
+    fn audience_and_meter(&self) -> Option<(bool, Meter)> {
+        let rest = self.name.strip_prefix("throttle_")?;
+        let unauthenticated = rest.strip_prefix("unauthenticated_").map(|meter| (false, meter));
+        let (authenticated, word) =
+            unauthenticated.or_else(|| rest.strip_prefix("authenticated_").map(|meter| (true, meter)))?;
+        let meter = Meter::ALL.into_iter().find(|meter| meter.as_str() == word)?;
+        Some((authenticated, meter))
+    }
 }
 
 /// One throttle, checked.
@@ -212,25 +286,26 @@ impl Rules {
     /// or /48 has; 0 gives networks no limit.
     ///
     /// # Errors
-    /// A name that does not exist or stands twice, a zero, a burst above the limit: with the key, for the operator.
-    pub fn new(settings: &[Setting], dry_run: &[String], ceiling: u32) -> Result<Rules, String> {
-        let mut rules: Vec<Rule> = Vec::with_capacity(settings.len());
-        for setting in settings {
-            let mut rule = rule(setting, ceiling)?;
-            if rules.iter().any(|other| other.name == rule.name) {
-                return Err(format!("throttle {:?} is configured twice; keep one", setting.name));
-            }
-            if rule.mode == Mode::Enforce && dry_run.iter().any(|selection| covers(selection, &rule.name)) {
-                rule.mode = Mode::DryRun;
-            }
-            rules.push(rule);
+    /// What [`Throttle::validate`] finds.
+    pub fn new(throttles: &[Throttle], dry_run: &[String], ceiling: u32) -> Result<Rules, Mistakes> {
+        let mistakes = Throttle::validate(throttles);
+        if !mistakes.is_empty() {
+            return Err(Mistakes(mistakes));
         }
-        Ok(Rules::ordered(rules, ceiling > 0))
+        let rule = |throttle: &Throttle| {
+            let ((authenticated, meter), own) = throttle.audience_and_meter().zip(throttle.window())?;
+            let dry = throttle.mode == Mode::Enforce && dry_run.iter().any(|name| covers(name, &throttle.name));
+            let mode = if dry { Mode::DryRun } else { throttle.mode };
+            let network = own.widened(ceiling.max(1));
+            Some(Rule { name: throttle.name.as_str().into(), meter, authenticated, mode, own, network })
+        };
+        Ok(Rules::ordered(throttles.iter().filter_map(rule).collect(), ceiling > 0))
     }
 
     fn ordered(mut rules: Vec<Rule>, has_ceilings: bool) -> Rules {
-        // By rate, compared as fractions without dividing.
-        rules.sort_by_key(|rule| u64::from(rule.limit()) * 1_000_000 / u64::from(rule.period()));
+        // By rate. The fractions are compared by multiplying crosswise, which is exact.
+        let part = |one: &Rule, other: &Rule| u64::from(one.limit()) * u64::from(other.period());
+        rules.sort_by(|one, other| part(one, other).cmp(&part(other, one)));
         let (authenticated, unauthenticated): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.authenticated);
         Rules { authenticated: authenticated.into(), unauthenticated: unauthenticated.into(), has_ceilings }
     }
@@ -251,9 +326,9 @@ impl Rules {
         (Rules::ordered(rules, self.has_ceilings), changed)
     }
 
-    /// As they could have been written.
-    pub fn settings(&self) -> Vec<Setting> {
-        let setting = |rule: &Rule| Setting {
+    /// The settings that would make these rules again.
+    pub fn settings(&self) -> Vec<Throttle> {
+        let setting = |rule: &Rule| Throttle {
             name: rule.name().to_owned(),
             requests_per_period: rule.limit(),
             period_in_seconds: rule.period(),
@@ -284,26 +359,10 @@ pub fn covers(selection: &str, name: &str) -> bool {
     selection == "*" || !selection.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
-fn rule(setting: &Setting, ceiling: u32) -> Result<Rule, String> {
-    let name = &setting.name;
-    let parts = name.strip_prefix("throttle_").and_then(|rest| {
-        let unauthenticated = rest.strip_prefix("unauthenticated_").map(|what| (false, what));
-        unauthenticated.or_else(|| rest.strip_prefix("authenticated_").map(|what| (true, what)))
-    });
-    let known = parts.and_then(|(authenticated, what)| {
-        Meter::ALL.into_iter().find(|meter| meter.as_str() == what).map(|meter| (authenticated, meter))
-    });
-    let (authenticated, meter) = known.ok_or_else(|| format!("there is no throttle {name:?}"))?;
-    let (limit, period) = (setting.requests_per_period, setting.period_in_seconds);
-    if limit == 0 || period == 0 {
-        return Err(format!("throttle {name:?}: requests_per_period and period_in_seconds must be at least 1"));
-    }
-    let burst = setting.burst.unwrap_or((limit / 4).max(1));
-    if burst == 0 || burst > limit {
-        return Err(format!("throttle {name:?}: burst must be between 1 and requests_per_period"));
-    }
-    let own = Window::new(setting.algorithm, limit, period, burst)
-        .ok_or_else(|| format!("throttle {name:?}: the period is too long for such a burst; lower one of them"))?;
-    let network = own.widened(ceiling.max(1));
-    Ok(Rule { name: name.as_str().into(), meter, authenticated, mode: setting.mode, own, network })
+/// Whether `selection` means any throttle that could be configured.
+pub fn covers_any(selection: &str) -> bool {
+    let names = ["unauthenticated", "authenticated"]
+        .into_iter()
+        .flat_map(|audience| Meter::ALL.map(|meter| format!("throttle_{audience}_{}", meter.as_str())));
+    names.into_iter().any(|name| covers(selection, &name))
 }
