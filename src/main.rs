@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let config = match cli.load() {
         Ok(config) => config,
-        Err(mistakes) => return fail(&mistakes.to_string()),
+        Err(errors) => return fail(&errors.to_string()),
     };
     let done = match cli.command {
         None | Some(Command::Serve) => serve(cli, config),
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(cli: Cli, config: Config) -> Result<(), String> {
-    let settings = config.settings().map_err(|mistakes| mistakes.to_string())?;
+    let settings = config.settings().map_err(|errors| errors.to_string())?;
     telemetry::start_logs(&settings.log);
     upstream::install_provider();
     raise_file_limit();
@@ -76,11 +76,11 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     let journal = store.journal("ledger").map_err(|error| error.to_string())?;
     let records = journal.replay().map_err(|error| error.to_string())?;
     let ledger = Ledger::new(records, Arc::new(LedgerJournal(journal)));
-    for allowed in &settings.rulebook.allowlist.0 {
+    for allowed in &settings.limits.allowlist.0 {
         let expires = allowed.expires.map(|expires| humantime::format_rfc3339_seconds(expires).to_string());
         tracing::info!(client = %allowed.client, comment = allowed.comment, expires, "on the allowlist: never throttled");
     }
-    let (limits, persistence) = Persistence::start(&store, settings.rulebook, &ledger)?;
+    let (limits, persistence) = Persistence::start(&store, settings.limits, &ledger)?;
     let local = bind_local(&config.admin_socket());
 
     let mut metrics = telemetry::registry();

@@ -50,12 +50,12 @@ fn read(
     limits: &Limits,
     by: &str,
 ) -> Result<Config, String> {
-    let fresh = cli.load().map_err(|mistakes| mistakes.to_string())?;
-    let rulebook = fresh.rulebook().map_err(|mistakes| mistakes.to_string())?;
+    let fresh = cli.load().map_err(|errors| errors.to_string())?;
+    let limits_config = fresh.limits_config().map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
     let prepared = certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
     prepared.into_iter().for_each(|certificate| certificate.install());
-    limits.reload(rulebook, &Actor::new(by, None), SystemTime::now());
+    limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
     if fresh.needs_restart_after(old) {
         tracing::warn!(
             "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, trusted proxies and certificates are reloaded)"

@@ -7,9 +7,9 @@ use crate::config::Config;
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
     // Password files and certificates are part of a configuration that works.
-    config.settings().map_err(|mistakes| mistakes.to_string())?;
-    if let Some(mistake) = config.storage.unusable_root() {
-        return Err(mistake.to_string());
+    config.settings().map_err(|errors| errors.to_string())?;
+    if let Some(error) = config.storage.unusable_root() {
+        return Err(error.to_string());
     }
     let mut text = String::from("the configuration is fine\n");
     for upstream in &config.upstream.0 {

@@ -23,7 +23,7 @@ pub use self::{
     local::{local_socket, remove_socket},
     serve::greeting,
 };
-use crate::config::{Config, Mistakes};
+use crate::config::{Config, ConfigErrors};
 
 /// A pull-through mirror for OCI registries that never wastes an upstream pull.
 #[derive(Debug, Parser)]
@@ -65,7 +65,7 @@ impl Cli {
     ///
     /// # Errors
     /// All that is wrong with it.
-    pub fn load(&self) -> Result<Config, Mistakes> {
+    pub fn load(&self) -> Result<Config, ConfigErrors> {
         let file = self.file();
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

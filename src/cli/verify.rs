@@ -6,7 +6,7 @@ use super::say;
 use crate::config::Config;
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
-    let settings = config.settings().map_err(|mistakes| mistakes.to_string())?;
+    let settings = config.settings().map_err(|errors| errors.to_string())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let scrubbed = runtime.block_on(async {
         let store = weir_storage::Store::open(settings.storage).map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use argon2::password_hash::PasswordHash;
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, Network};
+use super::{ConfigError, Network};
 use crate::limits::{self, class::ClassRule};
 
 /// Somebody with a password.
@@ -98,22 +98,26 @@ pub(super) fn htpasswd(path: &Path) -> Result<Vec<limits::Account>, String> {
     Ok(users)
 }
 
-pub(super) fn check(accounts: &[Account], mistakes: &mut Vec<Mistake>) {
+pub(super) fn check(accounts: &[Account], errors: &mut Vec<ConfigError>) {
     for (number, account) in accounts.iter().enumerate() {
         let key = |name: &str| format!("account[{number}].{name}");
         if account.name.is_empty() || account.name.contains(':') || account.name.chars().any(char::is_control) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 key("name"),
                 &account.name,
                 "Basic authentication cannot carry this; write a name without a colon",
             ));
         }
         if accounts[..number].iter().any(|other| other.name == account.name) {
-            mistakes.push(Mistake::new(key("name"), &account.name, "another account has this name; give each its own"));
+            errors.push(ConfigError::new(
+                key("name"),
+                &account.name,
+                "another account has this name; give each its own",
+            ));
         }
         // The hash is not printed: people paste passwords in its place.
         if PasswordHash::new(&account.password_hash).map_or(true, |hash| hash.algorithm.as_str() != "argon2id") {
-            mistakes.push(Mistake::unseen(
+            errors.push(ConfigError::without_value(
                 key("password_hash"),
                 "not an Argon2id hash; paste the line that `weir hash-password` prints",
             ));
@@ -122,10 +126,10 @@ pub(super) fn check(accounts: &[Account], mistakes: &mut Vec<Mistake>) {
 }
 
 /// A class may name only accounts that exist.
-pub(super) fn check_classes(accounts: &[Account], classes: &[ClassRule], mistakes: &mut Vec<Mistake>) {
+pub(super) fn check_classes(accounts: &[Account], classes: &[ClassRule], errors: &mut Vec<ConfigError>) {
     for (number, class) in classes.iter().enumerate() {
         for name in class.accounts.iter().filter(|name| !accounts.iter().any(|account| account.name == **name)) {
-            mistakes.push(Mistake::new(format!("class[{number}].accounts"), name, "there is no such [[account]]"));
+            errors.push(ConfigError::new(format!("class[{number}].accounts"), name, "there is no such [[account]]"));
         }
     }
 }

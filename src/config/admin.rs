@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Mistake,
+    ConfigError,
     account::{Account, Role},
 };
 
@@ -28,9 +28,9 @@ impl Default for Admin {
 }
 
 impl Admin {
-    pub(super) fn check(&self, accounts: &[Account], mistakes: &mut Vec<Mistake>) {
+    pub(super) fn check(&self, accounts: &[Account], errors: &mut Vec<ConfigError>) {
         if !self.listen.ip().is_loopback() && !accounts.iter().any(|account| account.role == Role::Admin) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "admin.listen",
                 self.listen.to_string(),
                 "whoever reaches this address could act as operator: listen on loopback, or add an [[account]] with \
@@ -38,7 +38,7 @@ impl Admin {
             ));
         }
         if !self.public_url.is_empty() && self.public_host().is_none() {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "admin.public_url",
                 &self.public_url,
                 r#"write an absolute URL without a path, such as "https://weir.example.com""#,

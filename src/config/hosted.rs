@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, Size, Span};
+use super::{ConfigError, Size, Span};
 use crate::hosted;
 
 /// Which names are pushed to rather than mirrored.
@@ -43,11 +43,11 @@ impl Default for Hosted {
 }
 
 impl Hosted {
-    pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         for (number, namespace) in self.namespaces.iter().enumerate() {
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/*".contains(c);
             if namespace.is_empty() || namespace.starts_with(['/', '*']) || !namespace.chars().all(plain) {
-                mistakes.push(Mistake::new(
+                errors.push(ConfigError::new(
                     format!("hosted.namespaces[{number}]"),
                     namespace,
                     r#"write the beginning of a repository name and a star, such as "local/*""#,
@@ -55,7 +55,7 @@ impl Hosted {
             }
         }
         if self.uploads == 0 {
-            mistakes.push(Mistake::new("hosted.uploads", self.uploads, "nobody could push; write at least 1"));
+            errors.push(ConfigError::new("hosted.uploads", self.uploads, "nobody could push; write at least 1"));
         }
     }
 

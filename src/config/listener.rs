@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, tls::Tls};
+use super::{ConfigError, tls::Tls};
 
 /// One more listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,12 +21,12 @@ pub struct Listener {
     pub tls: Option<Tls>,
 }
 
-pub(super) fn check(listeners: &[Listener], mistakes: &mut Vec<Mistake>) {
+pub(super) fn check(listeners: &[Listener], errors: &mut Vec<ConfigError>) {
     for (number, listener) in listeners.iter().enumerate() {
         if let Some(tls) = &listener.tls
-            && let Err(mistake) = tls.load(&format!("listener[{number}].tls"))
+            && let Err(error) = tls.load(&format!("listener[{number}].tls"))
         {
-            mistakes.push(mistake);
+            errors.push(error);
         }
     }
 }
@@ -36,7 +36,7 @@ pub(super) fn check_apart(
     server: &[SocketAddr],
     listeners: &[Listener],
     admin: SocketAddr,
-    mistakes: &mut Vec<Mistake>,
+    errors: &mut Vec<ConfigError>,
 ) {
     let server = server.iter().map(|address| ("server.listen".to_owned(), *address));
     let more = listeners.iter().enumerate();
@@ -44,7 +44,7 @@ pub(super) fn check_apart(
     let all: Vec<_> = server.chain(more).chain([("admin.listen".to_owned(), admin)]).collect();
     for (number, (key, address)) in all.iter().enumerate() {
         if let Some((other, taken)) = all[..number].iter().find(|(_, taken)| overlap(*address, *taken)) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 key,
                 address.to_string(),
                 format!("{other} = \"{taken}\" takes this address; give each its own address or port"),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Mistake;
+use super::ConfigError;
 
 /// What is logged, and how it looks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +34,9 @@ impl Default for Log {
 }
 
 impl Log {
-    pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         if let Err(error) = self.filter.parse::<tracing_subscriber::EnvFilter>() {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "log.filter",
                 &self.filter,
                 format!(r#"{error}; write "info" or "info,weir=debug""#),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, Size, Span};
+use super::{ConfigError, Size, Span};
 use crate::mirror;
 
 /// Freshness and bounds.
@@ -65,16 +65,16 @@ impl Default for Mirror {
 }
 
 impl Mirror {
-    pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         if !(1..=256).contains(&self.fills) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "mirror.fills",
                 self.fills,
                 "write 1 to 256: a fill may hold a thread that blocks on the disk, and there are 512 of those",
             ));
         }
         if self.revalidate_timeout.0.is_zero() || self.revalidate_timeout > Span::seconds(25) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "mirror.revalidate_timeout",
                 self.revalidate_timeout.to_string(),
                 r#"write "1s" to "25s": containerd gives up on a mirror that is silent for 30 s"#,
@@ -83,7 +83,7 @@ impl Mirror {
         for (number, rule) in self.tag.iter().enumerate() {
             let tag = rule.pattern.rsplit_once(':').is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty());
             if !tag || rule.pattern.chars().any(char::is_whitespace) {
-                mistakes.push(Mistake::new(
+                errors.push(ConfigError::new(
                     format!("mirror.tag[{number}].pattern"),
                     &rule.pattern,
                     r#"write registry/repository:tag, such as "docker.io/library/*:[0-9]*""#,

@@ -14,13 +14,13 @@ mod listener;
 mod log;
 mod mirror;
 mod overlay;
+mod serde_messages;
 mod server;
 mod settings;
 mod storage;
 mod tls;
 mod upstream;
 mod watch;
-mod words;
 
 use std::path::Path;
 
@@ -42,7 +42,7 @@ pub use self::{
     upstream::Upstreams,
     watch::Watch,
 };
-pub use crate::setting::{Mistake, Mistakes, Network, OneOrMany, Size, Span};
+pub use crate::setting::{ConfigError, ConfigErrors, Network, OneOrMany, Size, Span};
 
 /// The commented default configuration, which is also what `weir` runs without a file. A test holds it to the code.
 pub const DEPLOY_TOML: &str = include_str!("../../deploy.toml");
@@ -111,57 +111,61 @@ impl Config {
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Config, Mistakes> {
+    ) -> Result<Config, ConfigErrors> {
         let text = match file {
             None => String::new(),
             Some(file) => std::fs::read_to_string(file).map_err(|error| {
-                Mistake::unseen("", format!("{}: {error}; name a readable file with --config", file.display()))
+                ConfigError::without_value(
+                    "",
+                    format!("{}: {error}; name a readable file with --config", file.display()),
+                )
             })?,
         };
         Config::read(&text, environment)
     }
 
     /// As [`Config::load`], of text that was read already.
-    pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Mistakes> {
-        let mut table: toml::Table =
-            text.parse().map_err(|error: toml::de::Error| Mistake::unseen("", error.to_string().trim_end()))?;
+    pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
+        let mut table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| ConfigError::without_value("", error.to_string().trim_end()))?;
         overlay::lay_over(&mut table, environment)?;
         let config: Config = serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
             let key = error.path().to_string();
             let value = overlay::find(&table, &key);
-            let fix = words::fix(error.inner().message(), &key, value, overlay::default_of(&key).as_ref());
+            let fix = serde_messages::fix(error.inner().message(), &key, value, overlay::default_of(&key).as_ref());
             match value {
                 // A secret under a mistyped key is still a secret.
                 Some(value) if !value.is_table() && !key.contains("password") && !holds_a_password(value) => {
-                    Mistake { key, value: Some(value.to_string()), fix }
+                    ConfigError { key, value: Some(value.to_string()), fix }
                 }
-                _ => Mistake::unseen(key, fix),
+                _ => ConfigError::without_value(key, fix),
             }
         })?;
-        let mistakes = config.check();
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+        let errors = config.check();
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 
     /// Everything that a type cannot say.
-    fn check(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        self.server.check(&mut mistakes);
-        listener::check(&self.listener, &mut mistakes);
-        listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut mistakes);
-        self.admin.check(&self.account, &mut mistakes);
-        account::check(&self.account, &mut mistakes);
-        self.storage.check(&mut mistakes);
-        self.mirror.check(&mut mistakes);
-        self.upstream.check(&mut mistakes);
-        self.hosted.check(&mut mistakes);
-        mistakes.extend(Throttle::validate(&self.throttle));
-        mistakes.extend(self.limits.validate());
-        mistakes.extend(self.budget.validate());
-        mistakes.extend(ClassRule::validate(&self.class));
-        account::check_classes(&self.account, &self.class, &mut mistakes);
-        mistakes.extend(self.ban.validate());
-        self.log.check(&mut mistakes);
-        mistakes
+    fn check(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
+        self.server.check(&mut errors);
+        listener::check(&self.listener, &mut errors);
+        listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut errors);
+        self.admin.check(&self.account, &mut errors);
+        account::check(&self.account, &mut errors);
+        self.storage.check(&mut errors);
+        self.mirror.check(&mut errors);
+        self.upstream.check(&mut errors);
+        self.hosted.check(&mut errors);
+        errors.extend(Throttle::validate(&self.throttle));
+        errors.extend(self.limits.validate());
+        errors.extend(self.budget.validate());
+        errors.extend(ClassRule::validate(&self.class));
+        account::check_classes(&self.account, &self.class, &mut errors);
+        errors.extend(self.ban.validate());
+        self.log.check(&mut errors);
+        errors
     }
 }
 

@@ -3,25 +3,25 @@
 //! Two underscores stand between a table and a key, in upper case; a number names an entry of a list of tables
 //! (`WEIR_UPSTREAM__0__URL`). Lists are comma-separated. Variables without two underscores are not ours to judge, for
 //! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`, and `WEIR_LISTENER_0_PORT` beside one named
-//! `weir-listener-0`; but one that would be a setting with two is a mistake, and told.
+//! `weir-listener-0`; but one that would be a setting with two is an error.
 
 use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use super::{Config, Mistake, Mistakes};
+use super::{Config, ConfigError, ConfigErrors};
 
 /// Puts what the environment says into `table`; what it says wins.
 pub(super) fn lay_over(
     table: &mut Table,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(), Mistakes> {
+) -> Result<(), ConfigErrors> {
     let environment = environment.into_iter();
     let mut variables: Vec<(String, String)> = environment.filter(|(name, _)| name.starts_with("WEIR_")).collect();
     if variables.is_empty() {
         return Ok(());
     }
-    // In a fixed order, so that two mistakes are always told in the same one.
+    // In a fixed order, so that two errors are always told in the same one.
     variables.sort();
     let known = known();
     for (variable, text) in variables {
@@ -29,10 +29,10 @@ pub(super) fn lay_over(
         if !name.contains("__") {
             let Some(meant) = meant(&known, name) else { continue };
             let fix = format!("this is no setting; write {meant}, with two underscores between a table and its key");
-            return Err(Mistake::unseen(variable, fix).into());
+            return Err(ConfigError::without_value(variable, fix).into());
         }
         let path: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
-        let refuse = |fix: &str| Mistake::new(&variable, &text, fix);
+        let refuse = |fix: &str| ConfigError::new(&variable, &text, fix);
         let value = typed(&text, sample(&known, &path)).map_err(|fix| refuse(&fix))?;
         put(table, &path, value, Some(&known)).map_err(|fix| refuse(&fix))?;
     }

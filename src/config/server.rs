@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, Network, OneOrMany, Span, tls::Tls};
+use super::{ConfigError, Network, OneOrMany, Span, tls::Tls};
 
 /// The registry's listener, and the bounds on whoever connects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,28 +61,31 @@ impl Default for Server {
 }
 
 impl Server {
-    pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         if self.listen.0.is_empty() {
-            mistakes.push(Mistake::unseen("server.listen", r#"name at least one address, such as "127.0.0.1:5000""#));
+            errors.push(ConfigError::without_value(
+                "server.listen",
+                r#"name at least one address, such as "127.0.0.1:5000""#,
+            ));
         }
         let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if !self.token_header.chars().all(token) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "server.token_header",
                 &self.token_header,
                 r#"not a header name; write one such as "X-Weir-Token""#,
             ));
         }
         if self.workers > 512 {
-            mistakes.push(Mistake::new("server.workers", self.workers, "write at most 512; 0 is one per core"));
+            errors.push(ConfigError::new("server.workers", self.workers, "write at most 512; 0 is one per core"));
         }
         if self.connections == 0 {
-            mistakes.push(Mistake::new("server.connections", 0, "nobody could connect; write 1 or more"));
+            errors.push(ConfigError::new("server.connections", 0, "nobody could connect; write 1 or more"));
         }
         if let Some(most) = self.connections_per_client
             && !(1..=self.connections).contains(&most)
         {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "server.connections_per_client",
                 most,
                 format!("write 1 or more, at most server.connections, which is {}", self.connections),
@@ -95,13 +98,13 @@ impl Server {
             ("server.body_stall", self.body_stall),
         ] {
             if span < Span::seconds(1) {
-                mistakes.push(Mistake::new(key, span.to_string(), r#"too short for a network; write "1s" or more"#));
+                errors.push(ConfigError::new(key, span.to_string(), r#"too short for a network; write "1s" or more"#));
             }
         }
         if let Some(tls) = &self.tls
-            && let Err(mistake) = tls.load("server.tls")
+            && let Err(error) = tls.load("server.tls")
         {
-            mistakes.push(mistake);
+            errors.push(error);
         }
     }
 

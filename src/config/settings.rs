@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use super::{Account, Config, Log, Mistake, Mistakes, Role, account};
+use super::{Account, Config, ConfigError, ConfigErrors, Log, Role, account};
 use crate::{
     admin, hosted, http,
     limits::{
@@ -34,7 +34,7 @@ pub struct Settings {
     /// For the admin side.
     pub admin: admin::Settings,
     /// What is reloaded: throttles, classes, budget, bans, accounts.
-    pub rulebook: LimitsConfig,
+    pub limits: LimitsConfig,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -57,7 +57,7 @@ impl Config {
     ///
     /// # Errors
     /// Files that cannot be read, or do not hold what they should.
-    pub fn settings(&self) -> Result<Settings, Mistakes> {
+    pub fn settings(&self) -> Result<Settings, ConfigErrors> {
         Ok(Settings {
             storage: weir_storage::Settings {
                 namespaces: self.hosted.namespaces.clone(),
@@ -73,7 +73,7 @@ impl Config {
             http: self.http(),
             listeners: self.listeners()?,
             admin: self.admin(),
-            rulebook: self.rulebook()?,
+            limits: self.limits_config()?,
             log: self.log.clone(),
         })
     }
@@ -97,7 +97,7 @@ impl Config {
         }
     }
 
-    fn listeners(&self) -> Result<Vec<Listen>, Mistakes> {
+    fn listeners(&self) -> Result<Vec<Listen>, ConfigErrors> {
         let mut listeners = Vec::new();
         let tls = self.server.tls.as_ref().map(|tls| tls.load("server.tls")).transpose()?;
         for address in &self.server.listen.0 {
@@ -149,14 +149,14 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong, with its key.
-    pub fn rulebook(&self) -> Result<LimitsConfig, Mistakes> {
+    pub fn limits_config(&self) -> Result<LimitsConfig, ConfigErrors> {
         let throttles = Rules::new(&self.throttle, &self.limits.dry_run, Rules::CEILING)?;
         let classes = Classes(self.class.clone());
         let trusted_proxies: Vec<_> = self.server.trusted_proxies.iter().map(|network| network.0).collect();
         let mut accounts: Vec<_> = self.account.iter().map(Account::principal).collect();
         if !self.server.htpasswd.as_os_str().is_empty() {
-            let users =
-                account::htpasswd(&self.server.htpasswd).map_err(|error| Mistake::unseen("server.htpasswd", error))?;
+            let users = account::htpasswd(&self.server.htpasswd)
+                .map_err(|error| ConfigError::without_value("server.htpasswd", error))?;
             // An [[account]] is the operator's word on a user of the same name.
             let known = |user: &limits::Account| self.account.iter().any(|account| *account.name == *user.name);
             accounts.extend(users.into_iter().filter(|user| !known(user)));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, Size, Span};
+use super::{ConfigError, Size, Span};
 
 /// The data directory and its bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,19 +48,19 @@ impl Default for Storage {
 }
 
 impl Storage {
-    pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         if self.root.as_os_str().is_empty() {
-            mistakes.push(Mistake::new("storage.root", &self.root, r#"name a directory, such as "weir-data""#));
+            errors.push(ConfigError::new("storage.root", &self.root, r#"name a directory, such as "weir-data""#));
         }
         if self.capacity < Size::mib(64) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "storage.capacity",
                 self.capacity.to_string(),
                 r#"too small to hold an image; write at least "64MiB""#,
             ));
         }
         if !(self.low_watermark > 0.0 && self.low_watermark <= self.high_watermark && self.high_watermark <= 1.0) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "storage.low_watermark",
                 self.low_watermark,
                 format!("write 0 < low_watermark <= high_watermark <= 1; high_watermark is {}", self.high_watermark),
@@ -70,11 +70,11 @@ impl Storage {
 
     /// What is wrong with `root` as the disk is now: it, or what it would be made in, is no directory that this user may write in.
     /// Nothing is made.
-    pub fn unusable_root(&self) -> Option<Mistake> {
-        let mistake = |fix: String| Some(Mistake::new("storage.root", &self.root, fix));
+    pub fn unusable_root(&self) -> Option<ConfigError> {
+        let error = |fix: String| Some(ConfigError::new("storage.root", &self.root, fix));
         let absolute = match std::path::absolute(&self.root) {
             Ok(absolute) => absolute,
-            Err(error) => return mistake(format!("{error}; name a directory by its absolute path")),
+            Err(found) => return error(format!("{found}; name a directory by its absolute path")),
         };
         let there = absolute.ancestors().find_map(|path| match std::fs::metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -82,14 +82,14 @@ impl Storage {
         });
         let (path, about) = there?;
         match about {
-            Err(error) => mistake(format!("{}: {error}; name a directory", path.display())),
-            Ok(about) if !about.is_dir() => mistake(format!("{} is no directory; name one", path.display())),
+            Err(found) => error(format!("{}: {found}; name a directory", path.display())),
+            Ok(about) if !about.is_dir() => error(format!("{} is no directory; name one", path.display())),
             Ok(_) => match accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
                 Ok(()) => None,
-                Err(error) => mistake(format!(
+                Err(found) => error(format!(
                     "{} may not be written in ({}); give it to the user that runs weir, or name another directory",
                     path.display(),
-                    std::io::Error::from(error)
+                    std::io::Error::from(found)
                 )),
             },
         }

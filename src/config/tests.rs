@@ -1,11 +1,11 @@
-//! What holds `deploy.toml` to the code, and the words in which mistakes are told.
+//! What holds `deploy.toml` to the code, and the words in which errors are told.
 
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::limits::{abuse::Code, budget::Floors, throttle::Mode};
 
-fn read(text: &str) -> Result<Config, Mistakes> {
+fn read(text: &str) -> Result<Config, ConfigErrors> {
     Config::read(text, [])
 }
 
@@ -121,7 +121,7 @@ fn a_secret_under_a_mistyped_key_is_not_printed() {
 }
 
 #[test]
-fn a_mistake_names_the_key_the_value_and_the_fix() {
+fn an_error_names_the_key_the_value_and_the_fix() {
     for (text, said) in [
         ("[storage]\ncapacity = \"50GB!\"", r#"storage.capacity = "50GB!": not a size; write a number"#),
         ("[storage]\ncapacitty = \"1GiB\"", "storage.capacitty"),
@@ -192,7 +192,7 @@ fn a_mistake_names_the_key_the_value_and_the_fix() {
 }
 
 #[test]
-fn what_a_rulebook_holds_is_what_was_written() {
+fn limits_are_what_was_written() {
     let text = "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 9\nperiod_in_seconds = 60\n\
                 [limits]\ndry_run = [\"throttle_unauthenticated\", \"ban\"]\nuser_allowlist = [\"1\"]\n\
                 [ban]\nmode = \"enforce\"\ncode = \"DENIED\"\n[[class]]\nname = \"bulk\"\ncidr = [\"10.9.0.0/16\"]\n\
@@ -201,16 +201,16 @@ fn what_a_rulebook_holds_is_what_was_written() {
     let file = directory.path().join("htpasswd");
     std::fs::write(&file, "# users\nbo:$2y$04$TcgLvGOd4nn/vCmfcHQu1.7Mv1cvoNaHYCPkyBRIg8RDlFBZOVHS2\n\n").unwrap();
     let text = text.replace("HTPASSWD", file.to_str().unwrap());
-    let rulebook = read(&text).unwrap().rulebook().unwrap();
-    let rules: Vec<_> = rulebook.throttles.iter().map(|rule| (rule.limit(), rule.mode())).collect();
+    let limits = read(&text).unwrap().limits_config().unwrap();
+    let rules: Vec<_> = limits.throttles.iter().map(|rule| (rule.limit(), rule.mode())).collect();
     assert_eq!(rules, [(9, Mode::DryRun)]);
-    assert_eq!(rulebook.abuse.mode, Mode::DryRun);
-    assert!(rulebook.abuse.code == Code::Denied && rulebook.account("bo").is_some() && rulebook.classes.0.len() == 1);
-    assert_eq!(rulebook.allowlist.0[0].client.to_string(), "1");
+    assert_eq!(limits.abuse.mode, Mode::DryRun);
+    assert!(limits.abuse.code == Code::Denied && limits.account("bo").is_some() && limits.classes.0.len() == 1);
+    assert_eq!(limits.allowlist.0[0].client.to_string(), "1");
     std::fs::write(&file, "bo:hunter2").unwrap();
-    let told = read(&text).unwrap().rulebook().unwrap_err().to_string();
+    let told = read(&text).unwrap().limits_config().unwrap_err().to_string();
     assert!(told.contains("line 1") && !told.contains("hunter2"), "{told}");
-    assert_eq!(Config::default().rulebook().unwrap().throttles.iter().count(), 2);
+    assert_eq!(Config::default().limits_config().unwrap().throttles.iter().count(), 2);
 }
 
 #[test]

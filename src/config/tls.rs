@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::Mistake;
+use super::ConfigError;
 use crate::http::Certificate;
 
 /// A certificate chain and its key, in PEM files.
@@ -19,10 +19,10 @@ pub struct Tls {
 
 impl Tls {
     /// Reads both files.
-    pub(super) fn load(&self, key: &str) -> Result<Arc<Certificate>, Mistake> {
+    pub(super) fn load(&self, key: &str) -> Result<Arc<Certificate>, ConfigError> {
         let certificate = Certificate::read(self.cert.clone(), self.key.clone());
-        certificate
-            .and_then(|certificate| certificate.server_config().map(|_| certificate))
-            .map_err(|error| Mistake::unseen(key, format!("{error}; name a PEM chain, leaf first, and its key")))
+        certificate.and_then(|certificate| certificate.server_config().map(|_| certificate)).map_err(|error| {
+            ConfigError::without_value(key, format!("{error}; name a PEM chain, leaf first, and its key"))
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mistake, Mistakes};
+use super::{ConfigError, ConfigErrors};
 use crate::upstream::{Invalid, Settings};
 
 /// The `[[upstream]]` tables; Docker Hub alone when there are none.
@@ -19,32 +19,32 @@ impl Default for Upstreams {
 }
 
 impl Upstreams {
-    pub(super) fn check(&self, mistakes: &mut Vec<Mistake>) {
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         for (number, upstream) in self.0.iter().enumerate() {
             let key = |name: &str| format!("upstream[{number}].{name}");
             let others = &self.0[..number];
             if others.iter().any(|other| other.name == upstream.name) {
                 let fix = "another upstream has this name; one name, one upstream";
-                mistakes.push(Mistake::new(key("name"), &upstream.name, fix));
+                errors.push(ConfigError::new(key("name"), &upstream.name, fix));
             }
             if upstream.default && others.iter().any(|other| other.default) {
                 let fix = "another upstream is the default already; only one serves names without a registry";
-                mistakes.push(Mistake::new(key("default"), true, fix));
+                errors.push(ConfigError::new(key("default"), true, fix));
             }
-            mistakes.extend(upstream.check().into_iter().map(|invalid| mistake(number, invalid)));
+            errors.extend(upstream.check().into_iter().map(|invalid| invalid_setting(number, invalid)));
         }
     }
 
     /// The upstreams themselves, when every file that they name can be read.
-    pub(super) fn settings(&self) -> Result<Vec<Settings>, Mistakes> {
+    pub(super) fn settings(&self) -> Result<Vec<Settings>, ConfigErrors> {
         let of_one = |(number, upstream): (usize, &Settings)| {
-            upstream.check_files().into_iter().map(move |invalid| mistake(number, invalid))
+            upstream.check_files().into_iter().map(move |invalid| invalid_setting(number, invalid))
         };
-        let mistakes: Vec<_> = self.0.iter().enumerate().flat_map(of_one).collect();
-        if mistakes.is_empty() { Ok(self.0.clone()) } else { Err(Mistakes(mistakes)) }
+        let errors: Vec<_> = self.0.iter().enumerate().flat_map(of_one).collect();
+        if errors.is_empty() { Ok(self.0.clone()) } else { Err(ConfigErrors(errors)) }
     }
 }
 
-fn mistake(number: usize, invalid: Invalid) -> Mistake {
-    Mistake { key: format!("upstream[{number}].{}", invalid.key), value: invalid.value, fix: invalid.fix }
+fn invalid_setting(number: usize, invalid: Invalid) -> ConfigError {
+    ConfigError { key: format!("upstream[{number}].{}", invalid.key), value: invalid.value, fix: invalid.fix }
 }

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     client::ClientKey,
-    setting::{Mistake, Span},
+    setting::{ConfigError, Span},
 };
 use history::History;
 
@@ -175,8 +175,8 @@ impl Default for Settings {
 
 impl Settings {
     /// Everything that is wrong with the table. The keys begin with `ban`.
-    pub fn validate(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+    pub fn validate(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         let counts = [
             ("same_reference", self.same_reference),
             ("different_references", self.different_references),
@@ -190,19 +190,19 @@ impl Settings {
                 1..=MAX_COUNT => continue,
                 _ => r#"is never reached; write at most 1000000, or ban.mode = "off""#,
             };
-            mistakes.push(Mistake::new(format!("ban.{key}"), count, fix));
+            errors.push(ConfigError::new(format!("ban.{key}"), count, fix));
         }
         if self.different_references > MAX_DIFFERENT {
             let fix = format!("no more than {MAX_DIFFERENT} are told apart; write at most that");
-            mistakes.push(Mistake::new("ban.different_references", self.different_references, fix));
+            errors.push(ConfigError::new("ban.different_references", self.different_references, fix));
         }
         let [first, .., last] = self.durations;
         if !self.durations.is_sorted() || first.0 < MIN_DURATION || last.0 > MAX_DURATION {
             let written = self.durations.map(|span| span.to_string());
             let fix = r#"write four spans, each at least as long as the one before, from "1s" to "30d""#;
-            mistakes.push(Mistake::new("ban.durations", written, fix));
+            errors.push(ConfigError::new("ban.durations", written, fix));
         }
-        mistakes
+        errors
     }
 
     fn exempts(&self, address: IpAddr) -> bool {

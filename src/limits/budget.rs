@@ -30,7 +30,7 @@ pub use spend_log::SpendLog;
 use super::class::Classes;
 use crate::{
     client::{Class, Client, ClientKey, OnExceed},
-    setting::{Mistake, Span},
+    setting::{ConfigError, Span},
     upstream::ledger::Balance,
 };
 
@@ -54,8 +54,8 @@ impl Default for Settings {
 
 impl Settings {
     /// Everything that is wrong with the table. The keys begin with `budget`.
-    pub fn validate(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+    pub fn validate(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (key, share) in [
             ("budget.floors.critical", self.floors.critical),
             ("budget.floors.standard", self.floors.standard),
@@ -64,17 +64,17 @@ impl Settings {
             ("budget.client_share.bulk", self.client_share.bulk),
         ] {
             if !(0.0..=1.0).contains(&share) {
-                mistakes.push(Mistake::new(key, share, "write a fraction of the limit, 0.0 to 1.0"));
+                errors.push(ConfigError::new(key, share, "write a fraction of the limit, 0.0 to 1.0"));
             }
         }
         if self.queue_max_wait > Span::seconds(25) {
-            mistakes.push(Mistake::new(
+            errors.push(ConfigError::new(
                 "budget.queue_max_wait",
                 self.queue_max_wait.to_string(),
                 r#"write at most "25s": containerd gives up on a mirror that is silent for 30 s"#,
             ));
         }
-        mistakes
+        errors
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     client::{Class, OnExceed},
-    setting::{Mistake, Network},
+    setting::{ConfigError, Network},
 };
 
 /// One `[[class]]`. It means a client that matches any of its three conditions.
@@ -32,22 +32,22 @@ pub struct ClassRule {
 
 impl ClassRule {
     /// Everything that is wrong with these rules, but for accounts that do not exist. The keys begin with `class[N]`.
-    pub fn validate(rules: &[ClassRule]) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+    pub fn validate(rules: &[ClassRule]) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
             if rule.cidr.is_empty() && rule.accounts.is_empty() && rule.user_agent.is_empty() {
                 let fix = "matches nobody; give it cidr, accounts or user_agent";
-                mistakes.push(Mistake::unseen(format!("class[{number}]"), fix));
+                errors.push(ConfigError::without_value(format!("class[{number}]"), fix));
             }
             if !rule.user_agent.is_empty() && rule.class > Class::Standard {
-                mistakes.push(Mistake::new(
+                errors.push(ConfigError::new(
                     format!("class[{number}].user_agent"),
                     &rule.user_agent,
                     "anybody can send any User-Agent, so it may only lower a class; use cidr or accounts",
                 ));
             }
         }
-        mistakes
+        errors
     }
 }
 

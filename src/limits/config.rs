@@ -14,7 +14,7 @@ use super::{
     target::Target,
     throttle::{Rules, covers_any},
 };
-use crate::{client::ClientKey, setting::Mistake};
+use crate::{client::ClientKey, setting::ConfigError};
 
 /// `[limits]`: what is common to all throttles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,22 +62,22 @@ impl Settings {
     }
 
     /// Everything that is wrong with the table. The keys begin with `limits`.
-    pub fn validate(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+    pub fn validate(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for name in self.dry_run.iter().filter(|name| *name != "ban" && !covers_any(name)) {
             let fix = r#"there is no such throttle; write its name, the beginning of names, "ban", or "*" for all"#;
-            mistakes.push(Mistake::new("limits.dry_run", name, fix));
+            errors.push(ConfigError::new("limits.dry_run", name, fix));
         }
         let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if !self.bypass_header.chars().all(token) {
             let fix = r#"not a header name; write one such as "Gitlab-Bypass-Rate-Limiting""#;
-            mistakes.push(Mistake::new("limits.bypass_header", &self.bypass_header, fix));
+            errors.push(ConfigError::new("limits.bypass_header", &self.bypass_header, fix));
         }
         if self.response_text.trim().is_empty() || self.response_text.chars().any(char::is_control) {
             let fix = r#"write one line, such as "Retry later""#;
-            mistakes.push(Mistake::new("limits.response_text", &self.response_text, fix));
+            errors.push(ConfigError::new("limits.response_text", &self.response_text, fix));
         }
-        mistakes
+        errors
     }
 }
 

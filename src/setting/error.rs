@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One thing to mend. Printed as `storage.capacity = "50GB!": write …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// Where, such as `storage.capacity` or `upstream[0].url`; empty when the file as a whole cannot be read.
     pub key: String,
     /// What stands there, as TOML; `None` when nothing does, or when it is a secret.
@@ -13,19 +13,19 @@ pub struct Mistake {
     pub fix: String,
 }
 
-impl Mistake {
-    /// A mistake whose value may be shown.
-    pub fn new(key: impl Into<String>, value: impl fmt::Debug, fix: impl Into<String>) -> Mistake {
-        Mistake { key: key.into(), value: Some(format!("{value:?}")), fix: fix.into() }
+impl ConfigError {
+    /// An error whose value may be shown.
+    pub fn new(key: impl Into<String>, value: impl fmt::Debug, fix: impl Into<String>) -> ConfigError {
+        ConfigError { key: key.into(), value: Some(format!("{value:?}")), fix: fix.into() }
     }
 
-    /// A mistake without a value: something is missing, or what stands there must not be printed.
-    pub fn unseen(key: impl Into<String>, fix: impl Into<String>) -> Mistake {
-        Mistake { key: key.into(), value: None, fix: fix.into() }
+    /// An error without a value: something is missing, or what stands there must not be printed.
+    pub fn without_value(key: impl Into<String>, fix: impl Into<String>) -> ConfigError {
+        ConfigError { key: key.into(), value: None, fix: fix.into() }
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&*self.key, &self.value) {
             ("", _) => f.write_str(&self.fix),
@@ -37,22 +37,22 @@ impl fmt::Display for Mistake {
 
 /// Everything that is wrong, so that it can be mended in one go. One line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Mistakes(pub Vec<Mistake>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, mistake) in self.0.iter().enumerate() {
+        for (number, error) in self.0.iter().enumerate() {
             if number > 0 {
                 f.write_str("\n")?;
             }
-            mistake.fmt(f)?;
+            error.fmt(f)?;
         }
         Ok(())
     }
 }
 
-impl From<Mistake> for Mistakes {
-    fn from(mistake: Mistake) -> Mistakes {
-        Mistakes(vec![mistake])
+impl From<ConfigError> for ConfigErrors {
+    fn from(error: ConfigError) -> ConfigErrors {
+        ConfigErrors(vec![error])
     }
 }

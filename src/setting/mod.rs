@@ -6,5 +6,5 @@
 mod error;
 mod values;
 
-pub use error::{Mistake, Mistakes};
+pub use error::{ConfigError, ConfigErrors};
 pub use values::{Network, OneOrMany, Size, Span};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::account::Window;
 use crate::{
     client::ClientKey,
-    setting::{Mistake, Mistakes},
+    setting::{ConfigError, ConfigErrors},
 };
 
 /// What is counted. The word is the end of a throttle's name.
@@ -166,35 +166,39 @@ impl Throttle {
     }
 
     /// Everything that is wrong with these throttles. The keys begin with `throttle[N]`.
-    pub fn validate(throttles: &[Throttle]) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+    pub fn validate(throttles: &[Throttle]) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (number, throttle) in throttles.iter().enumerate() {
             let key = |name: &str| format!("throttle[{number}].{name}");
             if throttle.audience_and_meter().is_none() {
                 let meters = Meter::ALL.map(Meter::as_str).join("|");
                 let fix =
                     format!("there is no such throttle; write throttle_{{unauthenticated|authenticated}}_{{{meters}}}");
-                mistakes.push(Mistake::new(key("name"), &throttle.name, fix));
+                errors.push(ConfigError::new(key("name"), &throttle.name, fix));
             }
             if throttles[..number].iter().any(|other| other.name == throttle.name) {
-                mistakes.push(Mistake::new(key("name"), &throttle.name, "this throttle is configured twice; keep one"));
+                errors.push(ConfigError::new(
+                    key("name"),
+                    &throttle.name,
+                    "this throttle is configured twice; keep one",
+                ));
             }
             let counts = [
                 ("requests_per_period", throttle.requests_per_period),
                 ("period_in_seconds", throttle.period_in_seconds),
             ];
             for (name, _) in counts.into_iter().filter(|(_, count)| *count == 0) {
-                mistakes.push(Mistake::new(key(name), 0, r#"write 1 or more; mode = "off" switches a throttle off"#));
+                errors.push(ConfigError::new(key(name), 0, r#"write 1 or more; mode = "off" switches a throttle off"#));
             }
             let burst = throttle.burst();
             if !(1..=throttle.requests_per_period.max(1)).contains(&burst) {
-                mistakes.push(Mistake::new(key("burst"), burst, "write 1 or more, at most requests_per_period"));
+                errors.push(ConfigError::new(key("burst"), burst, "write 1 or more, at most requests_per_period"));
             } else if throttle.window().is_none() {
                 let fix = "the period is too long for such a burst; lower one of them";
-                mistakes.push(Mistake::new(key("period_in_seconds"), throttle.period_in_seconds, fix));
+                errors.push(ConfigError::new(key("period_in_seconds"), throttle.period_in_seconds, fix));
             }
         }
-        mistakes
+        errors
     }
 
     fn burst(&self) -> u32 {
@@ -287,10 +291,10 @@ impl Rules {
     ///
     /// # Errors
     /// What [`Throttle::validate`] finds.
-    pub fn new(throttles: &[Throttle], dry_run: &[String], ceiling: u32) -> Result<Rules, Mistakes> {
-        let mistakes = Throttle::validate(throttles);
-        if !mistakes.is_empty() {
-            return Err(Mistakes(mistakes));
+    pub fn new(throttles: &[Throttle], dry_run: &[String], ceiling: u32) -> Result<Rules, ConfigErrors> {
+        let errors = Throttle::validate(throttles);
+        if !errors.is_empty() {
+            return Err(ConfigErrors(errors));
         }
         let rule = |throttle: &Throttle| {
             let ((authenticated, meter), own) = throttle.audience_and_meter().zip(throttle.window())?;
