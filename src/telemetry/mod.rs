@@ -5,7 +5,7 @@
 //! and are asked of the API instead.
 
 #[cfg(test)]
-mod listening;
+mod capture;
 mod logs;
 mod process;
 
@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 #[cfg(test)]
-pub(crate) use listening::logged;
+pub(crate) use capture::logged;
 pub use logs::start as start_logs;
 
 /// A registry for every room to register with.
