@@ -21,7 +21,7 @@ use tokio::{
 use weir::{
     admin::{self, Draining},
     cli::{self, Cli, Command},
-    config::{Config, Settings},
+    config::{Config, Settings, Watch},
     hosted::Hosted,
     http,
     mirror::Mirror,
@@ -34,12 +34,12 @@ use self::persistence::{LedgerJournal, Persistence};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match cli.load() {
-        Ok(config) => config,
+    let (config, watch) = match cli.load() {
+        Ok(loaded) => loaded,
         Err(errors) => return fail(&errors.to_string()),
     };
     let done = match cli.command {
-        None | Some(Command::Serve) => serve(cli, config),
+        None | Some(Command::Serve) => serve(cli, config, watch),
         Some(ref command) => cli::run(command, &config),
     };
     match done {
@@ -48,19 +48,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(cli: Cli, config: Config) -> Result<(), String> {
+fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
     let settings = config.settings().map_err(|errors| errors.to_string())?;
     telemetry::start_logs(&settings.log);
     upstream::install_provider();
     raise_file_limit();
     let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
-    let done = runtime.block_on(run(cli, config, settings));
+    let done = runtime.block_on(run(cli, config, watch, settings));
     // What still runs is abandoned work whose results nobody waits for; files on disk are whole at any moment.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), String> {
+async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> Result<(), String> {
     // Before anything listens, so that no signal meets the default action.
     let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
@@ -104,7 +104,7 @@ async fn run(cli: Cli, mut config: Config, settings: Settings) -> Result<(), Str
     let failed = |error: std::io::Error| format!("cannot serve: {error}");
     let registry = http::serve(settings.http, listeners, mirror.clone(), limits.clone(), hosted, http_metrics).await;
     let registry = registry.map_err(failed)?;
-    let reloading = reload::start(cli, config.clone(), certificates, limits.clone(), signals.hangup()?);
+    let reloading = reload::start(cli, config.clone(), watch, certificates, limits.clone(), signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();
     config.admin.listen = admin_socket.local_addr().map_err(failed)?;

@@ -20,12 +20,12 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) fn start(
     cli: Cli,
     mut config: Config,
+    mut watch: Watch,
     certificates: Vec<Arc<Certificate>>,
     limits: Limits,
     mut hangup: Signal,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut watch = Watch::new(cli.file().as_deref(), &config);
         let mut look = tokio::time::interval(LOOK);
         loop {
             let by = tokio::select! {
@@ -33,10 +33,7 @@ pub(crate) fn start(
                 _ = look.tick() => if watch.has_changed() { "file" } else { continue },
             };
             match read(&cli, &config, &certificates, &limits, by) {
-                Ok(fresh) => {
-                    config = fresh;
-                    watch = Watch::new(cli.file().as_deref(), &config);
-                }
+                Ok(fresh) => (config, watch) = fresh,
                 Err(reason) => tracing::error!(%reason, "the new configuration is not used; the old one stays"),
             }
         }
@@ -49,8 +46,8 @@ fn read(
     certificates: &[Arc<Certificate>],
     limits: &Limits,
     by: &str,
-) -> Result<Config, String> {
-    let fresh = cli.load().map_err(|errors| errors.to_string())?;
+) -> Result<(Config, Watch), String> {
+    let (fresh, watch) = cli.load().map_err(|errors| errors.to_string())?;
     let limits_config = fresh.limits_config().map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
     let prepared = certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
@@ -63,5 +60,5 @@ fn read(
     } else {
         tracing::info!(by, "reloaded");
     }
-    Ok(fresh)
+    Ok((fresh, watch))
 }

@@ -267,6 +267,38 @@ fn all_of_ipv6_is_all_of_ipv4_too_whatever_the_host_says() {
 }
 
 #[test]
+fn an_edit_while_the_configuration_is_read_is_not_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (config, htpasswd) = (directory.path().join("weir.toml"), directory.path().join("htpasswd"));
+    std::fs::write(&config, format!("[server]\nhtpasswd = {htpasswd:?}\n")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &htpasswd, rustix::fs::Mode::RWXU).unwrap();
+    // Weir has read its configuration when it opens the file of users, and waits there until this thread writes it.
+    let edited = format!("{}{THROTTLE}", std::fs::read_to_string(&config).unwrap());
+    let write = config.clone();
+    std::thread::spawn(move || {
+        let mut users = std::fs::OpenOptions::new().write(true).open(&htpasswd).unwrap();
+        std::fs::write(&write, edited).unwrap();
+        users.write_all(b"# none\n").unwrap();
+        drop(users);
+        // Each reload reads it again.
+        while let Ok(mut users) = std::fs::OpenOptions::new().write(true).open(&htpasswd) {
+            let _ = users.write_all(b"# none\n");
+            drop(users);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let running = Running::start(&[("WEIR_CONFIG", config.to_str().unwrap())]);
+    let begun = std::time::Instant::now();
+    while !ask(running.admin, "GET", "/api/v1/throttles", "").2.contains("throttle_unauthenticated_not_found") {
+        assert!(begun.elapsed() < PATIENCE, "the edit was missed: {}", running.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+const THROTTLE: &str = "[[throttle]]\nname = \"throttle_unauthenticated_not_found\"\nrequests_per_period = 120\n\
+                        period_in_seconds = 60\n";
+
+#[test]
 fn what_is_hosted_is_in_the_metrics() {
     let running = Running::start(&[
         ("WEIR_HOSTED__NAMESPACES", "local/*,team/*"),

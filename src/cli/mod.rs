@@ -23,7 +23,7 @@ pub use self::{
     local::{local_socket, remove_socket},
     serve::greeting,
 };
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, Watch};
 
 /// A pull-through mirror for OCI registries that never wastes an upstream pull.
 #[derive(Debug, Parser)]
@@ -61,21 +61,20 @@ pub enum Command {
 }
 
 impl Cli {
-    /// The configuration that the arguments and the environment name.
+    /// The configuration that the arguments and the environment name, and a watch of its files that began before they
+    /// were read.
     ///
     /// # Errors
     /// All that is wrong with it.
-    pub fn load(&self) -> Result<Config, ConfigErrors> {
-        let file = self.file();
+    pub fn load(&self) -> Result<(Config, Watch), ConfigErrors> {
+        let file = self.config.clone().or_else(|| std::env::var_os("WEIR_CONFIG").map(PathBuf::from));
+        let file = file.filter(|file| file != Path::new(""));
+        let mut watch = Watch::new(file.as_deref());
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Config::load(file.as_deref(), environment)
-    }
-
-    /// The file that it is read from, if from any.
-    pub fn file(&self) -> Option<PathBuf> {
-        let file = self.config.clone().or_else(|| std::env::var_os("WEIR_CONFIG").map(PathBuf::from));
-        file.filter(|file| file != Path::new(""))
+        let config = Config::load(file.as_deref(), environment)?;
+        watch.add(&config);
+        Ok((config, watch))
     }
 }
 

@@ -7,19 +7,24 @@ use std::{
 
 use super::Config;
 
-/// The configuration file, the htpasswd file, certificates and keys, as they were when somebody last looked.
+/// The configuration file, the htpasswd file, certificates and keys, as they were at the last look.
 #[derive(Debug)]
 pub struct Watch(Vec<(PathBuf, Seen)>);
 
 type Seen = Option<(SystemTime, u64)>;
 
 impl Watch {
-    /// Looks at all files of this configuration, which was read from `file` if from any.
-    pub fn new(file: Option<&Path>, config: &Config) -> Watch {
+    /// Looks at the configuration file. To be called before it is read: an edit in between is then seen later.
+    pub fn new(file: Option<&Path>) -> Watch {
+        Watch(file.map(|file| (file.to_owned(), seen(file))).into_iter().collect())
+    }
+
+    /// Looks at the files that the configuration names, before they are read.
+    pub fn add(&mut self, config: &Config) {
         let tls = config.server.tls.iter().chain(config.listener.iter().filter_map(|listener| listener.tls.as_ref()));
         let tls = tls.flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
-        let files = file.map(Path::to_owned).into_iter().chain([config.server.htpasswd.clone()]).chain(tls);
-        Watch(files.filter(|file| !file.as_os_str().is_empty()).map(|file| (file.clone(), seen(&file))).collect())
+        let files = tls.chain([config.server.htpasswd.clone()]).filter(|file| !file.as_os_str().is_empty());
+        self.0.extend(files.map(|file| (file.clone(), seen(&file))));
     }
 
     /// Whether any of them is another one, or was written, since the last look. Costs a system call for each.
