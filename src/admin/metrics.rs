@@ -47,7 +47,7 @@ impl Collector for MetricsCollector {
             ("storage_manifest_bytes", "Bytes of manifests", usage.manifest_bytes),
             ("storage_manifests", "Manifests", usage.manifests),
             ("storage_partial_bytes", "Bytes of blobs that are arriving or wait to be resumed", usage.partial_bytes),
-            ("fills_under_way", "Blobs arriving now", self.0.fills() as u64),
+            ("fills_under_way", "Blobs arriving now", self.0.blobs.fills() as u64),
             ("storage_index_ready", "1 when the index answers, 0 while it is rebuilt", usage.index_ready.into()),
         ] {
             let gauge = ConstGauge::new(value as i64);
@@ -57,7 +57,7 @@ impl Collector for MetricsCollector {
             ("storage_evicted", "Objects that were removed for space", usage.evicted),
             ("storage_quarantined", "Objects that did not match their digest and were put aside", usage.quarantined),
             ("storage_full", "Blobs that were passed through because the disk was full", usage.full),
-            ("saved_pulls", "Manifest GETs answered without one upstream", self.0.saved()),
+            ("saved_pulls", "Manifest GETs answered without one upstream", self.0.manifests.saved()),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;

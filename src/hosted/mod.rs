@@ -253,7 +253,7 @@ impl Hosted {
             MountSource::Anywhere => self.0.hosted.holders(digest).iter().any(readable),
             MountSource::Hosted(other) => readable(other) && self.0.hosted.holders(digest).contains(other),
             // The answer holds the blob while it is mounted.
-            MountSource::Mirrored(mirror, lookup) => match mirror.warm_blob(lookup, digest) {
+            MountSource::Mirrored(mirror, lookup) => match mirror.blobs.cached(lookup, digest) {
                 Some(_held) => return Ok(self.0.hosted.mount(name, digest).await?),
                 None => false,
             },

@@ -1,61 +1,138 @@
 //! Blobs: from disk, from the fill under way, or by starting one.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
 
+use tokio::{runtime::Handle, sync::watch};
 use weir_storage::Reader;
 
 use super::{
-    BlobAnswer, BlobHead, CacheFacts, CacheStatus, Error, Inner, Lookup, Object,
-    fill::{Entry, Fill, Stage, Started, pass},
+    answer::{BlobAnswer, BlobHead, CacheFacts, CacheStatus},
+    error::Error,
+    fill::{ArrivingBlob, Fill, Fills, Found, pass},
+    flight::Flights,
+    lookup::{Key, Lookup, Object},
+    metrics::Metrics,
+    negative::NegativeCache,
+    settings::Settings,
+    sources::Sources,
 };
 use crate::{
     oci::Digest,
     upstream::{self, Identity, Upstream},
 };
 
-/// How often one ask meets a fill that ended without serving it, before it gives up. Each time another source was refused.
+/// How often one lookup meets a fill that ended without serving it, before it gives up. Each time another source was refused.
 const ATTEMPTS: usize = 8;
 
-/// What a flight for a blob hands to each of its waiters.
+/// How long a stopping mirror waits for its fills. A fill ends within the time of one append; the bound is for a disk that hangs.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// The blobs of all mirrored repositories. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub(super) enum Found {
-    /// It is here and vouched for; open it.
-    Whole,
-    /// It arrives.
-    Arriving(Stage),
-    /// The disk is full and the leader has the only stream: each other waiter goes for its own.
-    Alone(Arc<std::sync::Mutex<Option<Reader>>>),
+pub struct Blobs {
+    settings: Arc<Settings>,
+    sources: Sources,
+    negative: Arc<NegativeCache>,
+    metrics: Arc<Metrics>,
+    flights: Flights<Key, Result<Found, Error>>,
+    sizes: Flights<Key, Result<Option<u64>, Error>>,
+    fills: Fills,
+    /// True once the mirror closes; fills stop so that they can be resumed.
+    stop: watch::Sender<bool>,
+    runtime: Handle,
 }
 
-impl Inner {
-    /// The blob if it is whole, here, and this client's to have. Two looks in memory at best, else a stat and an open.
-    pub(super) fn warm_blob(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Reader>, Error> {
-        Ok(if self.is_member(lookup, digest)? { self.store.blob(digest)? } else { None })
+impl Blobs {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        sources: Sources,
+        negative: Arc<NegativeCache>,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Blobs {
+        Blobs {
+            flights: Flights::new(runtime.clone()),
+            sizes: Flights::new(runtime.clone()),
+            fills: Fills::new(settings.fills, settings.ahead_ranges),
+            stop: watch::Sender::new(false),
+            settings,
+            sources,
+            negative,
+            metrics,
+            runtime,
+        }
     }
 
-    pub(super) async fn blob(
-        self: &Arc<Inner>,
+    /// The blob when it is whole, here, and this client's to have; no await.
+    pub fn cached(&self, lookup: &Lookup, digest: &Digest) -> Option<BlobAnswer> {
+        let reader = self.whole(lookup, digest).ok()??;
+        self.metrics.blob(CacheStatus::Hit);
+        Some(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Hit) })
+    }
+
+    /// A blob, from its first byte as soon as upstream's headers are in.
+    ///
+    /// `range` (start, exclusive end if it has one) decides only where the bytes come from while the blob arrives: a small one
+    /// far ahead of the fill is fetched by itself, and the reader then gives those bytes alone.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(
+        &self,
+        lookup: &Lookup,
+        digest: &Digest,
+        range: Option<(u64, Option<u64>)>,
+    ) -> Result<BlobAnswer, Error> {
+        let answer = self.find(lookup, digest, range).await?;
+        self.metrics.blob(answer.facts.status);
+        Ok(answer)
+    }
+
+    /// Blobs arriving now.
+    pub fn fills(&self) -> usize {
+        self.fills.count()
+    }
+
+    /// Stops fills so that they can be resumed, and waits until they have.
+    pub(super) async fn close(&self) {
+        self.stop.send_replace(true);
+        let deadline = Instant::now() + STOP_WAIT;
+        while self.fills.count() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The blob if it is whole, here, and this client's to have. Two looks in memory at best, else a stat and an open.
+    fn whole(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Reader>, Error> {
+        Ok(if self.sources.is_member(lookup, digest)? { self.sources.store.blob(digest)? } else { None })
+    }
+
+    async fn find(
+        &self,
         lookup: &Lookup,
         digest: &Digest,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
         for _ in 0..ATTEMPTS {
-            if let Some(reader) = self.warm_blob(lookup, digest)? {
+            if let Some(reader) = self.whole(lookup, digest)? {
                 return Ok(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Hit) });
             }
-            let key = self.key(lookup, Object::Blob(digest.clone()));
-            self.known_absent(&key)?;
-            let (inner, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
-            let found = self.blobs.join(key.clone(), |_| async move { inner.find_blob(&owned, &wanted).await }).await;
-            match self.learn(&key, found.unwrap_or(Err(Error::Internal)))? {
+            let key = lookup.key(Object::Blob(digest.clone()));
+            self.negative.check(&key)?;
+            let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
+            let flight = self.flights.join(key.clone(), |_| async move { blobs.find_blob(&owned, &wanted).await });
+            match self.negative.learn(&key, flight.await.unwrap_or(Err(Error::Internal)))? {
                 // Opened by each waiter for itself; if it was evicted meanwhile, the next round fills it again.
                 Found::Whole => {}
-                Found::Arriving(stage) => return self.arriving(lookup, digest, stage, range).await,
-                Found::Alone(reader) => {
-                    let reader = reader.lock().ok().and_then(|mut reader| reader.take());
-                    let reader = match reader {
+                Found::Arriving(found) => return self.arriving(lookup, digest, found, range).await,
+                Found::Uncached(opened) => {
+                    let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let reader = match opened {
                         Some(reader) => reader,
-                        None => self.alone(lookup, digest).await?,
+                        None => self.uncached(lookup, digest).await?,
                     };
                     return Ok(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Bypass) });
                 }
@@ -66,13 +143,13 @@ impl Inner {
 
     /// A reader of the arriving blob or, for a small range far ahead of it, of that range alone.
     async fn arriving(
-        self: &Arc<Inner>,
+        &self,
         lookup: &Lookup,
         digest: &Digest,
-        stage: Stage,
+        found: ArrivingBlob,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
-        let Stage::Arriving { blob, size, ahead } = stage else { return Err(Error::Internal) };
+        let ArrivingBlob { blob, size, ahead } = found;
         if let Some((start, Some(end))) = range
             && let end = end.min(size)
             && start < end
@@ -80,13 +157,13 @@ impl Inner {
             && start > blob.readable().saturating_add(self.settings.ahead_range)
             && let Ok(permit) = ahead.try_acquire_owned()
         {
-            let (inner, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
+            let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
             let range = self.runtime.spawn(async move {
                 let request = |upstream: Upstream, identity| {
                     let (repository, wanted) = (owned.repository.clone(), wanted.clone());
                     async move { upstream.get_blob(&identity, &repository, &wanted, start, Some(end)).await }
                 };
-                let (_, body) = inner.first(&owned, request).await.ok()?;
+                let (_, body) = blobs.sources.first(&owned, request).await.ok()?;
                 // A server that ignores the range would make us download the whole blob again.
                 (body.start == start).then(|| pass(body, size, start, end, None, Some(permit)))
             });
@@ -98,44 +175,42 @@ impl Inner {
     }
 
     /// The flight's work: looks again, joins the fill of this digest when the source vouches, or starts it.
-    async fn find_blob(self: &Arc<Inner>, lookup: &Lookup, digest: &Digest) -> Result<Found, Error> {
+    async fn find_blob(&self, lookup: &Lookup, digest: &Digest) -> Result<Found, Error> {
         for _ in 0..ATTEMPTS {
             // Between the asker's look and this one an earlier flight may have landed; without this line, two asks a
             // moment apart are two downloads.
-            if self.store.blob_size(digest)?.is_some() {
+            if self.sources.store.blob_size(digest)?.is_some() {
                 self.ensure_member(lookup, digest).await?;
                 return Ok(Found::Whole);
             }
             match self.fills.enter(digest) {
-                Entry::Follow(mut stage) => {
+                Err(mut progress) => {
                     self.ensure_member(lookup, digest).await?;
-                    // A fill that failed is known to its readers before its permit is dropped. Who comes in between asked
-                    // after the failure, and must not share it.
-                    let joins = |stage: &Stage| matches!(stage, Stage::Arriving { blob, .. } if !blob.is_stopped());
-                    if let Ok(stage) = stage.wait_for(joins).await {
-                        return Ok(Found::Arriving(stage.clone()));
+                    // A fill that failed is known to its readers before its permit is dropped. A lookup that comes in between
+                    // came after the failure, and must not share it.
+                    let readable =
+                        |found: &Option<ArrivingBlob>| found.as_ref().is_some_and(|found| !found.blob.is_stopped());
+                    if let Ok(found) = progress.wait_for(readable).await
+                        && let Some(found) = found.clone()
+                    {
+                        return Ok(Found::Arriving(found));
                     }
                     // The leader's source was refused, or its fill ended: look again, and lead.
                 }
-                Entry::Lead(permit) => {
-                    if self.store.blob_size(digest)?.is_some() {
+                Ok(permit) => {
+                    if self.sources.store.blob_size(digest)?.is_some() {
                         continue;
                     }
                     let mut permit = Some(permit);
                     let request = |upstream: Upstream, identity| {
                         // A refused identity has spent its permit; the next one needs another.
-                        let permit = permit.take().or_else(|| match self.fills.enter(digest) {
-                            Entry::Lead(permit) => Some(permit),
-                            Entry::Follow(_) => None,
-                        });
+                        let permit = permit.take().or_else(|| self.fills.enter(digest).ok());
                         let fill = self.fill(lookup, digest, upstream, identity);
                         async move { fill.start(permit.ok_or(upstream::Error::Denied)?).await }
                     };
-                    let started = self.first(lookup, request).await.map_err(|error| refused(lookup, error))?;
-                    return Ok(match started.1 {
-                        Started::Arriving(stage) => Found::Arriving(stage),
-                        Started::Passing(reader) => Found::Alone(Arc::new(std::sync::Mutex::new(Some(reader)))),
-                    });
+                    let (_, found) =
+                        self.sources.first(lookup, request).await.map_err(|error| refused(lookup, error))?;
+                    return Ok(found);
                 }
             }
         }
@@ -145,69 +220,72 @@ impl Inner {
     fn fill(&self, lookup: &Lookup, digest: &Digest, upstream: Upstream, identity: Identity) -> Fill {
         Fill {
             upstream,
-            source: Inner::source_of(lookup, &identity),
+            source: lookup.source_of(&identity),
             identity,
             digest: digest.clone(),
-            store: self.store.clone(),
+            store: self.sources.store.clone(),
             stop: self.stop.subscribe(),
             metrics: self.metrics.clone(),
         }
     }
 
     /// A stream for one client, when the disk is full and another client has the leader's.
-    async fn alone(self: &Arc<Inner>, lookup: &Lookup, digest: &Digest) -> Result<Reader, Error> {
-        let (inner, owned, digest) = (self.clone(), lookup.clone(), digest.clone());
+    async fn uncached(&self, lookup: &Lookup, digest: &Digest) -> Result<Reader, Error> {
+        let (blobs, owned, digest) = (self.clone(), lookup.clone(), digest.clone());
         let work = async move {
             let request = |upstream, identity| {
-                let fill = inner.fill(&owned, &digest, upstream, identity);
+                let fill = blobs.fill(&owned, &digest, upstream, identity);
                 async move { fill.pass_through().await }
             };
-            inner.first(&owned, request).await.map(|(_, reader)| reader).map_err(|error| refused(&owned, error))
+            blobs.sources.first(&owned, request).await.map(|(_, reader)| reader).map_err(|error| refused(&owned, error))
         };
         self.runtime.spawn(work).await.unwrap_or(Err(Error::Internal))
     }
 
     /// Asks upstream with a HEAD whether this repository has the blob, unless it said so before.
     async fn ensure_member(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<u64>, Error> {
-        if self.is_member(lookup, digest)? {
+        if self.sources.is_member(lookup, digest)? {
             return Ok(None);
         }
-        let head = self.head_blob_upstream(lookup, digest).await;
+        let head = self.sources.head_blob(lookup, digest).await;
         let (source, size) = head.map_err(|error| refused(lookup, error))?;
-        self.add_member(&source, digest).await;
+        self.sources.add_member(&source, digest).await;
         Ok(size)
     }
 
-    pub(super) async fn head_blob(self: &Arc<Inner>, lookup: &Lookup, digest: &Digest) -> Result<BlobHead, Error> {
-        if self.is_member(lookup, digest)? {
-            if let Some(size) = self.store.blob_size(digest)? {
+    /// HEAD of a blob. Starts no fill.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn head(&self, lookup: &Lookup, digest: &Digest) -> Result<BlobHead, Error> {
+        if self.sources.is_member(lookup, digest)? {
+            if let Some(size) = self.sources.store.blob_size(digest)? {
                 return Ok(BlobHead { size, facts: CacheFacts::now(CacheStatus::Hit) });
             }
-            if let Some(Stage::Arriving { size, .. }) = self.fills.arriving(digest) {
+            if let Some(size) = self.fills.size(digest) {
                 return Ok(BlobHead { size, facts: CacheFacts::now(CacheStatus::Hit) });
             }
         }
-        let key = self.key(lookup, Object::Blob(digest.clone()));
-        self.known_absent(&key)?;
-        let (inner, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
+        let key = lookup.key(Object::Blob(digest.clone()));
+        self.negative.check(&key)?;
+        let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
         let work = |_| async move {
-            let here = inner.store.blob_size(&wanted)?;
+            let here = blobs.sources.store.blob_size(&wanted)?;
             if here.is_some() {
-                inner.ensure_member(&owned, &wanted).await?;
+                blobs.ensure_member(&owned, &wanted).await?;
                 return Ok(here);
             }
-            let head = inner.head_blob_upstream(&owned, &wanted).await;
+            let head = blobs.sources.head_blob(&owned, &wanted).await;
             let (source, size) = head.map_err(|error| refused(&owned, error))?;
-            inner.add_member(&source, &wanted).await;
+            blobs.sources.add_member(&source, &wanted).await;
             Ok(size)
         };
-        let head = Object::BlobHead(digest.clone());
-        let size = self.sizes.join(self.key(lookup, head), work).await.unwrap_or(Err(Error::Internal));
-        match self.learn(&key, size)? {
+        let size = self.sizes.join(key.clone(), work).await.unwrap_or(Err(Error::Internal));
+        match self.negative.learn(&key, size)? {
             Some(size) => Ok(BlobHead { size, facts: CacheFacts::now(CacheStatus::Miss) }),
             // Upstream's HEAD told no length, which the answer must have: the fill's headers will.
             None => {
-                let answer = self.blob(lookup, digest, None).await?;
+                let answer = self.find(lookup, digest, None).await?;
                 Ok(BlobHead { size: answer.reader.size(), facts: answer.facts })
             }
         }

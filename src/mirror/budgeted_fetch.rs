@@ -2,107 +2,57 @@
 //!
 //! # The order
 //!
-//! What is fresh, and what a HEAD can tell, was tried before anybody came here. Then: the identity with the most left pays, if the client's
+//! The cache, and what a HEAD can tell, were tried before. Then: the identity with the most left pays, if the client's
 //! class and share allow; else a stale answer, which is the caller's to find; else a place in the queue, when a pull is forecast within
-//! `queue_max_wait`; else the refusal, at once.
-//!
-//! # Together, and each for itself
-//!
-//! All who ask for one object at one moment share a flight, and who came first is admitted and pays. When *that one* is refused, the
-//! refusal is nobody else's: the others gather again by class, and at last by client, each flight admitted for whom it flies
-//! ([`ShareScope`]). A client that the ladder holds to what is cached flies alone from the start. So a scanner that was first costs production nothing. For the same reason one who leads others does not wait in the queue.
+//! `queue_max_wait`; else the refusal, at once. A flight that others have joined does not wait in the queue: they would wait for the turn of its leader.
 
 use std::{
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Error, Inner, Key, Lookup, ManifestAnswer, Source};
+use weir_storage::Source;
+
+use super::{
+    coalesce::{ShareScope, Waiters},
+    error::Error,
+    lookup::Lookup,
+    sources::Sources,
+};
 use crate::{
-    client::{Class, ClientKey, OnExceed},
+    client::OnExceed,
     limits::{
+        Limits,
         budget::{self, BudgetDecision, RefusalReason, Ticket},
         permit::RequestInfo,
         state::QueueStatus,
     },
     oci::{Manifest, Reference},
     upstream::{
-        self, Identity, Reservation, Upstream,
+        self, Identity, Ledger, Reservation, Upstream,
         ledger::{Balance, Purpose, Reason, Unreserved},
     },
 };
 
-/// How often an identity that seems to have nothing left is looked at again, by a HEAD, when a pull is wanted.
+/// How often an identity that seems to have nothing left is probed by a HEAD, when a pull is wanted.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often one who waits asks whether it is its turn: a pull may come back unforecast.
+/// How often a waiting request asks whether it is its turn: a pull may come back unforecast.
 const QUEUE_POLL: Duration = Duration::from_millis(250);
 
-/// With whom a request shares its flight.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum ShareScope {
-    /// Everybody who asks the same.
-    All,
-    /// Those of its class, after somebody else was refused.
-    Class(Class),
-    /// Nobody but itself.
-    Client(ClientKey),
-    /// One that may have what is cached and nothing else: a bypass may lift that from another request of the same client.
-    CachedOnly(ClientKey),
-}
-
-impl ShareScope {
-    /// Who may have what is cached and nothing else must not lead others to that.
-    pub(super) fn widest(lookup: &Lookup) -> ShareScope {
-        match lookup.cached_only {
-            None => ShareScope::All,
-            Some(_) => ShareScope::CachedOnly(lookup.client.key.clone()),
-        }
-    }
-}
-
-/// What a flight for a manifest knows of those it flies for.
+/// Sends counted GETs. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub(super) struct Waiters {
-    /// Those who joined.
-    pub(super) count: Arc<AtomicU32>,
-    pub(super) scope: ShareScope,
-    /// Whether a stale answer may stand in, so that nobody has to wait.
-    pub(super) has_stale: bool,
+pub(super) struct BudgetedFetch {
+    sources: Sources,
+    ledger: Ledger,
+    limits: Limits,
+    /// When an identity that seemed to have nothing left was last probed by a HEAD.
+    last_probes: Arc<Mutex<HashMap<Identity, Instant>>>,
 }
 
-impl Inner {
-    /// Asks in one flight with everybody who asks the same; when somebody else's refusal came of it, with fewer.
-    pub(super) async fn coalesce<W>(
-        self: &Arc<Inner>,
-        key: &Key,
-        lookup: &Lookup,
-        work: impl Fn(Waiters) -> W,
-    ) -> Result<ManifestAnswer, Error>
-    where
-        W: Future<Output = Result<ManifestAnswer, Error>> + Send + 'static,
-    {
-        let mut answer = Err(Error::Internal);
-        let widest = ShareScope::widest(lookup);
-        let narrower = [ShareScope::Class(lookup.client.class), ShareScope::Client(lookup.client.key.clone())];
-        let narrower = narrower.into_iter().filter(|_| lookup.cached_only.is_none());
-        for scope in std::iter::once(widest).chain(narrower) {
-            let led = AtomicBool::new(false);
-            let flight = self.manifests.join((key.clone(), scope.clone()), |count| {
-                led.store(true, Ordering::Relaxed);
-                work(Waiters { count, scope, has_stale: false })
-            });
-            answer = flight.await.unwrap_or(Err(Error::Internal));
-            let is_own = led.load(Ordering::Relaxed);
-            match &answer {
-                Err(Error::BudgetSpent { retry_alone, .. }) if *retry_alone || !is_own => {}
-                Err(Error::Throttled(_)) if !is_own => {}
-                _ => break,
-            }
-        }
-        answer
+impl BudgetedFetch {
+    pub(super) fn new(sources: Sources, ledger: Ledger, limits: Limits) -> BudgetedFetch {
+        BudgetedFetch { sources, ledger, limits, last_probes: Arc::default() }
     }
 
     /// The counted GET. What anonymous may read is paid by the identity with the most left, the rest by its account.
@@ -117,7 +67,7 @@ impl Inner {
         if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
-        let upstream = self.upstream(lookup)?;
+        let upstream = self.sources.upstream(&lookup.upstream)?;
         let now = SystemTime::now();
         let name = reference.to_string();
         let about = RequestInfo { method: "GET", repository: lookup.repository.as_str(), reference: &name };
@@ -214,7 +164,8 @@ impl Inner {
         if let Some(denied) = &lookup.cached_only {
             return Some(Error::Throttled(denied.clone()));
         }
-        let payers = self.upstream(lookup).map(|upstream| self.payers(upstream, source)).unwrap_or_default();
+        let payers =
+            self.sources.upstream(&lookup.upstream).map(|upstream| self.payers(upstream, source)).unwrap_or_default();
         let could = payers.iter().any(|(_, left)| self.limits.could_spend(left, &lookup.client, now));
         (!could).then(|| Error::BudgetSpent {
             retry_after: Duration::ZERO,
@@ -262,7 +213,7 @@ impl Inner {
             Err(Refused { place: Some(place), .. }) => place,
             Err(_) => return Err(Queued::Refused),
         };
-        let _slot = QueueSlot { inner: self, identity, ticket };
+        let _slot = QueueSlot { fetcher: self, identity, ticket };
         loop {
             let now = SystemTime::now();
             let key = &lookup.client.key;
@@ -346,14 +297,14 @@ enum Queued {
 
 /// A place in the queue is given back however the wait ends.
 struct QueueSlot<'a> {
-    inner: &'a Inner,
+    fetcher: &'a BudgetedFetch,
     identity: &'a Identity,
     ticket: Ticket,
 }
 
 impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
-        self.inner.limits.leave_queue(self.identity, self.ticket);
+        self.fetcher.limits.leave_queue(self.identity, self.ticket);
     }
 }
 

@@ -26,9 +26,9 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use weir_storage::{Arriving, Reader, Writer};
+use weir_storage::{Arriving, Reader, Source, Stopped, Store, Writer};
 
-use super::{Metrics, Source, Stopped};
+use super::metrics::Metrics;
 use crate::{
     oci::Digest,
     upstream::{self, Body, Identity, Upstream},
@@ -50,35 +50,47 @@ const PASSING_PIECES: usize = 8;
 #[derive(Clone, Debug)]
 pub(super) struct Fills {
     // A std mutex: it is held for a map operation and never across an await.
-    under_way: Arc<Mutex<HashMap<Digest, watch::Receiver<Stage>>>>,
+    under_way: Arc<Mutex<HashMap<Digest, Progress>>>,
     /// Fills that download at once.
     slots: Arc<Semaphore>,
     /// Ranges far ahead of one fill that are passed through at once.
     ahead_ranges: usize,
 }
 
-/// How far a fill has come.
+/// A blob that arrives; every client whose source holds it may read it.
 #[derive(Clone, Debug)]
-pub(super) enum Stage {
-    /// Its leader waits for upstream's headers.
-    Asking,
-    /// Bytes arrive; anybody whose source vouches may read.
-    Arriving { blob: Arriving, size: u64, ahead: Arc<Semaphore> },
+pub(super) struct ArrivingBlob {
+    pub(super) blob: Arriving,
+    pub(super) size: u64,
+    /// Permits for ranges far ahead of the fill.
+    pub(super) ahead: Arc<Semaphore>,
 }
 
-/// What [`Fills::enter`] made of an lookup.
-pub(super) enum Entry {
-    /// No fill of this digest is under way; whoever holds the permit may start one.
-    Lead(Permit),
-    /// One is; this tells how far it has come, and vanishes when it ends.
-    Follow(watch::Receiver<Stage>),
+/// The blob as soon as upstream's headers are in; closes when the fill ends.
+type Progress = watch::Receiver<Option<ArrivingBlob>>;
+
+/// What a blob's flight gives to each of its waiters.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    /// It is here, and the source holds it: open it.
+    Whole,
+    /// It arrives.
+    Arriving(ArrivingBlob),
+    /// It cannot be kept: one waiter takes the stream that was opened, each other waiter opens its own.
+    Uncached(Arc<Mutex<Option<Reader>>>),
+}
+
+impl Found {
+    fn uncached(reader: Reader) -> Found {
+        Found::Uncached(Arc::new(Mutex::new(Some(reader))))
+    }
 }
 
 /// The right to fill one digest. Dropping it frees the digest and wakes those who wait for it.
 pub(super) struct Permit {
     fills: Fills,
     digest: Digest,
-    stage: watch::Sender<Stage>,
+    progress: watch::Sender<Option<ArrivingBlob>>,
 }
 
 impl Fills {
@@ -86,22 +98,24 @@ impl Fills {
         Fills { under_way: Arc::default(), slots: Arc::new(Semaphore::new(slots)), ahead_ranges }
     }
 
-    /// Joins the fill of this digest, or becomes the one to start it.
-    pub(super) fn enter(&self, digest: &Digest) -> Entry {
+    /// The right to start the fill of this digest.
+    ///
+    /// # Errors
+    /// The progress of the fill that is under way.
+    pub(super) fn enter(&self, digest: &Digest) -> Result<Permit, Progress> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stage) = under_way.get(digest) {
-            return Entry::Follow(stage.clone());
+        if let Some(progress) = under_way.get(digest) {
+            return Err(progress.clone());
         }
-        let (stage, follow) = watch::channel(Stage::Asking);
-        under_way.insert(digest.clone(), follow);
-        Entry::Lead(Permit { fills: self.clone(), digest: digest.clone(), stage })
+        let (progress, receiver) = watch::channel(None);
+        under_way.insert(digest.clone(), receiver);
+        Ok(Permit { fills: self.clone(), digest: digest.clone(), progress })
     }
 
-    /// The blob as it arrives, if a fill of it has come so far.
-    pub(super) fn arriving(&self, digest: &Digest) -> Option<Stage> {
+    /// The size of the blob, if a fill of it has come so far.
+    pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let stage = under_way.get(digest)?.borrow().clone();
-        matches!(stage, Stage::Arriving { .. }).then_some(stage)
+        under_way.get(digest)?.borrow().as_ref().map(|arriving| arriving.size)
     }
 
     /// How many fills are under way.
@@ -122,17 +136,9 @@ pub(super) struct Fill {
     pub(super) identity: Identity,
     pub(super) source: Source,
     pub(super) digest: Digest,
-    pub(super) store: weir_storage::Store,
+    pub(super) store: Store,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) metrics: Arc<Metrics>,
-}
-
-/// What a started fill gives to the ask that led it.
-pub(super) enum Started {
-    /// The blob arrives; the fill goes on by itself.
-    Arriving(Stage),
-    /// The disk is full: these bytes are for this one ask, and nothing is kept.
-    Passing(Reader),
 }
 
 impl Fill {
@@ -140,7 +146,7 @@ impl Fill {
     ///
     /// # Errors
     /// Upstream's, when it refuses, or is gone, or answers with what cannot be this blob.
-    pub(super) async fn start(self, permit: Permit) -> Result<Started, upstream::Error> {
+    pub(super) async fn start(self, permit: Permit) -> Result<Found, upstream::Error> {
         // The semaphore is never closed; were it, the fill would just run unbounded.
         let slot = match tokio::time::timeout(SLOT_WAIT, permit.fills.slots.clone().acquire_owned()).await {
             Ok(slot) => slot.ok(),
@@ -153,7 +159,7 @@ impl Fill {
             Ok(writer) => writer,
             Err(error) => {
                 tracing::warn!(%error, digest = %self.digest, "passing a blob through: it cannot be kept");
-                return self.pass_through().await.map(Started::Passing);
+                return self.pass_through().await.map(Found::uncached);
             }
         };
         let body = self.get(writer.written()).await?;
@@ -174,24 +180,24 @@ impl Fill {
                         0 => pass(body, size, 0, size, Some(self.digest.clone()), None),
                         _ => self.pass_through().await?,
                     };
-                    Ok(Started::Passing(reader))
+                    Ok(Found::uncached(reader))
                 }
             };
         }
         let ahead = Arc::new(Semaphore::new(permit.fills.ahead_ranges));
-        let stage = Stage::Arriving { blob: writer.arriving(), size, ahead };
+        let arriving = ArrivingBlob { blob: writer.arriving(), size, ahead };
         if let Err(error) = self.store.vouch(&self.source, std::slice::from_ref(&self.digest)).await {
             tracing::warn!(%error, digest = %self.digest, "membership could not be kept; upstream will be asked again");
         }
         self.metrics.fills.inc();
-        permit.stage.send_replace(stage.clone());
+        permit.progress.send_replace(Some(arriving.clone()));
         tokio::spawn(async move {
             self.pump(writer, body).await;
             // Only now: see the module's essay.
             drop(permit);
             drop(slot);
         });
-        Ok(Started::Arriving(stage))
+        Ok(Found::Arriving(arriving))
     }
 
     async fn get(&self, from: u64) -> Result<Body, upstream::Error> {
@@ -204,13 +210,13 @@ impl Fill {
         let mut resumes = 0;
         loop {
             match self.drain(&mut writer, body, &mut at).await {
-                Drained::Whole => break,
-                Drained::Stopping => return writer.abandon("the mirror is stopping".into(), true).await,
-                Drained::Disk(error) => {
+                Ok(()) => break,
+                Err(Interrupted::Stopping) => return writer.abandon("the mirror is stopping".into(), true).await,
+                Err(Interrupted::Disk(error)) => {
                     tracing::error!(%error, digest = %self.digest, "a fill stopped at the disk");
                     return writer.abandon("the mirror's disk failed".into(), false).await;
                 }
-                Drained::Broken(error) => {
+                Err(Interrupted::Upstream(error)) => {
                     let Some(next) = self.resume(error, at, &mut resumes).await else {
                         return writer.abandon("upstream broke off".into(), true).await;
                     };
@@ -231,17 +237,17 @@ impl Fill {
     }
 
     /// Appends what comes until the body ends or breaks; `at` follows.
-    async fn drain(&mut self, writer: &mut Writer, mut body: Body, at: &mut u64) -> Drained {
+    async fn drain(&mut self, writer: &mut Writer, mut body: Body, at: &mut u64) -> Result<(), Interrupted> {
         // Upstream may ignore the range and start over: what is here already is skipped, not appended twice.
         let mut skip = at.saturating_sub(body.start);
         if body.start > *at {
-            return Drained::Broken(upstream::Error::Malformed("it skipped a part of the blob".into()));
+            return Err(Interrupted::Upstream(upstream::Error::Malformed("it skipped a part of the blob".into())));
         }
         let size = body.size;
         loop {
             let piece = tokio::select! {
                 piece = body.next() => piece,
-                _ = self.stop.wait_for(|stop| *stop) => return Drained::Stopping,
+                _ = self.stop.wait_for(|stop| *stop) => return Err(Interrupted::Stopping),
             };
             match piece {
                 Ok(Some(mut bytes)) => {
@@ -253,14 +259,14 @@ impl Fill {
                     }
                     *at += fresh.len() as u64;
                     if let Err(error) = writer.append(fresh).await {
-                        return Drained::Disk(error);
+                        return Err(Interrupted::Disk(error));
                     }
                 }
                 Ok(None) if size.is_some_and(|size| *at < size) => {
-                    return Drained::Broken(upstream::Error::Malformed("it ended early".into()));
+                    return Err(Interrupted::Upstream(upstream::Error::Malformed("it ended early".into())));
                 }
-                Ok(None) => return Drained::Whole,
-                Err(error) => return Drained::Broken(error),
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(Interrupted::Upstream(error)),
             }
         }
     }
@@ -294,10 +300,10 @@ impl Fill {
     }
 }
 
-enum Drained {
-    Whole,
+/// Why a body did not get into the writer as a whole.
+enum Interrupted {
     Stopping,
-    Broken(upstream::Error),
+    Upstream(upstream::Error),
     Disk(weir_storage::Error),
 }
 

@@ -40,14 +40,14 @@ const TAKE_OVERS: usize = 3;
 pub(super) struct Vanished;
 
 /// Flights under way, by key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Flights<K, V> {
     // A std mutex: it is held for a map operation and never across an await.
     under_way: Arc<Mutex<HashMap<K, Flight<V>>>>,
     runtime: Handle,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Flight<V> {
     outcome: watch::Receiver<Option<V>>,
     waiters: Arc<AtomicU32>,

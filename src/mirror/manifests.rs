@@ -1,31 +1,147 @@
 //! Manifests by tag and by digest: from disk when that is fresh, else with as few counted requests as there can be.
 //!
-//! A tag is resolved by HEAD, which Docker Hub does not count, and what it names is fetched by digest, once, and only when
+//! A tag is resolved by HEAD, which Docker Hub does not count, and the manifest it names is fetched by digest, once, and only when
 //! it is not here. So an unchanged tag costs nothing however often it is revalidated, and a changed tag that names
-//! what another tag brought costs nothing either. See [`super::revalidate`] for the tag's half.
+//! what another tag brought costs nothing either. [`super::tags`] has the tag's half.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use tokio::runtime::Handle;
+use weir_storage::Source;
 
 use super::{
-    CacheFacts, CacheStatus, Error, Inner, Lookup, ManifestAnswer, ManifestHead, Object, Source,
-    budgeted_fetch::Waiters,
+    answer::{CacheFacts, CacheStatus, ManifestAnswer, ManifestHead},
+    budgeted_fetch::BudgetedFetch,
+    coalesce::{ManifestFlights, Waiters},
+    error::Error,
+    flight::Flights,
     freshness::{self, Freshness},
-    revalidate::Resolution,
+    lookup::{Key, Lookup, Object},
+    metrics::Metrics,
+    negative::NegativeCache,
+    settings::Settings,
+    sources::Sources,
+    tags::{Resolution, Tags},
 };
 use crate::{
     oci::{Digest, Manifest, Reference, Tag},
     upstream::{self, ledger::Reason},
 };
 
-impl Inner {
-    /// The manifest from disk, if this client may have it.
-    pub(super) fn held(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Manifest>, Error> {
-        if self.is_member(lookup, digest)? { Ok(self.store.manifest(digest)?) } else { Ok(None) }
+/// The manifests of all mirrored repositories.
+#[derive(Debug)]
+pub struct Manifests {
+    settings: Arc<Settings>,
+    sources: Sources,
+    tags: Tags,
+    fetcher: BudgetedFetch,
+    negative: Arc<NegativeCache>,
+    metrics: Arc<Metrics>,
+    /// GETs answered without one upstream.
+    saved: AtomicU64,
+    flights: ManifestFlights,
+    heads: Flights<Key, Result<Option<ManifestHead>, Error>>,
+    runtime: Handle,
+}
+
+impl Manifests {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        sources: Sources,
+        tags: Tags,
+        fetcher: BudgetedFetch,
+        negative: Arc<NegativeCache>,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Manifests {
+        Manifests {
+            settings,
+            sources,
+            tags,
+            fetcher,
+            negative,
+            metrics,
+            saved: AtomicU64::new(0),
+            flights: ManifestFlights::new(runtime.clone()),
+            heads: Flights::new(runtime.clone()),
+            runtime,
+        }
+    }
+
+    /// The fast lane: an answer that needs no await, or `None`; then call [`Manifests::get`], which also reports failures.
+    pub fn cached(self: &Arc<Self>, lookup: &Lookup, reference: &Reference, now: SystemTime) -> Option<ManifestAnswer> {
+        let answer = self.fresh(lookup, reference, now).ok()??;
+        self.count(&answer);
+        Some(answer)
+    }
+
+    /// [`Manifests::cached`] for a HEAD: nothing is saved by it, since upstream does not count HEADs.
+    pub fn cached_head(
+        self: &Arc<Self>,
+        lookup: &Lookup,
+        reference: &Reference,
+        now: SystemTime,
+    ) -> Option<ManifestHead> {
+        Some(self.fresh(lookup, reference, now).ok()??.head())
+    }
+
+    /// Whether a manifest is here and this client's to have, fresh or not. Asks upstream nothing.
+    pub fn is_cached(&self, lookup: &Lookup, reference: &Reference) -> bool {
+        let digest = match reference {
+            Reference::Digest(digest) => Some(digest.clone()),
+            Reference::Tag(tag) => self.tags.get(lookup, tag).ok().flatten().map(|(_, record)| record.digest),
+        };
+        digest.is_some_and(|digest| self.sources.manifest(lookup, &digest).is_ok_and(|manifest| manifest.is_some()))
+    }
+
+    /// A manifest by tag or digest. Costs upstream at most one counted GET, and none when it is here.
+    ///
+    /// # Errors
+    /// See [`Error`]; a cached answer stands in where the error allows it.
+    pub async fn get(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> Result<ManifestAnswer, Error> {
+        let answer = self.find(lookup, reference).await?;
+        self.count(&answer);
+        Ok(answer)
+    }
+
+    /// HEAD of a manifest. Never costs a counted request, but where a registry refuses HEAD.
+    ///
+    /// # Errors
+    /// As [`Manifests::get`].
+    pub async fn head(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> Result<ManifestHead, Error> {
+        if let Some(answer) = self.fresh(lookup, reference, SystemTime::now())? {
+            return Ok(answer.head());
+        }
+        let key = lookup.key(Object::Manifest(reference.clone()));
+        self.negative.check(&key)?;
+        let head = match reference {
+            Reference::Tag(tag) => self.head_tag(lookup, tag).await,
+            Reference::Digest(digest) => self.head_digest(lookup, digest).await,
+        };
+        self.negative.learn(&key, head)
+    }
+
+    /// Manifest GETs answered without one upstream, since start.
+    pub fn saved(&self) -> u64 {
+        self.saved.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, answer: &ManifestAnswer) {
+        if answer.facts.status != CacheStatus::Miss {
+            self.saved.fetch_add(1, Ordering::Relaxed);
+        }
+        self.metrics.manifest(answer.facts.status);
     }
 
     /// An answer that needs no await: a digest that is here, or a tag that is fresh.
-    pub(super) fn warm_manifest(
-        self: &Arc<Inner>,
+    fn fresh(
+        self: &Arc<Self>,
         lookup: &Lookup,
         reference: &Reference,
         now: SystemTime,
@@ -33,10 +149,10 @@ impl Inner {
         let (digest, checked_at) = match reference {
             Reference::Digest(digest) => (digest.clone(), now),
             Reference::Tag(tag) => {
-                let Some((_, record)) = self.tag(lookup, tag)? else { return Ok(None) };
-                match self.judge(lookup, tag, &record, now) {
+                let Some((_, record)) = self.tags.get(lookup, tag)? else { return Ok(None) };
+                match self.tags.freshness(lookup, tag, &record, now) {
                     Freshness::Fresh => {}
-                    Freshness::Stale if self.held(lookup, &record.digest)?.is_some() => {
+                    Freshness::Stale if self.sources.manifest(lookup, &record.digest)?.is_some() => {
                         self.revalidate_behind(lookup, tag)
                     }
                     Freshness::Stale | Freshness::Expired => return Ok(None),
@@ -44,75 +160,63 @@ impl Inner {
                 (record.digest, record.checked_at)
             }
         };
-        Ok(self.held(lookup, &digest)?.map(|manifest| {
+        Ok(self.sources.manifest(lookup, &digest)?.map(|manifest| {
             let facts = CacheFacts { status: CacheStatus::Hit, age: freshness::age(checked_at, now), warning: None };
             ManifestAnswer { manifest, facts }
         }))
     }
 
-    pub(super) async fn manifest(
-        self: &Arc<Inner>,
-        lookup: &Lookup,
-        reference: &Reference,
-    ) -> Result<ManifestAnswer, Error> {
-        if let Some(answer) = self.warm_manifest(lookup, reference, SystemTime::now())? {
+    async fn find(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> Result<ManifestAnswer, Error> {
+        if let Some(answer) = self.fresh(lookup, reference, SystemTime::now())? {
             return Ok(answer);
         }
         match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(lookup, digest, Reason::Cold).await,
-            Reference::Tag(tag) => self.manifest_by_tag(lookup, tag).await,
+            Reference::Digest(digest) => self.by_digest(lookup, digest, Reason::Cold, false).await,
+            Reference::Tag(tag) => self.by_tag(lookup, tag).await,
         }
     }
 
-    pub(super) async fn manifest_by_digest(
-        self: &Arc<Inner>,
-        lookup: &Lookup,
-        digest: &Digest,
-        reason: Reason,
-    ) -> Result<ManifestAnswer, Error> {
-        self.by_digest(lookup, digest, reason, false).await
-    }
-
-    async fn by_digest(
-        self: &Arc<Inner>,
+    /// As [`Manifests::get`], for a reason of the mirror; `has_stale` says that a stale answer may stand in.
+    pub(super) async fn by_digest(
+        self: &Arc<Self>,
         lookup: &Lookup,
         digest: &Digest,
         reason: Reason,
         has_stale: bool,
     ) -> Result<ManifestAnswer, Error> {
-        let key = self.key(lookup, Object::Manifest(Reference::Digest(digest.clone())));
-        self.known_absent(&key)?;
-        let (inner, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
+        let key = lookup.key(Object::Manifest(Reference::Digest(digest.clone())));
+        self.negative.check(&key)?;
+        let (manifests, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
         let work = move |waiters| {
-            let (inner, owned, wanted) = (inner.clone(), owned.clone(), wanted.clone());
-            async move { inner.fetch_digest(&owned, &wanted, reason, &Waiters { has_stale, ..waiters }).await }
+            let (manifests, owned, wanted) = (manifests.clone(), owned.clone(), wanted.clone());
+            async move { manifests.fetch_digest(&owned, &wanted, reason, &Waiters { has_stale, ..waiters }).await }
         };
-        let answer = self.coalesce(&key, lookup, work).await;
-        self.learn(&key, answer)
+        let answer = self.flights.coalesce(&key, lookup, work).await;
+        self.negative.learn(&key, answer)
     }
 
     /// The flight's work for a digest: looks again, lets upstream vouch for bytes that are here, or fetches them.
     async fn fetch_digest(
-        self: &Arc<Inner>,
+        self: &Arc<Self>,
         lookup: &Lookup,
         digest: &Digest,
         reason: Reason,
         waiters: &Waiters,
     ) -> Result<ManifestAnswer, Error> {
-        if let Some(manifest) = self.held(lookup, digest)? {
+        if let Some(manifest) = self.sources.manifest(lookup, digest)? {
             return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
         }
         if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
-        let here = self.store.manifest(digest)?;
+        let here = self.sources.store.manifest(digest)?;
         let reference = Reference::Digest(digest.clone());
-        let has_accounts = !self.upstream(lookup)?.settings().accounts.is_empty();
-        let mut source = Inner::public(lookup);
+        let has_accounts = !self.sources.upstream(&lookup.upstream)?.settings().accounts.is_empty();
+        let mut source = lookup.public();
         // Bytes that another repository brought need this one's word, and a HEAD is free. With accounts, a HEAD tells
         // first who may read this, since the account with the most left pays for what anonymous may read.
         if here.is_some() || has_accounts {
-            match self.head_upstream(lookup, &reference).await {
+            match self.sources.head_manifest(lookup, &reference).await {
                 Ok((vouching, head)) => {
                     if head.digest.is_some_and(|found| found != *digest && found.algorithm() == digest.algorithm()) {
                         let message = "upstream answered a digest with another one".into();
@@ -120,7 +224,7 @@ impl Inner {
                     }
                     source = vouching;
                     if let Some(manifest) = here {
-                        self.add_member(&source, digest).await;
+                        self.sources.add_member(&source, digest).await;
                         return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
                     }
                 }
@@ -128,44 +232,44 @@ impl Inner {
                 Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown)),
             }
         }
-        let manifest = self.fetch(lookup, &source, &reference, reason, waiters).await?;
+        let manifest = self.fetcher.fetch(lookup, &source, &reference, reason, waiters).await?;
         self.keep(&source, &manifest).await;
         Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
     }
 
     /// Keeps what was fetched. A disk that is full or fails costs the cache an entry and the client nothing.
-    pub(super) async fn keep(&self, source: &Source, manifest: &Manifest) {
-        match self.store.put_manifest(manifest).await {
-            Ok(()) => self.add_member(source, &manifest.digest).await,
+    async fn keep(&self, source: &Source, manifest: &Manifest) {
+        match self.sources.store.put_manifest(manifest).await {
+            Ok(()) => self.sources.add_member(source, &manifest.digest).await,
             Err(error) => tracing::warn!(%error, digest = %manifest.digest, "a manifest could not be kept"),
         }
     }
 
-    async fn manifest_by_tag(self: &Arc<Inner>, lookup: &Lookup, tag: &Tag) -> Result<ManifestAnswer, Error> {
-        let key = self.key(lookup, Object::Manifest(Reference::Tag(tag.clone())));
-        self.known_absent(&key)?;
-        let (inner, owned, wanted) = (self.clone(), lookup.clone(), tag.clone());
+    async fn by_tag(self: &Arc<Self>, lookup: &Lookup, tag: &Tag) -> Result<ManifestAnswer, Error> {
+        let key = lookup.key(Object::Manifest(Reference::Tag(tag.clone())));
+        self.negative.check(&key)?;
+        let (manifests, owned, wanted) = (self.clone(), lookup.clone(), tag.clone());
         let work = move |waiters| {
-            let (inner, owned, wanted) = (inner.clone(), owned.clone(), wanted.clone());
-            async move { inner.fetch_tag(&owned, &wanted, waiters).await }
+            let (manifests, owned, wanted) = (manifests.clone(), owned.clone(), wanted.clone());
+            async move { manifests.fetch_tag(&owned, &wanted, waiters).await }
         };
-        let answer = self.coalesce(&key, lookup, work).await;
-        self.learn(&key, answer)
+        let answer = self.flights.coalesce(&key, lookup, work).await;
+        self.negative.learn(&key, answer)
     }
 
     /// The flight's work for a tag: resolve it, get what it names, and fall back to what is cached when that fails.
-    pub(super) async fn fetch_tag(
-        self: &Arc<Inner>,
+    async fn fetch_tag(
+        self: &Arc<Self>,
         lookup: &Lookup,
         tag: &Tag,
         mut waiters: Waiters,
     ) -> Result<ManifestAnswer, Error> {
-        self.promote(lookup, tag).await?;
-        if let Some(answer) = self.warm_manifest(lookup, &Reference::Tag(tag.clone()), SystemTime::now())? {
+        self.tags.promote(lookup, tag).await?;
+        if let Some(answer) = self.fresh(lookup, &Reference::Tag(tag.clone()), SystemTime::now())? {
             return Ok(answer);
         }
-        if let Some((record, facts)) = self.stale_for_held(lookup, tag, SystemTime::now()).await?
-            && let Some(manifest) = self.held(lookup, &record.digest)?
+        if let Some((record, facts)) = self.tags.stale_for_cached_only(lookup, tag, SystemTime::now()).await?
+            && let Some(manifest) = self.sources.manifest(lookup, &record.digest)?
         {
             return Ok(ManifestAnswer { manifest, facts });
         }
@@ -173,7 +277,7 @@ impl Inner {
         let answer = match self.current(lookup, tag).await {
             Ok(resolution) => match self.fetch_named(lookup, tag, resolution, &waiters).await {
                 // Somebody moved the tag between the HEAD and the GET: the digest is gone, the tag is not.
-                Err(Error::ManifestUnknown) => match self.resolve(lookup, tag).await {
+                Err(Error::ManifestUnknown) => match self.tags.resolve(lookup, tag).await {
                     Ok(resolution) => self.fetch_named(lookup, tag, resolution, &waiters).await,
                     Err(error) => Err(error),
                 },
@@ -182,8 +286,8 @@ impl Inner {
             Err(error) => Err(error),
         };
         match answer {
-            Err(error) => match self.stale(lookup, tag, &error, SystemTime::now()).await? {
-                Some((record, facts)) => match self.held(lookup, &record.digest)? {
+            Err(error) => match self.tags.stale(lookup, tag, &error, SystemTime::now()).await? {
+                Some((record, facts)) => match self.sources.manifest(lookup, &record.digest)? {
                     Some(manifest) => Ok(ManifestAnswer { manifest, facts }),
                     None => Err(error),
                 },
@@ -195,40 +299,28 @@ impl Inner {
 
     /// Whether the old answer may stand in when the new one cannot be had.
     fn has_stale(&self, lookup: &Lookup, tag: &Tag) -> Result<bool, Error> {
-        let Some((_, record)) = self.tag(lookup, tag)? else { return Ok(false) };
+        let Some((_, record)) = self.tags.get(lookup, tag)? else { return Ok(false) };
         let age = freshness::age(record.checked_at, SystemTime::now());
-        Ok(age < self.settings.stale_if_error && self.held(lookup, &record.digest)?.is_some())
-    }
-
-    /// Whether this is here, fresh or not: what goes on for a client whose misses are held back.
-    pub(super) fn is_cached(&self, lookup: &Lookup, reference: &Reference) -> Result<bool, Error> {
-        let digest = match reference {
-            Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(tag) => match self.tag(lookup, tag)? {
-                Some((_, record)) => record.digest,
-                None => return Ok(false),
-            },
-        };
-        Ok(self.held(lookup, &digest)?.is_some())
+        Ok(age < self.settings.stale_if_error && self.sources.manifest(lookup, &record.digest)?.is_some())
     }
 
     /// What the tag names: as a HEAD found it while that is fresh, else by asking upstream.
-    async fn current(self: &Arc<Inner>, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
+    async fn current(self: &Arc<Self>, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
         let now = SystemTime::now();
-        if let Some((source, record)) = self.pending_tag(lookup, tag, now) {
+        if let Some((source, record)) = self.tags.pending(lookup, tag, now) {
             return Ok(Resolution::Named { source, record, changed: true });
         }
-        match self.tag(lookup, tag)? {
-            Some((source, record)) if self.judge(lookup, tag, &record, now) == Freshness::Fresh => {
+        match self.tags.get(lookup, tag)? {
+            Some((source, record)) if self.tags.freshness(lookup, tag, &record, now) == Freshness::Fresh => {
                 Ok(Resolution::Named { source, record, changed: false })
             }
-            _ => self.resolve(lookup, tag).await,
+            _ => self.tags.resolve(lookup, tag).await,
         }
     }
 
     /// Gets what a tag was found to name, and records the tag.
-    pub(super) async fn fetch_named(
-        self: &Arc<Inner>,
+    async fn fetch_named(
+        self: &Arc<Self>,
         lookup: &Lookup,
         tag: &Tag,
         resolution: Resolution,
@@ -237,7 +329,7 @@ impl Inner {
         match resolution {
             Resolution::Named { source, record, changed } => {
                 let reason = if changed { Reason::Changed } else { Reason::Cold };
-                let held = self.held(lookup, &record.digest)?;
+                let held = self.sources.manifest(lookup, &record.digest)?;
                 let mut answer = match held {
                     Some(manifest) => ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Revalidated) },
                     None => self.by_digest(lookup, &record.digest, reason, waiters.has_stale).await?,
@@ -247,46 +339,29 @@ impl Inner {
                 }
                 // Only now that its bytes are here: had the budget refused them, the old answer would still stand.
                 if changed {
-                    self.record_pending_tag(lookup, &source, tag, &record).await;
+                    self.tags.put_pending(lookup, &source, tag, &record).await;
                 }
                 Ok(answer)
             }
             Resolution::HeadRefused { source, reason } => {
                 let reference = Reference::Tag(tag.clone());
-                let manifest = self.fetch(lookup, &source, &reference, reason, waiters).await?;
+                let manifest = self.fetcher.fetch(lookup, &source, &reference, reason, waiters).await?;
                 self.keep(&source, &manifest).await;
-                self.remember_tag(&source, tag, &Inner::record(&manifest)).await;
+                self.tags.put(&source, tag, &Tags::record_of(&manifest)).await;
                 Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
             }
         }
     }
 
-    pub(super) async fn head_manifest(
-        self: &Arc<Inner>,
-        lookup: &Lookup,
-        reference: &Reference,
-    ) -> Result<ManifestHead, Error> {
-        if let Some(answer) = self.warm_manifest(lookup, reference, SystemTime::now())? {
-            return Ok(answer.head());
-        }
-        let key = self.key(lookup, Object::Manifest(reference.clone()));
-        self.known_absent(&key)?;
-        let head = match reference {
-            Reference::Tag(tag) => self.head_tag(lookup, tag).await,
-            Reference::Digest(digest) => self.head_digest(lookup, digest).await,
-        };
-        self.learn(&key, head)
-    }
-
-    async fn head_digest(self: &Arc<Inner>, lookup: &Lookup, digest: &Digest) -> Result<ManifestHead, Error> {
+    async fn head_digest(self: &Arc<Self>, lookup: &Lookup, digest: &Digest) -> Result<ManifestHead, Error> {
         let reference = Reference::Digest(digest.clone());
-        let key = self.key(lookup, Object::ManifestHead(reference.clone()));
-        let (inner, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
+        let key = lookup.key(Object::Manifest(reference.clone()));
+        let (manifests, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
         let work = |_| async move {
-            match inner.head_upstream(&owned, &reference).await {
+            match manifests.sources.head_manifest(&owned, &reference).await {
                 Ok((source, head)) => {
-                    inner.add_member(&source, &wanted).await;
-                    if let Some(manifest) = inner.store.manifest(&wanted)? {
+                    manifests.sources.add_member(&source, &wanted).await;
+                    if let Some(manifest) = manifests.sources.store.manifest(&wanted)? {
                         let facts = CacheFacts::now(CacheStatus::Hit);
                         return Ok(Some(ManifestAnswer { manifest, facts }.head()));
                     }
@@ -305,7 +380,79 @@ impl Inner {
         match self.heads.join(key, work).await.unwrap_or(Err(Error::Internal))? {
             Some(head) => Ok(head),
             // This registry answers HEAD not at all or without what ours must say: only the GET knows.
-            None => Ok(self.manifest_by_digest(lookup, digest, Reason::HeadRefused).await?.head()),
+            None => Ok(self.by_digest(lookup, digest, Reason::HeadRefused, false).await?.head()),
         }
+    }
+
+    /// HEAD of a tag that is not fresh: free upstream, and nothing is fetched.
+    async fn head_tag(self: &Arc<Self>, lookup: &Lookup, tag: &Tag) -> Result<ManifestHead, Error> {
+        self.tags.promote(lookup, tag).await?;
+        // What a HEAD alone brought is answered without its bytes while it is fresh.
+        let now = SystemTime::now();
+        if lookup.cached_only.is_none()
+            && let Some((_, record)) = self.tags.pending(lookup, tag, now)
+        {
+            let facts =
+                CacheFacts { status: CacheStatus::Hit, age: freshness::age(record.checked_at, now), warning: None };
+            return Ok(ManifestHead::of(record, facts));
+        }
+        let cached = self.tags.get(lookup, tag)?;
+        if let Some((_, record)) = &cached
+            && self.tags.freshness(lookup, tag, record, now) == Freshness::Fresh
+        {
+            let facts =
+                CacheFacts { status: CacheStatus::Hit, age: freshness::age(record.checked_at, now), warning: None };
+            return Ok(ManifestHead::of(record.clone(), facts));
+        }
+        if let Some((record, facts)) = self.tags.stale_for_cached_only(lookup, tag, now).await? {
+            return Ok(ManifestHead::of(record, facts));
+        }
+        let error = match self.tags.resolve(lookup, tag).await {
+            Ok(Resolution::Named { source, record, changed }) => {
+                let refusal = changed.then(|| self.fetcher.cannot_fetch(lookup, &source, now)).flatten();
+                if let Some(refusal) = refusal
+                    && self.sources.manifest(lookup, &record.digest)?.is_none()
+                {
+                    // Whoever asks HEAD goes on to GET what it names. Better the old image whole than the new one refused.
+                    refusal
+                } else {
+                    if changed && self.sources.manifest(lookup, &record.digest)?.is_some() {
+                        self.tags.put(&source, tag, &record).await;
+                    } else if changed {
+                        self.tags.set_pending(lookup, tag, source, record.clone());
+                    }
+                    let same = !changed && cached.is_some();
+                    let status = if same { CacheStatus::Revalidated } else { CacheStatus::Miss };
+                    return Ok(ManifestHead::of(record, CacheFacts::now(status)));
+                }
+            }
+            Ok(Resolution::HeadRefused { .. }) => {
+                return Ok(self.find(lookup, &Reference::Tag(tag.clone())).await?.head());
+            }
+            Err(error) => error,
+        };
+        match self.tags.stale(lookup, tag, &error, now).await? {
+            Some((record, facts)) => Ok(ManifestHead::of(record, facts)),
+            None => Err(error),
+        }
+    }
+
+    /// Revalidates while the old answer goes out.
+    fn revalidate_behind(self: &Arc<Self>, lookup: &Lookup, tag: &Tag) {
+        if lookup.cached_only.is_some() {
+            return;
+        }
+        let (manifests, lookup, tag) = (self.clone(), lookup.clone(), tag.clone());
+        self.runtime.spawn(async move {
+            let key = lookup.key(Object::Revalidation(tag.clone()));
+            let (worker, owned) = (manifests.clone(), lookup.clone());
+            let work = |waiters| async move {
+                let resolution = worker.tags.resolve(&owned, &tag).await?;
+                worker.fetch_named(&owned, &tag, resolution, &waiters).await
+            };
+            if let Err(error) = manifests.flights.background(key, work).await {
+                tracing::info!(%error, upstream = %lookup.upstream, repository = %lookup.repository, "revalidation failed");
+            }
+        });
     }
 }

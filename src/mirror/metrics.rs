@@ -6,14 +6,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::CacheStatus;
+use super::answer::CacheStatus;
 
 /// Counters of the mirror, all since start.
 #[derive(Debug)]
 pub struct Metrics {
     answers: Family<Answer, Counter>,
-    manifests: [Counter; CacheStatus::COUNT],
-    blobs: [Counter; CacheStatus::COUNT],
+    manifests: [Counter; STATUSES.len()],
+    blobs: [Counter; STATUSES.len()],
     /// Blobs that began to arrive.
     pub fills: Counter,
     /// Broken bodies that were picked up by Range.
@@ -47,22 +47,13 @@ enum Label {
     bypass,
 }
 
-impl CacheStatus {
-    const COUNT: usize = 5;
-    const ALL: [(CacheStatus, Label); CacheStatus::COUNT] = [
-        (CacheStatus::Hit, Label::hit),
-        (CacheStatus::Miss, Label::miss),
-        (CacheStatus::Revalidated, Label::revalidated),
-        (CacheStatus::Stale, Label::stale),
-        (CacheStatus::Bypass, Label::bypass),
-    ];
-}
+/// In the order of the variants, by which handles are found.
+const STATUSES: [Label; 5] = [Label::hit, Label::miss, Label::revalidated, Label::stale, Label::bypass];
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let answers = Family::<Answer, Counter>::default();
-        let handles =
-            |kind| CacheStatus::ALL.map(|(_, status)| answers.get_or_create(&Answer { kind, status }).clone());
+        let handles = |kind| STATUSES.map(|status| answers.get_or_create(&Answer { kind, status }).clone());
         Metrics {
             manifests: handles(Kind::manifest),
             blobs: handles(Kind::blob),

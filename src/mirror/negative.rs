@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Error, Key};
+use super::{error::Error, lookup::Key};
 
 /// The longest an absence is believed without asking again.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -35,13 +35,29 @@ impl NegativeCache {
         NegativeCache { entries, first }
     }
 
+    /// # Errors
+    /// What upstream lately said, when that was that this does not exist.
+    pub(super) fn check(&self, key: &Key) -> Result<(), Error> {
+        self.get(key, Instant::now()).map_or(Ok(()), Err)
+    }
+
+    /// Keeps or drops the memory of an absence by what upstream said now.
+    pub(super) fn learn<T>(&self, key: &Key, outcome: Result<T, Error>) -> Result<T, Error> {
+        match &outcome {
+            Ok(_) => self.forget(key),
+            Err(error) if error.is_absence() => self.remember(key.clone(), error.clone(), Instant::now()),
+            Err(_) => {}
+        }
+        outcome
+    }
+
     /// What to answer without asking upstream, if anything.
-    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<Error> {
+    fn get(&self, key: &Key, now: Instant) -> Option<Error> {
         self.entries.get(key).filter(|absence| now < absence.until).map(|absence| absence.error)
     }
 
     /// Upstream said (again) that it does not exist.
-    pub(super) fn remember(&self, key: Key, error: Error, now: Instant) {
+    fn remember(&self, key: Key, error: Error, now: Instant) {
         let lasts = match self.entries.get(&key) {
             // Two who asked at once are one confirmation.
             Some(absence) if now < absence.until => return,
@@ -52,7 +68,7 @@ impl NegativeCache {
     }
 
     /// It exists after all.
-    pub(super) fn forget(&self, key: &Key) {
+    fn forget(&self, key: &Key) {
         // The look spares the hot path a write; an absence is rare.
         if self.entries.contains_key(key) {
             self.entries.invalidate(key);
@@ -68,7 +84,7 @@ impl NegativeCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::Object;
+    use crate::mirror::lookup::Object;
 
     #[test]
     fn an_absence_lasts_twice_as_long_each_time_it_is_confirmed_and_a_success_ends_it() {

@@ -40,20 +40,20 @@ async fn private_content_is_only_for_those_whose_patterns_name_it() {
     let blob = digest(&private.blobs()[0].digest);
 
     for _ in 0..2 {
-        assert!(bench.mirror.manifest(&insider, &tag("latest")).await.is_ok());
-        let refused = bench.mirror.manifest(&outsider, &tag("latest")).await;
+        assert!(bench.mirror.manifests.get(&insider, &tag("latest")).await.is_ok());
+        let refused = bench.mirror.manifests.get(&outsider, &tag("latest")).await;
         assert!(matches!(refused, Err(Error::NameUnknown)), "{refused:?}");
     }
-    let size = bench.mirror.blob(&insider, &blob, None).await.unwrap().reader.size();
+    let size = bench.mirror.blobs.get(&insider, &blob, None).await.unwrap().reader.size();
     assert_eq!(size, private.blobs()[0].size);
     let unknown = digest(&format!("sha256:{}", "0".repeat(64)));
     for repository in ["corp/app", "library/open"] {
-        let there = bench.mirror.blob(&lookup(repository, &[]), &blob, None).await.map(|_| ()).unwrap_err();
-        let nowhere = bench.mirror.blob(&lookup(repository, &[]), &unknown, None).await.map(|_| ()).unwrap_err();
+        let there = bench.mirror.blobs.get(&lookup(repository, &[]), &blob, None).await.map(|_| ()).unwrap_err();
+        let nowhere = bench.mirror.blobs.get(&lookup(repository, &[]), &unknown, None).await.map(|_| ()).unwrap_err();
         assert!(matches!(there, Error::BlobUnknown), "{repository}: {there:?}");
         assert_eq!(there.to_string(), nowhere.to_string());
     }
-    assert!(bench.mirror.manifest(&lookup("library/open", &[]), &tag("latest")).await.is_ok());
+    assert!(bench.mirror.manifests.get(&lookup("library/open", &[]), &tag("latest")).await.is_ok());
 }
 
 /// Feature row 8: a tag that moved while nothing is left to fetch it with goes on naming what is here, by GET and by HEAD.
@@ -62,13 +62,13 @@ async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
     let bench = Bench::start(limited(100), Change::default()).await;
     let old = bench.hub.push(Spec::new("library/moves").seed(1)).unwrap();
     let asker = lookup("library/moves", &[]);
-    bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
     bench.hub.push(Spec::new("library/moves").seed(2)).unwrap();
     bench.hub.set_budget(0);
     for _ in 0..2 {
-        let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
+        let head = bench.mirror.manifests.head(&asker, &tag("latest")).await.unwrap();
         assert_eq!(head.digest.to_string(), old.digest());
-        let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+        let answer = bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
         assert_eq!(answer.manifest.digest.to_string(), old.digest());
         assert_eq!(answer.facts.status, CacheStatus::Stale);
         assert!(answer.facts.warning.is_some());
@@ -76,7 +76,7 @@ async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
     let counted = bench.hub.count(|request| request.kind == Kind::ManifestGet && request.counted);
     assert_eq!(counted, 1, "no counted GET was tried in vain");
     bench.hub.set_budget(10);
-    let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    let answer = bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
     assert_ne!(answer.manifest.digest.to_string(), old.digest());
 }
 
@@ -86,27 +86,27 @@ async fn a_moved_tag_that_upstream_fails_to_give_keeps_its_old_answer_after_a_he
     let bench = Bench::start(limited(100), Change::default()).await;
     let old = bench.hub.push(Spec::new("library/moves").seed(1)).unwrap();
     let asker = lookup("library/moves", &[]);
-    bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
     let new = bench.hub.push(Spec::new("library/moves").seed(2)).unwrap();
     bench.hub.fault(Fault::always(What::Status(503)).on(Match::kind(Kind::ManifestGet)));
-    let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
+    let head = bench.mirror.manifests.head(&asker, &tag("latest")).await.unwrap();
     assert_eq!(head.digest.to_string(), new.digest());
-    let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    let answer = bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
     assert_eq!((answer.manifest.digest.to_string(), answer.facts.status), (old.digest().into(), CacheStatus::Stale));
     bench.hub.clear_faults();
     // As docker goes on: by the digest that the HEAD told. From then on the tag names it, whatever becomes of upstream.
     let digest = Reference::Digest(new.digest().parse().unwrap());
-    let mut got = bench.mirror.manifest(&asker, &digest).await;
+    let mut got = bench.mirror.manifests.get(&asker, &digest).await;
     for _ in 0..40 {
         if got.is_ok() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
-        got = bench.mirror.manifest(&asker, &digest).await;
+        got = bench.mirror.manifests.get(&asker, &digest).await;
     }
     got.unwrap();
     bench.hub.down().await;
-    let answer = bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    let answer = bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
     assert_eq!(answer.manifest.digest.to_string(), new.digest());
 }
 
@@ -119,18 +119,18 @@ async fn pulls_that_come_back_early_are_seen() {
     bench.hub.push(Spec::new("library/later")).unwrap();
     let asker = lookup("library/later", &[]);
     bench.hub.set_budget(0);
-    let head = bench.mirror.head_manifest(&asker, &tag("latest")).await.unwrap();
-    let refused = bench.mirror.manifest(&asker, &Reference::Digest(head.digest.clone())).await;
+    let head = bench.mirror.manifests.head(&asker, &tag("latest")).await.unwrap();
+    let refused = bench.mirror.manifests.get(&asker, &Reference::Digest(head.digest.clone())).await;
     assert!(matches!(refused, Err(Error::BudgetSpent { .. })), "{refused:?}");
     bench.hub.set_budget(10);
     // The identity is looked at again once in five seconds.
-    let mut pulled = bench.mirror.manifest(&asker, &tag("latest")).await;
+    let mut pulled = bench.mirror.manifests.get(&asker, &tag("latest")).await;
     for _ in 0..20 {
         if pulled.is_ok() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
-        pulled = bench.mirror.manifest(&asker, &tag("latest")).await;
+        pulled = bench.mirror.manifests.get(&asker, &tag("latest")).await;
     }
     assert_eq!(pulled.unwrap().manifest.digest, head.digest);
 }
@@ -142,13 +142,13 @@ async fn a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage() {
     let mut bench = Bench::start(hub::Settings::default(), change).await;
     bench.hub.push(Spec::new("library/gone")).unwrap();
     let asker = lookup("library/gone", &[]);
-    bench.mirror.manifest(&asker, &tag("latest")).await.unwrap();
+    bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
     bench.hub.remove("library/gone", "latest");
-    let gone = bench.mirror.manifest(&asker, &tag("latest")).await;
+    let gone = bench.mirror.manifests.get(&asker, &tag("latest")).await;
     assert!(matches!(gone, Err(Error::ManifestUnknown)), "{gone:?}");
     bench.hub.down().await;
     bench = bench.restart().await;
-    let down = bench.mirror.manifest(&asker, &tag("latest")).await;
+    let down = bench.mirror.manifests.get(&asker, &tag("latest")).await;
     assert!(matches!(down, Err(Error::UpstreamUnavailable { .. })), "{down:?}");
 }
 
@@ -162,13 +162,13 @@ async fn a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_
     let gate = bench.hub.hold(Match::kind(Kind::BlobGet).repository("library/lacks"));
     let refused = tokio::spawn({
         let (mirror, blob) = (bench.mirror.clone(), blob.clone());
-        async move { mirror.blob(&lookup("library/lacks", &[]), &blob, None).await.map(|_| ()) }
+        async move { mirror.blobs.get(&lookup("library/lacks", &[]), &blob, None).await.map(|_| ()) }
     });
     assert!(gate.started().await, "the one that will be refused leads");
     let served = tokio::spawn({
         let (mirror, blob) = (bench.mirror.clone(), blob.clone());
         async move {
-            let mut answer = mirror.blob(&lookup("library/has", &[]), &blob, None).await?;
+            let mut answer = mirror.blobs.get(&lookup("library/has", &[]), &blob, None).await?;
             let size = answer.reader.size();
             Ok::<_, Error>(read(&mut answer.reader, 0, size).await.unwrap())
         }
@@ -188,7 +188,8 @@ async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
     let image = bench.hub.push(Spec::new("library/big").layers([16 * MIB])).unwrap();
     let blob = image.platforms[0].layers[0].clone();
     let (asker, wanted) = (lookup("library/big", &[]), digest(&blob.digest));
-    let both = tokio::join!(bench.mirror.blob(&asker, &wanted, None), bench.mirror.blob(&asker, &wanted, None));
+    let both =
+        tokio::join!(bench.mirror.blobs.get(&asker, &wanted, None), bench.mirror.blobs.get(&asker, &wanted, None));
     for answer in [both.0, both.1] {
         let mut answer = answer.unwrap();
         assert_eq!(answer.facts.status, CacheStatus::Bypass);
@@ -197,7 +198,7 @@ async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
     }
     assert!(bench.store.blob(&wanted).unwrap().is_none());
     bench.hub.fault(Fault::once(What::Corrupt(At::Last)).on(Match::kind(Kind::CdnGet)));
-    let mut answer = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    let mut answer = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
     assert!(read(&mut answer.reader, 0, blob.size).await.is_err());
 }
 
@@ -209,9 +210,9 @@ async fn a_small_range_far_ahead_of_the_fill_is_passed_through() {
     let blob = image.platforms[0].layers[0].clone();
     let (asker, wanted) = (lookup("library/lazy", &[]), digest(&blob.digest));
     bench.hub.fault(Fault::once(What::Stall(0.1)).on(Match::kind(Kind::CdnGet)));
-    let mut arriving = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    let mut arriving = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
     let (start, end) = (blob.size - MIB, blob.size - 17);
-    let mut ahead = bench.mirror.blob(&asker, &wanted, Some((start, Some(end)))).await.unwrap();
+    let mut ahead = bench.mirror.blobs.get(&asker, &wanted, Some((start, Some(end)))).await.unwrap();
     assert_eq!(ahead.facts.status, CacheStatus::Bypass);
     let tail = read(&mut ahead.reader, start, end).await.unwrap();
     bench.hub.release();
@@ -227,12 +228,12 @@ async fn a_fill_left_by_a_stopping_mirror_is_resumed() {
     let blob = image.platforms[0].layers[0].clone();
     let (asker, wanted) = (lookup("library/half", &[]), digest(&blob.digest));
     bench.hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::CdnGet)));
-    let mut cut = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    let mut cut = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
     read(&mut cut.reader, 0, blob.size / 2 - MIB).await.unwrap();
     bench = bench.restart().await;
     bench.hub.release();
     assert!(read(&mut cut.reader, 0, blob.size).await.is_err(), "its reader learns of it");
-    let mut answer = bench.mirror.blob(&asker, &wanted, None).await.unwrap();
+    let mut answer = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
     let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
     assert_eq!(wanted.algorithm().digest(&bytes), wanted);
     let ranged = bench.hub.count(|request| request.kind == Kind::CdnGet && request.range.is_some());
@@ -247,7 +248,7 @@ async fn a_tag_that_moves_between_head_and_get_is_asked_for_once_more() {
     let gate = bench.hub.hold(Match::kind(Kind::ManifestGet));
     let asked = tokio::spawn({
         let mirror = bench.mirror.clone();
-        async move { mirror.manifest(&lookup("library/racy", &[]), &tag("latest")).await }
+        async move { mirror.manifests.get(&lookup("library/racy", &[]), &tag("latest")).await }
     });
     assert!(gate.started().await);
     let second = bench.hub.push(Spec::new("library/racy").seed(2)).unwrap();

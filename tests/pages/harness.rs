@@ -132,7 +132,7 @@ impl Harness {
             self.bench.hub.push(Spec::new(&repository).seed(u64::from(number))).unwrap();
             let client = Arc::new(Client::anonymous([10, 5, 0, number % 4].into(), [10, 5, 0, number % 4].into()));
             let lookup = Lookup { client, ..lookup(&repository, &[]) };
-            self.bench.mirror.manifest(&lookup, &"latest".parse().unwrap()).await.unwrap();
+            self.bench.mirror.manifests.get(&lookup, &"latest".parse().unwrap()).await.unwrap();
         }
     }
 

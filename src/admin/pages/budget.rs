@@ -158,7 +158,7 @@ fn cache(context: &PageContext<'_>) -> Markup {
         p {
             (html::count(usage.blobs, "blob", "blobs")) " of " (html::bytes(usage.blob_bytes)) " and "
             (html::count(usage.manifests, "manifest", "manifests")) " of " (html::bytes(usage.manifest_bytes)) "; "
-            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(context.state.mirror.saved(), "pull", "pulls")) " so far."
+            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(context.state.mirror.manifests.saved(), "pull", "pulls")) " so far."
         }
         svg class="gauge thin" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img"
             aria-label={ (html::bytes(used)) " of " (html::bytes(usage.capacity)) " used" } {

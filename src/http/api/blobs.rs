@@ -35,7 +35,7 @@ pub(crate) fn answer(
     let named = headers::of_digest(&digest);
     let conditional = exchange.head().headers().contains_key(IF_NONE_MATCH);
     let had = conditional && headers::none_match(exchange.head().headers(), &named.etag);
-    if !had && let Some(found) = registry.mirror.warm_blob(&place.ask, &digest) {
+    if !had && let Some(found) = registry.mirror.blobs.cached(&place.ask, &digest) {
         return ResponseFuture::now(send(exchange, &place, named, found));
     }
     if !exchange.turn.is_head()
@@ -48,7 +48,7 @@ pub(crate) fn answer(
     ResponseFuture::later(async move {
         // Whoever has it asks only whether it is still there: no reason to bring it here.
         if had || exchange.turn.is_head() {
-            return match mirror.head_blob(&place.ask, &digest).await {
+            return match mirror.blobs.head(&place.ask, &digest).await {
                 Ok(found) => head(exchange, &place, named, found.size, &found.facts, had),
                 Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
             };
@@ -57,7 +57,7 @@ pub(crate) fn answer(
             Some(RangeSpec::From(start, end)) => Some((start, end)),
             Some(RangeSpec::Last(_) | RangeSpec::Reversed) | None => None,
         };
-        match mirror.blob(&place.ask, &digest, hint).await {
+        match mirror.blobs.get(&place.ask, &digest, hint).await {
             Ok(found) => send(exchange, &place, named, found),
             Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
         }

@@ -48,7 +48,7 @@ pub(crate) fn tags(registry: &Registry, exchange: RequestContext, place: TargetR
     }
     let mirror = registry.mirror.clone();
     ResponseFuture::later(async move {
-        match mirror.tags(&place.ask).await {
+        match mirror.listings.tags(&place.ask).await {
             Ok(found) => tag_page(exchange, &place, &found, &paging),
             Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
         }
@@ -108,7 +108,7 @@ pub(crate) fn catalog(
     let (mirror, routes) = (registry.mirror.clone(), registry.routes.clone());
     let here = if only.is_none() { registry.hosted.catalog(&client) } else { Vec::new() };
     ResponseFuture::later(async move {
-        let mut names = match mirror.catalog(&client).await {
+        let mut names = match mirror.listings.catalog(&client).await {
             Ok(names) => names,
             Err(error) => return exchange.fail(&ApiError::Mirror(error), None, None),
         };

@@ -30,27 +30,28 @@ pub(crate) fn answer(
 ) -> ResponseFuture {
     let now = SystemTime::now();
     if exchange.turn.is_head() {
-        if let Some(found) = registry.mirror.warm_head(&place.ask, &reference, now) {
+        if let Some(found) = registry.mirror.manifests.cached_head(&place.ask, &reference, now) {
             return ResponseFuture::now(head(exchange, &place, &registry.mirror, &found));
         }
-    } else if let Some(found) = registry.mirror.warm_manifest(&place.ask, &reference, now) {
+    } else if let Some(found) = registry.mirror.manifests.cached(&place.ask, &reference, now) {
         return ResponseFuture::now(whole(exchange, &place, found));
     }
     let name = reference.to_string();
     if let Err(failure) = exchange.may_miss(&place, &name)
-        && (matches!(failure, ApiError::MissThrottled(_)) || !registry.mirror.is_cached(&place.ask, &reference))
+        && (matches!(failure, ApiError::MissThrottled(_))
+            || !registry.mirror.manifests.is_cached(&place.ask, &reference))
     {
         return ResponseFuture::now(exchange.fail(&failure, Some(&place), Some(name)));
     }
     let mirror = registry.mirror.clone();
     ResponseFuture::later(async move {
         if exchange.turn.is_head() {
-            match mirror.head_manifest(&place.ask, &reference).await {
+            match mirror.manifests.head(&place.ask, &reference).await {
                 Ok(found) => head(exchange, &place, &mirror, &found),
                 Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(reference.to_string())),
             }
         } else {
-            match mirror.manifest(&place.ask, &reference).await {
+            match mirror.manifests.get(&place.ask, &reference).await {
                 Ok(found) => whole(exchange, &place, found),
                 Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(reference.to_string())),
             }

@@ -34,7 +34,7 @@ pub(crate) fn answer(
     }
     let mirror = registry.mirror.clone();
     ResponseFuture::later(async move {
-        match mirror.referrers(&place.ask, &digest).await {
+        match mirror.listings.referrers(&place.ask, &digest).await {
             Ok(found) => index(exchange, &place, &found, artifact_type.as_deref()),
             Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(digest.to_string())),
         }
