@@ -19,7 +19,8 @@
 //! | [`hosted`] | namespaces that live here: who may push what, uploads, mounts, deletes, referrers |
 //! | [`upstream`] | a client of registries, and the ledger of what they count; the only user of reqwest |
 //! | [`telemetry`] | logs and the metric registry |
-//! | `password.rs` | is this the password? |
+//! | [`identity`] | the one place where a credential is verified, for registry clients, the admin API and the pages |
+//! | [`random`] | random numbers for the whole program |
 //! | [`oci`] | the vocabulary: names, references, digests, manifests, paging |
 //! | `storage/` | crate `weir-storage`: blobs, manifests, tags, journals on one disk; knows no network |
 //! | `conformance/` | crate `weir-conformance`: a Docker Hub on loopback, and the suites that any mirror and any registry can be held to |
@@ -111,10 +112,11 @@ pub mod client;
 pub mod config;
 pub mod hosted;
 pub mod http;
+pub mod identity;
 pub mod limits;
 pub mod mirror;
 pub mod oci;
-mod password;
+pub mod random;
 pub mod route;
 pub mod setting;
 pub mod telemetry;

@@ -24,6 +24,7 @@ use weir::{
     config::{Config, Settings, Watch},
     hosted::Hosted,
     http,
+    identity::Authenticator,
     mirror::Mirror,
     telemetry,
     upstream::{self, Ledger, Upstream},
@@ -100,9 +101,19 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     http_metrics.register(&mut metrics);
     hosted.register(&mut metrics);
 
+    let authenticator = Authenticator::new(limits.clone());
     let draining = Draining::default();
     let failed = |error: std::io::Error| format!("cannot serve: {error}");
-    let registry = http::serve(settings.http, listeners, mirror.clone(), limits.clone(), hosted, http_metrics).await;
+    let registry = http::serve(
+        settings.http,
+        listeners,
+        mirror.clone(),
+        limits.clone(),
+        authenticator.clone(),
+        hosted,
+        http_metrics,
+    )
+    .await;
     let registry = registry.map_err(failed)?;
     let reloading = reload::start(cli, config.clone(), watch, certificates, limits.clone(), signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
@@ -111,6 +122,7 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     let dependencies = admin::Dependencies {
         mirror: mirror.clone(),
         limits,
+        authenticator,
         settle: persistence.settle(),
         metrics,
         draining: draining.clone(),

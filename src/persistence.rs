@@ -93,7 +93,8 @@ impl Persistence {
         let (lines, queue) = mpsc::channel(WAITING);
         let overflown = Arc::new(AtomicBool::new(false));
         let keep = Queue { lines: lines.clone(), overflown: overflown.clone() };
-        let (limits, unreadable) = Limits::new(rulebook, &kept, Arc::new(keep), Box::new(rand), SystemTime::now());
+        let (limits, unreadable) =
+            Limits::new(rulebook, &kept, Arc::new(keep), Box::new(weir::random::number), SystemTime::now());
         if unreadable > 0 {
             tracing::warn!(unreadable, "the audit's journal holds records that cannot be read");
         }
@@ -200,10 +201,4 @@ impl Writer {
             Err(error) => tracing::warn!(%error, "what clients have used cannot be written; a restart forgets it"),
         }
     }
-}
-
-/// The keys of the standard library's hasher are the random numbers at hand.
-fn rand() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(SystemTime::now())
 }

@@ -29,20 +29,20 @@ use source::Source;
 /// row that fits counts.
 const LAYERS: &[(&str, &str)] = &[
     ("main", "*"),
-    ("weir::cli", "config setting oci identity password client limits admin http storage"),
+    ("weir::cli", "config setting oci identity random client limits admin http storage"),
     // The settings of a module are its own types; the configuration collects them.
     (
         "weir::config",
-        "setting oci identity password client route telemetry limits hosted mirror policy upstream http admin storage",
+        "setting oci identity random client route telemetry limits hosted mirror policy upstream http admin storage",
     ),
-    ("weir::http", "oci identity password client route telemetry limits hosted mirror policy"),
-    ("weir::admin", "oci identity password client route telemetry limits hosted mirror policy upstream"),
+    ("weir::http", "oci identity random client route telemetry limits hosted mirror policy"),
+    ("weir::admin", "oci identity random client route telemetry limits hosted mirror policy upstream"),
     ("weir::mirror", "oci client route telemetry limits policy upstream storage"),
     ("weir::hosted", "oci client storage"),
-    ("weir::identity", "oci password client limits"),
+    ("weir::identity", "oci random client limits"),
     ("weir::limits", "setting oci client upstream"),
     ("weir::policy", "oci"),
-    ("weir::upstream", "oci client"),
+    ("weir::upstream", "oci random client"),
     ("weir::route", "oci"),
     ("weir::oci", "storage"),
     ("weir", ""),

@@ -4,13 +4,15 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{HeaderMap, HeaderName, HeaderValue},
+    http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use super::{Endpoint, State, origin, refuse};
 use crate::{
     client::{Client, ClientKey},
+    identity::{AuthError, Credentials},
     limits::{
+        Account,
         audit::Actor,
         client, headers,
         permit::{AdmissionRequest, Denied, Permit, RequestInfo, RequestKind},
@@ -60,28 +62,49 @@ pub(super) async fn authorize(
         return Err(refuse(refusal.status(), "DENIED", &refusal.to_string()));
     }
     let address = address(state, request);
-    // Before the login: what it costs to verify passwords is what the throttle bounds.
     let anonymous = Client::anonymous(client::key_address(address), address);
     if !needs_login(state, request) {
         let permit = throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
         return Ok(Authorized { operator: Actor::new("operator", Some(address)), permit: Some(permit), now });
     }
-    let offers = request.headers().contains_key(actix_web::http::header::AUTHORIZATION);
-    if !offers {
-        throttle(state, anonymous.clone(), endpoint.kind(), now).map_err(|refusal| *refusal)?;
-    }
-    let name = match state.login.admit(request).await {
-        Ok(name) => name,
+    let account = match log_in(state, request, address).await {
+        Ok(account) => account,
         Err(refusal) => {
-            if offers {
-                throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
-            }
+            throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
             return Err(refusal);
         }
     };
-    let account = Client { key: ClientKey::Principal(name.clone()), ..anonymous };
-    let permit = throttle(state, account, endpoint.kind(), now).map_err(|refusal| *refusal)?;
-    Ok(Authorized { operator: Actor::new(&*name, Some(address)), permit: Some(permit), now })
+    let client = Client { key: ClientKey::Principal(account.name.clone()), ..anonymous };
+    let permit = throttle(state, client, endpoint.kind(), now).map_err(|refusal| *refusal)?;
+    Ok(Authorized { operator: Actor::new(&*account.name, Some(address)), permit: Some(permit), now })
+}
+
+/// The admin whose Basic credentials the request carries, or the answer for everybody else.
+async fn log_in(state: &State, request: &HttpRequest, from: IpAddr) -> Result<Account, HttpResponse> {
+    let header = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    let Some(credentials) = header.and_then(Credentials::basic) else { return Err(challenge()) };
+    let principal = state.authenticator.verify(&credentials, from).await.map_err(|error| {
+        let mut response = refuse(status(error), "TOOMANYREQUESTS", &error.to_string());
+        response.headers_mut().insert(RETRY_AFTER, error.retry_after().into());
+        response
+    })?;
+    let account = principal.and_then(|principal| state.authenticator.account(&principal));
+    account.filter(|account| account.is_admin).ok_or_else(challenge)
+}
+
+fn challenge() -> HttpResponse {
+    let mut response = refuse(401, "UNAUTHORIZED", "an account with role admin is required");
+    let realm = HeaderValue::from_static(r#"Basic realm="weir admin", charset="UTF-8""#);
+    response.headers_mut().insert(WWW_AUTHENTICATE, realm);
+    response
+}
+
+/// How a login that was not verified is answered.
+pub(super) fn status(error: AuthError) -> u16 {
+    match error {
+        AuthError::Busy => 503,
+        AuthError::TooManyFailures(_) => 429,
+    }
 }
 
 /// Whether whoever asks must say who they are. Not at loopback; but what comes through a proxy there, or asks for `public_url`,

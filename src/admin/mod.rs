@@ -9,7 +9,6 @@ mod authorize;
 mod bans;
 mod budget;
 mod cache;
-mod login;
 mod metrics;
 mod origin;
 mod pages;
@@ -33,6 +32,7 @@ pub use self::{
     server::{Dependencies, Serving, serve},
 };
 use crate::{
+    identity::Authenticator,
     limits::{Limits, permit::RequestKind},
     mirror::Mirror,
     route::Routes,
@@ -71,7 +71,7 @@ struct State {
     limits: Limits,
     metrics: prometheus_client::registry::Registry,
     draining: Draining,
-    login: login::Login,
+    authenticator: Authenticator,
     pages: pages::Pages,
     settle: Settle,
 }

@@ -12,10 +12,8 @@ use actix_web::{
 use prometheus_client::registry::Registry;
 use tokio::{net::UnixStream, task::JoinHandle};
 
-use super::{
-    Draining, Settings, Settle, State, answer, authorize::Local, login::Login, metrics::MetricsCollector, pages::Pages,
-};
-use crate::{limits::Limits, mirror::Mirror};
+use super::{Draining, Settings, Settle, State, answer, authorize::Local, metrics::MetricsCollector, pages::Pages};
+use crate::{identity::Authenticator, limits::Limits, mirror::Mirror};
 
 /// Connections at once: a few people, a few probes, one scraper.
 const CONNECTIONS: usize = 256;
@@ -43,6 +41,8 @@ pub struct Dependencies {
     pub mirror: Mirror,
     /// Throttles, bans, the audit.
     pub limits: Limits,
+    /// Verifies the passwords of those who log in.
+    pub authenticator: Authenticator,
     /// Resolves when what was decided so far is on disk.
     pub settle: Settle,
     /// What the other rooms count.
@@ -67,10 +67,18 @@ pub fn serve(
     local: Option<UnixListener>,
     dependencies: Dependencies,
 ) -> io::Result<Serving> {
-    let Dependencies { mirror, limits, settle, mut metrics, draining } = dependencies;
+    let Dependencies { mirror, limits, authenticator, settle, mut metrics, draining } = dependencies;
     metrics.register_collector(Box::new(MetricsCollector(mirror.clone(), limits.clone())));
-    let (login, pages) = (Login::new(limits.clone()), Pages::new());
-    let state = web::Data::new(State { settings, mirror, limits, metrics, draining, login, pages, settle });
+    let state = web::Data::new(State {
+        settings,
+        mirror,
+        limits,
+        metrics,
+        draining,
+        authenticator,
+        pages: Pages::new(),
+        settle,
+    });
     let mut server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())

@@ -2,13 +2,10 @@
 
 use std::io::IsTerminal;
 
-use argon2::{
-    Argon2,
-    password_hash::{PasswordHasher, SaltString, rand_core::OsRng},
-};
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 
 use super::say;
+use crate::identity::password;
 
 pub(super) fn run() -> Result<(), String> {
     let stdin = std::io::stdin();
@@ -28,14 +25,7 @@ pub(super) fn run() -> Result<(), String> {
             "the password is empty; type one, or pipe it: printf %s \"$PASSWORD\" | weir hash-password".to_owned()
         );
     }
-    say(&(hash(password)? + "\n"))
-}
-
-/// Argon2id with the parameters of OWASP's recommendation (19 MiB, 2 passes), which are the crate's defaults.
-fn hash(password: &str) -> Result<String, String> {
-    let salt = SaltString::generate(&mut OsRng);
-    let hash = Argon2::default().hash_password(password.as_bytes(), &salt);
-    hash.map(|hash| hash.to_string()).map_err(|error| error.to_string())
+    say(&(password::hash(password).map_err(|error| error.to_string())? + "\n"))
 }
 
 /// A terminal that does not echo, until this is dropped.
@@ -54,21 +44,5 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use argon2::password_hash::{PasswordHash, PasswordVerifier};
-
-    use super::*;
-
-    #[test]
-    fn a_hash_verifies_its_password_and_no_other() {
-        let text = hash("hunter2").unwrap();
-        let hash = PasswordHash::new(&text).unwrap();
-        assert!(Argon2::default().verify_password(b"hunter2", &hash).is_ok());
-        assert!(Argon2::default().verify_password(b"hunter3", &hash).is_err());
-        assert!(text.starts_with("$argon2id$"));
     }
 }

@@ -2,120 +2,108 @@
 //!
 //! A client is a verified principal, else the address it asks from (`limits/client.rs`). A listener without a login never challenges:
 //! dockerd would answer with the user's Docker Hub password. Credentials that are offered anyway, as Basic or in the header that
-//! `server.token_header` names, are used when they verify and are as if they had not been sent when they do not. They are
-//! never logged, forwarded or kept; what is kept is a keyed hash of them and whose they are.
+//! `server.token_header` names, are used when they verify and are as if they had not been sent when they do not; a listener with a login
+//! refuses them then (401), so that a client whose password has expired does not silently become anonymous. They are never logged or
+//! forwarded.
 //!
 //! The permit that [`Gate::admit`] gives is held by the turn, and so until the last byte of the response is sent.
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher as _, Hasher as _},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
-
-use actix_http::{
-    RequestHead,
-    header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, USER_AGENT, X_FORWARDED_FOR},
-};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 
 use super::connection::ConnectionState;
 use crate::{
     client::{Client, ClientKey},
+    identity::{AuthError, Authenticator, Credentials, MAX_LENGTH, Principal},
     limits::{
         Limits, LimitsConfig,
         allowlist::bypasses,
         client,
         permit::{AdmissionRequest, Denied, LogFields, Permit, RequestInfo, RequestKind},
     },
-    password,
+};
+use actix_http::{
+    RequestHead,
+    header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, USER_AGENT, X_FORWARDED_FOR},
 };
 
-/// Verified (or refused) credentials that are remembered, and for how long: a password change counts within a minute.
-const REMEMBERED: u64 = 10_000;
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-
-/// Passwords verified at once: each takes tens of milliseconds of a core and tens of MiB.
-const VERIFIED_AT_ONCE: usize = 2;
-
-/// Passwords that may wait for their turn.
-const WAITING: usize = 64;
-
-/// The longest credentials that are looked at, in bytes.
-const LONGEST_CREDENTIALS: usize = 8 << 10;
-
-/// Why nobody could be told from the credentials.
+/// Why a client was not told from its credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Busy;
+pub(crate) enum LoginError {
+    /// They are wrong, and the listener has a login.
+    Wrong,
+    /// They were not verified.
+    Unverified(AuthError),
+}
 
-/// Whose credentials these are, and the hash that they were verified against: another hash is another password.
-type Known = Option<(Arc<str>, Arc<str>)>;
+/// What a request offers to be known by.
+enum Offered {
+    Nothing,
+    /// Something that is no name and password.
+    Unreadable,
+    Credentials(Credentials),
+}
 
 /// Knows the clients of all listeners.
 pub(crate) struct Gate {
     pub(crate) limits: Limits,
-    remembered: moka::sync::Cache<[u8; 32], Known>,
-    key: [u64; 2],
-    verifying: Semaphore,
-    waiting: Semaphore,
+    authenticator: Authenticator,
 }
 
 impl Gate {
-    pub(crate) fn new(limits: Limits) -> Gate {
-        Gate {
-            limits,
-            remembered: moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
-            // The standard library's hash keys are the random numbers at hand; a guess of them is worth a look into our memory.
-            key: [(); 2].map(|()| RandomState::new().build_hasher().finish()),
-            verifying: Semaphore::new(VERIFIED_AT_ONCE),
-            waiting: Semaphore::new(WAITING),
-        }
+    pub(crate) fn new(limits: Limits, authenticator: Authenticator) -> Gate {
+        Gate { limits, authenticator }
     }
 
     /// The client, when no password has to be verified to know it. Allocates nothing for an anonymous peer that asked before.
     pub(crate) fn at_once(&self, shared: &ConnectionState, head: &RequestHead) -> Option<Arc<Client>> {
         let config = self.limits.config();
-        let Some(credentials) = offered(&config, head.headers()) else {
-            return Some(self.by_address(&config, shared, head.headers()));
-        };
-        match self.remembered.get(&self.digest(&credentials))? {
-            None => Some(self.by_address(&config, shared, head.headers())),
-            Some((name, hash)) => {
-                config.account(&name).filter(|account| account.password_hash == hash)?;
-                Some(self.by_name(&config, shared, head.headers(), name))
+        let principal = match offered(&config, head.headers()) {
+            Offered::Nothing => return Some(self.by_address(&config, shared, head.headers())),
+            Offered::Unreadable => None,
+            Offered::Credentials(credentials) => {
+                self.authenticator.recall(&credentials, address(&config, shared, head.headers()))?
             }
-        }
+        };
+        self.client_of(&config, shared, head.headers(), principal).ok()
     }
 
     /// The client, after verifying what it offers.
     ///
     /// # Errors
-    /// [`Busy`] when too many passwords are being verified.
-    pub(crate) async fn identify(&self, shared: &ConnectionState, head: &RequestHead) -> Result<Arc<Client>, Busy> {
-        if let Some(client) = self.at_once(shared, head) {
-            return Ok(client);
+    /// Credentials that are wrong, on a listener with a login; elsewhere they are as if they had not been sent, for a client may send what
+    /// it has for another registry. And [`AuthError`].
+    pub(crate) async fn identify(
+        &self,
+        shared: &ConnectionState,
+        head: &RequestHead,
+    ) -> Result<Arc<Client>, LoginError> {
+        let offered = offered(&self.limits.config(), head.headers());
+        let principal = match offered {
+            Offered::Nothing | Offered::Unreadable => None,
+            Offered::Credentials(credentials) => {
+                let from = address(&self.limits.config(), shared, head.headers());
+                self.authenticator.verify(&credentials, from).await.map_err(LoginError::Unverified)?
+            }
+        };
+        self.client_of(&self.limits.config(), shared, head.headers(), principal)
+    }
+
+    fn client_of(
+        &self,
+        config: &LimitsConfig,
+        shared: &ConnectionState,
+        headers: &HeaderMap,
+        principal: Option<Principal>,
+    ) -> Result<Arc<Client>, LoginError> {
+        match principal {
+            Some(principal) => Ok(self.by_name(config, shared, headers, principal.name)),
+            None if shared.login => Err(LoginError::Wrong),
+            None => Ok(self.by_address(config, shared, headers)),
         }
-        let config = self.limits.config();
-        let anonymous = self.by_address(&config, shared, head.headers());
-        let Some(credentials) = offered(&config, head.headers()) else { return Ok(anonymous) };
-        let digest = self.digest(&credentials);
-        let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
-        let _turn = self.verifying.acquire().await.map_err(|_| Busy)?;
-        // Somebody else may have verified the same credentials while this waited.
-        if let Some(client) = self.at_once(shared, head) {
-            return Ok(client);
-        }
-        let known = verify(&config, &credentials).await.ok_or(Busy)?;
-        self.remembered.insert(digest, known.clone());
-        self.limits.record_login(&anonymous, known.is_some(), SystemTime::now());
-        Ok(match known {
-            Some((name, _)) => self.by_name(&config, shared, head.headers(), name),
-            None => anonymous,
-        })
     }
 
     /// Leave to be answered, with a line in the log for what is out of the ordinary.
@@ -148,15 +136,6 @@ impl Gate {
         };
         notes.iter().for_each(|note| log(note, &request, head, status));
         admitted
-    }
-
-    fn digest(&self, credentials: &[u8]) -> [u8; 32] {
-        let mut hasher = Sha256::new();
-        for key in self.key {
-            hasher.update(key.to_le_bytes());
-        }
-        hasher.update(credentials);
-        hasher.finalize().into()
     }
 
     fn by_name(
@@ -227,31 +206,18 @@ fn user_agent(headers: &HeaderMap) -> &str {
     headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Credentials that are worth looking at, as `name:password`: Basic, or the token header's value as it is.
-fn offered(config: &LimitsConfig, headers: &HeaderMap) -> Option<Vec<u8>> {
+/// Basic credentials, or those in the header that `server.token_header` names, as `name:password`.
+fn offered(config: &LimitsConfig, headers: &HeaderMap) -> Offered {
     if config.accounts.is_empty() {
-        return None;
+        return Offered::Nothing;
     }
-    let named = (!config.token_header.is_empty()).then(|| headers.get(config.token_header.as_str())).flatten();
-    if let Some(token) = named.filter(|value| value.len() <= LONGEST_CREDENTIALS) {
-        return Some(token.as_bytes().trim_ascii().to_vec());
-    }
-    let value = headers.get(AUTHORIZATION)?.as_bytes();
-    let (scheme, encoded) = value.split_at_checked(6)?;
-    let is_basic = scheme.eq_ignore_ascii_case(b"basic ") && value.len() <= LONGEST_CREDENTIALS;
-    // What cannot be decoded is nobody's and costs nothing to find that out.
-    is_basic.then(|| BASE64_STANDARD.decode(encoded.trim_ascii()).ok())?
-}
-
-/// Whose credentials these are; nobody's is an answer, too. An unknown name costs what a known one costs.
-async fn verify(config: &LimitsConfig, credentials: &[u8]) -> Option<Known> {
-    // RFC 7617
-    let pair = std::str::from_utf8(credentials).ok().and_then(|text| text.split_once(':'));
-    let Some((name, password)) = pair else { return Some(None) };
-    let (found, offered) = (config.account(name), password.to_owned());
-    let hash = found.or(config.accounts.first())?.password_hash.clone();
-    let correct = tokio::task::spawn_blocking(move || password::matches(&offered, &hash)).await.ok()?;
-    Some(found.filter(|_| correct).map(|account| (account.name.clone(), account.password_hash.clone())))
+    let token = (!config.token_header.is_empty()).then(|| headers.get(config.token_header.as_str())).flatten();
+    let credentials = match (token.filter(|value| value.len() <= MAX_LENGTH), headers.get(AUTHORIZATION)) {
+        (Some(token), _) => Credentials::pair(token.as_bytes().trim_ascii()),
+        (None, Some(header)) => Credentials::basic(header.as_bytes()),
+        (None, None) => return Offered::Nothing,
+    };
+    credentials.map_or(Offered::Unreadable, Offered::Credentials)
 }
 
 /// The values of a header as text; one that is none reads as an address that nobody has, and so ends the chain.
@@ -263,17 +229,16 @@ fn texts(headers: &HeaderMap, name: HeaderName) -> std::vec::IntoIter<&str> {
 mod tests {
     use actix_http::header::HeaderValue;
     use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
 
     use super::*;
     use crate::limits::Account;
 
     fn gate(trusted_proxies: &[&str], accounts: Vec<Account>) -> Gate {
         let trusted_proxies = trusted_proxies.iter().map(|network| network.parse().unwrap()).collect();
-        Gate::new(Limits::in_memory(LimitsConfig {
-            trusted_proxies,
-            accounts: accounts.into(),
-            ..LimitsConfig::default()
-        }))
+        let config = LimitsConfig { trusted_proxies, accounts: accounts.into(), ..LimitsConfig::default() };
+        let limits = Limits::in_memory(config);
+        Gate::new(limits.clone(), Authenticator::new(limits))
     }
 
     fn account(name: &str, password: &str) -> Account {
@@ -362,13 +327,5 @@ mod tests {
         for client in ["192.0.2.1", "192.0.2.2"] {
             assert_eq!(gate.at_once(&shared, &head(&[(X_FORWARDED_FOR, client)])).unwrap().key.to_string(), client);
         }
-    }
-
-    #[tokio::test]
-    async fn a_flood_of_passwords_is_turned_away() {
-        let gate = gate(&[], vec![account("ci", "a")]);
-        let shared = ConnectionState::new(Some("192.0.2.1:5000".parse().unwrap()), false);
-        let _all = gate.waiting.acquire_many(WAITING as u32).await.unwrap();
-        assert_eq!(gate.identify(&shared, &head(&[(AUTHORIZATION, &basic("ci:a"))])).await, Err(Busy));
     }
 }

@@ -38,7 +38,7 @@ pub use wire::{
 };
 
 use self::{
-    admit::Gate,
+    admit::{Gate, LoginError},
     api::{
         blobs,
         error::{self, ApiError},
@@ -116,7 +116,8 @@ impl Service<Request> for Endpoint {
                             Ok(response) => response,
                             Err(never) => match never {},
                         },
-                        Err(admit::Busy) => exchange.fail(&ApiError::LoginBusy, None, None),
+                        Err(LoginError::Wrong) => exchange.fail(&ApiError::Login, None, None),
+                        Err(LoginError::Unverified(error)) => exchange.fail(&ApiError::Unverified(error), None, None),
                     }
                 })
             }

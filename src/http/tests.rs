@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     hosted,
+    identity::Authenticator,
     limits::{Account, Limits, LimitsConfig},
     mirror,
     upstream::{self, Ledger, Upstream},
@@ -105,7 +106,10 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
     };
     let listeners = vec![listener(false), listener(true)];
     let metrics = Metrics::new();
-    let serving = serve(settings, listeners, mirror, limits, hosted, metrics.clone()).await.unwrap();
+    let serving =
+        serve(settings, listeners, mirror, limits.clone(), Authenticator::new(limits), hosted, metrics.clone())
+            .await
+            .unwrap();
     World { hub, serving, metrics, _directory: directory }
 }
 

@@ -1,9 +1,6 @@
 //! When a failed request is repeated, and how long is waited before that.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use reqwest::StatusCode;
 
@@ -17,8 +14,7 @@ pub(super) fn backoff(attempt: u32) -> Duration {
 
 /// Anything from nothing to `most`, so that those who wait do not come back together.
 pub(super) fn jitter(most: Duration) -> Duration {
-    // The hasher's keys are random, and that is all the randomness that this needs.
-    let random = RandomState::new().hash_one(0) >> 32;
+    let random = crate::random::number() >> 32;
     most.mul_f64(random as f64 / f64::from(u32::MAX))
 }
 

@@ -46,7 +46,6 @@ pub(crate) const KNOWN: &[&str] = &[
     "src/admin/bans.rs is in a circle of weir::admin",
     "src/admin/budget.rs is in a circle of weir::admin",
     "src/admin/cache.rs is in a circle of weir::admin",
-    "src/admin/login.rs is in a circle of weir::admin",
     "src/admin/metrics.rs is in a circle of weir::admin",
     "src/admin/mod.rs is in a circle of weir::admin",
     "src/admin/pages/audit.rs is in a circle of weir::admin::pages",

@@ -14,6 +14,7 @@ use argon2::{
 use weir::{
     admin::{self, AllowedHosts, Dependencies, Draining},
     client::{Client, ClientKey},
+    identity::Authenticator,
     limits::{
         Account, Limits, LimitsConfig, abuse,
         permit::{AdmissionRequest, RequestInfo, RequestKind},
@@ -101,6 +102,7 @@ impl Harness {
         let dependencies = Dependencies {
             mirror: bench.mirror.clone(),
             limits: limits.clone(),
+            authenticator: Authenticator::new(limits.clone()),
             settle,
             metrics,
             draining: Draining::default(),

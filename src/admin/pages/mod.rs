@@ -19,32 +19,32 @@ mod form;
 mod html;
 mod login;
 mod proof_of_work;
-mod session;
 mod throttles;
 mod unblock;
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Instant, SystemTime},
+};
 
 use actix_web::{HttpRequest, HttpResponse, http::Method, web::Payload};
 
-use self::{form::Form, session::SessionId};
+use self::form::Form;
 use super::{State, authorize, origin};
-use crate::limits::{Account, audit::Actor};
+use crate::{
+    identity::session::{SessionId, Sessions},
+    limits::{Account, audit::Actor},
+};
 
 /// What the pages keep between requests.
 pub(super) struct Pages {
-    sessions: session::Sessions,
+    sessions: Sessions,
     proof_of_work: proof_of_work::ProofOfWork,
-    attempts: login::Attempts,
 }
 
 impl Pages {
     pub(super) fn new() -> Pages {
-        Pages {
-            sessions: session::Sessions::new(),
-            proof_of_work: proof_of_work::ProofOfWork::new(),
-            attempts: login::Attempts::new(),
-        }
+        Pages { sessions: Sessions::new(), proof_of_work: proof_of_work::ProofOfWork::new() }
     }
 }
 
@@ -73,9 +73,9 @@ struct PageContext<'a> {
     state: &'a State,
     viewer: Viewer,
     /// The session, or what stands in for one before login.
-    name: SessionId,
+    session: SessionId,
     /// The browser does not have it yet.
-    is_fresh: bool,
+    is_new: bool,
     /// Neither TLS nor loopback.
     in_clear: bool,
     from: IpAddr,
@@ -85,16 +85,16 @@ struct PageContext<'a> {
 
 impl PageContext<'_> {
     fn token(&self) -> String {
-        self.state.pages.sessions.token(&self.name)
+        self.state.pages.sessions.token(&self.session)
     }
 
     fn fresh_cookie(&self) -> Option<String> {
-        self.is_fresh.then(|| self.cookie(&self.name))
+        self.is_new.then(|| self.cookie(&self.session))
     }
 
-    fn cookie(&self, name: &SessionId) -> String {
+    fn cookie(&self, session: &SessionId) -> String {
         let (cookie, secure) = if self.in_clear { (IN_CLEAR, "") } else { (SECURE, "; Secure") };
-        format!("{cookie}={}; Path=/; HttpOnly; SameSite=Strict{secure}", name.text())
+        format!("{cookie}={}; Path=/; HttpOnly; SameSite=Strict{secure}", session.text())
     }
 
     /// As whom the audit knows whoever is looking.
@@ -102,18 +102,13 @@ impl PageContext<'_> {
         let name = match &self.viewer {
             Viewer::Operator => "operator",
             Viewer::Account(account) => &account.name,
-            Viewer::Anonymous => "nobody",
+            Viewer::Anonymous => "anonymous",
         };
         Actor::new(name, Some(self.from))
     }
 
-    /// Puts a refused attempt into the audit. A flood of them is throttled like logins, and then only logged.
     fn refused(&self, attempt: &str, reason: &str) {
-        let by = self.by();
-        tracing::warn!(target: "weir::admin", by = by.name, from = %self.from, attempt, reason, "refused");
-        if self.state.pages.attempts.may_be_noted(&by.name, self.from, self.now) {
-            self.state.limits.record_refusal(&by, attempt, reason, self.now);
-        }
+        self.state.authenticator.note_refusal(&self.by(), attempt, reason, self.now);
     }
 }
 
@@ -166,7 +161,7 @@ impl Page {
             ["logout"] => Page::Logout,
             ["assets", "weir.css"] => Page::Stylesheet,
             ["assets", "weir.svg"] => Page::Icon,
-            ["assets", "human.js"] => Page::Script,
+            ["assets", "proof_of_work.js"] => Page::Script,
             _ => return None,
         })
     }
@@ -263,19 +258,16 @@ fn context<'a>(
     let in_clear = !head.host.is_some_and(|host| hosts.is_private(host));
     let from = authorize::address(state, request);
     let sent = cookie(request, if in_clear { IN_CLEAR } else { SECURE }).filter(|_| is_good).and_then(SessionId::parse);
-    let config = state.limits.config();
-    let session = sent.as_ref().and_then(|name| state.pages.sessions.whose(name, now));
-    let account = session.and_then(|session| {
-        config.account(&session.account).filter(|account| account.password_hash == session.password_hash).cloned()
-    });
+    let principal = sent.as_ref().and_then(|session| state.pages.sessions.principal(session, Instant::now()));
+    let account = principal.and_then(|principal| state.authenticator.account(&principal));
     let viewer = match account {
         Some(account) => Viewer::Account(account),
         None if is_good && !authorize::needs_login(state, request) => Viewer::Operator,
         None => Viewer::Anonymous,
     };
-    let is_fresh = sent.is_none();
-    let name = sent.unwrap_or_else(SessionId::random);
-    PageContext { state, viewer, name, is_fresh, in_clear, from, query: request.query_string(), now }
+    let is_new = sent.is_none();
+    let session = sent.unwrap_or_else(SessionId::random);
+    PageContext { state, viewer, session, is_new, in_clear, from, query: request.query_string(), now }
 }
 
 /// The value of the cookie of this name.
@@ -330,7 +322,7 @@ async fn post(
     };
     // Before anything else: a form of ours was sent from a page of ours, by the browser it was given to.
     let is_ours = head.origin.is_some() || head.fetch_site == Some("same-origin");
-    let has_token = !context.is_fresh && context.state.pages.sessions.is_token(&context.name, form.get("csrf"));
+    let has_token = !context.is_new && context.state.pages.sessions.is_token(&context.session, form.get("csrf"));
     if !is_ours || !has_token {
         context.refused(attempt, if is_ours { "without the token of its form" } else { "from no page of ours" });
         let sentence = "This did not come from a page that Weir gave to this browser. Go back, reload the page and send it once more; \
@@ -361,7 +353,7 @@ async fn post(
 
 fn asset(page: &Page, method: &Method) -> HttpResponse {
     let (media_type, bytes) = match page {
-        Page::Script => ("text/javascript; charset=utf-8", include_str!("assets/human.js")),
+        Page::Script => ("text/javascript; charset=utf-8", include_str!("assets/proof_of_work.js")),
         Page::Icon => ("image/svg+xml", include_str!("assets/weir.svg")),
         _ => ("text/css; charset=utf-8", include_str!("assets/weir.css")),
     };

@@ -66,7 +66,8 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
     let is_own = lift.is_some_and(|account| {
         context.state.limits.own_bans(&account.name, context.now).iter().any(|own| own.id == id)
     });
-    let test = is_own.then(|| context.state.pages.proof_of_work.issue(id, context.now)).flatten();
+    let proof_of_work = &context.state.pages.proof_of_work;
+    let challenge = is_own.then(|| proof_of_work.issue(&context.session, id, context.now)).flatten();
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
         (blocked::about(&record, context.now))
@@ -75,7 +76,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
             h2 { "What to mend" }
             p { (fix(&record)) }
         }
-        @if let Some((challenge, _)) = &test {
+        @if let Some(challenge) = &challenge {
             h2 { "Lift it yourself" }
             p { "Mend it first. You may lift three bans a day; for an hour after that the client has half its quota, and the next ban lasts longer." }
             form id="human" method="post" action={ "/unblock/" (id) "/lift" } data-challenge=(challenge) {
@@ -85,7 +86,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
                 label { input type="checkbox" name="mended" value="1" required; " I know what caused this, and it is mended." }
                 button class="main" disabled { "Lift the ban" }
             }
-            script src="/assets/human.js" {}
+            script src="/assets/proof_of_work.js" {}
         } @else if record.is_live(context.now) {
             @if context.viewer.is_operator() {
                 p { "You are an operator: " a href={ "/blocked/" (id) } { "lift it there" } "." }
@@ -97,11 +98,8 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
     };
     let title = format!("Why {} is blocked", record.client);
     let status = if wrong.is_some() { 403 } else { 200 };
-    match test {
-        Some((_, test)) => {
-            context.state.pages.sessions.set_challenge(&context.name, test);
-            html::page_with_script(context, status, Tab::Unblock, &title, body)
-        }
+    match challenge {
+        Some(_) => html::page_with_script(context, status, Tab::Unblock, &title, body),
         None => html::page(context, status, Tab::Unblock, &title, body),
     }
 }
@@ -141,9 +139,7 @@ pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResp
         context.refused(&format!("lift {id}"), "there is no such ban that is theirs to lift");
         return html::problem(context, 404, "No such ban", "There is no such ban that is yours to lift.");
     }
-    // Taken out whatever comes of it: a solution counts once.
-    let test = context.state.pages.sessions.take_challenge(&context.name);
-    if let Err(wrong) = context.state.pages.proof_of_work.verify(form.get("altcha"), test, id) {
+    if let Err(wrong) = context.state.pages.proof_of_work.verify(&context.session, form.get("altcha"), id) {
         context.refused(&format!("lift {id}"), &wrong.to_string());
         return one(context, id, Some(&blocked::sentence(&wrong.to_string())));
     }

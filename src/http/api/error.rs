@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::http::{MOST_HEADER_BYTES, MOST_HEADERS, headers, path, query, request_body::Cut};
 use crate::{
     hosted,
+    identity::AuthError,
     limits::permit::{DenialCause, Denied},
     mirror,
 };
@@ -106,8 +107,8 @@ pub(crate) enum ApiError {
     Range(u64),
     /// The listener wants a login.
     Login,
-    /// Too many passwords are being verified.
-    LoginBusy,
+    /// The credentials were not verified.
+    Unverified(AuthError),
     /// The headers are larger than they may be.
     HeadTooLarge,
     /// The head did not arrive in time.
@@ -178,8 +179,8 @@ impl ApiError {
                 ..row(StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid)
             },
             ApiError::Login => Row { header: challenge(), ..row(StatusCode::UNAUTHORIZED, Code::Unauthorized) },
-            ApiError::LoginBusy => Row {
-                retry_after: Some(Duration::from_secs(1)),
+            ApiError::Unverified(error) => Row {
+                retry_after: Some(Duration::from_secs(error.retry_after())),
                 ..row(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
             },
             ApiError::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::Unsupported),
@@ -236,7 +237,7 @@ impl ApiError {
             ApiError::Hosted(error) => error.to_string(),
             ApiError::Range(size) => format!("the range lies outside the blob of {size} bytes"),
             ApiError::Login => "a valid user name and password are required".into(),
-            ApiError::LoginBusy => "too many passwords are being verified; try again".into(),
+            ApiError::Unverified(error) => error.to_string(),
             ApiError::HeadTooLarge => format!(
                 "the request's headers are too many or too large; send {MOST_HEADERS} at most, of {} KiB together",
                 MOST_HEADER_BYTES >> 10
@@ -374,7 +375,8 @@ mod tests {
 405 UNSUPPORTED | - GET, HEAD - - | mirrored repositories are read-only
 416 SIZE_INVALID | - - bytes */10 - | the range lies outside the blob of 10 bytes
 401 UNAUTHORIZED | - - - Basic realm="weir", charset="UTF-8" | a valid user name and password are required
-429 TOOMANYREQUESTS | 1 - - - | too many passwords are being verified; try again
+429 TOOMANYREQUESTS | 1 - - - | too many passwords are being verified; try again in a second
+429 TOOMANYREQUESTS | 29 - - - | too many logins from this address failed; try again in 29 s
 431 UNSUPPORTED | - - - - | the request's headers are too many or too large; send 96 at most, of 32 KiB together
 408 UNSUPPORTED | - - - - | the request's headers did not arrive in time; send them at once
 400 UNSUPPORTED | - - - - | this is no valid HTTP/1 request; send one request line, one Host, well-formed headers, and either Content-Length or Transfer-Encoding: chunked, each once at most
@@ -434,7 +436,8 @@ mod tests {
             ApiError::Method("GET, HEAD"),
             ApiError::Range(10),
             ApiError::Login,
-            ApiError::LoginBusy,
+            ApiError::Unverified(AuthError::Busy),
+            ApiError::Unverified(AuthError::TooManyFailures(Duration::from_secs(29))),
             ApiError::HeadTooLarge,
             ApiError::HeadTimeout,
             ApiError::Malformed,

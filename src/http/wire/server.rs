@@ -27,6 +27,7 @@ use crate::http::{
 };
 use crate::{
     hosted::Hosted,
+    identity::Authenticator,
     limits::{Limits, client},
     mirror::Mirror,
     route::Routes,
@@ -109,6 +110,7 @@ pub async fn serve(
     listeners: Vec<Listener>,
     mirror: Mirror,
     limits: Limits,
+    authenticator: Authenticator,
     hosted: Hosted,
     metrics: Metrics,
 ) -> io::Result<Serving> {
@@ -120,7 +122,7 @@ pub async fn serve(
         body_stall: settings.body_stall,
         documents: Arc::new(Semaphore::new(DOCUMENTS)),
         routes: settings.routes.clone(),
-        gate: Gate::new(limits),
+        gate: Gate::new(limits, authenticator),
         metrics: metrics.clone(),
     });
     start(&settings, listeners, &metrics, exempt, move || {
