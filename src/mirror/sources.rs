@@ -93,7 +93,7 @@ impl Sources {
         let Some(upstream) = self.upstreams.get(&lookup.upstream) else { return Err(upstream::Error::NotFound) };
         let private = lookup.may_read_private();
         let mut refusal = None;
-        for identity in upstream.identities() {
+        for identity in upstream.sources() {
             if identity.account.is_some() && !private {
                 continue;
             }

@@ -6,365 +6,323 @@
 //! anywhere else, and never before it was asked for once. A challenge whose realm is foreign is passed over for a good one beside it;
 //! if there is none nothing is sent at all.
 //!
-//! However many ask, one token is fetched for one (origin, service, scope, identity); those who ask meanwhile share
-//! the answer, good or bad. What a registry wants is learned with its first 401, so that the next repository costs no such detour.
-//!
-//! An account whose password the token service or the registry refused is left alone for ten minutes: Docker Hub locks accounts
-//! for as long after failed logins, and every further attempt prolongs that.
+//! What a registry wants is learned with its first 401, of the repository and as a guess for all others, so that the next
+//! repository costs no such detour. A challenge that names another realm, service or scope than the token came from is a new
+//! question and is answered once; a token that was not made for this very request is replaced once, whatever the refusal.
 //!
 //! # Scope
 //!
-//! Reading only: the scope is always `repository:<name>:pull`. Tokens live in memory, until 30 s before they expire.
+//! Reading only: the scope is `repository:<name>:pull`, or what a challenge names for the same repository when that
+//! only reads.
+
+mod accounts;
+mod tokens;
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
-use base64::Engine as _;
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, Shared},
-};
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
-use serde::Deserialize;
 use url::Url;
 
+use self::{
+    accounts::Accounts,
+    tokens::{Key, Token, Tokens},
+};
 use super::{
     breaker::Breaker,
     challenge::Challenge,
     concurrency::Lane,
     error::Error,
-    error_response::{self, ErrorResponse},
-    identity::Identity,
-    metrics::{Metrics, Operation, Outcome},
+    metrics::{Metrics, Operation},
     redirect,
-    retry::{self, jitter},
-    settings::{Account, Settings},
-    transport::{Transport, TransportError},
+    request::Request,
+    settings::{Secret, Settings},
+    transport::Transport,
 };
 
-/// How long an account is left alone that was refused.
-const PARKED: Duration = Duration::from_secs(600);
-/// Tokens kept. One is about a kilobyte or two, and is for one repository.
-const MAX_TOKENS: u64 = 10_000;
-/// Bytes of a token service's answer.
-const MAX_BODY: usize = 1024 * 1024;
-/// A token says how long it lives within these bounds; what says nothing lives a minute (distribution, spec/auth/token.md).
-const LIFETIME: (u64, u64) = (60, 24 * 3600);
-const EARLY: Duration = Duration::from_secs(30);
+/// What repositories want is remembered of so many.
+const MAX_LEARNED: u64 = 10_000;
+/// A token that is younger was issued with what the registry knows now.
+const YOUNG: Duration = Duration::from_secs(5);
+/// Actions that only read: what ACR asks for besides `pull`.
+const READING: [&str; 3] = ["pull", "metadata_read", "content_read"];
 
 /// What a registry wants, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AuthScheme {
-    Bearer { realm: Url, service: Option<Arc<str>> },
+    /// The scope is `None` when it is the usual one.
+    Bearer {
+        realm: Url,
+        service: Option<Arc<str>>,
+        scope: Option<Arc<str>>,
+    },
     Basic,
 }
 
-/// What a token is for. The origin is part of it so that a registry that was redirected to never shares with the configured one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    origin: String,
-    realm: String,
-    service: Option<Arc<str>>,
-    scope: Arc<str>,
-    account: Option<Arc<str>>,
-}
-
-#[derive(Clone, Debug)]
-struct Token {
-    header: HeaderValue,
-    until: Instant,
-}
-
-type Flight = Shared<BoxFuture<'static, Result<Arc<Token>, Error>>>;
-
 /// What a request carries.
-#[derive(Clone, Debug)]
-pub(crate) struct Credential {
-    pub(crate) header: HeaderValue,
-    /// Of a token, what it is for.
-    key: Option<Key>,
-    /// Whether it was made for this very request, so that another one would be no better.
-    fresh: bool,
+#[derive(Debug)]
+enum Credential {
+    Basic { header: HeaderValue, account: Arc<str>, password: Secret },
+    Token { token: Arc<Token>, key: Key, fresh: bool },
 }
 
-pub(crate) struct Auth {
-    name: Arc<str>,
+#[derive(Debug)]
+pub(super) struct Auth {
     origin: Url,
-    token_hosts: Vec<String>,
-    accounts: Vec<Account>,
-    transport: Arc<Transport>,
-    breaker: Breaker,
-    metrics: Metrics,
-    tokens: moka::sync::Cache<Key, Arc<Token>>,
-    // All three are held for a few lines, never across an await.
-    wanted: Mutex<Option<AuthScheme>>,
-    flights: Mutex<HashMap<Key, Flight>>,
-    parked: Mutex<HashMap<Arc<str>, Instant>>,
+    accounts: Arc<Accounts>,
+    tokens: Arc<Tokens>,
+    /// By repository, and whether it is for a listing, which may need another scope.
+    learned: moka::sync::Cache<(Arc<str>, bool), AuthScheme>,
+    // Held for a line, never across an await.
+    usual: Mutex<Option<AuthScheme>>,
+}
+
+/// What to do about a refusal.
+pub(super) enum Next {
+    /// Send the request once more.
+    Again,
+    /// The refusal stands.
+    Final,
+}
+
+/// The credentials of one request: what is sent now, and what was tried.
+pub(super) struct Session<'a> {
+    auth: &'a Auth,
+    account: Option<Arc<str>>,
+    repository: Arc<str>,
+    listing: bool,
+    sent: Option<Credential>,
+    tried: Vec<Key>,
+    bare: bool,
 }
 
 impl Auth {
-    pub(crate) fn new(settings: &Settings, transport: Arc<Transport>, breaker: Breaker, metrics: Metrics) -> Auth {
+    pub(super) fn new(settings: &Settings, transport: Arc<Transport>, breaker: Breaker, metrics: Metrics) -> Auth {
+        let accounts = Arc::new(Accounts::new(settings.name.clone(), settings.accounts.clone()));
+        let hosts = settings.token_hosts.clone();
+        let tokens = Tokens::new(settings.name.clone(), accounts.clone(), hosts, transport, breaker, metrics);
         Auth {
-            name: settings.name.clone(),
             origin: settings.url.clone(),
-            token_hosts: settings.token_hosts.clone(),
-            accounts: settings.accounts.clone(),
-            transport,
-            breaker,
-            metrics,
-            tokens: moka::sync::Cache::new(MAX_TOKENS),
-            wanted: Mutex::default(),
-            flights: Mutex::default(),
-            parked: Mutex::default(),
+            accounts,
+            tokens: Arc::new(tokens),
+            learned: moka::sync::Cache::new(MAX_LEARNED),
+            usual: Mutex::default(),
         }
     }
 
     /// Whether an account was refused lately.
-    pub(crate) fn is_parked(&self, account: &str) -> bool {
-        lock(&self.parked).get(account).is_some_and(|until| Instant::now() < *until)
+    pub(super) fn is_parked(&self, account: &str) -> bool {
+        self.accounts.parked(account).is_some()
     }
 
     /// What to send to the configured origin with the first attempt: nothing, before it asked for something once.
     ///
     /// # Errors
-    /// [`Error::Denied`] for a parked account, and whatever the token service did.
-    pub(crate) async fn credential(
-        self: &Arc<Self>,
-        identity: &Identity,
-        scope: &str,
-    ) -> Result<Option<Credential>, Error> {
-        if let Some(account) = &identity.account
+    /// [`Error::Unavailable`] for a parked account, and whatever the token service did.
+    pub(super) async fn session<'a>(&'a self, request: &Request<'_>) -> Result<Session<'a>, Error> {
+        let mut session = Session {
+            auth: self,
+            account: request.identity.account.clone(),
+            repository: request.repository.as_str().into(),
+            listing: request.operation == Operation::Tags,
+            sent: None,
+            tried: Vec::new(),
+            bare: false,
+        };
+        if let Some(account) = &session.account
             && self.is_parked(account)
         {
-            return Err(Error::Denied);
+            // Reads the password again: a new one ends the parking.
+            self.accounts.basic(account).await?;
         }
-        let wanted = lock(&self.wanted).clone();
-        match wanted {
-            None => Ok(None),
-            Some(AuthScheme::Basic) => Ok(self.account(identity).and_then(basic)),
-            Some(AuthScheme::Bearer { realm, service }) => {
-                self.token(&self.origin, realm, service, scope, identity.account.clone()).await.map(Some)
-            }
-        }
-    }
-
-    /// What to send after a 401 of the configured origin to a request that carried `sent`.
-    ///
-    /// # Errors
-    /// [`Error::Denied`] when nothing better can be sent, [`Error::Malformed`] when the only realm named is foreign.
-    pub(crate) async fn answer(
-        self: &Arc<Self>,
-        identity: &Identity,
-        scope: &str,
-        challenges: &[Challenge],
-        sent: Option<Credential>,
-    ) -> Result<Credential, Error> {
-        let wanted = choose(challenges, &self.origin, &self.token_hosts)?;
-        *lock(&self.wanted) = Some(wanted.0.clone());
-        match wanted {
-            (AuthScheme::Basic, _) => {
-                let account = self.account(identity).ok_or(Error::Denied)?;
-                if sent.is_some_and(|sent| sent.key.is_none()) {
-                    self.park(&account.username);
-                    return Err(Error::Denied);
-                }
-                basic(account).ok_or(Error::Denied)
-            }
-            (AuthScheme::Bearer { realm, service }, challenge) => {
-                if let Some(Credential { key: Some(key), fresh, header }) = sent {
-                    // A token that says too little would say no more the next time.
-                    if fresh || challenge.get("error") == Some("insufficient_scope") {
-                        return Err(Error::Denied);
-                    }
-                    self.forget(&key, &header);
-                }
-                let mut credential = self.token(&self.origin, realm, service, scope, identity.account.clone()).await?;
-                credential.fresh = true;
-                Ok(credential)
-            }
-        }
+        let key = (session.repository.clone(), session.listing);
+        let scheme = self.learned.get(&key).or_else(|| self.usual().clone());
+        session.sent = match scheme {
+            None => None,
+            Some(AuthScheme::Basic) if session.account.is_none() => None,
+            Some(scheme) => Some(session.credential(&scheme).await?),
+        };
+        Ok(session)
     }
 
     /// An anonymous token for a registry that we were redirected to, such as registry.k8s.io's `*.pkg.dev`. No credential of ours
     /// is involved, and its realm must be at home there.
-    pub(crate) async fn foreign_token(
-        self: &Arc<Self>,
-        registry: &Url,
-        challenges: &[Challenge],
-    ) -> Result<Credential, Error> {
+    pub(super) async fn foreign_token(&self, registry: &Url, challenges: &[Challenge]) -> Result<HeaderValue, Error> {
         match choose(challenges, registry, &[]) {
-            Ok((AuthScheme::Bearer { realm, service }, challenge)) => {
-                let scope = challenge.get("scope").unwrap_or_default();
-                self.token(registry, realm, service, scope, None).await
+            Ok((AuthScheme::Bearer { realm, service, .. }, challenge)) => {
+                let scope = challenge.get("scope").unwrap_or_default().into();
+                let origin = registry.origin().ascii_serialization();
+                let key = Key { origin, realm: realm.into(), service, scope, account: None };
+                Ok(self.tokens.get(&key).await?.0.header.clone())
             }
-            Ok((AuthScheme::Basic, _)) | Err(_) => Err(malformed("a redirect to where a password is asked for")),
+            Ok((AuthScheme::Basic, _)) | Err(_) => {
+                Err(Error::Malformed("a redirect to where a password is asked for".into()))
+            }
         }
     }
 
-    fn account(&self, identity: &Identity) -> Option<&Account> {
-        let name = identity.account.as_ref()?;
-        self.accounts.iter().find(|account| account.username == *name)
+    fn usual(&self) -> MutexGuard<'_, Option<AuthScheme>> {
+        self.usual.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn park(&self, account: &Arc<str>) {
-        tracing::warn!(upstream = %self.name, %account, "an account was refused and is left alone for 10 min");
-        lock(&self.parked).insert(account.clone(), Instant::now() + PARKED);
+    /// Whether the registry refuses the password itself, asked without a repository (end-1).
+    async fn refuses(&self, header: HeaderValue) -> bool {
+        let mut url = self.origin.clone();
+        url.set_path(&format!("{}/v2/", url.path().trim_end_matches('/')));
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, header)]);
+        let permit = self.tokens.breaker.untracked();
+        let sent = self.tokens.transport.send(&permit, Method::GET, &url, headers, Lane::Short, || {}).await;
+        sent.is_ok_and(|received| matches!(received.response.status().as_u16(), 401 | 403))
     }
+}
 
-    fn forget(&self, key: &Key, header: &HeaderValue) {
-        if self.tokens.get(key).is_some_and(|token| token.header == *header) {
-            self.tokens.invalidate(key);
+impl Session<'_> {
+    /// The `Authorization` to send now.
+    pub(super) fn authorization(&self) -> Option<HeaderValue> {
+        match self.sent.as_ref()? {
+            Credential::Basic { header, .. } => Some(header.clone()),
+            Credential::Token { token, .. } => Some(token.header.clone()),
         }
     }
 
-    async fn token(
-        self: &Arc<Self>,
-        registry: &Url,
-        realm: Url,
-        service: Option<Arc<str>>,
-        scope: &str,
-        account: Option<Arc<str>>,
-    ) -> Result<Credential, Error> {
-        let origin = registry.origin().ascii_serialization();
-        let key = Key { origin, realm: realm.into(), service, scope: Arc::from(scope), account };
-        let flight = {
-            let mut flights = lock(&self.flights);
-            // Looked for under the lock: a flight puts its token here before it leaves the map.
-            if let Some(token) = self.tokens.get(&key).filter(|token| Instant::now() < token.until) {
-                return Ok(Credential { header: token.header.clone(), key: Some(key), fresh: false });
-            }
-            match flights.get(&key) {
-                Some(flight) => flight.clone(),
-                None => {
-                    let flight = self.fly(key.clone());
-                    flights.insert(key.clone(), flight.clone());
-                    flight
+    /// The registry answered what was asked.
+    pub(super) fn accepted(&self) {
+        if let Some(Credential::Basic { account, .. }) = &self.sent {
+            self.auth.accounts.accepted(account);
+        }
+    }
+
+    /// What to do about a 400, 401 or 403 of the configured origin.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the only realm named is foreign, [`Error::Unavailable`] when the account itself is refused, and
+    /// whatever the token service did.
+    pub(super) async fn refused(&mut self, status: StatusCode, challenges: &[Challenge]) -> Result<Next, Error> {
+        let challenged = status == StatusCode::UNAUTHORIZED;
+        let scheme = if challenged { self.scheme(challenges) } else { Err(Error::Denied) };
+        match self.sent.take() {
+            None if !challenged => Ok(Next::Final),
+            None => self.again(&scheme?).await,
+            Some(Credential::Basic { account, password, header }) => {
+                if self.auth.accounts.changed(&account, &password).await {
+                    return self.again(&AuthScheme::Basic).await;
                 }
+                if let Ok(scheme @ AuthScheme::Bearer { .. }) = scheme {
+                    return self.again(&scheme).await;
+                }
+                let (_, lately) = self.auth.accounts.proven(&account);
+                if status != StatusCode::BAD_REQUEST && !lately && self.auth.refuses(header).await {
+                    return Err(self.auth.accounts.park(&account));
+                }
+                self.auth.accounts.refused_repository(&account, &self.repository);
+                Ok(Next::Final)
             }
-        };
-        let token = flight.await?;
-        Ok(Credential { header: token.header.clone(), key: Some(key), fresh: true })
+            Some(Credential::Token { token, key, fresh }) => {
+                let named = challenges.iter().any(|challenge| challenge.get("error") == Some("insufficient_scope"));
+                let scheme = match scheme {
+                    Ok(scheme) => scheme,
+                    Err(error) if challenged => {
+                        self.auth.tokens.forget(&key, &token.header);
+                        // What an old token is answered says little; without it the registry says what it wants.
+                        if fresh || std::mem::replace(&mut self.bare, true) {
+                            return Err(error);
+                        }
+                        return Ok(Next::Again);
+                    }
+                    Err(_) if fresh || token.issued.elapsed() < YOUNG => return Ok(Next::Final),
+                    Err(_) => {
+                        self.auth.tokens.forget(&key, &token.header);
+                        let (token, _) = self.auth.tokens.get(&key).await?;
+                        self.sent = Some(Credential::Token { token, key, fresh: true });
+                        return Ok(Next::Again);
+                    }
+                };
+                let same = self.key(&scheme).is_some_and(|wanted| wanted == key);
+                // A token that says too little would say no more the next time.
+                if same && (fresh || named && token.issued.elapsed() < YOUNG) {
+                    return Ok(Next::Final);
+                }
+                if same {
+                    self.auth.tokens.forget(&key, &token.header);
+                }
+                self.again(&scheme).await
+            }
+        }
     }
 
-    /// The fetch is a task of its own: it goes on when the one who asked first leaves.
-    fn fly(self: &Arc<Self>, key: Key) -> Flight {
-        let auth = self.clone();
-        let fetch = tokio::spawn(async move {
-            let landing = Landing { auth: &auth, key: &key };
-            let fetched = auth.fetch(&key).await.map(Arc::new);
-            if let Ok(token) = &fetched {
-                auth.tokens.insert(key.clone(), token.clone());
+    /// Takes the credential of a challenge for the next attempt, unless it was tried already.
+    async fn again(&mut self, scheme: &AuthScheme) -> Result<Next, Error> {
+        if self.account.is_none() && *scheme == AuthScheme::Basic {
+            return Ok(Next::Final);
+        }
+        if let Some(key) = self.key(scheme) {
+            if self.tried.contains(&key) {
+                return Ok(Next::Final);
             }
-            drop(landing);
-            fetched
+            self.tried.push(key);
+        }
+        self.auth.learned.insert((self.repository.clone(), self.listing), scheme.clone());
+        *self.auth.usual() = Some(match scheme {
+            AuthScheme::Bearer { realm, service, .. } => {
+                AuthScheme::Bearer { realm: realm.clone(), service: service.clone(), scope: None }
+            }
+            AuthScheme::Basic => AuthScheme::Basic,
         });
-        let landed = fetch.map(|joined| joined.unwrap_or_else(|_| Err(unavailable("the token request ended", None))));
-        landed.boxed().shared()
+        self.sent = Some(self.credential(scheme).await?);
+        Ok(Next::Again)
     }
 
-    /// One token, with up to two more attempts when the service cannot be reached.
-    async fn fetch(&self, key: &Key) -> Result<Token, Error> {
-        let mut attempt = 0;
-        let outcome = loop {
-            let outcome = self.fetch_once(key).await;
-            match &outcome {
-                Err((_, true)) if attempt < 2 && self.transport.may_retry() => {
-                    self.metrics.retried(&self.name);
-                    tokio::time::sleep(retry::backoff(attempt)).await;
-                    attempt += 1;
-                }
-                _ => break outcome.map_err(|(error, _)| error),
+    async fn credential(&self, scheme: &AuthScheme) -> Result<Credential, Error> {
+        match (self.key(scheme), &self.account) {
+            (Some(key), _) => {
+                let (token, fresh) = self.auth.tokens.get(&key).await?;
+                Ok(Credential::Token { token, key, fresh })
             }
-        };
-        self.metrics.token(&self.name, outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok));
-        outcome
+            (None, Some(account)) => {
+                let (header, password) = self.auth.accounts.basic(account).await?;
+                Ok(Credential::Basic { header, account: account.clone(), password })
+            }
+            (None, None) => Err(Error::Denied),
+        }
     }
 
-    /// The error goes with whether another attempt makes sense.
-    async fn fetch_once(&self, key: &Key) -> Result<Token, (Error, bool)> {
-        let last = |error| (error, false);
-        let mut url = Url::parse(&key.realm).map_err(|_| last(malformed("a token realm that is no address")))?;
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = &key.service {
-                query.append_pair("service", service);
-            }
-            if !key.scope.is_empty() {
-                query.append_pair("scope", &key.scope);
-            }
+    /// What the token for a scheme is for; `None` for Basic.
+    fn key(&self, scheme: &AuthScheme) -> Option<Key> {
+        let AuthScheme::Bearer { realm, service, scope } = scheme else { return None };
+        let usual = || format!("repository:{}:pull", self.repository).into();
+        Some(Key {
+            origin: self.auth.origin.origin().ascii_serialization(),
+            realm: realm.as_str().into(),
+            service: service.clone(),
+            scope: scope.clone().unwrap_or_else(usual),
+            account: self.account.clone(),
+        })
+    }
+
+    fn scheme(&self, challenges: &[Challenge]) -> Result<AuthScheme, Error> {
+        let (mut scheme, challenge) = choose(challenges, &self.auth.origin, &self.auth.tokens.token_hosts)?;
+        if let AuthScheme::Bearer { scope, .. } = &mut scheme {
+            *scope = challenge.get("scope").and_then(|named| reading(named, &self.repository)).map(Arc::from);
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let account = key.account.as_ref().and_then(|name| self.accounts.iter().find(|a| a.username == *name));
-        if let Some(credential) = account.and_then(basic) {
-            headers.insert(AUTHORIZATION, credential.header);
-        }
-        // The request that needs the token has the breaker's leave already, and may be its probe; so this one asks for none,
-        // but tells what it learned.
-        let mut permit = self.breaker.untracked();
-        let sent = self.transport.send(&permit, Method::GET, &url, headers, Lane::Short, || {}).await;
-        let mut received = match sent {
-            Ok(received) => received,
-            Err(TransportError::Rejected(error)) => return Err(last(error)),
-            Err(
-                TransportError::NotSent(reason) | TransportError::Broken(reason) | TransportError::TimedOut(reason),
-            ) => {
-                let reason: Arc<str> = format!("token service: {reason}").into();
-                permit.failed(&reason, Instant::now());
-                return Err((Error::Unavailable { reason, retry_after: None }, true));
-            }
-        };
-        let (status, headers) = (received.response.status(), received.response.headers().clone());
-        let body = self.transport.body(&mut received.response, MAX_BODY).await.map_err(last)?;
-        if status == StatusCode::OK {
-            return read(&body).map_err(last);
-        }
-        match error_response::classify(Operation::Tags, status, &headers, &body, SystemTime::now()) {
-            ErrorResponse::Denied if status == StatusCode::UNAUTHORIZED => {
-                if let Some(account) = account {
-                    self.park(&account.username);
-                }
-                Err(last(Error::Denied))
-            }
-            ErrorResponse::Denied => Err(last(Error::Denied)),
-            ErrorResponse::AbuseLimit(asked, message) => {
-                self.transport.limiter.shrink();
-                let retry_after = permit.limited(asked, &message, Instant::now());
-                Err(last(Error::AbuseLimit { retry_after, message }))
-            }
-            ErrorResponse::ServerError(retry_after) => {
-                let reason: Arc<str> = format!("token service: it answers {status}").into();
-                permit.failed(&reason, Instant::now());
-                let again = retry::is_transient(status);
-                Err((Error::Unavailable { reason, retry_after }, again))
-            }
-            _ => Err(last(unavailable(&format!("token service: it answers {status}"), None))),
-        }
+        Ok(scheme)
     }
 }
 
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Auth").finish_non_exhaustive()
-    }
-}
-
-/// Takes a flight out of the map, however it ended.
-struct Landing<'a> {
-    auth: &'a Auth,
-    key: &'a Key,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        lock(&self.auth.flights).remove(self.key);
-    }
+/// The part of a challenge's scope that is of this repository, if it only reads and is not the usual one.
+fn reading<'a>(scope: &'a str, repository: &str) -> Option<&'a str> {
+    scope.split_ascii_whitespace().find(|part| {
+        let mut parts = part.splitn(3, ':');
+        let (kind, name, actions) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
+        kind == Some("repository")
+            && name == Some(repository)
+            && actions != "pull"
+            && actions.split(',').all(|action| READING.contains(&action))
+    })
 }
 
 /// Bearer before Basic, and of several Bearers the first with a realm that may be asked.
@@ -378,60 +336,14 @@ fn choose<'a>(
         match redirect::realm(registry, challenge.get("realm").unwrap_or_default(), token_hosts) {
             Ok(realm) => {
                 let service = challenge.get("service").map(Arc::from);
-                return Ok((AuthScheme::Bearer { realm, service }, challenge));
+                return Ok((AuthScheme::Bearer { realm, service, scope: None }, challenge));
             }
             Err(why) => foreign = Some(why),
         }
     }
     match (challenges.iter().find(|challenge| challenge.scheme == "basic"), foreign) {
         (Some(basic), _) => Ok((AuthScheme::Basic, basic)),
-        (None, Some(why)) => Err(malformed(why)),
+        (None, Some(why)) => Err(Error::Malformed(why)),
         (None, None) => Err(Error::Denied),
     }
-}
-
-fn basic(account: &Account) -> Option<Credential> {
-    let pair = format!("{}:{}", account.username, account.read_password().ok()?.0);
-    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-    Some(Credential { header: secret(&format!("Basic {encoded}"))?, key: None, fresh: true })
-}
-
-fn read(body: &[u8]) -> Result<Token, Error> {
-    #[derive(Deserialize)]
-    struct Answer {
-        token: Option<String>,
-        access_token: Option<String>,
-        // Some services write it as a fraction or as text.
-        expires_in: Option<serde_json::Value>,
-    }
-    let not_a_token = || malformed("a token service that gives no token");
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| not_a_token())?;
-    let text = answer.token.into_iter().chain(answer.access_token).find(|token| !token.is_empty());
-    let header = secret(&format!("Bearer {}", text.ok_or_else(not_a_token)?)).ok_or_else(not_a_token)?;
-    let seconds = answer.expires_in.and_then(|value| match value {
-        serde_json::Value::String(text) => text.parse::<f64>().ok(),
-        value => value.as_f64(),
-    });
-    // A cast of a float saturates, and NaN is zero. `issued_at` is of another machine's clock and is not believed.
-    let lifetime = seconds.map_or(LIFETIME.0, |seconds| seconds as u64).clamp(LIFETIME.0, LIFETIME.1);
-    let lifetime = Duration::from_secs(lifetime) - EARLY;
-    Ok(Token { header, until: Instant::now() + lifetime - jitter(Duration::from_secs(1)) })
-}
-
-fn secret(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-fn malformed(what: &str) -> Error {
-    Error::Malformed(what.into())
-}
-
-fn unavailable(reason: &str, retry_after: Option<Duration>) -> Error {
-    Error::Unavailable { reason: reason.into(), retry_after }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ use reqwest::{
 use url::Url;
 
 use super::{
-    auth::Auth,
+    auth::{Auth, Next},
     breaker::{Breaker, BreakerPermit},
     challenge::Challenge,
     concurrency::Lane,
@@ -27,6 +27,9 @@ use super::{
     settings::Settings,
     transport::{Received, Transport, TransportError},
 };
+
+/// How often one request is sent with other credentials: none, an old token, a new one, and once more for another scope.
+const MAX_CREDENTIALS: usize = 5;
 
 /// Who receives a request. Only the first two may be sent a credential, each its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,8 +76,7 @@ impl Endpoint {
     /// One attempt: breaker, credential, request, redirects.
     pub(super) async fn attempt(&self, request: &mut Request<'_>) -> Result<Reply, AttemptError> {
         let mut permit = self.breaker.admit(Instant::now())?;
-        let scope = format!("repository:{}:pull", request.repository);
-        let (received, stamp, authorization) = self.ask_origin(request, &mut permit, &scope).await?;
+        let (received, stamp, authorization) = self.ask_origin(request, &mut permit).await?;
         let received = self.origin_response(request, &mut permit, received, stamp).await?;
         self.follow_redirects(request, received, authorization).await
     }
@@ -84,24 +86,28 @@ impl Endpoint {
         &self,
         request: &mut Request<'_>,
         permit: &mut BreakerPermit,
-        scope: &str,
     ) -> Result<(Received, Stamp, Option<HeaderValue>), AttemptError> {
-        let auth = &self.auth;
         let url = self.url(&request.path);
-        let mut credential = auth.credential(request.identity, scope).await?;
-        // Twice refused is enough: once without the right credential, once with an old one, and then the new one decides.
-        for _ in 0..3 {
-            let authorization = credential.as_ref().map(|credential| credential.header.clone());
+        let mut session = self.auth.session(request).await?;
+        for _ in 0..MAX_CREDENTIALS {
+            let authorization = session.authorization();
             let stamp = self.ledger.stamp(request.identity);
             let sent = self.request(permit, request, &url, authorization.clone(), true).await;
             let received = sent.map_err(|failure| self.failed(permit, failure))?;
-            if received.response.status() != StatusCode::UNAUTHORIZED {
+            let status = received.response.status();
+            if !matches!(status.as_u16(), 400 | 401 | 403) {
+                session.accepted();
                 return Ok((received, stamp, authorization));
             }
             permit.answered();
-            let challenges = Challenge::read(received.response.headers());
+            let headers = received.response.headers().clone();
+            // Its permits are given back before a token is fetched, or the two could wait for each other.
             self.transport.finish(received).await;
-            credential = Some(auth.answer(request.identity, scope, &challenges, credential).await?);
+            if let Next::Final = session.refused(status, &Challenge::read(&headers)).await? {
+                self.reconcile(request, status, &headers, stamp);
+                let response = error_response::classify(request.operation, status, &headers, b"", SystemTime::now());
+                return Err(other_error(response, status).into());
+            }
         }
         Err(Error::Denied.into())
     }
@@ -130,7 +136,7 @@ impl Endpoint {
             let mut authorization = None;
             if status == StatusCode::UNAUTHORIZED && target == Target::Elsewhere && url.path().starts_with("/v2/") {
                 let challenges = Challenge::read(received.response.headers());
-                authorization = Some(self.auth.foreign_token(&url, &challenges).await?.header);
+                authorization = Some(self.auth.foreign_token(&url, &challenges).await?);
                 target = Target::ForeignRegistry;
             } else if is_redirect(status) {
                 hops += 1;
@@ -197,10 +203,9 @@ impl Endpoint {
     }
 
     /// What an answer of the origin tells the ledger. Returns whether it was served, and so counted.
-    fn reconcile(&self, request: &mut Request<'_>, received: &Received, stamp: Stamp) -> bool {
-        let status = received.response.status();
+    fn reconcile(&self, request: &mut Request<'_>, status: StatusCode, headers: &HeaderMap, stamp: Stamp) -> bool {
         let counted = matches!(request.operation, Operation::ManifestGet | Operation::ManifestHead);
-        let reading = RateLimit::read(received.response.headers()).filter(|_| counted);
+        let reading = RateLimit::read(headers).filter(|_| counted);
         let served = status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE;
         match &mut request.reservation {
             Some(reservation) if served => reservation.answered(stamp, reading),
@@ -217,7 +222,7 @@ impl Endpoint {
         if let Some(reading) = reading {
             let (upstream, identity) = (&self.name, request.identity.name());
             self.metrics.rate_limit(upstream, &identity, reading.limit, reading.remaining);
-            let source = ratelimit::source(received.response.headers());
+            let source = ratelimit::source(headers);
             tracing::debug!(%upstream, %identity, ?reading, source, "upstream says what is left");
         }
         served
@@ -232,7 +237,7 @@ impl Endpoint {
         stamp: Stamp,
     ) -> Result<Received, AttemptError> {
         let status = received.response.status();
-        if self.reconcile(request, &received, stamp) {
+        if self.reconcile(request, status, received.response.headers(), stamp) {
             permit.answered();
             return Ok(received);
         }

@@ -3,10 +3,12 @@
 //! A credential is only ever sent to the configured origin and to a realm that [`realm`] let through; both rules
 //! live here so that they can be read side by side (CVE-2026-33540, CVE-2026-48978, GHSA-vh4v-2xq2-g5cg).
 
+use std::sync::Arc;
+
 use url::{Host, Url};
 
 /// Hops after which a chain of redirects is a loop.
-pub(crate) const MAX_REDIRECTS: usize = 5;
+pub(crate) const MAX_REDIRECTS: usize = 10;
 
 /// The target of a redirect from `current`. Whether its address may be spoken to is for [`super::address::Policy`] to say.
 ///
@@ -38,14 +40,14 @@ pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
 ///
 /// # Errors
 /// In words, when it may not.
-pub(crate) fn realm(registry: &Url, realm: &str, token_hosts: &[String]) -> Result<Url, &'static str> {
-    let url = Url::parse(realm).map_err(|_| "a token realm that is no address")?;
+pub(crate) fn realm(registry: &Url, realm: &str, token_hosts: &[String]) -> Result<Url, Arc<str>> {
+    let url = Url::parse(realm).map_err(|_| Arc::from("a token realm that is no address"))?;
     match (registry.scheme(), url.scheme()) {
         (_, "https") | ("http", "http") => {}
-        _ => return Err("a token realm without TLS"),
+        _ => return Err("a token realm without TLS".into()),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("a token realm with a user");
+        return Err("a token realm with a user".into());
     }
     let listed = |allowed: &String| {
         let port = url.port_or_known_default();
@@ -58,7 +60,8 @@ pub(crate) fn realm(registry: &Url, realm: &str, token_hosts: &[String]) -> Resu
     if token_hosts.iter().any(listed) || related(registry, &url) {
         Ok(url)
     } else {
-        Err("a token realm on a foreign host")
+        let host = url.host_str().unwrap_or_default();
+        Err(format!("its token service is at {host}; list that host in token_hosts to trust it").into())
     }
 }
 

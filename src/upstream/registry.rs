@@ -68,12 +68,22 @@ impl Upstream {
         &self.inner.settings
     }
 
-    /// Anonymous first, then the accounts that are not parked (one 401 of the token service or of Basic parks an account for 10 min).
+    /// Anonymous first, then the accounts that were not refused lately.
     pub fn identities(&self) -> Vec<Identity> {
+        let auth = &self.inner.exchange.endpoint.auth;
+        let parked = |identity: &Identity| identity.account.as_ref().is_some_and(|account| auth.is_parked(account));
+        self.sources().into_iter().filter(|identity| !parked(identity)).collect()
+    }
+
+    /// Anonymous first, then all accounts, last those that were refused lately: to ask as one of them is an error that says so,
+    /// and is no absence.
+    pub fn sources(&self) -> Vec<Identity> {
+        let auth = &self.inner.exchange.endpoint.auth;
         let identity = |account| Identity { upstream: self.inner.settings.name.clone(), account };
-        let accounts = self.inner.settings.accounts.iter().map(|account| account.username.clone());
-        let awake = accounts.filter(|account| !self.inner.exchange.endpoint.auth.is_parked(account));
-        std::iter::once(None).chain(awake.map(Some)).map(identity).collect()
+        let mut accounts: Vec<_> =
+            self.inner.settings.accounts.iter().map(|account| account.username.clone()).collect();
+        accounts.sort_by_key(|account| auth.is_parked(account));
+        std::iter::once(None).chain(accounts.into_iter().map(Some)).map(identity).collect()
     }
 
     /// Closed, or until when it is open and why; for readiness and the dashboard.

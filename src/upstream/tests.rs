@@ -1,6 +1,7 @@
 //! Upstreams as they behave, through real sockets against servers that follow a script.
 
 mod auth;
+mod credentials;
 mod limits;
 mod manifests;
 mod server;
