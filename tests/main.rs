@@ -6,4 +6,5 @@ mod limits;
 mod mirror;
 mod pages;
 mod registry;
+mod suite;
 mod tls;

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{
     Harness, groups, matches_none, names,
-    process::{Process, Program, find_weir},
+    process::{Program, find_weir},
     run,
 };
 use crate::{
@@ -105,19 +105,8 @@ impl Command {
             None if self.own => Program::Weir(self.weir.clone().map_or_else(find_weir, Ok)?),
             None => return self.at_url().await,
         };
-        let hub = start(Settings::default()).await?;
-        let upstream = hub.registry_address();
         let subject = format!("{} in front of the hub", program.name());
-        let mirror = Process::start(program.clone(), upstream, "").await?;
-        let harness = Harness::new(hub.clone(), Client::new(mirror.address, ""), mirror.admin, Some(mirror));
-        // The peer asks upstream for every tag, so that its tags are always stale.
-        let (extra, ttl) = match program {
-            Program::Weir(_) => ("[mirror]\ntag_ttl = \"1s\"\nlisting_ttl = \"1s\"\n", Duration::from_secs(1)),
-            Program::DockerRegistry(_) => ("", Duration::ZERO),
-        };
-        let short = Process::start(program, upstream, extra).await?;
-        let short = Harness::new(hub, Client::new(short.address, ""), short.admin, Some(short)).with_tag_ttl(ttl);
-        Ok((harness.with_short(short), subject))
+        Ok((Harness::start(program).await?, subject))
     }
 
     async fn at_url(&self) -> Result<(Harness, String), String> {

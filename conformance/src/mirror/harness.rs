@@ -89,6 +89,23 @@ impl Harness {
         harness
     }
 
+    /// A hub, and two mirrors of that program in front of it: one as it is by default, one with tags that stay fresh for a second.
+    pub async fn start(program: Program) -> Result<Harness, String> {
+        let hub = Hub::start(hub::Settings::default()).await.map_err(|e| format!("the hub cannot listen: {e}"))?;
+        let hub = Arc::new(hub);
+        let upstream = hub.registry_address();
+        let mirror = Process::start(program.clone(), upstream, "").await?;
+        let harness = Harness::new(hub.clone(), Client::new(mirror.address, ""), mirror.admin, Some(mirror));
+        // docker-registry asks upstream for every tag, so its tags are always stale.
+        let (extra, ttl) = match program {
+            Program::Weir(_) => ("[mirror]\ntag_ttl = \"1s\"\nlisting_ttl = \"1s\"\n", Duration::from_secs(1)),
+            Program::DockerRegistry(_) => ("", Duration::ZERO),
+        };
+        let short = Process::start(program, upstream, extra).await?;
+        let short = Harness::new(hub, Client::new(short.address, ""), short.admin, Some(short)).with_tag_ttl(ttl);
+        Ok(harness.with_short(short))
+    }
+
     /// Why a check that needs this cannot run here.
     pub fn lacks(&self, needs: Needs) -> Option<&'static str> {
         match needs {

@@ -15,14 +15,13 @@ pub(super) const CHECKS: &[Check] = &[
     check!("pulls come back: the refused image", "pulls again when Retry-After is over", comes_back),
     check!("pull limit in every form of Retry-After", "429 with whole seconds", retry_after_forms),
     check!("abuse 429, 50 cold images", "bar: <= 5 upstream, 50 OCI 429s with Retry-After", abuse),
-    check!("abuse 429 without Retry-After", "429 with a Retry-After of the mirror's own", abuse_bare),
     check!("abuse 429 on a cold tag list", "OCI 429 that names the cause", abuse_list),
     check!("abuse 429 on a cached tag list", "bar: goes on, with Warning: 299", abuse_cached_list, ShortTtl),
     check!("abuse 429 on a cold blob", "429 with Retry-After, never 404 or 500", abuse_blob),
 ];
 
 /// An OCI 429 that every client prints and that says when to come back; the seconds.
-fn is_too_many(answer: &Response) -> Result<u64, Failure> {
+pub(super) fn is_too_many(answer: &Response) -> Result<u64, Failure> {
     let code = answer.error_code();
     let right = answer.status() == 429 && code.as_deref() == Some("TOOMANYREQUESTS");
     ensure!(right, "want an OCI 429, came {}", answer.describe());
@@ -35,7 +34,7 @@ fn is_too_many(answer: &Response) -> Result<u64, Failure> {
     Ok(seconds)
 }
 
-fn message(answer: &Response) -> String {
+pub(super) fn message(answer: &Response) -> String {
     answer.json().pointer("/errors/0/message").and_then(|m| m.as_str()).unwrap_or_default().to_owned()
 }
 
@@ -146,15 +145,6 @@ async fn abuse(harness: Arc<Harness>) -> Outcome {
     }
     ensure!(asked <= 5, "{asked} requests upstream while it says 429");
     Ok(format!("50 OCI 429s with Retry-After, {asked} requests upstream"))
-}
-
-async fn abuse_bare(harness: Arc<Harness>) -> Outcome {
-    let image = harness.image("abuse-bare", &[1000]).await?;
-    harness.hub.fault(Fault::once(What::Abuse(None)));
-    let answer = harness.client.get_manifest(&image.repository, &image.tag).await?;
-    let seconds = is_too_many(&answer)?;
-    ensure!(seconds <= 60, "Retry-After {seconds}; podman sleeps that long");
-    Ok(format!("Retry-After {seconds}: {}", message(&answer)))
 }
 
 async fn abuse_list(harness: Arc<Harness>) -> Outcome {

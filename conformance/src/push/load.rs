@@ -12,6 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::connection::Connection;
+use crate::client;
 
 /// Clients that push at once.
 const CLIENTS: u64 = 4;
@@ -87,8 +88,8 @@ fn image(address: SocketAddr, state: &mut u64, largest: u64, pushed: &mut Vec<Pu
         let (seed, length) = (next(state), (next(state) % largest) as usize + 1);
         let bytes = content(seed, length);
         let digest = match next(state) % 4 {
-            0 => format!("sha512:{}", hex(&Sha512::digest(&bytes))),
-            _ => format!("sha256:{}", hex(&Sha256::digest(&bytes))),
+            0 => format!("sha512:{}", client::hex(&Sha512::digest(&bytes))),
+            _ => format!("sha256:{}", client::hex(&Sha256::digest(&bytes))),
         };
         digests.push((digest.clone(), length));
         let way = next(state);
@@ -120,7 +121,7 @@ fn image(address: SocketAddr, state: &mut u64, largest: u64, pushed: &mut Vec<Pu
     let tag = format!("t{:016x}", next(state));
     pushed.push(Pushed {
         repository: repository.clone(),
-        digest: format!("sha256:{}", hex(&Sha256::digest(&manifest))),
+        digest: format!("sha256:{}", client::hex(&Sha256::digest(&manifest))),
         seed: 0,
         length: 0,
         manifest: manifest.clone(),
@@ -189,8 +190,4 @@ pub(super) fn check(address: SocketAddr, pushed: &[Pushed]) -> Result<u64, Strin
         kept += u64::from(one.acknowledged);
     }
     Ok(kept)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    crate::client::hex(bytes)
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path, time::Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::{connection::Connection, load, server::Server};
+use crate::client;
 
 const CONNECTIONS: u64 = 8;
 /// Layers for each connection and round.
@@ -41,7 +42,7 @@ fn push(address: SocketAddr, round: u64) -> Result<f64, String> {
         let layer = |number: u64| {
             let mut bytes = base.clone();
             bytes[..8].copy_from_slice(&(connection * LAYERS + number).to_le_bytes());
-            let digest = format!("sha256:{}", load::hex(&Sha256::digest(&bytes)));
+            let digest = format!("sha256:{}", client::hex(&Sha256::digest(&bytes)));
             (bytes, digest)
         };
         (0..LAYERS).map(layer).collect()
