@@ -392,8 +392,11 @@ fn the_configurations_in_the_examples_are_understood() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("weir.toml");
     std::fs::write(&config, embedded.replace("REPLACE", hash)).unwrap();
-    let output = weir(&["check", "--config", config.to_str().unwrap()]).output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
+    let container = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/container/weir.toml");
+    for config in [config.to_str().unwrap(), container] {
+        let output = weir(&["check", "--config", config]).output().unwrap();
+        assert!(output.status.success(), "{config}: {}", told(&output));
+    }
 }
 
 #[test]
