@@ -9,7 +9,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::Parser;
@@ -21,7 +21,7 @@ use tokio::{
 use weir::{
     admin::{self, Draining},
     cli::{self, Cli, Command},
-    config::{Config, Settings, Watch},
+    config::{self, Config, Settings, Watch},
     hosted::Hosted,
     http,
     identity::Authenticator,
@@ -52,6 +52,9 @@ fn main() -> ExitCode {
 fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
     let settings = config.settings().map_err(|errors| errors.to_string())?;
     telemetry::start_logs(&settings.log);
+    for warning in config::warnings(&config, SystemTime::now()) {
+        tracing::warn!("configuration: {warning}");
+    }
     upstream::install_provider();
     raise_file_limit();
     let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;

@@ -1,17 +1,33 @@
 //! `weir check`: says what is wrong with a configuration, or what it comes to.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    net::{SocketAddr, TcpListener},
+    time::SystemTime,
+};
 
 use super::say;
-use crate::config::Config;
+use crate::config::{Config, warnings};
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
     // Password files and certificates are part of a configuration that works.
-    config.settings().map_err(|errors| errors.to_string())?;
+    let settings = config.settings().map_err(|errors| errors.to_string())?;
     if let Some(error) = config.storage.unusable_root() {
         return Err(error.to_string());
     }
-    let mut text = String::from("the configuration is fine\n");
+    for listen in settings
+        .listeners
+        .iter()
+        .map(|listen| (&*listen.key, listen.address))
+        .chain([("admin.listen", config.admin.listen)])
+    {
+        can_listen(listen.0, listen.1)?;
+    }
+    let mut text = String::new();
+    for warning in warnings(config, SystemTime::now()) {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text.push_str("the configuration is fine\n");
     for upstream in &config.upstream.0 {
         let default = if upstream.default { ", names without a registry too" } else { "" };
         let accounts = match upstream.accounts.len() {
@@ -26,4 +42,14 @@ pub(super) fn run(config: &Config) -> Result<(), String> {
             writeln!(text, "  {name}: {} in {} s, {mode}", throttle.requests_per_period, throttle.period_in_seconds);
     }
     say(&text)
+}
+
+/// Whether this machine has the address. The port may be in use: a Weir that runs has it.
+fn can_listen(key: &str, address: SocketAddr) -> Result<(), String> {
+    match TcpListener::bind((address.ip(), 0)) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(format!("{key} = \"{address}\": {error}; write an address of this machine, or 0.0.0.0 for all"))
+        }
+    }
 }

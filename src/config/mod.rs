@@ -20,6 +20,7 @@ mod settings;
 mod storage;
 mod tls;
 mod upstream;
+mod warnings;
 mod watch;
 
 use std::path::Path;
@@ -40,6 +41,7 @@ pub use self::{
     storage::Storage,
     tls::Tls,
     upstream::Upstreams,
+    warnings::warnings,
     watch::Watch,
 };
 pub use crate::setting::{ConfigError, ConfigErrors, Network, OneOrMany, Size, Span};
@@ -80,6 +82,9 @@ pub struct Config {
     pub ban: abuse::Settings,
     /// What is logged, and how.
     pub log: Log,
+    /// What was odd about the file and the environment themselves; see [`warnings()`].
+    #[serde(skip)]
+    pub noticed: Vec<ConfigError>,
 }
 
 impl Default for Config {
@@ -99,6 +104,7 @@ impl Default for Config {
             class: Vec::new(),
             ban: abuse::Settings::default(),
             log: Log::default(),
+            noticed: Vec::new(),
         }
     }
 }
@@ -129,19 +135,22 @@ impl Config {
         let mut table: toml::Table = text
             .parse()
             .map_err(|error: toml::de::Error| ConfigError::without_value("", error.to_string().trim_end()))?;
-        overlay::lay_over(&mut table, environment)?;
-        let config: Config = serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
-            let key = error.path().to_string();
-            let value = overlay::find(&table, &key);
-            let fix = serde_messages::fix(error.inner().message(), &key, value, overlay::default_of(&key).as_ref());
-            match value {
-                // A secret under a mistyped key is still a secret.
-                Some(value) if !value.is_table() && !key.contains("password") && !holds_a_password(value) => {
-                    ConfigError { key, value: Some(value.to_string()), fix }
+        let mut noticed = overlay::lay_over(&mut table, environment)?;
+        let mut config: Config =
+            serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
+                let key = error.path().to_string();
+                let value = overlay::find(&table, &key);
+                let fix = serde_messages::fix(error.inner().message(), &key, value, overlay::default_of(&key).as_ref());
+                match value {
+                    // A secret under a mistyped key is still a secret.
+                    Some(value) if !value.is_table() && !key.contains("password") && !holds_a_password(value) => {
+                        ConfigError { key, value: Some(value.to_string()), fix }
+                    }
+                    _ => ConfigError::without_value(key, fix),
                 }
-                _ => ConfigError::without_value(key, fix),
-            }
-        })?;
+            })?;
+        warnings::untruncated(&toml::Value::Table(table), "", &mut noticed);
+        config.noticed = noticed;
         let errors = config.check();
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }

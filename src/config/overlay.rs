@@ -11,21 +11,29 @@ use toml::{Table, Value};
 
 use super::{Config, ConfigError, ConfigErrors};
 
-/// Puts what the environment says into `table`; what it says wins.
+/// Puts what the environment says into `table`; what it says wins. Returns what is odd about it: a value of the file that
+/// is overridden, and a filter in `WEIR_LOG` that cannot be read.
 pub(super) fn lay_over(
     table: &mut Table,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(), ConfigErrors> {
+) -> Result<Vec<ConfigError>, ConfigErrors> {
     let environment = environment.into_iter();
     let mut variables: Vec<(String, String)> = environment.filter(|(name, _)| name.starts_with("WEIR_")).collect();
     if variables.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let mut noticed = Vec::new();
     // In a fixed order, so that two errors are always told in the same one.
     variables.sort();
     let known = known();
     for (variable, text) in variables {
         let name = &variable["WEIR_".len()..];
+        if name == "LOG"
+            && let Err(error) = text.parse::<tracing_subscriber::EnvFilter>()
+        {
+            let fix = format!(r#"{error}; this part is left out; write "info" or "info,weir=debug""#);
+            noticed.push(ConfigError::new(&variable, &text, fix));
+        }
         if !name.contains("__") {
             let Some(meant) = meant(&known, name) else { continue };
             let fix = format!("this is no setting; write {meant}, with two underscores between a table and its key");
@@ -34,9 +42,14 @@ pub(super) fn lay_over(
         let path: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
         let refuse = |fix: &str| ConfigError::new(&variable, &text, fix);
         let value = typed(&text, sample(&known, &path)).map_err(|fix| refuse(&fix))?;
+        let key = path.join(".");
+        if let Some(written) = find(table, &key).filter(|written| **written != value && !key.contains("password")) {
+            let fix = format!("overrides {key} = {written} of the configuration file");
+            noticed.push(ConfigError::new(&variable, &text, fix));
+        }
         put(table, &path, value, Some(&known)).map_err(|fix| refuse(&fix))?;
     }
-    Ok(())
+    Ok(noticed)
 }
 
 /// The defaults as a table, with what has none filled in: they tell of what kind a value is.

@@ -133,6 +133,7 @@ impl Config {
     /// Whether something changed that is read at start only.
     pub fn needs_restart_after(&self, old: &Config) -> bool {
         let mut same = self.clone();
+        same.noticed.clone_from(&old.noticed);
         same.throttle.clone_from(&old.throttle);
         same.limits.clone_from(&old.limits);
         same.budget.clone_from(&old.budget);

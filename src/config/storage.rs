@@ -1,8 +1,8 @@
 //! `[storage]`: which directory, and how much of its disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Size, Span};
@@ -83,6 +83,9 @@ impl Storage {
         let (path, about) = there?;
         match about {
             Err(found) => error(format!("{}: {found}; name a directory", path.display())),
+            Ok(_) if is_of_the_kernel(path) => {
+                error(format!("{} is a view of the kernel and keeps no files; name another directory", path.display()))
+            }
             Ok(about) if !about.is_dir() => error(format!("{} is no directory; name one", path.display())),
             Ok(_) => match accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
                 Ok(()) => None,
@@ -109,4 +112,12 @@ impl Storage {
             ..weir_storage::Settings::default()
         }
     }
+}
+
+/// Whether a path is on a file system without files of its own, such as /proc, where nobody can make a directory.
+fn is_of_the_kernel(path: &Path) -> bool {
+    /// proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs, bpf: from linux/magic.h.
+    const MAGIC: [u64; 9] =
+        [0x9fa0, 0x6265_6572, 0x27_e0eb, 0x6367_7270, 0x1cd1, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11];
+    statfs(path).is_ok_and(|about| MAGIC.contains(&(about.f_type as u64)))
 }

@@ -1,7 +1,13 @@
 //! One `[[upstream]]` of the configuration: read, given its defaults and validated here, and used as it is.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -167,7 +173,7 @@ impl Settings {
     pub fn check_files(&self) -> Vec<Invalid> {
         let mut invalid = Vec::new();
         if let Some(file) = &self.ca_file
-            && let Err(error) = std::fs::File::open(file)
+            && let Err(error) = certificate_in(file)
         {
             invalid.push(Invalid::new("ca_file", file, &format!("{error}; name a readable PEM file")));
         }
@@ -177,6 +183,15 @@ impl Settings {
             }
         }
         invalid
+    }
+}
+
+/// Whether a file holds a certificate.
+fn certificate_in(file: &Path) -> Result<(), String> {
+    match CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?.next() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("it holds no certificate".to_owned()),
     }
 }
 
