@@ -1,9 +1,11 @@
 //! Settings to values to servers, until a signal. Wiring only.
 
+mod file_limit;
 mod persistence;
 mod reload;
 
 use std::{
+    io::IsTerminal,
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixListener,
     path::Path,
@@ -13,7 +15,6 @@ use std::{
 };
 
 use clap::Parser;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -50,13 +51,13 @@ fn main() -> ExitCode {
 }
 
 fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
-    let settings = config.settings().map_err(|errors| errors.to_string())?;
+    let mut settings = config.settings().map_err(|errors| errors.to_string())?;
     telemetry::start_logs(&settings.log);
     for warning in config::warnings(&config, SystemTime::now()) {
         tracing::warn!("configuration: {warning}");
     }
     upstream::install_provider();
-    raise_file_limit();
+    file_limit::raise(&mut settings.http);
     let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
     let done = runtime.block_on(run(cli, config, watch, settings));
     // What still runs is abandoned work whose results nobody waits for; files on disk are whole at any moment.
@@ -96,8 +97,8 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
 
     let hosted = Hosted::new(settings.hosted, store.clone());
-    let keeping_house = hosted.clone();
-    tokio::spawn(async move { keeping_house.collect_garbage().await });
+    let collector = hosted.clone();
+    tokio::spawn(async move { collector.collect_garbage().await });
     let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, limits.clone(), Handle::current());
     mirror.metrics().register(&mut metrics);
     let http_metrics = http::Metrics::new();
@@ -132,7 +133,10 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     };
     let admin = admin::serve(settings.admin, admin_socket, local, dependencies);
     let admin = admin.map_err(failed)?;
-    cli::say(&cli::greeting(&config))?;
+    // Where lines are collected, they are log lines alone.
+    if std::io::stdout().is_terminal() {
+        cli::say(&cli::greeting(&config))?;
+    }
     tracing::info!(addresses = ?registry.addresses, admin = %config.admin.listen, "serving");
 
     signals.stop().await;
@@ -168,14 +172,6 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     };
     listen()
         .map_err(|error| format!("{key} = \"{address}\": {error}; stop what listens there, or choose another address"))
-}
-
-/// Two files for each connection soon exceed the 1,024 that a process is given unless it asks for more.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {
-        tracing::warn!(limit = ?limit.current, "the limit of open files cannot be raised");
-    }
 }
 
 /// The local socket, for whoever may enter its directory. Without it a weir serves all the same.

@@ -33,7 +33,6 @@ fn told(output: &Output) -> String {
 /// A running weir on ports of the kernel's choice. Dropping it kills it.
 pub(crate) struct Running {
     child: Child,
-    greeting: String,
     pub(crate) registry: SocketAddr,
     admin: SocketAddr,
     directory: tempfile::TempDir,
@@ -41,34 +40,39 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(environment: &[(&str, &str)]) -> Running {
+        Running::run(weir(&[]), environment)
+    }
+
+    fn run(mut command: Command, environment: &[(&str, &str)]) -> Running {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = weir(&[]);
+        let log = directory.path().join("log");
         command
             .current_dir(directory.path())
             .env("WEIR_SERVER__LISTEN", "127.0.0.1:0")
             .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
             .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(directory.path().join("log")).unwrap());
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut greeting = String::new();
-        // The last line of the greeting is the one that leads on.
-        while !greeting.contains("In full") {
-            let Some(line) = lines.next() else {
-                let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
-                panic!("weir did not start: {:?}\n{log}", child.wait());
-            };
-            greeting += &line.unwrap();
-            greeting.push('\n');
-        }
-        let after = |mark: &str| {
-            let rest = greeting.split_once(mark).unwrap_or_else(|| panic!("{mark}: {greeting}")).1;
-            // What listens on all addresses is told with a name to replace.
-            rest.split_whitespace().next().unwrap().replace("weir.example.com", "127.0.0.1").parse().unwrap()
+        let serving = loop {
+            let text = std::fs::read_to_string(&log).unwrap();
+            if let Some(line) = text.lines().find(|line| line.contains(r#""message":"serving""#)) {
+                break serde_json::from_str::<serde_json::Value>(line).unwrap();
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("weir did not start: {status}\n{text}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
         };
-        let (registry, admin) = (after(" on http://"), after("health on http://"));
-        Running { child, registry, admin, directory, greeting }
+        let address = |key: &str| {
+            let text = serving[key].as_str().unwrap();
+            // `addresses` is a list of one.
+            let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+            let address: SocketAddr = address.parse().unwrap();
+            if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address }
+        };
+        let (registry, admin) = (address("addresses"), address("admin"));
+        Running { child, registry, admin, directory }
     }
 
     fn signal(&self, signal: Signal) {
@@ -227,13 +231,8 @@ fn weir_check_refuses_what_cannot_work_and_warns_of_what_is_hardly_meant() {
 }
 
 #[test]
-fn weir_without_arguments_serves_and_says_how_to_set_clients_up() {
+fn weir_without_arguments_serves_and_holds_its_directory() {
     let running = Running::start(&[]);
-    assert!(
-        running.greeting.contains(&format!(r#""registry-mirrors": ["http://{}"]"#, running.registry)),
-        "{}",
-        running.greeting
-    );
     assert_eq!(ask(running.registry, "GET", "/v2/", "").0, 200);
     assert!(running.directory.path().join("weir-data").is_dir());
 
@@ -244,6 +243,56 @@ fn weir_without_arguments_serves_and_says_how_to_set_clients_up() {
         .output()
         .unwrap();
     assert_eq!(second.status.code(), Some(1), "two processes never share a directory: {}", told(&second));
+}
+
+#[test]
+fn a_terminal_is_told_how_to_set_clients_up_and_a_log_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("script");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    command.args(["-qefc", &format!("echo $$; exec {WEIR}"), "/dev/null"]);
+    let addresses = [("WEIR_SERVER__LISTEN", "127.0.0.1:0"), ("WEIR_ADMIN__LISTEN", "127.0.0.1:0")];
+    command.envs(addresses).current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut shown = lines.map_while(Result::ok).map(|line| line.trim_end().to_owned());
+    let weir = Pid::from_raw(shown.next().unwrap().parse().unwrap()).unwrap();
+    let shown: Vec<String> = shown.take_while(|line| !line.contains("In full")).collect();
+    kill_process(weir, Signal::TERM).unwrap();
+    child.wait().unwrap();
+    assert!(shown.iter().any(|line| line.contains(r#""registry-mirrors": ["http://127.0.0.1:"#)), "{shown:?}");
+
+    let running = Running::start(&[]);
+    for line in running.log().lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn with_few_open_files_one_client_that_holds_connections_shuts_nobody_out() {
+    let mut command = Command::new("sh");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    command.args(["-c", &format!("ulimit -n 400 && exec {WEIR}")]).stdin(Stdio::null());
+    let running = Running::run(command, &[]);
+    assert!(running.log().contains("fewer connections than server.connections"), "{}", running.log());
+    // As many as the process may have files, and more than its listener takes.
+    let held: Vec<_> = (0..400).filter_map(|_| TcpStream::connect_timeout(&running.registry, PATIENCE).ok()).collect();
+    assert!(held.len() > 300, "{}", held.len());
+    let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    other.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    other.connect(&running.registry.into()).unwrap();
+    let mut other = TcpStream::from(other);
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(other, "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(ask(running.admin, "GET", "/healthz", "").0, 200);
+    assert!(!running.log().contains("Too many open files"), "{}", running.log());
 }
 
 #[test]
