@@ -18,8 +18,8 @@ use weir::{
     admin::Settle,
     limits::{
         Limits, LimitsConfig,
-        audit::Entry,
-        state::{AuditSink, PersistedState},
+        audit::{AuditSink, Entry},
+        state::PersistedState,
     },
     upstream::{
         Identity, Ledger,

@@ -12,9 +12,9 @@ use crate::{
     client::{Client, ClientKey},
     identity::{AuthError, Credentials},
     limits::{
-        Account,
+        Account, address,
         audit::Actor,
-        client, headers,
+        headers,
         permit::{AdmissionRequest, Denied, Permit, RequestInfo, RequestKind},
     },
 };
@@ -62,7 +62,7 @@ pub(super) async fn authorize(
         return Err(refuse(refusal.status(), "DENIED", &refusal.to_string()));
     }
     let address = address(state, request);
-    let anonymous = Client::anonymous(client::key_address(address), address);
+    let anonymous = Client::anonymous(address::key_address(address), address);
     if !needs_login(state, request) {
         let permit = throttle(state, anonymous, endpoint.kind(), now).map_err(|refusal| *refusal)?;
         return Ok(Authorized { operator: Actor::new("operator", Some(address)), permit: Some(permit), now });
@@ -125,7 +125,7 @@ pub(super) fn authorize_page(
 ) -> Result<Authorized, Box<HttpResponse>> {
     let now = SystemTime::now();
     let address = operator.from.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    let anonymous = Client::anonymous(client::key_address(address), address);
+    let anonymous = Client::anonymous(address::key_address(address), address);
     let client = match is_account {
         true => Client { key: ClientKey::Principal(operator.name.as_str().into()), ..anonymous },
         false => anonymous,
@@ -160,5 +160,5 @@ pub(super) fn address(state: &State, request: &HttpRequest) -> IpAddr {
         let values = request.headers().get_all(name).map(|value| value.to_str().unwrap_or("?"));
         values.collect::<Vec<_>>().into_iter()
     };
-    client::client_address(peer, &state.limits.config().trusted_proxies, texts("x-forwarded-for"), texts("forwarded"))
+    address::client_address(peer, &state.limits.config().trusted_proxies, texts("x-forwarded-for"), texts("forwarded"))
 }

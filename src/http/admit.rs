@@ -19,9 +19,8 @@ use crate::{
     client::{Client, ClientKey},
     identity::{AuthError, Authenticator, Credentials, MAX_LENGTH, Principal},
     limits::{
-        Limits, LimitsConfig,
+        Limits, LimitsConfig, address,
         allowlist::bypasses,
-        client,
         permit::{AdmissionRequest, Denied, LogFields, Permit, RequestInfo, RequestKind},
     },
 };
@@ -124,7 +123,7 @@ impl Gate {
             true => None,
             false => {
                 let value = head.headers().get(name.as_str()).map(|value| value.as_bytes());
-                bypasses(value, client::is_trusted(&config.trusted_proxies, peer(shared)))
+                bypasses(value, address::is_trusted(&config.trusted_proxies, peer(shared)))
             }
         };
         let request = AdmissionRequest { client, kind, about, bypass };
@@ -156,14 +155,14 @@ impl Gate {
         if forwarded || !config.classes.0.is_empty() {
             let address = address(config, shared, headers);
             return Arc::new(self.limits.describe_client(
-                ClientKey::Address(client::key_address(address)),
+                ClientKey::Address(address::key_address(address)),
                 address,
                 user_agent(headers),
             ));
         }
         let anonymous = || {
             let peer = peer(shared);
-            Arc::new(Client::anonymous(client::key_address(peer), peer))
+            Arc::new(Client::anonymous(address::key_address(peer), peer))
         };
         shared.client.borrow_mut().get_or_insert_with(anonymous).clone()
     }
@@ -199,7 +198,7 @@ fn address(config: &LimitsConfig, shared: &ConnectionState, headers: &HeaderMap)
     if trusted.is_empty() {
         return peer.to_canonical();
     }
-    client::client_address(peer, trusted, texts(headers, X_FORWARDED_FOR), texts(headers, FORWARDED))
+    address::client_address(peer, trusted, texts(headers, X_FORWARDED_FOR), texts(headers, FORWARDED))
 }
 
 fn user_agent(headers: &HeaderMap) -> &str {

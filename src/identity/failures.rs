@@ -8,7 +8,7 @@ use std::{
 use crate::{
     client::ClientKey,
     limits::{
-        client,
+        address,
         throttle::{Algorithm, Meter, Meters, Mode, Rules, Table, Throttle},
     },
 };
@@ -97,7 +97,7 @@ impl Failures {
 }
 
 fn key(from: IpAddr) -> ClientKey {
-    ClientKey::Address(client::key_address(from))
+    ClientKey::Address(address::key_address(from))
 }
 
 #[cfg(test)]

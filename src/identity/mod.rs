@@ -30,7 +30,7 @@ pub(crate) use self::credentials::{Credentials, MAX_LENGTH, MAX_PASSWORD};
 use self::{failures::Failures, password::PasswordVerifier, queue::LoginQueue};
 use crate::{
     client::Client,
-    limits::{Account, Limits, audit::Actor, client},
+    limits::{Account, Limits, address, audit::Actor},
     random,
 };
 
@@ -129,7 +129,7 @@ impl Authenticator {
             return Ok(known);
         }
         self.check_failures(credentials, from)?;
-        let slot = self.0.queue.enter(client::key_address(from)).ok_or(AuthError::Busy)?;
+        let slot = self.0.queue.enter(address::key_address(from)).ok_or(AuthError::Busy)?;
         let _turn = slot.turn().await.ok_or(AuthError::Busy)?;
         // While this waited, the same credentials may have been verified, and other ones may have failed.
         if let Some(known) = self.recall(credentials, from) {
@@ -156,7 +156,7 @@ impl Authenticator {
                 self.note_refusal(&by, &format!("log in as {name}"), "wrong name or password", now);
             }
         }
-        let anonymous = Client::anonymous(client::key_address(from), from);
+        let anonymous = Client::anonymous(address::key_address(from), from);
         self.0.limits.record_login(&anonymous, account.is_some(), now);
         Ok(account.as_ref().map(Principal::of))
     }
@@ -192,7 +192,7 @@ impl Authenticator {
     fn key(&self, credentials: &Credentials, from: IpAddr, account: Option<&Account>) -> [u8; 32] {
         let mut hasher = Sha256::new_with_prefix(self.0.key);
         let hash = account.map(|account| &*account.password_hash).unwrap_or_default();
-        for part in [&*credentials.name, &*credentials.password, &*client::key_address(from).to_string(), hash] {
+        for part in [&*credentials.name, &*credentials.password, &*address::key_address(from).to_string(), hash] {
             // Lengths, so that no two inputs are alike.
             hasher.update(part.len().to_le_bytes());
             hasher.update(part);

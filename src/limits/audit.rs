@@ -1,10 +1,15 @@
 //! What was done to whom, by whom and why: append-only, the newest in memory, all of it with whoever keeps it.
 
-use std::{collections::VecDeque, net::IpAddr, time::SystemTime};
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{bans, target::Target, throttle::Mode};
+use super::{bans::BanEvent, target::Target, throttle::Mode, time::rfc3339};
 
 /// Entries that are shown and survive a compaction (10,000). Older ones are in the log that each entry leaves.
 pub const MAX_ENTRIES: usize = 10_000;
@@ -34,7 +39,7 @@ impl Actor {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// When.
-    #[serde(with = "bans::time")]
+    #[serde(with = "rfc3339")]
     pub at: SystemTime,
     /// Who.
     pub by: String,
@@ -51,7 +56,7 @@ pub struct Entry {
 #[serde(untagged)]
 pub enum Event {
     /// To a ban: `banned`, `lifted`, `expired`, `refused`.
-    Ban(Box<bans::BanEvent>),
+    Ban(Box<BanEvent>),
     /// To something else.
     Admin(AdminEvent),
 }
@@ -74,13 +79,48 @@ pub enum AdminEvent {
         /// Why.
         comment: String,
         /// Until when.
-        #[serde(with = "bans::time")]
+        #[serde(with = "rfc3339")]
         expires: SystemTime,
     },
     /// The configuration was replaced.
     Reloaded,
     /// Somebody logged in to the pages.
     LoggedIn,
+}
+
+/// Makes the audit durable. `main` implements it over a journal of the store.
+pub trait AuditSink: Send + Sync {
+    /// Takes an entry, in the order of events, and must not block.
+    fn append(&self, entry: &Entry);
+}
+
+impl<F: Fn(&Entry) + Send + Sync> AuditSink for F {
+    fn append(&self, entry: &Entry) {
+        self(entry);
+    }
+}
+
+/// The audit: its newest entries in memory, every entry in the sink.
+pub(super) struct Audit {
+    newest: Mutex<AuditLog>,
+    sink: Arc<dyn AuditSink>,
+}
+
+impl Audit {
+    pub(super) fn new(newest: AuditLog, sink: Arc<dyn AuditSink>) -> Audit {
+        Audit { newest: Mutex::new(newest), sink }
+    }
+
+    pub(super) fn record(&self, entry: Entry) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        // Written under the lock, so that the journal has the order of the audit.
+        self.sink.append(&entry);
+        newest.add(entry);
+    }
+
+    pub(super) fn read<R>(&self, work: impl FnOnce(&AuditLog) -> R) -> R {
+        work(&self.newest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The newest entries.
@@ -114,7 +154,7 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         for event in [
-            Event::Ban(Box::new(bans::BanEvent::Expired { id: "1".into(), client: "10.0.0.7".parse().unwrap() })),
+            Event::Ban(Box::new(BanEvent::Expired { id: "1".into(), client: "10.0.0.7".parse().unwrap() })),
             Event::Admin(AdminEvent::Switched { selection: "*".into(), mode: Mode::Off }),
             Event::Admin(AdminEvent::Reloaded),
         ] {

@@ -15,12 +15,14 @@
 
 mod list;
 mod record;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 pub use list::{BanError, BanFilter, BanList, MAX_BANS, MAX_ENDED};
+pub(super) use record::short;
 pub use record::{
     Ban, BanEvent, BanRecord, Evidence, Lift, MAX_DURATION, MAX_EVIDENCE, MAX_REPOSITORIES, MIN_DURATION, NewBan,
     Origin, sentence,
 };
-pub(crate) use record::{short, time, until};
+pub(super) use shared::Bans;

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    seconds_up,
     throttle::{BYTES_UNIT, Meter, ThrottleDecision, ThrottleStatus},
+    time::seconds_up,
 };
 use crate::client::ClientKey;
 

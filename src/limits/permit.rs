@@ -7,11 +7,12 @@ use std::{
 };
 
 use super::{
-    abuse::PenaltyLevel,
     allowlist::Exemption,
     bans::{self, BanRecord},
     headers::{self, HeaderFields},
+    penalty::PenaltyLevel,
     throttle::{Algorithm, Meter, Meters, Mode, Scope, ThrottleDecision, ThrottleStatus},
+    time::until,
 };
 use crate::client::{Client, ClientKey};
 
@@ -186,7 +187,7 @@ impl Denied {
         now: SystemTime,
     ) -> Option<Denied> {
         let standing = decision.denied()?;
-        let until = bans::until(now + standing.more_in, now);
+        let until = until(now + standing.more_in, now);
         let who = bans::short(client);
         let whose = if standing.scope == Scope::Client { "" } else { " (its network)" };
         let (limit, period, name) = (standing.limit, standing.rule.period(), standing.rule.name());

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::addresses_of;
+use super::address::addresses_of;
 use crate::client::ClientKey;
 
 /// The clients that a ban or an allowlist entry means. Written as an address, a CIDR, or the name of an account.

@@ -30,14 +30,13 @@ mod account;
 mod account_table;
 mod check;
 mod rules;
-mod snapshot;
 mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Scope, Table, ThrottleDecision, ThrottleStatus};
-pub use rules::{Algorithm, Meter, Meters, Mode, Rule, Rules, Throttle, covers, covers_any};
-pub use snapshot::Snapshot;
+pub use account::Algorithm;
+pub use check::{Scope, Snapshot, Table, ThrottleDecision, ThrottleStatus};
+pub use rules::{Meter, Meters, Mode, Rule, Rules, Throttle, covers, covers_any};
 pub use tally::Tally;
 
 /// Bytes that count as one unit of a `_bytes` throttle.

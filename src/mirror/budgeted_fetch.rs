@@ -24,9 +24,8 @@ use crate::{
     client::OnExceed,
     limits::{
         Limits,
-        budget::{self, BudgetDecision, RefusalReason, Ticket},
+        budget::{self, BudgetDecision, QueueStatus, RefusalReason, Ticket},
         permit::RequestInfo,
-        state::QueueStatus,
     },
     oci::{Manifest, Reference},
     upstream::{

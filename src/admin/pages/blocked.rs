@@ -10,8 +10,8 @@ use crate::{
     admin::parameter,
     limits::{
         Target,
-        abuse::PenaltyLevel,
         bans::{BanFilter, BanRecord, MAX_DURATION, Origin},
+        penalty::PenaltyLevel,
         state::BanRequest,
     },
 };

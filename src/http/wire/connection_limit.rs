@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::http::metrics::Metrics;
-use crate::{client::ClientKey, limits::client};
+use crate::{client::ClientKey, limits::address};
 
 /// Between two lines in the log about clients that are turned away.
 const TELL: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ impl ConnectionLimit {
 
     /// A place for one more connection of this peer, or `None` when its client has all that it may have.
     pub(crate) fn enter(self: &Arc<ConnectionLimit>, peer: IpAddr) -> Option<ConnectionSlot> {
-        let client = client::key_address(peer);
+        let client = address::key_address(peer);
         if (self.exempt)(peer) {
             return Some(ConnectionSlot { crowd: self.clone(), client: None });
         }

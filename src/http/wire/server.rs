@@ -28,7 +28,7 @@ use crate::http::{
 use crate::{
     hosted::Hosted,
     identity::Authenticator,
-    limits::{Limits, client},
+    limits::{Limits, address},
     mirror::Mirror,
     route::Routes,
 };
@@ -115,7 +115,7 @@ pub async fn serve(
     metrics: Metrics,
 ) -> io::Result<Serving> {
     let trusting = limits.clone();
-    let exempt: Exempt = Box::new(move |peer| client::is_trusted(&trusting.config().trusted_proxies, peer));
+    let exempt: Exempt = Box::new(move |peer| address::is_trusted(&trusting.config().trusted_proxies, peer));
     let registry = Arc::new(Registry {
         mirror,
         hosted,

@@ -5,11 +5,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Failure, Outcome, PenaltyLevel, Settings, hash};
+use super::{
+    failure::{Failure, Outcome, hash},
+    retries::Retries,
+    settings::Settings,
+};
 use crate::limits::{
     bans::{Evidence, MAX_EVIDENCE, MAX_REPOSITORIES},
-    nanos,
-    retries::Retries,
+    penalty::PenaltyLevel,
+    time::nanos,
 };
 
 const MINUTE: u64 = 60;

@@ -2,7 +2,18 @@
 
 use std::time::UNIX_EPOCH;
 
+use std::time::{Duration, SystemTime};
+
 use super::*;
+use crate::{
+    client::ClientKey,
+    limits::{
+        bans::{MAX_DURATION, MIN_DURATION, NewBan},
+        penalty::PenaltyLevel,
+        throttle::Mode,
+    },
+    setting::Span,
+};
 
 fn at(millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_700_000_100) + Duration::from_millis(millis)
@@ -29,8 +40,12 @@ fn record_failure(
     let client = client(7);
     (1..=count).find_map(|number| {
         let reference = if differ { format!("{start}-{number}") } else { "latest".to_owned() };
-        let step =
-            ladder.note(settings, failure(&client, &reference, outcome), at(start + u64::from(number) * gap), 0.0);
+        let step = ladder.record_failure(
+            settings,
+            failure(&client, &reference, outcome),
+            at(start + u64::from(number) * gap),
+            0.0,
+        );
         step.map(|step| (number, step.ban))
     })
 }
@@ -45,11 +60,11 @@ fn asking_for_one_missing_thing_for_ever_stays_on_rung_1() {
     // Every five seconds for twelve hours, as a server does whose image was deleted.
     assert!(record_failure(&mut ladder, &settings, 8640, (0, 5000), Outcome::Missing, false).is_none());
     let end = at(8640 * 5000);
-    let held = |reference, now| ladder.holds(&settings, &client(7), "shop/api", reference, now);
+    let held = |reference, now| ladder.miss_throttled(&settings, &client(7), "shop/api", reference, now);
     assert_eq!(held("latest", end), Some(Duration::from_secs(15)));
     assert_eq!(held("other", end), None);
     assert_eq!(held("latest", end + Duration::from_secs(300)), None);
-    assert_eq!(ladder.holds(&settings, &client(8), "shop/api", "latest", end), None);
+    assert_eq!(ladder.miss_throttled(&settings, &client(8), "shop/api", "latest", end), None);
 }
 
 #[test]
@@ -57,9 +72,11 @@ fn the_wait_on_rung_1_grows_to_five_minutes() {
     let (mut ladder, settings) = (AbuseTracker::default(), Settings { same_reference: 3, ..enforced() });
     let mut waits = Vec::new();
     for number in 0..24 {
-        ladder.note(&settings, failure(&client(7), "latest", Outcome::Missing), at(number * 2000), 0.0);
+        ladder.record_failure(&settings, failure(&client(7), "latest", Outcome::Missing), at(number * 2000), 0.0);
         waits.push(
-            ladder.holds(&settings, &client(7), "shop/api", "latest", at(number * 2000)).map_or(0, |it| it.as_secs()),
+            ladder
+                .miss_throttled(&settings, &client(7), "shop/api", "latest", at(number * 2000))
+                .map_or(0, |it| it.as_secs()),
         );
     }
     assert_eq!(waits[..10], [0, 0, 0, 15, 15, 15, 30, 30, 30, 60]);
@@ -104,11 +121,13 @@ fn retries_are_one_failure() {
         let reference = format!("v{number}");
         for _ in 0..6 {
             assert!(
-                ladder.note(&settings, failure(&client(9), &reference, Outcome::Missing), at(number), 0.0).is_none()
+                ladder
+                    .record_failure(&settings, failure(&client(9), &reference, Outcome::Missing), at(number), 0.0)
+                    .is_none()
             );
         }
     }
-    assert!(ladder.holds(&settings, &client(9), "shop/api", "v1", at(40)).is_none());
+    assert!(ladder.miss_throttled(&settings, &client(9), "shop/api", "v1", at(40)).is_none());
 }
 
 #[test]
@@ -170,7 +189,7 @@ fn some_are_never_touched() {
                 address: address.parse().unwrap(),
                 ..failure(&cases[0].0, &reference, Outcome::Missing)
             };
-            assert!(ladder.note(&settings, failure, at(number), 0.0).is_none(), "{client}");
+            assert!(ladder.record_failure(&settings, failure, at(number), 0.0).is_none(), "{client}");
         }
     }
     assert_eq!(ladder.watched(), 0);
@@ -182,7 +201,7 @@ fn durations_are_spread_by_a_tenth() {
         let (mut ladder, client) = (AbuseTracker::default(), client(7));
         let steps = (0..41).filter_map(|number: u32| {
             let reference = number.to_string();
-            ladder.note(&enforced(), failure(&client, &reference, Outcome::Missing), at(0), jitter)
+            ladder.record_failure(&enforced(), failure(&client, &reference, Outcome::Missing), at(0), jitter)
         });
         assert_eq!(steps.map(|step| step.ban.duration.as_secs()).collect::<Vec<_>>(), [seconds]);
     }
@@ -193,15 +212,15 @@ fn memory_is_bounded_and_who_has_most_to_its_name_stays() {
     let settings = enforced();
     let (mut ladder, known) = (AbuseTracker { max_clients: 100, ..AbuseTracker::default() }, client(7));
     (0..40).for_each(|number: u64| {
-        ladder.note(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
+        ladder.record_failure(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
     });
     for number in 100..50_000 {
-        ladder.note(&settings, failure(&client(number), "latest", Outcome::Missing), at(100), 0.0);
+        ladder.record_failure(&settings, failure(&client(number), "latest", Outcome::Missing), at(100), 0.0);
     }
     assert_eq!((ladder.watched(), ladder.order.len()), (100, 100));
-    assert!(ladder.note(&settings, failure(&known, "one more", Outcome::Missing), at(200), 0.0).is_some());
+    assert!(ladder.record_failure(&settings, failure(&known, "one more", Outcome::Missing), at(200), 0.0).is_some());
     for number in 0..10_000_u64 {
-        ladder.note(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
+        ladder.record_failure(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
     }
 }
 
@@ -221,7 +240,7 @@ fn a_step_is_never_longer_or_shorter_than_a_ban_may_be() {
         let failures = (0..60).map(|number| format!("missing{number}")).collect::<Vec<_>>();
         let step = failures
             .iter()
-            .find_map(|it| ladder.note(&settings, failure(&client(7), it, Outcome::Missing), at(0), jitter));
+            .find_map(|it| ladder.record_failure(&settings, failure(&client(7), it, Outcome::Missing), at(0), jitter));
         assert_eq!(step.unwrap().ban.duration, duration);
     }
 }
@@ -230,5 +249,5 @@ fn a_step_is_never_longer_or_shorter_than_a_ban_may_be() {
 fn who_never_wants_rung_1_has_none() {
     let (mut ladder, settings) = (AbuseTracker::default(), Settings { same_reference: u32::MAX, ..enforced() });
     assert!(record_failure(&mut ladder, &settings, 30, (0, 5000), Outcome::Missing, false).is_none());
-    assert_eq!(ladder.holds(&settings, &client(7), "shop/api", "latest", at(150_000)), None);
+    assert_eq!(ladder.miss_throttled(&settings, &client(7), "shop/api", "latest", at(150_000)), None);
 }

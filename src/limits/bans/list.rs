@@ -13,7 +13,7 @@ use super::record::{
 };
 use crate::{
     client::ClientKey,
-    limits::{abuse::PenaltyLevel, target::Target},
+    limits::{penalty::PenaltyLevel, target::Target},
 };
 
 /// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.

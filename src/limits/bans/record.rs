@@ -2,11 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     client::ClientKey,
-    limits::{abuse::PenaltyLevel, target::Target},
+    limits::{
+        penalty::PenaltyLevel,
+        target::Target,
+        time::{rfc3339, until},
+    },
 };
 
 /// Requests that are kept as evidence.
@@ -18,20 +22,6 @@ pub const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A shorter ban is none.
 pub const MIN_DURATION: Duration = Duration::from_secs(1);
-
-/// Times in RFC 3339, to the second: what people and other programs read.
-pub(crate) mod time {
-    use super::{Deserialize, Deserializer, Serializer, SystemTime};
-    use serde::de::Error as _;
-
-    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_seconds(*at))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
-        humantime::parse_rfc3339_weak(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
 
 /// Who made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +39,7 @@ pub enum Origin {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// When.
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     pub at: SystemTime,
     /// `GET` or `HEAD`, mostly.
     pub method: String,
@@ -65,7 +55,7 @@ pub struct Evidence {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lift {
     /// When.
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     pub at: SystemTime,
     /// Who did.
     pub by: String,
@@ -81,10 +71,10 @@ pub struct BanRecord {
     /// Who.
     pub client: Target,
     /// When it was made.
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     pub created: SystemTime,
     /// When it ends.
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     pub until: SystemTime,
     /// What it stops.
     #[serde(rename = "rung")]
@@ -221,13 +211,4 @@ pub(crate) fn short(client: &ClientKey) -> String {
         who.push('…');
     }
     who
-}
-
-/// A time as people say it: 14:05Z, with the day unless it is within 20 hours.
-pub(crate) fn until(at: SystemTime, now: SystemTime) -> String {
-    let text = humantime::format_rfc3339_seconds(at).to_string();
-    // 2026-11-21T14:05:00Z
-    let (day, time) = (text.get(..10).unwrap_or(""), text.get(11..16).unwrap_or(""));
-    let is_near = at.duration_since(now).is_ok_and(|left| left < Duration::from_secs(20 * 3600));
-    if is_near { format!("{time}Z") } else { format!("{day} {time}Z") }
 }

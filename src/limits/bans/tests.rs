@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     client::ClientKey,
-    limits::{abuse::PenaltyLevel, client::key_address},
+    limits::{address::key_address, penalty::PenaltyLevel},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -2,8 +2,22 @@
 
 use std::{collections::VecDeque, time::SystemTime};
 
-use super::SpendRequest;
-use crate::client::{Class, ClientKey};
+use crate::client::{Class, ClientKey, OnExceed};
+
+/// A request for a pull.
+#[derive(Clone, Copy, Debug)]
+pub struct SpendRequest<'a> {
+    /// Who asks.
+    pub client: &'a ClientKey,
+    /// How much its pulls matter.
+    pub class: Class,
+    /// A hash of repository and reference: a client's retry of what it waits for already takes no second place.
+    pub what: u64,
+    /// Whether it waits at all.
+    pub on_exceed: OnExceed,
+    /// The right `budget_override`.
+    pub overrides: bool,
+}
 
 /// A place in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,11 +7,14 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
-    time::UNIX_EPOCH,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::*;
-use crate::upstream::Identity;
+use crate::{
+    client::{Class, ClientKey, OnExceed},
+    upstream::{Identity, ledger::Balance},
+};
 
 const LIMIT: usize = 200;
 const WINDOW: u64 = 6 * 3600;

@@ -1,9 +1,12 @@
 //! The rule as a table, and the queue.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
-use crate::upstream::Identity;
+use crate::{
+    client::{Class, ClientKey, OnExceed},
+    upstream::{Identity, ledger::Balance},
+};
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)

@@ -1,75 +1,62 @@
-//! The budgets of all identities: who spent, who waits, and whose turn it is.
+//! Pulls that upstreams count: who may spend one, and who waits.
 
-use std::collections::HashSet;
+use std::time::SystemTime;
 
-use super::*;
-use crate::limits::budget::{Admission, BudgetDecision, SpendRequest, Ticket};
-
-/// What became of one who waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueStatus {
-    /// It is its turn: spend.
-    Granted,
-    /// Ask again when a pull comes back, or in a second.
-    Waiting,
-    /// Its time is up, or its place is gone.
-    Expired,
-}
-
-/// One identity.
-#[derive(Default)]
-pub(super) struct BudgetQueue {
-    pub(super) admission: Admission,
-    /// Whose turn it is and who did not come for it yet; what is left is theirs.
-    granted: HashSet<Ticket>,
-    expired: HashSet<Ticket>,
-}
+use super::Limits;
+use crate::{
+    client::{Client, ClientKey},
+    limits::budget::{BudgetDecision, QueueStatus, SpendRequest, Ticket},
+    upstream::{Identity, ledger::Balance},
+};
 
 impl Limits {
-    pub(super) fn decide(&self, left: &Balance, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
+    /// Decides for a counted request, given what is left. A [`BudgetDecision::Spend`] is booked on the client at once. Asked under the
+    /// ledger's lock.
+    pub fn try_spend(&self, left: &Balance, request: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
         let config = self.config();
-        self.with_queue(&left.identity, |line| {
-            let decision = line.admission.ask(&config.budget, &line.less(left), ask, now);
-            if decision == BudgetDecision::Spend {
-                line.admission.spend(ask.client, now);
-            }
-            decision
-        })
+        self.inner.budgets.with(&left.identity, |queue| queue.try_spend(&config.budget, left, request, now))
     }
 
-    pub(super) fn turn(&self, left: &Balance, ticket: Ticket, client: &ClientKey, now: SystemTime) -> QueueStatus {
+    /// Whether this client might spend now; books nothing.
+    pub fn could_spend(&self, left: &Balance, client: &Client, now: SystemTime) -> bool {
         let config = self.config();
-        self.with_queue(&left.identity, |line| {
-            if !line.granted.contains(&ticket) {
-                let expired = line.admission.expired(now);
-                line.expired.extend(expired);
-                while let Some(next) = line.admission.turn(&config.budget, &line.less(left), now) {
-                    line.granted.insert(next);
-                }
-            }
-            if line.granted.remove(&ticket) {
-                line.admission.spend(client, now);
-                QueueStatus::Granted
-            } else if line.expired.remove(&ticket) {
-                QueueStatus::Expired
-            } else {
-                QueueStatus::Waiting
-            }
-        })
+        self.inner.budgets.with(&left.identity, |queue| queue.admission.could(&config.budget, left, client, now))
     }
 
-    pub(super) fn leave(&self, identity: &Identity, ticket: Ticket) {
-        self.with_queue(identity, |line| {
-            line.granted.remove(&ticket);
-            line.expired.remove(&ticket);
-            line.admission.leave(ticket);
-        });
+    /// Whether it is the turn of this ticket; then the pull is booked as in [`Limits::try_spend`].
+    pub fn poll_queue(&self, left: &Balance, ticket: Ticket, client: &ClientKey, now: SystemTime) -> QueueStatus {
+        let config = self.config();
+        self.inner.budgets.with(&left.identity, |queue| queue.poll(&config.budget, left, ticket, client, now))
     }
-}
 
-impl BudgetQueue {
-    fn less(&self, left: &Balance) -> Balance {
-        let granted = i64::try_from(self.granted.len()).unwrap_or(i64::MAX);
-        Balance { remaining: left.remaining.map(|remaining| remaining.saturating_sub(granted)), ..left.clone() }
+    /// Gives a place in the queue back.
+    pub fn leave_queue(&self, identity: &Identity, ticket: Ticket) {
+        self.inner.budgets.with(identity, |queue| queue.leave(ticket));
+    }
+
+    /// Takes a booking back: the request was not sent, or upstream did not count it.
+    pub fn refund_spend(&self, identity: &Identity, client: &ClientKey) {
+        self.inner.budgets.with(identity, |queue| queue.admission.refund(client));
+    }
+
+    /// Books what the ledger remembers of an earlier process, oldest first.
+    pub fn restore_spend(&self, identity: &Identity, client: &str, at: SystemTime) {
+        let Ok(client) = client.parse::<ClientKey>();
+        self.inner.budgets.with(identity, |queue| queue.admission.spend(&client, at));
+    }
+
+    /// Forgets what left an identity's window, for those who look without asking for a pull.
+    pub fn expire_spends(&self, left: &Balance, now: SystemTime) {
+        self.inner.budgets.with(&left.identity, |queue| queue.admission.look(left, now));
+    }
+
+    /// How many requests wait for a pull of this identity.
+    pub fn waiting(&self, identity: &Identity) -> usize {
+        self.inner.budgets.with(identity, |queue| queue.admission.waiting())
+    }
+
+    /// What clients spent of this identity within the window, the most first.
+    pub fn spenders(&self, identity: &Identity) -> Vec<(ClientKey, u32)> {
+        self.inner.budgets.with(identity, |queue| queue.admission.spenders())
     }
 }

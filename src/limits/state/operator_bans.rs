@@ -1,9 +1,20 @@
 //! Bans by people: made, lifted, taken over; and by those who were banned: lifted, within bounds.
 
-use super::*;
-use crate::limits::{
-    abuse::PenaltyLevel,
-    bans::{BanEvent, NewBan},
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use super::{Limits, lock};
+use crate::{
+    client::ClientKey,
+    limits::{
+        address::key_address,
+        audit::{Actor, Entry, Event},
+        bans::{BanError, BanEvent, BanFilter, BanList, BanRecord, NewBan},
+        penalty::PenaltyLevel,
+        target::Target,
+    },
 };
 
 /// Own bans that an account may lift in a day.
@@ -37,7 +48,11 @@ pub struct OwnLift {
 }
 
 impl Limits {
-    pub(super) fn add_ban(&self, wish: BanRequest, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+    /// A ban by an operator.
+    ///
+    /// # Errors
+    /// What needs `force`, and a duration out of bounds.
+    pub fn ban(&self, wish: BanRequest, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
         let new = NewBan {
             client: wish.client,
             duration: wish.duration,
@@ -50,9 +65,9 @@ impl Limits {
             simulated: false,
         };
         let number = (self.inner.random)();
-        let event = self.in_book(|book| book.add_by(&by.name, by.from, new, wish.force, number, now));
+        let event = self.inner.bans.change(|list| list.add_by(&by.name, by.from, new, wish.force, number, now));
         match event {
-            Ok(event) => self.tell(event, by, now),
+            Ok(event) => self.record_ban(event, by, now),
             Err(refused) => {
                 self.record_refusal(by, "ban", &refused.to_string(), now);
                 Err(refused)
@@ -60,11 +75,15 @@ impl Limits {
         }
     }
 
-    pub(super) fn end_ban(&self, id: &str, reason: &str, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
-        let event = self.in_book(|book| book.lift(id, &by.name, reason, now));
+    /// A lift by an operator; a reason is required.
+    ///
+    /// # Errors
+    /// No such ban, or no reason.
+    pub fn lift(&self, id: &str, reason: &str, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+        let event = self.inner.bans.change(|list| list.lift(id, &by.name, reason, now));
         match event {
             Ok(event) => {
-                let record = self.tell(event, by, now)?;
+                let record = self.record_ban(event, by, now)?;
                 if let Some(client) = key_of(&record.client) {
                     lock(&self.inner.abuse).forget_failures(&client);
                 }
@@ -77,20 +96,19 @@ impl Limits {
         }
     }
 
-    pub(super) fn end_own_ban(
-        &self,
-        id: &str,
-        account: &str,
-        from: Option<IpAddr>,
-        now: SystemTime,
-    ) -> Result<OwnLift, String> {
+    /// An account lifts a ban that is its own to lift: of its networks, namespaces or itself, three a day, followed by an hour at
+    /// half quota. A refusal is an entry of the audit.
+    ///
+    /// # Errors
+    /// Why it may not, for a person to read.
+    pub fn lift_own(&self, id: &str, account: &str, from: Option<IpAddr>, now: SystemTime) -> Result<OwnLift, String> {
         let by = Actor::new(account, from);
         let refuse = |why: &str| {
             self.record_refusal(&by, &format!("lift {id}"), why, now);
             Err(why.to_owned())
         };
         // Whoever may not know of a ban is told no more than that there is none.
-        let Some(record) = self.bans_of(account, now).into_iter().find(|record| record.id == id) else {
+        let Some(record) = self.own_bans(account, now).into_iter().find(|record| record.id == id) else {
             return refuse("there is no such ban that is yours to lift");
         };
         let today = self.own_lifts(account, now);
@@ -98,48 +116,44 @@ impl Limits {
             return refuse("three bans a day may be lifted; ask the operator");
         }
         let reason = "lifted by its owner";
-        let record = self.end_ban(&record.id, reason, &by, now).map_err(|refused| refused.to_string())?;
+        let record = self.lift(&record.id, reason, &by, now).map_err(|refused| refused.to_string())?;
         let probation = now + PROBATION;
         if let Some(client) = key_of(&record.client) {
-            let mut on_probation = lock(&self.inner.probation);
-            if on_probation.len() < MAX_ON_PROBATION {
-                on_probation.insert(client, probation);
-                self.inner.on_probation.store(on_probation.len(), Ordering::Release);
-            }
+            self.inner.probation.begin(client, probation);
         }
         Ok(OwnLift { record, probation, left_today: LIFTS_A_DAY - today - 1 })
     }
 
-    pub(super) fn bans_of(&self, account: &str, now: SystemTime) -> Vec<BanRecord> {
+    /// Bans that this account may lift itself, newest first; whether it may do so today is another question.
+    pub fn own_bans(&self, account: &str, now: SystemTime) -> Vec<BanRecord> {
         let config = self.config();
         let Some(account) = config.account(account) else { return Vec::new() };
         let own = |record: &&BanRecord| record.self_service && !record.simulated && account.owns(record);
-        lock(&self.inner.bans).list(&BanFilter::default(), now).into_iter().filter(own).cloned().collect()
+        self.inner.bans.read(|list| list.list(&BanFilter::default(), now).into_iter().filter(own).cloned().collect())
     }
 
     /// Own bans that this account lifted within a day. The reason tells them from what it lifted as an operator.
     fn own_lifts(&self, account: &str, now: SystemTime) -> usize {
-        let audit = lock(&self.inner.audit);
-        let today = audit.newest().take_while(|entry| now.duration_since(entry.at).unwrap_or_default() < DAY);
-        let lifted = |entry: &&Entry| match &entry.event {
+        let is_own = |entry: &&Entry| match &entry.event {
             Event::Ban(event) => {
                 matches!(&**event, BanEvent::Lifted { record } if record.self_service && entry.by == account)
             }
             Event::Admin(_) => false,
         };
-        today.filter(lifted).count()
+        self.inner.audit.read(|audit| {
+            let today = audit.newest().take_while(|entry| now.duration_since(entry.at).unwrap_or_default() < DAY);
+            today.filter(is_own).count()
+        })
     }
 
-    pub(super) fn take_over(
-        &self,
-        json: &[u8],
-        force: bool,
-        by: &Actor,
-        now: SystemTime,
-    ) -> Result<Vec<BanRecord>, BanError> {
+    /// Takes over live bans of another Weir.
+    ///
+    /// # Errors
+    /// What cannot be read, and without `force` what [`Limits::ban`] refuses; then nothing was taken over.
+    pub fn import(&self, json: &[u8], force: bool, by: &Actor, now: SystemTime) -> Result<Vec<BanRecord>, BanError> {
         let number = (self.inner.random)();
-        match self.in_book(|book| book.import(json, &by.name, by.from, force, number, now)) {
-            Ok(events) => events.into_iter().map(|event| self.tell(event, by, now)).collect(),
+        match self.inner.bans.change(|list| list.import(json, &by.name, by.from, force, number, now)) {
+            Ok(events) => events.into_iter().map(|event| self.record_ban(event, by, now)).collect(),
             Err(refused) => {
                 self.record_refusal(by, "import bans", &refused.to_string(), now);
                 Err(refused)
@@ -147,14 +161,27 @@ impl Limits {
         }
     }
 
-    fn in_book<R>(&self, work: impl FnOnce(&mut BanList) -> R) -> R {
-        let mut book = lock(&self.inner.bans);
-        let result = work(&mut book);
-        self.inner.ban_count.store(book.len(), Ordering::Release);
-        result
+    /// Bans, newest first.
+    pub fn bans(&self, filter: &BanFilter, now: SystemTime) -> Vec<BanRecord> {
+        self.inner.bans.read(|list| list.list(filter, now).into_iter().cloned().collect())
     }
 
-    fn tell(&self, event: BanEvent, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+    /// One ban, in force or ended.
+    pub fn get_ban(&self, id: &str) -> Option<BanRecord> {
+        self.inner.bans.read(|list| list.get(id).cloned())
+    }
+
+    /// The ban that this client would meet now, simulated ones aside.
+    pub fn ban_of(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<BanRecord> {
+        self.inner.bans.read(|list| list.find(client, address, now).map(|ban| ban.0.clone()))
+    }
+
+    /// All bans as JSON, for another Weir.
+    pub fn export(&self) -> Vec<u8> {
+        self.inner.bans.read(BanList::export)
+    }
+
+    fn record_ban(&self, event: BanEvent, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
         self.record_event(by, Event::Ban(Box::new(event.clone())), now);
         match event {
             BanEvent::Banned { record } | BanEvent::Lifted { record } => Ok(record),
@@ -170,7 +197,7 @@ fn key_of(target: &Target) -> Option<ClientKey> {
     match target {
         Target::Principal(name) => Some(ClientKey::Principal(name.as_str().into())),
         Target::Network(network) => {
-            let key = ClientKey::Address(crate::limits::client::key_address(network.addr()));
+            let key = ClientKey::Address(key_address(network.addr()));
             (Target::of(&key) == *target).then_some(key)
         }
     }

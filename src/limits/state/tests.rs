@@ -1,15 +1,23 @@
 //! What holds of all limits together.
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use super::*;
-use crate::limits::{
-    Account,
-    abuse::{self, PenaltyLevel},
-    budget::{self, Policy},
-    class::Classes,
-    permit::RequestKind,
-    throttle::{Algorithm, Throttle},
+use crate::{
+    client::{Client, ClientKey},
+    limits::{
+        Account, abuse,
+        bans::{BanEvent, BanFilter, BanRecord},
+        budget::{self, BudgetDecision, Policy, QueueStatus},
+        class::Classes,
+        penalty::PenaltyLevel,
+        permit::{AdmissionRequest, Denied, Permit, RequestInfo, RequestKind},
+        throttle::{Algorithm, Throttle},
+    },
+    upstream::{Identity, ledger::Balance},
 };
 
 const DAY: u64 = 24 * 3600;
@@ -95,7 +103,7 @@ fn an_own_ban_is_lifted_three_times_a_day_and_costs_half_the_quota_for_an_hour()
     let refusals = limits
         .audit(100)
         .iter()
-        .filter(|entry| matches!(&entry.event, Event::Ban(event) if matches!(&**event, bans::BanEvent::Refused { .. })))
+        .filter(|entry| matches!(&entry.event, Event::Ban(event) if matches!(&**event, BanEvent::Refused { .. })))
         .count();
     assert_eq!(refusals, 7);
 
@@ -219,7 +227,7 @@ fn two_never_decide_on_the_same_pull() {
     };
     let key = |last: u8| ClientKey::Address([192, 0, 2, last].into());
     let (one, two) = (key(1), key(2));
-    let ask = |client, what| sharing::SpendRequest {
+    let ask = |client, what| budget::SpendRequest {
         client,
         class: Default::default(),
         what,
@@ -227,7 +235,7 @@ fn two_never_decide_on_the_same_pull() {
         overrides: false,
     };
     let place = |decision| match decision {
-        sharing::BudgetDecision::Wait { ticket, .. } => ticket,
+        BudgetDecision::Wait { ticket, .. } => ticket,
         other => panic!("{other:?}"),
     };
     let first = place(limits.try_spend(&left(0, at(5)), ask(&one, 1), at(0)));

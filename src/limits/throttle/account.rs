@@ -9,8 +9,18 @@ use governor::{
     nanos::Nanos,
     state::{NotKeyed, StateStore},
 };
+use serde::{Deserialize, Serialize};
 
-use super::rules::Algorithm;
+/// How a window moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// What was used comes back evenly; denied requests consume nothing.
+    #[default]
+    Gcra,
+    /// Starts anew with every period of the epoch, and counts denied requests, as GitLab's.
+    FixedWindow,
+}
 
 /// 16 bytes for each client and throttle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

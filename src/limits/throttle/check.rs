@@ -1,5 +1,7 @@
 //! The check itself: one client, the throttles that its request counts for, and the decision.
 
+mod snapshot;
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -7,6 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::snapshot::Snapshot;
 use super::{
     account::{Account, Reading, Window},
     account_table::{AccountTable, Accounts},
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     client::ClientKey,
-    limits::{nanos, network_of},
+    limits::{address::network_of, time::nanos},
 };
 
 /// Whose account a throttle speaks of.

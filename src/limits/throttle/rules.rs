@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::account::Window;
+use super::account::{Algorithm, Window};
 use crate::{
     client::ClientKey,
     setting::{ConfigError, ConfigErrors},
@@ -93,17 +93,6 @@ impl Meters {
     pub const fn holds(self, meter: Meter) -> bool {
         self.0 & (1 << meter as u8) != 0
     }
-}
-
-/// How a window moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// What was used comes back evenly; denied requests consume nothing.
-    #[default]
-    Gcra,
-    /// Starts anew with every period of the epoch, and counts denied requests, as GitLab's.
-    FixedWindow,
 }
 
 /// Whether a rule acts.

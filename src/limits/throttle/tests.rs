@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{client::ClientKey, limits::client::key_address};
+use crate::{client::ClientKey, limits::address::key_address};
 
 const PULLS: Meters = Meter::Pulls.alone();
 const API: Meters = Meter::RegistryApi.alone();

@@ -5,12 +5,17 @@ use std::{net::IpAddr, time::SystemTime};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    account::Account,
-    check::{Table, is_idle},
-    rules::{Meter, Rules},
+use super::{Table, is_idle};
+use crate::{
+    client::ClientKey,
+    limits::{
+        throttle::{
+            account::Account,
+            rules::{Meter, Rules},
+        },
+        time::nanos,
+    },
 };
-use crate::{client::ClientKey, limits::nanos};
 
 /// All accounts that owe something. Its size is bounded by the table's; a fresh client is not in it and needs not be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

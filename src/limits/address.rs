@@ -4,9 +4,11 @@
 //! configured proxies reaches back from the socket: both are read from the right, where the nearest proxy appends, and the first
 //! address that is no trusted proxy is the client. What stands further left is the client's own invention.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::client::ClientKey;
 
 /// Hops that are looked at, at most. More are a loop or an attack, and the last good address counts.
 const MOST_HOPS: usize = 32;
@@ -84,6 +86,29 @@ fn address(text: &str) -> Option<IpAddr> {
 pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
+}
+
+/// The network that an address is one of many in: its /24, or its /48 for IPv6. Who may hop within one shares its ceiling.
+pub(crate) fn network_of(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), 24).into()
+        }
+        IpAddr::V6(address) => {
+            let [a, b, c, ..] = address.segments();
+            Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), 48).into()
+        }
+    }
+}
+
+/// The addresses that a client key stands for; `None` for a principal, who may come from anywhere.
+pub(crate) fn addresses_of(key: &ClientKey) -> Option<IpNet> {
+    match key {
+        ClientKey::Principal(_) => None,
+        ClientKey::Address(IpAddr::V4(address)) => Some(IpNet::from(IpAddr::V4(*address))),
+        ClientKey::Address(IpAddr::V6(address)) => Some(Ipv6Net::new_assert(*address, 64).trunc().into()),
+    }
 }
 
 #[cfg(test)]

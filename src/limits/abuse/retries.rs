@@ -7,7 +7,7 @@ use std::{
 
 /// The last few different events of one client. Bounded; an event that fell out is counted anew, which errs on the strict side by one.
 #[derive(Clone, Debug, Default)]
-pub struct Retries {
+pub(super) struct Retries {
     seen: VecDeque<(u64, SystemTime)>,
 }
 
@@ -17,11 +17,11 @@ const REMEMBERED: usize = 128;
 
 impl Retries {
     /// Identical events within so long are one (2 s).
-    pub const WITHIN: Duration = Duration::from_secs(2);
+    pub(super) const WITHIN: Duration = Duration::from_secs(2);
 
     /// Whether this event (a hash of method, reference and outcome) counts. A client that
     /// keeps repeating counts once in that time.
-    pub fn is_new(&mut self, event: u64, now: SystemTime) -> bool {
+    pub(super) fn is_new(&mut self, event: u64, now: SystemTime) -> bool {
         let since = |then: SystemTime| now.duration_since(then).unwrap_or_default();
         self.seen.retain(|(_, at)| since(*at) < Self::WITHIN);
         if self.seen.iter().any(|(seen, _)| *seen == event) {

@@ -1,20 +1,32 @@
 //! One request: who it is from, whether it may be answered, and what becomes of it.
 
-use super::*;
-use crate::limits::{
-    abuse::{Code, Failure, Outcome, PenaltyLevel},
-    permit::{DenialCause, LogFields, RequestKind},
-    throttle::{BYTES_UNIT, Meter, Meters, ThrottleDecision},
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{Limits, lock};
+use crate::{
+    client::{Client, ClientKey},
+    limits::{
+        abuse::{Code, Failure, Outcome},
+        audit::{Actor, Event},
+        config::{Account, LimitsConfig},
+        penalty::PenaltyLevel,
+        permit::{AdmissionRequest, DenialCause, Denied, LogFields, Permit, RequestInfo, RequestKind},
+        throttle::{BYTES_UNIT, Meter, Meters, ThrottleDecision},
+    },
 };
 
 impl Limits {
-    pub(super) fn describe(&self, key: ClientKey, address: IpAddr, user_agent: &str) -> Client {
+    /// The client as the budget sees it too: its class, how far its requests go, and whether it passes floors. `key` is a verified principal or
+    /// an address.
+    pub fn describe_client(&self, key: ClientKey, address: IpAddr, user_agent: &str) -> Client {
         let config = self.config();
         let account = config.account_of(&key);
         let (class, on_exceed) = config.classes.of(address, account.map(|account| &*account.name), user_agent);
-        let patterns = |of: fn(&crate::limits::Account) -> &Arc<[String]>| {
-            account.map_or_else(|| Arc::from([]), |a| of(a).clone())
-        };
+        let patterns = |of: fn(&Account) -> &Arc<[String]>| account.map_or_else(|| Arc::from([]), |a| of(a).clone());
         Client {
             pull: patterns(|account| &account.pull),
             push: patterns(|account| &account.push),
@@ -27,7 +39,11 @@ impl Limits {
         }
     }
 
-    pub(super) fn judge(&self, request: &AdmissionRequest<'_>, now: SystemTime) -> Result<Permit, Box<Denied>> {
+    /// Whether this request may be answered. A few look-ups; allocates only for what there is to say.
+    ///
+    /// # Errors
+    /// The response that refuses it.
+    pub fn admit(&self, request: &AdmissionRequest<'_>, now: SystemTime) -> Result<Permit, Box<Denied>> {
         let client = &request.client;
         let mut permit = Permit::unlimited(client.clone());
         if request.kind == RequestKind::Ping {
@@ -37,7 +53,7 @@ impl Limits {
         let listed = config.allowlist.find(&client.key, request.address(), now).map(|(_, safe)| safe);
         permit.safe = request.bypass.or(listed);
         let on_registry = matches!(request.kind, RequestKind::Pull | RequestKind::Registry);
-        if on_registry && self.inner.ban_count.load(Ordering::Acquire) > 0 {
+        if on_registry && !self.inner.bans.is_empty() {
             self.meet_bans(&config, &mut permit, request, now)?;
         }
         if let Some(safe) = permit.safe {
@@ -45,7 +61,8 @@ impl Limits {
             return Ok(permit);
         }
         let take = request.kind.takes();
-        permit.decision = self.inner.table.check(&config.throttles, &client.key, take, request.kind.looks_at(), now);
+        permit.decision =
+            self.inner.throttles.check(&config.throttles, &client.key, take, request.kind.looks_at(), now);
         // What was too much took nothing, and a dry run lets it pass: then there is nothing to give back.
         let over = permit.decision.standings().filter(|standing| standing.over);
         permit.took = over.fold(take, |took, standing| took.without(standing.rule.meter()));
@@ -60,7 +77,7 @@ impl Limits {
             }
             return Err(Box::new(denied));
         }
-        if self.is_on_probation(&client.key, now) {
+        if self.inner.probation.holds(&client.key, now) {
             // Half quota: what is taken is taken twice.
             self.charge_each(&config, client, take, now);
         }
@@ -75,18 +92,15 @@ impl Limits {
         now: SystemTime,
     ) -> Result<(), Box<Denied>> {
         let client = &request.client;
-        let (found, simulated) = {
-            let book = lock(&self.inner.bans);
+        let (found, simulated) = self.inner.bans.read(|list| {
             // Whom a rule banned and an operator trusts goes on; whom an operator banned does not.
             let found = match permit.safe {
-                None => book.find(&client.key, request.address(), now),
-                Some(_) => book.find_by_operator(&client.key, request.address(), now),
+                None => list.find(&client.key, request.address(), now),
+                Some(_) => list.find_by_operator(&client.key, request.address(), now),
             };
-            (
-                found.map(|ban| ban.0.clone()),
-                book.find_simulated(&client.key, request.address(), now).map(|ban| LogFields::of_ban(ban.0, "track")),
-            )
-        };
+            let simulated = list.find_simulated(&client.key, request.address(), now);
+            (found.map(|ban| ban.0.clone()), simulated.map(|ban| LogFields::of_ban(ban.0, "track")))
+        });
         permit.notes.extend(simulated);
         let Some(record) = found else { return Ok(()) };
         let url = &config.public_url;
@@ -99,18 +113,24 @@ impl Limits {
         Err(denied)
     }
 
-    pub(super) fn judge_upstream(
-        &self,
-        client: &Client,
-        about: RequestInfo<'_>,
-        now: SystemTime,
-    ) -> Result<(), Box<Denied>> {
+    /// How long this client is to be answered with the cached 404 for this reference, if it missed it too often (level 1). `None`: upstream may
+    /// be asked.
+    pub fn miss_throttled(&self, client: &Client, about: RequestInfo<'_>, now: SystemTime) -> Option<Duration> {
+        let config = self.config();
+        lock(&self.inner.abuse).miss_throttled(&config.abuse, &client.key, about.repository, about.reference, now)
+    }
+
+    /// Whether a counted request may be sent upstream for this client. Takes one of its `upstream` throttle.
+    ///
+    /// # Errors
+    /// The response that refuses it.
+    pub fn admit_upstream(&self, client: &Client, about: RequestInfo<'_>, now: SystemTime) -> Result<(), Box<Denied>> {
         let config = self.config();
         if config.allowlist.find(&client.key, client.address, now).is_some() {
             return Ok(());
         }
         let take = Meter::Upstream.alone();
-        let decision = self.inner.table.check(&config.throttles, &client.key, take, Meters::NONE, now);
+        let decision = self.inner.throttles.check(&config.throttles, &client.key, take, Meters::NONE, now);
         match Denied::throttled(&client.key, &decision, RequestKind::Registry, &config.response_text, now) {
             None => Ok(()),
             Some(denied) => {
@@ -120,19 +140,25 @@ impl Limits {
         }
     }
 
-    pub(super) fn settle(&self, permit: &Permit, about: RequestInfo<'_>, status: u16, now: SystemTime) {
+    /// Gives back what [`Limits::admit_upstream`] took: the request was not sent, or upstream did not count it.
+    pub fn refund_upstream(&self, client: &Client, now: SystemTime) {
+        self.inner.throttles.refund(&self.config().throttles, &client.key, Meter::Upstream, 1, now);
+    }
+
+    /// Records that the request was answered with this status, which is not a success.
+    pub fn record_outcome(&self, permit: &Permit, about: RequestInfo<'_>, status: u16, now: SystemTime) {
         let config = self.config();
         let client = &permit.client;
         // A pull that brought nothing is none, as on Docker Hub; the request was one.
         if permit.took.holds(Meter::Pulls) && status >= 400 {
-            self.inner.table.refund(&config.throttles, &client.key, Meter::Pulls, 1, now);
+            self.inner.throttles.refund(&config.throttles, &client.key, Meter::Pulls, 1, now);
         }
         if permit.safe.is_some() {
             return;
         }
         match status {
             404 => {
-                self.inner.table.charge(&config.throttles, &client.key, Meter::NotFound, 1, now);
+                self.inner.throttles.charge(&config.throttles, &client.key, Meter::NotFound, 1, now);
                 self.record_failure(&config, client, about, status, Outcome::Missing, now);
             }
             403 | 429 => {
@@ -150,30 +176,37 @@ impl Limits {
         }
     }
 
-    pub(super) fn add_bytes(&self, permit: &Permit, bytes: u64, now: SystemTime) {
+    /// Charges the bytes that were sent in answer.
+    pub fn charge_bytes(&self, permit: &Permit, bytes: u64, now: SystemTime) {
         if permit.safe.is_some() || bytes == 0 {
             return;
         }
         let config = self.config();
         let units = u32::try_from(bytes.div_ceil(BYTES_UNIT)).unwrap_or(u32::MAX);
-        self.inner.table.charge(&config.throttles, &permit.client.key, Meter::Bytes, units, now);
+        self.inner.throttles.charge(&config.throttles, &permit.client.key, Meter::Bytes, units, now);
     }
 
-    pub(super) fn judge_login(&self, client: &Client, succeeded: bool, now: SystemTime) {
+    /// Records that the client offered credentials, which did or did not verify.
+    pub fn record_login(&self, client: &Client, succeeded: bool, now: SystemTime) {
         let config = self.config();
         if config.allowlist.find(&client.key, client.address, now).is_some() {
             return;
         }
         let outcome = if succeeded { Outcome::AuthSucceeded } else { Outcome::AuthFailed };
         if !succeeded {
-            self.inner.table.charge(&config.throttles, &client.key, Meter::Auth, 1, now);
+            self.inner.throttles.charge(&config.throttles, &client.key, Meter::Auth, 1, now);
         }
         let about = RequestInfo { method: "", repository: "", reference: "" };
         self.record_failure(&config, client, about, 401, outcome, now);
     }
 
-    /// Tells the ladder, and makes a ban of the step that comes of it.
-    pub(super) fn record_failure(
+    /// Where a client stands with its throttles, counting nothing.
+    pub fn peek(&self, client: &ClientKey, meters: Meters, now: SystemTime) -> ThrottleDecision {
+        self.inner.throttles.peek(&self.config().throttles, client, meters, now)
+    }
+
+    /// Counts the failure against the client, and bans it when that reaches the next level.
+    fn record_failure(
         &self,
         config: &LimitsConfig,
         client: &Client,
@@ -185,41 +218,24 @@ impl Limits {
         let RequestInfo { method, repository, reference } = about;
         let failure =
             Failure { client: &client.key, address: client.address, method, repository, reference, status, outcome };
-        let jitter = self.chance() * 2.0 - 1.0;
-        let step = lock(&self.inner.abuse).note(&config.abuse, failure, now, jitter);
-        let Some(step) = step else { return };
+        let jitter = self.fraction() * 2.0 - 1.0;
+        let escalation = lock(&self.inner.abuse).record_failure(&config.abuse, failure, now, jitter);
+        let Some(escalation) = escalation else { return };
         let number = (self.inner.random)();
-        let event = {
-            let mut book = lock(&self.inner.bans);
-            let event = book.add_automatic(step.ban, number, now);
-            self.inner.ban_count.store(book.len(), Ordering::Release);
-            event
-        };
-        match event {
+        match self.inner.bans.change(|list| list.add_automatic(escalation.ban, number, now)) {
             Ok(event) => self.record_event(&Actor::auto(), Event::Ban(Box::new(event)), now),
             Err(refused) => self.record_refusal(&Actor::auto(), "ban", &refused.to_string(), now),
         }
     }
 
-    /// From 0 to 1.
-    fn chance(&self) -> f64 {
+    /// A random number from 0 to 1.
+    fn fraction(&self) -> f64 {
         ((self.inner.random)() >> 32) as f64 / f64::from(u32::MAX)
-    }
-
-    fn is_on_probation(&self, client: &ClientKey, now: SystemTime) -> bool {
-        self.inner.on_probation.load(Ordering::Acquire) > 0
-            && lock(&self.inner.probation).get(client).is_some_and(|until| now < *until)
     }
 
     fn charge_each(&self, config: &LimitsConfig, client: &Client, meters: Meters, now: SystemTime) {
         for meter in Meter::ALL.into_iter().filter(|meter| meters.holds(*meter)) {
-            self.inner.table.charge(&config.throttles, &client.key, meter, 1, now);
+            self.inner.throttles.charge(&config.throttles, &client.key, meter, 1, now);
         }
-    }
-
-    /// Where a client stands, for those who look at it.
-    pub(super) fn standing(&self, config: &LimitsConfig, client: &ClientKey, now: SystemTime) -> ThrottleDecision {
-        let all = Meter::ALL.into_iter().fold(Meters::NONE, Meters::and);
-        self.inner.table.peek(&config.throttles, client, all, now)
     }
 }

@@ -1,7 +1,15 @@
 //! What people look at: throttles with what they matched, clients with what they used.
 
-use super::*;
-use crate::limits::throttle::{Algorithm, Tally};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::{Limits, lock};
+use crate::{
+    client::ClientKey,
+    limits::throttle::{Algorithm, Meter, Meters, Mode, Rule, Tally},
+};
 
 /// One throttle.
 #[derive(Clone, Debug, Serialize)]
@@ -52,10 +60,11 @@ pub struct ThrottleStatusView {
 }
 
 impl Limits {
-    pub(super) fn view_throttles(&self) -> Vec<ThrottleView> {
+    /// All throttles, with what they matched.
+    pub fn throttles(&self) -> Vec<ThrottleView> {
         let configured = lock(&self.inner.changes).configured.throttles.clone();
         let was = |name: &str| configured.iter().find(|rule| rule.name() == name).map(|rule| rule.mode());
-        let view = |rule: &throttle::Rule| ThrottleView {
+        let view = |rule: &Rule| ThrottleView {
             name: rule.name().to_owned(),
             requests_per_period: rule.limit(),
             period_in_seconds: rule.period(),
@@ -63,27 +72,23 @@ impl Limits {
             algorithm: rule.algorithm(),
             mode: rule.mode(),
             switched: was(rule.name()).is_some_and(|mode| mode != rule.mode()),
-            matches: self.inner.table.tally(rule),
+            matches: self.inner.throttles.tally(rule),
         };
         self.config().throttles.iter().map(view).collect()
     }
 
-    pub(super) fn view_clients(&self, most: usize, now: SystemTime) -> Vec<ClientView> {
-        let mut spent: HashMap<ClientKey, u32> = HashMap::new();
-        for line in lock(&self.inner.queues).values() {
-            for (client, count) in line.admission.spenders() {
-                *spent.entry(client).or_default() += count;
-            }
-        }
-        for client in self.inner.table.clients() {
+    /// Clients that asked lately, those that spent most upstream first.
+    pub fn clients(&self, most: usize, now: SystemTime) -> Vec<ClientView> {
+        let mut spent = self.inner.budgets.spenders();
+        for client in self.inner.throttles.clients() {
             spent.entry(client).or_default();
         }
-        let config = self.config();
+        let meters = Meter::ALL.into_iter().fold(Meters::NONE, Meters::and);
         let mut clients: Vec<_> = spent.into_iter().collect();
         clients.sort_by_cached_key(|(client, spent)| (std::cmp::Reverse(*spent), client.to_string()));
         clients.truncate(most);
         let view = |(client, upstream_spent): (ClientKey, u32)| {
-            let decision = self.standing(&config, &client, now);
+            let decision = self.peek(&client, meters, now);
             let throttles =
                 decision.standings().filter(|standing| standing.observed > 0).map(|standing| ThrottleStatusView {
                     name: standing.rule.name().to_owned(),

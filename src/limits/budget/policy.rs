@@ -1,0 +1,173 @@
+//! The rule by which a pull is granted: a function of values.
+
+use std::time::{Duration, SystemTime};
+
+use super::settings::{Floors, Settings, Shares};
+use crate::{client::Class, limits::class::Classes, upstream::ledger::Balance};
+
+/// `[budget]`, and which classes there are. Immutable; a reload makes another one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Who leaves how much to whom.
+    pub floors: Floors,
+    /// Who may have how much.
+    pub shares: Shares,
+    /// Shares are lifted while more than this part of the limit is left (0.6).
+    pub plenty: f64,
+    /// Whether anybody is above bulk, standard, critical; see [`Classes::is_anyone_above`].
+    pub above: [bool; 3],
+    /// How long a request may wait for a pull (10 s; below the 15 s that dockerd waits for an answer).
+    pub queue_max_wait: Duration,
+    /// Requests of one client that may wait at once (20).
+    pub queue_per_client: usize,
+    /// Requests that may wait at once for one identity (256).
+    pub queue: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            floors: Floors::default(),
+            shares: Shares::default(),
+            plenty: 0.6,
+            above: [false; 3],
+            queue_max_wait: Duration::from_secs(10),
+            queue_per_client: 20,
+            queue: 256,
+        }
+    }
+}
+
+/// Who asks, as far as the budget cares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spender {
+    /// How much its pulls matter.
+    pub class: Class,
+    /// It may pass floors and shares (the right `budget_override`).
+    pub overrides: bool,
+    /// What it spent in the window.
+    pub spent: u32,
+    /// When the oldest of these leaves the window.
+    pub frees_at: Option<SystemTime>,
+    /// Whether others spent in the window, too.
+    pub others: bool,
+}
+
+impl Spender {
+    /// One who has spent nothing and is alone.
+    pub fn alone(class: Class) -> Spender {
+        Spender { class, overrides: false, spent: 0, frees_at: None, others: false }
+    }
+}
+
+/// Why a pull was not granted, for the sentence that the client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum RefusalReason {
+    /// Nothing is left for anybody.
+    Exhausted,
+    /// What is left is kept for classes above.
+    Floor {
+        /// How many pulls are kept.
+        kept: u64,
+        /// How many are left.
+        left: u64,
+    },
+    /// The client has had its share of the window.
+    Share {
+        /// What it spent.
+        spent: u32,
+        /// What it may.
+        share: u32,
+    },
+    /// It would come back soon, but too many wait for it.
+    QueueFull,
+}
+
+impl std::fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RefusalReason::Exhausted => f.write_str("no upstream pulls are left"),
+            RefusalReason::Floor { kept, left } => {
+                write!(f, "{left} upstream pulls are left and {kept} are kept for higher classes")
+            }
+            RefusalReason::Share { spent, share } => {
+                write!(f, "this client spent {spent} upstream pulls and its share is {share}")
+            }
+            RefusalReason::QueueFull => f.write_str("too many wait for the next upstream pull"),
+        }
+    }
+}
+
+impl Policy {
+    /// The settings, with the classes that are configured.
+    pub fn new(settings: &Settings, classes: &Classes) -> Policy {
+        let above = [Class::Bulk, Class::Standard, Class::Critical].map(|class| classes.is_anyone_above(class));
+        let Settings { floors, client_share, queue_max_wait } = *settings;
+        Policy { floors, shares: client_share, above, queue_max_wait: queue_max_wait.0, ..Policy::default() }
+    }
+
+    /// Decides for one request whether it may be sent now; if not, why, and how long until it may by forecast.
+    ///
+    /// An identity that upstream does not meter may always spend.
+    ///
+    /// # Errors
+    /// The reason and the wait, at least a second.
+    pub fn decide(&self, left: &Balance, asker: &Spender, now: SystemTime) -> Result<(), (RefusalReason, Duration)> {
+        let Some(remaining) = left.remaining else { return Ok(()) };
+        let limit = u64::try_from(left.limit.unwrap_or(0)).unwrap_or(0);
+        if remaining <= 0 {
+            return Err((RefusalReason::Exhausted, self.returns(left, remaining.unsigned_abs() + 1, now)));
+        }
+        if asker.overrides {
+            return Ok(());
+        }
+        let kept = self.kept(asker.class, limit);
+        let remaining = remaining.unsigned_abs();
+        if remaining <= kept {
+            return Err((
+                RefusalReason::Floor { kept, left: remaining },
+                self.returns(left, kept - remaining + 1, now),
+            ));
+        }
+        let share = self.share(asker.class, limit);
+        let is_plenty = remaining as f64 > limit as f64 * self.plenty;
+        if let Some(share) = share.filter(|share| asker.others && !is_plenty && asker.spent >= *share) {
+            let wait = asker.frees_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
+            return Err((RefusalReason::Share { spent: asker.spent, share }, wait.max(Duration::from_secs(1))));
+        }
+        Ok(())
+    }
+
+    /// How many pulls of `limit` this class leaves alone.
+    pub fn kept(&self, class: Class, limit: u64) -> u64 {
+        let [bulk, standard, critical] = self.above;
+        let floor = match class {
+            Class::Bulk if bulk => self.floors.bulk,
+            Class::Standard if standard => self.floors.standard,
+            Class::Critical if critical => self.floors.critical,
+            _ => 0.0,
+        };
+        (limit as f64 * floor) as u64
+    }
+
+    fn share(&self, class: Class, limit: u64) -> Option<u32> {
+        let share = match class {
+            Class::Bulk => self.shares.bulk,
+            Class::Standard => self.shares.standard,
+            Class::Critical | Class::Exempt => return None,
+        };
+        // At least one pull, or a tiny limit would be nobody's.
+        Some(((limit as f64 * share) as u32).max(1))
+    }
+
+    /// When `more` pulls will have come back: the first by the ledger's forecast, each other one as they would if evenly spent.
+    fn returns(&self, left: &Balance, more: u64, now: SystemTime) -> Duration {
+        let each = match (left.window, left.limit) {
+            (Some(window), Some(limit @ 1..)) => window.div_f64(limit as f64),
+            _ => Duration::ZERO,
+        };
+        let others = u32::try_from(more.saturating_sub(1)).unwrap_or(u32::MAX);
+        left.retry_after(now).saturating_add(each.saturating_mul(others)).min(left.window.unwrap_or(Duration::MAX))
+    }
+}
