@@ -78,7 +78,7 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     let admin_socket = bind("admin.listen", config.admin.listen)?;
 
     let store = Store::open(settings.storage).map_err(|error| error.to_string())?;
-    let journal = store.journal("ledger").map_err(|error| error.to_string())?;
+    let journal = store.journals.open("ledger").map_err(|error| error.to_string())?;
     let records = journal.replay().map_err(|error| error.to_string())?;
     let ledger = Ledger::new(records, Arc::new(LedgerJournal(journal)));
     for allowed in &settings.limits.allowlist.0 {

@@ -84,7 +84,7 @@ impl Persistence {
         rulebook: LimitsConfig,
         ledger: &Ledger,
     ) -> Result<(Limits, Persistence), String> {
-        let open = |name: &'static str| store.journal(name).map_err(|error| error.to_string());
+        let open = |name: &'static str| store.journals.open(name).map_err(|error| error.to_string());
         let (audit, usage) = (open("audit")?, open("usage")?);
         let read = |journal: &Journal| journal.replay().map_err(|error| error.to_string());
         let records: Vec<Vec<u8>> = read(&audit)?.iter().map(|record| record.to_vec()).collect();

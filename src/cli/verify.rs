@@ -11,7 +11,7 @@ pub(super) fn run(config: &Config) -> Result<(), String> {
     let scrubbed = runtime.block_on(async {
         let store = weir_storage::Store::open(settings.storage).map_err(|error| error.to_string())?;
         // Nobody is being served, so the disk may be read as fast as it gives.
-        let scrubbed = store.scrub(u64::MAX).await.map_err(|error| error.to_string());
+        let scrubbed = store.scrub.run(u64::MAX).await.map_err(|error| error.to_string());
         store.close().await;
         scrubbed
     })?;

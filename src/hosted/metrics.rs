@@ -22,14 +22,14 @@ impl Hosted {
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let usage = self.0.0.hosted.usage();
+        let usage = self.0.0.store.repositories.usage();
         let namespaces = &usage.namespaces;
         let held = namespaces.iter().map(|(name, bytes)| (name, *bytes));
         gauges(&mut encoder, "hosted_bytes", "Bytes that a namespace holds", held)?;
         // No bound is no figure: a zero would read as full.
         let bounded = namespaces.iter().filter(|_| usage.capacity > 0).map(|(name, _)| (name, usage.capacity));
         gauges(&mut encoder, "hosted_capacity_bytes", "Bytes that a namespace may hold, if that is bounded", bounded)?;
-        let uploads = ConstGauge::new(usage.uploads as i64);
+        let uploads = ConstGauge::new(self.0.0.store.uploads.count() as i64);
         let help = "Upload sessions that wait for bytes or take them";
         uploads.encode(encoder.encode_descriptor("hosted_uploads", help, None, MetricType::Gauge)?)?;
         for (name, help, value) in [

@@ -39,7 +39,6 @@ pub struct Hosted(Arc<Inner>);
 struct Inner {
     settings: Settings,
     store: Store,
-    hosted: weir_storage::Hosted,
 }
 
 /// A manifest that was taken.
@@ -67,8 +66,7 @@ fn here() -> CacheFacts {
 impl Hosted {
     /// The repositories of `store` that `settings` say live here.
     pub fn new(settings: Settings, store: Store) -> Hosted {
-        let hosted = store.hosted();
-        Hosted(Arc::new(Inner { settings, store, hosted }))
+        Hosted(Arc::new(Inner { settings, store }))
     }
 
     /// Whether this client may do that to this repository.
@@ -90,7 +88,7 @@ impl Hosted {
     /// [`Error::ManifestUnknown`], [`Error::NameUnknown`] when it may not be read, [`Error::Internal`].
     pub fn manifest(&self, client: &Client, name: &Name, reference: &Reference) -> Result<ManifestAnswer, Error> {
         self.may(client, Right::Pull, name)?;
-        let hosted = &self.0.hosted;
+        let hosted = &self.0.store.repositories;
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
             Reference::Tag(tag) => hosted.tag(name, tag)?.ok_or(Error::ManifestUnknown)?.digest,
@@ -105,7 +103,7 @@ impl Hosted {
     /// [`Error::BlobUnknown`], also when it may not be read; [`Error::Internal`].
     pub fn blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobAnswer, Error> {
         self.may(client, Right::Pull, name).map_err(|_| Error::BlobUnknown)?;
-        let reader = self.0.hosted.blob(&self.0.store, name, digest)?.ok_or(Error::BlobUnknown)?;
+        let reader = self.0.store.repositories.blob(name, digest)?.ok_or(Error::BlobUnknown)?;
         Ok(BlobAnswer { reader, facts: here() })
     }
 
@@ -115,7 +113,7 @@ impl Hosted {
     /// As [`Hosted::blob`].
     pub fn head_blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobHead, Error> {
         self.may(client, Right::Pull, name).map_err(|_| Error::BlobUnknown)?;
-        let size = self.0.hosted.blob_size(&self.0.store, name, digest)?.ok_or(Error::BlobUnknown)?;
+        let size = self.0.store.repositories.blob_size(name, digest)?.ok_or(Error::BlobUnknown)?;
         Ok(BlobHead { size, facts: here() })
     }
 
@@ -125,10 +123,10 @@ impl Hosted {
     /// [`Error::NameUnknown`], [`Error::Internal`].
     pub async fn tags(&self, client: &Client, name: &Name) -> Result<TagsAnswer, Error> {
         self.may(client, Right::Pull, name)?;
-        if !self.0.hosted.has(name) {
+        if !self.0.store.repositories.has(name) {
             return Err(Error::NameUnknown);
         }
-        Ok(TagsAnswer { tags: self.0.hosted.tags(name).await?.into(), facts: here() })
+        Ok(TagsAnswer { tags: self.0.store.repositories.tags(name).await?.into(), facts: here() })
     }
 
     /// What refers to a manifest: what was pushed with it as its subject, and what clients noted under the fallback tag.
@@ -156,13 +154,13 @@ impl Hosted {
             noted.extend(descriptors.into_iter().filter_map(named));
         }
         let page = ReferrersPage { artifact_type, last, most, most_bytes: REFERRERS_BYTES };
-        let (descriptors, next) = self.0.hosted.referrers(name, subject, noted, page).await?;
+        let (descriptors, next) = self.0.store.repositories.referrers(name, subject, noted, page).await?;
         Ok(Referrers { descriptors, next })
     }
 
     /// The repositories that hold a manifest and that this client may read, in byte order.
     pub fn catalog(&self, client: &Client) -> Vec<String> {
-        let names = self.0.hosted.repositories().into_iter();
+        let names = self.0.store.repositories.names().into_iter();
         names.filter(|name| self.may(client, Right::Pull, name).is_ok()).map(|name| name.to_string()).collect()
     }
 
@@ -189,7 +187,7 @@ impl Hosted {
             digest: push.manifest.digest.clone(),
             subject: push.subject.as_ref().map(|(subject, _)| subject.clone()),
         };
-        self.0.hosted.put_manifest(name, push).await?;
+        self.0.store.repositories.put_manifest(name, push).await?;
         Ok(pushed)
     }
 
@@ -201,12 +199,12 @@ impl Hosted {
         let gone = match reference {
             Reference::Tag(tag) => {
                 let immutable = self.0.settings.is_immutable(name, tag);
-                self.0.hosted.delete_tag(name, tag, immutable).await?
+                self.0.store.repositories.delete_tag(name, tag, immutable).await?
             }
             Reference::Digest(digest) => {
                 let (inner, repository) = (self.0.clone(), name.clone());
                 let is_immutable = move |tag: &Tag| inner.settings.is_immutable(&repository, tag);
-                self.0.hosted.delete_manifest(name, digest, is_immutable).await?
+                self.0.store.repositories.delete_manifest(name, digest, is_immutable).await?
             }
         };
         if gone { Ok(()) } else { Err(Error::ManifestUnknown) }
@@ -217,7 +215,7 @@ impl Hosted {
     /// # Errors
     /// [`Error::BlobUnknown`], [`Error::Internal`].
     pub async fn delete_blob(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
-        if self.0.hosted.delete_blob(name, digest).await? { Ok(()) } else { Err(Error::BlobUnknown) }
+        if self.0.store.repositories.delete_blob(name, digest).await? { Ok(()) } else { Err(Error::BlobUnknown) }
     }
 
     /// Begins an upload for this client alone.
@@ -225,7 +223,7 @@ impl Hosted {
     /// # Errors
     /// [`Error::TooManyUploads`], [`Error::Full`], [`Error::Internal`].
     pub async fn begin(&self, client: &Client, name: &Name, algorithm: Algorithm) -> Result<Upload, Error> {
-        Ok(Upload(self.0.hosted.begin(name, principal(client), algorithm).await?))
+        Ok(Upload(self.0.store.uploads.begin(name, principal(client), algorithm).await?))
     }
 
     /// The upload of that id, of this repository, begun by this client.
@@ -233,7 +231,7 @@ impl Hosted {
     /// # Errors
     /// [`Error::UploadUnknown`].
     pub fn upload(&self, client: &Client, name: &Name, id: &str) -> Result<Upload, Error> {
-        self.0.hosted.upload(id, name, principal(client)).map(Upload).ok_or(Error::UploadUnknown)
+        self.0.store.uploads.get(id, name, principal(client)).map(Upload).ok_or(Error::UploadUnknown)
     }
 
     /// Mounts a blob from where this client may read it: one of the repositories here, or what the mirror has on disk and vouches
@@ -250,22 +248,22 @@ impl Hosted {
     ) -> Result<bool, Error> {
         let readable = |name: &Name| self.may(client, Right::Pull, name).is_ok();
         let found = match from {
-            MountSource::Anywhere => self.0.hosted.holders(digest).iter().any(readable),
-            MountSource::Hosted(other) => readable(other) && self.0.hosted.holders(digest).contains(other),
+            MountSource::Anywhere => self.0.store.repositories.holders(digest).iter().any(readable),
+            MountSource::Hosted(other) => readable(other) && self.0.store.repositories.holders(digest).contains(other),
             // The answer holds the blob while it is mounted.
             MountSource::Mirrored(mirror, lookup) => match mirror.blobs.cached(lookup, digest) {
-                Some(_held) => return Ok(self.0.hosted.mount(name, digest).await?),
+                Some(_held) => return Ok(self.0.store.repositories.mount(name, digest).await?),
                 None => false,
             },
         };
-        Ok(found && self.0.hosted.mount(name, digest).await?)
+        Ok(found && self.0.store.repositories.mount(name, digest).await?)
     }
 
     /// Gives up, now and then, what was pushed and is named by no manifest. Never ends.
     pub async fn collect_garbage(&self) {
         loop {
             tokio::time::sleep(COLLECT_EVERY).await;
-            if let Err(error) = self.0.hosted.collect().await {
+            if let Err(error) = self.0.store.repositories.collect().await {
                 tracing::warn!(%error, "cannot look for what no manifest names");
             }
         }

@@ -107,7 +107,7 @@ impl Blobs {
 
     /// The blob if it is whole, here, and this client's to have. Two looks in memory at best, else a stat and an open.
     fn whole(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Reader>, Error> {
-        Ok(if self.sources.is_member(lookup, digest)? { self.sources.store.blob(digest)? } else { None })
+        Ok(if self.sources.is_member(lookup, digest)? { self.sources.store.blobs.read(digest)? } else { None })
     }
 
     async fn find(
@@ -179,7 +179,7 @@ impl Blobs {
         for _ in 0..ATTEMPTS {
             // Between the asker's look and this one an earlier flight may have landed; without this line, two asks a
             // moment apart are two downloads.
-            if self.sources.store.blob_size(digest)?.is_some() {
+            if self.sources.store.blobs.size(digest)?.is_some() {
                 self.ensure_member(lookup, digest).await?;
                 return Ok(Found::Whole);
             }
@@ -198,7 +198,7 @@ impl Blobs {
                     // The leader's source was refused, or its fill ended: look again, and lead.
                 }
                 Ok(permit) => {
-                    if self.sources.store.blob_size(digest)?.is_some() {
+                    if self.sources.store.blobs.size(digest)?.is_some() {
                         continue;
                     }
                     let mut permit = Some(permit);
@@ -259,7 +259,7 @@ impl Blobs {
     /// See [`Error`].
     pub async fn head(&self, lookup: &Lookup, digest: &Digest) -> Result<BlobHead, Error> {
         if self.sources.is_member(lookup, digest)? {
-            if let Some(size) = self.sources.store.blob_size(digest)? {
+            if let Some(size) = self.sources.store.blobs.size(digest)? {
                 return Ok(BlobHead { size, facts: CacheFacts::now(CacheStatus::Hit) });
             }
             if let Some(size) = self.fills.size(digest) {
@@ -270,7 +270,7 @@ impl Blobs {
         self.negative.check(&key)?;
         let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
         let work = |_| async move {
-            let here = blobs.sources.store.blob_size(&wanted)?;
+            let here = blobs.sources.store.blobs.size(&wanted)?;
             if here.is_some() {
                 blobs.ensure_member(&owned, &wanted).await?;
                 return Ok(here);

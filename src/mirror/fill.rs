@@ -155,7 +155,7 @@ impl Fill {
                 return Err(upstream::Error::Unavailable { reason, retry_after: Some(SLOT_WAIT) });
             }
         };
-        let mut writer = match self.store.writer(&self.digest, None).await {
+        let mut writer = match self.store.blobs.write(&self.digest, None).await {
             Ok(writer) => writer,
             Err(error) => {
                 tracing::warn!(%error, digest = %self.digest, "passing a blob through: it cannot be kept");
@@ -186,7 +186,7 @@ impl Fill {
         }
         let ahead = Arc::new(Semaphore::new(permit.fills.ahead_ranges));
         let arriving = ArrivingBlob { blob: writer.arriving(), size, ahead };
-        if let Err(error) = self.store.vouch(&self.source, std::slice::from_ref(&self.digest)).await {
+        if let Err(error) = self.store.cache.members.add(&self.source, std::slice::from_ref(&self.digest)).await {
             tracing::warn!(%error, digest = %self.digest, "membership could not be kept; upstream will be asked again");
         }
         self.metrics.fills.inc();

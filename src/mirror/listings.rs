@@ -134,7 +134,7 @@ impl Listings {
         W: Future<Output = Result<(Source, Vec<Value>), Error>> + Send + 'static,
     {
         let now = SystemTime::now();
-        let cached = self.sources.find(lookup, |source| self.sources.store.listing(source, kind))?;
+        let cached = self.sources.find(lookup, |source| self.sources.store.cache.listings.read(source, kind))?;
         let key = lookup.key(object);
         let empty = self.no_referrers.get(&key).map(|checked_at| Listing { checked_at, body: b"[]".to_vec() });
         let cached = cached.or(empty);
@@ -158,7 +158,7 @@ impl Listings {
                 }
                 let body = serde_json::to_vec(&entries).map_err(|_| Error::Internal)?;
                 let listing = Listing { checked_at: SystemTime::now(), body };
-                if let Err(error) = listings.sources.store.put_listing(&source, &kind, &listing).await {
+                if let Err(error) = listings.sources.store.cache.listings.put(&source, &kind, &listing).await {
                     tracing::warn!(%error, kind, "a listing could not be kept; upstream will be asked again");
                 }
                 Ok(entries.into())
@@ -181,7 +181,8 @@ impl Listings {
     /// [`Error::Internal`].
     pub async fn catalog(&self, client: &Client) -> Result<Vec<String>, Error> {
         let (store, runtime) = (self.sources.store.clone(), &self.runtime);
-        let sources = runtime.spawn(async move { store.catalog().await }).await.map_err(|_| Error::Internal)??;
+        let sources =
+            runtime.spawn(async move { store.index.catalog().await }).await.map_err(|_| Error::Internal)??;
         let client = Arc::new(client.clone());
         let mut names: Vec<String> = sources
             .into_iter()

@@ -209,7 +209,7 @@ impl Manifests {
         if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
-        let here = self.sources.store.manifest(digest)?;
+        let here = self.sources.store.cache.manifests.read(digest)?;
         let reference = Reference::Digest(digest.clone());
         let has_accounts = !self.sources.upstream(&lookup.upstream)?.settings().accounts.is_empty();
         let mut source = lookup.public();
@@ -239,7 +239,7 @@ impl Manifests {
 
     /// Keeps what was fetched. A disk that is full or fails costs the cache an entry and the client nothing.
     async fn keep(&self, source: &Source, manifest: &Manifest) {
-        match self.sources.store.put_manifest(manifest).await {
+        match self.sources.store.cache.manifests.put(manifest).await {
             Ok(()) => self.sources.add_member(source, &manifest.digest).await,
             Err(error) => tracing::warn!(%error, digest = %manifest.digest, "a manifest could not be kept"),
         }
@@ -361,7 +361,7 @@ impl Manifests {
             match manifests.sources.head_manifest(&owned, &reference).await {
                 Ok((source, head)) => {
                     manifests.sources.add_member(&source, &wanted).await;
-                    if let Some(manifest) = manifests.sources.store.manifest(&wanted)? {
+                    if let Some(manifest) = manifests.sources.store.cache.manifests.read(&wanted)? {
                         let facts = CacheFacts::now(CacheStatus::Hit);
                         return Ok(Some(ManifestAnswer { manifest, facts }.head()));
                     }

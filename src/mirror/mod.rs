@@ -188,7 +188,7 @@ impl Mirror {
     /// [`Error::Internal`].
     pub async fn purge(&self, upstream: &str, repository: &Name, reference: Option<&Tag>) -> Result<u64, Error> {
         self.negative.clear();
-        Ok(self.sources.store.forget(upstream, repository, reference).await?)
+        Ok(self.sources.store.cache.forget(upstream, repository, reference).await?)
     }
 
     /// Hashes everything stored again, at most so many bytes a second.
@@ -197,7 +197,7 @@ impl Mirror {
     /// [`Error::Internal`].
     pub async fn scrub(&self, bytes_per_second: u64) -> Result<Scrubbed, Error> {
         let store = self.sources.store.clone();
-        let scrub = self.runtime.spawn(async move { store.scrub(bytes_per_second).await });
+        let scrub = self.runtime.spawn(async move { store.scrub.run(bytes_per_second).await });
         Ok(scrub.await.map_err(|_| Error::Internal)??)
     }
 

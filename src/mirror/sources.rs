@@ -62,20 +62,20 @@ impl Sources {
 
     /// Whether a source that this client may read holds the digest.
     pub(super) fn is_member(&self, lookup: &Lookup, digest: &Digest) -> Result<bool, Error> {
-        let found = self.find(lookup, |source| Ok(self.store.vouches(source, digest)?.then_some(())))?;
+        let found = self.find(lookup, |source| Ok(self.store.cache.members.read(source, digest)?.then_some(())))?;
         Ok(found.is_some())
     }
 
     /// Records that the source holds the digest. A failure costs one more free HEAD later and is no reason to refuse now.
     pub(super) async fn add_member(&self, source: &Source, digest: &Digest) {
-        if let Err(error) = self.store.vouch(source, std::slice::from_ref(digest)).await {
+        if let Err(error) = self.store.cache.members.add(source, std::slice::from_ref(digest)).await {
             tracing::warn!(%error, %digest, "membership could not be kept; upstream will be asked again");
         }
     }
 
     /// The manifest from disk, if this client may have it.
     pub(super) fn manifest(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Manifest>, Error> {
-        if self.is_member(lookup, digest)? { Ok(self.store.manifest(digest)?) } else { Ok(None) }
+        if self.is_member(lookup, digest)? { Ok(self.store.cache.manifests.read(digest)?) } else { Ok(None) }
     }
 
     /// Sends the request as anonymous and then, when this client may have it, as each account of ours, until one is not refused.

@@ -54,8 +54,9 @@ impl Tags {
 
     /// The cached tag, and whose answer it is.
     pub(super) fn get(&self, lookup: &Lookup, tag: &Tag) -> Result<Option<(Source, TagRecord)>, Error> {
-        self.sources
-            .find(lookup, |source| Ok(self.sources.store.tag(source, tag)?.map(|record| (source.clone(), record))))
+        self.sources.find(lookup, |source| {
+            Ok(self.sources.store.cache.tags.read(source, tag)?.map(|record| (source.clone(), record)))
+        })
     }
 
     /// The digests a tag stands for now, for every credential: what it names and the children of that.
@@ -65,8 +66,8 @@ impl Tags {
         let mut names = Vec::new();
         for credential in [Source::ANONYMOUS.into()].into_iter().chain(accounts) {
             let source = Source { upstream: upstream.into(), credential, repository: repository.clone() };
-            let Ok(Some(record)) = self.sources.store.tag(&source, tag) else { continue };
-            let manifest = self.sources.store.manifest(&record.digest).ok().flatten();
+            let Ok(Some(record)) = self.sources.store.cache.tags.read(&source, tag) else { continue };
+            let manifest = self.sources.store.cache.manifests.read(&record.digest).ok().flatten();
             let children = manifest.and_then(|manifest| manifest.describe().ok()).map(|described| described.children);
             names.extend(children.into_iter().flatten().map(|child| child.digest.to_string()));
             names.push(record.digest.to_string());
@@ -168,7 +169,7 @@ impl Tags {
         // A tag that upstream deleted must not come back as a stale answer when upstream is next out of reach.
         if matches!(error, Error::ManifestUnknown)
             && !allowed
-            && let Err(error) = self.sources.store.remove_tag(&source, tag).await
+            && let Err(error) = self.sources.store.cache.tags.remove(&source, tag).await
         {
             tracing::warn!(%error, %tag, "a tag that is gone upstream could not be removed");
         }
@@ -212,7 +213,7 @@ impl Tags {
     }
 
     pub(super) async fn put(&self, source: &Source, tag: &Tag, record: &TagRecord) {
-        if let Err(error) = self.sources.store.put_tag(source, tag, record).await {
+        if let Err(error) = self.sources.store.cache.tags.put(source, tag, record).await {
             tracing::warn!(%error, %tag, "a tag could not be kept; upstream will be asked again");
         }
     }

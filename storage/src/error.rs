@@ -106,6 +106,12 @@ impl Error {
         }
     }
 
+    /// The disk did not answer in time.
+    pub(crate) fn timed_out(what: &'static str) -> Error {
+        let source = io::Error::new(io::ErrorKind::TimedOut, "the disk did not answer in time");
+        Error::Io { call: what, path: PathBuf::new(), source }
+    }
+
     /// The work behind an `async` method ended without an answer: it panicked, or the runtime is going down.
     pub(crate) fn vanished(what: &'static str) -> Error {
         Error::Io { call: what, path: PathBuf::new(), source: io::Error::other("the work ended without an answer") }

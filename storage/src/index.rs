@@ -15,10 +15,10 @@
 //! the process died is learned again.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -29,8 +29,10 @@ use tracing::{info, warn};
 
 use crate::{
     Error, Source,
-    core::Core,
-    layout::{Kind, flat, unflat},
+    cache::{Sources, source_of},
+    capacity::Capacity,
+    files::{Files, Kind, blocking, flat, unflat},
+    oci::Digest,
 };
 
 /// What the values look like. Another number is not read as this one.
@@ -42,27 +44,32 @@ pub(crate) const EVERY: Duration = Duration::from_secs(5);
 /// How often it is tried to make one that failed anew.
 pub(crate) const MEND_EVERY: Duration = Duration::from_secs(60);
 
-/// Sources that wait to be noted; with more of them the index is made anew instead.
-const WAITING: usize = 100_000;
+/// The index of a store. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Index(Arc<Inner>);
 
-#[derive(Debug, Default)]
-pub(crate) struct Index {
+#[derive(Debug)]
+struct Inner {
+    files: Arc<Files>,
+    capacity: Arc<Capacity>,
+    sources: Arc<Sources>,
+    /// Bytes of sled's page cache.
+    cache: u64,
     // Held for as long as a batch takes. Requests do not take it, but for the catalog.
-    shelf: Mutex<Option<Shelf>>,
-    // Held for one map operation. `true`: it has something; `false`: it has nothing any more.
-    sources: Mutex<HashMap<Vec<u8>, bool>>,
-    spoiled: AtomicBool,
+    open: Mutex<Option<OpenIndex>>,
+    ready: AtomicBool,
+    failed: AtomicBool,
 }
 
 /// An open index that may be trusted.
 #[derive(Debug)]
-struct Shelf {
-    open: Option<Open>,
+struct OpenIndex {
+    trees: Option<Trees>,
     sentinel: Sentinel,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Trees {
     database: sled::Db,
     objects: sled::Tree,
     sources: sled::Tree,
@@ -77,31 +84,31 @@ struct Sentinel {
     sources: u64,
 }
 
-impl Drop for Shelf {
+impl Drop for OpenIndex {
     fn drop(&mut self) {
         // sled writes when it is dropped, and may panic on what it then finds.
         let _ = guarded(|| {
-            drop(self.open.take());
+            drop(self.trees.take());
             Ok(())
         });
     }
 }
 
 /// Why the index is not to be had; a text for the log, since nobody can act on more.
-type Doubt = String;
+type Fault = String;
 
-fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Doubt> {
+fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Fault> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("it panicked".into()),
     }
 }
 
-fn key(kind: Kind, digest: &crate::oci::Digest) -> String {
+fn key(kind: Kind, digest: &Digest) -> String {
     format!("{}/{}", kind.directory(), flat(digest))
 }
 
-fn unkey(key: &[u8]) -> Option<(Kind, crate::oci::Digest)> {
+fn unkey(key: &[u8]) -> Option<(Kind, Digest)> {
     let (directory, name) = std::str::from_utf8(key).ok()?.split_once('/')?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.directory() == directory)?;
     Some((kind, unflat(name)?))
@@ -111,22 +118,22 @@ fn number(value: Option<sled::IVec>) -> Option<u64> {
     value.and_then(|bytes| bytes.as_ref().try_into().ok()).map(u64::from_le_bytes)
 }
 
-impl Open {
-    fn at(core: &Core) -> Result<Open, Doubt> {
+impl Trees {
+    fn open(files: &Files, cache: u64) -> Result<Trees, Fault> {
         guarded(|| {
-            let config = sled::Config::new().path(core.layout.index()).cache_capacity(core.settings.index_cache);
+            let config = sled::Config::new().path(files.layout.index()).cache_capacity(cache);
             let database = config.flush_every_ms(None).open()?;
             let (objects, sources) = (database.open_tree("objects")?, database.open_tree("sources")?);
-            Ok(Open { database, objects, sources })
+            Ok(Trees { database, objects, sources })
         })
     }
 
-    fn meta(&self, name: &str) -> Result<Option<u64>, Doubt> {
+    fn meta(&self, name: &str) -> Result<Option<u64>, Fault> {
         guarded(|| Ok(number(self.database.get(name)?)))
     }
 
     /// Whether it has at least what it must have; the sentinel of this opening.
-    fn measure(&self, sentinel: Sentinel) -> Result<Sentinel, Doubt> {
+    fn measure(&self, sentinel: Sentinel) -> Result<Sentinel, Fault> {
         let epoch = self.meta("epoch")?;
         // A crash between the two writes of `begin` leaves the file one behind.
         if self.meta("schema")? != Some(SCHEMA) || ![Some(sentinel.epoch), Some(sentinel.epoch + 1)].contains(&epoch) {
@@ -146,187 +153,193 @@ impl Open {
     }
 }
 
-impl Core {
+impl Index {
+    pub(crate) fn new(files: Arc<Files>, capacity: Arc<Capacity>, sources: Arc<Sources>, cache: u64) -> Index {
+        let (ready, failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Index(Arc::new(Inner { files, capacity, sources, cache, open: Mutex::default(), ready, failed }))
+    }
+
+    /// Whether it answers; `false` while it is made anew.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire)
+    }
+
+    /// Every source that has at least one tag or manifest cached, by upstream, repository, credential in byte order. From the
+    /// index, or by walking the directories while it is not to be had. The caller picks the credentials that may be shown.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub async fn catalog(&self) -> Result<Vec<Source>, Error> {
+        let inner = self.0.clone();
+        blocking("catalog", move || inner.catalog()).await
+    }
+
     /// Opens the index, or makes it anew. On a thread of its own, after the objects were counted.
-    pub(crate) fn open_index(&self) {
-        let sentinel = self.read_record::<Sentinel>(&self.layout.sentinel()).unwrap_or_else(|error| {
+    pub(crate) fn open(&self) {
+        self.0.open();
+    }
+
+    /// Tells the index what changed.
+    pub(crate) fn flush(&self) {
+        self.0.flush();
+    }
+
+    /// Makes the index anew when it failed.
+    pub(crate) fn mend(&self) {
+        if self.0.failed.load(Ordering::Acquire) && !self.is_ready() {
+            // The sentinel stands for what is to be put aside.
+            let gone = self.0.files.disk.remove(&self.0.files.layout.sentinel());
+            if gone.is_ok() {
+                self.0.open();
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn slot(&self) -> MutexGuard<'_, Option<OpenIndex>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) {
+        let sentinel = self.files.read_record::<Sentinel>(&self.files.layout.sentinel()).unwrap_or_else(|error| {
             warn!(%error, "cannot read the sentinel of the index");
             None
         });
         let trusted = match sentinel {
             None => Err("there is no sentinel".to_owned()),
             Some(sentinel) if sentinel.schema != SCHEMA => Err("it is of another version".to_owned()),
-            Some(sentinel) => Open::at(self).and_then(|open| {
+            Some(sentinel) => Trees::open(&self.files, self.cache).and_then(|trees| {
                 // What fails is dropped where a panic is caught.
-                let mut shelf = Shelf { open: Some(open), sentinel };
-                let Some(open) = &shelf.open else { return Err("it is closed".into()) };
-                shelf.sentinel = open.measure(sentinel)?;
-                self.recall(open)?;
-                Ok(shelf)
+                let mut index = OpenIndex { trees: Some(trees), sentinel };
+                let Some(trees) = &index.trees else { return Err("it is closed".into()) };
+                index.sentinel = trees.measure(sentinel)?;
+                self.recall(trees)?;
+                Ok(index)
             }),
         };
-        let shelf = trusted.or_else(|doubt| self.rebuild_index(&doubt));
-        match shelf.and_then(|shelf| self.begin(&shelf).map(|()| shelf)) {
-            Ok(shelf) => {
-                *self.index.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(shelf);
-                self.index.spoiled.store(false, Ordering::Release);
-                self.index_ready.store(true, Ordering::Release);
+        let index = trusted.or_else(|fault| self.rebuild(&fault));
+        match index.and_then(|index| self.begin(&index).map(|()| index)) {
+            Ok(index) => {
+                *self.slot() = Some(index);
+                self.failed.store(false, Ordering::Release);
+                self.ready.store(true, Ordering::Release);
             }
-            Err(doubt) => {
-                self.index.spoiled.store(true, Ordering::Release);
-                warn!(doubt, "there is no index for now; answers come from the directories");
+            Err(fault) => {
+                self.failed.store(true, Ordering::Release);
+                warn!(fault, "there is no index for now; answers come from the directories");
             }
         }
     }
 
-    fn begin(&self, shelf: &Shelf) -> Result<(), Doubt> {
-        let Some(open) = &shelf.open else { return Err("it is closed".into()) };
+    fn begin(&self, index: &OpenIndex) -> Result<(), Fault> {
+        let Some(trees) = &index.trees else { return Err("it is closed".into()) };
         guarded(|| {
-            open.database.insert("schema", &SCHEMA.to_le_bytes())?;
-            open.database.insert("epoch", &shelf.sentinel.epoch.to_le_bytes())?;
-            open.database.flush()
+            trees.database.insert("schema", &SCHEMA.to_le_bytes())?;
+            trees.database.insert("epoch", &index.sentinel.epoch.to_le_bytes())?;
+            trees.database.flush()
         })?;
-        self.write_sentinel(shelf.sentinel)
+        self.write_sentinel(index.sentinel)
     }
 
-    fn write_sentinel(&self, sentinel: Sentinel) -> Result<(), Doubt> {
-        self.write_record(&self.layout.sentinel(), &sentinel).map_err(|error| error.to_string())
+    fn write_sentinel(&self, sentinel: Sentinel) -> Result<(), Fault> {
+        let path = self.files.layout.sentinel();
+        let write = || self.files.write_record(&path, &sentinel);
+        self.capacity.make_room_and_retry(0, write).map_err(|error| error.to_string())
     }
 
     /// Puts the old one aside and fills a new one from the files.
-    fn rebuild_index(&self, doubt: &str) -> Result<Shelf, Doubt> {
-        let path = self.layout.index();
+    fn rebuild(&self, fault: &str) -> Result<OpenIndex, Fault> {
+        let path = self.files.layout.index();
         let io = |error: Error| error.to_string();
-        if self.disk.metadata(&path).map_err(io)?.is_some() {
-            warn!(doubt, "the index cannot be trusted; making it anew from the files");
-            let root = self.layout.root();
-            for old in self.disk.list(root).map_err(io)?.iter().filter(|name| name.starts_with("index.bad-")) {
-                self.disk.remove_tree(&root.join(old)).map_err(io)?;
+        if self.files.disk.metadata(&path).map_err(io)?.is_some() {
+            warn!(fault, "the index cannot be trusted; making it anew from the files");
+            let root = self.files.layout.root();
+            for old in self.files.disk.list(root).map_err(io)?.iter().filter(|name| name.starts_with("index.bad-")) {
+                self.files.disk.remove_tree(&root.join(old)).map_err(io)?;
             }
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            self.disk.rename(&path, &root.join(format!("index.bad-{now}"))).map_err(io)?;
+            self.files.disk.rename(&path, &root.join(format!("index.bad-{now}"))).map_err(io)?;
         }
         let sentinel = Sentinel { schema: SCHEMA, epoch: 1, objects: 0, sources: 0 };
-        let shelf = Shelf { open: Some(Open::at(self)?), sentinel };
-        let sources = self.walk_sources().map_err(io)?;
-        info!(sources = sources.len(), "made the index anew");
-        let mut waiting = self.index.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        for (upstream, repository, credential) in sources {
-            // What was noted meanwhile is newer than the walk.
-            waiting.entry(format!("{upstream}\0{repository}\0{credential}").into_bytes()).or_insert(true);
-        }
-        drop(waiting);
-        let mut books = self.space.books();
+        let index = OpenIndex { trees: Some(Trees::open(&self.files, self.cache)?), sentinel };
+        let sources = self.sources.note_all().map_err(io)?;
+        info!(sources, "made the index anew");
+        let mut accounts = self.capacity.accounts();
         for kind in Kind::ALL {
-            let all: Vec<_> = books.of(kind).digests().map(|digest| (kind, digest.clone())).collect();
-            books.changed.extend(all);
+            let all: Vec<_> = accounts.of(kind).digests().map(|digest| (kind, digest.clone())).collect();
+            accounts.changed.extend(all);
         }
-        Ok(shelf)
+        Ok(index)
     }
 
-    /// Takes what the index remembers of each object into the books. What is not there any more is told the index.
-    fn recall(&self, open: &Open) -> Result<(), Doubt> {
-        let mut known = std::collections::HashSet::new();
+    /// Takes what the index remembers of each object into the accounts. What is not there any more is told the index.
+    fn recall(&self, trees: &Trees) -> Result<(), Fault> {
+        let mut known = HashSet::new();
         let ages = [(Kind::Blob, "age-blobs"), (Kind::Manifest, "age-manifests")];
         for (kind, name) in ages {
-            if let Some(age) = open.meta(name)? {
-                self.space.books().of(kind).resume_age(f64::from_bits(age));
+            if let Some(age) = trees.meta(name)? {
+                self.capacity.accounts().of(kind).resume_age(f64::from_bits(age));
             }
         }
-        let mut entries = open.objects.iter();
+        let mut entries = trees.objects.iter();
         while let Some((name, value)) = guarded(|| entries.next().transpose())? {
             let remembered = unkey(&name).zip(<[u8; 12]>::try_from(value.as_ref()).ok());
             let Some(((kind, digest), value)) = remembered else { return Err("an entry is not one of ours".into()) };
             let (frequency, priority) = value.split_at(4);
             let frequency = frequency.try_into().map_or(1, u32::from_le_bytes);
             let priority = priority.try_into().map_or(0.0, f64::from_le_bytes);
-            let mut books = self.space.books();
-            if books.of(kind).get(&digest).is_some() {
-                books.of(kind).remember(&digest, frequency, priority);
+            let mut accounts = self.capacity.accounts();
+            if accounts.of(kind).get(&digest).is_some() {
+                accounts.of(kind).remember(&digest, frequency, priority);
                 known.insert((kind, digest));
             } else {
-                books.changed.insert((kind, digest));
+                accounts.changed.insert((kind, digest));
             }
         }
-        let mut books = self.space.books();
+        let mut accounts = self.capacity.accounts();
         for kind in Kind::ALL {
-            let new = books.of(kind).digests().map(|digest| (kind, digest.clone()));
+            let new = accounts.of(kind).digests().map(|digest| (kind, digest.clone()));
             let new: Vec<_> = new.filter(|entry| !known.contains(entry)).collect();
-            books.changed.extend(new);
+            accounts.changed.extend(new);
         }
         Ok(())
     }
 
-    /// The source has something.
-    pub(crate) fn has_source(&self, source: &Source) {
-        self.note_source(source, true);
-    }
-
-    /// It has nothing any more.
-    pub(crate) fn lost_source(&self, source: &Source) {
-        self.note_source(source, false);
-    }
-
-    fn note_source(&self, source: &Source, there: bool) {
-        let key = format!("{}\0{}\0{}", source.upstream, source.repository, source.credential).into_bytes();
-        let mut waiting = self.index.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < WAITING {
-            waiting.insert(key, there);
-        } else {
-            self.index.spoiled.store(true, Ordering::Release);
-        }
-    }
-
-    /// Tells the index what changed. For the housekeeper, and at the end.
-    pub(crate) fn flush_index(&self) {
-        if !self.index_ready.load(Ordering::Acquire) {
+    fn flush(&self) {
+        if !self.ready.load(Ordering::Acquire) {
             return;
         }
-        let mut slot = self.index.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        let spoiled = self.index.spoiled.load(Ordering::Acquire);
-        let written = match slot.as_mut() {
-            Some(shelf) if !spoiled => self.write_index(shelf),
-            _ => Err("it lost something".into()),
-        };
-        let Err(doubt) = written else { return };
-        self.index_ready.store(false, Ordering::Release);
-        self.index.spoiled.store(true, Ordering::Release);
+        let mut slot = self.slot();
+        let written = slot.as_mut().ok_or_else(|| "it is closed".into()).and_then(|index| self.write(index));
+        let Err(fault) = written else { return };
+        self.ready.store(false, Ordering::Release);
+        self.failed.store(true, Ordering::Release);
         drop(slot.take());
-        warn!(doubt, "the index failed; it is made anew");
+        warn!(fault, "the index failed; it is made anew");
     }
 
-    /// Makes the index anew when it failed. For the housekeeper.
-    pub(crate) fn mend_index(&self) {
-        if self.index.spoiled.load(Ordering::Acquire) && !self.index_ready.load(Ordering::Acquire) {
-            // The sentinel stands for what is to be put aside.
-            let gone = self.disk.remove(&self.layout.sentinel());
-            if gone.is_ok() {
-                self.open_index();
-            }
-        }
-    }
-
-    fn write_index(&self, shelf: &mut Shelf) -> Result<(), Doubt> {
-        let Some(open) = &shelf.open else { return Err("it is closed".into()) };
+    fn write(&self, index: &mut OpenIndex) -> Result<(), Fault> {
+        let Some(trees) = &index.trees else { return Err("it is closed".into()) };
         let (changed, ages) = {
-            let mut books = self.space.books();
-            let changed: Vec<_> = std::mem::take(&mut books.changed).into_iter().collect();
-            let entries: Vec<_> = changed.iter().map(|(kind, digest)| books.of(*kind).get(digest)).collect();
-            let ages = [("age-blobs", books.blobs.age()), ("age-manifests", books.manifests.age())];
+            let mut accounts = self.capacity.accounts();
+            let changed: Vec<_> = std::mem::take(&mut accounts.changed).into_iter().collect();
+            let entries: Vec<_> = changed.iter().map(|(kind, digest)| accounts.of(*kind).get(digest)).collect();
+            let ages = [("age-blobs", accounts.blobs.age()), ("age-manifests", accounts.manifests.age())];
             (changed.into_iter().zip(entries).collect::<Vec<_>>(), ages)
         };
-        let sources = std::mem::take(&mut *self.index.sources.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(sources) = self.sources.take() else { return Err("it lost something".into()) };
         if changed.is_empty() && sources.is_empty() {
             return Ok(());
         }
-        let before = shelf.sentinel;
+        let before = index.sentinel;
         let gone = changed.iter().filter(|(_, entry)| entry.is_none()).count() as u64;
         let lost = sources.values().filter(|there| !**there).count() as u64;
         if gone + lost > 0 {
             // A crash in the middle must not look like a loss.
-            shelf.sentinel.objects = before.objects.saturating_sub(gone);
-            shelf.sentinel.sources = before.sources.saturating_sub(lost);
-            self.write_sentinel(shelf.sentinel)?;
+            index.sentinel.objects = before.objects.saturating_sub(gone);
+            index.sentinel.sources = before.sources.saturating_sub(lost);
+            self.write_sentinel(index.sentinel)?;
         }
         let (mut objects, mut known) = (before.objects as i64, before.sources as i64);
         guarded(|| {
@@ -336,53 +349,40 @@ impl Core {
                     Some(entry) => {
                         let mut value = entry.frequency.to_le_bytes().to_vec();
                         value.extend_from_slice(&entry.priority.to_le_bytes());
-                        i64::from(open.objects.insert(key, value)?.is_none())
+                        i64::from(trees.objects.insert(key, value)?.is_none())
                     }
-                    None => -i64::from(open.objects.remove(key)?.is_some()),
+                    None => -i64::from(trees.objects.remove(key)?.is_some()),
                 };
             }
             for (key, there) in sources {
                 known += match there {
-                    true => i64::from(open.sources.insert(key, &[])?.is_none()),
-                    false => -i64::from(open.sources.remove(key)?.is_some()),
+                    true => i64::from(trees.sources.insert(key, &[])?.is_none()),
+                    false => -i64::from(trees.sources.remove(key)?.is_some()),
                 };
             }
             for (name, age) in ages {
-                open.database.insert(name, &age.to_bits().to_le_bytes())?;
+                trees.database.insert(name, &age.to_bits().to_le_bytes())?;
             }
-            open.database.flush()
+            trees.database.flush()
         })?;
-        shelf.sentinel.objects = objects.max(0) as u64;
-        shelf.sentinel.sources = known.max(0) as u64;
-        if shelf.sentinel != before || gone + lost > 0 { self.write_sentinel(shelf.sentinel) } else { Ok(()) }
+        index.sentinel.objects = objects.max(0) as u64;
+        index.sentinel.sources = known.max(0) as u64;
+        if index.sentinel != before || gone + lost > 0 { self.write_sentinel(index.sentinel) } else { Ok(()) }
     }
 
-    /// Every source with something, in byte order.
-    pub(crate) fn catalog(&self) -> Result<Vec<Source>, Error> {
-        self.flush_index();
-        let slot = self.index.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = slot.as_ref().and_then(|shelf| shelf.open.as_ref());
-        let ready = open.filter(|_| self.index_ready.load(Ordering::Acquire));
-        let keys = ready.and_then(|open| {
-            let keys: Result<Vec<sled::IVec>, Doubt> = guarded(|| open.sources.iter().keys().collect());
-            keys.inspect_err(|doubt| warn!(doubt, "the index does not answer")).ok()
+    fn catalog(&self) -> Result<Vec<Source>, Error> {
+        self.flush();
+        let slot = self.slot();
+        let trees = slot.as_ref().and_then(|index| index.trees.as_ref());
+        let ready = trees.filter(|_| self.ready.load(Ordering::Acquire));
+        let keys = ready.and_then(|trees| {
+            let keys: Result<Vec<sled::IVec>, Fault> = guarded(|| trees.sources.iter().keys().collect());
+            keys.inspect_err(|fault| warn!(fault, "the index does not answer")).ok()
         });
         drop(slot);
-        let sources = match keys {
-            Some(keys) => keys.iter().filter_map(|key| read_source(key)).collect(),
-            None => {
-                let walked = self.walk_sources()?.into_iter();
-                let keys =
-                    walked.map(|(upstream, repository, credential)| format!("{upstream}\0{repository}\0{credential}"));
-                keys.filter_map(|key| read_source(key.as_bytes())).collect()
-            }
-        };
-        Ok(sources)
+        Ok(match keys {
+            Some(keys) => keys.iter().filter_map(|key| source_of(key)).collect(),
+            None => self.sources.walk()?.iter().filter_map(|key| source_of(key)).collect(),
+        })
     }
-}
-
-fn read_source(key: &[u8]) -> Option<Source> {
-    let mut parts = std::str::from_utf8(key).ok()?.splitn(3, '\0');
-    let (upstream, repository, credential) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(Source { upstream: upstream.into(), credential: credential.into(), repository: repository.parse().ok()? })
 }

@@ -11,74 +11,62 @@
 //!   partial/record.<n>                          a small file on its way; swept at start
 //!   repositories/<upstream>/<credential>/<repository>/
 //!     _tags/<tag>                               the digest a tag named, and when that was asked
-//!     _members/<algorithm>-<hex>                this repository vouched for that digest (empty)
+//!     _members/<algorithm>-<hex>                this repository has that digest (empty)
 //!     _listings/<kind>                          a tag list or a referrers answer
 //!   hosted/<repository>/                        what lives here; all of it is on the disk before it is acknowledged
 //!     _blobs/, _manifests/<algorithm>-<hex>.<size>   the repository holds that digest
 //!     _tags/<tag>, _referrers/<subject>/<digest>     what a tag names, what refers to what
-//!   uploads/<id>, <id>.session                  arriving from a client, of a digest that is told last
+//!   uploads/<id>, <id>.session                  arriving from a client, whose digest comes last
 //!   server                                      names this server in the ids of its uploads
 //!   journals/<name>                             what no upstream can give again
-//!   quarantine/                                 what did not match its digest, for somebody to look at
+//!   quarantine/                                 what did not match its digest, for the operator to look at
 //!   index/, index.sentinel                      sled: rebuildable from all of the above
 //! ```
 //!
 //! # The map
-//! `store` is what others call. A blob comes in by `writer` (the handle) and `ingest` (the thread behind it), is shared
-//! by `arriving`, and goes out by `reader`; `blob` knows who uses which, `partial` what an earlier attempt left. `manifest`,
-//! `tag`, `membership` and `listing` are small files behind `memory`. `hosted` are the repositories that live here, `upload` how
-//! blobs get into them, and `pins` what of it eviction must leave alone. `rank` decides what goes first and `evict` removes it.
-//! `recover` is what happens at start, `verify` and `scrub` find rot, `state` the journals, `index` sled. All of them go through
-//! `disk`, the only file that makes file system calls, by paths that only `layout` builds.
+//! Each layer names only those before it.
+//!
+//! 1. `files`: the only system calls (`disk`), the only paths (`layout`), sealed records, journals.
+//! 2. `capacity`: who has how many bytes; it accounts and evicts nothing.
+//! 3. `blobs`: a blob comes in by `write`, is shared by `shared`, and goes out by `read`; `in_use`, `partial`, `verify`.
+//! 4. `cache`: what upstream said: manifests, tags, membership, lists; each a file behind a memory.
+//! 5. `hosted`: what lives here: repositories, uploads, and the pins that eviction leaves alone.
+//! 6. `evict` removes, `recover` begins, `scrub` finds what rotted, `index` is sled.
+//! 7. `store` builds all of them and has no logic.
 //!
 //! # What holds, always
 //! * A file under `blobs/` is whole, verified and synced; what is not is under `partial/`.
-//! * Nobody gets the last 64 KiB of an arriving blob before its digest is verified.
+//! * No reader gets the last 64 KiB of an arriving blob before its digest is verified.
 //! * Absence is `None`; a failure is an error. Neither is ever taken for the other.
-//! * What somebody reads or writes is not evicted.
+//! * What is read or written is not evicted.
+//! * No lock that a reader takes is held while a file is read, written or unlinked.
 //! * Losing the index loses nothing.
 
-mod arriving;
-mod blob;
-mod core;
-mod disk;
+mod blobs;
+mod cache;
+mod capacity;
 mod error;
 mod evict;
+mod files;
 mod hosted;
 mod index;
-mod ingest;
-mod layout;
-mod listing;
-mod manifest;
-mod membership;
-mod memory;
 pub mod oci;
-mod partial;
-mod pins;
-mod rank;
-mod reader;
-mod record;
 mod recover;
 mod scrub;
 mod settings;
-mod state;
+mod source;
 mod store;
-mod tag;
-mod upload;
-mod verify;
-mod writer;
 
-pub use arriving::{Arriving, HOLD_BACK};
-#[doc(hidden)]
-pub use disk::{Call, Faults};
+pub use blobs::{Arriving, Blobs, Extent, HOLD_BACK, Reader, Stopped, Writer};
+pub use cache::{Cache, Listing, Listings, Manifests, Membership, TagRecord, Tags};
+pub use capacity::Usage;
 pub use error::Error;
-pub use hosted::{Hosted, HostedUsage, Push, ReferrersPage};
-pub use listing::Listing;
-pub use reader::{Extent, Reader, Stopped};
-pub use scrub::Scrubbed;
+#[doc(hidden)]
+pub use files::{Call, Faults};
+pub use files::{Journal, Journals};
+pub use hosted::{HostedUsage, Push, ReferrersPage, Repositories, Upload, Uploads};
+pub use index::Index;
+pub use scrub::{Scrub, Scrubbed};
 pub use settings::Settings;
-pub use state::Journal;
-pub use store::{Source, Store, Usage};
-pub use tag::TagRecord;
-pub use upload::Upload;
-pub use writer::Writer;
+pub use source::Source;
+pub use store::Store;

@@ -4,7 +4,7 @@
 //! far, which is on the safe side for everything but the capacity; so the count is quick (one `stat` per object) and first.
 
 use std::{
-    sync::Arc,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -12,11 +12,10 @@ use tracing::{info, warn};
 
 use crate::{
     Error,
-    core::Core,
-    disk::Disk,
-    layout::{Kind, Layout, partial_name},
+    blobs::{Idle, InUse, Partials},
+    capacity::Capacity,
+    files::{Disk, Files, Kind, Layout, partial_name},
     oci::{Algorithm, Digest},
-    partial::Idle,
 };
 
 /// The first line of the lock file. Another layout of the directory will say another number.
@@ -78,29 +77,29 @@ pub(crate) fn server(disk: &Disk, layout: &Layout) -> Result<String, Error> {
 }
 
 /// Removes what is of no use any more; what may be resumed is left to whoever asks for it. One directory of few files.
-pub(crate) fn sweep(core: &Core) -> Result<(), Error> {
-    let (disk, now) = (&core.disk, SystemTime::now());
+pub(crate) fn sweep(files: &Files, partials: &Partials, ttl: Duration) -> Result<(), Error> {
+    let (disk, layout, now) = (&files.disk, &files.layout, SystemTime::now());
     let age = |modified: SystemTime| now.duration_since(modified).unwrap_or_default();
-    disk.make_directory(&core.layout.partials())?;
-    for name in disk.list(&core.layout.partials())? {
-        let path = core.layout.partials().join(&name);
+    disk.make_directory(&layout.partials())?;
+    for name in disk.list(&layout.partials())? {
+        let path = layout.partials().join(&name);
         let Some(metadata) = disk.metadata(&path)? else { continue };
         let modified = metadata.modified().unwrap_or(now);
         match partial_name(&name) {
-            Some((digest, number)) if age(modified) < core.settings.partial_ttl && metadata.len() > 0 => {
-                core.layout.start_after(number);
+            Some((digest, number)) if age(modified) < ttl && metadata.len() > 0 => {
+                layout.start_after(number);
                 // Gives back the blocks that were reserved beyond the end.
                 if let Some(file) = disk.open_to_write(&path)? {
                     disk.truncate(&file, &path, metadata.len())?;
                 }
-                core.leave_partial(&digest, Idle { number, size: metadata.len(), modified });
+                partials.leave(&digest, Idle { number, size: metadata.len(), modified });
             }
             _ => drop(disk.remove(&path)?),
         }
     }
     let mut quarantined = Vec::new();
-    for name in disk.list(&core.layout.quarantine())? {
-        let path = core.layout.quarantine().join(name);
+    for name in disk.list(&layout.quarantine())? {
+        let path = layout.quarantine().join(name);
         if let Some(metadata) = disk.metadata(&path)? {
             quarantined.push((metadata.modified().unwrap_or(now), path));
         }
@@ -108,7 +107,7 @@ pub(crate) fn sweep(core: &Core) -> Result<(), Error> {
     quarantined.sort();
     let surplus = quarantined.len().saturating_sub(QUARANTINED);
     for (at, (modified, path)) in quarantined.into_iter().enumerate() {
-        if at < surplus || age(modified) > core.settings.partial_ttl {
+        if at < surplus || age(modified) > ttl {
             disk.remove(&path)?;
         }
     }
@@ -116,40 +115,45 @@ pub(crate) fn sweep(core: &Core) -> Result<(), Error> {
 }
 
 /// Counts the objects. Runs on a thread of its own; ends early when the store is closed.
-pub(crate) fn count(core: &Arc<Core>) {
+pub(crate) fn count(files: &Files, capacity: &Capacity, in_use: &InUse) {
     let started = std::time::Instant::now();
     for kind in Kind::ALL {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let directory = core.layout.root().join(kind.directory()).join(algorithm.as_str());
-            for shard in (0..=u8::MAX).map(|byte| directory.join(format!("{byte:02x}"))) {
-                if core.bell.has_ended() {
+            for shard in files.layout.shards(kind, algorithm) {
+                if files.is_closing() {
                     return;
                 }
-                if let Err(error) = count_shard(core, kind, algorithm, &shard) {
+                if let Err(error) = count_shard(files, capacity, in_use, kind, algorithm, &shard) {
                     warn!(%error, "cannot count what is stored here");
                 }
             }
         }
     }
-    let books = core.space.books();
-    let (blobs, manifests) = (books.blobs.count(), books.manifests.count());
-    info!(blobs, manifests, bytes = books.blobs.bytes(), took = ?started.elapsed(), "counted what is stored");
-    drop(books);
-    core.nudge();
+    let usage = capacity.usage();
+    let (blobs, manifests, bytes) = (usage.blobs, usage.manifests, usage.blob_bytes);
+    info!(blobs, manifests, bytes, took = ?started.elapsed(), "counted what is stored");
+    capacity.wake_evictor();
 }
 
-fn count_shard(core: &Core, kind: Kind, algorithm: Algorithm, shard: &std::path::Path) -> Result<(), Error> {
+fn count_shard(
+    files: &Files,
+    capacity: &Capacity,
+    in_use: &InUse,
+    kind: Kind,
+    algorithm: Algorithm,
+    shard: &Path,
+) -> Result<(), Error> {
     let now = SystemTime::now();
-    for name in core.disk.list(shard)? {
+    for name in files.disk.list(shard)? {
         let Ok(digest) = format!("{}:{name}", algorithm.as_str()).parse::<Digest>() else {
             warn!(path = %shard.join(name).display(), "not one of ours; left alone");
             continue;
         };
         // So that it is not evicted between the `stat` and the entry.
-        let _hold = core.holds.hold(&digest);
-        let Some(metadata) = core.disk.metadata(&shard.join(&name))? else { continue };
+        let _hold = in_use.hold(&digest);
+        let Some(metadata) = files.disk.metadata(&shard.join(&name))? else { continue };
         let unused = metadata.modified().ok().and_then(|at| now.duration_since(at).ok()).unwrap_or(Duration::ZERO);
-        core.space.books().of(kind).find(&digest, metadata.len(), unused);
+        capacity.accounts().of(kind).find(&digest, metadata.len(), unused);
     }
     Ok(())
 }

@@ -196,7 +196,7 @@ async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
         let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
         assert_eq!(wanted.algorithm().digest(&bytes), wanted);
     }
-    assert!(bench.store.blob(&wanted).unwrap().is_none());
+    assert!(bench.store.blobs.read(&wanted).unwrap().is_none());
     bench.hub.fault(Fault::once(What::Corrupt(At::Last)).on(Match::kind(Kind::CdnGet)));
     let mut answer = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
     assert!(read(&mut answer.reader, 0, blob.size).await.is_err());

@@ -21,10 +21,10 @@ async fn a_blob_that_was_committed_is_in_the_store() {
     let store = open(root.path());
     for (seed, length) in [(1, 0), (2, 1), (3, HOLD_BACK as usize), (4, 300_000), (5, 9 << 20)] {
         let (digest, bytes) = content(seed, length);
-        assert!(store.blob(&digest).unwrap().is_none());
+        assert!(store.blobs.read(&digest).unwrap().is_none());
         put(&store, &digest, &bytes).await.unwrap();
-        let mut reader = store.blob(&digest).unwrap().unwrap();
-        assert_eq!((reader.size(), store.blob_size(&digest).unwrap()), (length as u64, Some(length as u64)));
+        let mut reader = store.blobs.read(&digest).unwrap().unwrap();
+        assert_eq!((reader.size(), store.blobs.size(&digest).unwrap()), (length as u64, Some(length as u64)));
         assert_eq!(drain(&mut reader).await.0, bytes);
         assert!(reader.is_whole());
     }
@@ -41,7 +41,7 @@ async fn the_last_bytes_wait_for_the_digest() {
     let store = open(root.path());
     let (digest, bytes) = content(1, 1 << 20);
     let size = bytes.len() as u64;
-    let mut writer = store.writer(&digest, Some(size)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(size)).await.unwrap();
     let arriving = writer.arriving();
     let mut reader = writer.reader();
     writer.append(bytes.clone()).await.unwrap();
@@ -64,7 +64,7 @@ async fn of_an_unknown_size_the_newest_bytes_wait() {
     let root = tempdir().unwrap();
     let store = open(root.path());
     let (digest, bytes) = content(1, 1 << 20);
-    let mut writer = store.writer(&digest, None).await.unwrap();
+    let mut writer = store.blobs.write(&digest, None).await.unwrap();
     let mut reader = writer.reader();
     assert_eq!((reader.size(), writer.arriving().size()), (u64::MAX, None));
     writer.append(bytes.slice(..500_000)).await.unwrap();
@@ -84,7 +84,7 @@ async fn readers_have_the_first_byte_at_once_and_go_at_their_own_pace() {
     let store = open(root.path());
     let (digest, bytes) = content(1, 2 << 20);
     let size = bytes.len() as u64;
-    let mut writer = store.writer(&digest, Some(size)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(size)).await.unwrap();
     let (mut fast, mut slow) = (writer.reader(), writer.reader());
     let first = tokio::spawn(async move { (next(&mut fast, 0, size).await.unwrap(), fast) });
     tokio::task::yield_now().await;
@@ -109,19 +109,19 @@ async fn a_corrupt_blob_fails_its_readers_and_leaves_nothing() {
     for flip in [0, 200_000, 399_999] {
         let mut bad = bytes.to_vec();
         bad[flip] ^= 1;
-        let mut writer = store.writer(&digest, Some(400_000)).await.unwrap();
+        let mut writer = store.blobs.write(&digest, Some(400_000)).await.unwrap();
         let mut reader = writer.reader();
         let reading = tokio::spawn(async move { drain(&mut reader).await });
         writer.append(bad.into()).await.unwrap();
         assert!(matches!(writer.commit().await, Err(Error::DigestMismatch { .. })));
         let (got, end) = reading.await.unwrap();
         assert!(end.is_err() && got.len() as u64 <= 400_000 - HOLD_BACK);
-        assert!(store.blob(&digest).unwrap().is_none());
+        assert!(store.blobs.read(&digest).unwrap().is_none());
         assert!(names(root.path().join("partial")).is_empty());
         assert_eq!(store.usage().partial_bytes, 0);
     }
     put(&store, &digest, &bytes).await.unwrap();
-    assert_eq!(drain(&mut store.blob(&digest).unwrap().unwrap()).await.0, bytes);
+    assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
 }
 
 /// Invariant 1: a body of the wrong length is no blob, whichever way it is wrong.
@@ -130,23 +130,23 @@ async fn more_or_fewer_bytes_than_announced_are_refused() {
     let root = tempdir().unwrap();
     let store = open(root.path());
     let (digest, bytes) = content(1, 100_000);
-    let mut short = store.writer(&digest, Some(100_001)).await.unwrap();
+    let mut short = store.blobs.write(&digest, Some(100_001)).await.unwrap();
     short.append(bytes.clone()).await.unwrap();
     assert!(matches!(short.commit().await, Err(Error::WrongSize { expected: 100_001, actual: 100_000, .. })));
-    let mut long = store.writer(&digest, Some(99_999)).await.unwrap();
+    let mut long = store.blobs.write(&digest, Some(99_999)).await.unwrap();
     let mut reader = long.reader();
     long.append(bytes.clone()).await.unwrap();
     assert!(drain(&mut reader).await.1.is_err());
     assert!(matches!(long.append(bytes.clone()).await, Err(Error::WrongSize { .. })));
     assert!(matches!(long.commit().await, Err(Error::WrongSize { .. })));
-    let mut twice = store.writer(&digest, Some(100_000)).await.unwrap();
+    let mut twice = store.blobs.write(&digest, Some(100_000)).await.unwrap();
     twice.announce(100_000).await.unwrap();
     assert!(matches!(twice.announce(5).await, Err(Error::WrongSize { .. })));
-    let mut late = store.writer(&digest, None).await.unwrap();
+    let mut late = store.blobs.write(&digest, None).await.unwrap();
     late.announce(100_000).await.unwrap();
     late.append(bytes.slice(late.written() as usize..)).await.unwrap();
     late.commit().await.unwrap();
-    assert!(store.blob(&digest).unwrap().is_some());
+    assert!(store.blobs.read(&digest).unwrap().is_some());
 }
 
 /// Invariant 4: readers learn at once that the writer is gone, and what came is resumed by the next.
@@ -156,7 +156,7 @@ async fn what_a_dropped_writer_left_is_resumed() {
     let store = open(root.path());
     let (digest, bytes) = content(1, 1 << 20);
     let size = bytes.len() as u64;
-    let mut writer = store.writer(&digest, Some(size)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(size)).await.unwrap();
     let mut reader = writer.reader();
     writer.append(bytes.slice(..600_000)).await.unwrap();
     drop(writer);
@@ -166,18 +166,18 @@ async fn what_a_dropped_writer_left_is_resumed() {
     drop((store, reader));
     let store = open(root.path());
     assert_eq!(store.usage().partial_bytes, 600_000);
-    let mut writer = store.writer(&digest, Some(size)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(size)).await.unwrap();
     assert_eq!(writer.written(), 600_000);
     // What is resumed is readable before a byte has come.
     assert_eq!(next(&mut writer.reader(), 0, size).await.unwrap(), bytes[..600_000]);
     // Another writer of the same digest begins at 0, and both may commit.
-    let mut other = store.writer(&digest, Some(size)).await.unwrap();
+    let mut other = store.blobs.write(&digest, Some(size)).await.unwrap();
     assert_eq!(other.written(), 0);
     writer.append(bytes.slice(600_000..)).await.unwrap();
     other.append(bytes.clone()).await.unwrap();
     writer.commit().await.unwrap();
     other.commit().await.unwrap();
-    assert_eq!(drain(&mut store.blob(&digest).unwrap().unwrap()).await.0, bytes);
+    assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
     assert_eq!((store.usage().blobs, store.usage().blob_bytes, store.usage().partial_bytes), (1, size, 0));
 }
 
@@ -187,10 +187,10 @@ async fn a_bad_partial_file_is_not_resumed_twice() {
     let root = tempdir().unwrap();
     let store = open(root.path());
     let (digest, bytes) = content(1, 300_000);
-    let mut writer = store.writer(&digest, Some(300_000)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(300_000)).await.unwrap();
     writer.append(Bytes::from(vec![7; 200_000])).await.unwrap();
     writer.abandon("upstream broke".into(), true).await;
-    let mut writer = store.writer(&digest, Some(300_000)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(300_000)).await.unwrap();
     assert_eq!(writer.written(), 200_000);
     writer.append(bytes.slice(200_000..)).await.unwrap();
     assert!(matches!(writer.commit().await, Err(Error::DigestMismatch { .. })));
@@ -203,13 +203,13 @@ async fn an_abandoned_blob_tells_its_readers_why() {
     let root = tempdir().unwrap();
     let store = open(root.path());
     let (digest, bytes) = content(1, 300_000);
-    let mut writer = store.writer(&digest, Some(300_000)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(300_000)).await.unwrap();
     let mut reader = writer.reader();
     writer.append(bytes.slice(..100_000)).await.unwrap();
     writer.abandon("upstream broke".into(), false).await;
     assert_eq!(&*drain(&mut reader).await.1.unwrap_err().0, "upstream broke");
     assert!(names(root.path().join("partial")).is_empty());
-    assert_eq!(store.writer(&digest, None).await.unwrap().written(), 0);
+    assert_eq!(store.blobs.write(&digest, None).await.unwrap().written(), 0);
 }
 
 /// Invariant 2: a file appears under `blobs/` after its sync and not without it.
@@ -219,13 +219,13 @@ async fn a_blob_that_cannot_be_synced_is_not_kept() {
     let (store, faults) = open_faulty(root.path());
     let (digest, bytes) = content(1, 300_000);
     faults.fail(Call::Sync, 0, 1, EIO);
-    let mut writer = store.writer(&digest, Some(300_000)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(300_000)).await.unwrap();
     let mut reader = writer.reader();
     writer.append(bytes.clone()).await.unwrap();
     assert!(matches!(writer.commit().await, Err(Error::Io { call: "sync", .. })));
     // The bytes were right, so those who waited have them.
     assert_eq!(drain(&mut reader).await.0, bytes);
-    assert!(store.blob(&digest).unwrap().is_none());
+    assert!(store.blobs.read(&digest).unwrap().is_none());
     assert!(names(root.path().join("partial")).is_empty());
     put(&store, &digest, &bytes).await.unwrap();
 }
@@ -251,7 +251,7 @@ async fn whichever_call_fails_the_store_stays_sound() {
             let (store, faults) = open_faulty(root.path());
             faults.fail(call, skip, 1, EIO);
             let failed = put(&store, &digest, &bytes).await.is_err();
-            let there = store.blob(&digest).unwrap().is_some();
+            let there = store.blobs.read(&digest).unwrap().is_some();
             assert!(failed != there, "{call:?} {skip}: failed {failed}, there {there}");
             faults.heal();
             put(&store, &digest, &bytes).await.unwrap();
@@ -267,15 +267,15 @@ async fn a_failure_is_not_an_absence() {
     let (store, faults) = open_faulty(root.path());
     let (digest, _) = content(1, 10);
     let (source, tag) = (crate::source("a/b"), "latest".parse().unwrap());
-    assert!(store.blob(&digest).unwrap().is_none() && store.blob_size(&digest).unwrap().is_none());
+    assert!(store.blobs.read(&digest).unwrap().is_none() && store.blobs.size(&digest).unwrap().is_none());
     faults.fail(Call::Open, 0, 100, EIO);
     faults.fail(Call::Stat, 0, 100, EIO);
-    assert!(store.blob(&digest).is_err());
-    assert!(store.blob_size(&digest).is_err());
-    assert!(store.manifest(&digest).is_err());
-    assert!(store.tag(&source, &tag).is_err());
-    assert!(store.listing(&source, "tags").is_err());
-    assert!(store.vouches(&source, &digest).is_err());
+    assert!(store.blobs.read(&digest).is_err());
+    assert!(store.blobs.size(&digest).is_err());
+    assert!(store.cache.manifests.read(&digest).is_err());
+    assert!(store.cache.tags.read(&source, &tag).is_err());
+    assert!(store.cache.listings.read(&source, "tags").is_err());
+    assert!(store.cache.members.read(&source, &digest).is_err());
 }
 
 struct Count(AtomicUsize);
@@ -293,7 +293,7 @@ async fn small_pieces_do_not_wake_a_thousand_readers_each() {
     let store = open(root.path());
     let (digest, bytes) = content(1, 4 << 20);
     let size = bytes.len() as u64;
-    let mut writer = store.writer(&digest, Some(size)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(size)).await.unwrap();
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(count.clone());
     let mut readers: Vec<Reader> = (0..1000).map(|_| writer.reader()).collect();

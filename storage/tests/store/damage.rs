@@ -18,9 +18,9 @@ async fn filled(root: &Path) -> Vec<Digest> {
         let (digest, bytes) = content(seed, 2000);
         put(&store, &digest, &bytes).await.unwrap();
         digests.push(digest);
-        store.put_manifest(&manifest(seed)).await.unwrap();
+        store.cache.manifests.put(&manifest(seed)).await.unwrap();
         let source = source(&format!("library/r{seed:02}"));
-        store.put_tag(&source, &"latest".parse().unwrap(), &record(&manifest(seed).digest)).await.unwrap();
+        store.cache.tags.put(&source, &"latest".parse().unwrap(), &record(&manifest(seed).digest)).await.unwrap();
     }
     until("the index is there", || store.usage().index_ready).await;
     store.close().await;
@@ -31,16 +31,16 @@ async fn check(root: &Path, digests: &[Digest], what: &str) {
     let store = open(root);
     // Answers do not wait for the index.
     for (seed, digest) in digests.iter().enumerate() {
-        assert!(store.blob(digest).unwrap().is_some(), "{what}");
+        assert!(store.blobs.read(digest).unwrap().is_some(), "{what}");
         let source = source(&format!("library/r{seed:02}"));
         assert_eq!(
-            store.tag(&source, &"latest".parse().unwrap()).unwrap(),
+            store.cache.tags.read(&source, &"latest".parse().unwrap()).unwrap(),
             Some(record(&manifest(seed as u64).digest))
         );
     }
-    assert_eq!(store.catalog().await.unwrap().len(), digests.len(), "{what}");
+    assert_eq!(store.index.catalog().await.unwrap().len(), digests.len(), "{what}");
     until("the index is there", || store.usage().index_ready).await;
-    assert_eq!(store.catalog().await.unwrap().len(), digests.len(), "{what}");
+    assert_eq!(store.index.catalog().await.unwrap().len(), digests.len(), "{what}");
     assert_eq!((store.usage().blobs, store.usage().manifests), (20, 20), "{what}");
     store.close().await;
 }
@@ -119,14 +119,14 @@ async fn a_blob_that_rotted_is_never_given_whole() {
         rotten[at] ^= 0x80;
         std::fs::write(&path, rotten).unwrap();
         let store = open(root.path());
-        if let Some(mut reader) = store.blob(&digest).unwrap() {
+        if let Some(mut reader) = store.blobs.read(&digest).unwrap() {
             let (got, end) = drain(&mut reader).await;
             assert!(end.is_err() && got.len() < length);
         }
-        assert!(store.blob(&digest).unwrap().is_none());
+        assert!(store.blobs.read(&digest).unwrap().is_none());
         assert_eq!(store.usage().quarantined, 1);
         put(&store, &digest, &bytes).await.unwrap();
-        assert_eq!(drain(&mut store.blob(&digest).unwrap().unwrap()).await.0, bytes);
+        assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
     }
 }
 
@@ -139,12 +139,12 @@ async fn a_read_error_quarantines_nothing() {
         put(&open(root.path()), &digest, &bytes).await.unwrap();
         let (store, faults) = open_faulty(root.path());
         faults.fail(Call::Read, 0, 1, EIO);
-        match store.blob(&digest) {
+        match store.blobs.read(&digest) {
             Ok(reader) => assert!(drain(&mut reader.unwrap()).await.1.is_err()),
             Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
         }
         assert_eq!(store.usage().quarantined, 0);
-        let mut reader = store.blob(&digest).unwrap().unwrap();
+        let mut reader = store.blobs.read(&digest).unwrap().unwrap();
         assert_eq!(drain(&mut reader).await.0, bytes);
     }
 }
@@ -158,16 +158,56 @@ async fn a_blob_of_an_earlier_run_is_verified_once() {
     put(&store, &digest, &bytes).await.unwrap();
     drop(store);
     let store = open(root.path());
-    let mut readers: Vec<_> = (0..10).map(|_| store.blob(&digest).unwrap().unwrap()).collect();
+    let mut readers: Vec<_> = (0..10).map(|_| store.blobs.read(&digest).unwrap().unwrap()).collect();
     for reader in &mut readers {
         assert_eq!(drain(reader).await.0, bytes);
     }
     drop(readers);
-    assert!(store.blob(&digest).unwrap().unwrap().is_whole());
+    assert!(store.blobs.read(&digest).unwrap().unwrap().is_whole());
     // Who does not want it has it whole at once.
     drop(store);
     let store = Store::open(Settings { verify_on_first_read: false, ..settings(root.path()) }).unwrap();
-    assert!(store.blob(&digest).unwrap().unwrap().is_whole());
+    assert!(store.blobs.read(&digest).unwrap().unwrap().is_whole());
+}
+
+/// A file that was changed while the store runs is not given whole: cut, flipped, swapped for another, or gone.
+#[tokio::test]
+async fn a_file_that_was_changed_in_service_is_not_given_whole() {
+    type Damage = fn(&Path, Vec<u8>);
+    let damages: [(&str, Damage); 6] = [
+        ("cut", |path, bytes| std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap()),
+        ("longer", |path, bytes| std::fs::write(path, [&bytes[..], b"x"].concat()).unwrap()),
+        ("emptied", |path, _| std::fs::write(path, b"").unwrap()),
+        ("gone", |path, _| std::fs::remove_file(path).unwrap()),
+        ("flipped", |path, mut bytes| {
+            bytes[5] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+        }),
+        ("swapped", |path, mut bytes| {
+            bytes[5] ^= 1;
+            let other = path.with_extension("other");
+            std::fs::write(&other, bytes).unwrap();
+            std::fs::rename(other, path).unwrap();
+        }),
+    ];
+    for length in [1000, 300_000] {
+        for (what, damage) in damages {
+            let root = tempdir().unwrap();
+            let (store, _) = open_faulty(root.path());
+            let (digest, bytes) = content(1, length);
+            put(&store, &digest, &bytes).await.unwrap();
+            assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
+            damage(&blob_path(root.path(), &digest), bytes.to_vec());
+            if let Some(mut reader) = store.blobs.read(&digest).unwrap() {
+                assert_eq!(reader.size(), length as u64, "{what}");
+                let (got, end) = drain(&mut reader).await;
+                assert!(end.is_err() && got.len() < length, "{what}");
+            }
+            assert!(store.blobs.read(&digest).unwrap().is_none(), "{what}");
+            put(&store, &digest, &bytes).await.unwrap();
+            assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes, "{what}");
+        }
+    }
 }
 
 /// A scrub finds what rotted and leaves the rest alone; whoever is reading it stops.
@@ -179,20 +219,21 @@ async fn a_scrub_finds_what_rotted() {
     for seed in 0..5 {
         let (digest, bytes) = content(seed, 100_000);
         put(&store, &digest, &bytes).await.unwrap();
-        store.put_manifest(&manifest(seed)).await.unwrap();
+        store.cache.manifests.put(&manifest(seed)).await.unwrap();
         digests.push(digest);
     }
-    let clean = store.scrub(0).await.unwrap();
+    let clean = store.scrub.run(0).await.unwrap();
     assert_eq!((clean.objects, clean.quarantined.len()), (10, 0));
+    // Opened before, it is read as it is.
+    let mut reader = store.blobs.read(&digests[2]).unwrap().unwrap();
     let path = blob_path(root.path(), &digests[2]);
     let mut rotten = std::fs::read(&path).unwrap();
     rotten[70_000] ^= 2;
     std::fs::write(&path, rotten).unwrap();
-    let mut reader = store.blob(&digests[2]).unwrap().unwrap();
-    let scrubbed = store.scrub(100 << 20).await.unwrap();
+    let scrubbed = store.scrub.run(100 << 20).await.unwrap();
     assert_eq!(scrubbed.quarantined, [digests[2].clone()]);
     assert!(drain(&mut reader).await.1.is_err());
-    assert!(store.blob(&digests[2]).unwrap().is_none());
+    assert!(store.blobs.read(&digests[2]).unwrap().is_none());
     assert_eq!(store.usage().blobs, 4);
 }
 

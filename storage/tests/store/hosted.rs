@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use weir_storage::{
-    Call, Error, Faults, Hosted, Push, Settings, Store,
+    Call, Error, Faults, Push, Settings, Store,
     oci::{Algorithm, Digest, Manifest, Name, Tag},
 };
 
@@ -18,8 +18,8 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-async fn push(hosted: &Hosted, repository: &str, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
-    let upload = hosted.begin(&name(repository), "", Algorithm::Sha256).await?;
+async fn push(store: &Store, repository: &str, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
+    let upload = store.uploads.begin(&name(repository), "", Algorithm::Sha256).await?;
     for piece in bytes.chunks(100_000) {
         upload.append(vec![Bytes::copy_from_slice(piece)]).await?;
     }
@@ -47,21 +47,21 @@ async fn what_was_pushed_is_there_after_a_restart_and_without_the_index() {
     let pushed = manifest(&digest, bytes.len(), "v1");
     {
         let store = Store::open(hosting(directory.path())).unwrap();
-        let hosted = store.hosted();
-        push(&hosted, "local/a", &digest, &bytes).await.unwrap();
+        let hosted = store.repositories.clone();
+        push(&store, "local/a", &digest, &bytes).await.unwrap();
         hosted.put_manifest(&name("local/a"), pushed.clone()).await.unwrap();
         store.close().await;
     }
     let _ = std::fs::remove_dir_all(directory.path().join("index"));
     let store = Store::open(hosting(directory.path())).unwrap();
-    let hosted = store.hosted();
+    let hosted = store.repositories.clone();
     let tag: Tag = "v1".parse().unwrap();
     assert_eq!(hosted.tag(&name("local/a"), &tag).unwrap().unwrap().digest, pushed.manifest.digest);
     assert_eq!(hosted.manifest(&name("local/a"), &pushed.manifest.digest).unwrap().unwrap(), pushed.manifest);
-    assert_eq!(hosted.blob_size(&store, &name("local/a"), &digest).unwrap(), Some(300_000));
-    assert_eq!(hosted.repositories(), [name("local/a")]);
+    assert_eq!(hosted.blob_size(&name("local/a"), &digest).unwrap(), Some(300_000));
+    assert_eq!(hosted.names(), [name("local/a")]);
     // It is this repository's alone.
-    assert_eq!(hosted.blob_size(&store, &name("local/b"), &digest).unwrap(), None);
+    assert_eq!(hosted.blob_size(&name("local/b"), &digest).unwrap(), None);
     assert!(hosted.manifest(&name("local/b"), &pushed.manifest.digest).unwrap().is_none());
 }
 
@@ -73,45 +73,45 @@ async fn a_pushed_manifest_is_not_written_again_when_it_is_mirrored() {
     let store = Store::open_on(hosting(directory.path()), faults.clone()).unwrap();
     crate::until("the index is there", || store.usage().index_ready).await;
     let pushed = manifest(&content(1, 10).0, 10, "v1");
-    store.hosted().put_manifest(&name("local/a"), pushed.clone()).await.unwrap();
+    store.repositories.clone().put_manifest(&name("local/a"), pushed.clone()).await.unwrap();
     faults.fail(Call::Create, 0, 1, EIO);
-    store.put_manifest(&pushed.manifest).await.unwrap();
+    store.cache.manifests.put(&pushed.manifest).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eviction_never_takes_what_is_hosted() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(hosting(directory.path())).unwrap();
-    let hosted = store.hosted();
+    let hosted = store.repositories.clone();
     let (kept, bytes) = content(1, 10 << 20);
-    push(&hosted, "local/a", &kept, &bytes).await.unwrap();
+    push(&store, "local/a", &kept, &bytes).await.unwrap();
     // Twice the capacity goes through the cache; what is hosted was asked for least of all.
     for seed in 2..14 {
         let (digest, bytes) = content(seed, 10 << 20);
-        let mut writer = store.writer(&digest, Some(bytes.len() as u64)).await.unwrap();
+        let mut writer = store.blobs.write(&digest, Some(bytes.len() as u64)).await.unwrap();
         writer.append(bytes).await.unwrap();
         writer.commit().await.unwrap();
-        drop(store.blob(&digest).unwrap());
+        drop(store.blobs.read(&digest).unwrap());
     }
     assert!(store.usage().evicted > 0);
-    assert_eq!(hosted.blob_size(&store, &name("local/a"), &kept).unwrap(), Some(10 << 20));
+    assert_eq!(hosted.blob_size(&name("local/a"), &kept).unwrap(), Some(10 << 20));
     // Given up, it is a cached blob like any other.
     assert!(hosted.delete_blob(&name("local/a"), &kept).await.unwrap());
     assert!(!hosted.delete_blob(&name("local/a"), &kept).await.unwrap());
     for seed in 14..26 {
         let (digest, bytes) = content(seed, 10 << 20);
-        let mut writer = store.writer(&digest, Some(bytes.len() as u64)).await.unwrap();
+        let mut writer = store.blobs.write(&digest, Some(bytes.len() as u64)).await.unwrap();
         writer.append(bytes).await.unwrap();
         writer.commit().await.unwrap();
-        store.blob(&digest).unwrap();
-        store.blob(&digest).unwrap();
+        store.blobs.read(&digest).unwrap();
+        store.blobs.read(&digest).unwrap();
     }
-    assert_eq!(store.blob_size(&kept).unwrap(), None);
+    assert_eq!(store.blobs.size(&kept).unwrap(), None);
     // A push that cannot fit beside what stays is refused, and its bytes are given back.
     let before = store.usage().partial_bytes;
     for seed in 30..40 {
         let (digest, bytes) = content(seed, 10 << 20);
-        if let Err(error) = push(&hosted, "local/a", &digest, &bytes).await {
+        if let Err(error) = push(&store, "local/a", &digest, &bytes).await {
             assert!(matches!(error, Error::Full { .. }), "{error}");
             assert!(seed > 33, "{seed}");
             assert!(store.usage().partial_bytes > before);
@@ -125,33 +125,33 @@ async fn eviction_never_takes_what_is_hosted() {
 async fn a_namespace_holds_what_it_may_and_counts_once_what_its_repositories_share() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Settings { namespace_capacity: 1_000_000, ..hosting(directory.path()) }).unwrap();
-    let hosted = store.hosted();
+    let hosted = store.repositories.clone();
     let (first, bytes) = content(1, 600_000);
-    push(&hosted, "local/a", &first, &bytes).await.unwrap();
+    push(&store, "local/a", &first, &bytes).await.unwrap();
     assert!(hosted.mount(&name("local/b"), &first).await.unwrap());
     let (second, more) = content(2, 600_000);
-    let refused = push(&hosted, "local/c", &second, &more).await;
+    let refused = push(&store, "local/c", &second, &more).await;
     assert!(matches!(refused, Err(Error::Quota { capacity: 1_000_000, .. })), "{refused:?}");
     assert!(hosted.delete_blob(&name("local/a"), &first).await.unwrap());
-    assert!(push(&hosted, "local/c", &second, &more).await.is_err(), "another repository holds it still");
+    assert!(push(&store, "local/c", &second, &more).await.is_err(), "another repository holds it still");
     assert!(hosted.delete_blob(&name("local/b"), &first).await.unwrap());
-    push(&hosted, "local/c", &second, &more).await.unwrap();
+    push(&store, "local/c", &second, &more).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_manifest_names_is_given_up_in_time_and_what_one_names_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Settings { unnamed_ttl: Duration::ZERO, ..hosting(directory.path()) }).unwrap();
-    let hosted = store.hosted();
+    let hosted = store.repositories.clone();
     let repository = name("local/a");
     let ((named, bytes), (unnamed, more)) = (content(1, 1000), content(2, 1000));
-    push(&hosted, "local/a", &named, &bytes).await.unwrap();
-    push(&hosted, "local/a", &unnamed, &more).await.unwrap();
+    push(&store, "local/a", &named, &bytes).await.unwrap();
+    push(&store, "local/a", &unnamed, &more).await.unwrap();
     let pushed = manifest(&named, bytes.len(), "v1");
     hosted.put_manifest(&repository, pushed.clone()).await.unwrap();
     assert_eq!(hosted.collect().await.unwrap(), 1);
-    assert!(hosted.blob_size(&store, &repository, &named).unwrap().is_some());
-    assert!(hosted.blob_size(&store, &repository, &unnamed).unwrap().is_none());
+    assert!(hosted.blob_size(&repository, &named).unwrap().is_some());
+    assert!(hosted.blob_size(&repository, &unnamed).unwrap().is_none());
     assert!(hosted.delete_manifest(&repository, &pushed.manifest.digest, |_| false).await.unwrap());
     assert!(hosted.tags(&repository).await.unwrap().is_empty());
     assert_eq!(hosted.collect().await.unwrap(), 1);
@@ -165,8 +165,8 @@ async fn what_no_manifest_names_is_given_up_in_time_and_what_one_names_is_not() 
         drop((store, hosted));
         Store::open(Settings { unnamed_ttl: Duration::from_secs(3600), ..hosting(directory.path()) }).unwrap()
     };
-    let hosted = store.hosted();
-    push(&hosted, "local/a", &unnamed, &more).await.unwrap();
+    let hosted = store.repositories.clone();
+    push(&store, "local/a", &unnamed, &more).await.unwrap();
     assert_eq!(hosted.collect().await.unwrap(), 0);
 }
 
@@ -177,8 +177,7 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
     let repository = name("local/a");
     let id = {
         let store = Store::open(hosting(directory.path())).unwrap();
-        let hosted = store.hosted();
-        let upload = hosted.begin(&repository, "ann", Algorithm::Sha256).await.unwrap();
+        let upload = store.uploads.begin(&repository, "ann", Algorithm::Sha256).await.unwrap();
         upload.append(vec![bytes.slice(..100_000)]).await.unwrap();
         upload.id().to_owned()
     };
@@ -189,19 +188,22 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };
-    let hosted = reopened.hosted();
-    assert!(hosted.upload(&id, &repository, "bob").is_none() && hosted.upload(&id, &name("local/b"), "ann").is_none());
-    let mut early = hosted.upload(&id, &repository, "ann").unwrap();
+    let hosted = reopened.repositories.clone();
+    assert!(
+        reopened.uploads.get(&id, &repository, "bob").is_none()
+            && reopened.uploads.get(&id, &name("local/b"), "ann").is_none()
+    );
+    let mut early = reopened.uploads.get(&id, &repository, "ann").unwrap();
     early.take_over().await;
-    let mut late = hosted.upload(&id, &repository, "ann").unwrap();
+    let mut late = reopened.uploads.get(&id, &repository, "ann").unwrap();
     late.take_over().await;
     assert_eq!(late.written(), 100_000);
-    assert!(matches!(hosted.begin(&repository, "", Algorithm::Sha256).await, Err(Error::Busy)));
+    assert!(matches!(reopened.uploads.begin(&repository, "", Algorithm::Sha256).await, Err(Error::Busy)));
     assert!(matches!(early.append(vec![bytes.clone()]).await, Err(Error::Superseded)));
     late.append(vec![bytes.slice(100_000..)]).await.unwrap();
     late.commit(&digest).await.unwrap();
-    assert_eq!(hosted.blob_size(&reopened, &repository, &digest).unwrap(), Some(300_000));
-    assert!(hosted.upload(&id, &repository, "ann").is_none());
+    assert_eq!(hosted.blob_size(&repository, &digest).unwrap(), Some(300_000));
+    assert!(reopened.uploads.get(&id, &repository, "ann").is_none());
     drop((early, late, hosted, reopened));
 
     let settings = Settings { upload_ttl: Duration::from_millis(50), ..hosting(directory.path()) };
@@ -211,11 +213,10 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };
-    let hosted = store.hosted();
-    let upload = hosted.begin(&repository, "", Algorithm::Sha256).await.unwrap();
+    let upload = store.uploads.begin(&repository, "", Algorithm::Sha256).await.unwrap();
     upload.append(vec![bytes.clone()]).await.unwrap();
     assert!(store.usage().partial_bytes > 0);
-    while hosted.uploads() > 0 {
+    while store.uploads.count() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(matches!(upload.append(vec![bytes]).await, Err(Error::Superseded)));

@@ -60,7 +60,7 @@ pub(crate) fn source(repository: &str) -> Source {
 
 /// Puts a whole blob.
 pub(crate) async fn put(store: &Store, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
-    let mut writer = store.writer(digest, Some(bytes.len() as u64)).await?;
+    let mut writer = store.blobs.write(digest, Some(bytes.len() as u64)).await?;
     writer.append(bytes.slice(writer.written() as usize..)).await?;
     writer.commit().await
 }

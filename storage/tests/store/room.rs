@@ -31,7 +31,7 @@ async fn the_capacity_is_kept_and_what_is_asked_for_stays() {
     put(&store, &loved, &bytes).await.unwrap();
     for seed in 1..40 {
         for _ in 0..3 {
-            assert!(store.blob(&loved).unwrap().is_some(), "it went at {seed}");
+            assert!(store.blobs.read(&loved).unwrap().is_some(), "it went at {seed}");
         }
         let (digest, bytes) = content(seed, MIB as usize);
         put(&store, &digest, &bytes).await.unwrap();
@@ -51,10 +51,10 @@ async fn what_is_in_use_is_never_evicted() {
     for seed in 0..6 {
         let (digest, bytes) = content(seed, MIB as usize);
         put(&store, &digest, &bytes).await.unwrap();
-        readers.push((store.blob(&digest).unwrap().unwrap(), digest, bytes));
+        readers.push((store.blobs.read(&digest).unwrap().unwrap(), digest, bytes));
     }
     let (arriving, _) = content(100, 3 * MIB as usize);
-    let writer = store.writer(&arriving, Some(3 * MIB)).await.unwrap();
+    let writer = store.blobs.write(&arriving, Some(3 * MIB)).await.unwrap();
     let (more, bytes) = content(101, 2 * MIB as usize);
     for _ in 0..2 {
         assert!(matches!(put(&store, &more, &bytes).await, Err(Error::Full { .. })));
@@ -78,7 +78,9 @@ async fn a_blob_larger_than_the_capacity_evicts_nothing() {
     let (digest, bytes) = content(0, MIB as usize);
     put(&store, &digest, &bytes).await.unwrap();
     let (huge, _) = content(1, 1);
-    assert!(matches!(store.writer(&huge, Some(11 * MIB)).await, Err(Error::Full { needed }) if needed == 11 * MIB));
+    assert!(
+        matches!(store.blobs.write(&huge, Some(11 * MIB)).await, Err(Error::Full { needed }) if needed == 11 * MIB)
+    );
     assert!(blob_path(root.path(), &digest).exists());
     assert!(names(root.path().join("partial")).is_empty());
 }
@@ -89,7 +91,7 @@ async fn blobs_never_displace_manifests() {
     let root = tempdir().unwrap();
     let store = narrow(root.path());
     for seed in 0..50 {
-        store.put_manifest(&manifest(seed)).await.unwrap();
+        store.cache.manifests.put(&manifest(seed)).await.unwrap();
     }
     for seed in 0..30 {
         let (digest, bytes) = content(seed, MIB as usize);
@@ -97,7 +99,7 @@ async fn blobs_never_displace_manifests() {
     }
     assert!(store.usage().evicted > 0);
     assert_eq!(store.usage().manifests, 50);
-    assert!((0..50).all(|seed| store.manifest(&manifest(seed).digest).unwrap().is_some()));
+    assert!((0..50).all(|seed| store.cache.manifests.read(&manifest(seed).digest).unwrap().is_some()));
 }
 
 /// Manifests in turn have a tenth of the capacity and no more.
@@ -106,7 +108,7 @@ async fn manifests_keep_to_their_share() {
     let root = tempdir().unwrap();
     let store = Store::open(Settings { capacity: 100_000, ..settings(root.path()) }).unwrap();
     for seed in 0..500 {
-        store.put_manifest(&manifest(seed)).await.unwrap();
+        store.cache.manifests.put(&manifest(seed)).await.unwrap();
     }
     until("the housekeeper has been", || store.usage().manifest_bytes <= 10_000).await;
     assert!(store.usage().manifests > 50);
@@ -120,7 +122,7 @@ async fn partial_files_go_first() {
     let (kept, bytes) = content(0, 4 * MIB as usize);
     put(&store, &kept, &bytes).await.unwrap();
     let (broken, bytes) = content(1, 4 * MIB as usize);
-    let mut writer = store.writer(&broken, Some(4 * MIB)).await.unwrap();
+    let mut writer = store.blobs.write(&broken, Some(4 * MIB)).await.unwrap();
     writer.append(bytes.slice(..3 << 20)).await.unwrap();
     writer.abandon("upstream broke".into(), true).await;
     assert_eq!(store.usage().partial_bytes, 3 * MIB);
@@ -137,13 +139,13 @@ async fn an_announced_size_is_what_is_reserved() {
     let root = tempdir().unwrap();
     let store = narrow(root.path());
     let (digest, bytes) = content(0, 1000);
-    let mut writer = store.writer(&digest, None).await.unwrap();
+    let mut writer = store.blobs.write(&digest, None).await.unwrap();
     writer.announce(1000).await.unwrap();
     assert_eq!(store.usage().partial_bytes, 1000);
     writer.append(bytes).await.unwrap();
     writer.commit().await.unwrap();
     let (huge, _) = content(1, 1);
-    let mut writer = store.writer(&huge, None).await.unwrap();
+    let mut writer = store.blobs.write(&huge, None).await.unwrap();
     assert!(matches!(writer.announce(11 * MIB).await, Err(Error::Full { .. })));
     drop(writer);
     until("nothing is left of it", || nothing_partial(&store, root.path())).await;
@@ -159,7 +161,7 @@ async fn a_full_disk_refuses_and_recovers() {
     put(&store, &old, &bytes).await.unwrap();
     let (digest, bytes) = content(1, MIB as usize);
     faults.fail(Call::Reserve, 0, 100, ENOSPC);
-    assert!(matches!(store.writer(&digest, Some(MIB)).await, Err(Error::Full { .. })));
+    assert!(matches!(store.blobs.write(&digest, Some(MIB)).await, Err(Error::Full { .. })));
     // The first refusal made room; here that did not help.
     assert_eq!((store.usage().full, store.usage().evicted), (1, 1));
     assert!(names(root.path().join("partial")).is_empty());
@@ -178,7 +180,7 @@ async fn a_disk_that_fills_up_in_the_middle_gives_its_bytes_back() {
     let root = tempdir().unwrap();
     let (store, faults) = open_faulty(root.path());
     let (digest, bytes) = content(1, MIB as usize);
-    let mut writer = store.writer(&digest, Some(MIB)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(MIB)).await.unwrap();
     let mut reader = writer.reader();
     faults.fail(Call::Write, 0, 1, ENOSPC);
     writer.append(bytes.clone()).await.unwrap();
@@ -189,11 +191,14 @@ async fn a_disk_that_fills_up_in_the_middle_gives_its_bytes_back() {
     assert_eq!(store.usage().full, 1);
     // Small files make room and are tried again.
     faults.fail(Call::Write, 0, 1, ENOSPC);
-    store.put_manifest(&manifest(1)).await.unwrap();
+    store.cache.manifests.put(&manifest(1)).await.unwrap();
     faults.fail(Call::Write, 0, 2, ENOSPC);
-    assert!(matches!(store.put_manifest(&manifest(2)).await, Err(Error::Full { .. })));
-    faults.fail(Call::Create, 0, 1, ENOSPC);
-    assert!(matches!(store.vouch(&source("a"), std::slice::from_ref(&digest)).await, Err(Error::Full { .. })));
+    assert!(matches!(store.cache.manifests.put(&manifest(2)).await, Err(Error::Full { .. })));
+    faults.fail(Call::Create, 0, 2, ENOSPC);
+    assert!(matches!(
+        store.cache.members.add(&source("a"), std::slice::from_ref(&digest)).await,
+        Err(Error::Full { .. })
+    ));
     put(&store, &digest, &bytes).await.unwrap();
 }
 
@@ -208,7 +213,7 @@ async fn eviction_remembers_across_a_start() {
     }
     let (loved, _) = content(0, MIB as usize);
     for _ in 0..50 {
-        store.blob(&loved).unwrap().unwrap();
+        store.blobs.read(&loved).unwrap().unwrap();
     }
     until("the index is there", || store.usage().index_ready).await;
     store.close().await;
@@ -220,7 +225,7 @@ async fn eviction_remembers_across_a_start() {
         let (digest, bytes) = content(seed, MIB as usize);
         put(&store, &digest, &bytes).await.unwrap();
     }
-    assert!(store.blob(&loved).unwrap().is_some());
+    assert!(store.blobs.read(&loved).unwrap().is_some());
 }
 
 /// A partial file past its time is swept at start, and so is what was on its way.
@@ -229,7 +234,7 @@ async fn old_leftovers_are_swept_at_start() {
     let root = tempdir().unwrap();
     let store = open(root.path());
     let (digest, bytes) = content(1, 100_000);
-    let mut writer = store.writer(&digest, Some(100_000)).await.unwrap();
+    let mut writer = store.blobs.write(&digest, Some(100_000)).await.unwrap();
     writer.append(bytes.slice(..50_000)).await.unwrap();
     writer.abandon("upstream broke".into(), true).await;
     drop(store);

@@ -35,15 +35,18 @@ async fn a_manifest_keeps_its_bytes() {
     let mut long = manifest(2);
     long.digest = Algorithm::Sha512.digest(&long.bytes);
     for manifest in [manifest(1), long] {
-        assert_eq!(store.manifest(&manifest.digest).unwrap(), None);
-        store.put_manifest(&manifest).await.unwrap();
-        assert_eq!(store.manifest(&manifest.digest).unwrap().as_ref(), Some(&manifest));
+        assert_eq!(store.cache.manifests.read(&manifest.digest).unwrap(), None);
+        store.cache.manifests.put(&manifest).await.unwrap();
+        assert_eq!(store.cache.manifests.read(&manifest.digest).unwrap().as_ref(), Some(&manifest));
     }
     drop(store);
     let store = open(root.path());
-    assert_eq!(store.manifest(&manifest(1).digest).unwrap(), Some(manifest(1)));
+    assert_eq!(store.cache.manifests.read(&manifest(1).digest).unwrap(), Some(manifest(1)));
     // From memory it is the same allocation.
-    let (a, b) = (store.manifest(&manifest(1).digest).unwrap(), store.manifest(&manifest(1).digest).unwrap());
+    let (a, b) = (
+        store.cache.manifests.read(&manifest(1).digest).unwrap(),
+        store.cache.manifests.read(&manifest(1).digest).unwrap(),
+    );
     assert_eq!(a.unwrap().bytes.as_ptr(), b.unwrap().bytes.as_ptr());
 }
 
@@ -54,21 +57,21 @@ async fn a_manifest_that_does_not_match_is_nowhere() {
     let store = open(root.path());
     let good = manifest(1);
     let bad = Manifest { bytes: Bytes::from_static(b"{}"), ..good.clone() };
-    assert!(matches!(store.put_manifest(&bad).await, Err(Error::DigestMismatch { .. })));
-    assert_eq!(store.manifest(&good.digest).unwrap(), None);
-    store.put_manifest(&good).await.unwrap();
+    assert!(matches!(store.cache.manifests.put(&bad).await, Err(Error::DigestMismatch { .. })));
+    assert_eq!(store.cache.manifests.read(&good.digest).unwrap(), None);
+    store.cache.manifests.put(&good).await.unwrap();
     drop(store);
     let path = manifest_path(root.path(), &good.digest);
     let whole = std::fs::read(&path).unwrap();
     for damage in [&whole[..whole.len() - 1], b"", b"text/html", &[0; 100][..]] {
         std::fs::write(&path, damage).unwrap();
         let store = open(root.path());
-        assert_eq!(store.manifest(&good.digest).unwrap(), None);
+        assert_eq!(store.cache.manifests.read(&good.digest).unwrap(), None);
         assert_eq!(store.usage().quarantined, 1);
         assert!(!path.exists());
         assert!(!names(root.path().join("quarantine")).is_empty());
-        store.put_manifest(&good).await.unwrap();
-        assert_eq!(store.manifest(&good.digest).unwrap().as_ref(), Some(&good));
+        store.cache.manifests.put(&good).await.unwrap();
+        assert_eq!(store.cache.manifests.read(&good.digest).unwrap().as_ref(), Some(&good));
     }
 }
 
@@ -79,22 +82,22 @@ async fn a_tag_is_what_it_was_last_seen_to_be() {
     let store = open(root.path());
     let (a, latest) = (source("library/busybox"), "latest".parse().unwrap());
     let private = Source { credential: "ann@example.com/..".into(), ..a.clone() };
-    assert_eq!(store.tag(&a, &latest).unwrap(), None);
+    assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), None);
     for seed in 1..3 {
-        store.put_tag(&a, &latest, &record(&manifest(seed).digest)).await.unwrap();
-        assert_eq!(store.tag(&a, &latest).unwrap(), Some(record(&manifest(seed).digest)));
+        store.cache.tags.put(&a, &latest, &record(&manifest(seed).digest)).await.unwrap();
+        assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), Some(record(&manifest(seed).digest)));
     }
-    store.put_tag(&a, &"1.0".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+    store.cache.tags.put(&a, &"1.0".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
     // What one credential saw is not for another.
-    assert_eq!(store.tag(&private, &latest).unwrap(), None);
-    store.put_tag(&private, &latest, &record(&manifest(9).digest)).await.unwrap();
+    assert_eq!(store.cache.tags.read(&private, &latest).unwrap(), None);
+    store.cache.tags.put(&private, &latest, &record(&manifest(9).digest)).await.unwrap();
     drop(store);
     let store = open(root.path());
-    assert_eq!(store.tag(&a, &latest).unwrap(), Some(record(&manifest(2).digest)));
-    assert_eq!(store.tag(&private, &latest).unwrap(), Some(record(&manifest(9).digest)));
-    assert_eq!(store.tags(&a).await.unwrap(), ["1.0".parse().unwrap(), latest.clone()]);
-    store.remove_tag(&a, &latest).await.unwrap();
-    assert_eq!(store.tag(&a, &latest).unwrap(), None);
+    assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), Some(record(&manifest(2).digest)));
+    assert_eq!(store.cache.tags.read(&private, &latest).unwrap(), Some(record(&manifest(9).digest)));
+    assert_eq!(store.cache.tags.list(&a).await.unwrap(), ["1.0".parse().unwrap(), latest.clone()]);
+    store.cache.tags.remove(&a, &latest).await.unwrap();
+    assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), None);
     assert!(!root.path().parent().unwrap().join("example.com").exists());
 }
 
@@ -107,41 +110,40 @@ async fn a_torn_record_is_absent() {
     let base = root.path().join("repositories/docker.io/anonymous/a");
     for cut in [0, 1, 20, 60] {
         let store = open(root.path());
-        store.put_tag(&a, &latest, &record(&manifest(1).digest)).await.unwrap();
-        store.put_listing(&a, "tags", &listing).await.unwrap();
+        store.cache.tags.put(&a, &latest, &record(&manifest(1).digest)).await.unwrap();
+        store.cache.listings.put(&a, "tags", &listing).await.unwrap();
         drop(store);
         for name in ["_tags/latest", "_listings/tags"] {
             let bytes = std::fs::read(base.join(name)).unwrap();
             std::fs::write(base.join(name), &bytes[..cut]).unwrap();
         }
         let store = open(root.path());
-        assert_eq!(store.tag(&a, &latest).unwrap(), None);
-        assert_eq!(store.listing(&a, "tags").unwrap(), None);
+        assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), None);
+        assert_eq!(store.cache.listings.read(&a, "tags").unwrap(), None);
         assert!(!base.join("_tags/latest").exists());
     }
 }
 
 /// Membership is per source and digest, survives a start, and can be taken back.
 #[tokio::test]
-async fn a_source_vouches_for_what_it_was_asked_for() {
+async fn a_repository_has_the_members_that_were_added_to_it() {
     let root = tempdir().unwrap();
     let store = open(root.path());
     let (a, b) = (source("a"), source("a/b"));
     let digests = [manifest(1).digest, Algorithm::Sha512.digest(b"x")];
-    assert!(!store.vouches(&a, &digests[0]).unwrap());
-    store.vouch(&a, &digests).await.unwrap();
-    store.vouch(&a, &digests).await.unwrap();
+    assert!(!store.cache.members.read(&a, &digests[0]).unwrap());
+    store.cache.members.add(&a, &digests).await.unwrap();
+    store.cache.members.add(&a, &digests).await.unwrap();
     let check = |store: &Store| {
-        assert!(digests.iter().all(|digest| store.vouches(&a, digest).unwrap()));
-        assert!(!digests.iter().any(|digest| store.vouches(&b, digest).unwrap()));
+        assert!(digests.iter().all(|digest| store.cache.members.read(&a, digest).unwrap()));
+        assert!(!digests.iter().any(|digest| store.cache.members.read(&b, digest).unwrap()));
     };
     check(&store);
     drop(store);
     let store = open(root.path());
     check(&store);
-    store.unvouch(&a, &digests[0]).await.unwrap();
-    assert!(!store.vouches(&a, &digests[0]).unwrap());
-    assert!(store.vouches(&a, &digests[1]).unwrap());
+    // Read before, they are answered without the disk.
+    assert!(store.cache.members.now(&a, &digests[0]) && !store.cache.members.now(&b, &digests[0]));
 }
 
 /// Invariant 5: a write that failed has not replaced what was there, and leaves nothing behind.
@@ -150,11 +152,11 @@ async fn a_write_that_fails_changes_nothing() {
     let root = tempdir().unwrap();
     let (store, faults) = open_faulty(root.path());
     let (a, latest) = (source("a"), "latest".parse().unwrap());
-    store.put_tag(&a, &latest, &record(&manifest(1).digest)).await.unwrap();
+    store.cache.tags.put(&a, &latest, &record(&manifest(1).digest)).await.unwrap();
     for call in [Call::Create, Call::Write, Call::Rename] {
         faults.fail(call, 0, 1, EIO);
-        assert!(store.put_tag(&a, &latest, &record(&manifest(2).digest)).await.is_err());
-        assert_eq!(store.tag(&a, &latest).unwrap(), Some(record(&manifest(1).digest)));
+        assert!(store.cache.tags.put(&a, &latest, &record(&manifest(2).digest)).await.is_err());
+        assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), Some(record(&manifest(1).digest)));
         assert!(names(root.path().join("partial")).is_empty());
     }
 }
@@ -164,23 +166,23 @@ async fn a_write_that_fails_changes_nothing() {
 async fn the_catalog_is_what_is_cached() {
     let root = tempdir().unwrap();
     let store = open(root.path());
-    store.put_manifest(&manifest(1)).await.unwrap();
-    store.put_tag(&source("b"), &"latest".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
-    store.vouch(&source("a/c"), &[manifest(1).digest]).await.unwrap();
-    store.vouch(&source("only/asked"), &[manifest(2).digest]).await.unwrap();
+    store.cache.manifests.put(&manifest(1)).await.unwrap();
+    store.cache.tags.put(&source("b"), &"latest".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+    store.cache.members.add(&source("a/c"), &[manifest(1).digest]).await.unwrap();
+    store.cache.members.add(&source("only/asked"), &[manifest(2).digest]).await.unwrap();
     let expected = [source("a/c"), source("b")];
     // While the index is not there yet, and from it.
-    assert_eq!(store.catalog().await.unwrap(), expected);
+    assert_eq!(store.index.catalog().await.unwrap(), expected);
     until("the index is there", || store.usage().index_ready).await;
-    assert_eq!(store.catalog().await.unwrap(), expected);
+    assert_eq!(store.index.catalog().await.unwrap(), expected);
     store.close().await;
-    assert_eq!(store.catalog().await.unwrap(), expected);
+    assert_eq!(store.index.catalog().await.unwrap(), expected);
     drop(store);
     let store = open(root.path());
     until("the index is there", || store.usage().index_ready).await;
-    assert_eq!(store.catalog().await.unwrap(), expected);
-    assert_eq!(store.forget("docker.io", &"b".parse().unwrap(), None).await.unwrap(), 1);
-    assert_eq!(store.catalog().await.unwrap(), [source("a/c")]);
+    assert_eq!(store.index.catalog().await.unwrap(), expected);
+    assert_eq!(store.cache.forget("docker.io", &"b".parse().unwrap(), None).await.unwrap(), 1);
+    assert_eq!(store.index.catalog().await.unwrap(), [source("a/c")]);
 }
 
 /// Forgetting a repository forgets all it said, under every credential, and nothing of its neighbours.
@@ -192,21 +194,21 @@ async fn what_is_forgotten_is_gone() {
     let private = Source { credential: "ann".into(), ..a.clone() };
     let listing = Listing { checked_at: SystemTime::UNIX_EPOCH, body: b"[]".to_vec() };
     for source in [&a, &nested, &private] {
-        store.put_tag(source, &"x".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
-        store.put_tag(source, &"y".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
-        store.vouch(source, &[manifest(1).digest]).await.unwrap();
-        store.put_listing(source, "tags", &listing).await.unwrap();
+        store.cache.tags.put(source, &"x".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+        store.cache.tags.put(source, &"y".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
+        store.cache.members.add(source, &[manifest(1).digest]).await.unwrap();
+        store.cache.listings.put(source, "tags", &listing).await.unwrap();
     }
     let name = a.repository.clone();
-    assert_eq!(store.forget("docker.io", &name, Some(&"x".parse().unwrap())).await.unwrap(), 2);
-    assert_eq!(store.forget("docker.io", &name, None).await.unwrap(), 6);
-    assert_eq!(store.forget("ghcr.io", &name, None).await.unwrap(), 0);
+    assert_eq!(store.cache.forget("docker.io", &name, Some(&"x".parse().unwrap())).await.unwrap(), 2);
+    assert_eq!(store.cache.forget("docker.io", &name, None).await.unwrap(), 6);
+    assert_eq!(store.cache.forget("ghcr.io", &name, None).await.unwrap(), 0);
     for source in [&a, &private] {
-        assert!(store.tags(source).await.unwrap().is_empty());
-        assert!(!store.vouches(source, &manifest(1).digest).unwrap());
-        assert_eq!(store.listing(source, "tags").unwrap(), None);
+        assert!(store.cache.tags.list(source).await.unwrap().is_empty());
+        assert!(!store.cache.members.read(source, &manifest(1).digest).unwrap());
+        assert_eq!(store.cache.listings.read(source, "tags").unwrap(), None);
     }
-    assert_eq!(store.tags(&nested).await.unwrap().len(), 2);
-    assert!(store.vouches(&nested, &manifest(1).digest).unwrap());
-    assert!(store.listing(&nested, "../../x").is_err());
+    assert_eq!(store.cache.tags.list(&nested).await.unwrap().len(), 2);
+    assert!(store.cache.members.read(&nested, &manifest(1).digest).unwrap());
+    assert!(store.cache.listings.read(&nested, "../../x").is_err());
 }

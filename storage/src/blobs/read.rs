@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::arriving::{Shared, UNKNOWN};
+use super::shared::{SharedBlob, Stopped, UNKNOWN};
 
 /// Some bytes of a blob, ready to be sent.
 #[derive(Clone, Debug)]
@@ -27,20 +27,15 @@ pub enum Extent {
     Bytes(Bytes),
 }
 
-/// Why an arriving blob stopped; the connection must be cut, never ended cleanly.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the blob stopped arriving: {0}")]
-pub struct Stopped(pub Arc<str>);
-
 /// Reads one blob by position, and holds it against eviction while it lives.
 ///
 /// It is not `Clone`: bytes that pass through come once. More readers of an arriving blob come from [`crate::Arriving`].
 #[derive(Debug)]
-pub struct Reader(From);
+pub struct Reader(Origin);
 
 #[derive(Debug)]
-enum From {
-    File { shared: Arc<Shared>, number: u64 },
+enum Origin {
+    File { shared: Arc<SharedBlob>, number: u64 },
     Passing(Passing),
 }
 
@@ -53,8 +48,8 @@ struct Passing {
 }
 
 impl Reader {
-    pub(crate) fn of(shared: &Arc<Shared>) -> Reader {
-        Reader(From::File { shared: shared.clone(), number: shared.join() })
+    pub(crate) fn of(shared: &Arc<SharedBlob>) -> Reader {
+        Reader(Origin::File { shared: shared.clone(), number: shared.join() })
     }
 
     /// A reader over bytes that are passed through: the disk is full, or a range far ahead of the fill was asked.
@@ -63,31 +58,31 @@ impl Reader {
     /// only: an offset before what was read already is [`Stopped`], one after it skips. A channel that closes
     /// early is a failure, never an end.
     pub fn passing(size: u64, start: u64, bytes: mpsc::Receiver<Result<Bytes, Stopped>>) -> Reader {
-        Reader(From::Passing(Passing { size, position: start, rest: Bytes::new(), bytes }))
+        Reader(Origin::Passing(Passing { size, position: start, rest: Bytes::new(), bytes }))
     }
 
     /// The size of the blob in bytes, as announced by upstream or as it is on disk; `u64::MAX` while nobody knows, which a
     /// `Content-Length` must not say.
     pub fn size(&self) -> u64 {
         match &self.0 {
-            From::File { shared, .. } => shared.size().unwrap_or(UNKNOWN),
-            From::Passing(passing) => passing.size,
+            Origin::File { shared, .. } => shared.size().unwrap_or(UNKNOWN),
+            Origin::Passing(passing) => passing.size,
         }
     }
 
     /// Whether the blob is whole and verified now. Never so for what passes through.
     pub fn is_whole(&self) -> bool {
         match &self.0 {
-            From::File { shared, .. } => shared.is_whole(),
-            From::Passing(_) => false,
+            Origin::File { shared, .. } => shared.is_whole(),
+            Origin::Passing(_) => false,
         }
     }
 
     /// How many bytes from 0 may be read now; for what passes through, the offset of the next byte.
     pub fn readable(&self) -> u64 {
         match &self.0 {
-            From::File { shared, .. } => shared.readable(),
-            From::Passing(passing) => passing.position,
+            Origin::File { shared, .. } => shared.readable(),
+            Origin::Passing(passing) => passing.position,
         }
     }
 
@@ -100,21 +95,21 @@ impl Reader {
     /// [`Stopped`], at once for every reader, even when bytes before the failure were not read yet.
     pub fn poll_extent(&mut self, cx: &mut Context<'_>, offset: u64, end: u64) -> Poll<Result<Extent, Stopped>> {
         match &mut self.0 {
-            From::File { shared, number } => {
+            Origin::File { shared, number } => {
                 let readable = ready!(shared.poll_readable(*number, cx, offset))?;
                 Poll::Ready(Ok(match readable.min(end).saturating_sub(offset) {
                     0 => Extent::Bytes(Bytes::new()),
                     length => Extent::File { file: shared.file.clone(), offset, length },
                 }))
             }
-            From::Passing(passing) => passing.poll(cx, offset, end),
+            Origin::Passing(passing) => passing.poll(cx, offset, end),
         }
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let From::File { shared, number } = &self.0 {
+        if let Origin::File { shared, number } = &self.0 {
             shared.leave(*number);
         }
     }
@@ -142,5 +137,38 @@ impl Passing {
                 None => return stopped("upstream ended early"),
             }
         }
+    }
+}
+
+/// A blob under way, as something to hand out readers from. Cloning is one atomic increment.
+///
+/// It keeps the blob's file open and keeps eviction away from it, so it is let go when the fill is over.
+#[derive(Clone, Debug)]
+pub struct Arriving(pub(crate) Arc<SharedBlob>);
+
+impl Arriving {
+    /// One more reader, from byte 0, at its own pace.
+    pub fn reader(&self) -> Reader {
+        Reader::of(&self.0)
+    }
+
+    /// The size in bytes, once it is known.
+    pub fn size(&self) -> Option<u64> {
+        self.0.size()
+    }
+
+    /// Whether it is whole and verified.
+    pub fn is_whole(&self) -> bool {
+        self.0.is_whole()
+    }
+
+    /// Whether it ended without being whole; its readers get the reason.
+    pub fn is_stopped(&self) -> bool {
+        self.0.is_stopped()
+    }
+
+    /// How many bytes from 0 may be read now.
+    pub fn readable(&self) -> u64 {
+        self.0.readable()
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! # What this guarantees
 //! Readers never see a byte at or beyond `readable`, which only grows while the blob arrives and becomes the whole size
-//! only by [`Shared::finish`], which is called after the digest was verified and nowhere else. An end has two names,
+//! only by [`SharedBlob::finish`], which is called after the digest was verified and nowhere else. An end has two names,
 //! whole and stopped; whoever owns the arrival must reach one of them, and does so in its `Drop` if not before.
 //!
 //! # Waking
 //! A reader that has caught up leaves one waker, under its own number, so that polling twice does not leave two and a
 //! reader that goes away leaves none. To publish takes all wakers at once and wakes them outside the lock; a reader that
-//! is busy sending is not woken. The writer paces itself by how many it woke (see `ingest`).
+//! is busy sending is not woken. The writer paces itself by how many it woke (see `write`).
 //!
 //! # Scope
 //! Nothing here reads or writes the file.
@@ -24,7 +24,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{Reader, Stopped, blob::Hold};
+use super::in_use::Hold;
 
 /// The bytes at the end of an arriving blob that nobody gets before the digest is verified.
 pub const HOLD_BACK: u64 = 64 * 1024;
@@ -36,8 +36,13 @@ const ARRIVING: u8 = 0;
 const WHOLE: u8 = 1;
 const STOPPED: u8 = 2;
 
+/// Why an arriving blob stopped; the connection must be cut, never ended cleanly.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the blob stopped arriving: {0}")]
+pub struct Stopped(pub Arc<str>);
+
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedBlob {
     pub(crate) file: Arc<File>,
     size: AtomicU64,
     readable: AtomicU64,
@@ -55,10 +60,10 @@ struct Waiting {
     stopped: Option<Stopped>,
 }
 
-impl Shared {
+impl SharedBlob {
     /// A blob of which nothing may be read yet.
-    pub(crate) fn new(file: Arc<File>, size: Option<u64>, hold: Hold) -> Shared {
-        Shared {
+    pub(crate) fn new(file: Arc<File>, size: Option<u64>, hold: Hold) -> SharedBlob {
+        SharedBlob {
             file,
             size: AtomicU64::new(size.unwrap_or(UNKNOWN)),
             readable: AtomicU64::new(0),
@@ -70,8 +75,8 @@ impl Shared {
     }
 
     /// A blob that is whole already.
-    pub(crate) fn whole(file: Arc<File>, size: u64, hold: Hold) -> Shared {
-        let shared = Shared::new(file, Some(size), hold);
+    pub(crate) fn whole(file: Arc<File>, size: u64, hold: Hold) -> SharedBlob {
+        let shared = SharedBlob::new(file, Some(size), hold);
         shared.finish(size);
         shared
     }
@@ -185,37 +190,4 @@ fn wake(wakers: HashMap<u64, Waker>, guard: MutexGuard<'_, Waiting>) -> usize {
     let count = wakers.len();
     wakers.into_values().for_each(Waker::wake);
     count
-}
-
-/// A blob under way, as something to hand out readers from. Cloning is one atomic increment.
-///
-/// It keeps the blob's file open and keeps eviction away from it, so it is let go when the fill is over.
-#[derive(Clone, Debug)]
-pub struct Arriving(pub(crate) Arc<Shared>);
-
-impl Arriving {
-    /// One more reader, from byte 0, at its own pace.
-    pub fn reader(&self) -> Reader {
-        Reader::of(&self.0)
-    }
-
-    /// The size in bytes, once it is known.
-    pub fn size(&self) -> Option<u64> {
-        self.0.size()
-    }
-
-    /// Whether it is whole and verified.
-    pub fn is_whole(&self) -> bool {
-        self.0.is_whole()
-    }
-
-    /// Whether it ended without being whole; its readers get the reason.
-    pub fn is_stopped(&self) -> bool {
-        self.0.is_stopped()
-    }
-
-    /// How many bytes from 0 may be read now.
-    pub fn readable(&self) -> u64 {
-        self.0.readable()
-    }
 }

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, IoSlice},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -118,6 +118,14 @@ pub(crate) struct Free {
     pub(crate) inodes: u64,
 }
 
+/// A file as it was at one moment: its size, its inode, and when the file system last changed either bytes or inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Stamp {
+    pub(crate) size: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
 /// The file system. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
@@ -180,6 +188,15 @@ impl Disk {
 
     pub(crate) fn metadata(&self, path: &Path) -> Result<Option<Metadata>, Error> {
         present(self.run(Call::Stat, path, || fs::metadata(path)))
+    }
+
+    /// What tells that an open file is the one that was looked at before, and was not written since.
+    pub(crate) fn stamp(&self, file: &File, path: &Path) -> Result<Stamp, Error> {
+        self.run(Call::Stat, path, || {
+            let metadata = file.metadata()?;
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            Ok(Stamp { size: metadata.len(), inode: metadata.ino(), changed })
+        })
     }
 
     /// The size of an open file.
@@ -280,6 +297,11 @@ impl Disk {
         }
     }
 
+    /// Renames within directories that exist; `false` when there is no such file.
+    pub(crate) fn take_away(&self, from: &Path, to: &Path) -> Result<bool, Error> {
+        present(self.run(Call::Rename, from, || fs::rename(from, to))).map(|done| done.is_some())
+    }
+
     /// Removes a file; `false` when there was none.
     pub(crate) fn remove(&self, path: &Path) -> Result<bool, Error> {
         present(self.run(Call::Remove, path, || fs::remove_file(path))).map(|done| done.is_some())
@@ -347,25 +369,26 @@ impl Disk {
 
     /// Replaces `path` by `bytes` through `temporary`, so that a reader sees the old or the new and never a part.
     pub(crate) fn replace(&self, temporary: &Path, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
-        let file = self.create_over(temporary)?;
-        let result = self.write_at(&file, temporary, pieces, 0).and_then(|()| self.rename(temporary, path));
-        if result.is_err() {
-            // The failure above is the one to tell; what stays behind is swept at the next start.
-            let _ = self.remove(temporary);
-        }
-        result
+        self.replace_after(temporary, path, pieces, |_| Ok(()))
     }
-}
 
-impl Disk {
     /// As [`Disk::replace`], and the bytes are on the disk before the name is; the name follows with its directory.
     pub(crate) fn replace_synced(&self, temporary: &Path, path: &Path, pieces: &[Bytes]) -> Result<(), Error> {
+        self.replace_after(temporary, path, pieces, |file| self.sync_data(file, temporary))
+    }
+
+    fn replace_after(
+        &self,
+        temporary: &Path,
+        path: &Path,
+        pieces: &[Bytes],
+        before_rename: impl FnOnce(&File) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let file = self.create_over(temporary)?;
-        let result = self
-            .write_at(&file, temporary, pieces, 0)
-            .and_then(|()| self.sync_data(&file, temporary))
-            .and_then(|()| self.rename(temporary, path));
+        let written = self.write_at(&file, temporary, pieces, 0);
+        let result = written.and_then(|()| before_rename(&file)).and_then(|()| self.rename(temporary, path));
         if result.is_err() {
+            // The failure above is the one to report; what stays behind is swept at the next start.
             let _ = self.remove(temporary);
         }
         result

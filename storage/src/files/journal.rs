@@ -13,19 +13,18 @@
 //! Writes a new file, syncs it, renames it over the old one, syncs the directory. A crash leaves the one or the other.
 
 use std::{
+    collections::HashMap,
     fs::File,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use crate::{Error, core::Core};
+use super::Files;
+use crate::Error;
 
 /// The first line, followed by how many of the records are a snapshot's.
 const FORMAT: &str = "weir-journal-1";
@@ -42,10 +41,17 @@ const MOST: usize = 16 << 20;
 /// Records that survive a crash: each append is on disk when it returns. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    line: mpsc::Sender<Request>,
-    length: Arc<AtomicU64>,
+    requests: mpsc::Sender<Request>,
     path: PathBuf,
-    core: Arc<Core>,
+    files: Arc<Files>,
+}
+
+/// The journals of a store. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Journals {
+    files: Arc<Files>,
+    // Held to look up or open a journal.
+    open: Arc<Mutex<HashMap<&'static str, Journal>>>,
 }
 
 type Answer = oneshot::Sender<Result<(), Error>>;
@@ -56,21 +62,41 @@ enum Request {
     Compact(Vec<Bytes>, Answer),
 }
 
+impl Journals {
+    pub(crate) fn new(files: Arc<Files>) -> Journals {
+        Journals { files, open: Arc::default() }
+    }
+
+    /// The journal of that name (lower-case letters, digits, dashes); the same one each time. Reads the whole file when it
+    /// is opened.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read or begun.
+    pub fn open(&self, name: &'static str) -> Result<Journal, Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = open.get(name) {
+            return Ok(journal.clone());
+        }
+        let journal = Journal::open(&self.files, name)?;
+        open.insert(name, journal.clone());
+        Ok(journal)
+    }
+}
+
 impl Journal {
-    pub(crate) fn open(core: &Arc<Core>, name: &str) -> Result<Journal, Error> {
+    fn open(files: &Arc<Files>, name: &str) -> Result<Journal, Error> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if name.is_empty() || !name.bytes().all(plain) {
             return Err(Error::Unusable(format!("{name:?} cannot name a journal")));
         }
-        let path = core.layout.journal(name);
-        let length = Arc::new(AtomicU64::new(0));
-        let (line, requests) = mpsc::channel(WAITING);
-        let mut scribe = Scribe { core: core.clone(), path: path.clone(), open: None, length: length.clone() };
-        scribe.reopen()?;
+        let path = files.layout.journal(name);
+        let (requests, received) = mpsc::channel(WAITING);
+        let mut writer = JournalWriter { files: files.clone(), path: path.clone(), open: None };
+        writer.reopen()?;
         let thread = std::thread::Builder::new().name(format!("journal-{name}"));
-        let started = thread.spawn(move || scribe.run(requests));
+        let started = thread.spawn(move || writer.run(received));
         started.map_err(|source| Error::Io { call: "spawn", path: path.clone(), source })?;
-        Ok(Journal { line, length, path, core: core.clone() })
+        Ok(Journal { requests, path, files: files.clone() })
     }
 
     /// What was journaled, oldest first: the last snapshot's records, then those appended since. Reads the whole file.
@@ -78,7 +104,7 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read. A torn tail is no error; it was dropped when the journal was opened.
     pub fn replay(&self) -> Result<Vec<Bytes>, Error> {
-        let bytes: Bytes = self.core.disk.read(&self.path, u64::MAX)?.unwrap_or_default().into();
+        let bytes: Bytes = self.files.disk.read(&self.path, u64::MAX)?.unwrap_or_default().into();
         Ok(parse(&bytes).map(|parsed| parsed.records).unwrap_or_default())
     }
 
@@ -102,28 +128,22 @@ impl Journal {
         self.ask(|answer| Request::Compact(records, answer)).await
     }
 
-    /// Records since the last compaction.
-    pub fn length(&self) -> u64 {
-        self.length.load(Ordering::Relaxed)
-    }
-
     async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
-        self.line.send(request(answer)).await.map_err(|_| Error::vanished("journal"))?;
+        self.requests.send(request(answer)).await.map_err(|_| Error::vanished("journal"))?;
         answered.await.unwrap_or_else(|_| Err(Error::vanished("journal")))
     }
 }
 
 /// The thread that writes one journal.
-struct Scribe {
-    core: Arc<Core>,
+struct JournalWriter {
+    files: Arc<Files>,
     path: PathBuf,
     /// The file, and where the next frame goes; `None` after a sync that failed.
     open: Option<(File, u64)>,
-    length: Arc<AtomicU64>,
 }
 
-impl Scribe {
+impl JournalWriter {
     fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut next = None;
         while let Some(request) = next.take().or_else(|| requests.blocking_recv()) {
@@ -162,47 +182,45 @@ impl Scribe {
 
     fn append(&mut self, records: &[Bytes]) -> Result<(), Error> {
         if self.open.is_none() {
-            let bytes: Bytes = self.core.disk.read(&self.path, u64::MAX)?.unwrap_or_default().into();
+            let bytes: Bytes = self.files.disk.read(&self.path, u64::MAX)?.unwrap_or_default().into();
             let parsed = parse(&bytes).unwrap_or_default();
             self.rewrite(&parsed.records, parsed.snapshot)?;
         }
         let Some((file, end)) = &mut self.open else { return Err(Error::vanished("journal")) };
         let frames: Vec<Bytes> = records.iter().flat_map(frame).collect();
         let size: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
-        self.core.disk.write_at(file, &self.path, &frames, *end)?;
-        if let Err(error) = self.core.disk.sync_data(file, &self.path) {
+        self.files.disk.write_at(file, &self.path, &frames, *end)?;
+        if let Err(error) = self.files.disk.sync_data(file, &self.path) {
             self.open = None;
             return Err(error);
         }
         *end += size;
-        self.length.fetch_add(records.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
     /// Opens what is there, or begins anew; drops a torn tail.
     fn reopen(&mut self) -> Result<(), Error> {
-        let Some(file) = self.core.disk.open_to_write(&self.path)? else { return self.rewrite(&[], 0) };
-        let bytes: Bytes = self.core.disk.read(&self.path, u64::MAX)?.unwrap_or_default().into();
+        let Some(file) = self.files.disk.open_to_write(&self.path)? else { return self.rewrite(&[], 0) };
+        let bytes: Bytes = self.files.disk.read(&self.path, u64::MAX)?.unwrap_or_default().into();
         let Some(parsed) = parse(&bytes) else {
             // Nothing in it can be made sense of. It is kept beside, since it cannot be had again.
             let aside = self.path.with_extension("bad");
             error!(path = %self.path.display(), aside = %aside.display(), "not a journal; put aside, beginning anew");
-            self.core.disk.rename(&self.path, &aside)?;
+            self.files.disk.rename(&self.path, &aside)?;
             return self.rewrite(&[], 0);
         };
         let torn = bytes.len() as u64 - parsed.end;
         if torn > 0 {
             warn!(path = %self.path.display(), bytes = torn, records = parsed.records.len(), "dropped a torn tail");
-            self.core.disk.truncate(&file, &self.path, parsed.end)?;
-            self.core.disk.sync_data(&file, &self.path)?;
+            self.files.disk.truncate(&file, &self.path, parsed.end)?;
+            self.files.disk.sync_data(&file, &self.path)?;
         }
-        self.length.store((parsed.records.len() as u64).saturating_sub(parsed.snapshot), Ordering::Relaxed);
         self.open = Some((file, parsed.end));
         Ok(())
     }
 
     fn rewrite(&mut self, records: &[Bytes], snapshot: u64) -> Result<(), Error> {
-        let disk = &self.core.disk;
+        let disk = &self.files.disk;
         let new = self.path.with_extension("new");
         disk.remove(&new)?;
         let file = disk.create(&new)?;
@@ -218,7 +236,6 @@ impl Scribe {
             disk.sync_directory(directory)?;
         }
         self.open = Some((file, pieces.iter().map(|piece| piece.len() as u64).sum()));
-        self.length.store((records.len() as u64).saturating_sub(snapshot), Ordering::Relaxed);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Upload sessions: bytes on their way into a hosted repository, of a digest that is told last.
+//! Upload sessions: bytes on their way into a hosted repository, whose digest comes last.
 //!
 //! # What this guarantees
 //! * What was acknowledged of a session is in its file, so that a killed process finds it and the client goes on from there. It
@@ -27,11 +27,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
+use super::repositories::Repositories;
 use crate::{
-    Error,
-    core::{Core, blocking},
-    evict::Reservation,
-    layout::Kind,
+    Error, Settings,
+    capacity::{Capacity, Reservation},
+    files::{Files, Kind, blocking},
     oci::{Algorithm, Digest, Hasher, Name},
 };
 
@@ -44,11 +44,22 @@ const WRITEBACK: u64 = 8 << 20;
 /// Read at once when a file is hashed again.
 const CHUNK: usize = 1 << 20;
 
-/// All sessions.
+/// The upload sessions of a store. Cloning is cheap.
+///
+/// What is `async` runs on a blocking thread and is done even when its future is dropped.
+#[derive(Clone, Debug)]
+pub struct Uploads(Arc<Inner>);
+
 #[derive(Debug)]
-pub(crate) struct Uploads {
+struct Inner {
+    files: Arc<Files>,
+    capacity: Arc<Capacity>,
+    repositories: Repositories,
     /// Names this server in the ids it gives out.
-    pub(crate) server: String,
+    server: String,
+    /// Sessions at once.
+    most: usize,
+    ttl: Duration,
     // Held for one map operation.
     sessions: Mutex<HashMap<Box<str>, Arc<Session>>>,
 }
@@ -92,51 +103,60 @@ struct State {
 /// One request's hold of a session.
 #[derive(Clone, Debug)]
 pub struct Upload {
-    core: Arc<Core>,
+    uploads: Uploads,
     session: Arc<Session>,
     turn: u64,
 }
 
 impl Uploads {
-    pub(crate) fn of(server: String) -> Uploads {
-        Uploads { server, sessions: Mutex::default() }
+    pub(crate) fn new(
+        files: Arc<Files>,
+        capacity: Arc<Capacity>,
+        repositories: Repositories,
+        server: String,
+        settings: &Settings,
+    ) -> Uploads {
+        let (most, ttl) = (settings.upload_sessions, settings.upload_ttl);
+        Uploads(Arc::new(Inner { files, capacity, repositories, server, most, ttl, sessions: Mutex::default() }))
     }
 
-    /// Forgets all sessions, whose files stay for the next process; they hold what the store is made of.
-    pub(crate) fn forget(&self) {
-        let sessions = std::mem::take(&mut *self.sessions());
-        // Not under the lock: what is dropped here may drop a great deal.
-        drop(sessions);
+    /// What names this server in the ids of its uploads.
+    pub fn server(&self) -> &str {
+        &self.0.server
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.sessions().len()
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Session>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Core {
-    /// Begins a session for this principal (empty for nobody in particular).
-    pub(crate) fn begin_upload(
-        self: &Arc<Core>,
-        repository: &Name,
-        principal: &str,
-        algorithm: Algorithm,
-    ) -> Result<Upload, Error> {
-        if self.uploads.sessions().len() >= self.settings.upload_sessions {
-            return Err(Error::Busy);
-        }
-        let id: Box<str> = format!("{}-{}", self.uploads.server, self.disk.random()?).into();
-        let record = Record {
-            repository: repository.clone(),
-            principal: principal.to_owned(),
-            algorithm: Some(algorithm.as_str().to_owned()),
-        };
-        self.write_record(&self.layout.upload_record(&id), &record)?;
-        Ok(self.enter_upload(id, record, None, 0, Instant::now()))
+        self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter_upload(
-        self: &Arc<Core>,
+    /// Begins an upload for this principal (empty for a client without a name), to be hashed with this algorithm unless its end
+    /// says otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`Error::Full`], [`Error::Io`].
+    pub async fn begin(&self, name: &Name, principal: &str, algorithm: Algorithm) -> Result<Upload, Error> {
+        let (uploads, repository, principal) = (self.clone(), name.clone(), principal.to_owned());
+        blocking("begin upload", move || {
+            if uploads.count() >= uploads.0.most {
+                return Err(Error::Busy);
+            }
+            let files = &uploads.0.files;
+            let id: Box<str> = format!("{}-{}", uploads.0.server, files.disk.random()?).into();
+            let record = Record { repository, principal, algorithm: Some(algorithm.as_str().to_owned()) };
+            let path = files.layout.upload_record(&id);
+            uploads.0.capacity.make_room_and_retry(0, || files.write_record(&path, &record))?;
+            Ok(uploads.enter(id, record, None, 0, Instant::now()))
+        })
+        .await
+    }
+
+    fn enter(
+        &self,
         id: Box<str>,
         record: Record,
         reservation: Option<Reservation>,
@@ -165,85 +185,82 @@ impl Core {
             active: Mutex::new(active),
             state: Arc::new(tokio::sync::Mutex::new(state)),
         });
-        self.uploads.sessions().insert(id, session.clone());
-        Upload { core: self.clone(), session, turn: 0 }
+        self.sessions().insert(id, session.clone());
+        Upload { uploads: self.clone(), session, turn: 0 }
     }
 
-    /// The session of that id, when it is of this repository and this principal.
-    pub(crate) fn upload(self: &Arc<Core>, id: &str, repository: &Name, principal: &str) -> Option<Upload> {
-        let session = self.uploads.sessions().get(id).cloned()?;
+    /// The upload of that id, when it is this repository's and this principal's.
+    pub fn get(&self, id: &str, repository: &Name, principal: &str) -> Option<Upload> {
+        let session = self.sessions().get(id).cloned()?;
         if session.repository != *repository || *session.principal != *principal {
             return None;
         }
         session.touch();
         let turn = session.turn.load(Ordering::Acquire);
-        Some(Upload { core: self.clone(), session, turn })
-    }
-
-    /// How many sessions there are.
-    pub(crate) fn upload_count(&self) -> usize {
-        self.uploads.sessions().len()
+        Some(Upload { uploads: self.clone(), session, turn })
     }
 
     /// Finds the sessions that an earlier run left, and removes what is no session any more.
-    pub(crate) fn recover_uploads(self: &Arc<Core>) -> Result<(), Error> {
-        let directory = self.layout.uploads();
-        self.disk.make_directory(&directory)?;
-        let names = self.disk.list(&directory)?;
+    pub(crate) fn recover(&self) -> Result<(), Error> {
+        let (disk, layout) = (&self.0.files.disk, &self.0.files.layout);
+        let directory = layout.uploads();
+        disk.make_directory(&directory)?;
+        let names = disk.list(&directory)?;
         for id in names.iter().filter(|name| !name.ends_with(".session")) {
             if !names.iter().any(|name| name.strip_suffix(".session") == Some(id)) {
-                self.disk.remove(&directory.join(id))?;
+                disk.remove(&directory.join(id))?;
             }
         }
         for id in names.iter().filter_map(|name| name.strip_suffix(".session")) {
-            let data = self.layout.upload(id);
-            let record = self.read_record::<Record>(&self.layout.upload_record(id))?;
-            let record_age = self.disk.metadata(&self.layout.upload_record(id))?;
-            let found = self.disk.metadata(&data)?;
+            let data = layout.upload(id);
+            let record = self.0.files.read_record::<Record>(&layout.upload_record(id))?;
+            let record_age = disk.metadata(&layout.upload_record(id))?;
+            let found = disk.metadata(&data)?;
             let modified = found.as_ref().or(record_age.as_ref()).and_then(|metadata| metadata.modified().ok());
             let idle = modified.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
             let written = found.map_or(0, |metadata| metadata.len());
-            let reservation = self.reserve(written);
+            let reservation = self.0.capacity.reserve(written);
             let since = Instant::now().checked_sub(idle);
             match (record, reservation, since) {
-                (Some(record), Ok(reservation), Some(since)) if idle < self.settings.upload_ttl => {
-                    self.enter_upload(id.into(), record, Some(reservation), written, since);
+                (Some(record), Ok(reservation), Some(since)) if idle < self.0.ttl => {
+                    self.enter(id.into(), record, Some(reservation), written, since);
                 }
-                _ => self.remove_upload(id),
+                _ => self.remove(id),
             }
         }
         Ok(())
     }
 
     /// Ends the sessions that nobody used for too long. For the housekeeper.
-    pub(crate) fn expire_uploads(&self) {
-        let ttl = self.settings.upload_ttl;
+    pub(crate) fn expire(&self) {
+        let ttl = self.0.ttl;
         let idle: Vec<Arc<Session>> =
-            self.uploads.sessions().values().filter(|session| session.idle() >= ttl).cloned().collect();
+            self.sessions().values().filter(|session| session.idle() >= ttl).cloned().collect();
         for session in idle {
             // Whoever writes at this moment is not idle.
             if let Ok(mut state) = session.state.clone().try_lock_owned()
                 && session.idle() >= ttl
             {
                 info!(repository = %session.repository, bytes = state.written, "an upload expired");
-                self.end_upload(&session, &mut state);
+                self.end(&session, &mut state);
             }
         }
     }
 
     /// The session is no more, and neither are its bytes.
-    fn end_upload(&self, session: &Session, state: &mut State) {
+    fn end(&self, session: &Session, state: &mut State) {
         state.ended = true;
         state.file = None;
-        self.uploads.sessions().remove(&session.id);
-        self.remove_upload(&session.id);
+        self.sessions().remove(&session.id);
+        self.remove(&session.id);
         state.reservation = None;
     }
 
-    fn remove_upload(&self, id: &str) {
+    fn remove(&self, id: &str) {
+        let (disk, layout) = (&self.0.files.disk, &self.0.files.layout);
         // The record first: data without one is swept at the next start, a record without data would be a session.
-        for path in [self.layout.upload_record(id), self.layout.upload(id)] {
-            if let Err(error) = self.disk.remove(&path) {
+        for path in [layout.upload_record(id), layout.upload(id)] {
+            if let Err(error) = disk.remove(&path) {
                 warn!(%error, "what is left of an upload stays until the next start");
             }
         }
@@ -291,9 +308,9 @@ impl Upload {
     /// [`Error::Full`] and [`Error::Quota`]; [`Error::Superseded`] when the session ended or another request writes; [`Error::Io`].
     pub async fn append(&self, pieces: Vec<Bytes>) -> Result<(), Error> {
         let mut state = self.state().await?;
-        let (core, session) = (self.core.clone(), self.session.clone());
+        let (uploads, session) = (self.uploads.clone(), self.session.clone());
         blocking("append", move || {
-            let appended = state.append(&core, &session, &pieces);
+            let appended = state.append(&uploads.0, &session, &pieces);
             session.written.store(state.written, Ordering::Release);
             session.touch();
             appended
@@ -307,12 +324,13 @@ impl Upload {
     /// [`Error::Superseded`], [`Error::Io`].
     pub async fn roll_back(&self, offset: u64) -> Result<(), Error> {
         let mut state = self.state().await?;
-        let (core, session) = (self.core.clone(), self.session.clone());
+        let (uploads, session) = (self.uploads.clone(), self.session.clone());
         blocking("roll back", move || {
-            let path = core.layout.upload(&session.id);
+            let files = &uploads.0.files;
+            let path = files.layout.upload(&session.id);
             if state.written > 0 || state.file.is_some() {
-                let file = state.open(&core, &path)?;
-                core.disk.truncate(&file, &path, offset)?;
+                let file = state.open(files, &path)?;
+                files.disk.truncate(&file, &path, offset)?;
             }
             state.written = offset;
             state.written_back = state.written_back.min(offset);
@@ -334,12 +352,12 @@ impl Upload {
     /// is no more: a sync that failed is not tried again.
     pub async fn commit(&self, digest: &Digest) -> Result<(), Error> {
         let mut state = self.state().await?;
-        let (core, session, digest) = (self.core.clone(), self.session.clone(), digest.clone());
+        let (uploads, session, digest) = (self.uploads.clone(), self.session.clone(), digest.clone());
         blocking("commit", move || {
-            let committed = state.commit(&core, &session, &digest);
+            let committed = state.commit(&uploads.0, &session, &digest);
             match &committed {
                 Err(Error::Quota { .. }) => session.touch(),
-                _ => core.end_upload(&session, &mut state),
+                _ => uploads.end(&session, &mut state),
             }
             committed
         })
@@ -353,9 +371,9 @@ impl Upload {
     pub async fn cancel(&mut self) -> Result<(), Error> {
         self.take_over().await;
         let mut state = self.state().await?;
-        let (core, session) = (self.core.clone(), self.session.clone());
+        let (uploads, session) = (self.uploads.clone(), self.session.clone());
         blocking("cancel", move || {
-            core.end_upload(&session, &mut state);
+            uploads.end(&session, &mut state);
             Ok(())
         })
         .await
@@ -363,95 +381,79 @@ impl Upload {
 }
 
 impl State {
-    fn open(&mut self, core: &Core, path: &Path) -> Result<Arc<File>, Error> {
+    fn open(&mut self, files: &Files, path: &Path) -> Result<Arc<File>, Error> {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let existing = core.disk.open_to_write(path)?;
-        let file = Arc::new(existing.map_or_else(|| core.disk.create(path), Ok)?);
+        let existing = files.disk.open_to_write(path)?;
+        let file = Arc::new(existing.map_or_else(|| files.disk.create(path), Ok)?);
         self.file = Some(file.clone());
         Ok(file)
     }
 
-    fn append(&mut self, core: &Arc<Core>, session: &Session, pieces: &[Bytes]) -> Result<(), Error> {
+    fn append(&mut self, uploads: &Inner, session: &Session, pieces: &[Bytes]) -> Result<(), Error> {
+        let Inner { files, capacity, repositories, .. } = uploads;
         let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        core.pins.room(&session.repository, self.written + total)?;
+        repositories.pins().room(&session.repository, self.written + total)?;
         if self.reservation.is_none() {
-            self.reservation = Some(core.reserve(0)?);
+            self.reservation = Some(capacity.reserve(0)?);
         }
         if let Some(reservation) = &mut self.reservation {
-            let missing = (self.written + total).saturating_sub(reservation.bytes());
-            // A little ahead, so that the books are not opened for every piece; what is small takes no more than it is.
-            let ahead = if self.written == 0 { 0 } else { GROWTH.min(core.settings.capacity / 16) };
-            if missing > 0 {
-                reservation.grow(missing.max(ahead))?;
-            }
+            // A little ahead, so that the accounts are not opened for every piece; what is small takes no more than it is.
+            let ahead = if self.written == 0 { 0 } else { GROWTH };
+            reservation.cover(self.written + total, ahead)?;
         }
-        let path = core.layout.upload(&session.id);
-        let at = self.written;
-        let file = self.open(core, &path)?;
-        let mut wrote = core.disk.write_at(&file, &path, pieces, at);
-        if wrote.as_ref().is_err_and(Error::is_full) {
-            core.evict(total.max(GROWTH));
-            wrote = core.disk.write_at(&file, &path, pieces, at);
-        }
-        if let Err(error) = wrote {
+        let (path, at) = (files.layout.upload(&session.id), self.written);
+        let file = self.open(files, &path)?;
+        let write = || files.disk.write_at(&file, &path, pieces, at);
+        capacity.make_room_and_retry(total.max(GROWTH), write).inspect_err(|_| {
             // What of it is in the file is not counted, and is written over or cut off.
-            let _ = core.disk.truncate(&file, &path, at);
-            return Err(if error.is_full() { core.complain(total) } else { error });
-        }
+            let _ = files.disk.truncate(&file, &path, at);
+        })?;
         if let Some(hasher) = &mut self.hasher {
             pieces.iter().for_each(|piece| hasher.update(piece));
         }
         self.written += total;
         if self.written - self.written_back >= WRITEBACK {
-            core.disk.start_writeback(&file, self.written_back, self.written - self.written_back);
+            files.disk.start_writeback(&file, self.written_back, self.written - self.written_back);
             self.written_back = self.written;
         }
         Ok(())
     }
 
-    fn commit(&mut self, core: &Arc<Core>, session: &Session, digest: &Digest) -> Result<(), Error> {
-        let path = core.layout.upload(&session.id);
+    fn commit(&mut self, uploads: &Inner, session: &Session, digest: &Digest) -> Result<(), Error> {
+        let Inner { files, capacity, repositories, .. } = uploads;
+        let path = files.layout.upload(&session.id);
         let written = self.written;
-        let file = self.open(core, &path)?;
+        let file = self.open(files, &path)?;
         let hasher = self.hasher.take().filter(|_| session.algorithm == digest.algorithm());
         let actual = match hasher {
             Some(hasher) => hasher.finish(),
-            None => hash(core, &file, &path, digest.algorithm(), written)?,
+            None => hash(files, &file, &path, digest.algorithm(), written)?,
         };
         if actual != *digest {
             return Err(Error::mismatch(digest, actual));
         }
-        let reservation = self.reservation.take().map_or_else(|| core.reserve(0), Ok)?;
-        // Before anything is irrevocable, for this may be refused.
-        let pinned = core.pins.add(Kind::Blob, digest, written, &session.repository)?;
-        let name = || {
+        let reservation = self.reservation.take().map_or_else(|| capacity.reserve(0), Ok)?;
+        repositories.add_blob(&session.repository, digest, written, || {
             // What an append that failed half-way left behind the end.
-            core.disk.truncate(&file, &path, written)?;
-            core.disk.sync_data(&file, &path)?;
+            files.disk.truncate(&file, &path, written)?;
+            files.disk.sync_data(&file, &path)?;
             // A process that dies from here on has no session left over that would have lost its bytes.
-            core.disk.remove(&core.layout.upload_record(&session.id))?;
-            core.disk.rename(&path, &core.layout.object(Kind::Blob, digest))?;
-            core.holds.mark_verified(digest);
+            files.disk.remove(&files.layout.upload_record(&session.id))?;
+            files.disk.rename(&path, &files.layout.object(Kind::Blob, digest))?;
             reservation.commit(digest, written);
-            core.host_blob(&session.repository, digest, written)
-        };
-        let _hold = core.holds.hold(digest);
-        name().inspect_err(|_| {
-            if pinned {
-                core.pins.remove(Kind::Blob, digest, &session.repository);
-            }
+            Ok(Some(file))
         })
     }
 }
 
 /// Reads the file once more.
-fn hash(core: &Core, file: &File, path: &Path, algorithm: Algorithm, length: u64) -> Result<Digest, Error> {
+fn hash(files: &Files, file: &File, path: &Path, algorithm: Algorithm, length: u64) -> Result<Digest, Error> {
     let (mut hasher, mut buffer, mut at) = (algorithm.hasher(), vec![0; CHUNK], 0);
     while at < length {
         let most = CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK));
-        match core.disk.read_at(file, path, &mut buffer[..most], at)? {
+        match files.disk.read_at(file, path, &mut buffer[..most], at)? {
             0 => break,
             count => {
                 hasher.update(&buffer[..count]);

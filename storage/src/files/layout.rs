@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Error, Source,
-    oci::{Digest, Name, Tag},
+    oci::{Algorithm, Digest, Name, Tag},
 };
 
 /// The two kinds of content that are stored under their digest.
@@ -69,6 +69,12 @@ impl Layout {
             path.push_str(part);
         }
         self.root.join(path)
+    }
+
+    /// The directories that the objects of a kind and an algorithm are spread over.
+    pub(crate) fn shards(&self, kind: Kind, algorithm: Algorithm) -> impl Iterator<Item = PathBuf> + use<> {
+        let directory = self.root.join(kind.directory()).join(algorithm.as_str());
+        (0..=u8::MAX).map(move |byte| directory.join(format!("{byte:02x}")))
     }
 
     pub(crate) fn partials(&self) -> PathBuf {

@@ -1,4 +1,4 @@
-//! The thread behind one arriving blob: hashes, writes, publishes, and in the end verifies, syncs and renames.
+//! Writing one blob: reserve, append, verify, release, sync, rename, in this order and in this file.
 //!
 //! # What this guarantees
 //! * A file appears under `blobs/` only after its digest was verified and its data synced, in that order, by the rename at
@@ -8,8 +8,14 @@
 //! * However this ends, by error, panic, or because the writer was dropped, the readers are told, and the file is renamed,
 //!   left to be resumed, or removed; its bytes of the capacity go with it. That is [`Drop`].
 //!
+//! # Two ends
+//! [`Writer`] is the end that a fill holds. Behind it is one blocking thread per arriving blob, [`Ingest`]: it reserves in
+//! [`Ingest::begin`], appends in [`Ingest::append`], and does the rest in [`Ingest::finish`]. [`Writer::append`] hands bytes over
+//! and comes back at once while less than the write buffer waits for the disk, so that a blob costs no round trip per piece of
+//! 16 KiB.
+//!
 //! # Pace
-//! What waits in the line is written in one call and published at once, but after many readers were woken no sooner than
+//! What waits in the queue is written in one call and published at once, but after many readers were woken no sooner than
 //! they can have done something with it: a thousand wake-ups for every 16 KiB would be all that two cores do. The pause is
 //! 20 µs per reader woken, between 1 and 20 ms. The first bytes never wait.
 //!
@@ -20,24 +26,27 @@ use std::{
     fs::File,
     path::PathBuf,
     sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError},
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, error, warn};
 
+use super::{
+    in_use::InUse,
+    partial::{Idle, Partials},
+    read::{Arriving, Reader},
+    shared::SharedBlob,
+};
 use crate::{
     Error,
-    arriving::Shared,
-    core::Core,
-    evict::Reservation,
-    layout::Kind,
+    capacity::{Capacity, Reservation},
+    files::{Files, Kind, blocking},
     oci::{Digest, Hasher},
-    partial::Idle,
-    writer::{Message, Room, Writer, line},
 };
 
 /// Written in one call, at most.
@@ -49,16 +58,162 @@ const WRITEBACK: u64 = 8 << 20;
 /// Of an unknown size so much is reserved at a time.
 const GROWTH: u64 = 8 << 20;
 
+/// What a blob is written to.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) files: Arc<Files>,
+    pub(super) capacity: Arc<Capacity>,
+    pub(super) in_use: InUse,
+    pub(super) partials: Arc<Partials>,
+    /// Bytes that may wait for the disk.
+    pub(super) write_buffer: u64,
+}
+
+/// One blob on its way to the disk. Dropping it is a failure that every reader learns of; the partial file stays to be resumed.
+///
+/// The thread behind it ends with it, and does what was asked last even when the future that asked is dropped.
 #[derive(Debug)]
-pub(crate) struct Ingest {
-    core: Arc<Core>,
+pub struct Writer {
+    messages: Sender<Message>,
+    shared: Arc<SharedBlob>,
+    buffer: Arc<WriteBuffer>,
+    written: u64,
+}
+
+/// What waits for the disk, and why nothing does any more.
+#[derive(Debug)]
+struct WriteBuffer {
+    /// One permit is one byte of the write buffer.
+    permits: Semaphore,
+    bound: u32,
+    // Held to put or take one value.
+    failure: Mutex<Option<Error>>,
+}
+
+#[derive(Debug)]
+enum Message {
+    /// Bytes, and the permits they took.
+    Append(Bytes, u32),
+    Announce(u64, oneshot::Sender<Result<(), Error>>),
+    Commit(oneshot::Sender<Result<(), Error>>),
+    Abandon {
+        why: Arc<str>,
+        keep: bool,
+        done: oneshot::Sender<()>,
+    },
+}
+
+impl WriteBuffer {
+    fn new(bound: u64) -> WriteBuffer {
+        let bound = u32::try_from(bound).unwrap_or(u32::MAX).clamp(64 * 1024, 1 << 30);
+        WriteBuffer { permits: Semaphore::new(bound as usize), bound, failure: Mutex::default() }
+    }
+
+    /// Nothing is taken any more, and this is why.
+    fn close(&self, failure: Option<Error>) {
+        let mut slot = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = slot.take().or(failure);
+        drop(slot);
+        self.permits.close();
+    }
+
+    fn failure(&self) -> Error {
+        let slot = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().map_or_else(|| Error::vanished("write"), Error::again)
+    }
+}
+
+impl Writer {
+    pub(super) async fn begin(target: Target, digest: Digest, expected: Option<u64>) -> Result<Writer, Error> {
+        let (writer, ingest) = blocking("open", move || Ingest::begin(target, digest, expected)).await?;
+        // Not awaited: it ends when the writer is dropped, at the latest.
+        drop(tokio::task::spawn_blocking(move || ingest.run()));
+        Ok(writer)
+    }
+
+    /// Bytes that an earlier attempt left and that are in place and hashed already: where to go on.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// A reader from byte 0 of what arrives; any number of them, at their own pace.
+    pub fn reader(&self) -> Reader {
+        Reader::of(&self.shared)
+    }
+
+    /// A handle that gives more readers while somebody else drives the writer.
+    pub fn arriving(&self) -> Arriving {
+        Arriving(self.shared.clone())
+    }
+
+    /// Says how large the blob is, once upstream's headers told; reserves it when `writer()` could not.
+    ///
+    /// # Errors
+    /// [`Error::WrongSize`] when another size was announced or more bytes are here already; [`Error::Full`]. The readers stop.
+    pub async fn announce(&mut self, size: u64) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.send(Message::Announce(size, done))?;
+        answer.await.unwrap_or_else(|_| Err(self.buffer.failure()))
+    }
+
+    /// Appends, hashes, and publishes all but the last [`crate::HOLD_BACK`] bytes of the announced size.
+    ///
+    /// Waits while the write buffer is full. Dropping the future before it is done may have taken a part of `bytes`: then the
+    /// writer is to be dropped as well.
+    ///
+    /// # Errors
+    /// What went wrong with these or earlier bytes; the writer is of no more use and its readers know.
+    pub async fn append(&mut self, mut bytes: Bytes) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(self.buffer.bound as usize / 2));
+            // A tiny piece costs its place in the queue, too.
+            let cost = (piece.len() as u32).max(1024);
+            match self.buffer.permits.acquire_many(cost).await {
+                Ok(permit) => permit.forget(),
+                Err(_closed) => return Err(self.buffer.failure()),
+            }
+            self.send(Message::Append(piece, cost))?;
+        }
+        Ok(())
+    }
+
+    /// Verifies, releases the last bytes to the readers, syncs the data, renames: only then is the blob in the store.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`] or [`Error::WrongSize`]: nothing is kept and the readers fail. [`Error::Io`]: when it was
+    /// the sync that failed, the readers got the right bytes and yet nothing is kept.
+    pub async fn commit(self) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.send(Message::Commit(done))?;
+        answer.await.unwrap_or_else(|_| Err(self.buffer.failure()))
+    }
+
+    /// Gives up: readers learn `why` at once. `keep` leaves the partial file for a later attempt.
+    pub async fn abandon(self, why: Arc<str>, keep: bool) {
+        // The readers need not wait for what is still on its way to the disk.
+        self.shared.stop(why.clone());
+        let (done, answer) = oneshot::channel();
+        if self.send(Message::Abandon { why, keep, done }).is_ok() {
+            // A thread that is gone has cleaned up.
+            let _ = answer.await;
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), Error> {
+        self.messages.send(message).map_err(|_| self.buffer.failure())
+    }
+}
+
+#[derive(Debug)]
+struct Ingest {
+    target: Target,
     digest: Digest,
     number: u64,
     path: PathBuf,
     file: Arc<File>,
-    shared: Arc<Shared>,
-    room: Arc<Room>,
-    line: Receiver<Message>,
+    shared: Arc<SharedBlob>,
+    buffer: Arc<WriteBuffer>,
+    messages: Receiver<Message>,
     hasher: Hasher,
     written: u64,
     written_back: u64,
@@ -72,25 +227,27 @@ pub(crate) struct Ingest {
 
 impl Ingest {
     /// Reserves, opens or adopts the file, and hashes what is in it already.
-    pub(crate) fn begin(core: &Arc<Core>, digest: Digest, expected: Option<u64>) -> Result<(Writer, Ingest), Error> {
-        let hold = core.holds.hold(&digest);
-        let reservation = core.reserve(expected.unwrap_or(0))?;
-        let adopted = core.adopt_partial(&digest, expected.unwrap_or(u64::MAX));
-        let number = adopted.map_or_else(|| core.layout.unique(), |idle| idle.number);
-        let path = core.layout.partial(&digest, number);
-        let existing = if adopted.is_some() { core.disk.open_to_write(&path)? } else { None };
-        let file = Arc::new(existing.map_or_else(|| core.disk.create(&path), Ok)?);
-        let (line, receiver) = line();
-        let room = Arc::new(Room::new(core.settings.write_buffer));
-        let shared = Arc::new(Shared::new(file.clone(), expected, hold));
+    fn begin(target: Target, digest: Digest, expected: Option<u64>) -> Result<(Writer, Ingest), Error> {
+        let hold = target.in_use.hold(&digest);
+        let reservation = target.capacity.reserve(expected.unwrap_or(0))?;
+        let adopted = target.partials.adopt(&digest, expected.unwrap_or(u64::MAX));
+        let (disk, layout) = (&target.files.disk, &target.files.layout);
+        let number = adopted.map_or_else(|| layout.unique(), |idle| idle.number);
+        let path = layout.partial(&digest, number);
+        let existing = if adopted.is_some() { disk.open_to_write(&path)? } else { None };
+        let file = Arc::new(existing.map_or_else(|| disk.create(&path), Ok)?);
+        // Unbounded in messages, and bounded by the permits that each of them took.
+        let (sender, messages) = channel();
+        let buffer = Arc::new(WriteBuffer::new(target.write_buffer));
+        let shared = Arc::new(SharedBlob::new(file.clone(), expected, hold));
         let mut ingest = Ingest {
-            core: core.clone(),
+            target,
             number,
             path,
             file,
             shared: shared.clone(),
-            room: room.clone(),
-            line: receiver,
+            buffer: buffer.clone(),
+            messages,
             hasher: digest.algorithm().hasher(),
             written: 0,
             written_back: 0,
@@ -107,14 +264,14 @@ impl Ingest {
             ingest.take_blocks(expected)?;
         }
         let written = ingest.written;
-        Ok((Writer { line, shared, room, written }, ingest))
+        Ok((Writer { messages: sender, shared, buffer, written }, ingest))
     }
 
     /// Hashes what an earlier attempt wrote. What is wrong in it shows at the end, as what is wrong from upstream does.
     fn rehash(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0; BATCH];
         loop {
-            match self.core.disk.read_at(&self.file, &self.path, &mut buffer, self.written) {
+            match self.target.files.disk.read_at(&self.file, &self.path, &mut buffer, self.written) {
                 Ok(0) => break,
                 Ok(count) => {
                     self.hasher.update(&buffer[..count]);
@@ -122,7 +279,7 @@ impl Ingest {
                 }
                 Err(error) => {
                     warn!(digest = %self.digest, %error, "a partial file cannot be read; it is fetched anew");
-                    self.core.disk.truncate(&self.file, &self.path, 0)?;
+                    self.target.files.disk.truncate(&self.file, &self.path, 0)?;
                     self.hasher = self.digest.algorithm().hasher();
                     self.written = 0;
                     break;
@@ -141,36 +298,24 @@ impl Ingest {
         if missing == 0 {
             return Ok(());
         }
-        let free = self.core.disk.free(self.core.layout.root())?.bytes;
+        let (disk, capacity) = (&self.target.files.disk, &self.target.capacity);
+        let free = disk.free(self.target.files.layout.root())?.bytes;
         if free < missing {
-            self.core.evict(missing - free);
+            capacity.make_room(missing - free);
         }
-        for attempt in 0..2 {
-            match self.core.disk.reserve(&self.file, &self.path, size) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_full() && attempt == 0 => drop(self.core.evict(missing)),
-                Err(error) if error.is_full() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(self.core.complain(missing))
+        capacity.make_room_and_retry(missing, || disk.reserve(&self.file, &self.path, size))
     }
 
     /// Sees to it that `more` bytes are covered by the reservation.
     fn account(&mut self, more: u64) -> Result<(), Error> {
-        let sized = self.shared.size().is_some();
-        let Some(reservation) = &mut self.reservation else { return Ok(()) };
-        let missing = (self.written + more).saturating_sub(reservation.bytes());
-        if missing == 0 {
-            return Ok(());
-        }
         // Of an unknown size a good piece is taken at a time.
-        let ahead = if sized { 0 } else { GROWTH.min(self.core.settings.capacity / 16) };
-        reservation.grow(missing.max(ahead))
+        let ahead = if self.shared.size().is_some() { 0 } else { GROWTH };
+        let total = self.written + more;
+        self.reservation.as_mut().map_or(Ok(()), |reservation| reservation.cover(total, ahead))
     }
 
     /// Serves the writer until it commits, abandons, or is dropped.
-    pub(crate) fn run(mut self) {
+    fn run(mut self) {
         let mut next = None;
         loop {
             match next.take().map_or_else(|| self.wait(), Ok) {
@@ -216,9 +361,9 @@ impl Ingest {
     /// The next message; while something waits to be published, not for longer than the pause.
     fn wait(&mut self) -> Result<Message, RecvTimeoutError> {
         if self.shared.publishable(self.written) > self.shared.readable() {
-            self.line.recv_timeout(self.pause.saturating_sub(self.published.elapsed()))
+            self.messages.recv_timeout(self.pause.saturating_sub(self.published.elapsed()))
         } else {
-            self.line.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
         }
     }
 
@@ -227,7 +372,7 @@ impl Ingest {
         let (mut total, mut permits, mut next) = (first.len(), cost as usize, None);
         let mut pieces = vec![first];
         while total < BATCH {
-            match self.line.try_recv() {
+            match self.messages.try_recv() {
                 Ok(Message::Append(bytes, cost)) => {
                     total += bytes.len();
                     permits += cost as usize;
@@ -241,7 +386,7 @@ impl Ingest {
             }
         }
         let result = self.write(&pieces, total as u64);
-        self.room.permits.add_permits(permits);
+        self.buffer.permits.add_permits(permits);
         (result, next)
     }
 
@@ -253,11 +398,11 @@ impl Ingest {
             return Err(Error::wrong_size(&self.digest, expected, self.written + total));
         }
         self.account(total)?;
-        self.core.disk.write_at(&self.file, &self.path, pieces, self.written)?;
+        self.target.files.disk.write_at(&self.file, &self.path, pieces, self.written)?;
         pieces.iter().for_each(|piece| self.hasher.update(piece));
         self.written += total;
         if self.written - self.written_back >= WRITEBACK {
-            self.core.disk.start_writeback(&self.file, self.written_back, self.written - self.written_back);
+            self.target.files.disk.start_writeback(&self.file, self.written_back, self.written - self.written_back);
             self.written_back = self.written;
         }
         if self.shared.readable() == 0 || self.published.elapsed() >= self.pause {
@@ -300,9 +445,12 @@ impl Ingest {
             return Err(Error::mismatch(&self.digest, actual));
         }
         self.shared.finish(self.written);
-        self.core.disk.sync_data(&self.file, &self.path)?;
-        self.core.disk.rename(&self.path, &self.core.layout.object(Kind::Blob, &self.digest))?;
-        self.core.holds.mark_verified(&self.digest);
+        self.target.files.disk.sync_data(&self.file, &self.path)?;
+        self.target.files.disk.rename(&self.path, &self.target.files.layout.object(Kind::Blob, &self.digest))?;
+        // A blob without a stamp is hashed once more when it is read.
+        if let Ok(stamp) = self.target.files.disk.stamp(&self.file, &self.path) {
+            self.target.in_use.mark_verified(&self.digest, stamp);
+        }
         if let Some(reservation) = self.reservation.take() {
             reservation.commit(&self.digest, self.written);
         }
@@ -313,7 +461,7 @@ impl Ingest {
     fn fail(mut self, error: Error) {
         let missing = self.shared.size().unwrap_or(0).saturating_sub(self.written);
         let error = match error {
-            Error::Io { .. } if error.is_full() => self.core.complain(missing),
+            Error::Io { .. } if error.is_full() => self.target.capacity.refuse(missing),
             error => error,
         };
         // What was written may not be on the disk after a failed call, and a full disk needs the room.
@@ -323,7 +471,7 @@ impl Ingest {
         }
         // Who learns from a reader that it stopped finds the writer closed.
         let why = Arc::from(error.to_string());
-        self.room.close(Some(error));
+        self.buffer.close(Some(error));
         self.shared.stop(why);
     }
 }
@@ -331,16 +479,16 @@ impl Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         self.shared.stop(Arc::from("its writer was dropped"));
-        self.room.close(None);
+        self.buffer.close(None);
         let Some(reservation) = self.reservation.take() else { return };
         let kept = self.keep && self.written > 0 && {
-            let cut = self.core.disk.truncate(&self.file, &self.path, self.written);
+            let cut = self.target.files.disk.truncate(&self.file, &self.path, self.written);
             cut.inspect_err(|error| warn!(digest = %self.digest, %error, "a partial file is not kept")).is_ok()
         };
         if kept {
             let idle = Idle { number: self.number, size: self.written, modified: SystemTime::now() };
-            self.core.leave_partial(&self.digest, idle);
-        } else if let Err(error) = self.core.disk.remove(&self.path) {
+            self.target.partials.leave(&self.digest, idle);
+        } else if let Err(error) = self.target.files.disk.remove(&self.path) {
             warn!(digest = %self.digest, %error, "a partial file stays until the next start");
         }
         drop(reservation);

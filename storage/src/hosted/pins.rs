@@ -1,4 +1,4 @@
-//! Who hosts what: which repositories of ours hold a digest, and so what eviction must leave alone.
+//! Which hosted repositories hold a digest, and so what eviction must leave alone.
 //!
 //! Pins are in memory and are read from the directories of the repositories before the store answers; a pin is taken while
 //! its object is held against eviction and lasts until the last repository has given the digest up. They also say
@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     Error,
-    layout::Kind,
+    files::Kind,
     oci::{Digest, Name, matches},
 };
 

@@ -3,19 +3,22 @@
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::Error;
+
 /// The first word of every record; a later format says something else and is not read as this one.
 const FORMAT: &str = "weir1";
 
 /// `weir1 <crc32 of the JSON, 8 hex>\n<JSON>`.
-pub(crate) fn seal(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
-    let json = serde_json::to_vec(value)?;
+pub(super) fn seal(value: &impl Serialize) -> Result<Bytes, Error> {
+    let unusable = |error| Error::Unusable(format!("cannot be a record: {error}"));
+    let json = serde_json::to_vec(value).map_err(unusable)?;
     let mut bytes = format!("{FORMAT} {:08x}\n", crc32fast::hash(&json)).into_bytes();
     bytes.extend_from_slice(&json);
     Ok(bytes.into())
 }
 
 /// What was sealed, or `None` when the bytes are not what was written.
-pub(crate) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let line = bytes.iter().position(|byte| *byte == b'\n')?;
     let (head, json) = (std::str::from_utf8(&bytes[..line]).ok()?, &bytes[line + 1..]);
     let (format, sum) = head.split_once(' ')?;

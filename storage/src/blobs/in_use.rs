@@ -1,45 +1,47 @@
-//! Who is using which blob, so that eviction leaves it alone and readers share one open file.
+//! Which blobs are in use, so that eviction leaves them alone and readers share one open file.
 
 use std::{
-    collections::{HashMap, HashSet},
-    hash::{BuildHasher, Hash, RandomState},
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use crate::{arriving::Shared, oci::Digest};
+use super::shared::SharedBlob;
+use crate::{files::Stamp, oci::Digest};
 
 /// As many locks as this stand between the workers, so that two rarely meet at one.
 const SHARDS: usize = 64;
 
 /// The digests in use.
 #[derive(Clone, Debug)]
-pub(crate) struct Holds(Arc<Inner>);
+pub(crate) struct InUse(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     hasher: RandomState,
-    // Held for one lookup, and by eviction for one unlink: who opens a blob takes a hold before it opens, so that the
-    // file is either gone by then or stays.
+    // Held for one lookup, and by eviction for one rename: a reader takes a hold before it opens, so that the file is
+    // either gone by then or stays.
     shards: Vec<Mutex<Shard>>,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     held: HashMap<Digest, Held>,
-    // Blobs verified since the start, by 64 bits of a keyed hash; one collision in a lifetime skips one check.
-    verified: HashSet<u64>,
+    // Blobs verified since the start and what their files were then, each as 64 bits of a keyed hash: sixteen bytes per blob,
+    // and one collision in a lifetime skips one check.
+    verified: HashMap<u64, u64>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
     count: usize,
-    open: Weak<Shared>,
+    open: Weak<SharedBlob>,
 }
 
-impl Holds {
-    pub(crate) fn new() -> Holds {
+impl InUse {
+    pub(crate) fn new() -> InUse {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Holds(Arc::new(Inner { hasher: RandomState::new(), shards }))
+        InUse(Arc::new(Inner { hasher: RandomState::new(), shards }))
     }
 
     /// Keeps eviction away from the digest until the hold is dropped.
@@ -48,15 +50,15 @@ impl Holds {
         Hold { inner: self.0.clone(), digest: digest.clone() }
     }
 
-    /// The blob as somebody has it open already.
-    pub(crate) fn opened(&self, digest: &Digest) -> Option<Arc<Shared>> {
+    /// The blob as a reader has it open already.
+    pub(crate) fn opened(&self, digest: &Digest) -> Option<Arc<SharedBlob>> {
         // Not out of the lock: what is upgraded here may be dropped here, and its hold takes the lock.
         let open = self.0.shard(digest).held.get(digest)?.open.upgrade();
         open.filter(|shared| !shared.is_stopped())
     }
 
-    /// From now on [`Holds::opened`] gives this, for as long as somebody has it; or what another thread shared first.
-    pub(crate) fn share(&self, digest: &Digest, shared: Arc<Shared>) -> Arc<Shared> {
+    /// From now on [`InUse::opened`] gives this, for as long as one has it; or what another thread shared first.
+    pub(crate) fn share(&self, digest: &Digest, shared: Arc<SharedBlob>) -> Arc<SharedBlob> {
         let mut shard = self.0.shard(digest);
         let Some(held) = shard.held.get_mut(digest) else { return shared };
         let first = held.open.upgrade();
@@ -74,7 +76,7 @@ impl Holds {
         }
     }
 
-    /// Does `work` while nobody can begin to use the digest; `None`, and nothing is done, when somebody does use it.
+    /// Does `work` while no new use of the digest can begin; `None`, and nothing is done, when it is in use.
     pub(crate) fn unless_held<T>(&self, digest: &Digest, work: impl FnOnce() -> T) -> Option<T> {
         let mut shard = self.0.shard(digest);
         if shard.held.contains_key(digest) {
@@ -84,14 +86,16 @@ impl Holds {
         Some(work())
     }
 
-    /// The blob's bytes were seen to match its digest.
-    pub(crate) fn mark_verified(&self, digest: &Digest) {
-        self.0.shard(digest).verified.insert(self.0.hasher.hash_one(digest));
+    /// The blob's bytes were seen to match its digest in the file that has this stamp.
+    pub(crate) fn mark_verified(&self, digest: &Digest, stamp: Stamp) {
+        let stamp = self.0.hasher.hash_one(stamp);
+        self.0.shard(digest).verified.insert(self.0.hasher.hash_one(digest), stamp);
     }
 
-    /// Whether that was so since the start.
-    pub(crate) fn is_verified(&self, digest: &Digest) -> bool {
-        self.0.shard(digest).verified.contains(&self.0.hasher.hash_one(digest))
+    /// Whether that was so since the start, of a file with this stamp.
+    pub(crate) fn is_verified(&self, digest: &Digest, stamp: Stamp) -> bool {
+        let stamp = self.0.hasher.hash_one(stamp);
+        self.0.shard(digest).verified.get(&self.0.hasher.hash_one(digest)) == Some(&stamp)
     }
 }
 
@@ -102,7 +106,7 @@ impl Inner {
     }
 }
 
-/// Somebody uses the digest; dropping it is the only way to stop.
+/// One use of the digest; dropping it is the only way to end it.
 #[derive(Debug)]
 pub(crate) struct Hold {
     inner: Arc<Inner>,
@@ -118,24 +122,5 @@ impl Drop for Hold {
                 shard.held.remove(&self.digest);
             }
         }
-    }
-}
-
-/// Locks of which each stands for many keys: what is written and what is remembered of one key change together.
-#[derive(Debug)]
-pub(crate) struct Stripes {
-    hasher: RandomState,
-    locks: Vec<Mutex<()>>,
-}
-
-impl Stripes {
-    pub(crate) fn new() -> Stripes {
-        Stripes { hasher: RandomState::new(), locks: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
-
-    /// Held for one small file.
-    pub(crate) fn lock(&self, key: &impl Hash) -> MutexGuard<'_, ()> {
-        let at = self.hasher.hash_one(key) as usize % SHARDS;
-        self.locks[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

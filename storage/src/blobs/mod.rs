@@ -1,0 +1,118 @@
+//! Blobs: whole and verified under their digest, or arriving.
+//!
+//! A blob comes in by `write`, is shared among its readers by `shared`, and goes out by `read`. `in_use` knows which are read or
+//! written, `partial` what an earlier attempt left, and `verify` finds what rotted before it is given whole.
+
+mod in_use;
+mod partial;
+mod read;
+mod shared;
+mod verify;
+mod write;
+
+use std::sync::Arc;
+
+use self::write::Target;
+pub(crate) use self::{
+    in_use::InUse,
+    partial::{Idle, Partials},
+    verify::Verifier,
+};
+pub use self::{
+    read::{Arriving, Extent, Reader},
+    shared::{HOLD_BACK, Stopped},
+    write::Writer,
+};
+use crate::{
+    Error, Settings,
+    capacity::Capacity,
+    files::{Files, Kind, reading},
+    oci::Digest,
+};
+
+/// The blobs of a store. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    files: Arc<Files>,
+    capacity: Arc<Capacity>,
+    pub(crate) in_use: InUse,
+    pub(crate) partials: Arc<Partials>,
+    pub(crate) verifier: Arc<Verifier>,
+    write_buffer: u64,
+}
+
+impl Blobs {
+    pub(crate) fn new(files: Arc<Files>, capacity: Arc<Capacity>, settings: &Settings) -> Blobs {
+        let in_use = InUse::new();
+        let (verify, write_buffer) = (settings.verify_on_first_read, settings.write_buffer);
+        Blobs {
+            partials: Arc::new(Partials::new(files.clone(), capacity.clone())),
+            verifier: Arc::new(Verifier::new(files.clone(), capacity.clone(), in_use.clone(), verify)),
+            files,
+            capacity,
+            in_use,
+            write_buffer,
+        }
+    }
+
+    /// The blob, when a reader has it open already. No system call.
+    pub fn now(&self, digest: &Digest) -> Option<Reader> {
+        let shared = self.in_use.opened(digest)?;
+        self.capacity.note(Kind::Blob, digest);
+        Some(Reader::of(&shared))
+    }
+
+    /// The whole blob, held against eviction while the reader lives; `None` when it is not here. On the first reading of what an
+    /// earlier run stored, the last 64 KiB are given when it was verified, as of a blob that arrives.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for anything but absence, also when the disk does not answer in time.
+    pub async fn load(&self, digest: &Digest) -> Result<Option<Reader>, Error> {
+        if let Some(reader) = self.now(digest) {
+            return Ok(Some(reader));
+        }
+        let (blobs, digest) = (self.clone(), digest.clone());
+        reading("blob", move || blobs.read(&digest)).await
+    }
+
+    /// As [`Blobs::load`], on this thread: one `open` and one `fstat`, or neither when a reader has it open.
+    ///
+    /// # Errors
+    /// As [`Blobs::load`].
+    pub fn read(&self, digest: &Digest) -> Result<Option<Reader>, Error> {
+        if let Some(reader) = self.now(digest) {
+            return Ok(Some(reader));
+        }
+        let hold = self.in_use.hold(digest);
+        let Some(file) = self.files.disk.open(&self.files.layout.object(Kind::Blob, digest))? else { return Ok(None) };
+        self.capacity.note(Kind::Blob, digest);
+        Ok(self.verifier.share(digest, file, hold)?.map(|shared| Reader::of(&shared)))
+    }
+
+    /// The size of a whole blob in bytes. One `stat`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for anything but absence.
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        let metadata = self.files.disk.metadata(&self.files.layout.object(Kind::Blob, digest))?;
+        Ok(metadata.map(|metadata| metadata.len()))
+    }
+
+    /// Starts to write a blob, adopting a partial file of an earlier attempt: [`Writer::written`] says where to go on.
+    ///
+    /// `expected` bytes are reserved on disk and in the capacity, after eviction when that is needed. Of two writers of one
+    /// digest at most one adopts; both may commit.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when there is no room.
+    pub async fn write(&self, digest: &Digest, expected: Option<u64>) -> Result<Writer, Error> {
+        let target = Target {
+            files: self.files.clone(),
+            capacity: self.capacity.clone(),
+            in_use: self.in_use.clone(),
+            partials: self.partials.clone(),
+            write_buffer: self.write_buffer,
+        };
+        Writer::begin(target, digest.clone(), expected).await
+    }
+}

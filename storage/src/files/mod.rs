@@ -1,0 +1,151 @@
+//! The directory of the store: the only system calls, the only paths, and what every layer above does with small files.
+//!
+//! `disk` makes the calls, `layout` builds the paths, `record` seals small values, `journal` appends. [`Files`] joins them with
+//! the lock of the directory, so that whoever can touch a file holds the directory.
+
+mod disk;
+mod journal;
+mod layout;
+mod record;
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use tracing::{error, warn};
+
+pub use self::{
+    disk::{Call, Faults},
+    journal::{Journal, Journals},
+};
+pub(crate) use self::{
+    disk::{Disk, Stamp},
+    layout::{Kind, LISTINGS, Layout, MEMBERS, TAGS, escape, flat, held_in, held_name, partial_name, unescape, unflat},
+};
+use crate::{Error, oci::Digest};
+
+/// A record is a few hundred bytes; a listing of 100,000 tags is some 13 MiB.
+const RECORD_MOST: u64 = 64 << 20;
+
+/// Directories whose names are known to be on the disk; with more of them the set begins anew.
+const DURABLE: usize = 65_536;
+
+/// How long a reader waits for the disk. A disk that hangs is an error then, and the connection is free.
+const READ_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The directory, held for this process.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) disk: Disk,
+    pub(crate) layout: Layout,
+    // Directories whose own name was synced since the start, up to the root. Held for one look or one insertion.
+    durable: Mutex<HashSet<PathBuf>>,
+    closing: AtomicBool,
+    // The directory is ours while this is open: as long as a thread or a writer may still touch it.
+    _lock: File,
+}
+
+impl Files {
+    pub(crate) fn new(disk: Disk, layout: Layout, lock: File) -> Files {
+        Files { disk, layout, durable: Mutex::default(), closing: AtomicBool::new(false), _lock: lock }
+    }
+
+    /// The store is closed: what reads for long ends.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// A sealed record; one that is not what was written is removed and absent.
+    pub(crate) fn read_record<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, Error> {
+        let Some(bytes) = self.disk.read(path, RECORD_MOST)? else { return Ok(None) };
+        let record = record::unseal(&bytes);
+        if record.is_none() {
+            warn!(path = %path.display(), "a torn or foreign record; removed");
+            self.disk.remove(path)?;
+        }
+        Ok(record)
+    }
+
+    /// Replaces a record. Its bytes may be lost in a power cut.
+    pub(crate) fn write_record(&self, path: &Path, value: &impl Serialize) -> Result<(), Error> {
+        self.disk.replace(&self.layout.temporary(), path, &[record::seal(value)?])
+    }
+
+    /// Replaces a record; its bytes are on the disk when this returns. The name follows with [`Files::sync_parent`].
+    pub(crate) fn write_record_synced(&self, path: &Path, value: &impl Serialize) -> Result<(), Error> {
+        self.disk.replace_synced(&self.layout.temporary(), path, &[record::seal(value)?])
+    }
+
+    /// Sees to it that the names in a directory, and its own name, are on the disk.
+    pub(crate) fn sync_names(&self, directory: &Path) -> Result<(), Error> {
+        self.disk.sync_directory(directory)?;
+        let known = |path: &Path| self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(path);
+        let (mut at, mut synced) = (directory, Vec::new());
+        while at != self.layout.root() && !known(at) {
+            let Some(parent) = at.parent() else { break };
+            self.disk.sync_directory(parent)?;
+            synced.push(at.to_owned());
+            at = parent;
+        }
+        if !synced.is_empty() {
+            let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+            if durable.len() > DURABLE {
+                durable.clear();
+            }
+            durable.extend(synced);
+        }
+        Ok(())
+    }
+
+    /// As [`Files::sync_names`], of the directory of a file, when there is one.
+    pub(crate) fn sync_parent(&self, path: &Path) -> Result<(), Error> {
+        match path.parent() {
+            Some(parent) if self.disk.metadata(parent)?.is_some() => self.sync_names(parent),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a corrupt object out of the way, for the operator to look at.
+    pub(crate) fn quarantine(&self, kind: Kind, digest: &Digest, why: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let path = self.layout.object(kind, digest);
+        let to = self.layout.quarantine().join(format!("{}.{}.{now}", kind.directory(), flat(digest)));
+        error!(%digest, kind = kind.directory(), why, "corrupt; quarantined");
+        if let Err(error) = self.disk.rename(&path, &to) {
+            // It must not be served again, even when it cannot be moved.
+            let removed = self.disk.remove(&path);
+            error!(%digest, %error, ?removed, "cannot quarantine");
+        }
+    }
+}
+
+/// Runs what writes away from the async threads. It is done even when the future is dropped.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Error::vanished(what)))
+}
+
+/// Runs what only reads away from the async threads, and does not wait for a disk that hangs.
+pub(crate) async fn reading<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::time::timeout(READ_PATIENCE, blocking(what, work)).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::timed_out(what)),
+    }
+}
