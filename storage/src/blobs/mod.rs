@@ -12,9 +12,7 @@ mod write;
 
 use std::sync::Arc;
 
-use self::write::Target;
 pub(crate) use self::{
-    in_use::InUse,
     partial::{Idle, Partials},
     verify::Verifier,
 };
@@ -23,12 +21,16 @@ pub use self::{
     shared::{HOLD_BACK, Stopped},
     write::Writer,
 };
+use self::{shared::SharedBlob, write::Target};
 use crate::{
     Error, Settings,
     capacity::Capacity,
     files::{Files, Kind, reading},
     oci::Digest,
 };
+
+/// The digests that are read or written.
+pub(crate) type InUse = in_use::InUse<SharedBlob>;
 
 /// The blobs of a store. Cloning is cheap.
 #[derive(Clone, Debug)]

@@ -24,7 +24,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::in_use::Hold;
+use super::in_use::{Hold, Usable};
 
 /// The bytes at the end of an arriving blob that nobody gets before the digest is verified.
 pub const HOLD_BACK: u64 = 64 * 1024;
@@ -51,7 +51,7 @@ pub(crate) struct SharedBlob {
     // Held for one insertion or one swap; never across a wake.
     waiting: Mutex<Waiting>,
     // Keeps eviction away for as long as anybody reads or writes.
-    _hold: Hold,
+    _hold: Hold<SharedBlob>,
 }
 
 #[derive(Debug, Default)]
@@ -60,9 +60,15 @@ struct Waiting {
     stopped: Option<Stopped>,
 }
 
+impl Usable for SharedBlob {
+    fn is_usable(&self) -> bool {
+        !self.is_stopped()
+    }
+}
+
 impl SharedBlob {
     /// A blob of which nothing may be read yet.
-    pub(crate) fn new(file: Arc<File>, size: Option<u64>, hold: Hold) -> SharedBlob {
+    pub(crate) fn new(file: Arc<File>, size: Option<u64>, hold: Hold<SharedBlob>) -> SharedBlob {
         SharedBlob {
             file,
             size: AtomicU64::new(size.unwrap_or(UNKNOWN)),
@@ -75,7 +81,7 @@ impl SharedBlob {
     }
 
     /// A blob that is whole already.
-    pub(crate) fn whole(file: Arc<File>, size: u64, hold: Hold) -> SharedBlob {
+    pub(crate) fn whole(file: Arc<File>, size: u64, hold: Hold<SharedBlob>) -> SharedBlob {
         let shared = SharedBlob::new(file, Some(size), hold);
         shared.finish(size);
         shared

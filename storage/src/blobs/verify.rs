@@ -38,7 +38,7 @@ const WAITING: usize = 1024;
 pub(crate) struct Verifier {
     files: Arc<Files>,
     capacity: Arc<Capacity>,
-    in_use: InUse,
+    in_use: InUse<SharedBlob>,
     enabled: bool,
     // Held for one queue operation.
     queue: Mutex<Queue>,
@@ -62,7 +62,12 @@ enum Verdict {
 
 impl Verifier {
     /// Unless `enabled`, what an earlier run stored is taken as sound until a scrub finds otherwise.
-    pub(crate) fn new(files: Arc<Files>, capacity: Arc<Capacity>, in_use: InUse, enabled: bool) -> Verifier {
+    pub(crate) fn new(
+        files: Arc<Files>,
+        capacity: Arc<Capacity>,
+        in_use: InUse<SharedBlob>,
+        enabled: bool,
+    ) -> Verifier {
         Verifier { files, capacity, in_use, enabled, queue: Mutex::default() }
     }
 
@@ -78,7 +83,7 @@ impl Verifier {
         self: &Arc<Verifier>,
         digest: &Digest,
         file: File,
-        hold: Hold,
+        hold: Hold<SharedBlob>,
     ) -> Result<Option<Arc<SharedBlob>>, Error> {
         let stamp = self.files.disk.stamp(&file, &self.files.layout.object(Kind::Blob, digest))?;
         let (file, size) = (Arc::new(file), stamp.size);

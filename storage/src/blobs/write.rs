@@ -63,7 +63,7 @@ const GROWTH: u64 = 8 << 20;
 pub(super) struct Target {
     pub(super) files: Arc<Files>,
     pub(super) capacity: Arc<Capacity>,
-    pub(super) in_use: InUse,
+    pub(super) in_use: InUse<SharedBlob>,
     pub(super) partials: Arc<Partials>,
     /// Bytes that may wait for the disk.
     pub(super) write_buffer: u64,

@@ -17,13 +17,15 @@ use std::{
     fs::File,
     hash::{BuildHasher, RandomState},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 
-use self::collect::Collected;
 use super::pins::Pins;
 use crate::{
     Error, Reader, Settings, TagRecord,
@@ -91,6 +93,28 @@ struct Inner {
     hasher: RandomState,
     // Held while a repository is changed, with its syncs, by blocking threads alone.
     locks: Vec<Mutex<()>>,
+}
+
+/// What was given up since the start because no manifest named it.
+#[derive(Debug, Default)]
+struct Collected {
+    blobs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Collected {
+    fn add(&self, size: u64) {
+        self.blobs.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+    }
+
+    fn blobs(&self) -> u64 {
+        self.blobs.load(Ordering::Relaxed)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl Repositories {

@@ -4,6 +4,7 @@
 //! string that did not pass through here. Nothing in this module does I/O.
 
 mod digest;
+mod invalid;
 mod manifest;
 mod media_type;
 mod name;
@@ -11,26 +12,15 @@ mod paging;
 mod pattern;
 mod reference;
 mod strict;
+mod tag;
 
 pub use digest::{Algorithm, Digest, Hasher};
+pub use invalid::Invalid;
 pub use manifest::{Child, Description, Malformed, Manifest};
 pub use media_type::{MANIFEST_ACCEPT, MediaType, OCI_IMAGE_INDEX};
 pub use name::Name;
 pub use paging::{Page, page};
 pub use pattern::matches;
-pub use reference::{Reference, Tag};
+pub use reference::Reference;
 pub use strict::unambiguous;
-
-/// Why a string is not the thing it was offered as. The text tells the sender what to change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
-    /// Not a repository name by the grammar of the distribution-spec, "Pulling manifests".
-    #[error("invalid repository name: {0}")]
-    Name(&'static str),
-    /// Not a tag by the grammar of the distribution-spec.
-    #[error("invalid tag: a tag is 1 to 128 of [A-Za-z0-9_.-] and starts with none of \".-\"")]
-    Tag,
-    /// Not a digest, or of an algorithm that is not served.
-    #[error("invalid digest: {0}")]
-    Digest(&'static str),
-}
+pub use tag::Tag;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -14,28 +13,6 @@ use crate::{
     files::Kind,
     oci::{Digest, Name},
 };
-
-/// What was given up since the start because no manifest named it.
-#[derive(Debug, Default)]
-pub(super) struct Collected {
-    blobs: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Collected {
-    fn add(&self, size: u64) {
-        self.blobs.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(size, Ordering::Relaxed);
-    }
-
-    pub(super) fn blobs(&self) -> u64 {
-        self.blobs.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
 
 impl Inner {
     /// See [`Repositories::collect`](super::Repositories::collect).
