@@ -5,6 +5,7 @@ mod deploy;
 mod limits;
 mod mirror;
 mod pages;
+mod promises;
 mod registry;
 mod suite;
 mod tls;

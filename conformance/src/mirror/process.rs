@@ -80,6 +80,11 @@ impl Process {
         self.directory.path().join("data")
     }
 
+    /// What it was given and what it wrote: `config`, `log`, and below `data` the rest.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Process id; `None` once it has ended.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
