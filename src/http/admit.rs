@@ -6,15 +6,11 @@
 //! refuses them then (401), so that a client whose password has expired does not silently become anonymous. They are never logged or
 //! forwarded.
 //!
-//! The permit that [`Gate::admit`] gives is held by the turn, and so until the last byte of the response is sent.
+//! The permit that [`Gate::admit`] gives is held by the request's scope, and so until the last byte of the response is sent.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
-use super::connection::ConnectionState;
+use super::{peer::Peer, printable::printable};
 use crate::{
     client::{Client, ClientKey},
     identity::{AuthError, Authenticator, Credentials, MAX_LENGTH, Principal},
@@ -58,16 +54,16 @@ impl Gate {
     }
 
     /// The client, when no password has to be verified to know it. Allocates nothing for an anonymous peer that asked before.
-    pub(crate) fn at_once(&self, shared: &ConnectionState, head: &RequestHead) -> Option<Arc<Client>> {
+    pub(crate) fn at_once(&self, peer: &Peer, head: &RequestHead) -> Option<Arc<Client>> {
         let config = self.limits.config();
         let principal = match offered(&config, head.headers()) {
-            Offered::Nothing => return Some(self.by_address(&config, shared, head.headers())),
+            Offered::Nothing => return Some(self.by_address(&config, peer, head.headers())),
             Offered::Unreadable => None,
             Offered::Credentials(credentials) => {
-                self.authenticator.recall(&credentials, address(&config, shared, head.headers()))?
+                self.authenticator.recall(&credentials, address(&config, peer, head.headers()))?
             }
         };
-        self.client_of(&config, shared, head.headers(), principal).ok()
+        self.client_of(&config, peer, head.headers(), principal).ok()
     }
 
     /// The client, after verifying what it offers.
@@ -75,33 +71,29 @@ impl Gate {
     /// # Errors
     /// Credentials that are wrong, on a listener with a login; elsewhere they are as if they had not been sent, for a client may send what
     /// it has for another registry. And [`AuthError`].
-    pub(crate) async fn identify(
-        &self,
-        shared: &ConnectionState,
-        head: &RequestHead,
-    ) -> Result<Arc<Client>, LoginError> {
+    pub(crate) async fn identify(&self, peer: &Peer, head: &RequestHead) -> Result<Arc<Client>, LoginError> {
         let offered = offered(&self.limits.config(), head.headers());
         let principal = match offered {
             Offered::Nothing | Offered::Unreadable => None,
             Offered::Credentials(credentials) => {
-                let from = address(&self.limits.config(), shared, head.headers());
+                let from = address(&self.limits.config(), peer, head.headers());
                 self.authenticator.verify(&credentials, from).await.map_err(LoginError::Unverified)?
             }
         };
-        self.client_of(&self.limits.config(), shared, head.headers(), principal)
+        self.client_of(&self.limits.config(), peer, head.headers(), principal)
     }
 
     fn client_of(
         &self,
         config: &LimitsConfig,
-        shared: &ConnectionState,
+        peer: &Peer,
         headers: &HeaderMap,
         principal: Option<Principal>,
     ) -> Result<Arc<Client>, LoginError> {
         match principal {
-            Some(principal) => Ok(self.by_name(config, shared, headers, principal.name)),
-            None if shared.login => Err(LoginError::Wrong),
-            None => Ok(self.by_address(config, shared, headers)),
+            Some(principal) => Ok(self.by_name(config, peer, headers, principal.name)),
+            None if peer.login => Err(LoginError::Wrong),
+            None => Ok(self.by_address(config, peer, headers)),
         }
     }
 
@@ -112,7 +104,7 @@ impl Gate {
     pub(crate) fn admit(
         &self,
         client: Arc<Client>,
-        shared: &ConnectionState,
+        peer: &Peer,
         head: &RequestHead,
         kind: RequestKind,
         about: RequestInfo<'_>,
@@ -123,7 +115,7 @@ impl Gate {
             true => None,
             false => {
                 let value = head.headers().get(name.as_str()).map(|value| value.as_bytes());
-                bypasses(value, address::is_trusted(&config.trusted_proxies, peer(shared)))
+                bypasses(value, address::is_trusted(&config.trusted_proxies, peer.ip()))
             }
         };
         let request = AdmissionRequest { client, kind, about, bypass };
@@ -137,23 +129,17 @@ impl Gate {
         admitted
     }
 
-    fn by_name(
-        &self,
-        config: &LimitsConfig,
-        shared: &ConnectionState,
-        headers: &HeaderMap,
-        name: Arc<str>,
-    ) -> Arc<Client> {
-        let address = address(config, shared, headers);
+    fn by_name(&self, config: &LimitsConfig, peer: &Peer, headers: &HeaderMap, name: Arc<str>) -> Arc<Client> {
+        let address = address(config, peer, headers);
         Arc::new(self.limits.describe_client(ClientKey::Principal(name), address, user_agent(headers)))
     }
 
-    fn by_address(&self, config: &LimitsConfig, shared: &ConnectionState, headers: &HeaderMap) -> Arc<Client> {
+    fn by_address(&self, config: &LimitsConfig, peer: &Peer, headers: &HeaderMap) -> Arc<Client> {
         let forwarded = !config.trusted_proxies.is_empty()
             && (headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED));
         // With classes, what a client is may change with its User-Agent and with a reload; else it is what it was.
         if forwarded || !config.classes.0.is_empty() {
-            let address = address(config, shared, headers);
+            let address = address(config, peer, headers);
             return Arc::new(self.limits.describe_client(
                 ClientKey::Address(address::key_address(address)),
                 address,
@@ -161,10 +147,10 @@ impl Gate {
             ));
         }
         let anonymous = || {
-            let peer = peer(shared);
+            let peer = peer.ip();
             Arc::new(Client::anonymous(address::key_address(peer), peer))
         };
-        shared.client.borrow_mut().get_or_insert_with(anonymous).clone()
+        peer.client.borrow_mut().get_or_insert_with(anonymous).clone()
     }
 }
 
@@ -177,7 +163,7 @@ fn log(note: &LogFields, request: &AdmissionRequest<'_>, head: &RequestHead, sta
         throttle_safelist = note.throttle_safelist,
         remote_ip = %request.client.address,
         request_method = %head.method,
-        path = super::request_scope::printable(head.uri.path()),
+        path = printable(head.uri.path()),
         discriminator = %request.client.key,
         class = request.client.class.word(),
         status = (status > 0).then_some(status),
@@ -189,12 +175,8 @@ fn log(note: &LogFields, request: &AdmissionRequest<'_>, head: &RequestHead, sta
     );
 }
 
-fn peer(shared: &ConnectionState) -> IpAddr {
-    shared.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
-}
-
-fn address(config: &LimitsConfig, shared: &ConnectionState, headers: &HeaderMap) -> IpAddr {
-    let (peer, trusted) = (peer(shared), &config.trusted_proxies);
+fn address(config: &LimitsConfig, peer: &Peer, headers: &HeaderMap) -> IpAddr {
+    let (peer, trusted) = (peer.ip(), &config.trusted_proxies);
     if trusted.is_empty() {
         return peer.to_canonical();
     }
@@ -274,9 +256,9 @@ mod tests {
     #[tokio::test]
     async fn credentials_count_when_they_verify_and_are_nothing_when_they_do_not() {
         let gate = gate(&[], vec![account("ci", "secret:with:colons"), account("ann", "b")]);
-        let shared = ConnectionState::new(Some("192.0.2.1:5000".parse().unwrap()), false);
+        let peer = Peer::new(Some("192.0.2.1:5000".parse().unwrap()), false);
         let key = async |authorization: &str| {
-            gate.identify(&shared, &head(&[(AUTHORIZATION, authorization)])).await.unwrap().key.to_string()
+            gate.identify(&peer, &head(&[(AUTHORIZATION, authorization)])).await.unwrap().key.to_string()
         };
         for _ in 0..2 {
             assert_eq!(key(&basic("ci:secret:with:colons")).await, "ci");
@@ -295,15 +277,15 @@ mod tests {
                 assert_eq!(key(&wrong).await, "192.0.2.1", "{wrong:.40}");
             }
         }
-        assert!(gate.at_once(&shared, &head(&[(AUTHORIZATION, &basic("ci:secret:with:colons"))])).is_some());
-        assert!(gate.at_once(&shared, &head(&[(AUTHORIZATION, &basic("ci:never seen"))])).is_none());
+        assert!(gate.at_once(&peer, &head(&[(AUTHORIZATION, &basic("ci:secret:with:colons"))])).is_some());
+        assert!(gate.at_once(&peer, &head(&[(AUTHORIZATION, &basic("ci:never seen"))])).is_none());
     }
 
     #[test]
     fn without_accounts_nobody_s_password_is_looked_at() {
         let gate = gate(&[], Vec::new());
-        let shared = ConnectionState::new(Some("[2001:db8::1]:5000".parse().unwrap()), false);
-        let client = gate.at_once(&shared, &head(&[(AUTHORIZATION, &basic("hubuser:hubpassword"))])).unwrap();
+        let peer = Peer::new(Some("[2001:db8::1]:5000".parse().unwrap()), false);
+        let client = gate.at_once(&peer, &head(&[(AUTHORIZATION, &basic("hubuser:hubpassword"))])).unwrap();
         assert_eq!(client.key.to_string(), "2001:db8::/64");
     }
 
@@ -311,8 +293,8 @@ mod tests {
     fn forwarding_headers_count_only_from_trusted_proxies() {
         let gate = gate(&["10.0.0.0/8"], Vec::new());
         let key = |peer: &str, headers: &[(HeaderName, &str)]| {
-            let shared = ConnectionState::new(Some(peer.parse().unwrap()), false);
-            gate.at_once(&shared, &head(headers)).unwrap().key.to_string()
+            let peer = Peer::new(Some(peer.parse().unwrap()), false);
+            gate.at_once(&peer, &head(headers)).unwrap().key.to_string()
         };
         assert_eq!(key("192.0.2.1:1", &[(X_FORWARDED_FOR, "1.1.1.1")]), "192.0.2.1");
         assert_eq!(
@@ -322,9 +304,9 @@ mod tests {
         assert_eq!(key("10.0.0.1:1", &[(FORWARDED, "for=192.0.2.9")]), "192.0.2.9");
         assert_eq!(key("10.0.0.1:1", &[]), "10.0.0.1");
         // One connection of a proxy carries many clients.
-        let shared = ConnectionState::new(Some("10.0.0.1:1".parse().unwrap()), false);
+        let peer = Peer::new(Some("10.0.0.1:1".parse().unwrap()), false);
         for client in ["192.0.2.1", "192.0.2.2"] {
-            assert_eq!(gate.at_once(&shared, &head(&[(X_FORWARDED_FOR, client)])).unwrap().key.to_string(), client);
+            assert_eq!(gate.at_once(&peer, &head(&[(X_FORWARDED_FOR, client)])).unwrap().key.to_string(), client);
         }
     }
 }

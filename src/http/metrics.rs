@@ -110,9 +110,7 @@ impl Metrics {
                 })
             }),
             cache: KINDS.map(|(_, kind)| {
-                STATUSES.map(|status| {
-                    cache.get_or_create(&CacheLabels { kind, status: super::headers::word(status) }).clone()
-                })
+                STATUSES.map(|status| cache.get_or_create(&CacheLabels { kind, status: cache_word(status) }).clone())
             }),
             bytes: KINDS.map(|(_, kind)| bytes.get_or_create(&KindLabels { kind }).clone()),
         };
@@ -201,6 +199,17 @@ pub(crate) struct OpenConnection(Gauge);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// The word for a status in the log and the metrics.
+pub(crate) fn cache_word(status: CacheStatus) -> &'static str {
+    match status {
+        CacheStatus::Hit => "hit",
+        CacheStatus::Miss => "miss",
+        CacheStatus::Revalidated => "revalidated",
+        CacheStatus::Stale => "stale",
+        CacheStatus::Bypass => "bypass",
     }
 }
 

@@ -11,10 +11,11 @@ use super::{
     *,
 };
 use crate::{
-    hosted,
+    hosted::{self, Hosted},
     identity::Authenticator,
     limits::{Account, Limits, LimitsConfig},
-    mirror,
+    mirror::{self, Mirror},
+    route::Routes,
     upstream::{self, Ledger, Upstream},
 };
 
@@ -106,10 +107,8 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
     };
     let listeners = vec![listener(false), listener(true)];
     let metrics = Metrics::new();
-    let serving =
-        serve(settings, listeners, mirror, limits.clone(), Authenticator::new(limits), hosted, metrics.clone())
-            .await
-            .unwrap();
+    let authenticator = Authenticator::new(limits.clone());
+    let serving = serve(settings, listeners, mirror, limits, authenticator, hosted, metrics.clone()).await.unwrap();
     World { hub, serving, metrics, _directory: directory }
 }
 
@@ -392,7 +391,6 @@ async fn bad_input_is_a_4xx_and_asks_nobody() {
     let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let long = "a".repeat(5000);
     for path in [
-        "/",
         "/v1/",
         "/v2/x",
         "/v2/a/b",

@@ -1,156 +1,109 @@
-//! A blob: GET and HEAD, whole or a range of it (end-2), and DELETE where it lives here (end-10).
+//! A blob: GET and HEAD, whole or a range of it (end-2), and DELETE where it is hosted (end-10).
 //!
 //! A blob that is still arriving is answered at once: its head goes out as soon as its size is known, and its bytes as they come.
 //! Always `application/octet-stream`, for that is what scanners accept, and never with a `Content-Encoding`.
 
 use actix_http::{
-    Method, Response, StatusCode,
-    header::{
-        ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
-    },
+    StatusCode,
+    header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE},
 };
-use bytes::Bytes;
 
-use crate::http::{
-    Registry,
-    body::{Body, with_headers},
+use super::{
+    context::Context,
     error::ApiError,
     headers::{self, DigestHeaders},
+    outcome::{Handled, later, now},
     range::{RangeOutcome, RangeSpec},
-    request_context::{RequestContext, ResponseFuture, TargetRepository},
-    sendfile::Transfer,
+    reply::{Content, Reply},
+    request::{Request, SharedRequest},
 };
 use crate::{
     hosted::Right,
-    mirror::{BlobAnswer, CacheFacts},
-    oci::Digest,
+    mirror::{BlobAnswer, CacheFacts, Lookup},
+    oci::{Digest, Name},
 };
 
-pub(crate) fn answer(
-    registry: &Registry,
-    exchange: RequestContext,
-    place: TargetRepository,
-    digest: Digest,
-) -> ResponseFuture {
-    let named = headers::of_digest(&digest);
-    let conditional = exchange.head().headers().contains_key(IF_NONE_MATCH);
-    let had = conditional && headers::none_match(exchange.head().headers(), &named.etag);
-    if !had && let Some(found) = registry.mirror.blobs.cached(&place.ask, &digest) {
-        return ResponseFuture::now(send(exchange, &place, named, found));
+/// A mirrored blob.
+pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, digest: &Digest) -> Handled {
+    let named = headers::of_digest(digest);
+    let is_cached_by_client =
+        request.headers().contains_key(IF_NONE_MATCH) && headers::none_match(request.headers(), &named.etag);
+    if !is_cached_by_client && let Some(found) = cx.mirror.blobs.cached(lookup, digest) {
+        return now(send(request, named, found)?);
     }
-    if !exchange.turn.is_head()
-        && !had
-        && let Err(failure) = exchange.may_miss(&place, &digest.to_string())
-    {
-        return ResponseFuture::now(exchange.fail(&failure, Some(&place), None));
+    if !request.is_head() && !is_cached_by_client {
+        cx.may_fetch(request, lookup)?;
     }
-    let mirror = registry.mirror.clone();
-    ResponseFuture::later(async move {
-        // Whoever has it asks only whether it is still there: no reason to bring it here.
-        if had || exchange.turn.is_head() {
-            return match mirror.blobs.head(&place.ask, &digest).await {
-                Ok(found) => head(exchange, &place, named, found.size, &found.facts, had),
-                Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
-            };
+    let mirror = cx.mirror.clone();
+    let (request, lookup, digest) = (request.clone(), lookup.clone(), digest.clone());
+    later(async move {
+        // A client that has it asks only whether it is still there: no reason to fetch it.
+        if is_cached_by_client || request.is_head() {
+            let found = mirror.blobs.head(&lookup, &digest).await?;
+            return Ok(head(named, found.size, found.facts, is_cached_by_client));
         }
-        let hint = match asked(&exchange, &named) {
+        let hint = match range(&request, &named) {
             Some(RangeSpec::From(start, end)) => Some((start, end)),
             Some(RangeSpec::Last(_) | RangeSpec::Reversed) | None => None,
         };
-        match mirror.blobs.get(&place.ask, &digest, hint).await {
-            Ok(found) => send(exchange, &place, named, found),
-            Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), None),
-        }
+        send(&request, named, mirror.blobs.get(&lookup, &digest, hint).await?)
     })
 }
 
-/// A blob that lives here: GET, HEAD, DELETE (end-10).
-pub(crate) fn hosted(
-    registry: &Registry,
-    exchange: RequestContext,
-    place: TargetRepository,
-    digest: Digest,
-) -> ResponseFuture {
-    let (client, name) = (&place.ask.client, &place.ask.repository);
-    let hosted = registry.hosted.clone();
-    let named = headers::of_digest(&digest);
-    match *exchange.request.method() {
-        Method::GET | Method::HEAD => {
-            let had = headers::none_match(exchange.head().headers(), &named.etag);
-            let found = match had || exchange.turn.is_head() {
-                true => hosted.head_blob(client, name, &digest).map(|found| (None, found.size, found.facts)),
-                false => hosted.blob(client, name, &digest).map(|found| {
-                    let (size, facts) = (found.reader.size(), found.facts.clone());
-                    (Some(found), size, facts)
-                }),
-            };
-            ResponseFuture::now(match found {
-                Ok((Some(found), ..)) => send(exchange, &place, named, found),
-                Ok((None, size, facts)) => head(exchange, &place, named, size, &facts, had),
-                Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
-            })
-        }
-        Method::DELETE => match hosted.may(client, Right::Delete, name) {
-            Ok(()) => ResponseFuture::later(async move {
-                match hosted.delete_blob(&place.ask.repository, &digest).await {
-                    Ok(()) => exchange.empty(&place, StatusCode::ACCEPTED),
-                    Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), None),
-                }
-            }),
-            Err(error) => ResponseFuture::now(exchange.fail(&ApiError::Hosted(error), Some(&place), None)),
-        },
-        _ => ResponseFuture::now(exchange.fail(&ApiError::NotAllowed("GET, HEAD, DELETE"), Some(&place), None)),
+/// A hosted blob.
+pub(crate) fn get_hosted(cx: &Context, request: &Request, name: &Name, digest: &Digest) -> Handled {
+    let named = headers::of_digest(digest);
+    let is_cached_by_client = headers::none_match(request.headers(), &named.etag);
+    if is_cached_by_client || request.is_head() {
+        let found = cx.hosted.head_blob(&request.client, name, digest)?;
+        return now(head(named, found.size, found.facts, is_cached_by_client));
     }
+    now(send(request, named, cx.hosted.blob(&request.client, name, digest)?)?)
 }
 
-fn head(
-    mut exchange: RequestContext,
-    place: &TargetRepository,
-    named: DigestHeaders,
-    size: u64,
-    facts: &CacheFacts,
-    had: bool,
-) -> Response<Body> {
-    let all = described(&mut exchange, place, named, facts);
-    if had { exchange.not_modified(all) } else { exchange.promised(all, size) }
+/// Takes a blob from a hosted repository.
+pub(crate) fn delete(cx: &Context, request: &Request, name: &Name, digest: &Digest) -> Handled {
+    cx.hosted.may(&request.client, Right::Delete, name)?;
+    let (hosted, name, digest) = (cx.hosted.clone(), name.clone(), digest.clone());
+    later(async move {
+        hosted.delete_blob(&name, &digest).await?;
+        Ok(Reply::new(StatusCode::ACCEPTED))
+    })
 }
 
-fn send(
-    mut exchange: RequestContext,
-    place: &TargetRepository,
-    named: DigestHeaders,
-    found: BlobAnswer,
-) -> Response<Body> {
-    let BlobAnswer { mut reader, facts } = found;
+fn head(named: DigestHeaders, size: u64, facts: CacheFacts, is_cached_by_client: bool) -> Reply {
+    let status = if is_cached_by_client { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+    let mut reply = described(status, named, facts);
+    if status == StatusCode::OK {
+        reply.content = Content::Promised(size);
+    }
+    reply
+}
+
+fn send(request: &Request, named: DigestHeaders, found: BlobAnswer) -> Result<Reply, ApiError> {
+    let BlobAnswer { reader, facts } = found;
     let size = reader.size();
-    if exchange.turn.is_head() {
-        return head(exchange, place, named, size, &facts, false);
+    if request.is_head() {
+        return Ok(head(named, size, facts, false));
     }
-    let selected = asked(&exchange, &named).map_or(RangeOutcome::Whole, |asked| asked.select(size));
-    let (status, part) = match selected {
-        RangeOutcome::Unsatisfiable => return exchange.fail(&ApiError::Range(size), Some(place), None),
+    let (status, part) = match range(request, &named).map_or(RangeOutcome::Whole, |range| range.select(size)) {
+        RangeOutcome::Unsatisfiable => return Err(ApiError::Range(size)),
         RangeOutcome::Whole => (StatusCode::OK, 0..size),
         RangeOutcome::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
     };
-    let mut all = described(&mut exchange, place, named, &facts);
+    let mut reply = described(status, named, facts);
     if status == StatusCode::PARTIAL_CONTENT {
-        let range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-        all.insert(
-            CONTENT_RANGE,
-            HeaderValue::try_from(range).unwrap_or_else(|_| HeaderValue::from_static("bytes */*")),
-        );
+        reply.set(CONTENT_RANGE, format!("bytes {}-{}/{size}", part.start, part.end - 1));
     }
-    if part.is_empty() {
-        return exchange.bytes(status, all, Bytes::new());
+    if !part.is_empty() {
+        reply.content = Content::Blob(reader, part);
     }
-    let source = Box::new(move |cx: &mut std::task::Context<'_>, offset, end| reader.poll_extent(cx, offset, end));
-    let transfer = Transfer::new(source, part.start, part.end);
-    with_headers(Body::transfer(exchange.turn, status, part.end - part.start, transfer), all)
+    Ok(reply)
 }
 
 /// The range that is asked for, unless `If-Range` makes it void: only our own entity tag keeps it, never a date.
-fn asked(exchange: &RequestContext, named: &DigestHeaders) -> Option<RangeSpec> {
-    let headers = exchange.head().headers();
+fn range(request: &Request, named: &DigestHeaders) -> Option<RangeSpec> {
+    let headers = request.headers();
     let range = headers.get(RANGE)?.to_str().ok()?;
     if headers.get(IF_RANGE).is_some_and(|condition| condition != named.etag) {
         return None;
@@ -158,16 +111,12 @@ fn asked(exchange: &RequestContext, named: &DigestHeaders) -> Option<RangeSpec> 
     RangeSpec::parse(range)
 }
 
-fn described(
-    exchange: &mut RequestContext,
-    place: &TargetRepository,
-    named: DigestHeaders,
-    facts: &CacheFacts,
-) -> HeaderMap {
-    let mut all = exchange.headers(Some(place), Some(facts));
-    all.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    all.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    all.insert(headers::DOCKER_CONTENT_DIGEST, named.plain);
-    all.insert(ETAG, named.etag);
-    all
+fn described(status: StatusCode, named: DigestHeaders, facts: CacheFacts) -> Reply {
+    let mut reply = Reply::new(status);
+    reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    reply.headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    reply.headers.insert(headers::DOCKER_CONTENT_DIGEST, named.plain);
+    reply.headers.insert(ETAG, named.etag);
+    reply.cache = Some(facts);
+    reply
 }

@@ -8,17 +8,28 @@ use std::{sync::Arc, time::Duration};
 
 use actix_http::{
     StatusCode,
-    header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{ALLOW, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use bytes::Bytes;
 
-use crate::http::{MOST_HEADER_BYTES, MOST_HEADERS, headers, path, query, request_body::Cut};
+use super::{
+    QueryError,
+    body::Cut,
+    headers,
+    path::{PathError, Resource},
+    reply::Reply,
+};
 use crate::{
     hosted,
     identity::AuthError,
     limits::permit::{DenialCause, Denied},
     mirror,
 };
+
+/// Headers of a request, in bytes, names and values together. Enough for any client seen; a token of a kilobyte fits well.
+pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
+
+/// Headers that actix-http takes, and refuses more by itself.
+const MAX_HEADERS: usize = 96;
 
 /// The longest wait that a 429 for want of budget names. Pulls come back that no forecast knew of, so nobody is sent away for hours; the
 /// sentence tells the forecast.
@@ -88,21 +99,23 @@ pub(crate) enum ApiError {
     /// What the hosted namespaces say.
     Hosted(hosted::Error),
     /// The path names nothing.
-    Path(path::PathError),
+    Path(PathError),
     /// A query parameter is not what it should be.
-    Query(query::QueryError),
+    Query(QueryError),
     /// No upstream is configured for this registry; nobody is asked.
     UnknownRegistry(Box<str>),
     /// Mirrored, and so not with this method; the value is that of `Allow`.
-    Method(&'static str),
+    ReadOnly(&'static str),
     /// The resource exists but not with this method; the value is that of `Allow`.
-    NotAllowed(&'static str),
+    MethodNotAllowed(&'static str),
     /// A chunk does not begin where the last one ended.
     OutOfOrder,
     /// The body is larger than so many bytes.
     TooLarge(usize),
     /// The body ended before its end.
     Cut(Cut),
+    /// An upload was interrupted, and these headers say where to go on.
+    Resumable(Box<(ApiError, HeaderMap)>),
     /// The range lies outside a blob of this size.
     Range(u64),
     /// The listener wants a login.
@@ -115,6 +128,63 @@ pub(crate) enum ApiError {
     HeadTimeout,
     /// What was sent is no HTTP request, or one that could be read in two ways.
     Malformed,
+    /// It came in plain HTTP to a listener that speaks TLS.
+    NoTls,
+}
+
+impl From<mirror::Error> for ApiError {
+    fn from(error: mirror::Error) -> ApiError {
+        ApiError::Mirror(error)
+    }
+}
+
+impl From<hosted::Error> for ApiError {
+    fn from(error: hosted::Error) -> ApiError {
+        ApiError::Hosted(error)
+    }
+}
+
+impl From<PathError> for ApiError {
+    fn from(error: PathError) -> ApiError {
+        ApiError::Path(error)
+    }
+}
+
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> ApiError {
+        ApiError::Query(error)
+    }
+}
+
+impl From<Cut> for ApiError {
+    fn from(cut: Cut) -> ApiError {
+        ApiError::Cut(cut)
+    }
+}
+
+/// What a request is about, for the sentence of an error.
+#[derive(Default)]
+pub(crate) struct Subject<'a> {
+    /// `docker.io/library/busybox`
+    pub(crate) repository: Option<String>,
+    /// What the path names.
+    pub(crate) resource: Option<&'a Resource>,
+}
+
+impl Subject<'_> {
+    fn repository(&self) -> &str {
+        self.repository.as_deref().unwrap_or("this repository")
+    }
+
+    /// `manifest 1.0`. Nothing of a blob's digest: what is private elsewhere must look like what is nowhere, to the byte.
+    fn object(&self) -> String {
+        match self.resource {
+            Some(Resource::Manifest(_, reference)) => format!("manifest {reference}"),
+            Some(Resource::Referrers(_, digest)) => format!("manifest {digest}"),
+            Some(Resource::Blob(..)) => "such blob".to_owned(),
+            _ => "such manifest".to_owned(),
+        }
+    }
 }
 
 /// One row of the table.
@@ -126,7 +196,7 @@ struct Row {
 }
 
 impl ApiError {
-    fn row(&self) -> Row {
+    fn row(&self, subject: &Subject<'_>) -> Row {
         use mirror::Error as Mirror;
         let row = |status, code| Row { status, code, retry_after: None, header: None };
         match self {
@@ -144,7 +214,12 @@ impl ApiError {
                 Row { retry_after, ..row(status, code) }
             }
             ApiError::MissThrottled(wait) => {
-                Row { retry_after: Some(*wait), ..row(StatusCode::NOT_FOUND, Code::ManifestUnknown) }
+                let code = match subject.resource {
+                    Some(Resource::Blob(..)) => Code::BlobUnknown,
+                    Some(Resource::Tags(_)) => Code::NameUnknown,
+                    _ => Code::ManifestUnknown,
+                };
+                Row { retry_after: Some(*wait), ..row(StatusCode::NOT_FOUND, code) }
             }
             ApiError::Mirror(Mirror::UpstreamUnavailable { retry_after, .. }) => {
                 Row { retry_after: *retry_after, ..row(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable) }
@@ -152,7 +227,7 @@ impl ApiError {
             ApiError::Mirror(Mirror::UpstreamMalformed { .. }) => row(StatusCode::BAD_GATEWAY, Code::Unavailable),
             ApiError::Mirror(Mirror::Internal) => row(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
             ApiError::Hosted(error) => hosted_row(error),
-            ApiError::NotAllowed(allow) => Row {
+            ApiError::MethodNotAllowed(allow) => Row {
                 header: Some((ALLOW, HeaderValue::from_static(allow))),
                 ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
             },
@@ -160,17 +235,15 @@ impl ApiError {
             ApiError::TooLarge(_) => row(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid),
             ApiError::Cut(Cut::Gone) => row(StatusCode::BAD_REQUEST, Code::SizeInvalid),
             ApiError::Cut(Cut::Slow) => row(StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid),
-            ApiError::Path(path::PathError::Nowhere) => row(StatusCode::NOT_FOUND, Code::Unsupported),
-            ApiError::Path(path::PathError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::NameInvalid),
-            ApiError::Path(path::PathError::Encoding | path::PathError::Name(_)) => {
-                row(StatusCode::BAD_REQUEST, Code::NameInvalid)
-            }
-            ApiError::Path(path::PathError::Reference(_)) => row(StatusCode::BAD_REQUEST, Code::ManifestInvalid),
-            ApiError::Path(path::PathError::Digest(_)) => row(StatusCode::BAD_REQUEST, Code::DigestInvalid),
-            ApiError::Query(query::QueryError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::Unsupported),
+            ApiError::Path(PathError::Nowhere) => row(StatusCode::NOT_FOUND, Code::Unsupported),
+            ApiError::Path(PathError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::NameInvalid),
+            ApiError::Path(PathError::Encoding | PathError::Name(_)) => row(StatusCode::BAD_REQUEST, Code::NameInvalid),
+            ApiError::Path(PathError::Reference(_)) => row(StatusCode::BAD_REQUEST, Code::ManifestInvalid),
+            ApiError::Path(PathError::Digest(_)) => row(StatusCode::BAD_REQUEST, Code::DigestInvalid),
+            ApiError::Query(QueryError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::Unsupported),
             ApiError::Query(_) => row(StatusCode::BAD_REQUEST, Code::Unsupported),
             ApiError::UnknownRegistry(_) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
-            ApiError::Method(allow) => Row {
+            ApiError::ReadOnly(allow) => Row {
                 header: Some((ALLOW, HeaderValue::from_static(allow))),
                 ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
             },
@@ -185,32 +258,34 @@ impl ApiError {
             },
             ApiError::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::Unsupported),
             ApiError::HeadTimeout => row(StatusCode::REQUEST_TIMEOUT, Code::Unsupported),
-            ApiError::Malformed => row(StatusCode::BAD_REQUEST, Code::Unsupported),
+            ApiError::Malformed | ApiError::NoTls => row(StatusCode::BAD_REQUEST, Code::Unsupported),
+            ApiError::Resumable(error) => error.0.row(subject),
         }
     }
 
     /// The sentence, with what it is about when that is known.
-    fn message(&self, about: Option<&About>) -> String {
+    fn message(&self, subject: &Subject<'_>) -> String {
         use mirror::Error as Mirror;
-        let repository = about.map_or("this repository", |about| about.repository.as_str());
+        let repository = subject.repository();
         match self {
-            ApiError::Mirror(Mirror::NameUnknown) => {
+            ApiError::Mirror(Mirror::NameUnknown) | ApiError::Hosted(hosted::Error::NameUnknown) => {
                 format!("{repository} does not exist, or may not be read from here")
             }
-            ApiError::Mirror(Mirror::ManifestUnknown) => match about.and_then(|about| about.reference.as_deref()) {
-                Some(reference) => format!("{repository} has no manifest {reference}"),
-                None => format!("{repository} has no such manifest"),
-            },
-            // Nothing of the digest: what is private elsewhere must look like what is nowhere, to the byte.
-            ApiError::Mirror(Mirror::BlobUnknown) => format!("{repository} has no such blob"),
+            ApiError::Mirror(Mirror::ManifestUnknown) | ApiError::Hosted(hosted::Error::ManifestUnknown) => {
+                format!("{repository} has no {}", subject.object())
+            }
+            ApiError::Mirror(Mirror::BlobUnknown) | ApiError::Hosted(hosted::Error::BlobUnknown) => {
+                format!("{repository} has no such blob")
+            }
             ApiError::Mirror(error) => error.to_string(),
             ApiError::Denied(denied) => denied.message.clone(),
             ApiError::MissThrottled(wait) => {
-                let what = about.and_then(|about| about.reference.as_deref()).unwrap_or("this");
+                let found = match subject.resource {
+                    Some(Resource::Tags(_)) => "did not exist".to_owned(),
+                    _ => format!("had no {}", subject.object()),
+                };
                 let wait = whole_seconds(*wait);
-                format!(
-                    "{repository} had no {what} when last looked, and this client keeps asking; next look in {wait} s"
-                )
+                format!("{repository} {found} when last looked, and this client keeps asking; next look in {wait} s")
             }
             ApiError::Path(error) => error.to_string(),
             ApiError::Query(error) => error.to_string(),
@@ -218,31 +293,23 @@ impl ApiError {
                 "this mirror has no upstream for names without a registry".into()
             }
             ApiError::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
-            ApiError::Method(_) => "mirrored repositories are read-only".into(),
-            ApiError::NotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
+            ApiError::ReadOnly(_) => "mirrored repositories are read-only".into(),
+            ApiError::MethodNotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
             ApiError::OutOfOrder => "the chunk does not begin where the last one ended; ask where with GET".into(),
             ApiError::TooLarge(most) => format!("a manifest has {most} bytes at most"),
             ApiError::Cut(Cut::Gone) => "the body ended before its end".into(),
             ApiError::Cut(Cut::Slow) => "the body came too slowly".into(),
-            ApiError::Hosted(hosted::Error::NameUnknown) => {
-                format!("{repository} does not exist, or may not be read from here")
-            }
-            ApiError::Hosted(hosted::Error::ManifestUnknown) => {
-                match about.and_then(|about| about.reference.as_deref()) {
-                    Some(reference) => format!("{repository} has no manifest {reference}"),
-                    None => format!("{repository} has no such manifest"),
-                }
-            }
-            ApiError::Hosted(hosted::Error::BlobUnknown) => format!("{repository} has no such blob"),
             ApiError::Hosted(error) => error.to_string(),
             ApiError::Range(size) => format!("the range lies outside the blob of {size} bytes"),
             ApiError::Login => "a valid user name and password are required".into(),
             ApiError::Unverified(error) => error.to_string(),
             ApiError::HeadTooLarge => format!(
-                "the request's headers are too many or too large; send {MOST_HEADERS} at most, of {} KiB together",
-                MOST_HEADER_BYTES >> 10
+                "the request's headers are too many or too large; send {MAX_HEADERS} at most, of {} KiB together",
+                MAX_HEADER_BYTES >> 10
             ),
             ApiError::HeadTimeout => "the request's headers did not arrive in time; send them at once".into(),
+            ApiError::Resumable(error) => error.0.message(subject),
+            ApiError::NoTls => "this address speaks HTTPS; send the request to https://, not to http://".into(),
             ApiError::Malformed => {
                 "this is no valid HTTP/1 request; send one request line, one Host, well-formed headers, and \
                                    either Content-Length or Transfer-Encoding: chunked, each once at most"
@@ -253,7 +320,25 @@ impl ApiError {
 
     /// The code in the JSON.
     pub(crate) fn code(&self) -> &'static str {
-        self.row().code.as_str()
+        self.row(&Subject::default()).code.as_str()
+    }
+
+    /// Whether the upload goes on: its session lives, and the client knows where to go on.
+    pub(crate) fn is_interruption(&self) -> bool {
+        match self {
+            ApiError::Resumable(error) => error.0.is_interruption(),
+            ApiError::OutOfOrder | ApiError::Cut(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The rule that refused it: a throttle, or what led to a ban.
+    pub(crate) fn rule(&self) -> Option<&str> {
+        match self {
+            ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => Some(&denied.note.matched),
+            ApiError::MissThrottled(_) => Some("same_reference"),
+            _ => None,
+        }
     }
 
     /// The reason phrase, where it says more than the status: it is all that an old containerd prints.
@@ -264,18 +349,15 @@ impl ApiError {
         }
     }
 
-    /// Status, headers and body of the answer to a client that calls itself `user_agent`.
-    pub(crate) fn answer(
-        &self,
-        about: Option<&About>,
-        user_agent: Option<&HeaderValue>,
-    ) -> (StatusCode, HeaderMap, Bytes) {
-        let row = self.row();
-        let message = one_line(&self.message(about));
-        let detail = about.map_or("", |about| about.repository.as_str());
+    /// The reply to a client that calls itself `user_agent`.
+    pub(crate) fn reply(&self, subject: &Subject<'_>, user_agent: Option<&HeaderValue>) -> Reply {
+        let row = self.row(subject);
+        let message = one_line(&self.message(subject));
+        let detail = subject.repository.as_deref().unwrap_or_default();
         let body = serde_json::json!({"errors": [{"code": row.code.as_str(), "message": message, "detail": detail}]});
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut reply = Reply::json("application/json", &body);
+        reply.status = row.status;
+        let headers = &mut reply.headers;
         if let Some(wait) = row.retry_after {
             let longest = match self {
                 _ if sleeps(user_agent) => LONGEST_SLEEP,
@@ -285,16 +367,18 @@ impl ApiError {
                 }
                 _ => LONGEST_WAIT,
             };
-            let wait = wait.min(longest);
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait.min(longest))));
         }
         if let ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) = self {
-            headers::fields(&mut headers, &denied.fields);
+            headers::add_fields(headers, &denied.fields);
         }
         if let Some((name, value)) = row.header {
             headers.insert(name, value);
         }
-        (row.status, headers, Bytes::from(body.to_string()))
+        if let ApiError::Resumable(error) = self {
+            error.1.iter().for_each(|(name, value)| drop(headers.insert(name.clone(), value.clone())));
+        }
+        reply
     }
 }
 
@@ -324,15 +408,6 @@ fn hosted_row(error: &hosted::Error) -> Row {
     Row { status, code, retry_after, header }
 }
 
-/// What a failure is about, for its sentence.
-#[derive(Clone, Debug)]
-pub(crate) struct About {
-    /// `docker.io/library/busybox`
-    pub(crate) repository: String,
-    /// A tag or a manifest's digest.
-    pub(crate) reference: Option<String>,
-}
-
 /// Whether this client sleeps as long as `Retry-After` tells it, without a word to its user.
 fn sleeps(user_agent: Option<&HeaderValue>) -> bool {
     user_agent.is_some_and(|value| SLEEPERS.iter().any(|name| value.as_bytes().starts_with(name)))
@@ -350,7 +425,10 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use actix_http::header::CONTENT_TYPE;
+
     use super::*;
+    use crate::http::api::{path, reply::Content};
 
     /// Status, code | Retry-After, Allow, Content-Range, WWW-Authenticate | message.
     const GOLDEN: &str = r#"
@@ -380,6 +458,7 @@ mod tests {
 431 UNSUPPORTED | - - - - | the request's headers are too many or too large; send 96 at most, of 32 KiB together
 408 UNSUPPORTED | - - - - | the request's headers did not arrive in time; send them at once
 400 UNSUPPORTED | - - - - | this is no valid HTTP/1 request; send one request line, one Host, well-formed headers, and either Content-Length or Transfer-Encoding: chunked, each once at most
+400 UNSUPPORTED | - - - - | this address speaks HTTPS; send the request to https://, not to http://
 404 NAME_UNKNOWN | - - - - | docker.io/library/x does not exist, or may not be read from here
 404 MANIFEST_UNKNOWN | - - - - | docker.io/library/x has no manifest 1.0
 404 BLOB_UNKNOWN | - - - - | docker.io/library/x has no such blob
@@ -424,16 +503,16 @@ mod tests {
             }),
             ApiError::Mirror(Mirror::UpstreamMalformed { message: "upstream sent HTML".into() }),
             ApiError::Mirror(Mirror::Internal),
-            ApiError::Path(path::PathError::Nowhere),
-            ApiError::Path(path::PathError::TooLong),
-            ApiError::Path(path::PathError::Encoding),
-            ApiError::Path(path::PathError::Name(invalid("A"))),
+            ApiError::Path(PathError::Nowhere),
+            ApiError::Path(PathError::TooLong),
+            ApiError::Path(PathError::Encoding),
+            ApiError::Path(PathError::Name(invalid("A"))),
             ApiError::Path(path::parse("/v2/a/manifests/.x").unwrap_err()),
             ApiError::Path(path::parse("/v2/a/blobs/x").unwrap_err()),
-            ApiError::Query(query::QueryError::TooLong),
-            ApiError::Query(query::QueryError::Count),
+            ApiError::Query(QueryError::TooLong),
+            ApiError::Query(QueryError::Count),
             ApiError::UnknownRegistry("evil.example".into()),
-            ApiError::Method("GET, HEAD"),
+            ApiError::ReadOnly("GET, HEAD"),
             ApiError::Range(10),
             ApiError::Login,
             ApiError::Unverified(AuthError::Busy),
@@ -441,6 +520,7 @@ mod tests {
             ApiError::HeadTooLarge,
             ApiError::HeadTimeout,
             ApiError::Malformed,
+            ApiError::NoTls,
             ApiError::Hosted(Hosted::NameUnknown),
             ApiError::Hosted(Hosted::ManifestUnknown),
             ApiError::Hosted(Hosted::BlobUnknown),
@@ -455,16 +535,19 @@ mod tests {
             ApiError::Hosted(Hosted::TooManyUploads),
             ApiError::Hosted(Hosted::Full),
             ApiError::Hosted(Hosted::Internal),
-            ApiError::NotAllowed("GET, HEAD, PUT, DELETE"),
+            ApiError::MethodNotAllowed("GET, HEAD, PUT, DELETE"),
             ApiError::OutOfOrder,
             ApiError::TooLarge(4_194_304),
             ApiError::Cut(Cut::Gone),
             ApiError::Cut(Cut::Slow),
         ];
-        let about = About { repository: "docker.io/library/x".into(), reference: Some("1.0".into()) };
+        let resource = path::parse("/v2/library/x/manifests/1.0").unwrap();
+        let subject = Subject { repository: Some("docker.io/library/x".into()), resource: Some(&resource) };
         let mut table = String::new();
         for failure in &failures {
-            let (status, headers, body) = failure.answer(Some(&about), None);
+            let Reply { status, headers, content: Content::Bytes(body), .. } = failure.reply(&subject, None) else {
+                panic!("an error has a body");
+            };
             let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
             let error = &json["errors"][0];
             assert!(error["detail"].is_string());
@@ -483,9 +566,12 @@ mod tests {
 
     #[test]
     fn an_unknown_blob_says_nothing_of_its_digest() {
-        let about = About { repository: "docker.io/a/b".into(), reference: None };
-        let (_, _, body) = ApiError::Mirror(mirror::Error::BlobUnknown).answer(Some(&about), None);
-        assert!(!String::from_utf8_lossy(&body).contains("sha256"));
+        let digest = crate::oci::Algorithm::Sha256.digest(b"x");
+        let resource = path::parse(&format!("/v2/a/b/blobs/{digest}")).unwrap();
+        let subject = Subject { repository: Some("docker.io/a/b".into()), resource: Some(&resource) };
+        for error in [ApiError::Mirror(mirror::Error::BlobUnknown), ApiError::MissThrottled(Duration::ZERO)] {
+            assert!(!error.message(&subject).contains("sha256"), "{error:?}");
+        }
     }
 
     #[test]
@@ -506,7 +592,7 @@ mod tests {
             (None, 3_600, "60"),
         ] {
             let user_agent = user_agent.map(HeaderValue::from_static);
-            let (_, headers, _) = spent(wait).answer(None, user_agent.as_ref());
+            let headers = spent(wait).reply(&Subject::default(), user_agent.as_ref()).headers;
             assert_eq!(headers.get(RETRY_AFTER).unwrap(), told, "{user_agent:?}");
         }
     }

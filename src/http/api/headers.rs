@@ -4,9 +4,9 @@ use std::{cell::RefCell, collections::HashMap, time::Duration};
 
 use actix_http::header::{AGE, HeaderMap, HeaderName, HeaderValue, WARNING};
 
-use crate::http::connection::ConnectionState;
 use crate::{
     client::ClientKey,
+    http::peer::Peer,
     limits::{
         headers as limit_headers,
         permit::Permit,
@@ -67,12 +67,12 @@ pub(crate) fn of_digest(digest: &Digest) -> DigestHeaders {
 }
 
 /// What every answer under `/v2/` carries.
-pub(crate) fn common(headers: &mut HeaderMap) {
+pub(crate) fn add_common(headers: &mut HeaderMap) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
 }
 
 /// How the answer came about: `X-Cache`, `Cache-Status` (RFC 9211), `Age`, `Warning`.
-pub(crate) fn facts(headers: &mut HeaderMap, facts: &CacheFacts) {
+pub(crate) fn add_cache_facts(headers: &mut HeaderMap, facts: &CacheFacts) {
     let (word, rfc) = match facts.status {
         CacheStatus::Hit => ("hit", "weir; hit"),
         CacheStatus::Miss => ("miss", "weir; fwd=miss"),
@@ -90,17 +90,6 @@ pub(crate) fn facts(headers: &mut HeaderMap, facts: &CacheFacts) {
     }
 }
 
-/// The word for a status in the log and the metrics.
-pub(crate) fn word(status: CacheStatus) -> &'static str {
-    match status {
-        CacheStatus::Hit => "hit",
-        CacheStatus::Miss => "miss",
-        CacheStatus::Revalidated => "revalidated",
-        CacheStatus::Stale => "stale",
-        CacheStatus::Bypass => "bypass",
-    }
-}
-
 fn seconds(age: Duration) -> HeaderValue {
     match age.as_secs() {
         0 => HeaderValue::from_static("0"),
@@ -109,7 +98,7 @@ fn seconds(age: Duration) -> HeaderValue {
 }
 
 /// Header fields of limits, whose names are in lower case.
-pub(crate) fn fields(headers: &mut HeaderMap, fields: &[(&'static str, String)]) {
+pub(crate) fn add_fields(headers: &mut HeaderMap, fields: &[(&'static str, String)]) {
     for (name, value) in fields {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);
@@ -152,7 +141,7 @@ fn of_limit<R>(standing: &ThrottleStatus<'_>, work: impl FnOnce(&Limit) -> R) ->
 }
 
 /// What [`Permit::fields`] says, on the path of every answer: what does not change is kept, and what does is written once.
-pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &ConnectionState) {
+pub(crate) fn add_quota(headers: &mut HeaderMap, permit: &Permit, peer: &Peer) {
     thread_local! {
         static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
     }
@@ -162,7 +151,7 @@ pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Connectio
             headers.insert(RATELIMIT_LIMIT, of_limit(&standing, |limit| limit.hub.clone()));
             limit_headers::remaining(&standing, text);
             headers.insert(RATELIMIT_REMAINING, take(text));
-            let source = source(shared, &permit.client.key);
+            let source = source(peer, &permit.client.key);
             if !source.is_empty() {
                 headers.insert(RATELIMIT_SOURCE, source);
             }
@@ -176,8 +165,8 @@ pub(crate) fn quota(headers: &mut HeaderMap, permit: &Permit, shared: &Connectio
 }
 
 /// What the client is called; its connection keeps that.
-fn source(shared: &ConnectionState, client: &ClientKey) -> HeaderValue {
-    let mut kept = shared.source.borrow_mut();
+fn source(peer: &Peer, client: &ClientKey) -> HeaderValue {
+    let mut kept = peer.source.borrow_mut();
     match &*kept {
         Some((key, value)) if key == client => value.clone(),
         _ => kept.insert((client.clone(), take(&mut client.to_string()))).1.clone(),
@@ -192,7 +181,7 @@ fn take(text: &mut String) -> HeaderValue {
 }
 
 /// One more `Warning: 299`.
-pub(crate) fn warn(headers: &mut HeaderMap, text: &str) {
+pub(crate) fn add_warning(headers: &mut HeaderMap, text: &str) {
     headers.append(WARNING, warning(text));
 }
 
@@ -281,7 +270,7 @@ mod tests {
             LimitsConfig { throttles: Rules::new(&settings, &[], 2).unwrap(), ..LimitsConfig::default() }
         };
         let limits = Limits::in_memory(rules(20));
-        let shared = ConnectionState::new(None, false);
+        let peer = Peer::new(None, false);
         let mut said = std::collections::HashSet::new();
         for step in 0..400_u64 {
             // A proxy's connection: many clients, of one network and not, and a reload now and then.
@@ -300,8 +289,8 @@ mod tests {
             let Ok(permit) = limits.admit(&request, now) else { continue };
             limits.charge_bytes(&permit, if step % 7 == 0 { 60_000 } else { 0 }, now);
             let (mut written, mut kept) = (HeaderMap::new(), HeaderMap::new());
-            fields(&mut written, &permit.fields());
-            quota(&mut kept, &permit, &shared);
+            add_fields(&mut written, &permit.fields());
+            add_quota(&mut kept, &permit, &peer);
             let sorted = |headers: &HeaderMap| {
                 let mut all: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
                 all.sort();

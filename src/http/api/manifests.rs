@@ -1,209 +1,167 @@
-//! A manifest: GET and HEAD (end-3), and where it lives here PUT (end-7) and DELETE (end-9). The warm one is answered without an await, from headers that were built before.
+//! A manifest: GET and HEAD (end-3), and where it is hosted PUT (end-7) and DELETE (end-9).
 
 use std::time::SystemTime;
 
 use actix_http::{
-    Method, Response, StatusCode,
-    header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LOCATION},
+    StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LOCATION},
 };
 
-use crate::http::{
-    Registry,
-    body::Body,
+use super::{
+    context::Context,
     error::ApiError,
-    headers, path, query,
-    request_context::{RequestContext, ResponseFuture, TargetRepository},
-    uploads,
+    headers,
+    outcome::{Handled, later, now},
+    path::PathError,
+    query,
+    reply::{Content, Reply},
+    request::{Request, SharedRequest},
 };
 use crate::{
     hosted::{self, MOST_BYTES, Right},
-    limits::{headers as limit_headers, throttle::Meter},
-    mirror::{CacheFacts, ManifestAnswer, ManifestHead, Mirror},
-    oci::{Digest, Invalid, MediaType, Reference, Tag},
+    limits::{Limits, headers as limit_headers, throttle::Meter},
+    mirror::{CacheFacts, Lookup, ManifestAnswer, ManifestHead, Mirror},
+    oci::{Digest, Invalid, MediaType, Name, Reference, Tag},
 };
 
-pub(crate) fn answer(
-    registry: &Registry,
-    exchange: RequestContext,
-    place: TargetRepository,
-    reference: Reference,
-) -> ResponseFuture {
-    let now = SystemTime::now();
-    if exchange.turn.is_head() {
-        if let Some(found) = registry.mirror.manifests.cached_head(&place.ask, &reference, now) {
-            return ResponseFuture::now(head(exchange, &place, &registry.mirror, &found));
+/// A mirrored manifest. The warm one is answered without an await, from headers that were built before.
+pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, reference: &Reference) -> Handled {
+    let at = SystemTime::now();
+    if request.is_head() {
+        if let Some(found) = cx.mirror.manifests.cached_head(lookup, reference, at) {
+            return now(with_quota(head(request, found), &cx.mirror, &cx.limits, request, lookup));
         }
-    } else if let Some(found) = registry.mirror.manifests.cached(&place.ask, &reference, now) {
-        return ResponseFuture::now(whole(exchange, &place, found));
+    } else if let Some(found) = cx.mirror.manifests.cached(lookup, reference, at) {
+        return now(whole(request, found));
     }
-    let name = reference.to_string();
-    if let Err(failure) = exchange.may_miss(&place, &name)
-        && (matches!(failure, ApiError::MissThrottled(_))
-            || !registry.mirror.manifests.is_cached(&place.ask, &reference))
-    {
-        return ResponseFuture::now(exchange.fail(&failure, Some(&place), Some(name)));
+    match cx.may_fetch(request, lookup) {
+        // What is cached is served, fresh or not.
+        Err(ApiError::Denied(_)) if cx.mirror.manifests.is_cached(lookup, reference) => {}
+        allowed => allowed?,
     }
-    let mirror = registry.mirror.clone();
-    ResponseFuture::later(async move {
-        if exchange.turn.is_head() {
-            match mirror.manifests.head(&place.ask, &reference).await {
-                Ok(found) => head(exchange, &place, &mirror, &found),
-                Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(reference.to_string())),
-            }
-        } else {
-            match mirror.manifests.get(&place.ask, &reference).await {
-                Ok(found) => whole(exchange, &place, found),
-                Err(error) => exchange.fail(&ApiError::Mirror(error), Some(&place), Some(reference.to_string())),
-            }
+    let (mirror, limits) = (cx.mirror.clone(), cx.limits.clone());
+    let (request, lookup, reference) = (request.clone(), lookup.clone(), reference.clone());
+    later(async move {
+        if !request.is_head() {
+            return Ok(whole(&request, mirror.manifests.get(&lookup, &reference).await?));
         }
+        let found = mirror.manifests.head(&lookup, &reference).await?;
+        Ok(with_quota(head(&request, found), &mirror, &limits, &request, &lookup))
     })
 }
 
-/// A manifest that lives here: GET, HEAD, PUT (end-7), DELETE (end-9).
-pub(crate) fn hosted(
-    registry: &Registry,
-    exchange: RequestContext,
-    place: TargetRepository,
-    reference: Reference,
-) -> ResponseFuture {
-    let (client, name) = (&place.ask.client, &place.ask.repository);
-    let hosted = registry.hosted.clone();
-    let may = |right| hosted.may(client, right, name);
-    match *exchange.request.method() {
-        Method::GET | Method::HEAD => ResponseFuture::now(match hosted.manifest(client, name, &reference) {
-            Ok(found) if exchange.turn.is_head() => head(exchange, &place, &registry.mirror, &found.head()),
-            Ok(found) => whole(exchange, &place, found),
-            Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), Some(reference.to_string())),
-        }),
-        Method::PUT => match may(Right::Push) {
-            Ok(()) => put(registry, exchange, place, reference),
-            Err(error) => ResponseFuture::now(exchange.fail(&ApiError::Hosted(error), Some(&place), None)),
-        },
-        Method::DELETE => match may(Right::Delete) {
-            Ok(()) => ResponseFuture::later(async move {
-                match hosted.delete_manifest(&place.ask.repository, &reference).await {
-                    Ok(()) => exchange.empty(&place, StatusCode::ACCEPTED),
-                    Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), Some(reference.to_string())),
-                }
-            }),
-            Err(error) => ResponseFuture::now(exchange.fail(&ApiError::Hosted(error), Some(&place), None)),
-        },
-        _ => ResponseFuture::now(exchange.fail(&ApiError::NotAllowed("GET, HEAD, PUT, DELETE"), Some(&place), None)),
-    }
+/// A hosted manifest.
+pub(crate) fn get_hosted(cx: &Context, request: &Request, name: &Name, reference: &Reference) -> Handled {
+    let found = cx.hosted.manifest(&request.client, name, reference)?;
+    now(if request.is_head() { head(request, found.head()) } else { whole(request, found) })
 }
 
-fn put(registry: &Registry, exchange: RequestContext, place: TargetRepository, reference: Reference) -> ResponseFuture {
-    let asked = Pushing::of(&exchange);
-    let (hosted, stall, documents) = (registry.hosted.clone(), registry.body_stall, registry.documents.clone());
-    ResponseFuture::later(async move {
-        let Pushing { media_type, tags } = match asked {
-            Ok(asked) => asked,
-            Err(failure) => return exchange.fail(&failure, Some(&place), None),
-        };
-        // Closed by nobody; were it, the bound would be gone and nothing else.
-        let _turn = documents.acquire().await;
-        let (exchange, received) = uploads::document(exchange, stall, MOST_BYTES).await;
-        let bytes = match received {
-            Ok(bytes) => bytes,
-            Err(failure) => return exchange.fail(&failure, Some(&place), None),
-        };
-        let name = &place.ask.repository;
-        match hosted.put_manifest(name, &reference, media_type, tags.clone(), bytes).await {
-            Ok(pushed) => {
-                exchange.turn.pushed(None);
-                let mut response = exchange.empty(&place, StatusCode::CREATED);
-                let all = response.headers_mut();
-                let mut set = |header, value: String| {
-                    if let Ok(value) = HeaderValue::try_from(value) {
-                        all.append(header, value);
-                    }
-                };
-                set(LOCATION, format!("/v2/{name}/manifests/{}", pushed.digest));
-                set(headers::DOCKER_CONTENT_DIGEST, pushed.digest.to_string());
-                tags.iter().for_each(|tag| set(headers::OCI_TAG, tag.to_string()));
-                if let Some(subject) = pushed.subject {
-                    set(headers::OCI_SUBJECT, subject.to_string());
-                }
-                response
-            }
-            Err(error) => exchange.fail(&ApiError::Hosted(error), Some(&place), Some(reference.to_string())),
+/// Takes a manifest.
+pub(crate) fn put(cx: &Context, request: &SharedRequest, name: &Name, reference: &Reference) -> Handled {
+    cx.hosted.may(&request.client, Right::Push, name)?;
+    let media_type = media_type(request)?;
+    let tags = tags(request.query())?;
+    let (hosted, permits) = (cx.hosted.clone(), cx.manifests.clone());
+    let (request, name, reference) = (request.clone(), name.clone(), reference.clone());
+    later(async move {
+        // Nothing closes the semaphore; were it closed, the bound would be gone and nothing else.
+        let _permit = permits.acquire().await;
+        if request.number(&CONTENT_LENGTH).is_some_and(|length| length > MOST_BYTES as u64) {
+            return Err(ApiError::TooLarge(MOST_BYTES));
         }
+        let bytes = request.body().whole(MOST_BYTES).await?.ok_or(ApiError::TooLarge(MOST_BYTES))?;
+        let pushed = hosted.put_manifest(&name, &reference, media_type, tags.clone(), bytes).await?;
+        let mut reply = Reply::new(StatusCode::CREATED);
+        reply.set(LOCATION, format!("/v2/{name}/manifests/{}", pushed.digest));
+        reply.set(headers::DOCKER_CONTENT_DIGEST, pushed.digest.to_string());
+        tags.iter().for_each(|tag| reply.set(headers::OCI_TAG, tag.to_string()));
+        if let Some(subject) = pushed.subject {
+            reply.set(headers::OCI_SUBJECT, subject.to_string());
+        }
+        Ok(reply)
     })
 }
 
-/// What goes along with a pushed manifest.
-struct Pushing {
-    media_type: Option<MediaType>,
-    tags: Vec<Tag>,
+/// Removes a tag, or a manifest with all its tags.
+pub(crate) fn delete(cx: &Context, request: &Request, name: &Name, reference: &Reference) -> Handled {
+    cx.hosted.may(&request.client, Right::Delete, name)?;
+    let (hosted, name, reference) = (cx.hosted.clone(), name.clone(), reference.clone());
+    later(async move {
+        hosted.delete_manifest(&name, &reference).await?;
+        Ok(Reply::new(StatusCode::ACCEPTED))
+    })
 }
 
-impl Pushing {
-    fn of(exchange: &RequestContext) -> Result<Pushing, ApiError> {
-        let invalid = |why: &str| ApiError::Hosted(hosted::Error::ManifestInvalid(why.to_owned()));
-        let media_type = exchange.head().headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-        let media_type = media_type.map(str::parse).transpose();
-        let mut tags = Vec::new();
-        for text in query::values(exchange.query(), "tag").map_err(ApiError::Query)? {
-            let tag: Tag = text.parse().map_err(|bad: Invalid| ApiError::Path(path::PathError::Reference(bad)))?;
-            if !tags.contains(&tag) {
-                tags.push(tag);
-            }
+/// What a pushed manifest is said to be.
+fn media_type(request: &Request) -> Result<Option<MediaType>, ApiError> {
+    let text = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let invalid = |()| hosted::Error::ManifestInvalid("its Content-Type is no media type".to_owned());
+    Ok(text.map(str::parse).transpose().map_err(invalid)?)
+}
+
+/// The tags that a pushed manifest gets besides that of the path.
+fn tags(query: Option<&str>) -> Result<Vec<Tag>, ApiError> {
+    let mut tags = Vec::new();
+    for text in query::values(query, "tag")? {
+        let tag: Tag = text.parse().map_err(|bad: Invalid| PathError::Reference(bad))?;
+        if !tags.contains(&tag) {
+            tags.push(tag);
         }
-        Ok(Pushing { media_type: media_type.map_err(|()| invalid("its Content-Type is no media type"))?, tags })
     }
+    Ok(tags)
 }
 
-fn whole(mut exchange: RequestContext, place: &TargetRepository, found: ManifestAnswer) -> Response<Body> {
+fn whole(request: &Request, found: ManifestAnswer) -> Reply {
     let manifest = found.manifest;
-    let (all, modified) = described(&mut exchange, place, &manifest.digest, &manifest.media_type, &found.facts);
-    if modified { exchange.bytes(StatusCode::OK, all, manifest.bytes) } else { exchange.not_modified(all) }
+    let mut reply = described(request, &manifest.digest, &manifest.media_type, found.facts);
+    if reply.status == StatusCode::OK {
+        reply.content = Content::Bytes(manifest.bytes);
+    }
+    reply
 }
 
-fn head(
-    mut exchange: RequestContext,
-    place: &TargetRepository,
-    mirror: &Mirror,
-    found: &ManifestHead,
-) -> Response<Body> {
-    let (mut all, modified) = described(&mut exchange, place, &found.digest, &found.media_type, &found.facts);
-    quota(&exchange, place, mirror, &mut all);
-    if modified { exchange.promised(all, found.size) } else { exchange.not_modified(all) }
+fn head(request: &Request, found: ManifestHead) -> Reply {
+    let mut reply = described(request, &found.digest, &found.media_type, found.facts);
+    if reply.status == StatusCode::OK {
+        reply.content = Content::Promised(found.size);
+    }
+    reply
 }
 
-/// What the recipe of scanners' manuals reads off a HEAD, in Docker Hub's own fields: what the client has left of its pulls, and where no
-/// throttle says anything, what its class may use of the upstream budget. Free, and nothing is counted.
-fn quota(exchange: &RequestContext, place: &TargetRepository, mirror: &Mirror, all: &mut HeaderMap) {
-    let Some((permit, limits)) = exchange.turn.admission() else { return };
+/// The headers of a manifest; 304 when the client has it.
+fn described(request: &Request, digest: &Digest, media_type: &MediaType, facts: CacheFacts) -> Reply {
+    let digest = headers::of_digest(digest);
+    let mut reply = match headers::none_match(request.headers(), &digest.etag) {
+        true => Reply::new(StatusCode::NOT_MODIFIED),
+        false => {
+            let mut reply = Reply::new(StatusCode::OK);
+            let media_type = HeaderValue::from_str(media_type.as_str());
+            let media_type = media_type.unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
+            reply.headers.insert(CONTENT_TYPE, media_type);
+            reply
+        }
+    };
+    reply.headers.insert(headers::DOCKER_CONTENT_DIGEST, digest.plain);
+    reply.headers.insert(ETAG, digest.etag);
+    reply.cache = Some(facts);
+    reply
+}
+
+/// What the recipe of scanners' manuals reads off a HEAD, in Docker Hub's own fields: what the client has left of its pulls, and
+/// where no throttle says anything, what its class may use of the upstream budget. Free, and nothing is counted.
+fn with_quota(mut reply: Reply, mirror: &Mirror, limits: &Limits, request: &Request, lookup: &Lookup) -> Reply {
     let now = SystemTime::now();
-    let client = &permit.client;
-    if permit.safe.is_none() {
+    let client = &request.client;
+    if !request.exempt {
         let standing = limits.peek(&client.key, Meter::Pulls.alone(), now);
         if let Some(standing) = standing.acting().next() {
-            return headers::fields(all, &limit_headers::docker_hub(&client.key, &standing));
+            headers::add_fields(&mut reply.headers, &limit_headers::docker_hub(&client.key, &standing));
+            return reply;
         }
     }
-    let allowance = mirror.allowance(&place.ask.upstream, client, now);
-    if let Some((limit, remaining, window)) = allowance {
-        headers::fields(all, &limit_headers::docker_hub_budget(&client.key.to_string(), limit, remaining, window));
+    if let Some((limit, remaining, window)) = mirror.allowance(&lookup.upstream, client, now) {
+        let fields = limit_headers::docker_hub_budget(&client.key.to_string(), limit, remaining, window);
+        headers::add_fields(&mut reply.headers, &fields);
     }
-}
-
-/// The headers of a manifest, and whether the client has another one than this.
-fn described(
-    exchange: &mut RequestContext,
-    place: &TargetRepository,
-    digest: &Digest,
-    media_type: &MediaType,
-    facts: &CacheFacts,
-) -> (HeaderMap, bool) {
-    let mut all = exchange.headers(Some(place), Some(facts));
-    let digest = headers::of_digest(digest);
-    let modified = !headers::none_match(exchange.head().headers(), &digest.etag);
-    if modified {
-        let media_type = HeaderValue::from_str(media_type.as_str());
-        all.insert(CONTENT_TYPE, media_type.unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream")));
-    }
-    all.insert(headers::DOCKER_CONTENT_DIGEST, digest.plain);
-    all.insert(ETAG, digest.etag);
-    (all, modified)
+    reply
 }

@@ -13,11 +13,13 @@ use crate::{
 };
 
 /// The longest path that is looked at, in bytes: prefix, name, words and a digest fit five times over.
-pub(crate) const LONGEST: usize = 2048;
+const LONGEST: usize = 2048;
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
+    /// `/`, which is no endpoint of the spec.
+    Root,
     /// `/v2/` (end-1), of this registry when it is written before.
     Ping(Option<Box<str>>),
     /// `/v2/_catalog`, of this registry when it is written before.
@@ -32,6 +34,31 @@ pub(crate) enum Resource {
     Tags(RequestedName),
     /// `/v2/<name>/referrers/<digest>` (end-12).
     Referrers(RequestedName, Digest),
+}
+
+impl Resource {
+    /// The repository as the path names it.
+    pub(crate) fn name(&self) -> Option<&RequestedName> {
+        match self {
+            Resource::Root | Resource::Ping(_) | Resource::Catalog(_) => None,
+            Resource::Manifest(name, _)
+            | Resource::Blob(name, _)
+            | Resource::Upload(name, _)
+            | Resource::Tags(name)
+            | Resource::Referrers(name, _) => Some(name),
+        }
+    }
+
+    /// The tag or digest; empty when there is none.
+    pub(crate) fn reference(&self) -> String {
+        match self {
+            Resource::Manifest(_, reference) => reference.to_string(),
+            Resource::Blob(_, digest) | Resource::Referrers(_, digest) => digest.to_string(),
+            Resource::Root | Resource::Ping(_) | Resource::Catalog(_) | Resource::Upload(..) | Resource::Tags(_) => {
+                String::new()
+            }
+        }
+    }
 }
 
 /// Why a path names nothing.
@@ -61,6 +88,9 @@ pub(crate) enum PathError {
 pub(crate) fn parse(path: &str) -> Result<Resource, PathError> {
     if path.len() > LONGEST {
         return Err(PathError::TooLong);
+    }
+    if path == "/" {
+        return Ok(Resource::Root);
     }
     let path = decode(path)?;
     let (registry, rest) = split_prefix(&path).ok_or(PathError::Nowhere)?;
@@ -174,6 +204,7 @@ mod tests {
 
     fn named(path: &str) -> String {
         match parse(path).unwrap() {
+            Resource::Root => "root".to_owned(),
             Resource::Ping(registry) => format!("ping {registry:?}"),
             Resource::Catalog(registry) => format!("catalog {registry:?}"),
             Resource::Manifest(name, reference) => format!("manifest {} {reference}", printed(&name)),
@@ -187,6 +218,7 @@ mod tests {
     #[test]
     fn paths_are_read_from_the_right() {
         for (path, expected) in [
+            ("/", "root"),
             ("/v2", "ping None"),
             ("/v2/", "ping None"),
             ("/docker.io/v2/", "ping Some(\"docker.io\")"),
@@ -226,7 +258,7 @@ mod tests {
         let long = format!("/v2/a/manifests/{}", "a".repeat(5000));
         for bad in [
             "",
-            "/",
+            "//",
             "*",
             "v2/",
             "/v1/",

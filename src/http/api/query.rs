@@ -5,22 +5,22 @@
 use std::borrow::Cow;
 
 /// The longest query that is looked at, in bytes: `ns`, `last` and a mount fit many times over.
-pub(crate) const LONGEST_QUERY: usize = 8 << 10;
+pub(crate) const MAX_QUERY_BYTES: usize = 8 << 10;
 
 /// The longest value that is looked at, in bytes: a repository name or a tag fits, a media type too.
-const LONGEST: usize = 255;
+const MAX_VALUE_BYTES: usize = 255;
 
 /// Why a parameter cannot be what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum QueryError {
-    /// Longer than [`LONGEST_QUERY`].
-    #[error("the query is longer than {LONGEST_QUERY} bytes; leave out what is not needed")]
+    /// Longer than [`MAX_QUERY_BYTES`].
+    #[error("the query is longer than {MAX_QUERY_BYTES} bytes; leave out what is not needed")]
     TooLong,
     /// `n` is no number, or none that any list could have.
     #[error("invalid n: it is a count of entries, 0 or more")]
     Count,
     /// The named parameter is too long or not properly percent-encoded.
-    #[error("invalid {0}: it is longer than {LONGEST} bytes or not properly encoded")]
+    #[error("invalid {0}: it is longer than {MAX_VALUE_BYTES} bytes or not properly encoded")]
     Value(&'static str),
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn value<'a>(query: Option<&'a str>, name: &'static str) -> Result<Op
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if key == name {
             let decoded = decode(value).ok_or(QueryError::Value(name))?;
-            return if decoded.len() > LONGEST { Err(QueryError::Value(name)) } else { Ok(Some(decoded)) };
+            return if decoded.len() > MAX_VALUE_BYTES { Err(QueryError::Value(name)) } else { Ok(Some(decoded)) };
         }
     }
     Ok(None)

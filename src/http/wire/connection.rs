@@ -11,43 +11,41 @@
 //!   byte: for actix-http, too, the pause is over then, and nobody else would ever close a connection that ends in one.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
 //! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under
-//!   way is replaced by a [`ProtocolErrorResponse`]. Who asked nothing, or still sends the body of a request that was answered, is closed in silence.
-//! - **[`Transfer`]s are driven in `poll_flush`**; see `sendfile.rs`.
+//!   way is replaced by a [`ProtocolErrorResponse`]. A client that asked nothing, or still sends the body of a request that was
+//!   answered, is closed in silence.
+//! - **`100 Continue` waits for the service.** actix-http writes it before it calls the service; a client that gets it sends the
+//!   body of a push that is refused. It goes out when the service reads the body, and not at all when it does not.
+//! - **Transfers are driven in `poll_flush`**; see `sendfile.rs`.
 //!
 //! What must not change: while the connection is busy `poll_read` returns `Pending` though there may be something to read; it is
 //! `poll_flush`, which the dispatcher calls at the end of each turn, that wakes the task once the response is complete. Without
 //! that line a pipelined request would wait for ever.
 
 use std::{
-    cell::{Cell, RefCell},
-    future::Future as _,
     io,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use actix_http::header::HeaderValue;
 use bytes::{Buf as _, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::client::{Client, ClientKey};
-use crate::http::{
+use super::{
     body_length::BodyLength,
     connection_limit::ConnectionSlot,
-    error::ApiError,
     head_end::HeadEnd,
-    metrics::{Metrics, OpenConnection},
-    protocol_error::{self, ProtocolErrorResponse},
-    sendfile::{Progress, Transfer},
+    protocol_error::{self, ProtocolError, ProtocolErrorResponse, Refuse},
+    sendfile::Progress,
+    stall_timer::StallTimer,
+    state::{BodyState, ConnectionState, Phase},
     stream::Stream,
 };
+use crate::http::metrics::{Metrics, OpenConnection};
+
+/// What actix-http writes before the body of a request that expects it.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// How long a client may take for what.
 #[derive(Clone, Copy, Debug)]
@@ -57,121 +55,22 @@ pub(crate) struct Patience {
     pub(crate) disconnect: Duration,
 }
 
-/// What the request handler and the connection under it both know. One per connection; a connection never leaves its worker.
-pub(crate) struct ConnectionState {
-    /// The other end of the socket.
-    pub(crate) peer: Option<SocketAddr>,
-    /// Whether `GET /v2/` on this listener asks for a password.
-    pub(crate) login: bool,
-    /// The client that the peer's address is, once it was asked for.
-    pub(crate) client: RefCell<Option<Arc<Client>>>,
-    /// The client that asked last and what it is called in headers.
-    pub(crate) source: RefCell<Option<(ClientKey, HeaderValue)>>,
-    busy: Cell<bool>,
-    /// From the beginning of a request until the last byte of its answer was flushed, which is later than its end.
-    answering: Cell<bool>,
-    /// The request has a body that was not read to its end.
-    unread: Cell<bool>,
-    refused_read: Cell<bool>,
-    transfer: RefCell<Option<Transfer>>,
-    sent: Cell<u64>,
-    /// The rest of a body that somebody takes.
-    body: Cell<Option<BodyLength>>,
-}
-
-impl ConnectionState {
-    pub(crate) fn new(peer: Option<SocketAddr>, login: bool) -> Rc<ConnectionState> {
-        Rc::new(ConnectionState {
-            peer,
-            login,
-            client: RefCell::new(None),
-            source: RefCell::new(None),
-            busy: Cell::new(false),
-            answering: Cell::new(false),
-            unread: Cell::new(false),
-            refused_read: Cell::new(false),
-            transfer: RefCell::new(None),
-            sent: Cell::new(0),
-            body: Cell::new(None),
-        })
-    }
-
-    /// A request begins, with a body or without: nothing more is read until [`ConnectionState::end`], and what was answered is flushed.
-    pub(crate) fn begin(&self, has_body: bool) {
-        self.busy.set(true);
-        self.answering.set(true);
-        self.unread.set(has_body);
-        self.sent.set(0);
-    }
-
-    /// Its response is complete, or will never be.
-    pub(crate) fn end(&self) {
-        self.busy.set(false);
-        self.body.set(None);
-        self.transfer.borrow_mut().take();
-    }
-
-    /// Somebody takes the body of this request: it is read, up to its end.
-    pub(crate) fn take_body(&self, framing: BodyLength) {
-        self.body.set(Some(framing));
-    }
-
-    /// Hands over a body for [`Connection`] to send once the head is out.
-    pub(crate) fn send(&self, transfer: Transfer) {
-        *self.transfer.borrow_mut() = Some(transfer);
-    }
-
-    /// Whether what was handed over is still being sent.
-    pub(crate) fn is_sending(&self) -> bool {
-        self.transfer.borrow().is_some()
-    }
-
-    /// Bytes of the current transfer that are with the kernel.
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent.get()
-    }
-}
-
-/// A timer that is armed when waiting begins and forgotten when something happens.
-struct StallTimer {
-    patience: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    armed: bool,
-}
-
-impl StallTimer {
-    fn new(patience: Duration) -> StallTimer {
-        StallTimer { patience, sleep: None, armed: false }
-    }
-
-    fn disarm(&mut self) {
-        self.armed = false;
-    }
-
-    /// Waiting goes on. Fails when it has gone on for too long.
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
-        if !self.armed {
-            self.armed = true;
-            sleep.as_mut().reset(Instant::now() + self.patience);
-        }
-        if sleep.as_mut().poll(cx).is_ready() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
-}
-
 /// A client's connection.
 pub(crate) struct Connection {
     stream: Stream,
-    shared: Rc<ConnectionState>,
+    state: Rc<ConnectionState>,
     scan: HeadEnd,
     /// Something arrived behind the last head, if only an empty line.
     begun: bool,
     /// A whole head was handed up and its request has not begun yet.
     handed_up: bool,
+    /// What is owed of a `100 Continue` that was held back.
+    interim: &'static [u8],
     /// Bytes behind the head that was handed up.
     held: BytesMut,
     /// How the head that was handed up last begins.
     opening: Vec<u8>,
+    refuse: Refuse,
     refusal: Option<ProtocolErrorResponse>,
     head: StallTimer,
     write: StallTimer,
@@ -184,19 +83,22 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         stream: Stream,
-        shared: Rc<ConnectionState>,
+        state: Rc<ConnectionState>,
         patience: Patience,
+        refuse: Refuse,
         metrics: &Metrics,
         slot: ConnectionSlot,
     ) -> Connection {
         Connection {
             stream,
-            shared,
+            state,
             scan: HeadEnd::Before,
             begun: false,
             handed_up: false,
+            interim: &[],
             held: BytesMut::new(),
             opening: Vec::new(),
+            refuse,
             refusal: None,
             head: StallTimer::new(patience.head),
             write: StallTimer::new(patience.write_stall),
@@ -207,9 +109,9 @@ impl Connection {
         }
     }
 
-    /// For the request handler.
-    pub(crate) fn shared(&self) -> Rc<ConnectionState> {
-        self.shared.clone()
+    /// For the service.
+    pub(crate) fn state(&self) -> Rc<ConnectionState> {
+        self.state.clone()
     }
 
     /// Bytes that were held back, as many as fit.
@@ -227,18 +129,26 @@ impl Connection {
         buf.set_filled(end);
     }
 
-    /// Reads of a body that somebody takes, and nothing behind it.
+    /// Reads of the body of a request, and nothing behind it.
     fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
-        mut framing: BodyLength,
+        mut length: BodyLength,
     ) -> Poll<io::Result<()>> {
-        if framing.is_over() {
-            self.shared.body.set(None);
+        if length.is_over() {
+            self.state.set_body(BodyState::Read);
             // As when there is no body: what follows waits until this request is answered.
-            self.shared.refused_read.set(true);
+            self.state.refuse_read(true);
             return Poll::Pending;
+        }
+        while !self.interim.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
+            self.interim = &self.interim[count..];
+            if self.interim.is_empty() {
+                // rustls may keep them.
+                let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+            }
         }
         let start = buf.filled().len();
         if self.held.is_empty() {
@@ -247,9 +157,8 @@ impl Connection {
             self.give_held(buf);
         }
         let new = buf.filled().len() - start;
-        let body = framing.feed(&buf.filled()[start..]);
-        self.shared.body.set(Some(framing));
-        self.shared.unread.set(!framing.is_over());
+        let body = length.feed(&buf.filled()[start..]);
+        self.state.set_body(BodyState::Reading(length));
         if body < new {
             self.hold_back(buf, start + body);
         }
@@ -266,16 +175,16 @@ impl Connection {
     }
 
     /// Answers the request that no handler will see, unless it is none.
-    fn refuse(&mut self, failure: &ApiError) {
-        if self.shared.unread.get() || self.opening.trim_ascii().is_empty() {
+    fn refuse(&mut self, error: ProtocolError) {
+        if self.state.has_unread_body() || self.opening.trim_ascii().is_empty() {
             return;
         }
-        let (shared, metrics) = (self.shared.clone(), self.metrics.clone());
-        self.refusal = Some(ProtocolErrorResponse::new(failure, &self.opening, shared, metrics, self.disconnect));
+        let response = (self.refuse)(error, &self.opening, &self.state);
+        self.refusal = Some(ProtocolErrorResponse::new(response, self.disconnect));
     }
 
     fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut slot = self.shared.transfer.borrow_mut();
+        let mut slot = self.state.transfer().borrow_mut();
         let Some(transfer) = slot.as_mut() else { return Poll::Ready(Ok(())) };
         let (progress, count) = transfer.poll(cx, &mut self.stream).inspect_err(|error| {
             // The rest are clients that left.
@@ -284,7 +193,7 @@ impl Connection {
                 tracing::warn!(target: "weir::http", %error, "a response was cut short");
             }
         })?;
-        self.shared.sent.set(self.shared.sent.get() + count);
+        self.state.add_sent(count);
         if count > 0 {
             self.write.disarm();
         }
@@ -319,13 +228,13 @@ impl AsyncRead for Connection {
             ready!(refusal.poll(cx, &mut this.stream));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        if this.shared.busy.get()
-            && let Some(framing) = this.shared.body.get()
+        if this.state.phase() == Phase::Answering
+            && let BodyState::Reading(length) = this.state.body()
         {
             this.handed_up = false;
-            return this.poll_body(cx, buf, framing);
+            return this.poll_body(cx, buf, length);
         }
-        if this.shared.busy.get() || this.shared.answering.get() || this.handed_up {
+        if this.state.phase() != Phase::Idle || this.handed_up {
             this.handed_up = false;
             // With nothing there, interest in more is registered and no wake-up is owed: one turn of the dispatcher less
             // for each request that is not pipelined.
@@ -333,7 +242,7 @@ impl AsyncRead for Connection {
                 Stream::Plain(socket) => !this.held.is_empty() || socket.poll_read_ready(cx).is_ready(),
                 Stream::Tls(_) => true,
             };
-            this.shared.refused_read.set(more);
+            this.state.refuse_read(more);
             return Poll::Pending;
         }
         let start = buf.filled().len();
@@ -343,7 +252,7 @@ impl AsyncRead for Connection {
                 && this.begun
                 && let Err(late) = this.head.check(cx)
             {
-                this.refuse(&ApiError::HeadTimeout);
+                this.refuse(ProtocolError::HeadTimeout);
                 if let Some(refusal) = &mut this.refusal {
                     ready!(refusal.poll(cx, &mut this.stream));
                 }
@@ -360,6 +269,7 @@ impl AsyncRead for Connection {
         if let Some(end) = end {
             this.head.disarm();
             this.handed_up = true;
+            this.interim = &[];
             if end < new {
                 this.hold_back(buf, start + end);
             }
@@ -371,8 +281,8 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.refusal.is_none() && !this.shared.answering.get() {
-            this.refuse(&protocol_error::reason(bytes));
+        if this.refusal.is_none() && this.state.phase() == Phase::Idle {
+            this.refuse(protocol_error::reason(bytes));
             if this.refusal.is_none() {
                 return Poll::Ready(Ok(bytes.len()));
             }
@@ -380,6 +290,10 @@ impl AsyncWrite for Connection {
         if let Some(refusal) = &mut this.refusal {
             ready!(refusal.poll(cx, &mut this.stream));
             return Poll::Ready(Ok(bytes.len()));
+        }
+        if this.state.body() == BodyState::Unread && bytes.starts_with(CONTINUE) {
+            this.interim = CONTINUE;
+            return Poll::Ready(Ok(CONTINUE.len()));
         }
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
         match polled {
@@ -402,11 +316,8 @@ impl AsyncWrite for Connection {
                 Poll::Ready(()) => this.write.disarm(),
             }
         }
-        if !this.shared.busy.get() {
-            this.shared.answering.set(false);
-            if this.shared.refused_read.replace(false) {
-                cx.waker().wake_by_ref();
-            }
+        if this.state.phase() != Phase::Answering && this.state.flushed() {
+            cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
     }

@@ -10,8 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::http::metrics::Metrics;
-use crate::{client::ClientKey, limits::address};
+use crate::{client::ClientKey, http::metrics::Metrics, limits::address};
 
 /// Between two lines in the log about clients that are turned away.
 const TELL: Duration = Duration::from_secs(10);

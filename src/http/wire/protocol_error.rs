@@ -1,85 +1,67 @@
-//! What a client is told whose request no handler ever saw: JSON like any other refusal, with its line in the log and its count.
+//! What a client is told whose request no handler ever saw.
 //!
 //! actix-http answers what it cannot parse by itself, with a status and an empty body: nothing that a client prints, and nothing that
 //! an operator sees. The connection knows those answers, for nothing else is written while no request is under way, and sends a
-//! [`ProtocolErrorResponse`] in their place. Then it closes its own side first and takes in for a while what the client still sends: closing over
-//! bytes that nobody read resets the connection, and a reset takes the answer with it.
+//! [`ProtocolErrorResponse`] in their place. Then it closes its own side first and takes in for a while what the client still
+//! sends: closing over bytes that nobody read resets the connection, and a reset takes the answer with it.
 
 use std::{
+    future::Future as _,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use actix_http::{Method, header::HttpDate};
 use bytes::{Buf as _, Bytes};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
     time::Sleep,
 };
 
-use crate::http::{
-    connection::ConnectionState,
-    error::ApiError,
-    metrics::Metrics,
-    request_scope::{RequestScope, printable},
-    stream::Stream,
-};
-use crate::mirror;
+use super::{state::ConnectionState, stream::Stream};
 
 /// Bytes of a request that are kept for the log line of its refusal.
-pub(crate) const OPENING: usize = 256;
+pub(super) const OPENING: usize = 256;
+
+/// Why no handler sees a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProtocolError {
+    /// Its head did not arrive in time.
+    HeadTimeout,
+    /// Its head is larger than actix-http takes.
+    HeadTooLarge,
+    /// It is no HTTP request, or one that could be read in two ways.
+    Malformed,
+    /// It came without TLS to a listener that speaks TLS.
+    NoTls,
+    /// actix-http failed.
+    Internal,
+}
+
+/// The whole response to a request that begins with these bytes, head and body; the service writes it, counts it and logs it.
+pub(crate) type Refuse = Arc<dyn Fn(ProtocolError, &[u8], &Rc<ConnectionState>) -> Bytes + Send + Sync>;
 
 /// Reads of what is thrown away before the other connections of the worker get their turn.
 const READS: usize = 16;
 
-/// An answer that the connection sends by itself.
-pub(crate) struct ProtocolErrorResponse {
+/// A response that the connection sends by itself, before it closes.
+pub(super) struct ProtocolErrorResponse {
     bytes: Bytes,
-    /// Ends when all of it is with the kernel.
-    turn: Option<RequestScope>,
     /// The client knows that nothing follows.
     is_shut: bool,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl ProtocolErrorResponse {
-    /// Refuses the request that begins with these bytes. All of it, and what the client still sends, is over within `patience`.
-    pub(crate) fn new(
-        failure: &ApiError,
-        opening: &[u8],
-        shared: Rc<ConnectionState>,
-        metrics: Metrics,
-        patience: Duration,
-    ) -> ProtocolErrorResponse {
-        let (method, path) = request_line(opening);
-        let mut turn = RequestScope::refused(shared, metrics, method, path);
-        let (status, headers, body) = failure.answer(None, None);
-        let mut text = format!(
-            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\ndocker-distribution-api-version: registry/2.0\r\ndate: {}\r\n",
-            body.len(),
-            HttpDate::from(SystemTime::now()),
-        )
-        .into_bytes();
-        for (name, value) in &headers {
-            text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-        }
-        text.extend(b"\r\n");
-        // What a HEAD would bring is told, and not sent.
-        let sent = if turn.is_head() { &[] } else { &body[..] };
-        text.extend(sent);
-        turn.answered(status, sent.len() as u64, true);
-        ProtocolErrorResponse {
-            bytes: text.into(),
-            turn: Some(turn),
-            is_shut: false,
-            deadline: Box::pin(tokio::time::sleep(patience)),
-        }
+    /// Sends these bytes. All of it, and what the client still sends, is over within `patience`.
+    pub(super) fn new(bytes: Bytes, patience: Duration) -> ProtocolErrorResponse {
+        ProtocolErrorResponse { bytes, is_shut: false, deadline: Box::pin(tokio::time::sleep(patience)) }
     }
 
     /// Ready when the connection may be closed.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
         if self.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -90,7 +72,6 @@ impl ProtocolErrorResponse {
                 _ => return Poll::Ready(()),
             }
         }
-        self.turn = None;
         if !self.is_shut {
             if ready!(stream.as_mut().poll_shutdown(cx)).is_err() {
                 return Poll::Ready(());
@@ -111,45 +92,11 @@ impl ProtocolErrorResponse {
 }
 
 /// Why actix-http refused, as far as the status of its own answer tells.
-pub(crate) fn reason(answer: &[u8]) -> ApiError {
+pub(super) fn reason(answer: &[u8]) -> ProtocolError {
     match answer.get(9..12) {
-        Some(b"408") => ApiError::HeadTimeout,
-        Some(b"431") => ApiError::HeadTooLarge,
-        Some([b'5', ..]) => ApiError::Mirror(mirror::Error::Internal),
-        _ => ApiError::Malformed,
-    }
-}
-
-/// Method and path, as far as they can be made out; a dash for what cannot. The query stays unread, and so does a target that may
-/// name a user and a password before its host.
-fn request_line(opening: &[u8]) -> (Method, String) {
-    let line = opening.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let mut words = line.split(|byte| *byte == b' ');
-    let (first, target) = (words.next().unwrap_or_default(), words.next());
-    // What no space follows may be a part of a method, or of anything.
-    let method = target.and_then(|_| Method::from_bytes(first).ok());
-    let path = target.filter(|target| method.is_some() && target.starts_with(b"/"));
-    let path = path.and_then(|target| target.split(|byte| matches!(byte, b'?' | b'\r')).next());
-    let path = path.map_or_else(|| "-".to_owned(), |path| printable(&String::from_utf8_lossy(path)));
-    (method.or_else(|| Method::from_bytes(b"-").ok()).unwrap_or_default(), path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_log_line_of_a_refusal_has_what_can_be_made_out() {
-        for (opening, method, path) in [
-            ("\r\nGET /v2/?token=s3cret HTTP/1.1\r\nHost: x\r\n", "GET", "/v2/"),
-            ("HEAD /v2/a\r\n\r\n", "HEAD", "/v2/a"),
-            ("PUT http://me:hunter2@x/ HTTP/1.1", "PUT", "-"),
-            ("GET /\u{1b}[2J\" HTTP/1.1", "GET", r#"/\u{1b}[2J\""#),
-            ("GET", "-", "-"),
-            ("\u{16}\u{3}\u{1} /", "-", "-"),
-        ] {
-            let (found, target) = request_line(opening.as_bytes());
-            assert_eq!((found.as_str(), target.as_str()), (method, path), "{opening:?}");
-        }
+        Some(b"408") => ProtocolError::HeadTimeout,
+        Some(b"431") => ProtocolError::HeadTooLarge,
+        Some([b'5', ..]) => ProtocolError::Internal,
+        _ => ProtocolError::Malformed,
     }
 }

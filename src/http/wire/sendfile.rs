@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::http::stream::Stream;
+use super::stream::Stream;
 use crate::mirror::{Extent, Stopped};
 
 /// Bytes that one connection may send before the others of its worker get their turn.

@@ -17,16 +17,19 @@ use actix_http::StatusCode;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::super::{
+    body_length::BodyLength,
+    sendfile::{Source, Transfer},
+};
 use super::*;
 use crate::{
     http::{
-        Certificate,
-        body::Body,
+        Certificate, Prepared,
         raw::Raw,
-        request_scope::RequestScope,
-        sendfile::{Source, Transfer},
+        service::{body::Body, refuse::refuse, scope::RequestScope},
     },
     mirror::{Extent, Stopped},
+    route::Routes,
 };
 
 mod refusals;
@@ -124,35 +127,36 @@ fn growing(mut grown: watch::Receiver<Result<u64, Stopped>>) -> Source {
 
 async fn answer(world: World, request: Request) -> Result<Response<Body>, Infallible> {
     world.calls.fetch_add(1, Ordering::SeqCst);
-    let shared = request.conn_data::<std::rc::Rc<ConnectionState>>().cloned().unwrap();
-    let turn = RequestScope::begin(shared, world.metrics.clone(), request.head());
+    let connection = request.conn_data::<Rc<ConnectionState>>().cloned().unwrap();
+    let (has_body, method) = (BodyLength::of(request.head()).is_some(), request.method().clone());
+    let scope = RequestScope::begin(connection, world.metrics.clone(), method, has_body, || (request.path(), None));
     let size = SIZE as u64;
-    let transfer = |source: Source, turn| Body::transfer(turn, StatusCode::OK, size, Transfer::new(source, 0, size));
+    let transfer = |source: Source, scope| Body::transfer(scope, StatusCode::OK, size, Transfer::new(source, 0, size));
     Ok(match request.path() {
-        _ if turn.is_head() => Body::promised(turn, StatusCode::OK, size),
-        "/file" => transfer(Box::new(|_, offset, end| Poll::Ready(Ok(file_from(offset, end)))), turn),
-        "/growing" => transfer(growing(world.grown.subscribe()), turn),
+        _ if scope.is_head() => Body::promised(scope, StatusCode::OK, size),
+        "/file" => transfer(Box::new(|_, offset, end| Poll::Ready(Ok(file_from(offset, end)))), scope),
+        "/growing" => transfer(growing(world.grown.subscribe()), scope),
         "/bytes" => transfer(
             Box::new(|_, offset, end| {
                 let end = end.min(offset + 100_000) as usize;
                 Poll::Ready(Ok(Extent::Bytes(Bytes::copy_from_slice(&FILE.0[offset as usize..end]))))
             }),
-            turn,
+            scope,
         ),
         // The file is shorter than was promised.
         "/short" => {
             let source: Source = Box::new(|_, offset, end| Poll::Ready(Ok(file_from(offset, end))));
-            Body::transfer(turn, StatusCode::OK, size + 1, Transfer::new(source, 0, size + 1))
+            Body::transfer(scope, StatusCode::OK, size + 1, Transfer::new(source, 0, size + 1))
         }
-        "/wide" => Body::bytes(turn, StatusCode::OK, Bytes::from_static(&[b'w'; WIDE])),
+        "/wide" => Body::bytes(scope, StatusCode::OK, Bytes::from_static(&[b'w'; WIDE])),
         "/slow" => {
             let mut open = world.gate.subscribe();
             let _ = open.wait_for(|open| *open).await;
-            Body::bytes(turn, StatusCode::OK, Bytes::from_static(b"slow"))
+            Body::bytes(scope, StatusCode::OK, Bytes::from_static(b"slow"))
         }
         path => {
             let body = Bytes::copy_from_slice(path.as_bytes());
-            Body::bytes(turn, StatusCode::OK, body)
+            Body::bytes(scope, StatusCode::OK, body)
         }
     })
 }
@@ -190,10 +194,17 @@ fn serving(settings: &Settings, tls: Option<Arc<rustls::ServerConfig>>) -> (Serv
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listener = Listener { socket, login: false, tls };
     let given = world.clone();
-    let serving = start(settings, vec![listener], &world.metrics, Box::new(|_| false), move || {
-        let world = given.clone();
-        fn_service(move |request| answer(world.clone(), request)).into_factory()
-    });
+    let serving = start(
+        settings,
+        vec![listener],
+        &world.metrics,
+        Box::new(|_| false),
+        &refuse(world.metrics.clone()),
+        move || {
+            let world = given.clone();
+            fn_service(move |request| answer(world.clone(), request)).into_factory()
+        },
+    );
     (serving.unwrap(), world)
 }
 
@@ -525,16 +536,16 @@ fn a_certificate_is_replaced_only_by_one_that_can_be_used() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = certificate(directory.path());
     let path = directory.path().join("localhost.pem");
-    assert_eq!(certificate.prepare().map(super::super::tls::Prepared::install), Ok(()));
+    assert_eq!(certificate.prepare().map(Prepared::install), Ok(()));
     for (broken, cause) in [("", "no certificate"), (&PEM[..800], "localhost.pem"), ("-----BEGIN", "localhost.pem")] {
         std::fs::write(&path, broken).unwrap();
         assert!(
-            certificate.prepare().map(super::super::tls::Prepared::install).unwrap_err().contains(cause),
+            certificate.prepare().map(Prepared::install).unwrap_err().contains(cause),
             "{:?}",
-            certificate.prepare().map(super::super::tls::Prepared::install)
+            certificate.prepare().map(Prepared::install)
         );
     }
     std::fs::remove_file(&path).unwrap();
-    assert!(certificate.prepare().map(super::super::tls::Prepared::install).unwrap_err().contains("localhost.pem"));
+    assert!(certificate.prepare().map(Prepared::install).unwrap_err().contains("localhost.pem"));
     assert!(certificate.server_config().is_ok());
 }

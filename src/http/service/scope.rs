@@ -1,32 +1,30 @@
 //! One request, from its head to the end of its body: what it is counted as, the line it leaves in the log, the permit it holds.
 //!
-//! A turn ends when it is dropped. It lives in the handler's future and then in the response body, so that it ends with the last byte,
+//! A scope ends when it is dropped. It lives in the response's future and then in its body, so that it ends with the last byte,
 //! or when the client leaves, whichever is first, and nothing has to remember to end it.
 
 use std::{
     rc::Rc,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use actix_http::{Method, RequestHead, StatusCode};
+use actix_http::{Method, StatusCode};
 
-use super::{
-    body_length::BodyLength,
-    connection::ConnectionState,
-    headers,
-    metrics::{Kind, Metrics},
-};
 use crate::{
+    client::Client,
+    http::{
+        metrics::{Kind, Metrics, cache_word},
+        printable::printable,
+        wire::ConnectionState,
+    },
     limits::{Limits, permit::Permit, throttle::Meter},
     mirror::CacheStatus,
 };
 
-/// Characters of a path or a client's name that a log line holds.
-const MOST_LOGGED: usize = 512;
-
 /// A request under way.
 pub(crate) struct RequestScope {
-    shared: Rc<ConnectionState>,
+    connection: Rc<ConnectionState>,
     metrics: Metrics,
     method: Method,
     kind: Kind,
@@ -37,6 +35,7 @@ pub(crate) struct RequestScope {
     /// Bytes promised.
     length: u64,
     line: Option<Box<Line>>,
+    client: Option<Arc<Client>>,
     admission: Option<(Permit, Limits)>,
 }
 
@@ -45,33 +44,27 @@ struct Line {
     started: Instant,
     path: String,
     ns: Option<String>,
+    rule: Option<String>,
 }
 
 impl RequestScope {
-    /// The request begins; its connection reads nothing more until the turn is over.
-    pub(crate) fn begin(shared: Rc<ConnectionState>, metrics: Metrics, head: &RequestHead) -> RequestScope {
-        shared.begin(BodyLength::of(head).is_some());
-        let line = is_logged().then(|| {
-            let ns = super::query::value(head.uri.query(), "ns").ok().flatten();
-            Box::new(Line {
-                started: Instant::now(),
-                path: printable(head.uri.path()),
-                ns: ns.map(|ns| printable(&ns)),
-            })
+    /// The request begins; its connection reads nothing more until the scope ends. Path and `ns` are asked for only when the log
+    /// wants them, and are made printable.
+    pub(crate) fn begin<'a>(
+        connection: Rc<ConnectionState>,
+        metrics: Metrics,
+        method: Method,
+        has_body: bool,
+        named: impl FnOnce() -> (&'a str, Option<std::borrow::Cow<'a, str>>),
+    ) -> RequestScope {
+        connection.begin(has_body);
+        let line = tracing::enabled!(target: "weir::access", tracing::Level::INFO).then(|| {
+            let (path, ns) = named();
+            let ns = ns.map(|ns| printable(&ns));
+            Box::new(Line { started: Instant::now(), path: printable(path), ns, rule: None })
         });
-        RequestScope::new(shared, metrics, head.method.clone(), line)
-    }
-
-    /// A request that the connection answers by itself; the path is as it may stand in a log.
-    pub(crate) fn refused(shared: Rc<ConnectionState>, metrics: Metrics, method: Method, path: String) -> RequestScope {
-        shared.begin(false);
-        let line = is_logged().then(|| Box::new(Line { started: Instant::now(), path, ns: None }));
-        RequestScope::new(shared, metrics, method, line)
-    }
-
-    fn new(shared: Rc<ConnectionState>, metrics: Metrics, method: Method, line: Option<Box<Line>>) -> RequestScope {
         RequestScope {
-            shared,
+            connection,
             metrics,
             method,
             kind: Kind::Other,
@@ -80,12 +73,13 @@ impl RequestScope {
             copied: 0,
             length: 0,
             line,
+            client: None,
             admission: None,
         }
     }
 
-    pub(crate) fn shared(&self) -> &Rc<ConnectionState> {
-        &self.shared
+    pub(crate) fn connection(&self) -> &ConnectionState {
+        &self.connection
     }
 
     pub(crate) fn is_head(&self) -> bool {
@@ -97,9 +91,21 @@ impl RequestScope {
         self.kind = kind;
     }
 
-    /// It was let in. The permit is held until the last byte.
+    /// Who asks, once that is known.
+    pub(crate) fn is_from(&mut self, client: Arc<Client>) {
+        self.client = Some(client);
+    }
+
+    /// It was admitted. The permit is held until the last byte.
     pub(crate) fn admitted(&mut self, permit: Permit, limits: Limits) {
         self.admission = Some((permit, limits));
+    }
+
+    /// It was refused by this rule: a throttle, or what led to a ban.
+    pub(crate) fn refused_by(&mut self, rule: &str) {
+        if let Some(line) = &mut self.line {
+            line.rule = Some(rule.to_owned());
+        }
     }
 
     /// The permit, and where it came from.
@@ -131,8 +137,8 @@ impl RequestScope {
 
 impl Drop for RequestScope {
     fn drop(&mut self) {
-        let bytes = self.copied + self.shared.sent();
-        self.shared.end();
+        let bytes = self.copied + self.connection.sent();
+        self.connection.end();
         self.metrics.request(self.kind, &self.method, self.status);
         self.metrics.sent(self.kind, bytes);
         if let Some(cache) = self.cache {
@@ -144,9 +150,9 @@ impl Drop for RequestScope {
             limits.charge_bytes(permit, bytes, SystemTime::now());
         }
         let Some(line) = self.line.take() else { return };
-        let client = match &self.admission {
-            Some((permit, _)) => permit.client.key.to_string(),
-            None => self.shared.peer.map(|peer| peer.ip().to_string()).unwrap_or_default(),
+        let client = match &self.client {
+            Some(client) => client.key.to_string(),
+            None => self.connection.peer.address.map(|peer| peer.ip().to_string()).unwrap_or_default(),
         };
         tracing::info!(
             target: "weir::access",
@@ -158,64 +164,39 @@ impl Drop for RequestScope {
             cut = (bytes < self.length).then_some(true),
             ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             client = printable(&client),
-            cache = self.cache.map(headers::word),
+            cache = self.cache.map(cache_word),
+            rule = line.rule,
         );
     }
-}
-
-fn is_logged() -> bool {
-    tracing::enabled!(target: "weir::access", tracing::Level::INFO)
-}
-
-/// Text as it may stand in a log: control characters, what is not ASCII, and quotes escaped; cut when it is long.
-pub(crate) fn printable(text: &str) -> String {
-    let cut = text.char_indices().nth(MOST_LOGGED).map_or(text, |(end, _)| &text[..end]);
-    if cut.len() == text.len() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
-        return text.to_owned();
-    }
-    let mut escaped: String = cut.escape_default().collect();
-    if cut.len() < text.len() {
-        escaped.push('…');
-    }
-    escaped
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::logged;
+    use crate::{http::peer::Peer, telemetry::logged};
 
     #[test]
-    fn a_turn_leaves_one_line_without_the_query() {
+    fn a_request_leaves_one_line_without_the_query() {
         let text = logged(|| {
-            let shared = ConnectionState::new(Some("192.0.2.1:5000".parse().unwrap()), false);
-            let head = |uri: &str| {
-                let mut head = RequestHead::default();
-                head.uri = uri.parse().unwrap();
-                head
+            let peer = Peer::new(Some("192.0.2.1:5000".parse().unwrap()), false);
+            let connection = Rc::new(ConnectionState::new(peer));
+            let begin = |path, ns: Option<&'static str>| {
+                let connection = connection.clone();
+                RequestScope::begin(connection, Metrics::new(), Method::GET, false, || (path, ns.map(Into::into)))
             };
-            let asked = head("/v2/a/tags/list?ns=docker.io%1b&token=s3cret-canary");
-            let mut turn = RequestScope::begin(shared.clone(), Metrics::new(), &asked);
-            turn.came_from(CacheStatus::Hit);
-            turn.answered(StatusCode::OK, 7, true);
-            drop(turn);
+            let mut scope = begin("/v2/a/tags/list", None);
+            scope.came_from(CacheStatus::Hit);
+            scope.answered(StatusCode::OK, 7, true);
+            drop(scope);
             // Of a client that left before it was answered, too.
-            drop(RequestScope::begin(shared, Metrics::new(), &head("/v2/b/tags/list?ns=ghcr.io")));
+            drop(begin("/v2/b/tags/list", Some("ghcr.io")));
         });
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let fields: Vec<&serde_json::Value> = lines.iter().map(|line| &line["fields"]).collect();
         assert_eq!(fields.len(), 2, "{text}");
-        assert!(!text.contains("canary"));
         assert_eq!((&fields[0]["path"], &fields[0]["status"]), (&"/v2/a/tags/list".into(), &200.into()));
         assert_eq!((&fields[0]["bytes"], &fields[0]["cache"]), (&7.into(), &"hit".into()));
         assert_eq!((&fields[0]["client"], &fields[0]["ns"]), (&"192.0.2.1".into(), &serde_json::Value::Null));
         assert_eq!((&fields[1]["status"], &fields[1]["ns"]), (&499.into(), &"ghcr.io".into()));
-    }
-
-    #[test]
-    fn nothing_a_client_sends_writes_in_the_log_but_characters() {
-        assert_eq!(printable("/v2/a/manifests/1.0"), "/v2/a/manifests/1.0");
-        assert_eq!(printable("a\r\nb\x1b[2J\0\u{202e}\"\\"), r#"a\r\nb\u{1b}[2J\u{0}\u{202e}\"\\"#);
-        assert!(printable(&"é".repeat(100_000)).len() < 8 * MOST_LOGGED);
     }
 }

@@ -1,6 +1,6 @@
-//! The body of a request, for those who take one: in pieces of a good size, and never slower than a client may be.
+//! The body of a request: in pieces of a good size, and never slower than a client may be.
 //!
-//! A body that nobody asks for here is not read at all (`connection.rs`). One that is asked for must come: a client that sends nothing for
+//! A body that no handler reads is not read from the socket either. One that is read must come: a client that sends nothing for
 //! `body_stall`, or less than [`LEAST`] within it, is given up, so that a session and a connection cost their owner something.
 
 use std::time::{Duration, Instant};
@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use actix_http::Payload;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-
-use super::{body_length::BodyLength, request_context::RequestContext};
 
 /// Bytes gathered before they are handed on: large enough that a trip to another thread is cheap beside hashing them.
 const PIECE: usize = 256 << 10;
@@ -32,30 +30,27 @@ pub(crate) struct RequestBody {
     stall: Duration,
     since: Instant,
     within: u64,
-    begins: bool,
+    /// Makes the connection read it; `None` once it does.
+    begin: Option<Box<dyn FnOnce()>>,
     cut: Option<Cut>,
 }
 
 impl RequestBody {
-    /// Begins to read the body; it may be empty.
-    pub(crate) fn of(exchange: &mut RequestContext, stall: Duration) -> RequestBody {
-        if let Some(framing) = BodyLength::of(exchange.head()) {
-            exchange.turn.shared().take_body(framing);
-        }
-        RequestBody {
-            payload: exchange.request.take_payload(),
-            stall,
-            since: Instant::now(),
-            within: 0,
-            begins: true,
-            cut: None,
-        }
+    /// The body that comes by `payload` after `begin` was called.
+    pub(crate) fn new(payload: Payload, stall: Duration, begin: Box<dyn FnOnce()>) -> RequestBody {
+        RequestBody { payload, stall, since: Instant::now(), within: 0, begin: Some(begin), cut: None }
+    }
+
+    /// The body of a request that has none.
+    pub(crate) fn empty() -> RequestBody {
+        RequestBody::new(Payload::None, Duration::ZERO, Box::new(|| ()))
     }
 
     /// The next piece, `None` at the end. What came before a cut is given before the cut.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        if self.begins {
-            self.begins = false;
+        if let Some(begin) = self.begin.take() {
+            begin();
+            self.since = Instant::now();
             // Until now the connection has refused to read on, so that nothing else would make it look again. It is driven by
             // the task that drives this.
             std::future::poll_fn(|cx| {

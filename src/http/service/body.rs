@@ -9,16 +9,17 @@ use std::{
 use actix_http::{
     Response, StatusCode,
     body::{BodySize, MessageBody},
-    header::{CONTENT_LENGTH, HeaderMap, HeaderValue},
+    header::{CONTENT_LENGTH, HeaderValue},
 };
 use bytes::Bytes;
 
-use super::{request_scope::RequestScope, sendfile::Transfer};
+use super::scope::RequestScope;
+use crate::http::wire::Transfer;
 
-/// A response's body, and the turn that ends with it.
+/// A response's body, and the request that ends with it.
 pub(crate) struct Body {
     content: Content,
-    turn: RequestScope,
+    scope: RequestScope,
 }
 
 enum Content {
@@ -35,36 +36,36 @@ enum Content {
 
 impl Body {
     /// A response of bytes in memory; to a HEAD, of their length.
-    pub(crate) fn bytes(mut turn: RequestScope, status: StatusCode, bytes: Bytes) -> Response<Body> {
+    pub(crate) fn bytes(mut scope: RequestScope, status: StatusCode, bytes: Bytes) -> Response<Body> {
         let length = bytes.len() as u64;
-        if turn.is_head() {
-            return Body::promised(turn, status, length);
+        if scope.is_head() {
+            return Body::promised(scope, status, length);
         }
-        turn.answered(status, length, true);
-        Response::with_body(status, Body { content: Content::Bytes(bytes), turn })
+        scope.answered(status, length, true);
+        Response::with_body(status, Body { content: Content::Bytes(bytes), scope })
     }
 
     /// The answer to a HEAD whose entity has this length.
-    pub(crate) fn promised(mut turn: RequestScope, status: StatusCode, length: u64) -> Response<Body> {
-        turn.answered(status, 0, true);
-        Response::with_body(status, Body { content: Content::Promised(length), turn })
+    pub(crate) fn promised(mut scope: RequestScope, status: StatusCode, length: u64) -> Response<Body> {
+        scope.answered(status, 0, true);
+        Response::with_body(status, Body { content: Content::Promised(length), scope })
     }
 
     /// No body and no length.
-    pub(crate) fn none(mut turn: RequestScope, status: StatusCode) -> Response<Body> {
-        turn.answered(status, 0, true);
-        Response::with_body(status, Body { content: Content::None, turn })
+    pub(crate) fn none(mut scope: RequestScope, status: StatusCode) -> Response<Body> {
+        scope.answered(status, 0, true);
+        Response::with_body(status, Body { content: Content::None, scope })
     }
 
     /// A response whose bytes the connection fetches and sends. `length` must not be zero.
     pub(crate) fn transfer(
-        mut turn: RequestScope,
+        mut scope: RequestScope,
         status: StatusCode,
         length: u64,
         transfer: Transfer,
     ) -> Response<Body> {
-        turn.answered(status, length, false);
-        let mut response = Response::with_body(status, Body { content: Content::Transfer(Some(transfer)), turn });
+        scope.answered(status, length, false);
+        let mut response = Response::with_body(status, Body { content: Content::Transfer(Some(transfer)), scope });
         // A body of unknown size with a length of our own: actix then neither counts the bytes, which it will not see, nor
         // closes the connection after them.
         response.head_mut().no_chunking(true);
@@ -93,23 +94,11 @@ impl MessageBody for Body {
             Content::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Content::Transfer(transfer) => {
                 if let Some(transfer) = transfer.take() {
-                    this.turn.shared().send(transfer);
+                    this.scope.connection().send(transfer);
                 }
                 // No waker: the dispatcher flushes next, and whatever happens there wakes it.
-                if this.turn.shared().is_sending() { Poll::Pending } else { Poll::Ready(None) }
+                if this.scope.connection().is_sending() { Poll::Pending } else { Poll::Ready(None) }
             }
         }
     }
-}
-
-/// Puts these headers into the response, over those of the same name.
-pub(crate) fn with_headers(mut response: Response<Body>, headers: HeaderMap) -> Response<Body> {
-    if response.headers().is_empty() {
-        *response.headers_mut() = headers;
-    } else {
-        for (name, value) in headers {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    response
 }
