@@ -94,6 +94,9 @@ impl Error {
             },
             // The caller asks with GET instead; it arrives here only when that is out of the question.
             upstream::Error::HeadRefused => Error::UpstreamMalformed { message: format!("{name} refuses HEAD").into() },
+            upstream::Error::Status(status) => Error::UpstreamMalformed {
+                message: format!("{name} answered {status}, which says nothing about what was asked").into(),
+            },
             upstream::Error::Malformed(what) => Error::UpstreamMalformed {
                 message: format!("{name} sent a wrong answer, which was thrown away: {what}").into(),
             },

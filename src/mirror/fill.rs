@@ -201,7 +201,10 @@ impl Fill {
     }
 
     async fn get(&self, from: u64) -> Result<Body, upstream::Error> {
-        self.upstream.get_blob(&self.identity, &self.source.repository, &self.digest, from, None).await
+        match from {
+            0 => self.upstream.get_whole_blob(&self.identity, &self.source.repository, &self.digest).await,
+            _ => self.upstream.get_blob(&self.identity, &self.source.repository, &self.digest, from, None).await,
+        }
     }
 
     /// Moves the body into the writer until it is whole, resuming when it breaks.

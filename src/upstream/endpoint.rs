@@ -129,7 +129,7 @@ impl Endpoint {
             let signed = request.operation == Operation::BlobHead
                 && target == Target::Elsewhere
                 && matches!(status.as_u16(), 400 | 403 | 405 | 501);
-            if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE || signed {
+            if status.is_success() || is_beyond(request, status) || signed {
                 let Received { response, permits } = received;
                 return Ok(Reply { response, permits });
             }
@@ -143,7 +143,9 @@ impl Endpoint {
                 if hops > redirect::MAX_REDIRECTS {
                     return Err(Error::Malformed("too many redirects".into()).into());
                 }
-                let location = received.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+                let location = received.response.headers().get(LOCATION);
+                // Raw UTF-8 is not allowed there and is sent; the address escapes it.
+                let location = location.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
                 let location = location.ok_or_else(|| Error::Malformed("a redirect to no address".into()))?;
                 url = redirect::target(&url, location).map_err(|why| Error::Malformed(why.into()))?;
                 target = Target::Elsewhere;
@@ -151,7 +153,7 @@ impl Endpoint {
                     (target, authorization) = (Target::Origin, own.clone());
                 }
             } else {
-                return Err(self.redirect_error(request.operation, target, received).await);
+                return Err(self.redirect_error(request.operation, target, &url, received).await);
             }
             // The permit for the host behind us is given back before the next is taken, or the two could wait for each other.
             self.transport.finish(received).await;
@@ -206,7 +208,7 @@ impl Endpoint {
     fn reconcile(&self, request: &mut Request<'_>, status: StatusCode, headers: &HeaderMap, stamp: Stamp) -> bool {
         let counted = matches!(request.operation, Operation::ManifestGet | Operation::ManifestHead);
         let reading = RateLimit::read(headers).filter(|_| counted);
-        let served = status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE;
+        let served = status.is_success() || is_redirect(status) || is_beyond(request, status);
         match &mut request.reservation {
             Some(reservation) if served => reservation.answered(stamp, reading),
             reservation => {
@@ -276,7 +278,15 @@ impl Endpoint {
     }
 
     /// What the answer of a redirect's target means. It says nothing about the origin's health, and its 401 is not answered.
-    async fn redirect_error(&self, operation: Operation, target: Target, mut received: Received) -> AttemptError {
+    async fn redirect_error(
+        &self,
+        operation: Operation,
+        target: Target,
+        url: &Url,
+        mut received: Received,
+    ) -> AttemptError {
+        let of_registry = target != Target::Elsewhere || url.path().starts_with("/v2/");
+        let of_blob = matches!(operation, Operation::BlobGet | Operation::BlobHead);
         let status = received.response.status();
         let body = match status {
             StatusCode::TOO_MANY_REQUESTS => self.error_body(&mut received).await,
@@ -284,6 +294,13 @@ impl Endpoint {
         };
         let error =
             match error_response::classify(operation, status, received.response.headers(), &body, SystemTime::now()) {
+                // A registry that was redirected to speaks for the blob; a content network only for an address that it was given,
+                // which may have expired. The origin vouched by redirecting, and is asked for another address.
+                ErrorResponse::Denied | ErrorResponse::NotFound if !of_registry && of_blob => {
+                    let reason = format!("{} to which it redirects answers {status}", host(url)).into();
+                    return AttemptError { error: Error::Unavailable { reason, retry_after: None }, retry: true };
+                }
+                ErrorResponse::Denied if operation == Operation::Referrers => Error::NotFound,
                 ErrorResponse::Denied if target != Target::Elsewhere => Error::Denied,
                 ErrorResponse::Denied => {
                     Error::Malformed(format!("where it redirects to, the answer is {status}").into())
@@ -349,8 +366,17 @@ fn other_error(response: ErrorResponse, status: StatusCode) -> Error {
         ErrorResponse::NotFound => Error::NotFound,
         ErrorResponse::Denied => Error::Denied,
         ErrorResponse::HeadNotAllowed => Error::HeadRefused,
-        _ => Error::Malformed(format!("it answers {status}").into()),
+        _ => Error::Status(status.as_u16()),
     }
+}
+
+/// Whether a range lies behind the end of what was asked for; to any other request 416 is an answer to another question.
+fn is_beyond(request: &Request<'_>, status: StatusCode) -> bool {
+    status == StatusCode::RANGE_NOT_SATISFIABLE && request.range.is_some()
+}
+
+fn host(url: &Url) -> &str {
+    url.host_str().unwrap_or_default()
 }
 
 fn is_redirect(status: StatusCode) -> bool {

@@ -38,6 +38,9 @@ pub enum Error {
     /// 405 or 501 to a HEAD, or learned lately for this repository (10 min): the only case in which a GET stands in.
     #[error("upstream refuses HEAD")]
     HeadRefused,
+    /// A status that answers another question, such as 400 or 406.
+    #[error("upstream answers {0}")]
+    Status(u16),
     /// 200 with something that is not what was asked: HTML, wrong length, another digest, a redirect to where we do not go.
     #[error("upstream's answer is malformed: {0}")]
     Malformed(Arc<str>),
@@ -52,7 +55,7 @@ impl Error {
             Error::AbuseLimit { .. } => Outcome::AbuseLimit,
             Error::Unavailable { .. } => Outcome::Unavailable,
             Error::HeadRefused => Outcome::HeadRefused,
-            Error::Malformed(_) => Outcome::Malformed,
+            Error::Malformed(_) | Error::Status(_) => Outcome::Malformed,
         }
     }
 }

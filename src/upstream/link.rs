@@ -1,60 +1,84 @@
-//! The next page of a listing: one `Link: <…>; rel="next"` of the same origin. Pure.
+//! The next page of a listing: the query of a `Link` header. Pure.
+//!
+//! Registries behind proxies name pages by hosts and paths that only they know (Artifactory leaves the repository key out, Nexus
+//! adds one, TLS proxies change the scheme). The next page is this very listing with the link's query, so that neither matters and
+//! no link can lead to another host (GHSA-h7vf-4x9w-h99v).
 
 use reqwest::header::{HeaderMap, LINK};
-use url::Url;
 
 /// Where the next page is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// This was the last page.
     End,
-    /// Go on here.
-    Page(Url),
-    /// The next page is said to be on another origin, or nowhere: a listing that would make us ask a foreign_token
-    /// (GHSA-h7vf-4x9w-h99v) is not followed.
-    Foreign,
+    /// Go on with this query.
+    Query(String),
+    /// There is a next page, and the link does not say which: an error, since the list would be cut short.
+    Unreadable,
 }
 
-/// Reads the `Link` headers (RFC 8288, end-8b) of the answer that came from `page`.
-pub(crate) fn next(headers: &HeaderMap, page: &Url) -> Next {
-    let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
-    let Some(target) = links.filter_map(next_in).next() else { return Next::End };
-    match page.join(target) {
-        Ok(url) if url.origin() == page.origin() && url.username().is_empty() && url.password().is_none() => {
-            Next::Page(url)
-        }
-        _ => Next::Foreign,
-    }
+/// Reads the `Link` headers (RFC 8288, end-8b): in angle brackets or bare, quoted or not.
+pub(crate) fn next(headers: &HeaderMap) -> Next {
+    let links = headers.get_all(LINK).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut found = links.map(|header| next_in(&header)).filter(|next| *next != Next::End);
+    found.next().unwrap_or(Next::End)
 }
 
-/// The target of the first link with relation `next` in one header.
-fn next_in(header: &str) -> Option<&str> {
+/// The first link with relation `next` in one header.
+fn next_in(header: &str) -> Next {
     let mut rest = header;
-    loop {
-        let open = rest.find('<')?;
-        let close = open + rest[open..].find('>')?;
-        let target = &rest[open + 1..close];
-        rest = &rest[close + 1..];
-        // The parameters go on to the next comma that is not inside of quotes.
-        let mut quoted = false;
-        let end = rest
-            .find(|character| {
-                quoted ^= character == '"';
-                character == ',' && !quoted
-            })
-            .unwrap_or(rest.len());
-        if rest[..end].split(';').any(is_next) {
-            return Some(target.trim());
+    while !rest.trim().is_empty() {
+        let (link, others) = split(rest);
+        rest = others;
+        let (target, parameters) = target(link);
+        let relation = parameters.split(';').find_map(relation);
+        if relation.as_ref().is_some_and(|names| !names.split_ascii_whitespace().any(|name| name == "next")) {
+            continue;
         }
-        rest = &rest[end..];
+        let query = target.split('#').next().unwrap_or_default().split_once('?').map(|(_, query)| query.trim());
+        match (query.filter(|query| !query.is_empty()), relation) {
+            (Some(query), Some(_)) => return Next::Query(query.to_owned()),
+            // A link without a relation is the next page when it looks like one.
+            (Some(query), None) if query.contains("last=") || query.contains("next_page=") => {
+                return Next::Query(query.to_owned());
+            }
+            (None, Some(_)) => return Next::Unreadable,
+            (_, None) => {}
+        }
+    }
+    Next::End
+}
+
+/// The first link of a list, and what follows its comma. A comma within brackets or quotes separates nothing, nor does one of a
+/// bare target's query.
+fn split(header: &str) -> (&str, &str) {
+    let (mut quoted, mut bracketed, mut behind) = (false, false, !header.trim_start().starts_with('<'));
+    for (at, character) in header.char_indices() {
+        match character {
+            '"' if !bracketed => quoted = !quoted,
+            '<' if !quoted => bracketed = true,
+            '>' if !quoted => bracketed = false,
+            ';' if !quoted && !bracketed => behind = false,
+            ',' if !quoted && !bracketed && !behind => return (&header[..at], &header[at + 1..]),
+            _ => {}
+        }
+    }
+    (header, "")
+}
+
+fn target(link: &str) -> (&str, &str) {
+    let link = link.trim();
+    match link.strip_prefix('<').and_then(|link| link.split_once('>')) {
+        Some(parts) => parts,
+        None => link.split_once(';').unwrap_or((link, "")),
     }
 }
 
-fn is_next(parameter: &str) -> bool {
-    let Some((name, value)) = parameter.split_once('=') else { return false };
-    let relations = value.trim().trim_matches('"');
-    name.trim().eq_ignore_ascii_case("rel")
-        && relations.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
+/// The value of `rel`, in lower case.
+fn relation(parameter: &str) -> Option<String> {
+    let (name, value) = parameter.split_once('=')?;
+    let quotes = ['"', '\'', ' '];
+    name.trim().eq_ignore_ascii_case("rel").then(|| value.trim().trim_matches(quotes).to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -65,33 +89,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_next_page_is_of_the_same_origin_or_is_not_followed() {
-        let page = Url::parse("https://r.example:5000/v2/a/tags/list?n=2").unwrap();
-        let at = |path: &str| Next::Page(Url::parse(&format!("https://r.example:5000{path}")).unwrap());
+    fn a_next_page_is_the_links_query_whatever_else_it_says() {
+        let at = |query: &str| Next::Query(query.to_owned());
         for (header, expected) in [
-            (r#"</v2/a/tags/list?last=b&n=2>; rel="next""#, at("/v2/a/tags/list?last=b&n=2")),
-            (r#"<?last=b>; rel=next"#, at("/v2/a/tags/list?last=b")),
-            (r#"</x>; rel="prev", </y>; title="a, b"; REL="first next""#, at("/y")),
-            (r#"<https://r.example:5000/z>;rel=next"#, at("/z")),
-            (r#"<https://r.example/z>; rel="next""#, Next::Foreign),
-            (r#"<http://r.example:5000/z>; rel="next""#, Next::Foreign),
-            (r#"<https://a@r.example:5000/z>; rel="next""#, Next::Foreign),
-            (r#"<//169.254.169.254/latest>; rel="next""#, Next::Foreign),
-            (r#"<http://>; rel="next""#, Next::Foreign),
-            (r#"</x>; rel="prev""#, Next::End),
-            (r#"</x"#, Next::End),
+            (r#"</v2/a/tags/list?last=b&n=2>; rel="next""#, at("last=b&n=2")),
+            (r#"<?last=b>; rel=next"#, at("last=b")),
+            (r#"<?last=b>; rel='next'"#, at("last=b")),
+            (r#"</x>; rel="prev", </y?z=1>; title="a, b"; REL="first next""#, at("z=1")),
+            (r#"<https://elsewhere.example:8443/other/v2/a?last=b>;rel=next"#, at("last=b")),
+            (r#"<https://user@elsewhere.example/?last=b#top>; rel="next""#, at("last=b")),
+            (r#"/v2/a/tags/list?last=b&n=2; rel="next""#, at("last=b&n=2")),
+            (r#"/v2/a/tags/list?last=a,b; rel=next"#, at("last=a,b")),
+            (r#"</v2/a/tags/list?last=b>"#, at("last=b")),
+            (r#"</v2/a/tags/list?last=a"b>; rel="next""#, at("last=a\"b")),
+            (r#"<//169.254.169.254/latest>; rel="next""#, Next::Unreadable),
+            (r#"<http://>; rel="next""#, Next::Unreadable),
+            (r#"; rel="next""#, Next::Unreadable),
+            (r#"</x?last=a>; rel="prev""#, Next::End),
+            (r#"</docs>"#, Next::End),
             ("", Next::End),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(LINK, HeaderValue::from_static(header));
-            assert_eq!(next(&headers, &page), expected, "{header}");
+            assert_eq!(next(&headers), expected, "{header}");
         }
-        assert_eq!(next(&HeaderMap::new(), &page), Next::End);
+        assert_eq!(next(&HeaderMap::new()), Next::End);
+        let mut headers = HeaderMap::new();
+        headers.insert(LINK, HeaderValue::from_bytes("<?last=é>; rel=next".as_bytes()).unwrap());
+        assert_eq!(next(&headers), at("last=é"));
     }
 
     proptest! {
         #[test]
-        fn no_header_makes_the_parser_panic(header in "[ -~]{0,64}") {
+        fn no_header_makes_the_parser_panic(header in "\\PC{0,64}") {
+            let _ = next_in(&header);
+        }
+
+        #[test]
+        fn no_mess_of_separators_makes_the_parser_panic(header in "[<>;,\"=?rel next]{0,64}") {
             let _ = next_in(&header);
         }
     }

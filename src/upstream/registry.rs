@@ -3,6 +3,7 @@
 mod blobs;
 mod listings;
 mod manifests;
+mod schema1;
 
 use std::{
     sync::Arc,
@@ -37,11 +38,15 @@ pub(super) struct Inner {
     pub(super) exchange: Exchange,
     /// Repositories that refused a HEAD lately.
     headless: moka::sync::Cache<Name, ()>,
+    /// Digests whose content is what it should be and cannot be used, and why.
+    unusable: moka::sync::Cache<Digest, Arc<str>>,
 }
 
 /// How long a refused HEAD is remembered, and of how many repositories.
 const HEADLESS: Duration = Duration::from_secs(600);
 const MAX_HEADLESS: u64 = 10_000;
+/// How long the content of a digest is known to be unusable; a later version of Weir may be able to use it.
+const UNUSABLE: Duration = Duration::from_secs(3600);
 
 impl Upstream {
     /// Speaks to nobody yet.
@@ -60,7 +65,8 @@ impl Upstream {
         let endpoint = Endpoint::new(&settings, ledger, metrics.clone())?;
         let exchange = Exchange { upstream: settings.name.clone(), endpoint, metrics };
         let headless = moka::sync::Cache::builder().max_capacity(MAX_HEADLESS).time_to_live(HEADLESS).build();
-        Ok(Upstream { inner: Arc::new(Inner { settings, exchange, headless }) })
+        let unusable = moka::sync::Cache::builder().max_capacity(MAX_HEADLESS).time_to_live(UNUSABLE).build();
+        Ok(Upstream { inner: Arc::new(Inner { settings, exchange, headless, unusable }) })
     }
 
     /// As they were given.
@@ -84,6 +90,13 @@ impl Upstream {
             self.inner.settings.accounts.iter().map(|account| account.username.clone()).collect();
         accounts.sort_by_key(|account| auth.is_parked(account));
         std::iter::once(None).chain(accounts.into_iter().map(Some)).map(identity).collect()
+    }
+
+    /// Whether an identity's pulls are not counted, as far as upstream ever said. Docker Hub counts them, whatever it said yet.
+    pub(super) fn is_unmetered(&self, identity: &Identity) -> bool {
+        let host = self.inner.settings.url.host_str().unwrap_or_default();
+        let balance = self.inner.exchange.endpoint.ledger.balance(identity, SystemTime::now());
+        !host.ends_with("docker.io") && balance.limit.is_none() && balance.remaining.is_none()
     }
 
     /// Closed, or until when it is open and why; for readiness and the dashboard.

@@ -7,14 +7,30 @@ use reqwest::{
 
 use super::Upstream;
 use crate::oci::{Digest, Name};
-use crate::upstream::{body::Body, encoding, error::Error, identity::Identity, metrics::Operation, request::Request};
+use crate::upstream::{body::Body, error::Error, identity::Identity, metrics::Operation, request::Request};
 
 impl Upstream {
-    /// Size in bytes, `None` when upstream does not say (end-2).
+    /// Whether the repository has the blob, and its size in bytes, `None` when upstream does not say (end-2). A GET, whose body is
+    /// dropped, decides where a registry answers the HEAD with 400, 405 or 406, or counts no pulls and answers 404: proxy caches do so
+    /// for what they have not cached. GETs of blobs are not counted.
     ///
     /// # Errors
-    /// [`Error::HeadRefused`] for 405 and 501.
+    /// As [`Upstream::get_blob`].
     pub async fn head_blob(
+        &self,
+        identity: &Identity,
+        repository: &Name,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        match self.head_blob_only(identity, repository, digest).await {
+            Err(Error::HeadRefused | Error::Status(_)) => {}
+            Err(Error::NotFound) if self.is_unmetered(identity) => {}
+            answer => return answer,
+        }
+        Ok(self.get_blob(identity, repository, digest, 0, None).await?.size)
+    }
+
+    async fn head_blob_only(
         &self,
         identity: &Identity,
         repository: &Name,
@@ -43,7 +59,6 @@ impl Upstream {
         };
         let range = range.and_then(|range| HeaderValue::from_str(&range).ok());
         let reply = self.inner.exchange.send(blob(Operation::BlobGet, identity, repository, digest, range)).await?;
-        encoding::refuse(&reply.response)?;
         let headers = reply.response.headers();
         let malformed = |what: &str| Error::Malformed(what.into());
         let transport = self.inner.exchange.endpoint.transport.clone();
@@ -51,7 +66,9 @@ impl Upstream {
         match reply.response.status() {
             StatusCode::OK => Ok(body(number(headers), 0, Some((reply.response, reply.permits)))),
             StatusCode::PARTIAL_CONTENT => match content_range(headers) {
-                Some((Some((first, _)), total)) if first == from => {
+                Some((Some((first, last)), total))
+                    if first == from && number(headers).is_none_or(|n| n == last - first + 1) =>
+                {
                     Ok(body(total, from, Some((reply.response, reply.permits))))
                 }
                 _ => Err(malformed("another range than was asked for")),
@@ -61,8 +78,32 @@ impl Upstream {
                 Some((None, Some(total))) if total == from => Ok(body(Some(total), from, None)),
                 _ => Err(malformed("a blob that is shorter than what was had of it")),
             },
-            status => Err(malformed(&format!("it replys {status}"))),
+            status => Err(Error::Status(status.as_u16())),
         }
+    }
+
+    /// As [`Upstream::get_blob`] of the whole blob, with its size, which upstream need not say (RFC 9112 section 6.3): then
+    /// its HEAD is asked, and when that does not say either, the body is read once to count its bytes and asked for again.
+    ///
+    /// # Errors
+    /// As [`Upstream::get_blob`].
+    pub async fn get_whole_blob(&self, identity: &Identity, repository: &Name, digest: &Digest) -> Result<Body, Error> {
+        let mut body = self.get_blob(identity, repository, digest, 0, None).await?;
+        if body.size.is_some() {
+            return Ok(body);
+        }
+        // Some servers send a length of zero with every HEAD.
+        if let Ok(Some(size @ 1..)) = self.head_blob_only(identity, repository, digest).await {
+            body.size = Some(size);
+            return Ok(body);
+        }
+        let mut size = 0;
+        while let Some(bytes) = body.next().await? {
+            size += bytes.len() as u64;
+        }
+        let mut body = self.get_blob(identity, repository, digest, 0, None).await?;
+        body.size.get_or_insert(size);
+        Ok(body)
     }
 }
 

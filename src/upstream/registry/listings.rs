@@ -49,10 +49,11 @@ impl Upstream {
         Ok(tags.into_iter().collect())
     }
 
-    /// The referrers index as upstream has it, all pages merged, or `None` when upstream does not offer the API (end-12).
+    /// The referrers index as upstream has it, all pages merged, or `None` when upstream does not offer the API (end-12): it answers
+    /// 400, 404, 405, 406 or 501, a page for people, or JSON of another type.
     ///
     /// # Errors
-    /// As [`Upstream::tags`]; [`Error::Malformed`] for a success that is no OCI index.
+    /// As [`Upstream::tags`]; [`Error::Malformed`] for what says that it is an OCI index and is none.
     pub async fn referrers(
         &self,
         identity: &Identity,
@@ -74,8 +75,8 @@ impl Upstream {
             })
             .await;
         match outcome {
-            Ok(()) => Ok(Some(descriptors)),
-            Err(Error::NotFound) => Ok(None),
+            Ok(Pages::All) => Ok(Some(descriptors)),
+            Ok(Pages::OtherType) | Err(Error::NotFound | Error::Status(400 | 405 | 406 | 501)) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -89,40 +90,52 @@ impl Upstream {
         path: &str,
         media_type: Option<&'static str>,
         mut take: impl FnMut(&Bytes) -> Option<usize>,
-    ) -> Result<(), Error> {
+    ) -> Result<Pages, Error> {
         let malformed = |what: &str| Error::Malformed(what.into());
         let endpoint = &self.inner.exchange.endpoint;
-        let root = endpoint.url("");
-        let mut url = endpoint.url(path);
+        let (base, query) = path.split_once('?').unwrap_or((path, ""));
+        let mut query = query.to_owned();
         let mut seen = HashSet::new();
-        for _ in 0..MAX_PAGES {
-            if !seen.insert(url.clone()) {
+        for page in 0..MAX_PAGES {
+            if !seen.insert(query.clone()) {
                 return Err(malformed("pages that go round in a circle"));
             }
             let accept = Some(HeaderValue::from_static(media_type.unwrap_or("application/json")));
-            let Some(path) = url.as_str().strip_prefix(root.as_str()) else {
-                return Err(malformed("a next page elsewhere"));
+            let path = if query.is_empty() { base.to_owned() } else { format!("{base}?{query}") };
+            let request = Request { accept, ..Request::new(operation, identity, repository, path) };
+            let mut reply = match self.inner.exchange.send(request).await {
+                // Registries bound `n` differently, and some refuse what is beyond their bound.
+                Err(Error::Status(400 | 413 | 416 | 422)) if query.starts_with("n=") && page < 2 => {
+                    query = if page == 0 { "n=100".to_owned() } else { String::new() };
+                    continue;
+                }
+                reply => reply?,
             };
-            let request = Request { accept, ..Request::new(operation, identity, repository, path.to_owned()) };
-            let mut reply = self.inner.exchange.send(request).await?;
             encoding::refuse(&reply.response)?;
-            let next = link::next(reply.response.headers(), &url);
-            let told = reply.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            let told: Option<MediaType> = told.and_then(|text| text.parse().ok());
-            if media_type.is_some_and(|wanted| told.is_none_or(|told| told.as_str() != wanted)) {
-                return Err(malformed("a listing of another type"));
+            let next = link::next(reply.response.headers());
+            let said = reply.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let said: Option<MediaType> = said.and_then(|text| text.parse().ok());
+            if media_type.is_some_and(|wanted| said.is_none_or(|said| said.as_str() != wanted)) {
+                return Ok(Pages::OtherType);
             }
             let bytes = endpoint.transport.body(&mut reply.response, LONGEST).await?;
             drop(reply);
             let entries = take(&bytes).ok_or_else(|| malformed("a listing that is none"))?;
             match next {
-                Next::End => return Ok(()),
-                Next::Foreign => return Err(malformed("a next page on another origin")),
-                Next::Page(_) if entries >= MAX_ENTRIES => break,
-                Next::Page(next) => url = next,
+                Next::End => return Ok(Pages::All),
+                Next::Unreadable => return Err(malformed("a link to a next page that names no page")),
+                Next::Query(_) if entries >= MAX_ENTRIES => break,
+                Next::Query(next) => query = next,
             }
         }
         tracing::warn!(upstream = %self.inner.settings.name, %repository, kind = ?operation, "a listing is too long and was cut");
-        Ok(())
+        Ok(Pages::All)
     }
+}
+
+/// What the pages of a listing were.
+enum Pages {
+    All,
+    /// A success of another type than was asked for.
+    OtherType,
 }

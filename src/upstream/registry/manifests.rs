@@ -1,23 +1,31 @@
 //! Manifests: the HEAD that is free, and the GET that is counted and verified.
 
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use serde::{Deserialize, de::IgnoredAny};
+use std::sync::Arc;
 
-use super::{Head, Upstream};
+use bytes::Bytes;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::{Head, Upstream, schema1};
 use crate::oci::{Algorithm, Digest, MANIFEST_ACCEPT, Manifest, MediaType, Name, OCI_IMAGE_INDEX, Reference};
 use crate::upstream::{
-    encoding, error::Error, identity::Identity, ledger::Reservation, metrics::Operation, request::Request,
+    encoding, error::Error, identity::Identity, ledger::Reservation, metrics::Operation, request::Request, retry,
 };
 
 /// The longest manifest in bytes; spec, "Pushing Manifests", asks registries for at least this.
 const LONGEST: usize = 4 * 1024 * 1024;
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// How often a manifest is asked for again whose body broke off.
+const RETRIES: u32 = 2;
+
 impl Upstream {
     /// end-3. Not counted by Docker Hub, and told of what is left all the same.
     ///
     /// # Errors
-    /// [`Error::HeadRefused`] without asking, when this repository refused a HEAD within the last 10 min.
+    /// [`Error::HeadRefused`] where a GET may know better: without asking, when this repository refused a HEAD within the last
+    /// 10 min, and for 400, 404, 406 and pages for people, when upstream counts no pulls.
     pub async fn head_manifest(
         &self,
         identity: &Identity,
@@ -28,30 +36,41 @@ impl Upstream {
             return Err(Error::HeadRefused);
         }
         let request = manifest(Operation::ManifestHead, identity, repository, reference, None);
-        let reply = self.inner.exchange.send(request).await;
+        let reply = match self.inner.exchange.send(request).await {
+            Err(Error::Status(400 | 406)) if self.is_unmetered(identity) => Err(Error::HeadRefused),
+            // About this reference alone, so that nothing is learned of the repository.
+            Err(Error::NotFound) if self.is_unmetered(identity) => return Err(Error::HeadRefused),
+            Ok(reply) if is_html(reply.response.headers()) => match self.is_unmetered(identity) {
+                true => Err(Error::HeadRefused),
+                false => Err(Error::Malformed("a page for people".into())),
+            },
+            reply => reply,
+        };
         if matches!(reply, Err(Error::HeadRefused)) {
             self.inner.headless.insert(repository.clone(), ());
         }
         let reply = reply?;
         let headers = reply.response.headers();
         let head = Head {
-            digest: digest_in(headers)?,
-            media_type: media_type_in(headers)?,
+            digest: digest_in(headers),
+            media_type: media_type_in(headers),
             size: headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()),
         };
         match (reference, &head.digest) {
-            (Reference::Digest(asked), Some(told)) if asked.algorithm() == told.algorithm() && asked != told => {
+            (Reference::Digest(asked), Some(said)) if asked.algorithm() == said.algorithm() && asked != said => {
                 Err(Error::Malformed("a HEAD that names another digest".into()))
             }
             _ => Ok(head),
         }
     }
 
-    /// end-3, the counted request. Verifies: bytes against Docker-Content-Digest and against a digest reference; JSON; at most 4 MiB.
-    /// Commits the reservation when the request was sent, refunds it when it was not.
+    /// end-3, the counted request. Verifies: bytes against a digest reference, else against Docker-Content-Digest; JSON; at most 4 MiB.
+    /// Commits the reservation when the request was sent, refunds it when it was not. A body that broke off is asked for again,
+    /// and paid again.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for what does not verify, [`Error::Unavailable`] for what did not come whole.
+    /// [`Error::Malformed`] for what does not verify, without asking when the content of this digest proved to be unusable
+    /// before; [`Error::Unavailable`] for what did not come whole.
     pub async fn get_manifest(
         &self,
         mut reservation: Reservation,
@@ -59,31 +78,62 @@ impl Upstream {
         reference: &Reference,
     ) -> Result<Manifest, Error> {
         let identity = reservation.identity().clone();
-        let request = manifest(Operation::ManifestGet, &identity, repository, reference, Some(&mut reservation));
-        let mut reply = self.inner.exchange.send(request).await?;
-        let headers = reply.response.headers();
-        encoding::refuse(&reply.response)?;
-        let (told, media_type) = (digest_in(headers)?, media_type_in(headers)?);
-        let bytes = self.inner.exchange.endpoint.transport.body(&mut reply.response, LONGEST).await?;
         let asked = match reference {
             Reference::Digest(digest) => Some(digest),
             Reference::Tag(_) => None,
         };
-        let mut digest = None;
-        // The digest that was asked for names the manifest; what the header says must be true besides.
-        for expected in asked.into_iter().chain(&told) {
-            let actual = expected.algorithm().digest(&bytes);
-            if actual != *expected {
-                return Err(Error::Malformed(format!("content that is {actual} and not {expected}").into()));
-            }
-            digest.get_or_insert(actual);
+        if let Some(why) = asked.and_then(|digest| self.inner.unusable.get(digest)) {
+            return Err(Error::Malformed(why));
         }
-        let digest = digest.unwrap_or_else(|| Algorithm::Sha256.digest(&bytes));
-        let media_type = settle(media_type, &bytes)?;
-        let manifest = Manifest { digest, media_type, bytes };
-        manifest.describe().map_err(|error| Error::Malformed(error.to_string().into()))?;
-        Ok(manifest)
+        let mut attempt = 0;
+        let (headers, bytes) = loop {
+            let request = manifest(Operation::ManifestGet, &identity, repository, reference, Some(&mut reservation));
+            let mut reply = self.inner.exchange.send(request).await?;
+            let headers = reply.response.headers().clone();
+            match self.inner.exchange.endpoint.transport.body(&mut reply.response, LONGEST).await {
+                Ok(bytes) => break (headers, bytes),
+                Err(error @ Error::Unavailable { .. }) => {
+                    if attempt == RETRIES || reservation.again().await.is_err() {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(retry::backoff(attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        // The digest that was asked for decides; only a tag needs the one in the header.
+        let expected = asked.cloned().or_else(|| digest_in(&headers));
+        let (digest, bytes) = verified(expected, encoding::readings(&headers, bytes, LONGEST))?;
+        let media_type = settle(media_type_in(&headers), &bytes).map_err(|why| {
+            // The bytes are what the digest names, so that no other answer to it could be used either.
+            let why = Arc::from(why);
+            self.inner.unusable.insert(digest.clone(), Arc::clone(&why));
+            Error::Malformed(why)
+        })?;
+        Ok(Manifest { digest, media_type, bytes })
     }
+}
+
+/// The bytes that have the digest, of those that a body may stand for, and the digest. Of a signed schema 1 manifest the digest
+/// is that of its payload.
+fn verified(expected: Option<Digest>, readings: Vec<Bytes>) -> Result<(Digest, Bytes), Error> {
+    let Some(expected) = expected else {
+        let readable = readings.iter().find(|bytes| serde_json::from_slice::<IgnoredAny>(bytes).is_ok());
+        let bytes = readable.or(readings.first()).cloned().unwrap_or_default();
+        return Ok((Algorithm::Sha256.digest(schema1::payload(&bytes).as_deref().unwrap_or(&bytes)), bytes));
+    };
+    let mut actual = None;
+    for bytes in readings {
+        let found = expected.algorithm().digest(&bytes);
+        let payload = || schema1::payload(&bytes).map(|payload| expected.algorithm().digest(&payload));
+        if found == expected || payload().as_ref() == Some(&expected) {
+            return Ok((expected, bytes));
+        }
+        actual.get_or_insert(found);
+    }
+    let actual = actual.map_or_else(|| "nothing".to_owned(), |actual| actual.to_string());
+    Err(Error::Malformed(format!("content that is {actual} and not {expected}").into()))
 }
 
 fn manifest<'a>(
@@ -98,59 +148,57 @@ fn manifest<'a>(
     Request { accept, reservation, ..Request::new(operation, identity, repository, path) }
 }
 
-fn digest_in(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
-    let Some(value) = headers.get(DIGEST) else { return Ok(None) };
-    let digest = value.to_str().ok().and_then(|text| text.parse().ok());
-    digest.map(Some).ok_or_else(|| Error::Malformed("a Docker-Content-Digest that is none".into()))
+/// `None` when there is none that can be read: registries send empty and quoted ones.
+fn digest_in(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DIGEST)?.to_str().ok()?.trim_matches(['"', ' ']).parse().ok()
 }
 
-/// The manifest's type as the header has it; `None` when it says nothing, or what servers say that do not know.
-fn media_type_in(headers: &HeaderMap) -> Result<Option<MediaType>, Error> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
-    let media_type: Option<MediaType> = value.to_str().ok().and_then(|text| text.parse().ok());
-    match media_type {
-        Some(media_type) if media_type.is_manifest() => Ok(Some(media_type)),
-        Some(media_type)
-            if matches!(media_type.as_str(), "text/plain" | "application/json" | "application/octet-stream") =>
-        {
-            Ok(None)
-        }
-        // HTML with 200 is a captive portal or a proxy's log-in page.
-        _ => Err(Error::Malformed("a manifest of a type that is none".into())),
-    }
+/// The manifest's type as the header has it; `None` when it says nothing about manifests, so that the body decides.
+fn media_type_in(headers: &HeaderMap) -> Option<MediaType> {
+    let media_type: MediaType = headers.get(CONTENT_TYPE)?.to_str().ok()?.parse().ok()?;
+    is_manifest(&media_type).then_some(media_type)
 }
 
-/// What a manifest is, from its header, its own word, or its shape.
-fn settle(header: Option<MediaType>, bytes: &[u8]) -> Result<MediaType, Error> {
-    #[derive(Deserialize)]
-    struct Shape {
-        #[serde(rename = "mediaType")]
-        media_type: Option<MediaType>,
-        manifests: Option<IgnoredAny>,
-        config: Option<IgnoredAny>,
-        layers: Option<IgnoredAny>,
-        #[serde(rename = "fsLayers")]
-        fs_layers: Option<IgnoredAny>,
+/// HTML with 200 is a captive portal or a proxy's log-in page.
+fn is_html(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    media_type.is_some_and(|text| text.trim_start().to_ascii_lowercase().starts_with("text/html"))
+}
+
+/// Types of manifests that no list holds, such as ORAS artifacts, are JSON by their suffix (RFC 6839).
+fn is_manifest(media_type: &MediaType) -> bool {
+    media_type.is_manifest()
+        || media_type.as_str().starts_with("application/vnd.") && media_type.as_str().ends_with("+json")
+}
+
+/// What a manifest is, from its own word, its header, or its shape. Lenient, as Go's clients are: a null or empty field is absent,
+/// and of two with one name the last counts.
+///
+/// # Errors
+/// Why it is no manifest, in words.
+fn settle(header: Option<MediaType>, bytes: &[u8]) -> Result<MediaType, &'static str> {
+    let Ok(Value::Object(document)) = serde_json::from_slice(bytes) else {
+        return Err("a manifest that is no JSON object");
+    };
+    let has = |key: &str| document.get(key).is_some_and(|value| !value.is_null());
+    let image = has("config") || has("layers");
+    // One document in two roles is how a digest is made to mean two things (CVE-2021-41190).
+    if image && has("manifests") {
+        return Err("a manifest that is both an image and an index");
     }
-    let malformed = |what: &str| Error::Malformed(what.into());
-    let shape: Shape = serde_json::from_slice(bytes).map_err(|_| malformed("a manifest that is no JSON object"))?;
-    match (header, shape.media_type) {
-        // One document in two roles is how a digest is made to mean two things (CVE-2021-41190).
-        (Some(header), Some(body)) if header != body => Err(malformed("a manifest of one type that says another")),
-        (Some(media_type), _) => Ok(media_type),
-        (None, Some(media_type)) if media_type.is_manifest() => Ok(media_type),
-        (None, Some(_)) => Err(malformed("a manifest of a type that is none")),
-        (None, None) => {
-            let text = if shape.manifests.is_some() {
-                OCI_IMAGE_INDEX
-            } else if shape.config.is_some() || shape.layers.is_some() {
-                "application/vnd.oci.image.manifest.v1+json"
-            } else if shape.fs_layers.is_some() {
-                "application/vnd.docker.distribution.manifest.v1+prettyjws"
-            } else {
-                return Err(malformed("JSON that is no manifest"));
-            };
-            text.parse().map_err(|()| malformed("a manifest of a type that is none"))
-        }
+    let own = document.get("mediaType").and_then(Value::as_str).filter(|text| !text.is_empty());
+    let own =
+        own.map(|text| text.parse::<MediaType>().ok().filter(is_manifest).ok_or("a manifest of a type that is none"));
+    let shape = || match () {
+        () if has("manifests") => Some(OCI_IMAGE_INDEX),
+        () if image => Some("application/vnd.oci.image.manifest.v1+json"),
+        () if has("signatures") && has("fsLayers") => Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
+        () if has("fsLayers") => Some("application/vnd.docker.distribution.manifest.v1+json"),
+        () => None,
+    };
+    match (own, header) {
+        (Some(own), _) => own,
+        (None, Some(header)) => Ok(header),
+        (None, None) => shape().and_then(|text| text.parse().ok()).ok_or("JSON that is no manifest"),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::{
     super::{Body, Error},
     server::{answer, head},
@@ -128,7 +130,10 @@ async fn a_blob_comes_from_where_it_was_asked_or_from_the_start() {
         (answer(416, &[("Content-Range", "bytes */10")], ""), 10, None, Some((Some(10), 10, ""))),
         (answer(416, &[("Content-Range", "bytes */9")], ""), 10, None, None),
         (answer(416, &[], ""), 10, None, None),
-        (answer(200, &[("Content-Encoding", "gzip")], whole), 0, None, None),
+        // A coding that encodes nothing: the digest decides.
+        (answer(200, &[("Content-Encoding", "gzip")], whole), 0, None, Some((Some(10), 0, whole))),
+        // Less than the range that it names.
+        (answer(206, &[("Content-Range", "bytes 4-9/10")], "456"), 4, None, None),
         (answer(204, &[], ""), 0, None, None),
     ] {
         let server = Server::start(move |_| reply.clone()).await;
@@ -139,7 +144,7 @@ async fn a_blob_comes_from_where_it_was_asked_or_from_the_start() {
                 assert_eq!((body.size, body.start), (size, start));
                 assert_eq!(read(body).await.unwrap(), text);
             }
-            None => assert!(matches!(got, Err(Error::Malformed(_))), "{got:?}"),
+            None => assert!(matches!(got, Err(Error::Malformed(_) | Error::Status(204))), "{got:?}"),
         }
     }
 }
@@ -222,7 +227,14 @@ async fn referrers_are_an_index_or_are_not_offered() {
         (answer(200, &[OCI_INDEX], good), Ok(Some(1))),
         (answer(404, &[], ""), Ok(None)),
         (answer(405, &[], ""), Ok(None)),
-        (answer(200, &[("Content-Type", "application/json")], good), Err(())),
+        (answer(501, &[], ""), Ok(None)),
+        (answer(400, &[], ""), Ok(None)),
+        (answer(406, &[], ""), Ok(None)),
+        (answer(200, &[("Content-Type", "text/html")], "<html>log in</html>"), Ok(None)),
+        (answer(200, &[], "{}"), Ok(None)),
+        (answer(500, &[], ""), Err(())),
+        (answer(418, &[], ""), Err(())),
+        (answer(200, &[("Content-Type", "application/json")], good), Ok(None)),
         (answer(200, &[OCI_INDEX], "<html>"), Err(())),
     ] {
         let server = Server::start(move |_| reply.clone()).await;
@@ -230,7 +242,106 @@ async fn referrers_are_an_index_or_are_not_offered() {
         let got = got.map(|found| found.map(|descriptors| descriptors.len()));
         match expected {
             Ok(expected) => assert_eq!(got, Ok(expected)),
-            Err(()) => assert!(matches!(got, Err(Error::Malformed(_))), "{got:?}"),
+            Err(()) => assert!(got.is_err(), "{got:?}"),
+        }
+    }
+}
+
+/// Source: renovatebot/renovate#15080 (Artifactory), sonatype/nexus-public#1011, distribution/distribution#355.
+#[tokio::test]
+async fn the_next_page_is_the_same_listing_whatever_path_or_host_the_link_names() {
+    for next in [
+        "</v2/px/img/tags/list?last=a&n=1>; rel=\"next\"",
+        "<http://h/repository/docker-proxy/v2/l/nexus/tags/list?n=1&last=a>; rel=\"next\"",
+        "<https://127.0.0.1:1/v2/a/b/tags/list?last=a>; rel=next",
+        "<http://registry.internal:8080/v2/a/b/tags/list?last=a>; rel='next'",
+        "/v2/a/b/tags/list?last=a; rel=\"next\"",
+    ] {
+        let server = Server::start(move |asked| match asked.target.contains("last=a") {
+            false => answer(200, &[("Link", next)], r#"{"tags":["a"]}"#),
+            true => answer(200, &[], r#"{"tags":["b"]}"#),
+        })
+        .await;
+        let settings = settings(&server.at("/artifactory/api/docker/remote"));
+        let upstream = Upstream::new(settings, Ledger::unkept()).unwrap();
+        assert_eq!(upstream.tags(&anonymous(), &name("a/b")).await.unwrap(), ["a", "b"], "{next}");
+        let paths: Vec<_> = server.asked().iter().map(|asked| asked.path().to_owned()).collect();
+        assert_eq!(paths, ["/artifactory/api/docker/remote/v2/a/b/tags/list"; 2]);
+    }
+}
+
+/// Source: google/go-containerregistry#1091 (ECR refuses a page that is too long).
+#[tokio::test]
+async fn a_page_that_is_refused_for_its_length_is_asked_for_shorter() {
+    for (most, status) in [(500, 400), (100, 422), (99, 416)] {
+        let server = Server::start(move |asked| {
+            let n = asked.target.split("n=").nth(1).and_then(|n| n.parse::<u32>().ok());
+            match n.is_some_and(|n| n > most) {
+                true => answer(status, &[], r#"{"errors":[{"code":"PAGINATION_NUMBER_INVALID"}]}"#),
+                false => answer(200, &[], r#"{"tags":["a"]}"#),
+            }
+        })
+        .await;
+        assert_eq!(upstream(&server).tags(&anonymous(), &name("a/b")).await.unwrap(), ["a"], "{most}");
+    }
+}
+
+/// Source: dragonflyoss/dragonfly#4573, goharbor/harbor#23373 (Harbor's proxy cache sends every blob chunked).
+#[tokio::test]
+async fn a_blob_whose_size_is_not_said_is_had_with_its_size() {
+    let chunked = || {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\na\r\n0123456789\r\n0\r\n\r\n"
+            .to_vec()
+    };
+    let until_close = || b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n0123456789".to_vec();
+    for (body, head_says, requests) in [(chunked(), Some(10), 2), (chunked(), Some(0), 3), (until_close(), None, 3)] {
+        let server = Server::start(move |asked| match (asked.method.as_str(), head_says) {
+            ("HEAD", Some(size)) => head(200, &[], size),
+            ("HEAD", None) => b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec(),
+            _ => body.clone(),
+        })
+        .await;
+        let body = upstream(&server).get_whole_blob(&anonymous(), &name("a/b"), &digest("x")).await.unwrap();
+        assert_eq!(body.size, Some(10));
+        assert_eq!(read(body).await.unwrap(), "0123456789");
+        assert_eq!(server.asked().len(), requests);
+    }
+}
+
+/// Source: goharbor/harbor#22609 (the HEAD of a blob that a proxy cache has not cached is 404).
+#[tokio::test]
+async fn a_get_decides_membership_where_a_head_is_refused() {
+    for status in [404, 405, 400, 406] {
+        let server = Server::start(move |asked| match asked.method.as_str() {
+            "HEAD" => head(status, &[], 0),
+            _ if asked.path().contains("absent") => answer(404, &[], ""),
+            _ => answer(200, &[], "0123456789"),
+        })
+        .await;
+        let upstream = upstream(&server);
+        assert_eq!(upstream.head_blob(&anonymous(), &name("a/b"), &digest("x")).await, Ok(Some(10)), "{status}");
+        let absent = upstream.head_blob(&anonymous(), &name("absent"), &digest("x")).await;
+        assert_eq!(absent, Err(Error::NotFound), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_content_network_that_refuses_once_is_no_absence_and_the_origin_is_asked_again() {
+    for status in [403, 404] {
+        for good_at in [1, 9] {
+            let times = Arc::new(AtomicUsize::new(0));
+            let cdn = Server::start(move |_| match times.fetch_add(1, Ordering::Relaxed) < good_at {
+                true => answer(status, &[], "expired"),
+                false => answer(200, &[], "0123456789"),
+            })
+            .await;
+            let place = cdn.at("/signed?naïve=1");
+            let server = Server::start(move |_| answer(307, &[("Location", &place)], "")).await;
+            let got = blob(&upstream(&server), &anonymous(), 0, None).await;
+            match good_at {
+                1 => assert_eq!(read(got.unwrap()).await.unwrap(), "0123456789"),
+                _ => assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}"),
+            }
         }
     }
 }
