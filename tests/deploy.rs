@@ -54,24 +54,7 @@ impl Running {
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
-        let serving = loop {
-            let text = std::fs::read_to_string(&log).unwrap();
-            if let Some(line) = text.lines().find(|line| line.contains(r#""message":"serving""#)) {
-                break serde_json::from_str::<serde_json::Value>(line).unwrap();
-            }
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("weir did not start: {status}\n{text}");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let address = |key: &str| {
-            let text = serving[key].as_str().unwrap();
-            // `addresses` is a list of one.
-            let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-            let address: SocketAddr = address.parse().unwrap();
-            if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address }
-        };
-        let (registry, admin) = (address("addresses"), address("admin"));
+        let (registry, admin) = serving(&mut child, &log, 0);
         Running { child, registry, admin, directory }
     }
 
@@ -89,6 +72,28 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The addresses of the registry and of the admin listener, when the log says them after its first `from` bytes.
+pub(crate) fn serving(child: &mut Child, log: &std::path::Path, from: usize) -> (SocketAddr, SocketAddr) {
+    let serving = loop {
+        let text = std::fs::read_to_string(log).unwrap();
+        if let Some(line) = text[from..].lines().find(|line| line.contains(r#""message":"serving""#)) {
+            break serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("weir did not start: {status}\n{text}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let address = |key: &str| {
+        let text = serving[key].as_str().unwrap();
+        // `addresses` is a list of one.
+        let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        let address: SocketAddr = address.parse().unwrap();
+        if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address }
+    };
+    (address("addresses"), address("admin"))
 }
 
 /// Status, head and body of one exchange. `extra` are header lines.
@@ -502,17 +507,25 @@ fn a_command_asks_the_running_weir() {
 #[test]
 fn the_examples_are_what_client_config_prints() {
     for (client, file) in [
-        ("docker", "docker/daemon.json.txt"),
-        ("containerd", "containerd/hosts.toml.txt"),
+        ("docker", "docker/daemon.json"),
+        ("containerd", "containerd/hosts.toml"),
         ("podman", "podman/weir.conf"),
         ("crio", "crio/weir.conf"),
         ("buildkit", "buildkit/buildkitd.toml"),
         ("k3s", "k3s/registries.yaml"),
+        ("jib", "jib/config.json"),
+        ("stargz", "stargz/config.toml"),
+        ("soci", "soci/config.toml"),
     ] {
-        let output = weir(&["client-config", client, "--url", "http://weir.example.com:5000"]).output().unwrap();
+        let output =
+            weir(&["client-config", client, "--raw", "--url", "http://weir.example.com:5000"]).output().unwrap();
         let path = format!("{}/examples/clients/{file}", env!("CARGO_MANIFEST_DIR"));
         let written = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(told(&output), written, "weir client-config {client} --url http://weir.example.com:5000 > {path}");
+        assert_eq!(
+            told(&output),
+            written,
+            "weir client-config {client} --raw --url http://weir.example.com:5000 > {path}"
+        );
     }
 }
 
@@ -537,7 +550,7 @@ fn the_configurations_in_the_examples_are_understood() {
 #[test]
 fn a_reader_that_leaves_is_no_panic() {
     let mut child =
-        weir(&["client-config", "containerd"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        weir(&["client-config", "containerd", "--raw"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", told(&output));

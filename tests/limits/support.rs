@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use weir_conformance::hub::{self, Hub, Limit, Spec};
 
+use crate::deploy::serving;
+
 pub(super) const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 
 /// Nothing here takes longer, but on a machine that is very busy.
@@ -121,22 +123,11 @@ impl Running {
     }
 
     fn spawn(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.directory.path().join("log"));
+        let (before, path) = (self.log().len(), self.directory.path().join("log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
         let mut command = self.command();
-        self.child = command.stdout(Stdio::piped()).stderr(log.unwrap()).spawn().unwrap();
-        let mut lines = BufReader::new(self.child.stdout.take().unwrap()).lines();
-        let mut greeting = String::new();
-        // The last line of the greeting is the one that leads on.
-        while !greeting.contains("In full") {
-            let Some(line) = lines.next() else { panic!("weir did not start:\n{}", self.log()) };
-            greeting += &line.unwrap();
-            greeting.push('\n');
-        }
-        let after = |mark: &str| {
-            let rest = greeting.split_once(mark).unwrap_or_else(|| panic!("{mark}: {greeting}")).1;
-            rest.split_whitespace().next().unwrap().parse().unwrap()
-        };
-        (self.registry, self.admin) = (after(" on http://"), after("health on http://"));
+        self.child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        (self.registry, self.admin) = serving(&mut self.child, &path, before);
     }
 
     pub(super) fn signal(&self, signal: Signal) {
