@@ -29,22 +29,22 @@ use crate::config::{Config, ConfigErrors, Watch};
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Cli {
-    /// The configuration; defaults when absent. WEIR_CONFIG names one too.
+    /// The configuration file; without one, the defaults. WEIR_CONFIG names one too
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do; serve when nothing is said.
+    /// The command; without one, serve
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What `weir` can be told to do.
+/// The commands of `weir`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve registry clients until a signal (the default)
     Serve,
-    /// Say what is wrong with a configuration, and what it comes to
+    /// Check a configuration: errors, warnings, and what it does
     Check,
-    /// Print how to set up a client, ready to paste
+    /// Print the configuration file of a client, with notes on standard error
     ClientConfig(client_config::Arguments),
     /// Show what is left of the upstream budget, and who spent it on what
     Budget(budget::Arguments),

@@ -29,7 +29,7 @@ podman: put this into /etc/containers/registries.conf.d/weir.conf
   prefix = "docker.io"
   location = "{host}/docker.io"
   insecure = {insecure}
-In full, with the way around the mirror closed: weir client-config docker|containerd|podman|crio|buildkit|k3s
+In full, and for other clients: weir client-config CLIENT
 "#,
         version = env!("CARGO_PKG_VERSION"),
         root = config.storage.root.display(),
