@@ -4,19 +4,20 @@ use std::time::{Duration, SystemTime};
 
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{State, authorize::Authorized, parameter, refuse, reply};
 use crate::limits::{
     Target,
-    bans::{BanError, BanFilter, BanRecord},
+    bans::{BanError, BanFilter, BanRecord, Origin},
     state::BanRequest,
 };
 
 /// The longest body of a request; an import of ten thousand bans with their evidence fits.
 const MOST_BODY: usize = 64 << 20;
+/// How long a body may take to arrive.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest body but for an import.
 pub(super) const MOST_SMALL: usize = 64 << 10;
 
@@ -57,9 +58,19 @@ pub(super) async fn add(state: &State, authorized: &Authorized, payload: web::Pa
     let Ok(duration) = humantime::parse_duration(&new.duration) else {
         return refuse(400, "INVALID", "duration is a number and a unit, such as \"1h\"");
     };
-    let wish = BanRequest { client: new.client, duration, reason: new.reason, force: new.force };
-    match state.limits.ban(wish, &authorized.operator, SystemTime::now()) {
-        Ok(record) => kept(state, 201, &record).await,
+    let now = SystemTime::now();
+    let filter = BanFilter { client: Some(new.client.clone()), ..BanFilter::default() };
+    let is_replaced = |ban: &BanRecord| ban.client == new.client && ban.origin == Origin::Admin && !ban.simulated;
+    let replaced: Vec<_> = state.limits.bans(&filter, now).into_iter().filter(is_replaced).collect();
+    let request = BanRequest { client: new.client, duration, reason: new.reason, force: new.force };
+    match state.limits.ban(request, &authorized.operator, now) {
+        Ok(record) => {
+            (state.settle)().await;
+            let mut json = json!(record);
+            // An operator has one ban of a client; the last word counts, and says so.
+            json["replaces"] = replaced.iter().map(|ban| json!({"id": ban.id, "until": json!(ban)["until"]})).collect();
+            reply(201, &json)
+        }
         Err(why) => refused(&why),
     }
 }
@@ -115,8 +126,8 @@ fn refused(why: &BanError) -> HttpResponse {
     let status = match why {
         BanError::Unknown(_) => 404,
         BanError::Full => 409,
-        BanError::Wide(_) | BanError::Yourself(_) | BanError::Loopback(_) => 422,
-        BanError::Duration | BanError::Reason | BanError::Import(_) => 400,
+        BanError::Wide(_) | BanError::Yourself(_) | BanError::Loopback(_) | BanError::UnknownAccount(_) => 422,
+        BanError::Duration | BanError::Reason | BanError::Import(_) | BanError::NotAnAddress(_) => 400,
     };
     refuse(status, "INVALID", &why.to_string())
 }
@@ -127,16 +138,12 @@ pub(super) async fn read<T: DeserializeOwned>(payload: web::Payload, most: usize
     serde_json::from_slice(&bytes).map_err(|error| refuse(400, "INVALID", &error.to_string()))
 }
 
-async fn body(mut payload: web::Payload, most: usize) -> Result<Bytes, HttpResponse> {
-    let mut bytes = Vec::new();
-    let late = || refuse(408, "INVALID", "the body did not arrive");
-    loop {
-        match tokio::time::timeout(Duration::from_secs(10), payload.next()).await {
-            Ok(None) => return Ok(bytes.into()),
-            Ok(Some(Ok(piece))) if bytes.len() + piece.len() <= most => bytes.extend_from_slice(&piece),
-            Ok(Some(Ok(_))) => return Err(refuse(413, "SIZE_INVALID", "the body is too large")),
-            Ok(Some(Err(_))) | Err(_) => return Err(late()),
-        }
+/// The whole of a body that is no longer than this.
+async fn body(payload: web::Payload, most: usize) -> Result<Bytes, HttpResponse> {
+    match tokio::time::timeout(BODY_TIMEOUT, payload.to_bytes_limited(most)).await {
+        Ok(Ok(Ok(bytes))) => Ok(bytes),
+        Ok(Err(_)) => Err(refuse(413, "SIZE_INVALID", "the body is too large")),
+        Ok(Ok(Err(_))) | Err(_) => Err(refuse(408, "INVALID", "the body did not arrive")),
     }
 }
 

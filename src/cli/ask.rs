@@ -120,9 +120,9 @@ impl Ask {
         let authorization =
             self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
         let authority = &self.authority;
-        let content = match body.len() {
-            0 => String::new(),
-            length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+        let content = match (method, body.len()) {
+            ("GET", 0) => String::new(),
+            (_, length) => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
         };
         // HTTP/1.0, so that no answer comes in chunks.
         write!(

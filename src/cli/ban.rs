@@ -1,4 +1,4 @@
-//! `weir ban`: who is turned away, why, and the way back, over the local socket.
+//! `weir ban`: which clients are banned and why; bans, lifts, export and import, over the local socket.
 
 use std::{io::Read as _, path::PathBuf};
 
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     ask::{Admin, Ask},
     say,
+    table::table,
 };
 use crate::config::Config;
 
@@ -46,15 +47,15 @@ enum What {
     },
     /// Ban an address, a network or an account
     Add {
-        /// Whom
+        /// An address, a CIDR, or the name of an account
         client: String,
         /// For how long, such as 1h; 30 days at most
         #[arg(long, default_value = "1h")]
         duration: String,
-        /// Why, for whoever reads it later
+        /// The reason, which the audit keeps
         #[arg(long, default_value = "")]
         reason: String,
-        /// Though it is wider than a /24 (or /48), or contains this machine or your own address
+        /// Though it is wider than a /24 (or /48), contains this machine or your own address, or is an account that is not configured
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -64,7 +65,7 @@ enum What {
     Lift {
         /// Its id
         id: String,
-        /// Why, for whoever reads it later
+        /// The reason, which the audit keeps
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -100,7 +101,7 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
                 query.append_pair("ended", "true");
             }
             let bans = Ask::new(admin, config)?.json("GET", &format!("/api/v1/bans?{}", query.finish()))?;
-            say(&if *json { format!("{bans:#}\n") } else { table(&bans) })
+            say(&if *json { format!("{bans:#}\n") } else { list(&bans) })
         }
         What::Show { id, admin } => {
             let ban = Ask::new(admin, config)?.json("GET", &format!("/api/v1/bans/{id}"))?;
@@ -109,12 +110,12 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
         What::Add { client, duration, reason, force, admin } => {
             let body = json!({"client": client, "duration": duration, "reason": reason, "force": force});
             let ban = Ask::new(admin, config)?.send_json("POST", "/api/v1/bans", body.to_string())?;
-            say(&format!(
-                "{} is banned until {} (id {})\n",
-                word(&ban, "client"),
-                word(&ban, "until"),
-                word(&ban, "id")
-            ))
+            let [client, until, id] = ["client", "until", "id"].map(|key| word(&ban, key));
+            let replaced = ban["replaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let replaced = replaced.iter().map(|old| {
+                format!("it replaces ban {}, which would have lasted until {}\n", word(old, "id"), word(old, "until"))
+            });
+            say(&format!("{client} is banned until {until} (id {id})\n{}", replaced.collect::<String>()))
         }
         What::Lift { id, reason, admin } => {
             let body = json!({"reason": reason}).to_string();
@@ -144,24 +145,18 @@ fn word<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-fn table(bans: &Value) -> String {
+fn list(bans: &Value) -> String {
     let bans = bans["bans"].as_array().map(Vec::as_slice).unwrap_or_default();
     if bans.is_empty() {
-        return "nobody is banned\n".to_owned();
+        return "no client is banned\n".to_owned();
     }
-    let mut text = format!("{:10}{:24}{:22}{:6}{:24}reason\n", "id", "client", "until", "rung", "rule");
+    let mut rows = vec![["id", "client", "until", "rung", "rule", "reason"].map(str::to_owned)];
     for ban in bans {
         let dry = if ban["simulated"] == true { " (dry run)" } else { "" };
         let lifted = if ban["lifted"].is_object() { " (lifted)" } else { "" };
-        text += &format!(
-            "{:10}{:24}{:22}{:<6}{:24}{}{dry}{lifted}\n",
-            word(ban, "id"),
-            word(ban, "client"),
-            word(ban, "until"),
-            ban["rung"],
-            word(ban, "rule"),
-            word(ban, "reason"),
-        );
+        let [id, client, until, rule, reason] = ["id", "client", "until", "rule", "reason"].map(|key| word(ban, key));
+        let [id, client, until, rule] = [id, client, until, rule].map(str::to_owned);
+        rows.push([id, client, until, ban["rung"].to_string(), rule, format!("{reason}{dry}{lifted}")]);
     }
-    text
+    table(&rows)
 }

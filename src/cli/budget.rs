@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     ask::{Admin, Ask, repository_and_reference},
     say,
+    table::table,
 };
 use crate::config::Config;
 
@@ -42,7 +43,7 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
         return say(&format!("{whole:#}\n"));
     }
     let mut text = budget.as_ref().map(identities).unwrap_or_default();
-    text += &table(&spends, arguments.explain.as_deref());
+    text += &self::spends(&spends, arguments.explain.as_deref());
     if let Some(saved) = budget.as_ref().and_then(|budget| budget["saved"].as_u64()) {
         text += &format!("\nThe cache has saved {saved} {} so far.\n", pulls(saved));
     }
@@ -102,7 +103,7 @@ fn span(seconds: u64) -> String {
 }
 
 /// The spends, newest first, in columns that are as wide as what stands in them.
-fn table(answer: &Value, explained: Option<&str>) -> String {
+fn spends(answer: &Value, explained: Option<&str>) -> String {
     let spends = answer["spends"].as_array().map(Vec::as_slice).unwrap_or_default();
     if spends.is_empty() {
         return match explained {
@@ -125,15 +126,8 @@ fn table(answer: &Value, explained: Option<&str>) -> String {
         let shared = spend["waiters"].as_u64().map_or_else(|| "-".to_owned(), |waiters| (waiters + 1).to_string());
         rows.push([word("at"), word("client"), word("class"), what, word("reason"), shared, word("remaining")]);
     }
-    let widths: Vec<usize> =
-        (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::from(if explained.is_some() { "" } else { "\n" });
-    for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    let gap = if explained.is_some() { "" } else { "\n" };
+    gap.to_owned() + &table(&rows)
 }
 
 #[cfg(test)]
@@ -167,7 +161,7 @@ mod tests {
 
     #[test]
     fn spends_stand_in_columns() {
-        let told = table(
+        let told = spends(
             &json!({"spends": [
                 {"at": "2026-11-21T12:00:00Z", "upstream": "docker.io", "identity": "anonymous", "repository": "library/busybox",
                  "reference": "latest", "client": "10.0.0.7", "class": "standard", "reason": "cold", "waiters": 59, "remaining": 99},

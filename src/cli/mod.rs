@@ -9,6 +9,7 @@ mod hash_password;
 mod local;
 mod purge;
 mod serve;
+mod table;
 mod throttle;
 mod verify;
 

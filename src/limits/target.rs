@@ -34,6 +34,12 @@ impl Target {
             Target::Principal(_) => false,
         }
     }
+
+    /// Whether it is written as an address and is none, such as `10.1.2.300`.
+    pub fn looks_like_address(&self) -> bool {
+        let Target::Principal(name) = self else { return false };
+        name.contains('.') && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    }
 }
 
 impl FromStr for Target {

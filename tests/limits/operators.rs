@@ -77,16 +77,37 @@ async fn who_is_shut_out_of_the_admin_api_has_a_way_in() {
 async fn bans_are_made_shown_lifted_and_taken_along_on_the_command_line() {
     let world = World::start(None, PROXY).await;
     let cli = |arguments: &[&str]| world.weir.cli(arguments);
-    assert_eq!(cli(&["ban", "list"]), (true, "nobody is banned\n".to_owned()));
+    assert_eq!(cli(&["ban", "list"]), (true, "no client is banned\n".to_owned()));
     let (ok, told) = cli(&["ban", "add", "192.0.2.7", "--duration", "2h", "--reason", "hammering"]);
     assert!(ok && told.starts_with("192.0.2.7 is banned until 20"), "{told}");
     let (ok, told) = cli(&["ban", "add", "10.0.0.0/8"]);
     assert!(!ok && told.contains("wider than a /24"), "{told}");
+    for mistyped in ["999.1.1.1", "10.1.2.300"] {
+        let (ok, told) = cli(&["ban", "add", mistyped, "--force"]);
+        assert!(!ok && told.contains(&format!("{mistyped} is not an address")), "{told}");
+    }
+    let (ok, told) = cli(&["ban", "add", "nonsense"]);
+    assert!(!ok && told.contains("there is no account nonsense"), "{told}");
+    let (ok, told) = cli(&["ban", "add", "nonsense", "--force"]);
+    assert!(ok, "{told}");
+    let (_, list) = cli(&["ban", "list"]);
+    let columns: Vec<_> = list.lines().map(|line| line.find("admin").or_else(|| line.find("rule"))).collect();
+    assert!(columns.len() == 3 && columns.iter().all(|column| *column == columns[0]), "{list}");
+    let id = list.lines().find(|line| line.contains("nonsense")).unwrap().split_whitespace().next().unwrap();
+    assert!(cli(&["ban", "lift", id, "--reason", "mistyped"]).0);
+    let no_list = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(no_list.path(), "{}").unwrap();
+    let (ok, told) = cli(&["ban", "import", no_list.path().to_str().unwrap()]);
+    assert!(!ok && told.contains("write the list that `weir ban export` prints"), "{told}");
     let (_, list) = cli(&["ban", "list"]);
     let id = list.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     assert!(list.contains("192.0.2.7") && list.contains("hammering"), "{list}");
     assert!(cli(&["ban", "show", &id]).1.contains("\"reason\": \"hammering\""));
     assert_eq!(world.client("192.0.2.7").pull("a0").status, 403);
+    let (ok, told) = cli(&["ban", "add", "192.0.2.7", "--duration", "3h", "--reason", "hammering"]);
+    assert!(ok && told.contains(&format!("it replaces ban {id}")), "{told}");
+    let (_, list) = cli(&["ban", "list"]);
+    let id = list.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let (_, exported) = cli(&["ban", "export"]);
     assert!(!cli(&["ban", "lift", &id]).0, "a reason is required");
     assert!(cli(&["ban", "lift", &id, "--reason", "talked to them"]).0);
@@ -97,7 +118,7 @@ async fn bans_are_made_shown_lifted_and_taken_along_on_the_command_line() {
     std::fs::write(file.path(), exported).unwrap();
     assert_eq!(
         other.weir.cli(&["ban", "import", file.path().to_str().unwrap()]),
-        (true, "1 bans taken over\n".to_owned())
+        (true, "2 bans taken over\n".to_owned())
     );
     assert_eq!(other.admin("GET", "/api/v1/bans?client=192.0.2.7", "")["bans"][0]["origin"], "imported");
     assert_eq!(other.client("192.0.2.7").pull("a0").status, 403);

@@ -33,6 +33,12 @@ pub enum BanError {
     /// Loopback.
     #[error("{0} contains this machine itself; force it if that is meant")]
     Loopback(Target),
+    /// Mistyped.
+    #[error("{0} is not an address; write an address, a CIDR such as 10.0.0.0/24, or the name of an account")]
+    NotAnAddress(Target),
+    /// Not configured.
+    #[error("there is no account {0}; force it if it is yet to come")]
+    UnknownAccount(Target),
     /// Zero, or above 30 days.
     #[error("a ban lasts from a second to 30 days")]
     Duration,
@@ -422,7 +428,15 @@ fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<String>>, key: &K, i
 }
 
 fn parse(json: &[u8]) -> Result<Vec<BanRecord>, BanError> {
-    serde_json::from_slice(json).map_err(|error| BanError::Import(error.to_string()))
+    let refuse = |reason: String| BanError::Import(reason);
+    let json: serde_json::Value =
+        serde_json::from_slice(json).map_err(|error| refuse(format!("it is not JSON ({error})")))?;
+    let serde_json::Value::Array(bans) = json else {
+        return Err(refuse("write the list that `weir ban export` prints".to_owned()));
+    };
+    let read =
+        |(index, ban)| serde_json::from_value(ban).map_err(|error| refuse(format!("ban {} of it: {error}", index + 1)));
+    bans.into_iter().enumerate().map(read).collect()
 }
 
 fn check(new: &NewBan, from: Option<IpAddr>) -> Result<(), BanError> {

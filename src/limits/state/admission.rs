@@ -10,7 +10,9 @@ use super::{Limits, lock};
 use crate::{
     client::{Client, ClientKey},
     limits::{
+        Target,
         abuse::{Code, Failure, Outcome},
+        address::key_address,
         audit::{Actor, Event},
         config::{Account, LimitsConfig},
         penalty::PenaltyLevel,
@@ -104,7 +106,10 @@ impl Limits {
         permit.notes.extend(simulated);
         let Some(record) = found else { return Ok(()) };
         let url = &config.public_url;
-        let denied = Box::new(Denied::banned(&record, &client.key, url, config.abuse.code == Code::Denied, now));
+        // A logged-in client is told of its address when that is what is banned: elsewhere its account is not.
+        let address = ClientKey::Address(key_address(client.address));
+        let banned = if matches!(record.client, Target::Network(_)) { &address } else { &client.key };
+        let denied = Box::new(Denied::banned(&record, banned, url, config.abuse.code == Code::Denied, now));
         if record.level < PenaltyLevel::Client {
             permit.misses = Some(denied);
             return Ok(());

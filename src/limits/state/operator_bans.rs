@@ -32,7 +32,7 @@ pub struct BanRequest {
     pub duration: Duration,
     /// Why.
     pub reason: String,
-    /// Though it is wide, or covers loopback or the operator.
+    /// Though it is wide, covers loopback or the operator, or means an account that is not configured.
     pub force: bool,
 }
 
@@ -53,6 +53,7 @@ impl Limits {
     /// # Errors
     /// What needs `force`, and a duration out of bounds.
     pub fn ban(&self, wish: BanRequest, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+        let checked = self.check_account(&wish.client, wish.force);
         let new = NewBan {
             client: wish.client,
             duration: wish.duration,
@@ -65,13 +66,26 @@ impl Limits {
             simulated: false,
         };
         let number = (self.inner.random)();
-        let event = self.inner.bans.change(|list| list.add_by(&by.name, by.from, new, wish.force, number, now));
+        let event = checked
+            .and_then(|()| self.inner.bans.change(|list| list.add_by(&by.name, by.from, new, wish.force, number, now)));
         match event {
             Ok(event) => self.record_ban(event, by, now),
             Err(refused) => {
                 self.record_refusal(by, "ban", &refused.to_string(), now);
                 Err(refused)
             }
+        }
+    }
+
+    /// A ban of an account that is not configured stops no client. Mostly it is a mistyped address.
+    fn check_account(&self, client: &Target, force: bool) -> Result<(), BanError> {
+        match client {
+            Target::Principal(name) if self.config().account(name).is_none() => match client.looks_like_address() {
+                true => Err(BanError::NotAnAddress(client.clone())),
+                false if force => Ok(()),
+                false => Err(BanError::UnknownAccount(client.clone())),
+            },
+            _ => Ok(()),
         }
     }
 
