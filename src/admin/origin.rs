@@ -7,7 +7,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use actix_web::{HttpRequest, http::header};
+use actix_web::{
+    HttpRequest,
+    http::{Method, header},
+};
 
 /// Host names under which the listener is asked.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub(super) struct Head<'a> {
     pub(super) host: Option<&'a str>,
     pub(super) origin: Option<&'a str>,
     pub(super) fetch_site: Option<&'a str>,
+    /// Its method is another than GET and HEAD.
+    pub(super) changes: bool,
     pub(super) has_body: bool,
     pub(super) content_type: Option<&'a str>,
     /// A form is wanted, as pages send it, and not JSON.
@@ -42,6 +47,7 @@ impl<'a> Head<'a> {
             host: if request.uri().authority().is_some() { Some("?") } else { text("host") },
             origin: text("origin"),
             fetch_site: text("sec-fetch-site"),
+            changes: !matches!(*request.method(), Method::GET | Method::HEAD),
             has_body: length.unwrap_or(request.headers().contains_key(header::TRANSFER_ENCODING)),
             content_type: text("content-type"),
             takes_form: false,
@@ -81,8 +87,9 @@ pub(super) fn judge(hosts: &AllowedHosts, head: &Head<'_>) -> Result<(), Refusal
             return Err(Refusal::Origin);
         }
     }
-    // A link from elsewhere to the page is fine; what a page elsewhere fetches is not.
-    if matches!(head.fetch_site, Some("cross-site" | "same-site")) && (head.origin.is_some() || head.has_body) {
+    // A link from elsewhere to a page is fine; what a page elsewhere sends is not, whatever else it says.
+    let is_foreign = matches!(head.fetch_site, Some("cross-site" | "same-site"));
+    if is_foreign && (head.changes || head.has_body || head.origin.is_some()) {
         return Err(Refusal::Origin);
     }
     let essence = head.content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
@@ -174,6 +181,18 @@ mod tests {
         {
             assert_eq!(ask(foreign), Err(Refusal::Origin), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_page_of_another_site_changes_nothing_even_without_an_origin() {
+        let ask = |site, changes| {
+            let head = Head { host: Some("localhost:5001"), fetch_site: Some(site), changes, ..Head::default() };
+            judge(&loopback(), &head)
+        };
+        assert_eq!(ask("cross-site", true), Err(Refusal::Origin));
+        assert_eq!(ask("same-site", true), Err(Refusal::Origin));
+        assert_eq!(ask("cross-site", false), Ok(()), "a link");
+        assert_eq!((ask("same-origin", true), ask("none", true)), (Ok(()), Ok(())));
     }
 
     #[test]
