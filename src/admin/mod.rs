@@ -9,6 +9,7 @@ mod authorize;
 mod bans;
 mod budget;
 mod cache;
+mod connections;
 mod metrics;
 mod origin;
 mod pages;

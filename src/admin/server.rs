@@ -1,4 +1,4 @@
-//! The listener itself: one worker, short patience, nothing cached.
+//! The listener itself: one worker, short timeouts, nothing cached.
 
 use std::{io, net::TcpListener, os::unix::net::UnixListener, time::Duration};
 
@@ -10,15 +10,28 @@ use actix_web::{
     web,
 };
 use prometheus_client::registry::Registry;
-use tokio::{net::UnixStream, task::JoinHandle};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    task::JoinHandle,
+};
 
-use super::{Draining, Settings, Settle, State, answer, authorize::Local, metrics::MetricsCollector, pages::Pages};
-use crate::{identity::Authenticator, limits::Limits, mirror::Mirror};
+use super::{
+    Draining, Settings, Settle, State, answer,
+    authorize::Local,
+    connections::{CAPACITY, Connections},
+    metrics::MetricsCollector,
+    pages::Pages,
+};
+use crate::{
+    identity::Authenticator,
+    limits::{Limits, address::is_trusted},
+    mirror::Mirror,
+};
 
-/// Connections at once: a few people, a few probes, one scraper.
-const CONNECTIONS: usize = 256;
-/// How long a request may take to arrive, and a connection may idle.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the head of a request may take to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may idle between requests.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A running listener. Dropping it leaves it running; it ends with [`Serving::stop`] or the runtime.
 #[derive(Debug)]
@@ -69,6 +82,7 @@ pub fn serve(
 ) -> io::Result<Serving> {
     let Dependencies { mirror, limits, authenticator, settle, mut metrics, draining } = dependencies;
     metrics.register_collector(Box::new(MetricsCollector(mirror.clone(), limits.clone())));
+    let (connections, proxies) = (Connections::default(), limits.clone());
     let state = web::Data::new(State {
         settings,
         mirror,
@@ -94,13 +108,19 @@ pub fn serve(
             ))
     })
     .workers(1)
-    .max_connections(CONNECTIONS)
-    .client_request_timeout(PATIENCE)
-    .keep_alive(PATIENCE)
+    // Those that are being closed still count here.
+    .max_connections(4 * CAPACITY)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(1)
-    .on_connect(|connection, data| {
+    .on_connect(move |connection, data| {
         if connection.is::<UnixStream>() {
             data.insert(Local);
+        }
+        if let Some(socket) = connection.downcast_ref::<TcpStream>() {
+            let is_proxy =
+                socket.peer_addr().is_ok_and(|peer| is_trusted(&proxies.config().trusted_proxies, peer.ip()));
+            data.insert(connections.enter(socket, is_proxy));
         }
     })
     .disable_signals()

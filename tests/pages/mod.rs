@@ -395,3 +395,33 @@ async fn an_operator_enforces_lifts_allows_and_blocks() {
         .filter(|entry| matches!(&entry.event, Event::Admin(AdminEvent::Switched { .. })));
     assert_eq!(switched.count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_or_half_of_it_give_way_to_a_probe() {
+    let world = Harness::start().await;
+    let probe = || {
+        let started = std::time::Instant::now();
+        assert_eq!(Browser::new(&world).get("/healthz").status, 200);
+        started.elapsed()
+    };
+    // Far more than the listener holds, of the very address that the probe comes from.
+    let mut silent: Vec<_> = (0..400).map(|_| std::net::TcpStream::connect(world.admin).unwrap()).collect();
+    let after_silence = probe();
+    let head = format!("POST /api/v1/bans HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n", world.admin);
+    for socket in silent.drain(..100) {
+        drop(socket);
+    }
+    let half_sent: Vec<_> = (0..100)
+        .map(|_| {
+            let mut socket = std::net::TcpStream::connect(world.admin).unwrap();
+            std::io::Write::write_all(&mut socket, format!("{head}Content-Length: 1000\r\n\r\n{{").as_bytes()).unwrap();
+            socket
+        })
+        .collect();
+    let after_halves = probe();
+    // Without a limit of one client's connections each of them waits for the time-out of others, seconds later.
+    for elapsed in [after_silence, after_halves] {
+        assert!(elapsed < std::time::Duration::from_millis(1500), "{elapsed:?}");
+    }
+    drop((silent, half_sent));
+}

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use actix_web::web::Payload;
 
+use crate::admin::bans::BODY_TIMEOUT;
+
 /// The longest form in bytes; the longest of ours is a solved human test with a reason.
 const LONGEST: usize = 16 << 10;
 
@@ -14,7 +16,7 @@ pub(super) struct Form(HashMap<String, String>);
 impl Form {
     /// Reads it; nothing when it is too long or does not arrive.
     pub(super) async fn read(payload: Payload) -> Option<Form> {
-        let bytes = payload.to_bytes_limited(LONGEST).await.ok()?.ok()?;
+        let bytes = tokio::time::timeout(BODY_TIMEOUT, payload.to_bytes_limited(LONGEST)).await.ok()?.ok()?.ok()?;
         Some(Form::parse(&bytes))
     }
 
