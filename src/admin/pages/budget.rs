@@ -34,7 +34,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let body = html! {
         @for (upstream, until, why) in mirror.breakers() {
             @if until > context.now {
-                p class="bad" { b { (upstream) } " is not asked until " (html::time(until)) ", " (html::until(until, context.now)) ": " (why) }
+                p class="bad" { b { (upstream) } " fails (" (why) "). The next request to it is sent at " (html::time(until)) ", " (html::until(until, context.now)) "." }
             }
         }
         @if identities.is_empty() { p { "No upstream has been asked yet." } }
@@ -57,10 +57,11 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
     let window = left.window.unwrap_or(WINDOW);
     let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
     let own: Vec<&Spend> = own.filter(|spend| spend.at + window > context.now).collect();
+    let whose = format!("{} as {account}", left.identity.upstream);
     let waiting = context.state.limits.waiting(&left.identity);
     html! {
         section {
-            h2 { (left.identity.upstream) " as " (account) }
+            h2 { (whose) }
             @match (left.limit, left.remaining) {
                 (Some(limit), Some(remaining)) => {
                     p { b class="large" { (remaining) } " of " (limit) " pulls left"
@@ -80,8 +81,8 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
             @if waiting > 0 { p { (html::count(waiting as u64, "request waits", "requests wait")) " for a pull to come back." } }
             @if !own.is_empty() {
                 div class="columns" {
-                    div { h3 { "Who spent it" } (spenders(&own)) }
-                    @if left.limit.is_some() { div { h3 { "What comes back" } (returns(&own, window, context.now)) } }
+                    div { h3 { "Who spent it" } (spenders(&whose, &own)) }
+                    @if left.limit.is_some() { div { h3 { "What comes back" } (returns(&whose, &own, window, context.now)) } }
                 }
             }
         }
@@ -116,7 +117,7 @@ fn gauge(limit: i64, remaining: i64, left: &Balance, floors: &Floors) -> Markup 
     }
 }
 
-fn spenders(own: &[&Spend]) -> Markup {
+fn spenders(whose: &str, own: &[&Spend]) -> Markup {
     let mut by_client: HashMap<&str, (u64, u64)> = HashMap::new();
     for spend in own {
         let (pulls, shared) = by_client.entry(&spend.client).or_default();
@@ -129,13 +130,13 @@ fn spenders(own: &[&Spend]) -> Markup {
         vec![html::text(client), html::text(pulls.to_string()), html::text(shared.to_string())]
     });
     html! {
-        (html::table("Who spent it", &["Client", "Pulls", "Others spared"], rows.collect()))
+        (html::table(&format!("Who spent it, {whose}"), &["Client", "Pulls", "Others spared"], rows.collect()))
         @if more > 0 { p { "and " (html::count(more as u64, "other", "others")) } }
     }
 }
 
 /// A pull comes back when it leaves the window.
-fn returns(own: &[&Spend], window: Duration, now: SystemTime) -> Markup {
+fn returns(whose: &str, own: &[&Spend], window: Duration, now: SystemTime) -> Markup {
     let step = (window / STEPS).max(Duration::from_secs(1));
     let mut counts = [0_u64; STEPS as usize];
     for spend in own {
@@ -147,7 +148,7 @@ fn returns(own: &[&Spend], window: Duration, now: SystemTime) -> Markup {
         let end = now + step * (index as u32 + 1);
         vec![html! { "by " (html::time(end)) }, html::text(count.to_string())]
     });
-    html::table("What comes back", &["When", "Pulls"], rows.collect())
+    html::table(&format!("What comes back, {whose}"), &["When", "Pulls"], rows.collect())
 }
 
 fn cache(context: &PageContext<'_>) -> Markup {
