@@ -173,6 +173,17 @@ async fn the_ping_answers_everybody_and_challenges_only_where_a_login_is_wanted(
         assert!(heard.header("www-authenticate").unwrap().starts_with("Basic realm="));
     }
     assert_eq!(login.ask("GET /v2/", &basic("ci:secret")).await.status, 200);
+
+    // A pull, too: an expired password must not become anonymous in silence. Without credentials anybody may pull what is public.
+    world.image("library/busybox");
+    let pull = "GET /v2/library/busybox/manifests/1.0";
+    for wrong in [basic("ci:wrong"), "Authorization: Basic !\r\n".into(), "Authorization: Bearer abc\r\n".into()] {
+        let heard = login.ask(pull, &wrong).await;
+        assert_eq!((heard.status, heard.code().as_str()), (401, "UNAUTHORIZED"), "{wrong}");
+        assert_eq!(world.ask(pull, &wrong).await.status, 200, "{wrong}");
+    }
+    assert_eq!(login.ask(pull, "").await.status, 200);
+    assert_eq!(login.ask(pull, &basic("ci:secret")).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 //!
 //! # What it guarantees
 //!
-//! - Passwords are hashed two at a time, in memory that is used again.
+//! - Passwords are hashed one at a time, in memory that is used again.
 //! - An address is verified one login at a time, so that many logins of one address do not delay another. After ten wrong passwords
 //!   in a row it waits; no other address does, and what has verified from this address before still does.
 //! - Credentials that verified are remembered for [`REMEMBER_SUCCESS`], and wrong ones for [`REMEMBER_FAILURE`], by a keyed hash of them,
@@ -102,7 +102,7 @@ impl Authenticator {
             refused: cache(REMEMBER_FAILURE),
             unverified: cache(REMEMBER_FAILURE),
             queue: LoginQueue::default(),
-            passwords: PasswordVerifier::new(),
+            passwords: PasswordVerifier::default(),
             failures: Failures::new(),
         }))
     }

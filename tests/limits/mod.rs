@@ -2,6 +2,7 @@
 
 mod bans;
 mod budget;
+mod logins;
 mod operators;
 mod support;
 mod throttles;
