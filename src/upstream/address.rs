@@ -20,6 +20,7 @@ use std::{
     },
 };
 
+use super::proxy::Proxies;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
@@ -87,16 +88,18 @@ pub(crate) struct Policy {
     /// How far the configured host was when it was last resolved, as an index into [`CLASSES`].
     near: Arc<AtomicU8>,
     ipv4_only: bool,
+    proxies: Arc<Proxies>,
 }
 
 const CLASSES: [AddressClass; 3] = [AddressClass::Public, AddressClass::Private, AddressClass::Loopback];
 
 impl Policy {
-    pub(crate) fn new(url: &Url, ipv4_only: bool) -> Policy {
+    pub(super) fn new(url: &Url, ipv4_only: bool, proxies: Arc<Proxies>) -> Policy {
         let policy = Policy {
             own: Arc::from(url.host_str().unwrap_or_default().to_ascii_lowercase()),
             near: Arc::new(AtomicU8::new(0)),
             ipv4_only,
+            proxies,
         };
         if let Some(address) = literal(url) {
             policy.learn([address]);
@@ -169,6 +172,10 @@ impl Resolve for Policy {
         let policy = self.clone();
         Box::pin(async move {
             let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            // The operator named the proxy, wherever it is. What is behind it is resolved there.
+            if policy.proxies.is_proxy(name.as_str()) {
+                return Ok(Box::new(found.into_iter()) as Addrs);
+            }
             let some = !found.is_empty();
             let admitted = policy.filter(name.as_str(), found);
             if some && admitted.is_empty() {
@@ -242,13 +249,17 @@ mod tests {
             ("http://127.0.0.1:5000", "http://169.254.169.254/x", false),
             ("http://169.254.1.1", "http://169.254.1.1/x", false),
         ] {
-            assert_eq!(Policy::new(&url(own), false).admits(&url(target)), expected, "{own} → {target}");
+            assert_eq!(
+                Policy::new(&url(own), false, Arc::default()).admits(&url(target)),
+                expected,
+                "{own} → {target}"
+            );
         }
     }
 
     #[test]
     fn a_name_that_turns_private_is_refused_after_resolution() {
-        let policy = Policy::new(&Url::parse("https://registry.example").unwrap(), false);
+        let policy = Policy::new(&Url::parse("https://registry.example").unwrap(), false, Arc::default());
         let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 0);
         assert_eq!(policy.filter("registry.example", vec![at("1.1.1.1")]).len(), 1);
         assert_eq!(policy.filter("cdn.example", vec![at("1.1.1.1"), at("10.0.0.1")]), [at("1.1.1.1")]);
@@ -260,7 +271,7 @@ mod tests {
 
     #[test]
     fn ipv4_only_leaves_ipv6_out() {
-        let policy = Policy::new(&Url::parse("https://registry.example").unwrap(), true);
+        let policy = Policy::new(&Url::parse("https://registry.example").unwrap(), true, Arc::default());
         let addresses = ["2606:4700::1111", "1.1.1.1"].map(|text| SocketAddr::new(text.parse().unwrap(), 0));
         assert_eq!(policy.filter("registry.example", addresses.to_vec()), addresses[1..]);
         assert!(!policy.admits(&Url::parse("https://[2606:4700::1111]/").unwrap()));

@@ -33,6 +33,7 @@ mod exchange;
 mod identity;
 mod link;
 mod metrics;
+mod proxy;
 mod ratelimit;
 mod redirect;
 mod registry;

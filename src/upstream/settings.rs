@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::identity::Identity;
+use super::{identity::Identity, proxy::Proxies};
 
 /// One registry that is mirrored. Every duration and bound stands in deploy.toml.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Settings {
     /// Never uses IPv6: Docker Hub's abuse limit groups IPv6 by /64, so neighbours count.
     #[serde(default)]
     pub ipv4_only: bool,
+    /// The way out: a proxy's URL (http, https, socks5, socks5h; with `user:password@`), `none`, or as the environment says when empty.
+    #[serde(default)]
+    pub proxy: String,
     /// TCP and TLS together.
     #[serde(default = "connect_timeout", with = "duration")]
     pub connect_timeout: Duration,
@@ -116,6 +119,7 @@ impl Settings {
             accounts: Vec::new(),
             token_hosts: Vec::new(),
             ipv4_only: false,
+            proxy: String::new(),
             connect_timeout: connect_timeout(),
             first_byte_timeout: answer_timeout(),
             idle_timeout: answer_timeout(),
@@ -139,6 +143,11 @@ impl Settings {
                 wrong("token_hosts", host, r#"write host names, such as "auth.docker.io""#);
             }
         }
+        if let Err(fix) = Proxies::new(&self.proxy, |_| None) {
+            // It may hold a password.
+            invalid.push(Invalid { key: "proxy".to_owned(), value: None, fix: fix.to_owned() });
+        }
+        let mut wrong = |key: &str, value: &dyn fmt::Debug, fix: &str| invalid.push(Invalid::new(key, value, fix));
         for (number, account) in self.accounts.iter().enumerate() {
             let key = |name: &str| format!("accounts[{number}].{name}");
             if account.username.is_empty() || account.username.contains(':') {

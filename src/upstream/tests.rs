@@ -4,6 +4,7 @@ mod auth;
 mod credentials;
 mod limits;
 mod manifests;
+mod proxies;
 mod server;
 mod transfers;
 

@@ -19,6 +19,7 @@ use super::{
     breaker::BreakerPermit,
     concurrency::{ConcurrencyLimiter, Lane, Permits},
     error::Error,
+    proxy::{self, Proxies},
     settings::Settings,
     tls,
 };
@@ -35,6 +36,7 @@ const RETRY_BURST: f64 = 10.0;
 pub(crate) struct Transport {
     client: Client,
     policy: Policy,
+    proxies: Arc<Proxies>,
     pub(crate) limiter: ConcurrencyLimiter,
     first_byte: Duration,
     connect: Duration,
@@ -65,7 +67,13 @@ pub(crate) enum TransportError {
 impl Transport {
     pub(crate) fn new(settings: &Settings) -> Result<Transport, String> {
         tls::install_provider();
-        let policy = Policy::new(&settings.url, settings.ipv4_only);
+        let proxies = Proxies::new(&settings.proxy, |name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+        let proxies = Arc::new(proxies.map_err(|fix| format!("upstream {}: proxy: {fix}", settings.name))?);
+        match proxies.of(&settings.url).map(proxy::shown) {
+            Some(proxy) => tracing::info!(upstream = %settings.name, proxy, "asked through a proxy"),
+            None => tracing::info!(upstream = %settings.name, "asked directly"),
+        }
+        let policy = Policy::new(&settings.url, settings.ipv4_only, proxies.clone());
         let mut defaults = HeaderMap::new();
         // Some registries compress blobs for those who allow it, and what is compressed has another digest (quay/quay#1310).
         defaults.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -85,6 +93,7 @@ impl Transport {
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .no_proxy()
+                .proxy(way_out(proxies.clone()))
                 .http1_only()
                 .dns_resolver(Arc::new(policy.clone()))
                 .connect_timeout(settings.connect_timeout)
@@ -106,6 +115,7 @@ impl Transport {
         Ok(Transport {
             client,
             policy,
+            proxies,
             limiter: ConcurrencyLimiter::new(settings.concurrency, settings.queue),
             first_byte: settings.first_byte_timeout,
             connect: settings.connect_timeout,
@@ -150,7 +160,10 @@ impl Transport {
                 if refused(&error) {
                     return Err(TransportError::Rejected(Error::Malformed("an address where we do not go".into())));
                 }
-                let text = cause(&error);
+                let text = match self.proxies.of(url).map(proxy::shown) {
+                    Some(proxy) => format!("{} (through {proxy})", cause(&error)),
+                    None => cause(&error),
+                };
                 match error.is_connect() {
                     true => Err(TransportError::NotSent(format!("it cannot be connected to: {text}").into())),
                     false => Err(TransportError::Broken(format!("the connection broke: {text}").into())),
@@ -225,6 +238,11 @@ impl std::fmt::Debug for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Transport").finish_non_exhaustive()
     }
+}
+
+/// One function decides for each address, so that what is logged is what is done.
+fn way_out(proxies: Arc<Proxies>) -> reqwest::Proxy {
+    reqwest::Proxy::custom(move |url| proxies.of(url).cloned())
 }
 
 /// The innermost cause in words. The outer ones would repeat the address, whose query may be a signature.
