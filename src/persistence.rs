@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -39,9 +40,13 @@ const LONG: usize = 20_000;
 pub(crate) struct LedgerJournal(pub(crate) Journal);
 
 impl LedgerStore for LedgerJournal {
-    fn append(&self, record: Vec<u8>) -> WriteFuture {
+    fn append_all(&self, records: Vec<Vec<u8>>) -> WriteFuture {
         let journal = self.0.clone();
-        Box::pin(async move { journal.append(&record).await.map_err(|error| error.to_string()) })
+        Box::pin(async move {
+            // All are queued before the first is answered, so that the journal syncs once for all of them.
+            let appended = join_all(records.iter().map(|record| journal.append(record))).await;
+            appended.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())
+        })
     }
 
     fn compact(&self, records: Vec<Vec<u8>>) -> WriteFuture {

@@ -78,7 +78,7 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
     while !store.usage().index_ready {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let keep = |_: Vec<u8>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
+    let keep = |_: Vec<Vec<u8>>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let robot = hosting.robot.map(|(username, password)| upstream::Account::with_password(username, password));
     let settings = upstream::Settings {

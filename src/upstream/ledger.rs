@@ -56,16 +56,16 @@ pub type WriteFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 ///
 /// A closure that appends is one as well; then nothing is ever compacted, which suits tests.
 pub trait LedgerStore: Send + Sync {
-    /// Resolves when the record is on disk. A failure is text for the log.
-    fn append(&self, record: Vec<u8>) -> WriteFuture;
+    /// Resolves when all of the records are on disk, in this order, with one sync for all of them. A failure is text for the log.
+    fn append_all(&self, records: Vec<Vec<u8>>) -> WriteFuture;
     /// Replaces everything appended so far, atomically. The ledger asks for it when its journal has grown long, and
     /// after an append that failed.
     fn compact(&self, records: Vec<Vec<u8>>) -> WriteFuture;
 }
 
-impl<F: Fn(Vec<u8>) -> WriteFuture + Send + Sync> LedgerStore for F {
-    fn append(&self, record: Vec<u8>) -> WriteFuture {
-        self(record)
+impl<F: Fn(Vec<Vec<u8>>) -> WriteFuture + Send + Sync> LedgerStore for F {
+    fn append_all(&self, records: Vec<Vec<u8>>) -> WriteFuture {
+        self(records)
     }
     fn compact(&self, _: Vec<Vec<u8>>) -> WriteFuture {
         Box::pin(std::future::ready(Ok(())))
@@ -126,7 +126,7 @@ impl Ledger {
 
     /// A ledger that forgets when the process ends, for tests and tools.
     pub fn unkept() -> Ledger {
-        Ledger::new(Vec::new(), Arc::new(|_: Vec<u8>| -> WriteFuture { Box::pin(std::future::ready(Ok(()))) }))
+        Ledger::new(Vec::new(), Arc::new(|_: Vec<Vec<u8>>| -> WriteFuture { Box::pin(std::future::ready(Ok(()))) }))
     }
 
     /// Takes one pull of this identity's budget, durably, or says that there is none. Costs one synced append.
@@ -317,21 +317,15 @@ impl Ledger {
         }
     }
 
+    /// Writes the outbox. Those who come while it is written share the next write.
     async fn flush(&self) {
         let _writing = self.inner.writing.lock().await;
         let (records, snapshot) = self.lock().due();
         let outcome = match snapshot {
             Some(snapshot) => self.inner.store.compact(snapshot).await,
-            None => {
-                let mut outcome = Ok(());
-                for record in records {
-                    outcome = self.inner.store.append(record).await;
-                    if outcome.is_err() {
-                        break;
-                    }
-                }
-                outcome
-            }
+            // Another request's records took these along.
+            None if records.is_empty() => Ok(()),
+            None => self.inner.store.append_all(records).await,
         };
         if let Err(error) = outcome {
             self.lock().behind = true;

@@ -79,7 +79,7 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
         ..weir_storage::Settings::default()
     })
     .unwrap();
-    let keep = |_: Vec<u8>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
+    let keep = |_: Vec<Vec<u8>>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let account = |(username, password): &(&str, &str)| Account::with_password(username, password);
     let settings = upstream::Settings {

@@ -9,10 +9,11 @@ use crate::client::Class;
 
 const WINDOW: Duration = Duration::from_secs(21_600);
 
-/// A journal in memory that can fail and counts its compactions.
+/// A journal in memory that can fail and counts its writes.
 #[derive(Default)]
 struct Journal {
     records: Mutex<Vec<Vec<u8>>>,
+    appends: AtomicUsize,
     compactions: AtomicUsize,
     full: AtomicBool,
 }
@@ -31,13 +32,14 @@ impl Journal {
 struct Shared(Arc<Journal>);
 
 impl LedgerStore for Shared {
-    fn append(&self, record: Vec<u8>) -> WriteFuture {
+    fn append_all(&self, records: Vec<Vec<u8>>) -> WriteFuture {
         let journal = self.0.clone();
         Box::pin(async move {
             // A disk takes its time.
             tokio::task::yield_now().await;
             journal.full()?;
-            journal.records.lock().unwrap().push(record);
+            journal.records.lock().unwrap().extend(records);
+            journal.appends.fetch_add(1, Ordering::Relaxed);
             Ok(())
         })
     }
@@ -135,8 +137,22 @@ async fn a_reservation_that_is_dropped_unsent_is_refunded() {
 }
 
 #[tokio::test]
+async fn reservations_made_while_one_is_written_share_the_next_write() {
+    let journal = Arc::new(Journal::default());
+    let ledger = open(&journal);
+    // The first poll of each makes its record; the first of all writes, the others wait for that.
+    let reservations = futures_util::future::join_all((0..50).map(|_| {
+        let ledger = ledger.clone();
+        async move { ledger.reserve(&who(), purpose()).await }
+    }))
+    .await;
+    assert!(reservations.iter().all(Result::is_ok));
+    assert_eq!((journal.records.lock().unwrap().len(), journal.appends.load(Ordering::Relaxed)), (50, 2));
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_while_the_disk_is_slow_is_refunded() {
-    let keep = |_: Vec<u8>| -> WriteFuture { Box::pin(std::future::pending()) };
+    let keep = |_: Vec<Vec<u8>>| -> WriteFuture { Box::pin(std::future::pending()) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     observe(&ledger, 1);
     let identity = who();
@@ -361,8 +377,10 @@ async fn a_long_journal_is_compacted_and_loses_nothing() {
 #[test]
 fn a_journal_of_rubbish_is_an_empty_one() {
     let records = ["", "{}", "null", r#"{"event":"later","x":1}"#, "\u{0}"].map(Bytes::from);
-    let ledger =
-        Ledger::new(records.to_vec(), Arc::new(|_: Vec<u8>| -> WriteFuture { Box::pin(std::future::ready(Ok(()))) }));
+    let ledger = Ledger::new(
+        records.to_vec(),
+        Arc::new(|_: Vec<Vec<u8>>| -> WriteFuture { Box::pin(std::future::ready(Ok(()))) }),
+    );
     assert_eq!(ledger.identities(), []);
 }
 
