@@ -122,6 +122,7 @@ mod tests {
     fn left(limit: Option<i64>) -> Balance {
         Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
+            version: 0,
             limit,
             remaining: limit.map(|limit| limit - 25),
             window: limit.map(|_| Duration::from_secs(21_600)),

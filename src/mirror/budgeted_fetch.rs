@@ -30,7 +30,7 @@ use crate::{
     oci::{Manifest, Reference},
     upstream::{
         self, Identity, Ledger, Reservation, Upstream,
-        ledger::{Balance, Purpose, Reason, Unreserved},
+        ledger::{Attempt, Balance, Purpose, Reason},
     },
 };
 
@@ -173,7 +173,7 @@ impl BudgetedFetch {
         })
     }
 
-    /// Takes a pull if the budget's policy agrees, which is asked under the ledger's lock: two never decide on the same last one.
+    /// Takes a pull if the budget's policy agrees with what is left, and decides again when that has changed meanwhile.
     async fn reserve(
         &self,
         identity: &Identity,
@@ -181,25 +181,34 @@ impl BudgetedFetch {
         lookup: &Lookup,
         on_exceed: OnExceed,
     ) -> Result<Reservation, Refused> {
-        let now = SystemTime::now();
-        let judge = |left: &Balance| match self.limits.try_spend(left, wish(lookup, purpose, on_exceed), now) {
-            BudgetDecision::Spend => Ok(()),
-            BudgetDecision::Wait { ticket, until, .. } => {
-                Err(Refused { why: RefusalReason::Exhausted, wait: Duration::ZERO, place: Some((ticket, until)) })
+        let mut balance = self.ledger.balance(identity, SystemTime::now());
+        loop {
+            match self.limits.try_spend(&balance, spend_request(lookup, purpose, on_exceed), SystemTime::now()) {
+                BudgetDecision::Spend => {}
+                BudgetDecision::Wait { ticket, until, .. } => {
+                    let place = Some((ticket, until));
+                    return Err(Refused { why: RefusalReason::Exhausted, wait: Duration::ZERO, place });
+                }
+                BudgetDecision::Refuse { retry_after, why } => {
+                    return Err(Refused { why, wait: retry_after, place: None });
+                }
             }
-            BudgetDecision::Refuse { retry_after, why } => Err(Refused { why, wait: retry_after, place: None }),
-        };
-        match self.ledger.reserve_when(identity, purpose.clone(), judge).await {
-            Ok(reservation) => Ok(reservation),
-            Err(Unreserved::Judged(refused)) => Err(refused),
-            Err(Unreserved::Exhausted(exhausted)) => {
+            let attempt = self.ledger.try_spend(identity, balance.version, purpose.clone()).await;
+            if !matches!(attempt, Attempt::Spent(_)) {
                 self.limits.refund_spend(identity, &lookup.client.key);
-                Err(Refused { why: RefusalReason::Exhausted, wait: exhausted.retry_after, place: None })
+            }
+            match attempt {
+                Attempt::Spent(reservation) => return Ok(reservation),
+                Attempt::Changed(changed) => balance = *changed,
+                Attempt::Exhausted(left) => {
+                    let wait = left.retry_after(SystemTime::now());
+                    return Err(Refused { why: RefusalReason::Exhausted, wait, place: None });
+                }
             }
         }
     }
 
-    /// Waits for a pull, in the line of this client.
+    /// Waits for a pull, in the queue of this client.
     async fn queue(
         &self,
         identity: &Identity,
@@ -215,26 +224,38 @@ impl BudgetedFetch {
         let _slot = QueueSlot { fetcher: self, identity, ticket };
         loop {
             let now = SystemTime::now();
-            let key = &lookup.client.key;
-            let judge = |left: &Balance| match self.limits.poll_queue(left, ticket, key, now) {
-                QueueStatus::Granted => Ok(()),
-                waiting => Err(waiting),
-            };
-            match self.ledger.reserve_when(identity, purpose.clone(), judge).await {
-                Ok(reservation) => return Ok(reservation),
-                Err(Unreserved::Judged(QueueStatus::Waiting)) if now < until => {}
-                Err(Unreserved::Judged(_)) => return Err(Queued::Refused),
-                Err(Unreserved::Exhausted(_)) => {
-                    self.limits.refund_spend(identity, key);
-                    return Err(Queued::Refused);
-                }
+            let balance = self.ledger.balance(identity, now);
+            match self.limits.poll_queue(&balance, ticket, &lookup.client.key, now) {
+                QueueStatus::Granted => return self.spend_grant(balance, purpose, lookup).await,
+                QueueStatus::Waiting if now < until => {}
+                QueueStatus::Waiting | QueueStatus::Expired => return Err(Queued::Refused),
             }
-            // Who leads others must not make them wait for its own turn.
+            // A flight that others have joined must not make them wait for the turn of its leader.
             if waiters.scope == ShareScope::All && waiters.count.load(Ordering::Relaxed) > 0 {
                 return Err(Queued::RetryAlone);
             }
-            let next = self.ledger.balance(identity, now).next_at.and_then(|at| at.duration_since(now).ok());
+            let next = balance.next_at.and_then(|at| at.duration_since(now).ok());
             tokio::time::sleep(next.unwrap_or(QUEUE_POLL).clamp(Duration::from_millis(10), QUEUE_POLL)).await;
+        }
+    }
+
+    /// Takes the pull that the queue granted. Until the slot is left, what others may spend is less by it.
+    async fn spend_grant(
+        &self,
+        mut balance: Balance,
+        purpose: &Purpose,
+        lookup: &Lookup,
+    ) -> Result<Reservation, Queued> {
+        let identity = balance.identity.clone();
+        loop {
+            match self.ledger.try_spend(&identity, balance.version, purpose.clone()).await {
+                Attempt::Spent(reservation) => return Ok(reservation),
+                Attempt::Changed(changed) => balance = *changed,
+                Attempt::Exhausted(_) => {
+                    self.limits.refund_spend(&identity, &lookup.client.key);
+                    return Err(Queued::Refused);
+                }
+            }
         }
     }
 
@@ -319,7 +340,7 @@ fn purpose(lookup: &Lookup, reference: &Reference, reason: Reason, waiters: &Wai
     }
 }
 
-fn wish<'a>(lookup: &'a Lookup, purpose: &Purpose, on_exceed: OnExceed) -> budget::SpendRequest<'a> {
+fn spend_request<'a>(lookup: &'a Lookup, purpose: &Purpose, on_exceed: OnExceed) -> budget::SpendRequest<'a> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut what = DefaultHasher::new();
     (&purpose.repository, &purpose.reference).hash(&mut what);

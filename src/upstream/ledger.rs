@@ -44,7 +44,7 @@ use std::{
 use super::{identity::Identity, ratelimit::RateLimit};
 use crate::oci::Name;
 use account::Account;
-pub use entry::{Balance, Exhausted, Purpose, Reason, Spend, Unreserved};
+pub use entry::{Balance, Exhausted, Purpose, Reason, Spend};
 use record::Record;
 use reservation::Progress;
 pub use reservation::Reservation;
@@ -134,26 +134,26 @@ impl Ledger {
     /// # Errors
     /// [`Exhausted`] when nothing is left.
     pub async fn reserve(&self, identity: &Identity, purpose: Purpose) -> Result<Reservation, Exhausted> {
-        match self.reserve_when(identity, purpose, |_| Ok::<(), Exhausted>(())).await {
-            Ok(reservation) => Ok(reservation),
-            Err(Unreserved::Judged(exhausted) | Unreserved::Exhausted(exhausted)) => Err(exhausted),
+        match self.take(identity, None, purpose, SystemTime::now()) {
+            Attempt::Spent(reservation) => {
+                self.flush().await;
+                Ok(reservation)
+            }
+            Attempt::Changed(balance) | Attempt::Exhausted(balance) => Err(Exhausted::new(balance)),
         }
     }
 
-    /// As [`Ledger::reserve`], if `judge` agrees when it is told what is left. It is asked under the ledger's lock, so that no two
-    /// decide on the same pull; it must not ask the ledger anything.
-    ///
-    /// # Errors
-    /// What `judge` says, and [`Exhausted`] when it agreed and nothing is left.
-    pub async fn reserve_when<R>(
-        &self,
-        identity: &Identity,
-        purpose: Purpose,
-        judge: impl FnOnce(&Balance) -> Result<(), R>,
-    ) -> Result<Reservation, Unreserved<R>> {
-        let reservation = self.take(identity, purpose, SystemTime::now(), judge)?;
-        self.flush().await;
-        Ok(reservation)
+    /// As [`Ledger::reserve`], unless less may be left by now than at `version` of the balance. A policy decides on a
+    /// [`Balance`] without any lock, tries, and decides again when it is told that the balance changed, so that no two
+    /// decisions spend the same pull. A ledger that several processes share can offer the same.
+    pub async fn try_spend(&self, identity: &Identity, version: u64, purpose: Purpose) -> Attempt {
+        match self.take(identity, Some(version), purpose, SystemTime::now()) {
+            Attempt::Spent(reservation) => {
+                self.flush().await;
+                Attempt::Spent(reservation)
+            }
+            refused => refused,
+        }
     }
 
     /// What an identity has left. Costs a look through the spends that left the window since upstream last answered.
@@ -239,20 +239,16 @@ impl Ledger {
         wait
     }
 
-    fn take<R>(
-        &self,
-        identity: &Identity,
-        purpose: Purpose,
-        now: SystemTime,
-        judge: impl FnOnce(&Balance) -> Result<(), R>,
-    ) -> Result<Reservation, Unreserved<R>> {
+    fn take(&self, identity: &Identity, version: Option<u64>, purpose: Purpose, now: SystemTime) -> Attempt {
         let mut state = self.lock();
         let account = state.accounts.entry(identity.clone()).or_default();
-        let left = account.balance(identity, now);
-        judge(&left).map_err(Unreserved::Judged)?;
-        if left.remaining.is_some_and(|remaining| remaining < 1) {
-            let retry_after = left.retry_after(now);
-            return Err(Unreserved::Exhausted(Exhausted { retry_after, left: Box::new(left) }));
+        let balance = account.balance(identity, now);
+        if balance.remaining.is_some_and(|remaining| remaining < 1) {
+            return Attempt::Exhausted(Box::new(balance));
+        }
+        // Where nothing is metered no decision can be out of date.
+        if balance.remaining.is_some() && version.is_some_and(|version| version != balance.version) {
+            return Attempt::Changed(Box::new(balance));
         }
         account.reserve(now);
         let spend = Spend {
@@ -272,7 +268,7 @@ impl Ledger {
         state.outbox.extend(Record::Reserved { number, identity: identity.clone(), spend: spend.clone() }.bytes());
         state.pending.insert(number, (identity.clone(), spend));
         let identity = identity.clone();
-        Ok(Reservation { ledger: self.clone(), number, identity, purpose, progress: Progress::Unsent })
+        Attempt::Spent(Reservation { ledger: self.clone(), number, identity, purpose, progress: Progress::Unsent })
     }
 
     /// Ends a reservation, as a refund or as a spend.
@@ -418,6 +414,17 @@ impl State {
             self.remember(spend);
         }
     }
+}
+
+/// What became of an attempt to spend.
+#[derive(Debug)]
+pub enum Attempt {
+    /// One pull is taken, durably.
+    Spent(Reservation),
+    /// Less may be left than the decision was made on: decide again, on this.
+    Changed(Box<Balance>),
+    /// Nothing is left.
+    Exhausted(Box<Balance>),
 }
 
 /// When a request was sent, in the ledger's own order of events.

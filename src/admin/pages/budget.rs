@@ -196,6 +196,7 @@ mod tests {
     fn left(remaining: i64, spent: u64, external: u64) -> Balance {
         Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
+            version: 0,
             limit: Some(100),
             remaining: Some(remaining),
             window: Some(WINDOW),

@@ -31,7 +31,7 @@ pub enum QueueStatus {
 #[derive(Debug, Default)]
 pub struct BudgetQueue {
     pub(in crate::limits) admission: Admission,
-    /// Whose turn it is and who did not come for it yet; what is left is theirs.
+    /// Those whose turn it is, until they leave the queue; what is left is theirs.
     granted: HashSet<Ticket>,
     expired: HashSet<Ticket>,
 }
@@ -68,7 +68,7 @@ impl BudgetQueue {
                 self.granted.insert(next);
             }
         }
-        if self.granted.remove(&ticket) {
+        if self.granted.contains(&ticket) {
             self.admission.spend(client, now);
             QueueStatus::Granted
         } else if self.expired.remove(&ticket) {

@@ -10,8 +10,7 @@ use crate::{
 };
 
 impl Limits {
-    /// Decides for a counted request, given what is left. A [`BudgetDecision::Spend`] is booked on the client at once. Asked under the
-    /// ledger's lock.
+    /// Decides for a counted request, given what is left. A [`BudgetDecision::Spend`] is booked on the client at once.
     pub fn try_spend(&self, left: &Balance, request: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
         let config = self.config();
         self.inner.budgets.with(&left.identity, |queue| queue.try_spend(&config.budget, left, request, now))

@@ -25,6 +25,8 @@ pub(super) struct Account {
     version: u64,
     /// The version at which the reading last went up.
     raised: u64,
+    /// Grows whenever less may be left than before.
+    decreases: u64,
     in_flight: i64,
     /// Requests of ours sent since the last reading, which may explain a drop.
     unexplaining: i64,
@@ -40,6 +42,7 @@ impl Account {
     }
 
     pub(super) fn reserve(&mut self, at: SystemTime) {
+        self.decreases += 1;
         self.in_flight += 1;
         self.unexplaining += 1;
         self.spent_at(at);
@@ -112,6 +115,7 @@ impl Account {
         self.reading = Some(reading);
         if changed {
             self.version += 1;
+            self.decreases += 1;
         }
         if before.is_some_and(|before| before.remaining < remaining) {
             self.raised = self.version;
@@ -134,6 +138,7 @@ impl Account {
         let reading = Reading { limit, remaining, window, at: now, closed_until: Some(until) };
         self.reading = Some(reading);
         self.version += 1;
+        self.decreases += 1;
         self.unexplaining = self.unexplaining.min(self.in_flight);
         reading
     }
@@ -143,6 +148,7 @@ impl Account {
         let external = self.external.iter().filter(|(at, _)| *at > since).map(|(_, count)| count).sum();
         Balance {
             identity: identity.clone(),
+            version: self.decreases,
             limit: self.reading.and_then(|reading| reading.limit),
             remaining: self.remaining(now),
             window: self.reading.and_then(|reading| reading.window),

@@ -84,6 +84,8 @@ impl Spend {
 pub struct Balance {
     /// Whose budget.
     pub identity: Identity,
+    /// Grows whenever less may be left than before; see [`super::Ledger::try_spend`].
+    pub version: u64,
     /// Pulls per window; `None` while upstream never said a limit: unmetered.
     pub limit: Option<i64>,
     /// The newest `remaining` less what is in flight, by forecast when it is old; `None` when unmetered. Zero without a limit is an
@@ -116,11 +118,8 @@ pub struct Exhausted {
     pub left: Box<Balance>,
 }
 
-/// Why nothing was reserved.
-#[derive(Clone, Debug)]
-pub enum Unreserved<R> {
-    /// The judge said no.
-    Judged(R),
-    /// Nothing is left.
-    Exhausted(Exhausted),
+impl Exhausted {
+    pub(super) fn new(left: Box<Balance>) -> Exhausted {
+        Exhausted { retry_after: left.retry_after(SystemTime::now()), left }
+    }
 }

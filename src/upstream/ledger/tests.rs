@@ -125,6 +125,24 @@ async fn of_many_who_reserve_the_last_pull_one_gets_it() {
 }
 
 #[tokio::test]
+async fn a_decision_on_more_than_is_left_by_now_is_made_again() {
+    let ledger = Ledger::unkept();
+    let unmetered = left(&ledger);
+    let _first = ledger.reserve(&who(), purpose()).await.unwrap();
+    let spent = ledger.try_spend(&who(), unmetered.version, purpose()).await;
+    assert!(matches!(spent, Attempt::Spent(_)), "where nothing is metered no decision can be out of date: {spent:?}");
+    drop(spent);
+    observe(&ledger, 3);
+    let decided_on = left(&ledger);
+    let other = ledger.reserve(&who(), purpose()).await.unwrap();
+    let Attempt::Changed(changed) = ledger.try_spend(&who(), decided_on.version, purpose()).await else { panic!() };
+    assert_eq!(changed.remaining, decided_on.remaining.map(|remaining| remaining - 1));
+    drop(other);
+    let spent = ledger.try_spend(&who(), changed.version, purpose()).await;
+    assert!(matches!(spent, Attempt::Spent(_)), "more is left than was decided on: {spent:?}");
+}
+
+#[tokio::test]
 async fn a_reservation_that_is_dropped_unsent_is_refunded() {
     let ledger = Ledger::unkept();
     observe(&ledger, 1);
