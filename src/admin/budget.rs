@@ -36,7 +36,7 @@ fn whole(state: &State, left: &Balance, floors: &Value) -> Value {
     json["spenders"] = spenders.into();
     json["alert"] = match left.external {
         0 => Value::Null,
-        count => format!("{count} pulls were spent by others behind the same address or account").into(),
+        count => format!("{}: {count} pulls within the window", left.identity.others()).into(),
     };
     json
 }
@@ -51,6 +51,7 @@ fn identity(left: &Balance, floors: &Value) -> Value {
         "window_seconds": left.window.map(|window| window.as_secs()),
         "spent": left.spent,
         "external_spend": left.external,
+        "unexplained": left.unexplained,
         "floors": floors,
         "metered": left.limit.is_some(),
         "next_at": left.next_at.map(at),
@@ -123,6 +124,7 @@ mod tests {
         Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
             version: 0,
+            unexplained: 0,
             limit,
             remaining: limit.map(|limit| limit - 25),
             window: limit.map(|_| Duration::from_secs(21_600)),
@@ -138,7 +140,7 @@ mod tests {
         assert_eq!(
             identity(&left(Some(100)), &floors),
             json!({"upstream": "docker.io", "identity": "anonymous", "limit": 100, "remaining": 75, "window_seconds": 21600,
-                   "spent": 20, "external_spend": 5, "floors": floors, "metered": true, "next_at": "1970-01-01T00:00:00Z"})
+                   "spent": 20, "external_spend": 5, "unexplained": 0, "floors": floors, "metered": true, "next_at": "1970-01-01T00:00:00Z"})
         );
         let unmetered = identity(&left(None), &floors);
         assert_eq!(unmetered["metered"], false);

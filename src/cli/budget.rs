@@ -79,12 +79,21 @@ fn identity(entry: &Value) -> String {
         _ => text += "no limit was ever named; unmetered\n",
     }
     text += &format!("  {spent} {} spent by this mirror", pulls(spent));
-    match entry["external_spend"].as_u64() {
-        Some(external @ 1..) => {
-            text += &format!(", {external} by others behind the same address: a client goes around the mirror\n");
-        }
-        _ => text += "\n",
+    let external = entry["external_spend"].as_u64().unwrap_or_default();
+    if external > 0 {
+        let others = match entry["identity"].as_str() {
+            Some("anonymous") => "behind the same address: a client goes around the mirror",
+            _ => "who use the same account",
+        };
+        text += &format!(", {external} by others {others}");
     }
+    let unexplained = entry["unexplained"].as_i64().unwrap_or_default();
+    if unexplained > 0 {
+        text += &format!(", {unexplained} used upstream and unexplained");
+    } else if unexplained < 0 {
+        text += &format!(", {} of them no longer counted upstream", unexplained.unsigned_abs());
+    }
+    text += "\n";
     if let Some(at) = entry["next_at"].as_str() {
         text += &format!("  the next pull comes back at {at}\n");
     }

@@ -19,4 +19,12 @@ impl Identity {
     pub fn name(&self) -> Arc<str> {
         self.account.clone().unwrap_or_else(|| Arc::from(Identity::ANONYMOUS))
     }
+
+    /// Who else may spend from its budget, as the subject of a sentence.
+    pub fn others(&self) -> &'static str {
+        match self.account {
+            None => "others behind the same address spend from this budget",
+            Some(_) => "others who use the same account spend from this budget",
+        }
+    }
 }

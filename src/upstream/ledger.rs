@@ -218,8 +218,7 @@ impl Ledger {
         outbox.extend(Record::Observed { identity: identity.clone(), reading }.bytes());
         if external > 0 {
             outbox.extend(Record::External { identity: identity.clone(), at: now, count: external }.bytes());
-            let (upstream, identity) = (&identity.upstream, identity.name());
-            tracing::warn!(%upstream, %identity, external, "others spend from this budget, behind the same address or account");
+            tracing::warn!(upstream = %identity.upstream, identity = %identity.name(), external, "{}", identity.others());
         }
         drop(state);
         self.flush_soon();

@@ -71,8 +71,10 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
                     (gauge(limit, remaining, left, floors))
                     @if left.external > 0 {
                         p class="bad" {
-                            (html::count(left.external, "pull was", "pulls were")) " spent by others behind the same address within the window: a "
-                            "node that goes around the mirror, or a neighbour. See \u{201c}The side door\u{201d} in the README."
+                            (html::count(left.external, "pull was", "pulls were")) " spent by others within the window: "
+                            @if left.identity.account.is_some() { "somebody else uses this account." } @else {
+                                "a node behind the same address that goes around the mirror, or a neighbour. See \u{201c}The side door\u{201d} in the README."
+                            }
                         }
                     }
                 }
@@ -112,6 +114,8 @@ fn gauge(limit: i64, remaining: i64, left: &Balance, floors: &Floors) -> Markup 
             li class="left" { (remaining.max(0)) " left" }
             li class="own" { (own) " spent by this mirror" }
             li class="others" { (others) " spent by others" }
+            @if left.unexplained > 0 { li { (left.unexplained) " used upstream, unexplained" } }
+            @if left.unexplained < 0 { li { (left.unexplained.unsigned_abs()) " of them no longer counted upstream" } }
             @for (class, _, pulls) in &marks { li class="mark" { (class) " stops at " (pulls) " left" } }
         }
     }
@@ -197,6 +201,7 @@ mod tests {
         Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
             version: 0,
+            unexplained: 0,
             limit: Some(100),
             remaining: Some(remaining),
             window: Some(WINDOW),

@@ -42,6 +42,7 @@ impl Hub {
         Balance {
             identity: Identity { upstream: "docker.io".into(), account: None },
             version: 0,
+            unexplained: 0,
             limit: Some(LIMIT as i64),
             remaining: Some((LIMIT - self.0.len()) as i64),
             window: Some(Duration::from_secs(WINDOW)),

@@ -16,6 +16,7 @@ fn left(remaining: Option<i64>, next: u64) -> Balance {
     Balance {
         identity: Identity { upstream: "docker.io".into(), account: None },
         version: 0,
+        unexplained: 0,
         limit: remaining.map(|_| 100),
         remaining,
         window: Some(Duration::from_secs(21_600)),

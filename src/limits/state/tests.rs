@@ -219,6 +219,7 @@ fn two_never_decide_on_the_same_pull() {
     let left = |remaining, next| Balance {
         identity: Identity { upstream: "docker.io".into(), account: None },
         version: 0,
+        unexplained: 0,
         limit: Some(10),
         remaining: Some(remaining),
         window: Some(Duration::from_secs(100)),

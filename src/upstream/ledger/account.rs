@@ -145,15 +145,22 @@ impl Account {
 
     pub(super) fn balance(&self, identity: &Identity, now: SystemTime) -> Balance {
         let since = before(now, self.window());
-        let external = self.external.iter().filter(|(at, _)| *at > since).map(|(_, count)| count).sum();
+        let (limit, remaining) = (self.reading.and_then(|reading| reading.limit), self.remaining(now));
+        let spent = self.spent_between(since, None) as u64;
+        let external: u64 = self.external.iter().filter(|(at, _)| *at > since).map(|(_, count)| count).sum();
+        let used = limit.zip(remaining).map(|(limit, remaining)| limit.saturating_sub(remaining));
+        let others = used.map(|used| used.saturating_sub(i64::try_from(spent).unwrap_or(i64::MAX)));
+        // Upstream may have counted less since: then the drops that were seen are not within what it counts now.
+        let external = others.map_or(external, |others| external.min(u64::try_from(others).unwrap_or(0)));
         Balance {
             identity: identity.clone(),
             version: self.decreases,
-            limit: self.reading.and_then(|reading| reading.limit),
-            remaining: self.remaining(now),
+            limit,
+            remaining,
             window: self.reading.and_then(|reading| reading.window),
-            spent: self.spent_between(since, None) as u64,
+            spent,
             external,
+            unexplained: others.map_or(0, |others| others.saturating_sub_unsigned(external)),
             next_at: self.next_at(now),
         }
     }

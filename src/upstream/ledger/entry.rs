@@ -95,8 +95,11 @@ pub struct Balance {
     pub window: Option<Duration>,
     /// Our own spends within the window (within a day while no window is known).
     pub spent: u64,
-    /// Drops of `remaining` that no spend of ours explains, within the window.
+    /// Drops of `remaining` that no spend of ours explains, within the window and within what upstream counts as used.
     pub external: u64,
+    /// What upstream counts as used beyond `spent` and `external`: a drop that was never seen, as before the first answer or
+    /// at a refusal. Negative when upstream counts fewer than `spent`. Zero while upstream names no limit.
+    pub unexplained: i64,
     /// When the next pull comes back, by forecast; `None` when nothing is known to be out.
     pub next_at: Option<SystemTime>,
 }

@@ -410,3 +410,26 @@ async fn memory_holds_the_newest_spends_only() {
     }
     assert_eq!((ledger.spends(usize::MAX).len(), left(&ledger).spent), (NEWEST, NEWEST as u64 + 5));
 }
+
+/// Left, spent, external and unexplained are the limit together, whatever upstream says.
+#[tokio::test]
+async fn the_figures_of_a_budget_add_up() {
+    let ledger = Ledger::unkept();
+    let adds_up = |why: &str| {
+        let left = left(&ledger);
+        let known = left.remaining.unwrap() + i64::try_from(left.spent + left.external).unwrap();
+        assert_eq!(known + left.unexplained, left.limit.unwrap(), "{why}: {left:?}");
+        left
+    };
+    observe(&ledger, 90);
+    assert_eq!(adds_up("before the first answer others spent").unexplained, 10);
+    spend(&ledger, Some(60)).await;
+    assert_eq!(adds_up("others spend").external, 29);
+    observe(&ledger, 95);
+    let more = adds_up("upstream names more");
+    assert_eq!((more.external, more.unexplained), (4, 0), "what is not within its count is not shown");
+    ledger.exhausted(&who(), None);
+    assert_eq!(adds_up("a refusal").unexplained, 70);
+    observe(&ledger, 100);
+    assert_eq!(adds_up("all are back").unexplained, -1);
+}
