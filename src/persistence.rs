@@ -109,7 +109,15 @@ impl Persistence {
             let account = (&*spend.identity != Identity::ANONYMOUS).then(|| spend.identity.clone());
             limits.restore_spend(&Identity { upstream: spend.upstream.clone(), account }, &spend.client, spend.at);
         }
-        let writer = Writer { audit, usage, limits: limits.clone(), length, overflown, last: Vec::new() };
+        let writer = Writer {
+            audit,
+            usage,
+            limits: limits.clone(),
+            ledger: ledger.clone(),
+            length,
+            overflown,
+            last: Vec::new(),
+        };
         let writing = tokio::spawn(writer.run(queue));
         Ok((limits, Persistence { lines, writing }))
     }
@@ -144,6 +152,7 @@ struct Writer {
     audit: Journal,
     usage: Journal,
     limits: Limits,
+    ledger: Ledger,
     length: usize,
     overflown: Arc<AtomicBool>,
     last: Vec<u8>,
@@ -170,6 +179,7 @@ impl Writer {
                 _ = every.tick() => {
                     self.limits.tick(SystemTime::now());
                     self.write_usage().await;
+                    self.ledger.persist().await;
                 }
             }
             if self.length > LONG || self.overflown.swap(false, Ordering::AcqRel) {

@@ -22,7 +22,8 @@ pub(super) fn budget(state: &State) -> Value {
     let mut identities = state.mirror.budget();
     identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
     let identities: Vec<Value> = identities.iter().map(|left| whole(state, left, &floors)).collect();
-    json!({"identities": identities, "saved": state.mirror.manifests.saved()})
+    let (saved, since) = state.mirror.saved();
+    json!({"identities": identities, "saved": saved, "saved_since": humantime::format_rfc3339_seconds(since).to_string()})
 }
 
 /// An identity with who waits for its pulls, who spent them, and whether somebody else does.

@@ -57,7 +57,7 @@ impl Collector for MetricsCollector {
             ("storage_evicted", "Objects that were removed for space", usage.evicted),
             ("storage_quarantined", "Objects that did not match their digest and were put aside", usage.quarantined),
             ("storage_full", "Blobs that were passed through because the disk was full", usage.full),
-            ("saved_pulls", "Manifest GETs answered without one upstream", self.0.manifests.saved()),
+            ("saved_pulls", "Manifest GETs answered without one upstream", self.0.saved().0),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;

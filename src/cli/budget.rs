@@ -45,7 +45,9 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
     let mut text = budget.as_ref().map(identities).unwrap_or_default();
     text += &self::spends(&spends, arguments.explain.as_deref());
     if let Some(saved) = budget.as_ref().and_then(|budget| budget["saved"].as_u64()) {
-        text += &format!("\nThe cache has saved {saved} {} so far.\n", pulls(saved));
+        let since = budget.as_ref().and_then(|budget| budget["saved_since"].as_str());
+        let since = since.map_or_else(|| "so far".to_owned(), |since| format!("since {since}"));
+        text += &format!("\nThe cache has saved {saved} {} {since}.\n", pulls(saved));
     }
     say(&text)
 }

@@ -43,7 +43,7 @@ const QUEUE_POLL: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub(super) struct BudgetedFetch {
     sources: Sources,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     limits: Limits,
     /// When an identity that seemed to have nothing left was last probed by a HEAD.
     last_probes: Arc<Mutex<HashMap<Identity, Instant>>>,

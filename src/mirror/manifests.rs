@@ -4,13 +4,7 @@
 //! it is not here. So an unchanged tag costs nothing however often it is revalidated, and a changed tag that names
 //! what another tag brought costs nothing either. [`super::tags`] has the tag's half.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::runtime::Handle;
 use weir_storage::Source;
@@ -43,8 +37,6 @@ pub struct Manifests {
     fetcher: BudgetedFetch,
     negative: Arc<NegativeCache>,
     metrics: Arc<Metrics>,
-    /// GETs answered without one upstream.
-    saved: AtomicU64,
     flights: ManifestFlights,
     heads: Flights<Key, Result<Option<ManifestHead>, Error>>,
     runtime: Handle,
@@ -67,7 +59,6 @@ impl Manifests {
             fetcher,
             negative,
             metrics,
-            saved: AtomicU64::new(0),
             flights: ManifestFlights::new(runtime.clone()),
             heads: Flights::new(runtime.clone()),
             runtime,
@@ -127,14 +118,9 @@ impl Manifests {
         self.negative.learn(&key, head)
     }
 
-    /// Manifest GETs answered without one upstream, since start.
-    pub fn saved(&self) -> u64 {
-        self.saved.load(Ordering::Relaxed)
-    }
-
     fn count(&self, answer: &ManifestAnswer) {
         if answer.facts.status != CacheStatus::Miss {
-            self.saved.fetch_add(1, Ordering::Relaxed);
+            self.fetcher.ledger.count_saved();
         }
         self.metrics.manifest(answer.facts.status);
     }

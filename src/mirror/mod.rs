@@ -165,6 +165,11 @@ impl Mirror {
         spends
     }
 
+    /// Manifest GETs answered without one upstream, and since when they are counted.
+    pub fn saved(&self) -> (u64, SystemTime) {
+        self.ledger.saved()
+    }
+
     /// What the store holds.
     pub fn usage(&self) -> Usage {
         self.sources.store.usage()
@@ -204,7 +209,7 @@ impl Mirror {
     /// Stops fills so that they can be resumed, and flushes. The end of the drain.
     pub async fn close(&self) {
         self.blobs.close().await;
-        self.ledger.close().await;
+        self.ledger.persist().await;
         self.sources.store.close().await;
     }
 }

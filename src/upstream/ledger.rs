@@ -37,7 +37,10 @@ mod reservation;
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -89,9 +92,10 @@ struct Inner {
     store: Arc<dyn LedgerStore>,
     // Held while records are written, so that they are kept in the order in which they were made.
     writing: tokio::sync::Mutex<()>,
+    /// Manifest GETs answered without one upstream. Apart, so that a warm answer costs one atomic increment.
+    saved: AtomicU64,
 }
 
-#[derive(Default)]
 struct State {
     accounts: HashMap<Identity, Account>,
     /// Newest last.
@@ -104,12 +108,14 @@ struct State {
     journaled: usize,
     /// A write failed: the journal lacks something that memory has.
     behind: bool,
+    /// What the journal says was saved, and since when it is counted.
+    saved: (u64, SystemTime),
 }
 
 impl Ledger {
     /// `records` is what was kept before, oldest first; what cannot be read of it is skipped and logged.
     pub fn new(records: Vec<bytes::Bytes>, store: Arc<dyn LedgerStore>) -> Ledger {
-        let mut state = State { journaled: records.len(), ..State::default() };
+        let mut state = State::new(records.len());
         let mut unreadable = 0;
         for bytes in &records {
             match serde_json::from_slice(bytes) {
@@ -121,7 +127,10 @@ impl Ledger {
             tracing::warn!(unreadable, "the ledger's journal holds records that cannot be read");
         }
         state.close_replay();
-        Ledger { inner: Arc::new(Inner { state: Mutex::new(state), store, writing: tokio::sync::Mutex::default() }) }
+        let saved = AtomicU64::new(state.saved.0);
+        Ledger {
+            inner: Arc::new(Inner { state: Mutex::new(state), store, writing: tokio::sync::Mutex::default(), saved }),
+        }
     }
 
     /// A ledger that forgets when the process ends, for tests and tools.
@@ -183,13 +192,33 @@ impl Ledger {
         self.lock().spends.iter().rev().filter(wanted).cloned().collect()
     }
 
+    /// Counts a manifest GET that was answered without one upstream.
+    pub fn count_saved(&self) {
+        self.inner.saved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Manifest GETs answered without one upstream, and since when they are counted. Survives restarts.
+    pub fn saved(&self) -> (u64, SystemTime) {
+        (self.inner.saved.load(Ordering::Relaxed), self.lock().saved.1)
+    }
+
     /// Records that say everything the ledger knows; what [`LedgerStore::compact`] is given.
     pub fn snapshot(&self) -> Vec<Vec<u8>> {
         self.lock().snapshot()
     }
 
-    /// Writes what is not written yet; called when the process ends, so that refunds and the last entries are kept as they were.
-    pub async fn close(&self) {
+    /// Writes what is not written yet: now and then, and when the process ends, so that refunds and the last entries are kept
+    /// as they were.
+    pub async fn persist(&self) {
+        let count = self.inner.saved.load(Ordering::Relaxed);
+        {
+            let mut state = self.lock();
+            if state.saved.0 != count {
+                state.saved.0 = count;
+                let since = state.saved.1;
+                state.outbox.extend(Record::Saved { count, since }.bytes());
+            }
+        }
         self.flush().await;
     }
 
@@ -341,6 +370,19 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl State {
+    fn new(journaled: usize) -> State {
+        State {
+            accounts: HashMap::new(),
+            spends: VecDeque::new(),
+            pending: HashMap::new(),
+            next_number: 0,
+            outbox: Vec::new(),
+            journaled,
+            behind: false,
+            saved: (0, SystemTime::now()),
+        }
+    }
+
     fn remember(&mut self, spend: Spend) {
         if self.spends.len() == NEWEST {
             self.spends.pop_front();
@@ -368,7 +410,8 @@ impl State {
             identity: identity.clone(),
             spend: spend.clone(),
         });
-        accounts.chain(spends).chain(pending).filter_map(|record| record.bytes()).collect()
+        let saved = Record::Saved { count: self.saved.0, since: self.saved.1 };
+        accounts.chain(spends).chain(pending).chain([saved]).filter_map(|record| record.bytes()).collect()
     }
 
     fn replay(&mut self, record: Record) {
@@ -396,6 +439,7 @@ impl State {
                 self.accounts.entry(spend.of()).or_default().spent_at(spend.at);
                 self.remember(spend);
             }
+            Record::Saved { count, since } => self.saved = (count, since.min(SystemTime::now())),
             Record::Observed { identity, reading } => self.accounts.entry(identity).or_default().restore(reading),
             Record::External { identity, at, count } => {
                 self.accounts.entry(identity).or_default().external_at(at, count);

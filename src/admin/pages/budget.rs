@@ -157,13 +157,15 @@ fn returns(whose: &str, own: &[&Spend], window: Duration, now: SystemTime) -> Ma
 
 fn cache(context: &PageContext<'_>) -> Markup {
     let usage = context.state.mirror.usage();
+    let (saved, since) = context.state.mirror.saved();
     let used = usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes;
     let part = 1000 * used.min(usage.capacity) / usage.capacity.max(1);
     html! {
         p {
             (html::count(usage.blobs, "blob", "blobs")) " of " (html::bytes(usage.blob_bytes)) " and "
             (html::count(usage.manifests, "manifest", "manifests")) " of " (html::bytes(usage.manifest_bytes)) "; "
-            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(context.state.mirror.manifests.saved(), "pull", "pulls")) " so far."
+            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(saved, "pull", "pulls")) " since "
+            (humantime::format_rfc3339_seconds(since).to_string().chars().take(10).collect::<String>()) "."
         }
         svg class="gauge thin" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img"
             aria-label={ (html::bytes(used)) " of " (html::bytes(usage.capacity)) " used" } {

@@ -21,6 +21,8 @@ pub(super) enum Record {
     Spent { spend: Spend },
     /// What upstream last said.
     Observed { identity: Identity, reading: Reading },
+    /// Manifest GETs that cost nothing, and since when they are counted.
+    Saved { count: u64, since: SystemTime },
     /// Others spent.
     External { identity: Identity, at: SystemTime, count: u64 },
 }

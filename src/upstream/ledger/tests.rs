@@ -202,7 +202,7 @@ async fn what_was_reserved_when_the_process_was_killed_is_spent() {
     // Nor is it somebody else's when upstream tells that it counted.
     observe(&restarted, 49);
     assert_eq!(left(&restarted).external, 0);
-    restarted.close().await;
+    restarted.persist().await;
     drop(reservation);
     assert_eq!(left(&open(&journal)).spent, 1);
 }
@@ -214,7 +214,7 @@ async fn a_restart_knows_what_was_spent_and_what_is_left() {
     spend(&ledger, Some(99)).await;
     spend(&ledger, Some(98)).await;
     observe(&ledger, 90);
-    ledger.close().await;
+    ledger.persist().await;
     let restarted = open(&journal);
     assert_eq!(left(&restarted), Balance { next_at: left(&restarted).next_at, ..left(&ledger) });
     assert_eq!((left(&restarted).spent, left(&restarted).external, left(&restarted).remaining), (2, 8, Some(90)));
@@ -369,11 +369,11 @@ async fn a_full_disk_stops_no_pull_and_is_made_good_afterwards() {
     journal.full.store(true, Ordering::Relaxed);
     spend(&ledger, Some(99)).await;
     spend(&ledger, Some(98)).await;
-    ledger.close().await;
+    ledger.persist().await;
     assert_eq!(journal.replay().len(), 0);
     journal.full.store(false, Ordering::Relaxed);
     spend(&ledger, Some(97)).await;
-    ledger.close().await;
+    ledger.persist().await;
     assert_eq!(journal.compactions.load(Ordering::Relaxed), 1);
     assert_eq!(left(&open(&journal)).spent, 3);
 }
@@ -386,7 +386,7 @@ async fn a_long_journal_is_compacted_and_loses_nothing() {
     for _ in 0..20 {
         spend(&ledger, None).await;
     }
-    ledger.close().await;
+    ledger.persist().await;
     assert_eq!(journal.compactions.load(Ordering::Relaxed), 1);
     assert!(journal.replay().len() <= 3 * 20);
     assert_eq!(open(&journal).spends(usize::MAX).len(), 20);
@@ -432,4 +432,21 @@ async fn the_figures_of_a_budget_add_up() {
     assert_eq!(adds_up("a refusal").unexplained, 70);
     observe(&ledger, 100);
     assert_eq!(adds_up("all are back").unexplained, -1);
+}
+
+#[tokio::test]
+async fn what_was_saved_survives_a_restart_and_a_compaction_with_its_date() {
+    let journal = Arc::new(Journal::default());
+    let ledger = open(&journal);
+    let since = ledger.saved().1;
+    (0..3).for_each(|_| ledger.count_saved());
+    ledger.persist().await;
+    ledger.persist().await;
+    assert_eq!(journal.appends.load(Ordering::Relaxed), 1, "nothing is written when nothing changed");
+    let ledger = open(&journal);
+    ledger.count_saved();
+    assert_eq!(ledger.saved(), (4, since));
+    ledger.persist().await;
+    *journal.records.lock().unwrap() = ledger.snapshot();
+    assert_eq!(open(&journal).saved(), (4, since));
 }
