@@ -100,6 +100,7 @@ fn spend(spend: &Spend) -> Value {
         "identity": &*spend.identity,
         "repository": spend.repository.as_str(),
         "reference": spend.reference,
+        "tag": spend.tag.as_deref(),
         "client": &*spend.client,
         "class": spend.class,
         "reason": spend.reason,

@@ -129,7 +129,7 @@ fn spends(answer: &Value, explained: Option<&str>) -> String {
             Value::Null => "-".to_owned(),
             other => other.to_string(),
         };
-        let reference = word("reference");
+        let reference = spend["tag"].as_str().map_or_else(|| word("reference"), str::to_owned);
         let separator = if reference.contains(':') { '@' } else { ':' };
         // A digest is told from others by far less than its 64 digits.
         let reference: String = reference.chars().take(if separator == '@' { 19 } else { 128 }).collect();

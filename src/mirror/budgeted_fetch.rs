@@ -18,6 +18,7 @@ use super::{
     coalesce::{ShareScope, Waiters},
     error::Error,
     lookup::Lookup,
+    names::Names,
     sources::Sources,
 };
 use crate::{
@@ -45,13 +46,14 @@ pub(super) struct BudgetedFetch {
     sources: Sources,
     pub(super) ledger: Ledger,
     limits: Limits,
+    names: Names,
     /// When an identity that seemed to have nothing left was last probed by a HEAD.
     last_probes: Arc<Mutex<HashMap<Identity, Instant>>>,
 }
 
 impl BudgetedFetch {
-    pub(super) fn new(sources: Sources, ledger: Ledger, limits: Limits) -> BudgetedFetch {
-        BudgetedFetch { sources, ledger, limits, last_probes: Arc::default() }
+    pub(super) fn new(sources: Sources, ledger: Ledger, limits: Limits, names: Names) -> BudgetedFetch {
+        BudgetedFetch { sources, ledger, limits, names, last_probes: Arc::default() }
     }
 
     /// The counted GET. What anonymous may read is paid by the identity with the most left, the rest by its account.
@@ -72,7 +74,9 @@ impl BudgetedFetch {
         let about = RequestInfo { method: "GET", repository: lookup.repository.as_str(), reference: &name };
         self.limits.admit_upstream(&lookup.client, about, now).map_err(|denied| Error::Throttled(Arc::from(denied)))?;
         let fetched = self.fetch_admitted(upstream, lookup, source, reference, reason, waiters).await;
-        if fetched.is_err() {
+        if let Ok(manifest) = &fetched {
+            self.names.learn_platforms(lookup, manifest);
+        } else {
             self.limits.refund_upstream(&lookup.client, SystemTime::now());
         }
         fetched
@@ -93,7 +97,7 @@ impl BudgetedFetch {
             if left.remaining.is_some_and(|remaining| remaining <= 0) {
                 left = self.probe(upstream, &identity, lookup, reference, left).await;
             }
-            let purpose = purpose(lookup, reference, reason, waiters);
+            let purpose = self.purpose(lookup, reference, reason, waiters);
             match self.reserve(&identity, &purpose, lookup, OnExceed::Stale).await {
                 Ok(reservation) => match self.send(upstream, reservation, lookup, reference, &purpose).await {
                     Ok(manifest) => return Ok(manifest),
@@ -116,7 +120,7 @@ impl BudgetedFetch {
             && !waiters.has_stale
         {
             let identity = left.identity.clone();
-            let purpose = purpose(lookup, reference, reason, waiters);
+            let purpose = self.purpose(lookup, reference, reason, waiters);
             // Upstream's clock is not ours: a pull that was forecast may come back a moment later than that.
             let deadline = SystemTime::now() + self.limits.config().budget.queue_max_wait;
             loop {
@@ -259,6 +263,22 @@ impl BudgetedFetch {
         }
     }
 
+    fn purpose(&self, lookup: &Lookup, reference: &Reference, reason: Reason, waiters: &Waiters) -> Purpose {
+        Purpose {
+            repository: lookup.repository.clone(),
+            reference: reference.clone(),
+            tag: match reference {
+                Reference::Digest(digest) => self.names.of(lookup, digest),
+                Reference::Tag(_) => None,
+            },
+            client: lookup.client.key.to_string().into(),
+            class: lookup.client.class,
+            reason,
+            waiters: waiters.count.clone(),
+            refunded: Arc::default(),
+        }
+    }
+
     async fn send(
         &self,
         upstream: &Upstream,
@@ -325,18 +345,6 @@ struct QueueSlot<'a> {
 impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.fetcher.limits.leave_queue(self.identity, self.ticket);
-    }
-}
-
-fn purpose(lookup: &Lookup, reference: &Reference, reason: Reason, waiters: &Waiters) -> Purpose {
-    Purpose {
-        repository: lookup.repository.clone(),
-        reference: reference.clone(),
-        client: lookup.client.key.to_string().into(),
-        class: lookup.client.class,
-        reason,
-        waiters: waiters.count.clone(),
-        refunded: Arc::default(),
     }
 }
 

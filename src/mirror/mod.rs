@@ -19,6 +19,7 @@ mod listings;
 mod lookup;
 mod manifests;
 mod metrics;
+mod names;
 mod negative;
 mod settings;
 mod sources;
@@ -44,7 +45,7 @@ pub use self::{
     metrics::Metrics,
     settings::Settings,
 };
-use self::{budgeted_fetch::BudgetedFetch, negative::NegativeCache, sources::Sources, tags::Tags};
+use self::{budgeted_fetch::BudgetedFetch, names::Names, negative::NegativeCache, sources::Sources, tags::Tags};
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
     client::Client,
@@ -85,12 +86,13 @@ impl Mirror {
         let (settings, metrics) = (Arc::new(settings), Arc::<Metrics>::default());
         let negative = Arc::new(NegativeCache::new(settings.negative_entries, settings.negative_ttl));
         let sources = Sources::new(store, upstreams);
-        let tags = Tags::new(settings.clone(), sources.clone(), runtime.clone());
+        let names = Names::new();
+        let tags = Tags::new(settings.clone(), sources.clone(), names.clone(), runtime.clone());
         let manifests = Arc::new(Manifests::new(
             settings.clone(),
             sources.clone(),
             tags.clone(),
-            BudgetedFetch::new(sources.clone(), ledger.clone(), limits.clone()),
+            BudgetedFetch::new(sources.clone(), ledger.clone(), limits.clone(), names),
             negative.clone(),
             metrics.clone(),
             runtime.clone(),

@@ -19,6 +19,7 @@ use super::{
     flight::Flights,
     freshness::{self, Freshness},
     lookup::{Key, Lookup, Object},
+    names::Names,
     settings::Settings,
     sources::Sources,
 };
@@ -41,15 +42,16 @@ pub(super) enum Resolution {
 pub(super) struct Tags {
     settings: Arc<Settings>,
     sources: Sources,
+    names: Names,
     /// What a HEAD found a moved tag to name while its bytes are not here: the older answer must stand until they are.
     pending: moka::sync::Cache<Key, (Source, TagRecord)>,
     resolutions: Flights<Key, Result<Resolution, Error>>,
 }
 
 impl Tags {
-    pub(super) fn new(settings: Arc<Settings>, sources: Sources, runtime: Handle) -> Tags {
+    pub(super) fn new(settings: Arc<Settings>, sources: Sources, names: Names, runtime: Handle) -> Tags {
         let pending = moka::sync::Cache::new(settings.negative_entries);
-        Tags { settings, sources, pending, resolutions: Flights::new(runtime) }
+        Tags { settings, sources, names, pending, resolutions: Flights::new(runtime) }
     }
 
     /// The cached tag, and whose answer it is.
@@ -115,6 +117,7 @@ impl Tags {
         let Some(digest) = head.digest else {
             return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused });
         };
+        self.names.learn(lookup, digest.clone(), tag.as_str().into());
         let now = SystemTime::now();
         if let Some((_, old)) = old.as_ref().filter(|(_, old)| old.digest == digest) {
             let record = TagRecord { checked_at: now, ..old.clone() };

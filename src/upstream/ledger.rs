@@ -285,6 +285,7 @@ impl Ledger {
             identity: identity.name(),
             repository: purpose.repository.clone(),
             reference: purpose.reference.to_string(),
+            tag: purpose.tag.clone(),
             client: purpose.client.clone(),
             class: purpose.class,
             reason: purpose.reason,

@@ -65,6 +65,7 @@ fn purpose(reference: &Reference) -> ledger::Purpose {
     ledger::Purpose {
         repository: name("a/b"),
         reference: reference.clone(),
+        tag: None,
         client: "10.0.0.7".into(),
         class: Class::Standard,
         reason: ledger::Reason::Cold,

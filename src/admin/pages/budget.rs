@@ -187,7 +187,10 @@ fn row(spend: &Spend) -> Vec<Markup> {
         html::time(spend.at),
         html::text(&spend.client),
         html::text(class.as_str().unwrap_or_default()),
-        html::image(&format!("{}/{}", spend.upstream, spend.repository), &spend.reference),
+        html::image(
+            &format!("{}/{}", spend.upstream, spend.repository),
+            spend.tag.as_deref().unwrap_or(&spend.reference),
+        ),
         html::text(why),
         html::text((spend.waiters + 1).to_string()),
         html::text(spend.remaining.map(|remaining| remaining.to_string()).unwrap_or_default()),

@@ -35,6 +35,8 @@ pub struct Purpose {
     pub repository: Name,
     /// The tag or digest that is asked for.
     pub reference: Reference,
+    /// The tag by which a digest became known, with the platform behind it.
+    pub tag: Option<Arc<str>>,
     /// The client that came first.
     pub client: Arc<str>,
     /// How much its pulls matter.
@@ -60,6 +62,9 @@ pub struct Spend {
     pub repository: Name,
     /// The tag or digest.
     pub reference: String,
+    /// The tag by which a digest became known, with the platform behind it: `latest (linux/amd64)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Arc<str>>,
     /// The client that came first.
     pub client: Arc<str>,
     /// How much its pulls matter.

@@ -67,6 +67,7 @@ fn purpose() -> Purpose {
     Purpose {
         repository: "library/busybox".parse().unwrap(),
         reference: "latest".parse().unwrap(),
+        tag: None,
         client: "10.0.0.7".into(),
         class: Class::Standard,
         reason: Reason::Cold,
