@@ -201,12 +201,11 @@ impl Blobs {
                     if self.sources.store.blobs.size(digest)?.is_some() {
                         continue;
                     }
-                    let mut permit = Some(permit);
+                    // Held over the whole loop: an identity that is refused must not let another lookup take the lead, for then
+                    // the next identity would find no permit, which is not a refusal by upstream.
+                    let permit = Arc::new(permit);
                     let request = |upstream: Upstream, identity| {
-                        // A refused identity has spent its permit; the next one needs another.
-                        let permit = permit.take().or_else(|| self.fills.enter(digest).ok());
-                        let fill = self.fill(lookup, digest, upstream, identity);
-                        async move { fill.start(permit.ok_or(upstream::Error::Denied)?).await }
+                        self.fill(lookup, digest, upstream, identity).start(permit.clone())
                     };
                     let (_, found) =
                         self.sources.first(lookup, request).await.map_err(|error| refused(lookup, error))?;

@@ -146,7 +146,7 @@ impl Fill {
     ///
     /// # Errors
     /// Upstream's, when it refuses, or is gone, or answers with what cannot be this blob.
-    pub(super) async fn start(self, permit: Permit) -> Result<Found, upstream::Error> {
+    pub(super) async fn start(self, permit: Arc<Permit>) -> Result<Found, upstream::Error> {
         // The semaphore is never closed; were it, the fill would just run unbounded.
         let slot = match tokio::time::timeout(SLOT_WAIT, permit.fills.slots.clone().acquire_owned()).await {
             Ok(slot) => slot.ok(),
