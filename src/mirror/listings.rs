@@ -121,6 +121,11 @@ impl Listings {
         Ok((source, descriptors))
     }
 
+    /// Forgets which subjects had no referrers, as a purge by an operator asks.
+    pub(super) fn forget_absent(&self) {
+        self.no_referrers.invalidate_all();
+    }
+
     /// A listing from disk while it is fresh, else from upstream, else from disk with a warning.
     async fn list<F, W>(
         &self,

@@ -195,6 +195,8 @@ impl Mirror {
     /// [`Error::Internal`].
     pub async fn purge(&self, upstream: &str, repository: &Name, reference: Option<&Tag>) -> Result<u64, Error> {
         self.negative.clear();
+        self.tags.forget_pending();
+        self.listings.forget_absent();
         Ok(self.sources.store.cache.forget(upstream, repository, reference).await?)
     }
 

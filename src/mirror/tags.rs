@@ -149,6 +149,11 @@ impl Tags {
         self.pending.insert(Tags::key(lookup, tag), (source, record));
     }
 
+    /// Forgets what HEADs found, as a purge by an operator asks; each tag costs one more HEAD, which is free.
+    pub(super) fn forget_pending(&self) {
+        self.pending.invalidate_all();
+    }
+
     fn key(lookup: &Lookup, tag: &Tag) -> Key {
         lookup.key(Object::Manifest(Reference::Tag(tag.clone())))
     }
