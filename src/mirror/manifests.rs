@@ -219,8 +219,22 @@ impl Manifests {
             }
         }
         let manifest = self.fetcher.fetch(lookup, &source, &reference, reason, waiters).await?;
+        self.forget_absence_of_children(lookup, &manifest);
         self.keep(&source, &manifest).await;
         Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
+    }
+
+    /// What a new manifest names may have come with it, whatever was known of it before.
+    fn forget_absence_of_children(&self, lookup: &Lookup, manifest: &Manifest) {
+        let children = manifest.describe().map(|description| description.children).unwrap_or_default();
+        for child in children {
+            let object = if manifest.media_type.is_index() {
+                Object::Manifest(Reference::Digest(child.digest))
+            } else {
+                Object::Blob(child.digest)
+            };
+            self.negative.forget(&lookup.key(object));
+        }
     }
 
     /// Keeps what was fetched. A disk that is full or fails costs the cache an entry and the client nothing.
@@ -318,7 +332,12 @@ impl Manifests {
                 let held = self.sources.manifest(lookup, &record.digest)?;
                 let mut answer = match held {
                     Some(manifest) => ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Revalidated) },
-                    None => self.by_digest(lookup, &record.digest, reason, waiters.has_stale).await?,
+                    None => {
+                        // Upstream has just named it, so it is there, whatever was known before.
+                        let reference = Reference::Digest(record.digest.clone());
+                        self.negative.forget(&lookup.key(Object::Manifest(reference)));
+                        self.by_digest(lookup, &record.digest, reason, waiters.has_stale).await?
+                    }
                 };
                 if !changed && answer.facts.status == CacheStatus::Hit {
                     answer.facts.status = CacheStatus::Revalidated;
@@ -332,6 +351,7 @@ impl Manifests {
             Resolution::HeadRefused { source, reason } => {
                 let reference = Reference::Tag(tag.clone());
                 let manifest = self.fetcher.fetch(lookup, &source, &reference, reason, waiters).await?;
+                self.forget_absence_of_children(lookup, &manifest);
                 self.keep(&source, &manifest).await;
                 self.tags.put(&source, tag, &Tags::record_of(&manifest)).await;
                 Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })

@@ -1,12 +1,17 @@
 //! What upstream lately said does not exist, so that asking again and again costs it nothing.
 //!
-//! An entry lives for `negative_ttl` at first; each time upstream confirms the absence after that, twice as long, up to five
-//! minutes. A success forgets it. Only a 404 and a refusal come here: a failure is never mistaken for absence.
+//! An entry lives for `negative_ttl` at first; that of a digest, each time upstream confirms the absence after that, twice as long,
+//! up to five minutes. A tag may be pushed at any moment, so its absence never lasts longer. A success forgets it, and so does a
+//! manifest that names the digest. Only a 404 and a refusal come here: a failure is never mistaken for absence.
 //! The memory is bounded; what falls out of it costs one more HEAD, which is free.
 
 use std::time::{Duration, Instant};
 
-use super::{error::Error, lookup::Key};
+use super::{
+    error::Error,
+    lookup::{Key, Object},
+};
+use crate::oci::Reference;
 
 /// The longest an absence is believed without asking again.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -58,17 +63,20 @@ impl NegativeCache {
 
     /// Upstream said (again) that it does not exist.
     fn remember(&self, key: Key, error: Error, now: Instant) {
+        // A tag that a client asked for too early is pushed sooner or later, and must be seen then. Of digests that is not to be
+        // expected, and what names one ends its absence.
+        let grows = !matches!(key.object, Object::Manifest(Reference::Tag(_)));
         let lasts = match self.entries.get(&key) {
             // Two who asked at once are one confirmation.
             Some(absence) if now < absence.until => return,
-            Some(absence) => absence.lasts.saturating_mul(2).min(LONGEST),
-            None => self.first,
+            Some(absence) if grows => absence.lasts.saturating_mul(2).min(LONGEST),
+            Some(_) | None => self.first,
         };
         self.entries.insert(key, Absence { error, lasts, until: now + lasts });
     }
 
     /// It exists after all.
-    fn forget(&self, key: &Key) {
+    pub(super) fn forget(&self, key: &Key) {
         // The look spares the hot path a write; an absence is rare.
         if self.entries.contains_key(key) {
             self.entries.invalidate(key);
@@ -84,7 +92,6 @@ impl NegativeCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::lookup::Object;
 
     #[test]
     fn an_absence_lasts_twice_as_long_each_time_it_is_confirmed_and_a_success_ends_it() {
@@ -93,7 +100,7 @@ mod tests {
             upstream: "docker.io".into(),
             repository: "library/none".parse().unwrap(),
             private: false,
-            object: Object::Manifest("latest".parse().unwrap()),
+            object: Object::Manifest(format!("sha256:{}", "0".repeat(64)).parse().unwrap()),
         };
         let mut now = Instant::now();
         for lasts in [15, 30, 60, 120, 240, 300, 300] {
@@ -105,5 +112,13 @@ mod tests {
         negative.remember(key.clone(), Error::ManifestUnknown, now);
         negative.forget(&key);
         assert!(negative.get(&key, now).is_none());
+
+        let tag = Key { object: Object::Manifest("latest".parse().unwrap()), ..key };
+        for _ in 0..3 {
+            negative.remember(tag.clone(), Error::ManifestUnknown, now);
+            assert!(negative.get(&tag, now + Duration::from_secs(14)).is_some());
+            now += Duration::from_secs(15);
+            assert!(negative.get(&tag, now).is_none(), "a tag may be pushed at any moment");
+        }
     }
 }

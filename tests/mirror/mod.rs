@@ -256,3 +256,58 @@ async fn a_tag_that_moves_between_head_and_get_is_asked_for_once_more() {
     gate.open();
     assert_eq!(asked.await.unwrap().unwrap().manifest.digest.to_string(), second.digest());
 }
+
+#[tokio::test]
+async fn a_purge_forgets_that_a_manifest_had_no_referrers() {
+    let mut change = Change::default();
+    change.mirror.listing_ttl = Duration::from_secs(3600);
+    let bench = Bench::start(hub::Settings::default(), change).await;
+    let image = bench.hub.push(Spec::new("library/signed")).unwrap();
+    let (lookup, subject) = (lookup("library/signed", &[]), digest(image.digest()));
+    assert_eq!(bench.mirror.listings.referrers(&lookup, &subject).await.unwrap().descriptors.len(), 0);
+    bench.hub.push_referrer(hub::Artifact {
+        repository: "library/signed".into(),
+        subject: image.digest().into(),
+        artifact_type: "application/vnd.example.signature".into(),
+        annotations: Vec::new(),
+        content: "signed".into(),
+    });
+    assert_eq!(bench.mirror.listings.referrers(&lookup, &subject).await.unwrap().descriptors.len(), 0, "it is fresh");
+    bench.mirror.purge("docker.io", &lookup.repository, None).await.unwrap();
+    assert_eq!(bench.mirror.listings.referrers(&lookup, &subject).await.unwrap().descriptors.len(), 1);
+}
+
+/// The tag and the platform of a spend are shown, though clients fetch by digest.
+#[tokio::test]
+async fn a_spend_shows_the_tag_by_which_its_digest_became_known() {
+    let bench = Bench::start(limited(100), Change::default()).await;
+    let image = bench.hub.push(Spec::new("library/named").platforms(["linux/amd64", "linux/arm64/v8"])).unwrap();
+    let lookup = lookup("library/named", &[]);
+    bench.mirror.manifests.head(&lookup, &tag("latest")).await.unwrap();
+    for digest in [image.digest(), &image.platforms[1].manifest.digest] {
+        bench.mirror.manifests.get(&lookup, &Reference::Digest(digest.parse().unwrap())).await.unwrap();
+    }
+    let tags: Vec<_> = bench.mirror.spends(9).into_iter().filter_map(|spend| spend.tag).collect();
+    assert_eq!(tags.iter().map(|tag| &**tag).collect::<Vec<_>>(), ["latest (linux/arm64/v8)", "latest"]);
+}
+
+/// An absence that a client primed does not outlive the push: the tag is seen at once, and so are the objects it names.
+#[tokio::test]
+async fn what_was_absent_is_served_as_soon_as_a_tag_names_it() {
+    let bench = Bench::start(hub::Settings::default(), Change::default()).await;
+    let other = Bench::start(hub::Settings::default(), Change::default()).await;
+    bench.hub.push(Spec::new("library/soon").tags(["old"]).seed(1)).unwrap();
+    // The same image, to know its digests before it is there.
+    let image = other.hub.push(Spec::new("library/soon").tags(["new"]).seed(2).layers([MIB])).unwrap();
+    let lookup = lookup("library/soon", &[]);
+    let layer = digest(&image.platforms[0].layers[0].digest);
+    let platform = Reference::Digest(digest(&image.platforms[0].manifest.digest));
+    for reference in [Reference::Digest(digest(image.digest())), platform.clone()] {
+        assert!(matches!(bench.mirror.manifests.get(&lookup, &reference).await, Err(Error::ManifestUnknown)));
+    }
+    assert!(matches!(bench.mirror.blobs.get(&lookup, &layer, None).await, Err(Error::BlobUnknown)));
+    bench.hub.push(Spec::new("library/soon").tags(["new"]).seed(2).layers([MIB])).unwrap();
+    assert_eq!(bench.mirror.manifests.get(&lookup, &tag("new")).await.unwrap().manifest.digest, digest(image.digest()));
+    bench.mirror.manifests.get(&lookup, &platform).await.unwrap();
+    bench.mirror.blobs.get(&lookup, &layer, None).await.unwrap();
+}
