@@ -85,8 +85,9 @@ fn observe(ledger: &Ledger, remaining: i64) {
     ledger.observe(&who(), ledger.stamp(&who()), said(remaining));
 }
 
+/// A balance says when it was asked, by its version, which no other ledger shares.
 fn left(ledger: &Ledger) -> Balance {
-    ledger.balance(&who(), SystemTime::now())
+    Balance { version: 0, ..ledger.balance(&who(), SystemTime::now()) }
 }
 
 async fn spend(ledger: &Ledger, remaining: Option<i64>) {
@@ -128,13 +129,13 @@ async fn of_many_who_reserve_the_last_pull_one_gets_it() {
 #[tokio::test]
 async fn a_decision_on_more_than_is_left_by_now_is_made_again() {
     let ledger = Ledger::unkept();
-    let unmetered = left(&ledger);
+    let unmetered = ledger.balance(&who(), SystemTime::now());
     let _first = ledger.reserve(&who(), purpose()).await.unwrap();
     let spent = ledger.try_spend(&who(), unmetered.version, purpose()).await;
     assert!(matches!(spent, Attempt::Spent(_)), "where nothing is metered no decision can be out of date: {spent:?}");
     drop(spent);
     observe(&ledger, 3);
-    let decided_on = left(&ledger);
+    let decided_on = ledger.balance(&who(), SystemTime::now());
     let other = ledger.reserve(&who(), purpose()).await.unwrap();
     let Attempt::Changed(changed) = ledger.try_spend(&who(), decided_on.version, purpose()).await else { panic!() };
     assert_eq!(changed.remaining, decided_on.remaining.map(|remaining| remaining - 1));
@@ -217,8 +218,7 @@ async fn a_restart_knows_what_was_spent_and_what_is_left() {
     observe(&ledger, 90);
     ledger.persist().await;
     let restarted = open(&journal);
-    let restored = left(&restarted);
-    assert_eq!(restored, Balance { next_at: restored.next_at, version: restored.version, ..left(&ledger) });
+    assert_eq!(left(&restarted), Balance { next_at: left(&restarted).next_at, ..left(&ledger) });
     assert_eq!((left(&restarted).spent, left(&restarted).external, left(&restarted).remaining), (2, 8, Some(90)));
     assert_eq!(restarted.identities(), [who()]);
     let kept = Ledger::new(restarted.snapshot().into_iter().map(Bytes::from).collect(), Arc::new(Shared(journal)));
