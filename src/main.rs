@@ -21,7 +21,7 @@ use tokio::{
 };
 use weir::{
     admin::{self, Draining},
-    cli::{self, Cli, Command},
+    cli::{self, Cli, Command, Failure},
     config::{self, Config, Settings, Watch},
     hosted::Hosted,
     http,
@@ -38,15 +38,15 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let (config, watch) = match cli.load() {
         Ok(loaded) => loaded,
-        Err(errors) => return fail(&errors.to_string()),
+        Err(errors) => return fail(&errors.to_string().into()),
     };
     let done = match cli.command {
-        None | Some(Command::Serve) => serve(cli, config, watch),
+        None | Some(Command::Serve) => serve(cli, config, watch).map_err(Failure::from),
         Some(ref command) => cli::run(command, &config),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => fail(&reason),
+        Err(failure) => fail(&failure),
     }
 }
 
@@ -215,12 +215,12 @@ impl Signals {
 }
 
 /// Says why on standard error, line by line.
-fn fail(reason: &str) -> ExitCode {
+fn fail(failure: &Failure) -> ExitCode {
     use std::io::Write;
     let mut err = std::io::stderr().lock();
-    for line in reason.lines() {
+    for line in failure.reason.lines() {
         // Nobody is left to tell when this fails.
         let _ = writeln!(err, "weir: {line}");
     }
-    ExitCode::FAILURE
+    ExitCode::from(failure.status)
 }

@@ -55,8 +55,8 @@ pub enum Command {
     Throttle(throttle::Arguments),
     /// Forget a cached tag or repository
     Purge(purge::Arguments),
-    /// Hash everything on the disk again and put aside what does not match (while weir is stopped)
-    Verify,
+    /// Read everything on the disk again and name what is damaged (while weir is stopped)
+    Verify(verify::Arguments),
     /// Print a password's hash for an `[[account]]`; the password is read from standard input
     HashPassword,
 }
@@ -79,12 +79,27 @@ impl Cli {
     }
 }
 
-/// Runs a command that is not `serve`. What goes wrong is a sentence for standard error.
+/// Why a command did not do what it was asked for: a sentence for standard error, and the exit status.
+#[derive(Debug)]
+pub struct Failure {
+    /// The sentence.
+    pub reason: String,
+    /// 1 for most; 2 where 1 is an answer.
+    pub status: u8,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Failure {
+        Failure { reason, status: 1 }
+    }
+}
+
+/// Runs a command that is not `serve`.
 ///
 /// # Errors
-/// The sentence.
-pub fn run(command: &Command, config: &Config) -> Result<(), String> {
-    match command {
+/// What goes wrong.
+pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
+    let done = match command {
         Command::Serve => Ok(()),
         Command::Check => check::run(config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
@@ -92,9 +107,10 @@ pub fn run(command: &Command, config: &Config) -> Result<(), String> {
         Command::Ban(arguments) => ban::run(arguments, config),
         Command::Throttle(arguments) => throttle::run(arguments, config),
         Command::Purge(arguments) => purge::run(arguments, config),
-        Command::Verify => verify::run(config),
+        Command::Verify(arguments) => return verify::run(arguments, config),
         Command::HashPassword => hash_password::run(),
-    }
+    };
+    Ok(done?)
 }
 
 /// Prints to standard output. A reader that has gone (`weir budget | head -1`) is no error, and never a panic.

@@ -53,7 +53,7 @@ use crate::{
     oci::{Name, Tag},
     upstream::{Ledger, Upstream},
 };
-pub use weir_storage::{Extent, Reader, Scrubbed, Source, Stopped, Usage};
+pub use weir_storage::{Extent, Reader, Repair, Report, Scrub, Source, Stopped, Usage};
 
 /// The mirror. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -200,14 +200,9 @@ impl Mirror {
         Ok(self.sources.store.cache.forget(upstream, repository, reference).await?)
     }
 
-    /// Hashes everything stored again, at most so many bytes a second.
-    ///
-    /// # Errors
-    /// [`Error::Internal`].
-    pub async fn scrub(&self, bytes_per_second: u64) -> Result<Scrubbed, Error> {
-        let store = self.sources.store.clone();
-        let scrub = self.runtime.spawn(async move { store.scrub.run(bytes_per_second).await });
-        Ok(scrub.await.map_err(|_| Error::Internal)??)
+    /// What looks for damage of what is stored.
+    pub fn scrub(&self) -> &Scrub {
+        &self.sources.store.scrub
     }
 
     /// Stops fills so that they can be resumed, and flushes. The end of the drain.

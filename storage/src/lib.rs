@@ -19,6 +19,7 @@
 //!   uploads/<id>, <id>.session                  arriving from a client, whose digest comes last
 //!   server                                      names this server in the ids of its uploads
 //!   journals/<name>                             what no upstream can give again
+//!   scrub                                       where the scrub in service is
 //!   quarantine/                                 what did not match its digest, for the operator to look at
 //!   index/, index.sentinel                      sled: rebuildable from all of the above
 //! ```
@@ -66,7 +67,7 @@ pub use files::{Call, Faults};
 pub use files::{Journal, Journals};
 pub use hosted::{HostedUsage, Push, ReferrersPage, Repositories, Upload, Uploads};
 pub use index::Index;
-pub use scrub::{Scrub, Scrubbed};
+pub use scrub::{Damage, Problem, Progress, Repair, Report, Scrub, Scrubbed, Status};
 pub use settings::Settings;
 pub use source::Source;
 pub use store::Store;

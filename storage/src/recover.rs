@@ -63,6 +63,17 @@ pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error>
     Ok(lock)
 }
 
+/// # Errors
+/// [`Error::Unusable`] when no store has made the directory.
+pub(crate) fn must_exist(disk: &Disk, layout: &Layout) -> Result<(), Error> {
+    let first = disk.read(&layout.lock(), 4096)?.unwrap_or_default();
+    if first.is_empty() {
+        let root = layout.root().display();
+        return Err(Error::Unusable(format!("{root} is no data directory of Weir; name one in storage.root")));
+    }
+    Ok(())
+}
+
 /// The name of this server, made with the directory: eight hexadecimal digits.
 pub(crate) fn server(disk: &Disk, layout: &Layout) -> Result<String, Error> {
     let path = layout.server();

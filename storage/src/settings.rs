@@ -24,6 +24,8 @@ pub struct Settings {
     /// Whether a blob of an earlier run is hashed once before its last bytes are given (true). Costs one read of the
     /// blob, on its first use after a start, and finds what rotted while nobody looked.
     pub verify_on_first_read: bool,
+    /// Everything is read and hashed again once in each such time, in service (7 days); 0 is never.
+    pub scrub: Duration,
     /// Patterns of the names that are hosted here (none); each is a namespace.
     pub namespaces: Vec<String>,
     /// Bytes that each of them may hold; 0 is as many as the disk has room for (0).
@@ -48,6 +50,7 @@ impl Default for Settings {
             memory_cache: 64 << 20,
             write_buffer: 8 << 20,
             verify_on_first_read: true,
+            scrub: Duration::from_secs(7 * 24 * 60 * 60),
             namespaces: Vec::new(),
             namespace_capacity: 0,
             upload_sessions: 1000,

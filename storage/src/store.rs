@@ -81,6 +81,15 @@ impl Store {
         Store::open_on(settings, Faults::default())
     }
 
+    /// As [`Store::open`], of a directory that a store has made before; makes nothing when it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] when it is not one; those of [`Store::open`].
+    pub fn open_existing(settings: Settings) -> Result<Store, Error> {
+        recover::must_exist(&Disk::default(), &Layout::new(settings.root.clone()))?;
+        Store::open(settings)
+    }
+
     /// As [`Store::open`], on a disk that fails on demand.
     #[doc(hidden)]
     pub fn open_on(settings: Settings, faults: Faults) -> Result<Store, Error> {
@@ -102,6 +111,9 @@ impl Store {
             capacity: capacity.clone(),
             verifier: blobs.verifier.clone(),
             manifests: manifests.clone(),
+            pins: repositories.pins().clone(),
+            served: Arc::default(),
+            job: Arc::default(),
         };
         let evictor = Evictor {
             files: files.clone(),
@@ -128,6 +140,10 @@ impl Store {
         })?;
         let (expiring, written) = (uploads.clone(), index.clone());
         threads.start("housekeeper", move || keep_house(&closing, &expiring, &written))?;
+        let scrubbing = scrub.clone();
+        if !settings.scrub.is_zero() {
+            threads.start("scrub", move || scrubbing.serve(settings.scrub))?;
+        }
         let journals = Journals::new(threads.files.clone());
         let _threads = Arc::new(threads);
         Ok(Store { blobs, cache, repositories, uploads, journals, index, scrub, capacity, _threads })

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Error,
     capacity::Capacity,
-    files::{Files, Kind},
+    files::{Files, Kind, Stamp},
     oci::Digest,
 };
 
@@ -200,6 +200,11 @@ impl Verifier {
         }
         self.in_use.mark_verified(digest, stamp);
         Ok(Verdict::Sound)
+    }
+
+    /// The blob's bytes were seen to match its digest in the file that has this stamp.
+    pub(crate) fn mark_verified(&self, digest: &Digest, stamp: Stamp) {
+        self.in_use.mark_verified(digest, stamp);
     }
 
     /// Takes a corrupt blob out of the way; its readers stop, and it is absent from now on.

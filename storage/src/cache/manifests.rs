@@ -82,11 +82,16 @@ impl Manifests {
         let Some(bytes) = self.files.disk.read(&path, MOST)? else { return Ok(None) };
         let manifest = parse(digest, bytes.into());
         if manifest.is_none() {
-            self.files.quarantine(Kind::Manifest, digest, "the file does not match its digest");
-            self.capacity.quarantined(Kind::Manifest, digest);
-            self.forget(digest);
+            self.quarantine(digest, "the file does not match its digest");
         }
         Ok(manifest)
+    }
+
+    /// Takes a corrupt manifest out of the way; it is absent from now on.
+    pub(crate) fn quarantine(&self, digest: &Digest, why: &str) {
+        self.files.quarantine(Kind::Manifest, digest, why);
+        self.capacity.quarantined(Kind::Manifest, digest);
+        self.forget(digest);
     }
 
     /// `synced`: the bytes are on the disk before this returns; who needs the name there syncs its directory.

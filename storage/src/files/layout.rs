@@ -26,6 +26,13 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Kind; 2] = [Kind::Manifest, Kind::Blob];
 
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Blob => "blob",
+            Kind::Manifest => "manifest",
+        }
+    }
+
     pub(crate) fn directory(self) -> &'static str {
         match self {
             Kind::Blob => "blobs",
@@ -96,6 +103,11 @@ impl Layout {
 
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
+    }
+
+    /// Where the scrub in service is.
+    pub(crate) fn scrub_cursor(&self) -> PathBuf {
+        self.root.join("scrub")
     }
 
     pub(crate) fn repositories(&self) -> PathBuf {

@@ -195,6 +195,11 @@ impl Pins {
         pin.map(|pin| pin.holders.iter().map(|holder| holder.name.clone()).collect()).unwrap_or_default()
     }
 
+    /// Everything that is pinned.
+    pub(crate) fn all(&self) -> Vec<(Kind, Digest)> {
+        self.state().pins.keys().cloned().collect()
+    }
+
     /// All that a repository holds of a kind. Walks all pins.
     pub(crate) fn of(&self, kind: Kind, name: &Name) -> Vec<Digest> {
         let state = self.state();

@@ -11,7 +11,7 @@ use crate::{
     source, until,
 };
 
-async fn filled(root: &Path) -> Vec<Digest> {
+pub(crate) async fn filled(root: &Path) -> Vec<Digest> {
     let store = open(root);
     let mut digests = Vec::new();
     for seed in 0..20 {
@@ -208,33 +208,6 @@ async fn a_file_that_was_changed_in_service_is_not_given_whole() {
             assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes, "{what}");
         }
     }
-}
-
-/// A scrub finds what rotted and leaves the rest alone; whoever is reading it stops.
-#[tokio::test]
-async fn a_scrub_finds_what_rotted() {
-    let root = tempdir().unwrap();
-    let store = open(root.path());
-    let mut digests = Vec::new();
-    for seed in 0..5 {
-        let (digest, bytes) = content(seed, 100_000);
-        put(&store, &digest, &bytes).await.unwrap();
-        store.cache.manifests.put(&manifest(seed)).await.unwrap();
-        digests.push(digest);
-    }
-    let clean = store.scrub.run(0).await.unwrap();
-    assert_eq!((clean.objects, clean.quarantined.len()), (10, 0));
-    // Opened before, it is read as it is.
-    let mut reader = store.blobs.read(&digests[2]).unwrap().unwrap();
-    let path = blob_path(root.path(), &digests[2]);
-    let mut rotten = std::fs::read(&path).unwrap();
-    rotten[70_000] ^= 2;
-    std::fs::write(&path, rotten).unwrap();
-    let scrubbed = store.scrub.run(100 << 20).await.unwrap();
-    assert_eq!(scrubbed.quarantined, [digests[2].clone()]);
-    assert!(drain(&mut reader).await.1.is_err());
-    assert!(store.blobs.read(&digests[2]).unwrap().is_none());
-    assert_eq!(store.usage().blobs, 4);
 }
 
 /// A directory of another layout is refused with what to do, and not touched.

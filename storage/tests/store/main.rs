@@ -6,6 +6,7 @@ mod damage;
 mod hosted;
 mod journal;
 mod room;
+mod scrub;
 mod small;
 
 use std::{future::poll_fn, os::unix::fs::FileExt, path::Path, time::Duration};
