@@ -17,7 +17,7 @@ const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program with nothing of the tester's environment in its configuration.
-fn weir(arguments: &[&str]) -> Command {
+pub(crate) fn weir(arguments: &[&str]) -> Command {
     let mut command = Command::new(WEIR);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
         command.env_remove(name);
@@ -34,7 +34,7 @@ fn told(output: &Output) -> String {
 pub(crate) struct Running {
     child: Child,
     pub(crate) registry: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     directory: tempfile::TempDir,
 }
 
@@ -58,7 +58,7 @@ impl Running {
         Running { child, registry, admin, directory }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 

@@ -9,3 +9,4 @@ mod promises;
 mod registry;
 mod suite;
 mod tls;
+mod verify;

@@ -39,7 +39,7 @@ fn others(left: &Balance) -> u64 {
 
 impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let usage = self.0.usage();
+        let (usage, scrubbed) = (self.0.usage(), self.0.scrub().scrubbed());
         for (name, help, value) in [
             ("storage_capacity_bytes", "Bytes that the cache may take", usage.capacity),
             ("storage_blob_bytes", "Bytes of whole blobs", usage.blob_bytes),
@@ -57,6 +57,10 @@ impl Collector for MetricsCollector {
             ("storage_evicted", "Objects that were removed for space", usage.evicted),
             ("storage_quarantined", "Objects that did not match their digest and were put aside", usage.quarantined),
             ("storage_full", "Blobs that were passed through because the disk was full", usage.full),
+            ("storage_scrubbed", "Objects that were read again to see whether they rotted", scrubbed.objects),
+            ("storage_scrubbed_bytes", "Bytes of those", scrubbed.bytes),
+            ("storage_scrub_damaged", "Objects that were found damaged by it", scrubbed.damaged),
+            ("storage_scrub_passes", "Times that it came round", scrubbed.passes),
             ("saved_pulls", "Manifest GETs answered without one upstream", self.0.saved().0),
         ] {
             let counter = ConstCounter::new(value);

@@ -15,6 +15,7 @@ mod origin;
 mod pages;
 mod server;
 mod throttles;
+mod verify;
 
 use std::{
     pin::Pin,
@@ -90,6 +91,8 @@ enum Endpoint {
     Spends,
     Explain,
     Purge,
+    Verify,
+    Verification,
     Clients,
     Throttles,
     Switch,
@@ -104,7 +107,7 @@ enum Endpoint {
 }
 
 /// A component in braces stands for any; the first that matches is meant.
-const ROUTES: [(&str, &str, Endpoint); 18] = [
+const ROUTES: [(&str, &str, Endpoint); 20] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -112,6 +115,8 @@ const ROUTES: [(&str, &str, Endpoint); 18] = [
     ("GET", "/api/v1/spends", Endpoint::Spends),
     ("GET", "/api/v1/explain", Endpoint::Explain),
     ("DELETE", "/api/v1/cache", Endpoint::Purge),
+    ("POST", "/api/v1/verify", Endpoint::Verify),
+    ("GET", "/api/v1/verify", Endpoint::Verification),
     ("GET", "/api/v1/clients", Endpoint::Clients),
     ("GET", "/api/v1/throttles", Endpoint::Throttles),
     ("POST", "/api/v1/throttles", Endpoint::Switch),
@@ -211,6 +216,8 @@ async fn dispatch(
         Endpoint::Spends => budget::spends(state, query),
         Endpoint::Explain => budget::explain(state, query),
         Endpoint::Purge => cache::purge(state, query).await,
+        Endpoint::Verify => verify::start(state, query),
+        Endpoint::Verification => verify::status(state),
         Endpoint::Clients => throttles::clients(state, query),
         Endpoint::Throttles => throttles::list(state),
         Endpoint::Switch => throttles::switch(state, authorized, payload).await,
@@ -266,7 +273,7 @@ mod tests {
             for (method, operation) in methods.as_object().unwrap() {
                 let responses = &operation["responses"];
                 assert!(
-                    responses["200"].is_object() || responses["201"].is_object(),
+                    ["200", "201", "202"].iter().any(|status| responses[status].is_object()),
                     "{method} {path} says what it answers"
                 );
                 described.push((method.to_uppercase(), path.clone()));

@@ -29,6 +29,8 @@ pub struct Storage {
     pub write_buffer: Size,
     /// Whether a blob of an earlier run is hashed before its last bytes are given for the first time.
     pub verify_on_first_read: bool,
+    /// How long one round of reading everything again takes; 0 is never.
+    pub scrub: Span,
 }
 
 impl Default for Storage {
@@ -43,6 +45,7 @@ impl Default for Storage {
             memory_cache: Size::mib(64),
             write_buffer: Size::mib(8),
             verify_on_first_read: true,
+            scrub: Span::seconds(7 * 24 * 3600),
         }
     }
 }
@@ -109,6 +112,7 @@ impl Storage {
             memory_cache: self.memory_cache.0,
             write_buffer: self.write_buffer.0,
             verify_on_first_read: self.verify_on_first_read,
+            scrub: self.scrub.0,
             ..weir_storage::Settings::default()
         }
     }

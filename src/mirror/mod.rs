@@ -69,7 +69,6 @@ pub struct Mirror {
     negative: Arc<NegativeCache>,
     ledger: Ledger,
     limits: Limits,
-    runtime: Handle,
     metrics: Arc<Metrics>,
 }
 
@@ -105,7 +104,7 @@ impl Mirror {
             negative.clone(),
             runtime.clone(),
         );
-        let blobs = Blobs::new(settings, sources.clone(), negative.clone(), metrics.clone(), runtime.clone());
+        let blobs = Blobs::new(settings, sources.clone(), negative.clone(), metrics.clone(), runtime);
         Mirror {
             manifests,
             blobs: Arc::new(blobs),
@@ -115,7 +114,6 @@ impl Mirror {
             negative,
             ledger,
             limits,
-            runtime,
             metrics,
         }
     }

@@ -58,6 +58,7 @@ pub(crate) const KNOWN: &[&str] = &[
     "src/admin/pages/throttles.rs is in a circle of weir::admin::pages",
     "src/admin/pages/unblock.rs is in a circle of weir::admin::pages",
     "src/admin/throttles.rs is in a circle of weir::admin",
+    "src/admin/verify.rs is in a circle of weir::admin",
     "src/cli/ban.rs is in a circle of weir::cli",
     "src/cli/budget.rs is in a circle of weir::cli",
     "src/cli/check.rs is in a circle of weir::cli",
