@@ -1,8 +1,9 @@
 //! The one table: what went wrong to status, code and headers; and the JSON every client can print.
 //!
-//! What clients make of it is measured (`conformance/RESULTS.md`): docker and podman print `code` and `message` and drop `detail`
-//! and everything of a 5xx; containerd prints nothing of a HEAD; only registered codes are printed by name. Hence a whole
-//! sentence in `message`, a 4xx wherever the client could do something about it, and `detail` a string, the only shape docker prints.
+//! What clients make of it is measured (`conformance/RESULTS.md`): most print `code` and `message`, some `message` and `detail` with a
+//! separator between them, docker nothing of a 5xx; containerd prints nothing of a HEAD; only registered codes are printed by name.
+//! Hence a whole sentence in `message`, a 4xx wherever the client could do something about it, and `detail` a string, the only shape
+//! docker prints, or left out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,15 +32,19 @@ pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 /// Headers that actix-http takes, and refuses more by itself.
 const MAX_HEADERS: usize = 96;
 
-/// The longest wait that a 429 for want of budget names. Pulls come back that no forecast knew of, so nobody is sent away for hours; the
-/// sentence tells the forecast.
+/// The longest wait that is named. Pulls come back that no forecast knew of, and many clients sleep as long as they are told
+/// and say nothing meanwhile; the sentence tells the whole wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// The longest wait that is named to a client which sleeps as long as it is told and says nothing meanwhile.
+/// The longest wait that is named to a client which sleeps as long as it is told, several times over.
 ///
 /// containers/image does, up to 60 s and four times a request, and podman does that four times over: told a minute, a pull
 /// hangs for a quarter of an hour before its user reads why.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// How the User-Agents of programs begin that sleep for any time they are told, and then hide the sentence behind a
+/// "retry limit exceeded" (regclient). Without a wait they give up within seconds and print it.
+const NEVER_TOLD: [&[u8]; 1] = [b"regclient/"];
 
 /// How the User-Agents of the programs that sleep begin: what is built on containers/image.
 const SLEEPERS: [&[u8]; 6] = [b"containers/", b"skopeo/", b"libpod/", b"podman/", b"Buildah/", b"cri-o/"];
@@ -353,20 +358,17 @@ impl ApiError {
     pub(crate) fn reply(&self, subject: &Subject<'_>, user_agent: Option<&HeaderValue>) -> Reply {
         let row = self.row(subject);
         let message = one_line(&self.message(subject));
-        let detail = subject.repository.as_deref().unwrap_or_default();
-        let body = serde_json::json!({"errors": [{"code": row.code.as_str(), "message": message, "detail": detail}]});
+        let mut error = serde_json::json!({"code": row.code.as_str(), "message": message});
+        // Clients print a separator before it.
+        if let Some(repository) = &subject.repository {
+            error["detail"] = repository.as_str().into();
+        }
+        let body = serde_json::json!({"errors": [error]});
         let mut reply = Reply::json("application/json", &body);
         reply.status = row.status;
         let headers = &mut reply.headers;
-        if let Some(wait) = row.retry_after {
-            let longest = match self {
-                _ if sleeps(user_agent) => LONGEST_SLEEP,
-                // A client's own quota comes back when it is said to.
-                ApiError::Denied(_) | ApiError::MissThrottled(_) | ApiError::Mirror(mirror::Error::Throttled(_)) => {
-                    Duration::MAX
-                }
-                _ => LONGEST_WAIT,
-            };
+        if let Some(wait) = row.retry_after.filter(|_| !begins(user_agent, &NEVER_TOLD)) {
+            let longest = if begins(user_agent, &SLEEPERS) { LONGEST_SLEEP } else { LONGEST_WAIT };
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait.min(longest))));
         }
         if let ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) = self {
@@ -408,9 +410,8 @@ fn hosted_row(error: &hosted::Error) -> Row {
     Row { status, code, retry_after, header }
 }
 
-/// Whether this client sleeps as long as `Retry-After` tells it, without a word to its user.
-fn sleeps(user_agent: Option<&HeaderValue>) -> bool {
-    user_agent.is_some_and(|value| SLEEPERS.iter().any(|name| value.as_bytes().starts_with(name)))
+fn begins(user_agent: Option<&HeaderValue>, names: &[&[u8]]) -> bool {
+    user_agent.is_some_and(|value| names.iter().any(|name| value.as_bytes().starts_with(name)))
 }
 
 /// Rounded up and never zero: zero would be an invitation to ask at once.
@@ -575,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_more_than_a_minute_and_who_sleeps_in_silence_five_seconds() {
+    fn a_wait_is_a_minute_at_most_and_less_for_clients_that_sleep_in_silence() {
         let spent = |wait| {
             ApiError::Mirror(mirror::Error::BudgetSpent {
                 retry_after: Duration::from_secs(wait),
@@ -590,10 +591,13 @@ mod tests {
             (Some("containerd/1.6.20"), 3_600, "60"),
             (Some("docker/20.10.24 skopeo/"), 3_600, "60"),
             (None, 3_600, "60"),
+            (Some("regclient/regctl (v0.11.7)"), 3_600, ""),
+            (Some("regclient/regsync"), 2, ""),
         ] {
             let user_agent = user_agent.map(HeaderValue::from_static);
             let headers = spent(wait).reply(&Subject::default(), user_agent.as_ref()).headers;
-            assert_eq!(headers.get(RETRY_AFTER).unwrap(), told, "{user_agent:?}");
+            let found = headers.get(RETRY_AFTER).map_or("", |value| value.to_str().unwrap());
+            assert_eq!(found, told, "{user_agent:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ async fn refused<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Raw<S>, method:
     } else {
         let error = &heard.json()["errors"][0];
         assert!(error["message"].as_str().is_some_and(|message| message.contains("send")), "{error}");
-        assert_eq!((&error["code"], &error["detail"]), (&"UNSUPPORTED".into(), &"".into()));
+        assert_eq!((&error["code"], error.get("detail")), (&"UNSUPPORTED".into(), None));
     }
     assert_eq!(client.rest().await, b"");
     heard
