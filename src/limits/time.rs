@@ -13,8 +13,10 @@ pub(crate) fn seconds_up(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// A time as people say it: 14:05Z, with the day unless it is within 20 hours.
+/// A time as people say it, rounded up to the minute: 14:05Z, with the day unless it is within 20 hours.
 pub(crate) fn until(at: SystemTime, now: SystemTime) -> String {
+    // A nanosecond less than a minute: a whole minute is itself.
+    let at = at.checked_add(Duration::new(59, 999_999_999)).unwrap_or(at);
     let text = humantime::format_rfc3339_seconds(at).to_string();
     // 2026-11-21T14:05:00Z
     let (day, time) = (text.get(..10).unwrap_or(""), text.get(11..16).unwrap_or(""));
