@@ -103,15 +103,16 @@ impl RequestBody {
         }
     }
 
-    /// The whole body, when it has no more than `most` bytes.
-    pub(crate) async fn whole(mut self, most: usize) -> Result<Option<Bytes>, Cut> {
-        let mut all = BytesMut::new();
-        while let Some(piece) = self.next().await? {
-            if all.len() + piece.len() > most {
-                return Ok(None);
+    /// Appends to `all` until the body ends, which is `true`, or `all` has more than `most` bytes.
+    pub(crate) async fn read_up_to(&mut self, most: usize, all: &mut BytesMut) -> Result<bool, Cut> {
+        // The client is not to blame for the time since the last piece.
+        self.since = Instant::now();
+        while all.len() <= most {
+            match self.next().await? {
+                Some(piece) => all.extend_from_slice(&piece),
+                None => return Ok(true),
             }
-            all.extend_from_slice(&piece);
         }
-        Ok(Some(all.freeze()))
+        Ok(false)
     }
 }

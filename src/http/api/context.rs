@@ -2,9 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use tokio::sync::Semaphore;
-
-use super::{error::ApiError, request::Request};
+use super::{error::ApiError, fair_permits::FairPermits, request::Request};
 use crate::{
     hosted::Hosted,
     limits::Limits,
@@ -12,21 +10,23 @@ use crate::{
     route::Routes,
 };
 
-/// Manifests that are pushed at once; each may be 4 MiB in memory. The others wait.
+/// Manifests larger than 64 KiB that are pushed at once, and those of one client; each may be 4 MiB in memory. The others wait.
 const MANIFESTS: usize = 16;
+const MANIFESTS_PER_CLIENT: usize = 4;
 
 pub(crate) struct Context {
     pub(crate) mirror: Mirror,
     pub(crate) hosted: Hosted,
     pub(crate) limits: Limits,
     pub(crate) routes: Routes,
-    /// One permit for each manifest that is being pushed.
-    pub(crate) manifests: Arc<Semaphore>,
+    /// One for each large manifest that is being pushed.
+    pub(crate) manifest_permits: Arc<FairPermits>,
 }
 
 impl Context {
     pub(crate) fn new(mirror: Mirror, hosted: Hosted, limits: Limits, routes: Routes) -> Context {
-        Context { mirror, hosted, limits, routes, manifests: Arc::new(Semaphore::new(MANIFESTS)) }
+        let manifest_permits = FairPermits::new(MANIFESTS, MANIFESTS_PER_CLIENT);
+        Context { mirror, hosted, limits, routes, manifest_permits }
     }
 
     /// Whether what is not cached may be fetched for this request: levels 1 to 3 of the abuse ladder.

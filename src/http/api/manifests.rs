@@ -7,6 +7,8 @@ use actix_http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LOCATION},
 };
 
+use bytes::BytesMut;
+
 use super::{
     context::Context,
     error::ApiError,
@@ -23,6 +25,9 @@ use crate::{
     mirror::{CacheFacts, Lookup, ManifestAnswer, ManifestHead, Mirror},
     oci::{Digest, Invalid, MediaType, Name, Reference, Tag},
 };
+
+/// Bytes of a manifest that are read without a permit: most manifests are smaller.
+const SMALL: usize = 64 << 10;
 
 /// A mirrored manifest. The warm one is answered without an await, from headers that were built before.
 pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, reference: &Reference) -> Handled {
@@ -61,16 +66,22 @@ pub(crate) fn put(cx: &Context, request: &SharedRequest, name: &Name, reference:
     cx.hosted.may(&request.client, Right::Push, name)?;
     let media_type = media_type(request)?;
     let tags = tags(request.query())?;
-    let (hosted, permits) = (cx.hosted.clone(), cx.manifests.clone());
+    let (hosted, permits) = (cx.hosted.clone(), cx.manifest_permits.clone());
     let (request, name, reference) = (request.clone(), name.clone(), reference.clone());
     later(async move {
-        // Nothing closes the semaphore; were it closed, the bound would be gone and nothing else.
-        let _permit = permits.acquire().await;
         if request.number(&CONTENT_LENGTH).is_some_and(|length| length > MOST_BYTES as u64) {
             return Err(ApiError::TooLarge(MOST_BYTES));
         }
-        let bytes = request.body().whole(MOST_BYTES).await?.ok_or(ApiError::TooLarge(MOST_BYTES))?;
-        let pushed = hosted.put_manifest(&name, &reference, media_type, tags.clone(), bytes).await?;
+        let (mut body, mut bytes) = (request.body(), BytesMut::new());
+        // A client that is slow with a large one holds a permit of its own share.
+        let mut _permit = None;
+        if !body.read_up_to(SMALL, &mut bytes).await? {
+            _permit = Some(permits.acquire(request.client.key.clone()).await);
+            if !body.read_up_to(MOST_BYTES, &mut bytes).await? {
+                return Err(ApiError::TooLarge(MOST_BYTES));
+            }
+        }
+        let pushed = hosted.put_manifest(&name, &reference, media_type, tags.clone(), bytes.freeze()).await?;
         let mut reply = Reply::new(StatusCode::CREATED);
         reply.set(LOCATION, format!("/v2/{name}/manifests/{}", pushed.digest));
         reply.set(headers::DOCKER_CONTENT_DIGEST, pushed.digest.to_string());

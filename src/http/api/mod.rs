@@ -5,6 +5,7 @@ mod body;
 mod catalog;
 mod context;
 mod error;
+mod fair_permits;
 mod headers;
 mod manifests;
 mod outcome;

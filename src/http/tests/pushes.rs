@@ -10,7 +10,7 @@ const IMAGE: &str = "Content-Type: application/vnd.oci.image.manifest.v1+json\r\
 /// Anybody may push to `local/*`.
 async fn open(faults: Faults, body_stall: Option<Duration>) -> World {
     let settings = hosted::Settings { anonymous_push: true, ..hosted::Settings::default() };
-    let hosts = Hosting { namespaces: vec!["local/*".into()], settings, faults, body_stall, robot: None };
+    let hosts = Hosting { namespaces: vec!["local/*".into()], settings, faults, body_stall, ..Hosting::default() };
     hosting(patient(), Vec::new(), hosts).await
 }
 
@@ -341,4 +341,31 @@ async fn a_client_that_sends_next_to_nothing_is_cut_and_its_session_lives() {
     // Of its bytes none were acknowledged; whoever goes on is told how many came.
     let told = world.ask(&format!("GET {at}"), "").await;
     assert!(told.status == 204 && told.header("range").is_some_and(|range| range.starts_with("0-")), "{}", told.head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_slow_with_large_manifests_stops_nobody_else() {
+    let settings = hosted::Settings::default();
+    let hosts = Hosting { namespaces: vec!["local/*".into()], settings, ..Hosting::default() };
+    let accounts = ["bob", "ci"].map(|name| rights::account(name, "*", "*", "")).into();
+    let world = hosting(patient(), accounts, hosts).await;
+    let mut slow = Vec::new();
+    for number in 0..20 {
+        let mut client = Raw::to(&world.serving).await;
+        let head = format!("PUT /v2/local/bob/manifests/t{number} HTTP/1.1\r\nHost: x\r\n{IMAGE}");
+        let credentials = rights::as_who("bob");
+        client.send(format!("{head}{credentials}Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n")).await;
+        // It is being read.
+        assert!(client.head().await.starts_with("http/1.1 100"));
+        client.send([b' '; 80_000]).await;
+        slow.push(client);
+    }
+    let padding = "x".repeat(100_000);
+    let index = |more: &str| format!(r#"{{"schemaVersion":2,"manifests":[]{more}}}"#);
+    for manifest in [index(""), index(&format!(r#","annotations":{{"padding":"{padding}"}}"#))] {
+        let headers = "Content-Type: application/vnd.oci.image.index.v1+json\r\n";
+        let push = world.push("ci", "PUT /v2/local/ci/manifests/t", headers, manifest.as_bytes());
+        let pushed = tokio::time::timeout(Duration::from_secs(20), push).await;
+        assert_eq!(pushed.expect("it waits for another client").status, 201);
+    }
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::oci::Algorithm;
 
-fn account(name: &str, pull: &str, push: &str, delete: &str) -> Account {
+pub(super) fn account(name: &str, pull: &str, push: &str, delete: &str) -> Account {
     use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
     let cheap = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, Params::new(16, 1, 1, None).unwrap());
     let hash = cheap.hash_password(b"secret", &SaltString::from_b64("c29tZXNhbHQ").unwrap()).unwrap().to_string();
@@ -37,7 +37,7 @@ async fn world() -> World {
     hosting(patient(), accounts, hosts).await
 }
 
-fn as_who(who: &str) -> String {
+pub(super) fn as_who(who: &str) -> String {
     match who {
         "anonymous" => String::new(),
         "wrong" => format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode("admin:wrong")),
@@ -46,7 +46,7 @@ fn as_who(who: &str) -> String {
 }
 
 impl World {
-    async fn push(&self, who: &str, line: &str, headers: &str, body: &[u8]) -> Heard {
+    pub(super) async fn push(&self, who: &str, line: &str, headers: &str, body: &[u8]) -> Heard {
         Raw::to(&self.serving).await.push(line, &format!("{}{headers}", as_who(who)), body).await
     }
 }
@@ -165,7 +165,10 @@ async fn what_one_may_not_read_can_neither_be_had_nor_mounted_nor_told_from_noth
     let line = begin("local/private/p", format!("?digest={secret}"));
     assert_eq!(world.push("admin", &line, "", b"secret").await.status, 201);
     let bare = |heard: &Heard| {
-        let lines = heard.head.lines().filter(|line| !line.to_lowercase().starts_with("date:"));
+        let lines = heard
+            .head
+            .lines()
+            .filter(|line| !["date:", "x-request-id:"].iter().any(|name| line.to_lowercase().starts_with(name)));
         let head: Vec<String> = lines.map(str::to_lowercase).collect();
         (heard.status, head, heard.body.clone())
     };
@@ -329,4 +332,21 @@ async fn a_page_is_never_longer_than_its_bound_and_nonsense_is_refused() {
     for path in ["/v2/_catalog", "/v2/local/r0/tags/list"] {
         assert_eq!(world.ask(&format!("GET {path}?last={long}"), "").await.status, 400);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_with_a_login_challenges_for_private_names_and_no_other_listener_does() {
+    let world = world().await;
+    let line = "GET /v2/local/private/p/tags/list";
+    let heard = world.ask(line, "").await;
+    assert_eq!((heard.status, heard.header("www-authenticate")), (404, None));
+    let mut login = Raw(tokio::net::TcpStream::connect(world.serving.addresses[1]).await.unwrap());
+    // Whether it exists or not.
+    for line in [line, "HEAD /v2/local/private/none/manifests/x"] {
+        let heard = login.ask(line, "").await;
+        assert_eq!(heard.status, 401, "{line}");
+        assert!(heard.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic ")), "{line}");
+    }
+    assert_ne!(login.ask("GET /v2/local/open/tags/list", "").await.status, 401);
+    assert_ne!(login.ask(line, &as_who("scanner-x")).await.status, 401);
 }
