@@ -5,6 +5,7 @@
 pub(in crate::http) mod body;
 pub(in crate::http) mod refuse;
 mod render;
+mod request_id;
 pub(in crate::http) mod scope;
 
 use std::{
@@ -104,7 +105,8 @@ impl Service<actix_http::Request> for RegistryService {
             connection.unwrap_or_else(|| Rc::new(ConnectionState::new(Peer::new(http.peer_addr(), false))));
         let length = BodyLength::of(http.head());
         let method = http.method().clone();
-        let scope = RequestScope::begin(connection.clone(), self.0.metrics.clone(), method, length.is_some(), || {
+        let (metrics, id) = (self.0.metrics.clone(), request_id::of(http.head().headers()));
+        let scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, || {
             (http.uri().path(), api::query_value(http.uri().query(), "ns").ok().flatten())
         });
         let body = length.map(|length| {
@@ -190,7 +192,8 @@ impl RegistryService {
     /// Where the name in the path leads, if there is one.
     fn repository(&self, request: &Request, cached_only: Option<Arc<Denied>>) -> Result<Option<Repository>, ApiError> {
         let Some(name) = request.resource.as_ref().ok().and_then(Resource::name) else { return Ok(None) };
-        let ns = api::query_value(request.query(), "ns")?;
+        // An empty one names nothing.
+        let ns = api::query_value(request.query(), "ns")?.filter(|ns| !ns.is_empty());
         match self.0.api.routes.find(name, ns.as_deref()) {
             Some(Route::Mirrored(found)) => {
                 let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
@@ -251,7 +254,9 @@ impl Future for ResponseFuture {
         let response = match self.get_mut() {
             ResponseFuture::Done(response) => response.take(),
             ResponseFuture::Working { work, scope, request } => {
+                let span = scope.as_ref().map(|scope| scope.span().enter());
                 let result = std::task::ready!(work.as_mut().poll(cx));
+                drop(span);
                 let user_agent = request.headers().get(USER_AGENT);
                 scope.take().map(|scope| render(scope, Some(request), user_agent, result))
             }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use actix_http::{Method, header::HttpDate};
 
-use super::scope::RequestScope;
+use super::{request_id, scope::RequestScope};
 use crate::{
     http::{
         api::{ApiError, Content, Subject},
@@ -25,8 +25,9 @@ pub(crate) fn refuse(metrics: Metrics) -> Refuse {
             ProtocolError::Internal => ApiError::Mirror(mirror::Error::Internal),
         };
         let (method, path) = request_line(opening);
-        let mut scope = RequestScope::begin(connection.clone(), metrics.clone(), method, false, || (&path, None));
-        let reply = error.reply(&Subject::default(), None);
+        let id = request_id::new();
+        let mut scope = RequestScope::begin(connection.clone(), metrics.clone(), method, false, id, || (&path, None));
+        let mut reply = error.reply(&Subject::default(), None);
         let body = if let Content::Bytes(body) = reply.content { body } else { bytes::Bytes::new() };
         let mut text = format!(
             "HTTP/1.1 {}\r\ncontent-length: {}\r\nconnection: close\r\ndocker-distribution-api-version: registry/2.0\r\ndate: {}\r\n",
@@ -35,6 +36,7 @@ pub(crate) fn refuse(metrics: Metrics) -> Refuse {
             HttpDate::from(SystemTime::now()),
         )
         .into_bytes();
+        reply.headers.insert(request_id::X_REQUEST_ID, scope.id().clone());
         for (name, value) in &reply.headers {
             text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }

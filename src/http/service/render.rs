@@ -7,7 +7,7 @@ use actix_http::{
     header::{HeaderMap, HeaderValue},
 };
 
-use super::{body::Body, scope::RequestScope};
+use super::{body::Body, request_id::X_REQUEST_ID, scope::RequestScope};
 use crate::http::{
     api::{self, ApiError, Content, Reply, Repository, Request, Subject},
     wire::Transfer,
@@ -71,6 +71,7 @@ fn add_headers(scope: &RequestScope, request: Option<&Request>, reply: &mut Repl
     if let Some(facts) = &reply.cache {
         api::add_cache_facts(headers, facts);
     }
+    headers.insert(X_REQUEST_ID, scope.id().clone());
     if let Some((permit, _)) = scope.admission()
         && !permit.is_quiet()
     {

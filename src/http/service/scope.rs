@@ -9,7 +9,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use actix_http::{Method, StatusCode};
+use actix_http::{Method, StatusCode, header::HeaderValue};
+use tracing::Span;
 
 use crate::{
     client::Client,
@@ -37,6 +38,8 @@ pub(crate) struct RequestScope {
     line: Option<Box<Line>>,
     client: Option<Arc<Client>>,
     admission: Option<(Permit, Limits)>,
+    id: HeaderValue,
+    span: Span,
 }
 
 /// What the access log says beyond what is counted; gathered only when somebody listens.
@@ -55,6 +58,7 @@ impl RequestScope {
         metrics: Metrics,
         method: Method,
         has_body: bool,
+        id: HeaderValue,
         named: impl FnOnce() -> (&'a str, Option<std::borrow::Cow<'a, str>>),
     ) -> RequestScope {
         connection.begin(has_body);
@@ -75,7 +79,19 @@ impl RequestScope {
             line,
             client: None,
             admission: None,
+            span: tracing::debug_span!(target: "weir::http", "request", id = id.to_str().unwrap_or_default()),
+            id,
         }
+    }
+
+    /// What the client, the log and traces call it.
+    pub(crate) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
+    /// What is done for it is done in this span.
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
     }
 
     pub(crate) fn connection(&self) -> &ConnectionState {
@@ -166,6 +182,7 @@ impl Drop for RequestScope {
             client = printable(&client),
             cache = self.cache.map(cache_word),
             rule = line.rule,
+            request_id = self.id.to_str().unwrap_or_default(),
         );
     }
 }
@@ -182,7 +199,8 @@ mod tests {
             let connection = Rc::new(ConnectionState::new(peer));
             let begin = |path, ns: Option<&'static str>| {
                 let connection = connection.clone();
-                RequestScope::begin(connection, Metrics::new(), Method::GET, false, || (path, ns.map(Into::into)))
+                let id = HeaderValue::from_static("an-id");
+                RequestScope::begin(connection, Metrics::new(), Method::GET, false, id, || (path, ns.map(Into::into)))
             };
             let mut scope = begin("/v2/a/tags/list", None);
             scope.came_from(CacheStatus::Hit);
@@ -190,10 +208,18 @@ mod tests {
             drop(scope);
             // Of a client that left before it was answered, too.
             drop(begin("/v2/b/tags/list", Some("ghcr.io")));
+            // One that was refused names its client, which is not the proxy, and the rule.
+            let mut scope = begin("/v2/c/tags/list", None);
+            scope.is_from(Arc::new(Client::anonymous([192, 0, 2, 9].into(), [192, 0, 2, 9].into())));
+            scope.refused_by("throttle_unauthenticated_pulls");
+            scope.answered(StatusCode::TOO_MANY_REQUESTS, 7, true);
         });
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let fields: Vec<&serde_json::Value> = lines.iter().map(|line| &line["fields"]).collect();
-        assert_eq!(fields.len(), 2, "{text}");
+        assert_eq!(fields.len(), 3, "{text}");
+        assert_eq!((&fields[2]["client"], &fields[2]["status"]), (&"192.0.2.9".into(), &429.into()));
+        assert_eq!(fields[2]["rule"], "throttle_unauthenticated_pulls");
+        assert_eq!(fields[2]["request_id"], "an-id");
         assert_eq!((&fields[0]["path"], &fields[0]["status"]), (&"/v2/a/tags/list".into(), &200.into()));
         assert_eq!((&fields[0]["bytes"], &fields[0]["cache"]), (&7.into(), &"hit".into()));
         assert_eq!((&fields[0]["client"], &fields[0]["ns"]), (&"192.0.2.1".into(), &serde_json::Value::Null));

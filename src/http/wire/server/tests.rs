@@ -128,8 +128,9 @@ fn growing(mut grown: watch::Receiver<Result<u64, Stopped>>) -> Source {
 async fn answer(world: World, request: Request) -> Result<Response<Body>, Infallible> {
     world.calls.fetch_add(1, Ordering::SeqCst);
     let connection = request.conn_data::<Rc<ConnectionState>>().cloned().unwrap();
+    let id = actix_http::header::HeaderValue::from_static("an-id");
     let (has_body, method) = (BodyLength::of(request.head()).is_some(), request.method().clone());
-    let scope = RequestScope::begin(connection, world.metrics.clone(), method, has_body, || (request.path(), None));
+    let scope = RequestScope::begin(connection, world.metrics.clone(), method, has_body, id, || (request.path(), None));
     let size = SIZE as u64;
     let transfer = |source: Source, scope| Body::transfer(scope, StatusCode::OK, size, Transfer::new(source, 0, size));
     Ok(match request.path() {
@@ -529,6 +530,20 @@ async fn over_tls_slow_clients_are_closed_too() {
     world.called().await;
     world.all_closed().await;
     assert!(stalled.rest().await.len() < SIZE, "the stalled client was served to the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_on_a_tls_address_is_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let (serving, world) = serving(&settings(), Some(certificate(directory.path()).server_config().unwrap()));
+    let mut plain = Raw::to(&serving).await;
+    let response = plain.ask("GET /v2/?token=s3cret", "").await;
+    assert_eq!((response.status, response.code().as_str()), (400, "UNSUPPORTED"));
+    let message = response.json()["errors"][0]["message"].to_string();
+    assert!(message.contains("https://"), "{message}");
+    assert_eq!(plain.rest().await, b"");
+    assert!(world.metrics().contains(r#"http_requests_total{kind="other",method="GET",status="4xx"} 1"#));
+    world.all_closed().await;
 }
 
 #[test]
