@@ -19,6 +19,8 @@ use crate::{
     upstream::{self, Ledger, Upstream},
 };
 
+mod abuse;
+mod front;
 mod pushes;
 mod rights;
 
@@ -60,6 +62,7 @@ struct Hosting {
     body_stall: Option<Duration>,
     /// An account of the upstream, who may read there what is private.
     robot: Option<(&'static str, &'static str)>,
+    limits: LimitsConfig,
 }
 
 async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Hosting) -> World {
@@ -87,7 +90,7 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
         ..upstream::Settings::new("docker.io", hub.registry())
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
-    let limits = Limits::in_memory(LimitsConfig { accounts: accounts.into(), ..LimitsConfig::default() });
+    let limits = Limits::in_memory(LimitsConfig { accounts: accounts.into(), ..hosting.limits });
     let hosted = Hosted::new(hosting.settings, store.clone());
     let mirror = Mirror::new(mirror, store, vec![upstream], ledger, limits.clone(), Handle::current());
     let settings = Settings {
@@ -338,8 +341,12 @@ async fn a_private_blob_looks_like_one_that_is_nowhere() {
     for method in ["GET", "HEAD"] {
         let hear = async |digest: &str| {
             let heard = world.ask(&format!("{method} /v2/library/busybox/blobs/{digest}"), "").await;
-            let mut head: Vec<String> =
-                heard.head.lines().filter(|line| !line.starts_with("date:")).map(Into::into).collect();
+            let mut head: Vec<String> = heard
+                .head
+                .lines()
+                .filter(|line| !line.starts_with("date:") && !line.starts_with("x-request-id:"))
+                .map(Into::into)
+                .collect();
             head.sort();
             (head, heard.body)
         };
@@ -443,7 +450,6 @@ async fn bad_input_is_a_4xx_and_asks_nobody() {
         "/v2/a/manifests/x?ns=%0d%0a",
         "/v2/localhost:1/a/manifests/x",
         "/v2/a/manifests/x?ns=localhost:1",
-        "/v2/a/manifests/x?ns=",
         &format!("/v2/a/manifests/{long}"),
         &format!("/v2/{long}/manifests/x"),
         &format!("/v2/a/tags/list?last={long}"),
@@ -460,7 +466,7 @@ async fn bad_input_is_a_4xx_and_asks_nobody() {
         assert!(REGISTERED.contains(&heard.code().as_str()), "{path}: {:?}", heard.json());
         assert_eq!(heard.header("content-type"), Some("application/json"));
         let error = &heard.json()["errors"][0];
-        assert!(error["detail"].is_string() && !error["message"].as_str().unwrap().contains(char::is_control));
+        assert!(error["detail"] != "" && !error["message"].as_str().unwrap().contains(char::is_control));
         let head = world.ask(&format!("HEAD {path}"), "").await;
         assert_eq!(head.status, heard.status, "{path}");
     }

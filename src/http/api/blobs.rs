@@ -31,7 +31,7 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, digest
     if !is_cached_by_client && let Some(found) = cx.mirror.blobs.cached(lookup, digest) {
         return now(send(request, named, found)?);
     }
-    if !request.is_head() && !is_cached_by_client {
+    if !is_cached_by_client {
         cx.may_fetch(request, lookup)?;
     }
     let mirror = cx.mirror.clone();

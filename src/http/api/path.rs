@@ -123,6 +123,12 @@ fn reference(invalid: Invalid) -> PathError {
     }
 }
 
+/// The name of a repository as it stands in the path, decoded and with its registry if that stands in it, too.
+pub(crate) fn written_name(path: &str, tail: &str) -> Option<String> {
+    let path = decode(path).ok()?;
+    split_prefix(&path)?.1.strip_suffix(tail).map(str::to_owned)
+}
+
 /// Splits `/v2/rest` and `/<registry>/v2/rest`.
 fn split_prefix(path: &str) -> Option<(Option<Box<str>>, &str)> {
     let path = path.strip_prefix('/')?;

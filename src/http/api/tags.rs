@@ -6,6 +6,7 @@ use super::{
     context::Context,
     outcome::{Handled, later},
     paging::{Paging, link},
+    path,
     reply::Reply,
     request::{Request, SharedRequest},
 };
@@ -32,7 +33,7 @@ pub(crate) fn get_hosted(cx: &Context, request: &SharedRequest, name: &Name) -> 
 fn list(request: &Request, found: TagsAnswer, paging: &Paging) -> Reply {
     let names: Vec<&str> = found.tags.iter().map(|tag| tag.as_str()).collect();
     let page = page(&names, paging.last.as_deref(), paging.n);
-    let name = request.path().split_once("/v2/").and_then(|(_, rest)| rest.strip_suffix("/tags/list"));
+    let name = path::written_name(request.path(), "/tags/list");
     let body = serde_json::json!({"name": name.unwrap_or_default(), "tags": page.entries});
     let mut reply = Reply::json("application/json", &body);
     if let Some(link) = link(request, &page) {

@@ -331,3 +331,6 @@ impl AsyncWrite for Connection {
         polled
     }
 }
+
+#[cfg(test)]
+mod tests;
