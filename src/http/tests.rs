@@ -333,6 +333,24 @@ async fn a_corrupt_blob_is_never_a_complete_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_blob_that_upstream_corrupts_is_a_502_with_its_sentence() {
+    let world = World::plain().await;
+    let image = world.image("library/busybox");
+    let small = image.platforms[0].layers.iter().min_by_key(|layer| layer.size).unwrap();
+    let path = format!("/v2/library/busybox/blobs/{}", small.digest);
+    world.hub.fault(Fault::always(What::Corrupt(At::Last)).on(Match::kind(Asked::BlobGet)));
+    let mut client = Raw::to(&world.serving).await;
+    let refused = client.ask(&format!("GET {path}"), "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (502, "UNAVAILABLE"));
+    let message = refused.json()["errors"][0]["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("docker.io/library/busybox: the blob was not fetched"), "{message}");
+    world.hub.clear_faults();
+    // On the same connection.
+    let healed = client.ask(&format!("GET {path}"), "").await;
+    assert_eq!((healed.status, healed.body.len() as u64), (200, small.size));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_private_blob_looks_like_one_that_is_nowhere() {
     let world = World::plain().await;
     let private = world.hub.push(Spec::new("corp/app").tags(["1"]).layers([5_000]).private()).unwrap();

@@ -3,6 +3,8 @@
 //! A blob that is still arriving is answered at once: its head goes out as soon as its size is known, and its bytes as they come.
 //! Always `application/octet-stream`, for that is what scanners accept, and never with a `Content-Encoding`.
 
+use std::time::Duration;
+
 use actix_http::{
     StatusCode,
     header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE},
@@ -19,9 +21,16 @@ use super::{
 };
 use crate::{
     hosted::Right,
-    mirror::{BlobAnswer, CacheFacts, Lookup},
+    mirror::{BlobAnswer, CacheFacts, Lookup, Reader},
     oci::{Digest, Name},
 };
+
+/// A blob of this size arrives as a whole or not at all, since its last 64 KiB wait for the verification: so does its head, and
+/// the client is told of a failure instead of being cut.
+const VERIFIED_FIRST: u64 = 64 << 10;
+
+/// How long that may take; a client that waits longer for a head may give up.
+const VERIFICATION: Duration = Duration::from_secs(10);
 
 /// A mirrored blob.
 pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, digest: &Digest) -> Handled {
@@ -46,7 +55,11 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, digest
             Some(RangeSpec::From(start, end)) => Some((start, end)),
             Some(RangeSpec::Last(_) | RangeSpec::Reversed) | None => None,
         };
-        send(&request, named, mirror.blobs.get(&lookup, &digest, hint).await?)
+        let mut found = mirror.blobs.get(&lookup, &digest, hint).await?;
+        if found.reader.size() <= VERIFIED_FIRST {
+            verified(&mut found.reader).await?;
+        }
+        send(&request, named, found)
     })
 }
 
@@ -69,6 +82,20 @@ pub(crate) fn delete(cx: &Context, request: &Request, name: &Name, digest: &Dige
         hosted.delete_blob(&name, &digest).await?;
         Ok(Reply::new(StatusCode::ACCEPTED))
     })
+}
+
+/// Waits until the first byte may be read, which of a small blob is the last, too.
+async fn verified(reader: &mut Reader) -> Result<(), ApiError> {
+    let size = reader.size();
+    if size == 0 {
+        return Ok(());
+    }
+    let first = std::future::poll_fn(|cx| reader.poll_extent(cx, 0, size));
+    match tokio::time::timeout(VERIFICATION, first).await {
+        Ok(Err(stopped)) => Err(ApiError::BlobStopped(stopped)),
+        // The head goes out, and the body is cut if it must be.
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
 }
 
 fn head(named: DigestHeaders, size: u64, facts: CacheFacts, is_cached_by_client: bool) -> Reply {

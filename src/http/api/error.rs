@@ -123,6 +123,8 @@ pub(crate) enum ApiError {
     Resumable(Box<(ApiError, HeaderMap)>),
     /// The range lies outside a blob of this size.
     Range(u64),
+    /// A small blob stopped arriving, or was not what its digest says; nothing of it was sent.
+    BlobStopped(mirror::Stopped),
     /// The listener wants a login.
     Login,
     /// The credentials were not verified.
@@ -256,6 +258,7 @@ impl ApiError {
                 header: HeaderValue::from_str(&format!("bytes */{size}")).ok().map(|value| (CONTENT_RANGE, value)),
                 ..row(StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid)
             },
+            ApiError::BlobStopped(_) => row(StatusCode::BAD_GATEWAY, Code::Unavailable),
             ApiError::Login => Row { header: challenge(), ..row(StatusCode::UNAUTHORIZED, Code::Unauthorized) },
             ApiError::Unverified(error) => Row {
                 retry_after: Some(Duration::from_secs(error.retry_after())),
@@ -306,6 +309,7 @@ impl ApiError {
             ApiError::Cut(Cut::Slow) => "the body came too slowly".into(),
             ApiError::Hosted(error) => error.to_string(),
             ApiError::Range(size) => format!("the range lies outside the blob of {size} bytes"),
+            ApiError::BlobStopped(stopped) => format!("{repository}: the blob was not fetched: {}", stopped.0),
             ApiError::Login => "a valid user name and password are required".into(),
             ApiError::Unverified(error) => error.to_string(),
             ApiError::HeadTooLarge => format!(
@@ -453,6 +457,7 @@ mod tests {
 404 NAME_UNKNOWN | - - - - | this mirror does not mirror evil.example
 405 UNSUPPORTED | - GET, HEAD - - | mirrored repositories are read-only
 416 SIZE_INVALID | - - bytes */10 - | the range lies outside the blob of 10 bytes
+502 UNAVAILABLE | - - - - | docker.io/library/x: the blob was not fetched: its digest does not match
 401 UNAUTHORIZED | - - - Basic realm="weir", charset="UTF-8" | a valid user name and password are required
 429 TOOMANYREQUESTS | 1 - - - | too many passwords are being verified; try again in a second
 429 TOOMANYREQUESTS | 29 - - - | too many logins from this address failed; try again in 29 s
@@ -515,6 +520,7 @@ mod tests {
             ApiError::UnknownRegistry("evil.example".into()),
             ApiError::ReadOnly("GET, HEAD"),
             ApiError::Range(10),
+            ApiError::BlobStopped(mirror::Stopped("its digest does not match".into())),
             ApiError::Login,
             ApiError::Unverified(AuthError::Busy),
             ApiError::Unverified(AuthError::TooManyFailures(Duration::from_secs(29))),
