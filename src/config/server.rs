@@ -24,7 +24,7 @@ pub struct Server {
     pub workers: usize,
     /// Connections open at once.
     pub connections: usize,
-    /// Connections open at once of one client; half of `connections` unless given.
+    /// Connections open at once of one client; an eighth of `connections` unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_per_client: Option<usize>,
     /// From the first byte of a request to the end of its head.
@@ -110,7 +110,7 @@ impl Server {
 
     /// Connections open at once of one client.
     pub(super) fn connections_per_client(&self) -> usize {
-        self.connections_per_client.unwrap_or(self.connections.div_ceil(2))
+        self.connections_per_client.unwrap_or(self.connections.div_ceil(8))
     }
 
     /// Threads that serve.

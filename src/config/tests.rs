@@ -243,7 +243,7 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(config.storage.high_watermark, 0.91);
     assert_eq!(config.mirror.fills, 3);
     assert_eq!(config.server.connections_per_client(), 7);
-    assert_eq!(Config::default().server.connections_per_client(), 4096);
+    assert_eq!(Config::default().server.connections_per_client(), 1024);
     assert_eq!(config.server.trusted_proxies.len(), 2);
     assert_eq!(config.budget.floors, Floors { bulk: 0.5, ..Floors::default() });
     let upstream = &config.upstream.0[0];

@@ -9,6 +9,7 @@
 //!   read to its end and no further, and a pipelined request never runs while another does.
 //! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection. A line end before it is such a
 //!   byte: for actix-http, too, the pause is over then, and nobody else would ever close a connection that ends in one.
+//! - **An idle connection gives way** to a new one when nearly all are taken; see `connection_limit.rs`.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
 //! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under
 //!   way is replaced by a [`ProtocolErrorResponse`]. A client that asked nothing, or still sends the body of a request that was
@@ -77,7 +78,7 @@ pub(crate) struct Connection {
     disconnect: Duration,
     metrics: Metrics,
     _open: OpenConnection,
-    _slot: ConnectionSlot,
+    slot: ConnectionSlot,
 }
 
 impl Connection {
@@ -105,7 +106,7 @@ impl Connection {
             disconnect: patience.disconnect,
             _open: metrics.open(),
             metrics: metrics.clone(),
-            _slot: slot,
+            slot,
         }
     }
 
@@ -258,11 +259,15 @@ impl AsyncRead for Connection {
                 }
                 return Poll::Ready(Err(late));
             }
+            if polled.is_pending() && !this.begun && this.slot.idle(cx) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
             ready!(polled)?;
         } else {
             this.give_held(buf);
         }
         let new = buf.filled().len() - start;
+        this.slot.busy();
         this.note(&buf.filled()[start..]);
         let end = this.scan.feed(&buf.filled()[start..]);
         this.begun = end.is_none() && (new > 0 || this.begun);
@@ -316,8 +321,15 @@ impl AsyncWrite for Connection {
                 Poll::Ready(()) => this.write.disarm(),
             }
         }
-        if this.state.phase() != Phase::Answering && this.state.flushed() {
-            cx.waker().wake_by_ref();
+        if this.state.phase() != Phase::Answering {
+            if this.state.flushed() {
+                cx.waker().wake_by_ref();
+            }
+            // The dispatcher reads again only when something comes, so that a connection becomes idle here. That it is to be
+            // closed is found by the read that the wake-up leads to.
+            if !this.begun && !this.handed_up && this.slot.idle(cx) {
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(()))
     }

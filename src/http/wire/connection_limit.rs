@@ -1,93 +1,154 @@
-//! How many connections each client has open, so that no client has them all.
+//! How many connections there are, and how many of each client, so that no client has them all.
 //!
-//! Connections are counted when they are accepted, before a byte is read: whoever holds them says nothing, which is all it takes to
-//! keep others out. The peer's address is what is known then, and a trusted proxy, which is many clients, is let in whatever it holds.
+//! Connections are counted when they are accepted, before a byte is read: a client that holds them says nothing, which is all it
+//! takes to keep others out. The peer's address is what is known then. A trusted proxy, which is many clients, is let in whatever
+//! it holds. When nearly all connections are taken, the client with the most gives up the one that has been idle for longest.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Context,
     time::{Duration, Instant},
 };
+
+use futures_util::task::AtomicWaker;
 
 use crate::{client::ClientKey, http::metrics::Metrics, limits::address};
 
 /// Between two lines in the log about clients that are turned away.
-const TELL: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whose connections are not counted.
 pub(crate) type Exempt = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// The connections of all workers by the client that holds them. There are never more entries than connections.
 pub(crate) struct ConnectionLimit {
-    most: usize,
+    total: usize,
+    per_client: usize,
     exempt: Exempt,
     metrics: Metrics,
-    inside: Mutex<OpenConnections>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Default)]
 struct OpenConnections {
-    open: HashMap<IpAddr, usize>,
-    /// When somebody was turned away and it was said last, and how many of all clients since.
-    told: Option<Instant>,
-    untold: u64,
+    clients: HashMap<IpAddr, Vec<Arc<Usage>>>,
+    count: usize,
+    /// When a client was turned away and it was logged last, and how many of all clients since.
+    logged: Option<Instant>,
+    unlogged: u64,
 }
 
+/// What a connection is used for.
+#[derive(Default)]
+struct Usage {
+    /// Milliseconds from [`START`] to when it became idle, and one; 0 while it is not.
+    idle_since: AtomicU64,
+    closing: AtomicBool,
+    waker: AtomicWaker,
+}
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 impl ConnectionLimit {
-    /// Lets each client in `most` times at once.
-    pub(crate) fn new(most: usize, exempt: Exempt, metrics: Metrics) -> Arc<ConnectionLimit> {
-        Arc::new(ConnectionLimit { most, exempt, metrics, inside: Mutex::default() })
+    /// Lets each client in `per_client` times at once, and makes room when there are more than `total`.
+    pub(crate) fn new(total: usize, per_client: usize, exempt: Exempt, metrics: Metrics) -> Arc<ConnectionLimit> {
+        Arc::new(ConnectionLimit { total, per_client, exempt, metrics, open: Mutex::default() })
     }
 
-    /// A place for one more connection of this peer, or `None` when its client has all that it may have.
+    /// A slot for one more connection of this peer, or `None` when its client has all that it may have.
     pub(crate) fn enter(self: &Arc<ConnectionLimit>, peer: IpAddr) -> Option<ConnectionSlot> {
         let client = address::key_address(peer);
-        if (self.exempt)(peer) {
-            return Some(ConnectionSlot { crowd: self.clone(), client: None });
+        let is_exempt = (self.exempt)(peer);
+        let mut open = self.open();
+        let held = open.clients.get(&client).map_or(0, Vec::len);
+        if !is_exempt && held >= self.per_client {
+            self.turn_away(open, client);
+            return None;
         }
-        let mut inside = self.inside();
-        let open = inside.open.entry(client).or_default();
-        if *open < self.most {
-            *open += 1;
-            return Some(ConnectionSlot { crowd: self.clone(), client: Some(client) });
+        let usage = Arc::<Usage>::default();
+        open.clients.entry(client).or_default().push(usage.clone());
+        open.count += 1;
+        if open.count > self.total {
+            open.make_room();
         }
+        Some(ConnectionSlot { limit: self.clone(), client, usage })
+    }
+
+    fn turn_away(&self, mut open: MutexGuard<'_, OpenConnections>, client: IpAddr) {
         self.metrics.turned_away();
-        inside.untold += 1;
-        if inside.told.is_none_or(|told| told.elapsed() >= TELL) {
-            inside.told = Some(Instant::now());
-            let turned_away_in_all = std::mem::take(&mut inside.untold);
-            drop(inside);
+        open.unlogged += 1;
+        if open.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            open.logged = Some(Instant::now());
+            let turned_away_in_all = std::mem::take(&mut open.unlogged);
+            drop(open);
             tracing::warn!(
                 target: "weir::http",
                 client = %ClientKey::Address(client),
-                open = self.most,
+                open = self.per_client,
                 turned_away_in_all,
                 "a client has server.connections_per_client connections open and gets no more"
             );
         }
-        None
     }
 
-    fn inside(&self) -> MutexGuard<'_, OpenConnections> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One connection's place, until it is dropped.
+impl OpenConnections {
+    /// Closes the connection that has been idle for longest, of the client that has the most of those that have an idle one.
+    fn make_room(&self) {
+        let oldest = |open: &Vec<Arc<Usage>>| {
+            let idle = open.iter().filter(|usage| !usage.closing.load(Ordering::Relaxed));
+            let idle = idle.map(|usage| (usage.idle_since.load(Ordering::Relaxed), usage));
+            idle.filter(|(since, _)| *since > 0).min_by_key(|(since, _)| *since).map(|(_, usage)| usage.clone())
+        };
+        let candidates = self.clients.values().filter_map(|open| Some((open.len(), oldest(open)?)));
+        if let Some((_, usage)) = candidates.max_by_key(|(held, _)| *held) {
+            usage.closing.store(true, Ordering::Release);
+            usage.waker.wake();
+        }
+    }
+}
+
+/// One connection's slot, until it is dropped.
 pub(crate) struct ConnectionSlot {
-    crowd: Arc<ConnectionLimit>,
-    client: Option<IpAddr>,
+    limit: Arc<ConnectionLimit>,
+    client: IpAddr,
+    usage: Arc<Usage>,
+}
+
+impl ConnectionSlot {
+    /// The connection waits for a request. Whether it is to be closed instead; else the waker is called when it is.
+    pub(super) fn idle(&self, cx: &Context<'_>) -> bool {
+        if self.usage.idle_since.load(Ordering::Relaxed) == 0 {
+            let since = u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+            self.usage.idle_since.store(since, Ordering::Relaxed);
+        }
+        self.usage.waker.register(cx.waker());
+        self.usage.closing.load(Ordering::Acquire)
+    }
+
+    /// A request has begun.
+    pub(super) fn busy(&self) {
+        self.usage.idle_since.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let Some(client) = self.client else { return };
-        let mut inside = self.crowd.inside();
-        if let Some(open) = inside.open.get_mut(&client) {
-            *open -= 1;
-            if *open == 0 {
-                inside.open.remove(&client);
+        let mut open = self.limit.open();
+        open.count -= 1;
+        if let Some(held) = open.clients.get_mut(&self.client) {
+            held.retain(|usage| !Arc::ptr_eq(usage, &self.usage));
+            if held.is_empty() {
+                open.clients.remove(&self.client);
             }
         }
     }
@@ -101,12 +162,12 @@ mod tests {
     #[test]
     fn a_line_names_one_client_and_says_that_it_counts_all_of_them() {
         let text = logged(|| {
-            let crowd = ConnectionLimit::new(0, Box::new(|_| false), Metrics::new());
-            let enter = |peer: &str| assert!(crowd.enter(peer.parse().unwrap()).is_none());
+            let limit = ConnectionLimit::new(10, 0, Box::new(|_| false), Metrics::new());
+            let enter = |peer: &str| assert!(limit.enter(peer.parse().unwrap()).is_none());
             for _ in 0..3 {
                 enter("192.0.2.1");
             }
-            crowd.inside().told = None;
+            limit.open().logged = None;
             enter("192.0.2.2");
         });
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -118,8 +179,8 @@ mod tests {
     #[test]
     fn each_client_has_its_own_places_and_a_network_of_ipv6_is_one() {
         let proxy: IpAddr = "10.0.0.1".parse().unwrap();
-        let crowd = ConnectionLimit::new(2, Box::new(move |peer| peer == proxy), Metrics::new());
-        let enter = |peer: &str| crowd.enter(peer.parse().unwrap());
+        let limit = ConnectionLimit::new(100, 2, Box::new(move |peer| peer == proxy), Metrics::new());
+        let enter = |peer: &str| limit.enter(peer.parse().unwrap());
         let first = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
         assert!(first.iter().all(Option::is_some) && enter("192.0.2.1").is_none());
         let second = [enter("2001:db8::1"), enter("2001:db8::2")];
@@ -127,8 +188,8 @@ mod tests {
         assert!(enter("2001:db8:0:1::1").is_some() && enter("192.0.2.2").is_some());
         let many: Vec<_> = (0..10).map(|_| enter("10.0.0.1")).collect();
         assert!(many.iter().all(Option::is_some));
-        drop((first, second));
+        drop((first, second, many));
         assert!(enter("192.0.2.1").is_some());
-        assert!(crowd.inside().open.is_empty(), "an address is remembered that holds nothing");
+        assert!(limit.open().clients.is_empty(), "an address is remembered that holds nothing");
     }
 }

@@ -91,7 +91,12 @@ where
         .shutdown_timeout(whole_seconds(settings.drain))
         .disable_signals();
     let draining = server.graceful_shutdown_signal();
-    let limit = ConnectionLimit::new(settings.connections_per_client, exempt, metrics.clone());
+    let limit = ConnectionLimit::new(
+        settings.connections - settings.connections / 16,
+        settings.connections_per_client,
+        exempt,
+        metrics.clone(),
+    );
     let patience = Patience { head: settings.head_timeout, write_stall: settings.write_stall, disconnect: DISCONNECT };
     let Settings { head_timeout, keep_alive, write_stall, .. } = *settings;
     let handshake_timeout = head_timeout * 2;

@@ -22,7 +22,7 @@ async fn stalled() -> (Connection, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (socket, address) = listener.accept().await.unwrap();
     let metrics = Metrics::new();
-    let slot = ConnectionLimit::new(1, Box::new(|_| true), metrics.clone()).enter(address.ip()).unwrap();
+    let slot = ConnectionLimit::new(1, 1, Box::new(|_| true), metrics.clone()).enter(address.ip()).unwrap();
     let patience = Patience { head: STALL * 100, write_stall: STALL, disconnect: STALL };
     let state = Rc::new(ConnectionState::new(Peer::new(Some(address), false)));
     state.begin(false);

@@ -457,6 +457,38 @@ async fn one_client_never_has_all_connections_and_gets_back_what_it_gives_up() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_idle_connection_of_the_client_with_most_gives_way() {
+    let few = Settings { connections: 32, connections_per_client: 32, ..settings() };
+    let (serving, _) = serving(&few, None);
+    let address = serving.addresses[0];
+    // Each address of the loopback network is a client.
+    let connect = async |client: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, client], 0).into()).unwrap();
+        let mut connection = Raw(socket.connect(address).await.unwrap());
+        connection.get("/x").await;
+        connection.head().await;
+        connection.body(2).await;
+        connection
+    };
+    let mut first = connect(2).await;
+    // Its time is told from that of the others.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let mut many = Vec::new();
+    for _ in 0..28 {
+        many.push(connect(2).await);
+    }
+    let mut other = connect(3).await;
+    let new = tokio::time::timeout(PATIENCE, connect(4)).await;
+    assert!(new.is_ok(), "it waits for a connection that is idle");
+    assert_eq!(first.rest().await, b"");
+    for connection in many.iter_mut().chain([&mut other]) {
+        connection.get("/y").await;
+        assert!(connection.head().await.starts_with("http/1.1 200"));
+    }
+}
+
 /// A certificate for `localhost` and its key, made for these tests.
 const PEM: &str = include_str!("localhost.pem");
 
