@@ -5,6 +5,7 @@
 //! turns so that whatever else the machine does strikes all of them, and medians over the rounds are compared.
 
 mod blobs;
+mod median;
 mod nginx;
 mod start;
 mod throttles;
@@ -14,6 +15,7 @@ use std::{borrow::Cow, path::PathBuf, process::ExitCode, sync::Arc};
 
 use serde::Serialize;
 
+use self::median::median;
 use crate::{
     client::{Client, Shape},
     hub::{Hub, Settings},
@@ -165,12 +167,6 @@ impl Command {
         }
         Ok(())
     }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn rows(figures: &[Figures]) -> Vec<Row> {

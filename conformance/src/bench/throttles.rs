@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{median, wrk};
+use super::{median::median, wrk};
 use crate::{
     client::{Client, Shape},
     hub::Hub,

@@ -11,7 +11,19 @@ use tokio::{
     net::TcpSocket,
 };
 
-use super::{Body, Error, Head, KEPT, PATIENCE, Request, Response, Timing, Trust, hex};
+use super::{
+    error::Error,
+    request::{Body, Request},
+    response::{Head, Response, Timing, hex},
+    trust::Trust,
+};
+
+/// How long a client of this suite waits for headers, and between two pieces of a body, before it calls the mirror hung.
+/// containerd gives up after 30 s without headers, so a mirror that takes longer has lost the client.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes of a body kept for reading; the rest is hashed and counted only.
+const KEPT: usize = 8 << 20;
 
 /// A head larger than this is not one.
 const MAX_HEAD: usize = 64 << 10;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Error;
+use super::error::Error;
 
 /// Status line and headers.
 #[derive(Clone, Debug, Default)]
@@ -129,4 +129,13 @@ impl Response {
         }
         out
     }
+}
+
+/// Lower-case hex of a sha256.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }

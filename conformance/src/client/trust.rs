@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::Error;
+use super::error::Error;
 
 /// Where Debian and most others keep the authorities of the system.
 const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::content::{Content, digest};
 use super::exchange::Exchange;
 use super::fault::Stage;
-use super::registry::faulty;
+use super::fault_response::faulty;
 use super::response::{Body, Response};
 use super::settings::Settings;
 use super::shared::Shared;

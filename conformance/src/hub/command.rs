@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::control::Control;
 use super::parse;
-use super::{Account, Challenge, Fault, Hub, Limit, Settings, Spec, server};
+use super::{Account, Challenge, Fault, Hub, Limit, Settings, Spec, listener};
 
 /// Run a Docker Hub on loopback until interrupted.
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ impl Command {
     /// # Errors
     /// As [`Hub::start`] and [`Hub::push`].
     pub async fn run(self) -> io::Result<()> {
-        let control = server::listen(self.control)?;
+        let control = listener::listen(self.control)?;
         let hub = Hub::start(Settings {
             registry: self.listen,
             cdn: self.cdn,
@@ -94,7 +94,7 @@ impl Command {
         }
         println!("registry {} cdn {} control http://{}/", hub.registry(), hub.cdn(), control.local_addr()?);
         let state = Control::new(hub);
-        let serving = server::accept(control, Arc::new(Semaphore::new(64)), move |stream, peer| {
+        let serving = listener::accept(control, Arc::new(Semaphore::new(64)), move |stream, peer| {
             Arc::clone(&state).converse(stream, peer)
         });
         let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -8,26 +8,17 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::log::{Entry, Log};
+use super::listener;
+use super::log::{Entry, HostileRequest, Log};
 use super::response::Response;
 use super::send::{Delivery, send};
-use super::server;
 use super::shared::Shared;
 use super::wire::Connection;
-
-/// A request that reached the hostile listener.
-#[derive(Clone, Debug)]
-pub struct HostileRequest {
-    /// Method and target, as sent.
-    pub request: String,
-    /// Every header, in order, names in lower case.
-    pub headers: Vec<(String, String)>,
-}
 
 /// Listens on 127.0.0.2, or on 127.0.0.1 where there is no such address.
 pub(super) fn listen() -> io::Result<TcpListener> {
     let other = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 0));
-    server::listen(other).or_else(|_| server::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))
+    listener::listen(other).or_else(|_| listener::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))
 }
 
 /// Gives a token to whoever asks at `/token`, and asks everybody else for a password.

@@ -121,6 +121,15 @@ pub struct Logged {
     pub progress: Progress,
 }
 
+/// A request that reached the hostile listener.
+#[derive(Clone, Debug)]
+pub struct HostileRequest {
+    /// Method and target, as sent.
+    pub request: String,
+    /// Every header, in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
 /// How far an answer has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {

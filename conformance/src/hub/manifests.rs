@@ -7,7 +7,7 @@ use super::exchange::Exchange;
 use super::fault::{Stage, What};
 use super::image::{Manifest, Media};
 use super::log::Kind;
-use super::registry::{Requester, with_limit};
+use super::requester::{Requester, out_of_pulls, with_limit};
 use super::response::{Body, Response};
 use super::settings::Settings;
 use super::shared::Shared;
@@ -87,18 +87,4 @@ fn accepts_an_index(exchange: &Exchange) -> bool {
 
 fn unknown() -> Response {
     Response::error(404, "MANIFEST_UNKNOWN", "manifest unknown")
-}
-
-/// The pull limit's 429, in today's words.
-pub(super) fn out_of_pulls(requester: &Requester, retry_after: Option<String>) -> Response {
-    let message = match requester.account {
-        None => "You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit",
-        Some(_) => {
-            "You have reached your pull rate limit. You may increase the limit by authenticating and upgrading: https://www.docker.com/increase-rate-limit"
-        }
-    };
-    let mut answer =
-        Response::error(429, "TOOMANYREQUESTS", message).with("Docker-RateLimit-Source", requester.source.shown());
-    answer.set("Retry-After", retry_after.unwrap_or_default());
-    answer
 }

@@ -20,9 +20,11 @@ mod content;
 mod control;
 mod exchange;
 mod fault;
+mod fault_response;
 mod gate;
 mod hostile;
 mod image;
+mod listener;
 mod listings;
 mod log;
 mod make;
@@ -31,6 +33,8 @@ mod parse;
 mod program;
 mod pulls;
 mod registry;
+mod requester;
+mod respond;
 mod response;
 mod send;
 mod server;
@@ -56,9 +60,8 @@ use url::Url;
 pub use command::Command;
 pub use fault::{At, Fault, Match, What};
 pub use gate::Gate;
-pub use hostile::HostileRequest;
 pub use image::{Artifact, Blob, Image, Layer, Manifest, Media, Platform, Spec};
-pub use log::{Authorization, Kind, Logged, Progress};
+pub use log::{Authorization, HostileRequest, Kind, Logged, Progress};
 pub use settings::{Account, Challenge, Limit, Settings};
 
 use exchange::Port;
@@ -98,8 +101,8 @@ impl Hub {
     /// # Errors
     /// A port that cannot be bound, a temporary directory that cannot be made.
     pub async fn start(mut settings: Settings) -> io::Result<Hub> {
-        let registry = server::listen(settings.registry)?;
-        let cdn = server::listen(settings.cdn)?;
+        let registry = listener::listen(settings.registry)?;
+        let cdn = listener::listen(settings.cdn)?;
         let hostile = hostile::listen()?;
         settings.registry = registry.local_addr()?;
         settings.cdn = cdn.local_addr()?;
@@ -122,7 +125,7 @@ impl Hub {
             settings: RwLock::new(settings),
         });
         let recorder = Arc::clone(&shared);
-        let hostile = tokio::spawn(server::accept(hostile, Arc::new(Semaphore::new(64)), move |stream, peer| {
+        let hostile = tokio::spawn(listener::accept(hostile, Arc::new(Semaphore::new(64)), move |stream, peer| {
             hostile::converse(Arc::clone(&recorder), stream, peer)
         }));
         let hub = Hub { shared, connections, at_once, serving: Mutex::default(), reserved: Mutex::default(), hostile };
@@ -228,7 +231,7 @@ impl Hub {
             let _ = task.await;
         }
         let settings = self.settings();
-        let held = [settings.registry, settings.cdn].into_iter().filter_map(|address| server::bind(address).ok());
+        let held = [settings.registry, settings.cdn].into_iter().filter_map(|address| listener::bind(address).ok());
         self.reserved.lock().unwrap().extend(held);
         self.shared.fallen.send_modify(|falls| *falls += 1);
         for connections in &self.connections {
@@ -245,7 +248,7 @@ impl Hub {
         self.reserved.lock().unwrap().clear();
         if self.serving.lock().unwrap().is_empty() {
             let settings = self.settings();
-            self.serve(server::listen(settings.registry)?, server::listen(settings.cdn)?);
+            self.serve(listener::listen(settings.registry)?, listener::listen(settings.cdn)?);
         }
         Ok(())
     }

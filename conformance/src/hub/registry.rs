@@ -1,27 +1,18 @@
 //! The registry's port: who is asking, may they, and then the resource.
 
-use std::time::Instant;
-
 use serde_json::json;
 
-use super::content::digest;
 use super::exchange::Exchange;
 use super::fault::{Stage, What};
+use super::fault_response::faulty;
 use super::log::Kind;
 use super::pulls::Source;
-use super::response::{Body, Response};
-use super::settings::{Account, Challenge, Limit, Settings};
+use super::requester::{Requester, out_of_pulls};
+use super::response::Response;
+use super::settings::{Challenge, Settings};
 use super::shared::Shared;
 use super::tokens;
 use super::{blobs, listings, manifests};
-
-/// Who asks, once that is settled.
-#[derive(Clone, Debug)]
-pub(super) struct Requester {
-    pub(super) source: Source,
-    pub(super) limit: Option<Limit>,
-    pub(super) account: Option<Account>,
-}
 
 /// Answers a request at the registry's port, the token service included.
 pub(super) fn answer(shared: &Shared, exchange: &Exchange, settings: &Settings) -> Response {
@@ -34,7 +25,7 @@ pub(super) fn answer(shared: &Shared, exchange: &Exchange, settings: &Settings) 
     let mut answer = match requester(shared, exchange, settings) {
         Err(challenge) => challenge,
         Ok(requester) => match shared.faults.strike(Stage::Response, exchange.asked()) {
-            Some(What::PullLimit(retry_after)) => manifests::out_of_pulls(&requester, retry_after),
+            Some(What::PullLimit(retry_after)) => out_of_pulls(&requester, retry_after),
             Some(what) => faulty(shared, exchange, &what),
             None => resource(shared, exchange, settings, &requester),
         },
@@ -143,49 +134,4 @@ pub(super) fn before_authorization(
         What::TokenSlow(_) => None,
         what => Some(faulty(shared, exchange, what)),
     }
-}
-
-/// The answer of a fault that takes the place of a good one.
-pub(super) fn faulty(shared: &Shared, exchange: &Exchange, what: &What) -> Response {
-    match what {
-        What::Abuse(retry_after) => Response::abuse(*retry_after),
-        What::Status(429) => Response::error(429, "TOOMANYREQUESTS", "too many requests"),
-        What::Status(status) | What::TokenStatus(status) if *status < 500 => {
-            Response::error(*status, "DENIED", "refused by a fault of the hub")
-        }
-        What::Status(status) | What::TokenStatus(status) => {
-            Response::error(*status, "UNAVAILABLE", "broken by a fault of the hub")
-        }
-        What::Html => {
-            Response::new(200).body("text/html; charset=utf-8", "<html><body><h1>It works!</h1></body></html>\n")
-        }
-        What::NoHead => Response::error(405, "UNSUPPORTED", "The operation is unsupported."),
-        What::RedirectLoop => Response::redirect(format!("http://{}/loop/1", exchange.cdn_authority)),
-        What::RedirectPrivate => Response::redirect("http://169.254.169.254/latest/meta-data/"),
-        What::RedirectEvil => {
-            Response::redirect(format!("http://{}{}", shared.hostile_address, exchange.request.path()))
-        }
-        What::PullLimit(retry_after) => {
-            let source = Source::of(exchange.from.ip());
-            manifests::out_of_pulls(&Requester { source, limit: None, account: None }, retry_after.clone())
-        }
-        What::Endless(size) => {
-            let answer = Response::new(200)
-                .with("Content-Type", "application/vnd.oci.image.index.v1+json")
-                .with("Docker-Content-Digest", digest(b"endless"));
-            Response { body: Body::Blanks(*size), ..answer }
-        }
-        _ => Response::error(500, "UNKNOWN", "a fault that is not an answer"),
-    }
-}
-
-/// What is left to the requester, told in the headers; nothing when pulls are not limited.
-pub(super) fn with_limit(shared: &Shared, answer: &mut Response, requester: &Requester, remaining: Option<i64>) {
-    if let Some(limit) = requester.limit {
-        let window = limit.window.as_secs();
-        let remaining = remaining.unwrap_or_else(|| shared.pulls.remaining(&requester.source, limit, Instant::now()));
-        answer.headers.push(("RateLimit-Limit", format!("{};w={window}", limit.pulls)));
-        answer.headers.push(("RateLimit-Remaining", format!("{remaining};w={window}")));
-    }
-    answer.headers.push(("Docker-RateLimit-Source", requester.source.shown()));
 }

@@ -8,8 +8,7 @@ use tokio::sync::watch;
 
 use super::fault::Faults;
 use super::gate::Gates;
-use super::hostile::HostileRequest;
-use super::log::Log;
+use super::log::{HostileRequest, Log};
 use super::pulls::Pulls;
 use super::settings::Settings;
 use super::store::{Maker, Store};

@@ -13,11 +13,9 @@ use std::{
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{
-    Failure, Needs,
-    process::{Process, Program},
-};
+use super::process::{Process, Program};
 use crate::{
+    check::Failure,
     client::{Client, Request, Shape},
     hub::{self, Authorization, Hub, Kind, Logged, Spec},
 };
@@ -26,6 +24,21 @@ use crate::{
 pub(super) const BUDGET: u32 = 1_000_000;
 /// A mirror that does not pull again within this after the hub is healed has not recovered.
 const RECOVERY: Duration = Duration::from_secs(100);
+
+/// What a check must be able to do besides talking to the mirror and to the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// Restart, kill and measure the mirror: `--self` or `--peer`.
+    Process,
+    /// Weir's admin API: `--self` or `--admin`.
+    Admin,
+    /// Tags that grow stale within seconds: `--self` starts a second mirror for it, or else `--tag-ttl`.
+    ShortTtl,
+    /// Tags that stay fresh for minutes, as is the default.
+    LongTtl,
+}
 
 /// Everything a check works with.
 #[derive(Debug)]

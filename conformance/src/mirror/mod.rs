@@ -22,6 +22,7 @@
 //! mirror pulls again: how long that took is part of the figure when it is more than a second.
 
 mod broken;
+mod check;
 mod clients;
 mod command;
 mod crash;
@@ -37,7 +38,7 @@ mod tags;
 mod upstream_faults;
 mod warm;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 pub(crate) use crate::check::ensure;
 pub use crate::check::{Failure, Outcome};
@@ -45,52 +46,12 @@ use crate::{
     check::{attempt, verdict},
     report::{Report, Row, Verdict},
 };
+use check::{Check, check};
 pub use command::Command;
-pub use harness::{Harness, Image, UpstreamCost};
+pub use harness::{Harness, Image, Needs, UpstreamCost};
 
 /// No check may take longer.
 const LONGEST: Duration = Duration::from_secs(180);
-
-/// What a check must be able to do besides talking to the mirror and to the hub.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
-    /// Nothing.
-    Nothing,
-    /// Restart, kill and measure the mirror: `--self` or `--peer`.
-    Process,
-    /// Weir's admin API: `--self` or `--admin`.
-    Admin,
-    /// Tags that grow stale within seconds: `--self` starts a second mirror for it, or else `--tag-ttl`.
-    ShortTtl,
-    /// Tags that stay fresh for minutes, as is the default.
-    LongTtl,
-}
-
-type Run = fn(Arc<Harness>) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
-
-/// One check.
-pub struct Check {
-    name: &'static str,
-    stands_for: &'static str,
-    needs: Needs,
-    run: Run,
-}
-
-/// `check!(name, what it stands for, function)`, with what it needs as an optional last word.
-macro_rules! check {
-    ($name:literal, $stands_for:literal, $run:path) => {
-        check!($name, $stands_for, $run, Nothing)
-    };
-    ($name:literal, $stands_for:literal, $run:path, $needs:ident) => {
-        $crate::mirror::Check {
-            name: $name,
-            stands_for: $stands_for,
-            needs: $crate::mirror::Needs::$needs,
-            run: |harness| Box::pin($run(harness)),
-        }
-    };
-}
-pub(crate) use check;
 
 /// Every group, in the order it runs. What disturbs the mirror most comes last.
 const GROUPS: &[(&str, &[Check])] = &[

@@ -21,11 +21,13 @@
 //! cleaned up: a registry that is judged should be one that can be thrown away.
 
 mod blobs;
+mod check;
 mod chunks;
 mod command;
 mod content;
 mod deletes;
 mod errors;
+mod form;
 mod manifests;
 mod mounts;
 mod pushes;
@@ -36,35 +38,18 @@ mod tags;
 mod tokens;
 mod uploads;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    check::{Outcome, attempt, verdict},
+    check::{attempt, verdict},
     report::{Report, Row},
 };
+use check::{Check, check};
 pub use command::Command;
 pub use server::Registry;
 
 /// No check may take longer.
 const LONGEST: Duration = Duration::from_secs(60);
-
-type Run = fn(Arc<Registry>) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
-
-/// One sentence of the specification.
-struct Check {
-    name: &'static str,
-    /// Endpoint and strength.
-    line: &'static str,
-    run: Run,
-}
-
-/// `check!(name, endpoint and strength, function)`.
-macro_rules! check {
-    ($name:literal, $line:literal, $run:path) => {
-        $crate::registry::Check { name: $name, line: $line, run: |registry| Box::pin($run(registry)) }
-    };
-}
-use check;
 
 /// Every group, in the order it runs. `errors` looks back on all the others.
 const GROUPS: &[(&str, &[Check])] = &[

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::{
     content::{CONFIG, IMAGE, LAYER, Manifest, descriptor, noise, sha256},
-    errors,
+    form,
     tokens::Tokens,
 };
 use crate::{
@@ -107,7 +107,7 @@ impl Registry {
             }
             if home {
                 self.judged.fetch_add(1, Ordering::Relaxed);
-                let found = errors::complaints(&request, &answer);
+                let found = form::complaints(&request, &answer);
                 self.complaints.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
             }
             match answer.head.header("location") {

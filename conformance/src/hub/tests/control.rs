@@ -9,17 +9,17 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::super::control::Control;
-use super::super::{Hub, Settings, server};
+use super::super::{Hub, Settings, listener};
 use super::client::{read, send};
 
 /// The address of a control API and of its hub's registry.
 async fn control() -> (SocketAddr, SocketAddr) {
     let hub = Hub::start(Settings { challenge: super::super::Challenge::Nobody, ..Settings::default() }).await.unwrap();
     let registry = hub.registry_address();
-    let listener = server::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let listener = listener::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
     let state = Control::new(hub);
-    tokio::spawn(server::accept(listener, Arc::new(Semaphore::new(8)), move |stream, peer| {
+    tokio::spawn(listener::accept(listener, Arc::new(Semaphore::new(8)), move |stream, peer| {
         Arc::clone(&state).converse(stream, peer)
     }));
     (address, registry)

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Client, Request, Response};
+use super::Client;
+use crate::client::{request::Request, response::Response};
 
 /// How a client asks for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
