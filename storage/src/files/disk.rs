@@ -5,10 +5,11 @@
 //! or `false`, everything else stays an error, so that a broken disk is never mistaken for an empty one.
 
 use std::{
+    fmt,
     fs::{self, File, Metadata},
     io::{self, IoSlice},
     os::unix::fs::{FileExt, MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -62,49 +63,94 @@ impl Call {
 
 /// A disk that fails on demand, for tests. Unarmed it costs one relaxed load per call.
 #[doc(hidden)]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Faults(Arc<Rules>);
 
-#[derive(Debug, Default)]
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Faults")
+    }
+}
+
+#[derive(Default)]
 struct Rules {
     armed: AtomicBool,
     // Held for a scan of a handful of rules.
     rules: Mutex<Vec<Rule>>,
+    // Held for one push. `None`: nothing is recorded.
+    calls: Mutex<Option<Vec<(Call, PathBuf)>>>,
 }
 
-#[derive(Debug)]
 struct Rule {
     call: Call,
     skip: u32,
     times: u32,
-    errno: i32,
+    action: Action,
+}
+
+enum Action {
+    Fail(i32),
+    /// Taken when it runs.
+    Run(Option<Box<dyn FnOnce() + Send>>),
 }
 
 impl Faults {
     /// The next `times` calls of this kind after `skip` others fail with `errno`.
     pub fn fail(&self, call: Call, skip: u32, times: u32, errno: i32) {
-        self.0.rules.lock().unwrap_or_else(PoisonError::into_inner).push(Rule { call, skip, times, errno });
+        self.add(Rule { call, skip, times, action: Action::Fail(errno) });
+    }
+
+    /// Before the next call of this kind after `skip` others this runs, where the call is made.
+    pub fn before(&self, call: Call, skip: u32, run: impl FnOnce() + Send + 'static) {
+        self.add(Rule { call, skip, times: 1, action: Action::Run(Some(Box::new(run))) });
+    }
+
+    /// From now on all calls are recorded, until they are healed.
+    pub fn record(&self) {
+        *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        self.0.armed.store(true, Ordering::Relaxed);
+    }
+
+    /// The calls since [`Faults::record`], in their order.
+    pub fn recorded(&self) -> Vec<(Call, PathBuf)> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    fn add(&self, rule: Rule) {
+        self.0.rules.lock().unwrap_or_else(PoisonError::into_inner).push(rule);
         self.0.armed.store(true, Ordering::Relaxed);
     }
 
     /// The disk is well again.
     pub fn heal(&self) {
         self.0.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.0.armed.store(false, Ordering::Relaxed);
     }
 
-    fn check(&self, call: Call) -> io::Result<()> {
+    fn check(&self, call: Call, path: &Path) -> io::Result<()> {
         if !self.0.armed.load(Ordering::Relaxed) {
             return Ok(());
         }
+        if let Some(calls) = &mut *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner) {
+            calls.push((call, path.to_owned()));
+        }
+        let mut run = None;
         let mut rules = self.0.rules.lock().unwrap_or_else(PoisonError::into_inner);
         for rule in rules.iter_mut().filter(|rule| rule.call == call && rule.times > 0) {
             if rule.skip > 0 {
                 rule.skip -= 1;
             } else {
                 rule.times -= 1;
-                return Err(io::Error::from_raw_os_error(rule.errno));
+                match &mut rule.action {
+                    Action::Fail(errno) => return Err(io::Error::from_raw_os_error(*errno)),
+                    Action::Run(action) => run = action.take(),
+                }
             }
+        }
+        drop(rules);
+        if let Some(run) = run {
+            run();
         }
         Ok(())
     }
@@ -138,7 +184,7 @@ impl Disk {
     }
 
     fn run<T>(&self, call: Call, path: &Path, work: impl FnOnce() -> io::Result<T>) -> Result<T, Error> {
-        let result = self.faults.check(call).and_then(|()| work());
+        let result = self.faults.check(call, path).and_then(|()| work());
         result.map_err(|source| Error::Io { call: call.name(), path: path.to_owned(), source })
     }
 

@@ -183,6 +183,20 @@ async fn what_a_dropped_writer_left_is_resumed() {
 
 /// A partial file that rotted costs one attempt and nothing else.
 #[tokio::test]
+async fn a_partial_file_longer_than_the_blob_is_not_adopted() {
+    let root = tempdir().unwrap();
+    let store = open(root.path());
+    let (digest, bytes) = content(1, 100_000);
+    let mut writer = store.blobs.write(&digest, None).await.unwrap();
+    writer.append(content(2, 300_000).1).await.unwrap();
+    writer.abandon("cut".into(), true).await;
+    let writer = store.blobs.write(&digest, Some(bytes.len() as u64)).await.unwrap();
+    assert_eq!(writer.written(), 0);
+    drop(writer);
+    put(&store, &digest, &bytes).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_bad_partial_file_is_not_resumed_twice() {
     let root = tempdir().unwrap();
     let store = open(root.path());

@@ -224,6 +224,71 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
     assert_eq!(std::fs::read_dir(directory.path().join("uploads")).unwrap().count(), 0);
 }
 
+/// A push is acknowledged when its bytes and every name on the way to them are synced, in this order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_is_acknowledged_after_its_names_are_on_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let store = Store::open_on(hosting(directory.path()), faults.clone()).unwrap();
+    crate::until("the index is there", || store.usage().index_ready).await;
+    let (digest, bytes) = content(1, 1000);
+    faults.record();
+    push(&store, "local/a", &digest, &bytes).await.unwrap();
+    let calls = faults.recorded();
+    let root = directory.path();
+    let at = |call: Call, path: &std::path::Path| calls.iter().rposition(|entry| *entry == (call, path.to_owned()));
+    let shard = crate::blob_path(root, &digest).parent().unwrap().to_owned();
+    let renamed =
+        calls.iter().rposition(|(call, path)| *call == Call::Rename && path.starts_with(root.join("uploads")));
+    assert!(calls[..renamed.unwrap()].iter().any(|(call, _)| *call == Call::Sync), "the bytes before the name");
+    let held = root.join("hosted/local/a/_blobs");
+    for path in [&shard, &root.join("blobs/sha256"), &root.join("blobs"), &held, &root.join("hosted/local/a")] {
+        assert!(at(Call::Sync, path) > renamed, "{}", path.display());
+    }
+    assert!(
+        at(Call::Sync, &held) > calls.iter().rposition(|(call, path)| *call == Call::Create && path.starts_with(&held))
+    );
+
+    let pushed = manifest(&digest, 1000, "v1");
+    faults.record();
+    store.repositories.put_manifest(&name("local/a"), pushed.clone()).await.unwrap();
+    let calls = faults.recorded();
+    for below in ["hosted/local/a/_manifests", "hosted/local/a/_tags"] {
+        let last = calls.iter().rposition(|(call, _)| *call == Call::Rename).unwrap();
+        let synced = calls.iter().rposition(|entry| *entry == (Call::Sync, root.join(below)));
+        assert!(synced.is_some() && (below.ends_with("_manifests") || synced > Some(last)), "{below}");
+    }
+}
+
+/// What is named again while it is about to be collected stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_touched_while_it_is_collected_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let (named, unnamed) = (content(1, 1000), content(2, 1000));
+    {
+        let store = Store::open(hosting(directory.path())).unwrap();
+        for (digest, bytes) in [&named, &unnamed] {
+            push(&store, "local/a", digest, bytes).await.unwrap();
+        }
+        store.repositories.put_manifest(&name("local/a"), manifest(&named.0, 1000, "v1")).await.unwrap();
+    }
+    let marks = directory.path().join("hosted/local/a/_blobs");
+    for mark in crate::names(&marks) {
+        let file = std::fs::File::options().write(true).open(marks.join(mark)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(7 * 24 * 3600)).unwrap();
+    }
+    let faults = Faults::default();
+    let store = Store::open_on(hosting(directory.path()), faults.clone()).unwrap();
+    crate::until("the index is there", || store.usage().index_ready).await;
+    // Its manifest is read after the first look at what is idle, and before what is idle goes.
+    let (toucher, digest) = (store.repositories.clone(), unnamed.0.clone());
+    faults.before(Call::Read, 0, move || {
+        assert!(toucher.blob_size(&name("local/a"), &digest).unwrap().is_some());
+    });
+    assert_eq!(store.repositories.collect().await.unwrap(), 0);
+    assert!(store.repositories.blob_size(&name("local/a"), &unnamed.0).unwrap().is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_whose_power_was_cut_while_it_was_taken_can_be_taken_again() {
     let directory = tempfile::tempdir().unwrap();
