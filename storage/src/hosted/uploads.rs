@@ -35,6 +35,9 @@ use crate::{
     oci::{Algorithm, Digest, Hasher, Name},
 };
 
+/// One principal may have one in so many of all sessions.
+const SHARE: usize = 4;
+
 /// Reserved at a time.
 const GROWTH: u64 = 8 << 20;
 
@@ -142,9 +145,7 @@ impl Uploads {
     pub async fn begin(&self, name: &Name, principal: &str, algorithm: Algorithm) -> Result<Upload, Error> {
         let (uploads, repository, principal) = (self.clone(), name.clone(), principal.to_owned());
         blocking("begin upload", move || {
-            if uploads.count() >= uploads.0.most {
-                return Err(Error::Busy);
-            }
+            uploads.make_place(&principal)?;
             let files = &uploads.0.files;
             let id: Box<str> = format!("{}-{}", uploads.0.server, files.disk.random()?).into();
             let record = Record { repository, principal, algorithm: Some(algorithm.as_str().to_owned()) };
@@ -153,6 +154,28 @@ impl Uploads {
             Ok(uploads.enter(id, record, None, 0, Instant::now()))
         })
         .await
+    }
+
+    /// Sees to it that one more session of this principal fits: its oldest empty one makes way when it has its share, and that
+    /// of the principal with most sessions when there are as many as there may be.
+    fn make_place(&self, principal: &str) -> Result<(), Error> {
+        let sessions: Vec<Arc<Session>> = self.sessions().values().cloned().collect();
+        let of = |principal: &str| sessions.iter().filter(|session| *session.principal == *principal).count();
+        let over_share = of(principal) >= (self.0.most / SHARE).max(1);
+        if !over_share && sessions.len() < self.0.most {
+            return Ok(());
+        }
+        let empty = sessions.iter().filter(|session| session.written.load(Ordering::Acquire) == 0);
+        let mine = empty.filter(|session| !over_share || *session.principal == *principal);
+        let oldest = mine.max_by_key(|session| (of(&session.principal), session.idle())).ok_or(Error::Busy)?;
+        // A request that writes at this moment keeps it.
+        let mut state = oldest.state.clone().try_lock_owned().map_err(|_| Error::Busy)?;
+        if state.written > 0 {
+            return Err(Error::Busy);
+        }
+        info!(principal = %oldest.principal, repository = %oldest.repository, "an empty upload made way for another");
+        self.end(oldest, &mut state);
+        Ok(())
     }
 
     fn enter(

@@ -289,6 +289,35 @@ async fn what_is_touched_while_it_is_collected_stays() {
     assert!(store.repositories.blob_size(&name("local/a"), &unnamed.0).unwrap().is_some());
 }
 
+/// One principal has a quarter of the sessions; its oldest empty one makes way, and what has bytes is never taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_principal_does_not_take_every_upload_session() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(Settings { upload_sessions: 8, ..hosting(directory.path()) }).unwrap();
+    let repository = name("local/a");
+    let begin = async |principal: &str| store.uploads.begin(&repository, principal, Algorithm::Sha256).await;
+    let mut last = None;
+    for _ in 0..60 {
+        last = Some(begin("bob").await.unwrap());
+    }
+    assert_eq!(store.uploads.count(), 2);
+    let last = last.unwrap();
+    last.append(vec![content(1, 100).1]).await.unwrap();
+    let other = begin("bob").await.unwrap();
+    other.append(vec![content(1, 100).1]).await.unwrap();
+    assert!(matches!(begin("bob").await, Err(Error::Busy)), "both have bytes");
+    for principal in ["ci", "ann", "eve"] {
+        begin(principal).await.unwrap();
+        begin(principal).await.unwrap();
+    }
+    // As many as there may be: an empty one of those who have most makes way.
+    begin("new").await.unwrap();
+    assert_eq!(store.uploads.count(), 8);
+    for upload in [last, other] {
+        assert!(store.uploads.get(upload.id(), &repository, "bob").is_some());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_whose_power_was_cut_while_it_was_taken_can_be_taken_again() {
     let directory = tempfile::tempdir().unwrap();
