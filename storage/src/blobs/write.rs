@@ -398,7 +398,9 @@ impl Ingest {
             return Err(Error::wrong_size(&self.digest, expected, self.written + total));
         }
         self.account(total)?;
-        self.target.files.disk.write_at(&self.file, &self.path, pieces, self.written)?;
+        // Others may have filled the disk since the blocks were reserved.
+        let write = || self.target.files.disk.write_at(&self.file, &self.path, pieces, self.written);
+        self.target.capacity.make_room_and_retry(total, write)?;
         pieces.iter().for_each(|piece| self.hasher.update(piece));
         self.written += total;
         if self.written - self.written_back >= WRITEBACK {

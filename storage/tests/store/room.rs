@@ -174,6 +174,20 @@ async fn a_full_disk_refuses_and_recovers() {
     assert_eq!(store.usage().full, 1);
 }
 
+/// A disk that others fill up in the middle of a blob costs an eviction and not the blob.
+#[tokio::test]
+async fn a_disk_that_fills_up_for_a_moment_stops_no_reader() {
+    let root = tempdir().unwrap();
+    let (store, faults) = open_faulty(root.path());
+    let (digest, bytes) = content(1, MIB as usize);
+    let mut writer = store.blobs.write(&digest, Some(MIB)).await.unwrap();
+    let mut reader = writer.reader();
+    faults.fail(Call::Write, 0, 1, ENOSPC);
+    writer.append(bytes.clone()).await.unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!(drain(&mut reader).await.0, bytes);
+}
+
 /// A disk that fills up in the middle stops the readers and keeps nothing.
 #[tokio::test]
 async fn a_disk_that_fills_up_in_the_middle_gives_its_bytes_back() {
@@ -182,7 +196,8 @@ async fn a_disk_that_fills_up_in_the_middle_gives_its_bytes_back() {
     let (digest, bytes) = content(1, MIB as usize);
     let mut writer = store.blobs.write(&digest, Some(MIB)).await.unwrap();
     let mut reader = writer.reader();
-    faults.fail(Call::Write, 0, 1, ENOSPC);
+    // One failure is made good by an eviction, two are not.
+    faults.fail(Call::Write, 0, 2, ENOSPC);
     writer.append(bytes.clone()).await.unwrap();
     assert!(drain(&mut reader).await.1.is_err());
     assert!(matches!(writer.append(bytes.clone()).await, Err(Error::Full { .. })));
