@@ -44,6 +44,9 @@ pub enum Error {
     /// The disk is full.
     #[error("the disk of this registry is full")]
     Full,
+    /// The disk takes no writes.
+    #[error("the disk of this registry is read-only; its operator has to look at it")]
+    Unwritable,
     /// A failure of our own. The log has the detail.
     #[error("internal error")]
     Internal,
@@ -51,12 +54,17 @@ pub enum Error {
 
 impl From<weir_storage::Error> for Error {
     fn from(error: weir_storage::Error) -> Error {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+
         use weir_storage::Error as Storage;
         match error {
             Storage::DigestMismatch { expected, actual } => {
                 Error::DigestInvalid(format!("what was pushed as {expected} has the digest {actual}"))
             }
             Storage::Full { .. } => Error::Full,
+            // A file system without blocks or inodes, or one that was mounted read-only after an error.
+            Storage::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded) => Error::Full,
+            Storage::Io { source, .. } if source.kind() == ReadOnlyFilesystem => Error::Unwritable,
             Storage::Quota { namespace, capacity } => Error::Quota(format!(
                 "the namespace {namespace} is full: it may hold {capacity} bytes; delete what is not needed any more"
             )),

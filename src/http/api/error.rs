@@ -407,6 +407,7 @@ fn hosted_row(error: &hosted::Error) -> Row {
         Error::DigestInvalid(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
         Error::TooManyUploads => (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
         Error::Full => (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable),
+        Error::Unwritable => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
         Error::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
     };
     let retry_after = matches!(error, Error::TooManyUploads).then_some(Duration::from_secs(5));
@@ -478,6 +479,7 @@ mod tests {
 403 DENIED | - - - - | the namespace local/* is full
 429 TOOMANYREQUESTS | 5 - - - | too many uploads are under way; try again
 507 UNAVAILABLE | - - - - | the disk of this registry is full
+503 UNAVAILABLE | - - - - | the disk of this registry is read-only; its operator has to look at it
 500 UNKNOWN | - - - - | internal error
 405 UNSUPPORTED | - GET, HEAD, PUT, DELETE - - | this method is not allowed here; these are: GET, HEAD, PUT, DELETE
 416 BLOB_UPLOAD_INVALID | - - - - | the chunk does not begin where the last one ended; ask where with GET
@@ -541,6 +543,7 @@ mod tests {
             ApiError::Hosted(Hosted::Quota("the namespace local/* is full".into())),
             ApiError::Hosted(Hosted::TooManyUploads),
             ApiError::Hosted(Hosted::Full),
+            ApiError::Hosted(Hosted::Unwritable),
             ApiError::Hosted(Hosted::Internal),
             ApiError::MethodNotAllowed("GET, HEAD, PUT, DELETE"),
             ApiError::OutOfOrder,
