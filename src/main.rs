@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
-    let mut settings = config.settings().map_err(|errors| errors.to_string())?;
+    let mut settings = Settings::new(&config).map_err(|errors| errors.to_string())?;
     telemetry::start_logs(&settings.log);
     for warning in config::warnings(&config, SystemTime::now()) {
         tracing::warn!("configuration: {warning}");

@@ -8,7 +8,7 @@ use std::{
 use tokio::{signal::unix::Signal, task::JoinHandle};
 use weir::{
     cli::Cli,
-    config::{Config, Watch},
+    config::{self, Config, Watch},
     http::Certificate,
     limits::{Limits, audit::Actor},
 };
@@ -48,7 +48,7 @@ fn read(
     by: &str,
 ) -> Result<(Config, Watch), String> {
     let (fresh, watch) = cli.load().map_err(|errors| errors.to_string())?;
-    let limits_config = fresh.limits_config().map_err(|errors| errors.to_string())?;
+    let limits_config = config::limits_config(&fresh).map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
     let prepared = certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
     prepared.into_iter().for_each(|certificate| certificate.install());

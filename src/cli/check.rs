@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::say;
-use crate::config::{Config, warnings};
+use crate::config::{Config, Settings, warnings};
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
     // Password files and certificates are part of a configuration that works.
-    let settings = config.settings().map_err(|errors| errors.to_string())?;
+    let settings = Settings::new(config).map_err(|errors| errors.to_string())?;
     if let Some(error) = config.storage.unusable_root() {
         return Err(error.to_string());
     }

@@ -5,23 +5,24 @@ mod ban;
 mod budget;
 mod check;
 mod client_config;
+mod failure;
 mod hash_password;
 mod local;
+mod output;
 mod purge;
 mod serve;
 mod table;
 mod throttle;
 mod verify;
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 pub use self::{
+    failure::Failure,
     local::{local_socket, remove_socket},
+    output::say,
     serve::greeting,
 };
 use crate::config::{Config, ConfigErrors, Watch};
@@ -79,21 +80,6 @@ impl Cli {
     }
 }
 
-/// Why a command did not do what it was asked for: a sentence for standard error, and the exit status.
-#[derive(Debug)]
-pub struct Failure {
-    /// The sentence.
-    pub reason: String,
-    /// 1 for most; 2 where 1 is an answer.
-    pub status: u8,
-}
-
-impl From<String> for Failure {
-    fn from(reason: String) -> Failure {
-        Failure { reason, status: 1 }
-    }
-}
-
 /// Runs a command that is not `serve`.
 ///
 /// # Errors
@@ -111,16 +97,4 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         Command::HashPassword => hash_password::run(),
     };
     Ok(done?)
-}
-
-/// Prints to standard output. A reader that has gone (`weir budget | head -1`) is no error, and never a panic.
-///
-/// # Errors
-/// Any other failure to write, such as a full disk behind a redirection.
-pub fn say(text: &str) -> Result<(), String> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
-        _ => Ok(()),
-    }
 }

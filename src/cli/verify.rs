@@ -14,7 +14,7 @@ use clap::Args;
 use weir_storage::{Damage, Problem, Progress, Repair, Report, Store};
 
 use super::{Failure, say};
-use crate::config::Config;
+use crate::config::{Config, Settings};
 
 /// How often a terminal is told how far it is.
 const EVERY: Duration = Duration::from_millis(200);
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure>
 }
 
 fn look(arguments: &Arguments, config: &Config) -> Result<Report, String> {
-    let mut settings = config.settings().map_err(|errors| errors.to_string())?.storage;
+    let mut settings = Settings::new(config).map_err(|errors| errors.to_string())?.storage;
     // This pass is the only one.
     settings.scrub = Duration::ZERO;
     let repair = if arguments.repair { Repair::Unreadable } else { Repair::Nothing };

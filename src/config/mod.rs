@@ -11,7 +11,6 @@ mod account;
 mod admin;
 mod hosted;
 mod listener;
-mod log;
 mod mirror;
 mod overlay;
 mod serde_messages;
@@ -23,21 +22,23 @@ mod upstream;
 mod warnings;
 mod watch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{self, abuse, budget, class::ClassRule, throttle::Throttle};
+use crate::{
+    limits::{self, abuse, budget, class::ClassRule, throttle::Throttle},
+    telemetry,
+};
 
 pub use self::{
     account::{Account, Role},
     admin::Admin,
     hosted::Hosted,
     listener::Listener,
-    log::{Format, Log},
     mirror::{Mirror, TagRule},
     server::Server,
-    settings::{Listen, Settings},
+    settings::{Listen, Settings, limits_config},
     storage::Storage,
     tls::Tls,
     upstream::Upstreams,
@@ -81,7 +82,7 @@ pub struct Config {
     /// Turning clients away.
     pub ban: abuse::Settings,
     /// What is logged, and how.
-    pub log: Log,
+    pub log: telemetry::Settings,
     /// What was odd about the file and the environment themselves; see [`warnings()`].
     #[serde(skip)]
     pub noticed: Vec<ConfigError>,
@@ -103,7 +104,7 @@ impl Default for Config {
             budget: budget::Settings::default(),
             class: Vec::new(),
             ban: abuse::Settings::default(),
-            log: Log::default(),
+            log: telemetry::Settings::default(),
             noticed: Vec::new(),
         }
     }
@@ -135,12 +136,18 @@ impl Config {
         let mut table: toml::Table = text
             .parse()
             .map_err(|error: toml::de::Error| ConfigError::without_value("", error.to_string().trim_end()))?;
-        let mut noticed = overlay::lay_over(&mut table, environment)?;
+        let known = known();
+        let mut noticed = overlay::lay_over(&mut table, environment, &known)?;
         let mut config: Config =
             serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
                 let key = error.path().to_string();
                 let value = overlay::find(&table, &key);
-                let fix = serde_messages::fix(error.inner().message(), &key, value, overlay::default_of(&key).as_ref());
+                let fix = serde_messages::fix(
+                    error.inner().message(),
+                    &key,
+                    value,
+                    overlay::default_of(&known, &key).as_ref(),
+                );
                 match value {
                     // A secret under a mistyped key is still a secret.
                     Some(value) if !value.is_table() && !key.contains("password") && !holds_a_password(value) => {
@@ -153,6 +160,30 @@ impl Config {
         config.noticed = noticed;
         let errors = config.check();
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// The local socket of the admin API.
+    pub fn admin_socket(&self) -> PathBuf {
+        match self.admin.socket.as_os_str().is_empty() {
+            true => self.storage.root.join("weir.sock"),
+            false => self.admin.socket.clone(),
+        }
+    }
+
+    /// Whether something changed that is read at start only.
+    pub fn needs_restart_after(&self, old: &Config) -> bool {
+        let mut same = self.clone();
+        same.noticed.clone_from(&old.noticed);
+        same.throttle.clone_from(&old.throttle);
+        same.limits.clone_from(&old.limits);
+        same.budget.clone_from(&old.budget);
+        same.class.clone_from(&old.class);
+        same.ban.clone_from(&old.ban);
+        same.account.clone_from(&old.account);
+        same.server.trusted_proxies.clone_from(&old.server.trusted_proxies);
+        same.server.token_header.clone_from(&old.server.token_header);
+        same.server.htpasswd.clone_from(&old.server.htpasswd);
+        same != *old
     }
 
     /// Everything that a type cannot say.
@@ -173,9 +204,17 @@ impl Config {
         errors.extend(ClassRule::validate(&self.class));
         account::check_classes(&self.account, &self.class, &mut errors);
         errors.extend(self.ban.validate());
-        self.log.check(&mut errors);
+        errors.extend(self.log.validate());
         errors
     }
+}
+
+/// The defaults as a table, with what has none filled in: they say of what kind a value is.
+fn known() -> toml::Value {
+    let mut config = Config::default();
+    config.server.connections_per_client = Some(1);
+    config.server.tls = Some(Tls { cert: PathBuf::new(), key: PathBuf::new() });
+    toml::Value::try_from(config).unwrap_or(toml::Value::Table(toml::Table::new()))
 }
 
 /// A URL with a user in it: what stands there may be a password.

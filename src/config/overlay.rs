@@ -5,17 +5,16 @@
 //! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`, and `WEIR_LISTENER_0_PORT` beside one named
 //! `weir-listener-0`; but one that would be a setting with two is an error.
 
-use std::path::PathBuf;
-
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, ConfigErrors};
+use super::{ConfigError, ConfigErrors};
 
 /// Puts what the environment says into `table`; what it says wins. Returns what is odd about it: a value of the file that
 /// is overridden, and a filter in `WEIR_LOG` that cannot be read.
 pub(super) fn lay_over(
     table: &mut Table,
     environment: impl IntoIterator<Item = (String, String)>,
+    known: &Value,
 ) -> Result<Vec<ConfigError>, ConfigErrors> {
     let environment = environment.into_iter();
     let mut variables: Vec<(String, String)> = environment.filter(|(name, _)| name.starts_with("WEIR_")).collect();
@@ -25,7 +24,6 @@ pub(super) fn lay_over(
     let mut noticed = Vec::new();
     // In a fixed order, so that two errors are always told in the same one.
     variables.sort();
-    let known = known();
     for (variable, text) in variables {
         let name = &variable["WEIR_".len()..];
         if name == "LOG"
@@ -35,29 +33,21 @@ pub(super) fn lay_over(
             noticed.push(ConfigError::new(&variable, &text, fix));
         }
         if !name.contains("__") {
-            let Some(meant) = meant(&known, name) else { continue };
+            let Some(meant) = meant(known, name) else { continue };
             let fix = format!("this is no setting; write {meant}, with two underscores between a table and its key");
             return Err(ConfigError::without_value(variable, fix).into());
         }
         let path: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
         let refuse = |fix: &str| ConfigError::new(&variable, &text, fix);
-        let value = typed(&text, sample(&known, &path)).map_err(|fix| refuse(&fix))?;
+        let value = typed(&text, sample(known, &path)).map_err(|fix| refuse(&fix))?;
         let key = path.join(".");
         if let Some(written) = find(table, &key).filter(|written| **written != value && !key.contains("password")) {
             let fix = format!("overrides {key} = {written} of the configuration file");
             noticed.push(ConfigError::new(&variable, &text, fix));
         }
-        put(table, &path, value, Some(&known)).map_err(|fix| refuse(&fix))?;
+        put(table, &path, value, Some(known)).map_err(|fix| refuse(&fix))?;
     }
     Ok(noticed)
-}
-
-/// The defaults as a table, with what has none filled in: they tell of what kind a value is.
-fn known() -> Value {
-    let mut config = Config::default();
-    config.server.connections_per_client = Some(1);
-    config.server.tls = Some(super::Tls { cert: PathBuf::new(), key: PathBuf::new() });
-    Value::try_from(config).unwrap_or(Value::Table(Table::new()))
 }
 
 /// What stands at `path` by default; any entry of a list is like its first.
@@ -147,15 +137,14 @@ fn put(table: &mut Table, path: &[String], value: Value, known: Option<&Value>) 
 }
 
 /// What stands by default at a path as serde names it; any entry of a list is like its first.
-pub(super) fn default_of(path: &str) -> Option<Value> {
+pub(super) fn default_of(known: &Value, path: &str) -> Option<Value> {
     let keys: Vec<String> = path
         .split(['.', '[', ']'])
         .filter(|key| !key.is_empty() && key.parse::<usize>().is_err())
         .map(str::to_owned)
         .collect();
-    let known = known();
     keys.iter()
-        .try_fold(&known, |value, key| match value {
+        .try_fold(known, |value, key| match value {
             Value::Array(list) => list.first()?.get(key),
             value => value.get(key),
         })

@@ -201,16 +201,16 @@ fn limits_are_what_was_written() {
     let file = directory.path().join("htpasswd");
     std::fs::write(&file, "# users\nbo:$2y$04$TcgLvGOd4nn/vCmfcHQu1.7Mv1cvoNaHYCPkyBRIg8RDlFBZOVHS2\n\n").unwrap();
     let text = text.replace("HTPASSWD", file.to_str().unwrap());
-    let limits = read(&text).unwrap().limits_config().unwrap();
+    let limits = limits_config(&read(&text).unwrap()).unwrap();
     let rules: Vec<_> = limits.throttles.iter().map(|rule| (rule.limit(), rule.mode())).collect();
     assert_eq!(rules, [(9, Mode::DryRun)]);
     assert_eq!(limits.abuse.mode, Mode::DryRun);
     assert!(limits.abuse.code == Code::Denied && limits.account("bo").is_some() && limits.classes.0.len() == 1);
     assert_eq!(limits.allowlist.0[0].client.to_string(), "1");
     std::fs::write(&file, "bo:hunter2").unwrap();
-    let told = read(&text).unwrap().limits_config().unwrap_err().to_string();
+    let told = limits_config(&read(&text).unwrap()).unwrap_err().to_string();
     assert!(told.contains("line 1") && !told.contains("hunter2"), "{told}");
-    assert_eq!(Config::default().limits_config().unwrap().throttles.iter().count(), 2);
+    assert_eq!(limits_config(&Config::default()).unwrap().throttles.iter().count(), 2);
 }
 
 #[test]
@@ -310,8 +310,8 @@ fn upstream_passwords_come_from_files() {
         "[[upstream]]\nname = \"x.io\"\nurl = \"https://x.io\"\naccounts = [{{ username = \"me\", password_file = {file:?} }}]"
     );
     let config = read(&text).unwrap();
-    let told = config.settings().unwrap_err().to_string();
+    let told = Settings::new(&config).unwrap_err().to_string();
     assert!(told.contains("upstream[0].accounts[0].password_file"), "{told}");
     std::fs::write(&file, "hunter2\n").unwrap();
-    assert!(config.settings().is_ok());
+    assert!(Settings::new(&config).is_ok());
 }

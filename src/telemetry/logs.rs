@@ -4,10 +4,10 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Format, Log};
+use super::settings::{Format, Settings};
 
 /// Sets up logging for the process. `WEIR_LOG` wins over `log.filter`; a directive in it that cannot be read is left out.
-pub fn start(log: &Log) {
+pub fn start(log: &Settings) {
     let filter = std::env::var("WEIR_LOG").ok().filter(|filter| !filter.is_empty());
     let filter = EnvFilter::builder().parse_lossy(filter.as_deref().unwrap_or(&log.filter));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

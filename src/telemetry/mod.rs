@@ -8,6 +8,7 @@
 mod capture;
 mod logs;
 mod process;
+mod settings;
 
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
@@ -17,6 +18,7 @@ use prometheus_client::{
 #[cfg(test)]
 pub(crate) use capture::logged;
 pub use logs::start as start_logs;
+pub use settings::{Format, Settings};
 
 /// A registry for every room to register with.
 pub fn registry() -> Registry {

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use crate::setting::ConfigError;
 
 /// What is logged, and how it looks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub struct Settings {
     /// `tracing` directives; the variable `WEIR_LOG` wins.
     pub filter: String,
     /// Lines for people or for machines.
@@ -27,20 +27,19 @@ pub enum Format {
     Json,
 }
 
-impl Default for Log {
-    fn default() -> Log {
-        Log { filter: "info,actix_server=warn,actix_http=off".to_owned(), format: Format::Auto }
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { filter: "info,actix_server=warn,actix_http=off".to_owned(), format: Format::Auto }
     }
 }
 
-impl Log {
-    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
+impl Settings {
+    /// Everything that is wrong with the table. The keys begin with `log`.
+    pub fn validate(&self) -> Vec<ConfigError> {
         if let Err(error) = self.filter.parse::<tracing_subscriber::EnvFilter>() {
-            errors.push(ConfigError::new(
-                "log.filter",
-                &self.filter,
-                format!(r#"{error}; write "info" or "info,weir=debug""#),
-            ));
+            let fix = format!(r#"{error}; write "info" or "info,weir=debug""#);
+            return vec![ConfigError::new("log.filter", &self.filter, fix)];
         }
+        Vec::new()
     }
 }
