@@ -482,15 +482,15 @@ fn what_is_not_done_is_not_there() {
 }
 
 #[test]
-fn every_file_opens_with_a_sentence_that_lets_a_stranger_skip_it() {
+fn every_file_begins_with_a_sentence_that_says_what_it_is() {
     let silent: Vec<_> = everything().into_iter().filter(|file| !read(file).trim_start().starts_with("//! ")).collect();
     assert!(silent.is_empty(), "{silent:?}");
 }
 
 #[test]
 fn every_invariant_names_tests_that_exist() {
-    let map = read(Path::new("src/lib.rs"));
-    let invariants = map.split("# What always holds").nth(1).and_then(|rest| rest.split("//! # ").next()).unwrap();
+    let map = read(Path::new("ARCHITECTURE.md"));
+    let invariants = map.split("## Invariants").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
     let sources: String = everything().iter().map(|file| read(file)).collect();
     let named: Vec<_> = invariants.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
     assert!(named.len() >= 12, "{named:?}");
@@ -498,8 +498,28 @@ fn every_invariant_names_tests_that_exist() {
         let test = path.rsplit("::").next().unwrap();
         assert!(sources.contains(&format!("fn {test}(")), "{path} is no test");
     }
-    let numbered = (1..=12).all(|number| invariants.contains(&format!("//! {number}. ")));
-    assert!(numbered, "DESIGN names twelve");
+    let numbered = (1..=12).all(|number| invariants.contains(&format!("\n{number}. ")));
+    assert!(numbered, "there are twelve invariants");
+}
+
+#[test]
+fn the_map_names_files_and_functions_that_exist() {
+    let map = read(Path::new("ARCHITECTURE.md"));
+    let mut links = 0;
+    for part in map.split("](").skip(1) {
+        let (path, rest) = part.split_once(')').unwrap();
+        assert!(root().join(path).exists(), "{path} does not exist");
+        // The functions stand in the brackets behind the link.
+        let named = rest.trim_start().strip_prefix('(').and_then(|rest| rest.split(')').next()).unwrap_or("");
+        for function in named.split('`').filter(|word| word.starts_with("fn ")) {
+            assert!(read(Path::new(path)).contains(&format!("{function}(")), "{path} has no `{function}`");
+            links += 1;
+        }
+    }
+    assert!(links >= 9, "three steps to each of three places, and {links} were found");
+    for path in map.split('`').filter(|word| word.starts_with("src/") || word.starts_with("storage/")) {
+        assert!(root().join(path).exists(), "{path} does not exist");
+    }
 }
 
 #[test]
