@@ -12,6 +12,7 @@ mod admin;
 mod hosted;
 mod listener;
 mod mirror;
+mod networks;
 mod overlay;
 mod serde_messages;
 mod server;
@@ -156,7 +157,7 @@ impl Config {
                     _ => ConfigError::without_value(key, fix),
                 }
             })?;
-        warnings::untruncated(&toml::Value::Table(table), "", &mut noticed);
+        networks::untruncated(&toml::Value::Table(table), "", &mut noticed);
         config.noticed = noticed;
         let errors = config.check();
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
