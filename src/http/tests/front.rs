@@ -111,3 +111,19 @@ async fn a_request_that_a_throttle_refuses_is_counted_as_what_it_was() {
     let line = r#"http_requests_total{kind="manifest",method="GET",status="429"} 1"#;
     assert!(text.contains(line), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_ignored_and_the_connection_stays() {
+    let world = World::plain().await;
+    let mut client = Raw::to(&world.serving).await;
+    for headers in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n",
+        "Connection: upgrade\r\nUpgrade: TLS/1.2\r\n",
+    ] {
+        let response = client.ask("GET /v2/", headers).await;
+        assert_eq!((response.status, response.header("connection")), (200, None), "{headers}");
+    }
+    assert_eq!(client.ask("GET /v2/", "Connection: close, Upgrade\r\n").await.status, 200);
+    assert_eq!(client.rest().await, b"");
+}

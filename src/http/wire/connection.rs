@@ -14,6 +14,7 @@
 //! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under
 //!   way is replaced by a [`ProtocolErrorResponse`]. A client that asked nothing, or still sends the body of a request that was
 //!   answered, is closed in silence.
+//! - **An upgrade is ignored.** actix-http would close the connection after the response; see `upgrade.rs`.
 //! - **`100 Continue` waits for the service.** actix-http writes it before it calls the service; a client that gets it sends the
 //!   body of a push that is refused. It goes out when the service reads the body, and not at all when it does not.
 //! - **Transfers are driven in `poll_flush`**; see `sendfile.rs`.
@@ -42,6 +43,7 @@ use super::{
     stall_timer::StallTimer,
     state::{BodyState, ConnectionState, Phase},
     stream::Stream,
+    upgrade,
 };
 use crate::http::metrics::{Metrics, OpenConnection};
 
@@ -268,10 +270,14 @@ impl AsyncRead for Connection {
         }
         let new = buf.filled().len() - start;
         this.slot.busy();
+        let is_first = this.scan == HeadEnd::Before;
         this.note(&buf.filled()[start..]);
         let end = this.scan.feed(&buf.filled()[start..]);
         this.begun = end.is_none() && (new > 0 || this.begun);
         if let Some(end) = end {
+            if is_first {
+                upgrade::ignore(&mut buf.filled_mut()[start..start + end]);
+            }
             this.head.disarm();
             this.handed_up = true;
             this.interim = &[];

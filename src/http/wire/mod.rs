@@ -38,6 +38,7 @@ mod stall_timer;
 mod state;
 mod stream;
 mod tls;
+mod upgrade;
 
 pub(crate) use self::{
     body_length::BodyLength,
