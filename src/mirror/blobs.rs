@@ -12,9 +12,9 @@ use super::{
     answer::{BlobAnswer, BlobHead, CacheFacts, CacheStatus},
     error::Error,
     fill::{ArrivingBlob, Fill, Fills, Found, pass},
-    flight::Flights,
+    flight::{AGE_LIMIT, Flights},
     lookup::{Key, Lookup, Object},
-    metrics::Metrics,
+    metrics::{FlightKind, Metrics},
     negative::NegativeCache,
     settings::Settings,
     sources::Sources,
@@ -37,8 +37,8 @@ pub struct Blobs {
     sources: Sources,
     negative: Arc<NegativeCache>,
     metrics: Arc<Metrics>,
-    flights: Flights<Key, Result<Found, Error>>,
-    sizes: Flights<Key, Result<Option<u64>, Error>>,
+    flights: Flights<Key, Found>,
+    sizes: Flights<Key, Option<u64>>,
     fills: Fills,
     /// True once the mirror closes; fills stop so that they can be resumed.
     stop: watch::Sender<bool>,
@@ -54,8 +54,8 @@ impl Blobs {
         runtime: Handle,
     ) -> Blobs {
         Blobs {
-            flights: Flights::new(runtime.clone()),
-            sizes: Flights::new(runtime.clone()),
+            flights: Flights::new(FlightKind::blob, AGE_LIMIT, metrics.clone(), runtime.clone()),
+            sizes: Flights::new(FlightKind::blob_head, AGE_LIMIT, metrics.clone(), runtime.clone()),
             fills: Fills::new(settings.fills, settings.ahead_ranges),
             stop: watch::Sender::new(false),
             settings,
@@ -124,7 +124,7 @@ impl Blobs {
             self.negative.check(&key)?;
             let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
             let flight = self.flights.join(key.clone(), |_| async move { blobs.find_blob(&owned, &wanted).await });
-            match self.negative.learn(&key, flight.await.unwrap_or(Err(Error::Internal)))? {
+            match self.negative.learn(&key, flight.await)? {
                 // Opened by each waiter for itself; if it was evicted meanwhile, the next round fills it again.
                 Found::Whole => {}
                 Found::Arriving(found) => return self.arriving(lookup, digest, found, range).await,
@@ -279,7 +279,7 @@ impl Blobs {
             blobs.sources.add_member(&source, &wanted).await;
             Ok(size)
         };
-        let size = self.sizes.join(key.clone(), work).await.unwrap_or(Err(Error::Internal));
+        let size = self.sizes.join(key.clone(), work).await;
         match self.negative.learn(&key, size)? {
             Some(size) => Ok(BlobHead { size, facts: CacheFacts::now(CacheStatus::Miss) }),
             // Upstream's HEAD told no length, which the answer must have: the fill's headers will.

@@ -56,6 +56,11 @@ impl BudgetedFetch {
         BudgetedFetch { sources, ledger, limits, names, last_probes: Arc::default() }
     }
 
+    /// How long a request may wait for a pull to come back, as is configured at start.
+    pub(super) fn queue_wait(&self) -> Duration {
+        self.limits.config().budget.queue_max_wait
+    }
+
     /// The counted GET. What anonymous may read is paid by the identity with the most left, the rest by its account.
     pub(super) async fn fetch(
         &self,

@@ -4,9 +4,12 @@
 //! refusal is not shared: the others gather again by class, and at last by client, each flight admitted for the client it flies for
 //! ([`ShareScope`]). A client that gets only what is cached flies alone from the start. So a scanner that came first costs production nothing.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::runtime::Handle;
@@ -14,8 +17,9 @@ use tokio::runtime::Handle;
 use super::{
     answer::ManifestAnswer,
     error::Error,
-    flight::Flights,
+    flight::{AGE_LIMIT, Flights},
     lookup::{Key, Lookup},
+    metrics::{FlightKind, Metrics},
 };
 use crate::client::{Class, ClientKey};
 
@@ -54,11 +58,12 @@ pub(super) struct Waiters {
 
 /// The flights of manifests. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub(super) struct ManifestFlights(Flights<(Key, ShareScope), Result<ManifestAnswer, Error>>);
+pub(super) struct ManifestFlights(Flights<(Key, ShareScope), ManifestAnswer>);
 
 impl ManifestFlights {
-    pub(super) fn new(runtime: Handle) -> ManifestFlights {
-        ManifestFlights(Flights::new(runtime))
+    /// `queue_wait` is how long a leader may wait for a pull to come back, besides.
+    pub(super) fn new(queue_wait: Duration, metrics: Arc<Metrics>, runtime: Handle) -> ManifestFlights {
+        ManifestFlights(Flights::new(FlightKind::manifest, AGE_LIMIT + queue_wait, metrics, runtime))
     }
 
     /// Asks in one flight with everybody who asks the same; when somebody else's refusal came of it, with fewer.
@@ -81,7 +86,7 @@ impl ManifestFlights {
                 led.store(true, Ordering::Relaxed);
                 work(Waiters { count, scope, has_stale: false })
             });
-            answer = flight.await.unwrap_or(Err(Error::Internal));
+            answer = flight.await;
             let is_own = led.load(Ordering::Relaxed);
             match &answer {
                 Err(Error::BudgetSpent { retry_alone, .. }) if *retry_alone || !is_own => {}
@@ -98,7 +103,6 @@ impl ManifestFlights {
         W: Future<Output = Result<ManifestAnswer, Error>> + Send + 'static,
     {
         let waiters = |count| Waiters { count, scope: ShareScope::All, has_stale: true };
-        let flight = self.0.join((key, ShareScope::All), |count| work(waiters(count)));
-        flight.await.unwrap_or(Err(Error::Internal))
+        self.0.join((key, ShareScope::All), |count| work(waiters(count))).await
     }
 }

@@ -12,10 +12,11 @@ use weir_storage::{Listing, Source};
 use super::{
     answer::{CacheFacts, CacheStatus, ReferrersAnswer, TagsAnswer},
     error::Error,
-    flight::Flights,
+    flight::{AGE_LIMIT, Flights},
     freshness,
     lookup::{Key, Lookup, Object},
     manifests::Manifests,
+    metrics::{FlightKind, Metrics},
     negative::NegativeCache,
     settings::Settings,
     sources::Sources,
@@ -37,7 +38,7 @@ pub struct Listings {
     negative: Arc<NegativeCache>,
     /// Subjects without referrers. In memory alone: a client can name any number of digests.
     no_referrers: moka::sync::Cache<Key, SystemTime>,
-    flights: Flights<Key, Result<Arc<[Value]>, Error>>,
+    flights: Flights<Key, Arc<[Value]>>,
     runtime: Handle,
 }
 
@@ -48,13 +49,14 @@ impl Listings {
         tags: Tags,
         manifests: Arc<Manifests>,
         negative: Arc<NegativeCache>,
+        metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> Listings {
         let no_referrers = moka::sync::Cache::builder()
             .max_capacity(settings.negative_entries)
             .time_to_live(settings.stale_if_error.max(settings.listing_ttl))
             .build();
-        let flights = Flights::new(runtime.clone());
+        let flights = Flights::new(FlightKind::listing, AGE_LIMIT, metrics, runtime.clone());
         Listings { settings, sources, tags, manifests, negative, no_referrers, flights, runtime }
     }
 
@@ -169,7 +171,7 @@ impl Listings {
                 Ok(entries.into())
             }
         };
-        let fetched = self.flights.join(key.clone(), work).await.unwrap_or(Err(Error::Internal));
+        let fetched = self.flights.join(key.clone(), work).await;
         match (self.negative.learn(&key, fetched), entries) {
             (Ok(entries), _) => Ok((entries, CacheFacts::now(CacheStatus::Miss))),
             (Err(error), Some(entries)) if error.allows_stale() && age < self.settings.stale_if_error => {

@@ -14,10 +14,10 @@ use super::{
     budgeted_fetch::BudgetedFetch,
     coalesce::{ManifestFlights, Waiters},
     error::Error,
-    flight::Flights,
+    flight::{AGE_LIMIT, Flights},
     freshness::{self, Freshness},
     lookup::{Key, Lookup, Object},
-    metrics::Metrics,
+    metrics::{FlightKind, Metrics},
     negative::NegativeCache,
     settings::Settings,
     sources::Sources,
@@ -38,7 +38,7 @@ pub struct Manifests {
     negative: Arc<NegativeCache>,
     metrics: Arc<Metrics>,
     flights: ManifestFlights,
-    heads: Flights<Key, Result<Option<ManifestHead>, Error>>,
+    heads: Flights<Key, Option<ManifestHead>>,
     runtime: Handle,
 }
 
@@ -53,14 +53,14 @@ impl Manifests {
         runtime: Handle,
     ) -> Manifests {
         Manifests {
+            flights: ManifestFlights::new(fetcher.queue_wait(), metrics.clone(), runtime.clone()),
+            heads: Flights::new(FlightKind::manifest_head, AGE_LIMIT, metrics.clone(), runtime.clone()),
             settings,
             sources,
             tags,
             fetcher,
             negative,
             metrics,
-            flights: ManifestFlights::new(runtime.clone()),
-            heads: Flights::new(runtime.clone()),
             runtime,
         }
     }
@@ -383,7 +383,7 @@ impl Manifests {
                 Err(error) => Err(Error::from_upstream(&owned.upstream, error, Error::ManifestUnknown)),
             }
         };
-        match self.heads.join(key, work).await.unwrap_or(Err(Error::Internal))? {
+        match self.heads.join(key, work).await? {
             Some(head) => Ok(head),
             // This registry answers HEAD not at all or without what ours must say: only the GET knows.
             None => Ok(self.by_digest(lookup, digest, Reason::HeadRefused, false).await?.head()),

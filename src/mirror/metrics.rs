@@ -14,6 +14,7 @@ pub struct Metrics {
     answers: Family<Answer, Counter>,
     manifests: [Counter; STATUSES.len()],
     blobs: [Counter; STATUSES.len()],
+    flights: Family<FlightLabels, Counter>,
     /// Blobs that began to arrive.
     pub fills: Counter,
     /// Broken bodies that were picked up by Range.
@@ -47,6 +48,42 @@ enum Label {
     bypass,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FlightLabels {
+    flight: FlightKind,
+    outcome: FlightOutcome,
+}
+
+/// What a flight is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
+pub(super) enum FlightKind {
+    manifest,
+    manifest_head,
+    tag,
+    blob,
+    blob_head,
+    listing,
+}
+
+/// How a flight ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
+pub(super) enum FlightOutcome {
+    done,
+    absent,
+    budget_spent,
+    throttled,
+    upstream_limited,
+    upstream_unavailable,
+    upstream_malformed,
+    internal,
+    /// Its task panicked or was cancelled.
+    vanished,
+    /// It reached the age limit.
+    too_old,
+}
+
 /// In the order of the variants, by which handles are found.
 const STATUSES: [Label; 5] = [Label::hit, Label::miss, Label::revalidated, Label::stale, Label::bypass];
 
@@ -58,6 +95,7 @@ impl Default for Metrics {
             manifests: handles(Kind::manifest),
             blobs: handles(Kind::blob),
             answers,
+            flights: Family::default(),
             fills: Counter::default(),
             resumes: Counter::default(),
             mismatches: Counter::default(),
@@ -77,9 +115,21 @@ impl Metrics {
         self.blobs[status as usize].inc();
     }
 
+    /// Counts a flight that ended.
+    pub(super) fn flight(&self, flight: FlightKind, outcome: FlightOutcome) {
+        self.flights.get_or_create(&FlightLabels { flight, outcome }).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn flights(&self, flight: FlightKind, outcome: FlightOutcome) -> u64 {
+        self.flights.get_or_create(&FlightLabels { flight, outcome }).get()
+    }
+
     /// Puts everything into the registry that `/metrics` shows.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("answers", "GETs answered, by kind and how", self.answers.clone());
+        let help = "Pieces of work that lookups share, by what they are for and how they ended";
+        registry.register("flights", help, self.flights.clone());
         registry.register("fills", "Blobs that began to arrive from upstream", self.fills.clone());
         registry.register("fill_resumes", "Broken upstream bodies picked up by Range", self.resumes.clone());
         registry.register("digest_mismatches", "Blobs from upstream thrown away", self.mismatches.clone());

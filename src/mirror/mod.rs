@@ -86,7 +86,7 @@ impl Mirror {
         let negative = Arc::new(NegativeCache::new(settings.negative_entries, settings.negative_ttl));
         let sources = Sources::new(store, upstreams);
         let names = Names::new();
-        let tags = Tags::new(settings.clone(), sources.clone(), names.clone(), runtime.clone());
+        let tags = Tags::new(settings.clone(), sources.clone(), names.clone(), metrics.clone(), runtime.clone());
         let manifests = Arc::new(Manifests::new(
             settings.clone(),
             sources.clone(),
@@ -102,6 +102,7 @@ impl Mirror {
             tags.clone(),
             manifests.clone(),
             negative.clone(),
+            metrics.clone(),
             runtime.clone(),
         );
         let blobs = Blobs::new(settings, sources.clone(), negative.clone(), metrics.clone(), runtime);

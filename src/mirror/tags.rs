@@ -16,9 +16,10 @@ use weir_storage::{Source, TagRecord};
 use super::{
     answer::{CacheFacts, CacheStatus},
     error::Error,
-    flight::Flights,
+    flight::{AGE_LIMIT, Flights},
     freshness::{self, Freshness},
     lookup::{Key, Lookup, Object},
+    metrics::{FlightKind, Metrics},
     names::Names,
     settings::Settings,
     sources::Sources,
@@ -45,13 +46,25 @@ pub(super) struct Tags {
     names: Names,
     /// What a HEAD found a moved tag to name while its bytes are not here: the older answer must stand until they are.
     pending: moka::sync::Cache<Key, (Source, TagRecord)>,
-    resolutions: Flights<Key, Result<Resolution, Error>>,
+    resolutions: Flights<Key, Resolution>,
 }
 
 impl Tags {
-    pub(super) fn new(settings: Arc<Settings>, sources: Sources, names: Names, runtime: Handle) -> Tags {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        sources: Sources,
+        names: Names,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Tags {
         let pending = moka::sync::Cache::new(settings.negative_entries);
-        Tags { settings, sources, names, pending, resolutions: Flights::new(runtime) }
+        Tags {
+            settings,
+            sources,
+            names,
+            pending,
+            resolutions: Flights::new(FlightKind::tag, AGE_LIMIT, metrics, runtime),
+        }
     }
 
     /// The cached tag, and whose answer it is.
@@ -91,16 +104,14 @@ impl Tags {
         let key = Tags::key(lookup, tag);
         let (tags, owned, wanted) = (self.clone(), lookup.clone(), tag.clone());
         let flight = self.resolutions.join(key, |_| async move { tags.ask_upstream(&owned, &wanted).await });
-        let outcome = if self.get(lookup, tag)?.is_some() {
-            let late = Error::UpstreamUnavailable {
-                retry_after: None,
-                message: format!("{} did not answer in time", lookup.upstream).into(),
-            };
-            tokio::time::timeout(self.settings.revalidate_timeout, flight).await.unwrap_or(Ok(Err(late)))
-        } else {
-            flight.await
+        if self.get(lookup, tag)?.is_none() {
+            return flight.await;
+        }
+        let late = || Error::UpstreamUnavailable {
+            retry_after: None,
+            message: format!("{} did not answer in time", lookup.upstream).into(),
         };
-        outcome.unwrap_or(Err(Error::Internal))
+        tokio::time::timeout(self.settings.revalidate_timeout, flight).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn ask_upstream(&self, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
