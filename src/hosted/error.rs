@@ -32,8 +32,10 @@ pub enum Error {
     /// The bytes have another digest.
     #[error("{0}")]
     DigestInvalid(String),
-    /// The tag names something else and stays.
-    #[error("the tag {0} is immutable here and names another manifest, or is to be removed; push under another tag")]
+    /// The tag stays, and so does what it reaches.
+    #[error(
+        "the tag {0} is immutable here: neither it nor what it names may be replaced or removed; push under another tag"
+    )]
     Immutable(String),
     /// The namespace holds as much as it may.
     #[error("{0}")]

@@ -13,7 +13,7 @@ mod rights;
 mod settings;
 mod upload;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use weir_storage::{ReferrersPage, Store};
@@ -202,6 +202,7 @@ impl Hosted {
                 self.0.store.repositories.delete_tag(name, tag, immutable).await?
             }
             Reference::Digest(digest) => {
+                self.check_removable(name, digest).await?;
                 let (inner, repository) = (self.0.clone(), name.clone());
                 let is_immutable = move |tag: &Tag| inner.settings.is_immutable(&repository, tag);
                 self.0.store.repositories.delete_manifest(name, digest, is_immutable).await?
@@ -213,9 +214,41 @@ impl Hosted {
     /// Takes a blob from a repository.
     ///
     /// # Errors
-    /// [`Error::BlobUnknown`], [`Error::Internal`].
+    /// [`Error::BlobUnknown`], [`Error::Immutable`], [`Error::Internal`].
     pub async fn delete_blob(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
+        self.check_removable(name, digest).await?;
         if self.0.store.repositories.delete_blob(name, digest).await? { Ok(()) } else { Err(Error::BlobUnknown) }
+    }
+
+    /// Looks through the immutable tags of the repository and what they name; none is looked at where none is configured.
+    ///
+    /// # Errors
+    /// [`Error::Immutable`] when such a tag reaches the digest: its manifest, a child of an index, a config or a layer.
+    async fn check_removable(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
+        if self.0.settings.immutable_tags.is_empty() {
+            return Ok(());
+        }
+        let repositories = &self.0.store.repositories;
+        let mut seen = HashSet::new();
+        for tag in repositories.tags(name).await? {
+            if !self.0.settings.is_immutable(name, &tag) {
+                continue;
+            }
+            let mut reached: Vec<Digest> =
+                repositories.tag(name, &tag)?.map(|record| record.digest).into_iter().collect();
+            while let Some(next) = reached.pop() {
+                if next == *digest {
+                    return Err(Error::Immutable(tag.to_string()));
+                }
+                if seen.insert(next.clone())
+                    && let Some(manifest) = repositories.manifest(name, &next)?
+                    && let Ok(description) = manifest.describe()
+                {
+                    reached.extend(description.children.into_iter().map(|child| child.digest));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Begins an upload for this client alone.
@@ -286,5 +319,61 @@ fn principal(client: &Client) -> &str {
     match &client.key {
         ClientKey::Principal(name) => name,
         ClientKey::Address(_) => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+    /// Pushes a document and gives its descriptor.
+    async fn put(
+        hosted: &Hosted,
+        name: &Name,
+        reference: Option<&str>,
+        media_type: &str,
+        text: &str,
+    ) -> (Digest, String) {
+        let digest = Algorithm::Sha256.digest(text.as_bytes());
+        let reference = reference.map_or(Reference::Digest(digest.clone()), |tag| tag.parse().unwrap());
+        let media_type = media_type.parse::<MediaType>().unwrap();
+        let bytes = bytes::Bytes::copy_from_slice(text.as_bytes());
+        hosted.put_manifest(name, &reference, Some(media_type.clone()), Vec::new(), bytes).await.unwrap();
+        let descriptor = format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{}}}"#, text.len());
+        (digest, descriptor)
+    }
+
+    #[tokio::test]
+    async fn what_an_immutable_tag_reaches_cannot_be_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().to_owned();
+        let store = Store::open(weir_storage::Settings { root, ..weir_storage::Settings::default() }).unwrap();
+        let settings = Settings { immutable_tags: vec!["v*".into()], ..Settings::default() };
+        let (hosted, name) = (Hosted::new(settings, store), "local/app".parse::<Name>().unwrap());
+        let client = Client::anonymous([192, 0, 2, 1].into(), [192, 0, 2, 1].into());
+        let mut blobs = Vec::new();
+        for bytes in [&b"config"[..], b"layer", b"free"] {
+            let digest = Algorithm::Sha256.digest(bytes);
+            let upload = hosted.begin(&client, &name, Algorithm::Sha256).await.unwrap();
+            upload.append(bytes::Bytes::copy_from_slice(bytes)).await.unwrap();
+            upload.commit(&digest).await.unwrap();
+            blobs.push((format!(r#"{{"mediaType":"x/y","digest":"{digest}","size":{}}}"#, bytes.len()), digest));
+        }
+        let image = format!(r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#, blobs[0].0, blobs[1].0);
+        let (image, child) = put(&hosted, &name, None, IMAGE, &image).await;
+        let (index, _) =
+            put(&hosted, &name, Some("v1"), INDEX, &format!(r#"{{"schemaVersion":2,"manifests":[{child}]}}"#)).await;
+        for manifest in [index, image] {
+            let refused = hosted.delete_manifest(&name, &Reference::Digest(manifest)).await;
+            assert!(matches!(&refused, Err(Error::Immutable(tag)) if tag == "v1"), "{refused:?}");
+        }
+        for (_, blob) in &blobs[..2] {
+            let refused = hosted.delete_blob(&name, blob).await;
+            assert!(matches!(&refused, Err(Error::Immutable(tag)) if tag == "v1"), "{refused:?}");
+        }
+        hosted.delete_blob(&name, &blobs[2].1).await.unwrap();
     }
 }
