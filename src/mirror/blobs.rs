@@ -6,12 +6,12 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::watch};
-use weir_storage::Reader;
+use weir_storage::{Reader, Source};
 
 use super::{
     answer::{BlobAnswer, BlobHead, CacheFacts, CacheStatus},
     error::Error,
-    fill::{ArrivingBlob, Fill, Fills, Found, pass},
+    fill::{ArrivingBlob, Fill, Fills, Found, Supplier, pass},
     flight::{AGE_LIMIT, Flights},
     lookup::{Key, Lookup, Object},
     metrics::{FlightKind, Metrics},
@@ -186,11 +186,14 @@ impl Blobs {
             match self.fills.enter(digest) {
                 Err(mut progress) => {
                     self.ensure_member(lookup, digest).await?;
+                    if let Some(supplier) = self.supplier(lookup, digest)? {
+                        progress.offer(supplier);
+                    }
                     // A fill that failed is known to its readers before its permit is dropped. A lookup that comes in between
                     // came after the failure, and must not share it.
                     let readable =
                         |found: &Option<ArrivingBlob>| found.as_ref().is_some_and(|found| !found.blob.is_stopped());
-                    if let Ok(found) = progress.wait_for(readable).await
+                    if let Ok(found) = progress.arriving.wait_for(readable).await
                         && let Some(found) = found.clone()
                     {
                         return Ok(Found::Arriving(found));
@@ -218,14 +221,21 @@ impl Blobs {
 
     fn fill(&self, lookup: &Lookup, digest: &Digest, upstream: Upstream, identity: Identity) -> Fill {
         Fill {
-            upstream,
-            source: lookup.source_of(&identity),
-            identity,
+            supplier: Supplier { upstream, source: lookup.source_of(&identity), identity },
             digest: digest.clone(),
             store: self.sources.store.clone(),
             stop: self.stop.subscribe(),
             metrics: self.metrics.clone(),
         }
+    }
+
+    /// The source by which this client may read the blob.
+    fn supplier(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Supplier>, Error> {
+        let upstream = self.sources.upstream(&lookup.upstream)?.clone();
+        let Some(source) = self.sources.member(lookup, digest)? else { return Ok(None) };
+        let account = (&*source.credential != Source::ANONYMOUS).then(|| source.credential.clone());
+        let identity = Identity { upstream: lookup.upstream.clone(), account };
+        Ok(Some(Supplier { upstream, identity, source }))
     }
 
     /// A stream for one client, when the disk is full and another client has the leader's.

@@ -43,6 +43,9 @@ const RESUME_PAUSE: Duration = Duration::from_millis(100);
 /// How long a fill waits for its turn; below the 30 s after which containerd gives up on headers.
 const SLOT_WAIT: Duration = Duration::from_secs(20);
 
+/// Other sources that one fill remembers.
+const SUPPLIERS: usize = 8;
+
 /// Pieces of a passed-through body that may wait for a slow client. With upstream's pieces of up to 64 KiB, half a MiB.
 const PASSING_PIECES: usize = 8;
 
@@ -66,8 +69,34 @@ pub(super) struct ArrivingBlob {
     pub(super) ahead: Arc<Semaphore>,
 }
 
-/// The blob as soon as upstream's headers are in; closes when the fill ends.
-type Progress = watch::Receiver<Option<ArrivingBlob>>;
+/// A source of a blob: a repository that holds it, and the identity that may read it there.
+#[derive(Clone, Debug)]
+pub(super) struct Supplier {
+    pub(super) upstream: Upstream,
+    pub(super) identity: Identity,
+    pub(super) source: Source,
+}
+
+/// Other sources of a blob under way, to resume from when its own fails.
+type Suppliers = Arc<Mutex<Vec<Supplier>>>;
+
+/// A fill under way, as those who follow it see it.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// The blob as soon as upstream's headers are in; closes when the fill ends.
+    pub(super) arriving: watch::Receiver<Option<ArrivingBlob>>,
+    suppliers: Suppliers,
+}
+
+impl Progress {
+    /// The fill may go on from this source when its own fails. Cheap; each source is taken once, and few of them.
+    pub(super) fn offer(&self, supplier: Supplier) {
+        let mut suppliers = self.suppliers.lock().unwrap_or_else(PoisonError::into_inner);
+        if suppliers.len() < SUPPLIERS && suppliers.iter().all(|known| known.source != supplier.source) {
+            suppliers.push(supplier);
+        }
+    }
+}
 
 /// What a blob's flight gives to each of its waiters.
 #[derive(Clone, Debug)]
@@ -91,6 +120,7 @@ pub(super) struct Permit {
     fills: Fills,
     digest: Digest,
     progress: watch::Sender<Option<ArrivingBlob>>,
+    suppliers: Suppliers,
 }
 
 impl Fills {
@@ -107,15 +137,16 @@ impl Fills {
         if let Some(progress) = under_way.get(digest) {
             return Err(progress.clone());
         }
-        let (progress, receiver) = watch::channel(None);
-        under_way.insert(digest.clone(), receiver);
-        Ok(Permit { fills: self.clone(), digest: digest.clone(), progress })
+        let (progress, arriving) = watch::channel(None);
+        let suppliers = Suppliers::default();
+        under_way.insert(digest.clone(), Progress { arriving, suppliers: suppliers.clone() });
+        Ok(Permit { fills: self.clone(), digest: digest.clone(), progress, suppliers })
     }
 
     /// The size of the blob, if a fill of it has come so far.
     pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.get(digest)?.borrow().as_ref().map(|arriving| arriving.size)
+        under_way.get(digest)?.arriving.borrow().as_ref().map(|arriving| arriving.size)
     }
 
     /// How many fills are under way.
@@ -132,9 +163,7 @@ impl Drop for Permit {
 
 /// A fill to start: who may ask for what, as whom.
 pub(super) struct Fill {
-    pub(super) upstream: Upstream,
-    pub(super) identity: Identity,
-    pub(super) source: Source,
+    pub(super) supplier: Supplier,
     pub(super) digest: Digest,
     pub(super) store: Store,
     pub(super) stop: watch::Receiver<bool>,
@@ -186,13 +215,15 @@ impl Fill {
         }
         let ahead = Arc::new(Semaphore::new(permit.fills.ahead_ranges));
         let arriving = ArrivingBlob { blob: writer.arriving(), size, ahead };
-        if let Err(error) = self.store.cache.members.add(&self.source, std::slice::from_ref(&self.digest)).await {
+        if let Err(error) =
+            self.store.cache.members.add(&self.supplier.source, std::slice::from_ref(&self.digest)).await
+        {
             tracing::warn!(%error, digest = %self.digest, "membership could not be kept; upstream will be asked again");
         }
         self.metrics.fills.inc();
         permit.progress.send_replace(Some(arriving.clone()));
         tokio::spawn(async move {
-            self.pump(writer, body).await;
+            self.pump(writer, body, &permit.suppliers).await;
             // Only now: see the module's essay.
             drop(permit);
             drop(slot);
@@ -201,14 +232,19 @@ impl Fill {
     }
 
     async fn get(&self, from: u64) -> Result<Body, upstream::Error> {
+        self.get_from(&self.supplier, from).await
+    }
+
+    async fn get_from(&self, supplier: &Supplier, from: u64) -> Result<Body, upstream::Error> {
+        let Supplier { upstream, identity, source } = supplier;
         match from {
-            0 => self.upstream.get_whole_blob(&self.identity, &self.source.repository, &self.digest).await,
-            _ => self.upstream.get_blob(&self.identity, &self.source.repository, &self.digest, from, None).await,
+            0 => upstream.get_whole_blob(identity, &source.repository, &self.digest).await,
+            _ => upstream.get_blob(identity, &source.repository, &self.digest, from, None).await,
         }
     }
 
     /// Moves the body into the writer until it is whole, resuming when it breaks.
-    async fn pump(mut self, mut writer: Writer, mut body: Body) {
+    async fn pump(mut self, mut writer: Writer, mut body: Body, suppliers: &Suppliers) {
         let mut at = writer.written();
         let mut resumes = 0;
         loop {
@@ -220,7 +256,7 @@ impl Fill {
                     return writer.abandon("the mirror's disk failed".into(), false).await;
                 }
                 Err(Interrupted::Upstream(error)) => {
-                    let Some(next) = self.resume(error, at, &mut resumes).await else {
+                    let Some(next) = self.resume(error, at, &mut resumes, suppliers).await else {
                         return writer.abandon("upstream broke off".into(), true).await;
                     };
                     body = next;
@@ -233,8 +269,8 @@ impl Fill {
                 if matches!(error, weir_storage::Error::DigestMismatch { .. }) {
                     self.metrics.mismatches.inc();
                 }
-                tracing::warn!(%error, digest = %self.digest, upstream = %self.source.upstream,
-                    repository = %self.source.repository, "a blob from upstream was thrown away");
+                tracing::warn!(%error, digest = %self.digest, upstream = %self.supplier.source.upstream,
+                    repository = %self.supplier.source.repository, "a blob from upstream was thrown away");
             }
         }
     }
@@ -274,8 +310,14 @@ impl Fill {
         }
     }
 
-    /// Asks for the rest, after a pause; `None` when upstream had its chances.
-    async fn resume(&mut self, mut error: upstream::Error, at: u64, resumes: &mut u32) -> Option<Body> {
+    /// Asks for the rest, by another connection and where possible of another source, after a pause; `None` when upstream had its chances.
+    async fn resume(
+        &mut self,
+        mut error: upstream::Error,
+        at: u64,
+        resumes: &mut u32,
+        suppliers: &Suppliers,
+    ) -> Option<Body> {
         while *resumes < RESUMES {
             *resumes += 1;
             self.metrics.resumes.inc();
@@ -285,7 +327,11 @@ impl Fill {
                 () = tokio::time::sleep(pause) => {}
                 _ = self.stop.wait_for(|stop| *stop) => return None,
             }
-            match self.get(at).await {
+            // By turns: another source first, if there is one, and this one again.
+            let others = suppliers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let turn = (*resumes as usize - 1) % (others.len() + 1);
+            let supplier = others.get(turn).unwrap_or(&self.supplier);
+            match self.get_from(supplier, at).await {
                 Ok(body) => return Some(body),
                 Err(next) => error = next,
             }

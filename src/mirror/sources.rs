@@ -66,6 +66,11 @@ impl Sources {
         Ok(found.is_some())
     }
 
+    /// The first source that this client may read and that holds the digest.
+    pub(super) fn member(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Source>, Error> {
+        self.find(lookup, |source| Ok(self.store.cache.members.read(source, digest)?.then(|| source.clone())))
+    }
+
     /// Records that the source holds the digest. A failure costs one more free HEAD later and is no reason to refuse now.
     pub(super) async fn add_member(&self, source: &Source, digest: &Digest) {
         if let Err(error) = self.store.cache.members.add(source, std::slice::from_ref(digest)).await {

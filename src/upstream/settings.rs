@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{identity::Identity, proxy::Proxies};
+use crate::setting::Size;
 
 /// One registry that is mirrored. Every duration and bound stands in deploy.toml.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Settings {
     /// Between two pieces of a body. There is no timeout for the whole body.
     #[serde(default = "answer_timeout", with = "duration")]
     pub idle_timeout: Duration,
+    /// Bytes a second, below which over `idle_timeout` a blob's body is given up and resumed elsewhere.
+    #[serde(default = "least_rate")]
+    pub least_rate: Size,
     /// Requests in flight at once to one host.
     #[serde(default = "concurrency")]
     pub concurrency: usize,
@@ -101,6 +105,11 @@ fn answer_timeout() -> Duration {
     Duration::from_secs(15)
 }
 
+/// Far below what any pull can use: less is a broken path, or a source that means harm.
+fn least_rate() -> Size {
+    Size(16 << 10)
+}
+
 fn concurrency() -> usize {
     32
 }
@@ -123,6 +132,7 @@ impl Settings {
             connect_timeout: connect_timeout(),
             first_byte_timeout: answer_timeout(),
             idle_timeout: answer_timeout(),
+            least_rate: least_rate(),
             concurrency: concurrency(),
             queue: queue(),
             ca_file: None,

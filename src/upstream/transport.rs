@@ -41,6 +41,8 @@ pub(crate) struct Transport {
     first_byte: Duration,
     connect: Duration,
     pub(crate) idle: Duration,
+    /// Bytes a second, below which over `idle` a blob's body is given up.
+    pub(crate) least_rate: u64,
     // Held for a line, never across an await.
     retries: Mutex<f64>,
 }
@@ -120,6 +122,7 @@ impl Transport {
             first_byte: settings.first_byte_timeout,
             connect: settings.connect_timeout,
             idle: settings.idle_timeout,
+            least_rate: settings.least_rate.0,
             retries: Mutex::new(RETRY_BURST),
         })
     }

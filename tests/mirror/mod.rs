@@ -311,3 +311,37 @@ async fn what_was_absent_is_served_as_soon_as_a_tag_names_it() {
     bench.mirror.manifests.get(&lookup, &platform).await.unwrap();
     bench.mirror.blobs.get(&lookup, &layer, None).await.unwrap();
 }
+
+/// A source that sends slower than the least rate is left: the fill goes on by another connection, where it was.
+#[tokio::test]
+async fn a_dripping_body_is_resumed_by_another_connection() {
+    let change = Change { idle_timeout: Duration::from_millis(500), ..Change::default() };
+    let bench = Bench::start(hub::Settings::default(), change).await;
+    let image = bench.hub.push(Spec::new("library/drips").layers([2 * MIB])).unwrap();
+    let blob = image.platforms[0].layers[0].clone();
+    let wanted = digest(&blob.digest);
+    bench.hub.fault(Fault::once(What::Slow(2000)).on(Match::kind(Kind::CdnGet)));
+    let mut answer = bench.mirror.blobs.get(&lookup("library/drips", &[]), &wanted, None).await.unwrap();
+    let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
+    assert_eq!(wanted.algorithm().digest(&bytes), wanted);
+    assert_eq!(bench.hub.count(|request| request.kind == Kind::CdnGet), 2);
+}
+
+/// When its own source will not go on, a fill goes on from another repository that holds the blob.
+#[tokio::test]
+async fn a_dripping_body_is_resumed_from_another_source_that_holds_the_blob() {
+    let change = Change { idle_timeout: Duration::from_millis(500), ..Change::default() };
+    let bench = Bench::start(hub::Settings::default(), change).await;
+    let image = bench.hub.push(Spec::new("library/drips").layers([2 * MIB])).unwrap();
+    bench.hub.push(Spec::new("library/flows").layers([2 * MIB])).unwrap();
+    let blob = image.platforms[0].layers[0].clone();
+    let wanted = digest(&blob.digest);
+    bench.hub.fault(Fault::once(What::Slow(2000)).on(Match::kind(Kind::CdnGet)));
+    let mut first = bench.mirror.blobs.get(&lookup("library/drips", &[]), &wanted, None).await.unwrap();
+    bench.hub.fault(Fault::always(What::Status(404)).on(Match::kind(Kind::BlobGet).repository("library/drips")));
+    bench.mirror.blobs.get(&lookup("library/flows", &[]), &wanted, None).await.unwrap();
+    let bytes = read(&mut first.reader, 0, blob.size).await.unwrap();
+    assert_eq!(wanted.algorithm().digest(&bytes), wanted);
+    let flows = |request: &hub::Logged| request.kind == Kind::BlobGet && request.repository == "library/flows";
+    assert_eq!(bench.hub.count(flows), 1);
+}

@@ -28,6 +28,7 @@ pub(crate) struct Change {
     pub(crate) capacity: u64,
     pub(crate) rulebook: LimitsConfig,
     pub(crate) accounts: Vec<(&'static str, &'static str)>,
+    pub(crate) idle_timeout: Duration,
 }
 
 impl Default for Change {
@@ -50,6 +51,7 @@ impl Default for Change {
             capacity: 1 << 30,
             rulebook: LimitsConfig::default(),
             accounts: Vec::new(),
+            idle_timeout: Duration::from_secs(15),
         }
     }
 }
@@ -85,6 +87,7 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
     let settings = upstream::Settings {
         default: true,
         accounts: change.accounts.iter().map(account).collect(),
+        idle_timeout: change.idle_timeout,
         ..upstream::Settings::new("docker.io", hub.registry())
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();

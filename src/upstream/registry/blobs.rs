@@ -1,5 +1,7 @@
 //! Blobs: how large they are, and their bytes from anywhere on.
 
+use std::time::Duration;
+
 use reqwest::{
     StatusCode,
     header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue},
@@ -62,7 +64,7 @@ impl Upstream {
         let headers = reply.response.headers();
         let malformed = |what: &str| Error::Malformed(what.into());
         let transport = self.inner.exchange.endpoint.transport.clone();
-        let body = |size, start, open| Body { size, start, open, transport };
+        let body = |size, start, open| Body { size, start, open, transport, waited: Duration::ZERO, received: 0 };
         match reply.response.status() {
             StatusCode::OK => Ok(body(number(headers), 0, Some((reply.response, reply.permits)))),
             StatusCode::PARTIAL_CONTENT => match content_range(headers) {
