@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod hosted;
 mod journal;
+mod model;
 mod room;
 mod scrub;
 mod small;
