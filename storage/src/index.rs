@@ -94,7 +94,7 @@ impl Drop for OpenIndex {
     }
 }
 
-/// Why the index is not to be had; a text for the log, since nobody can act on more.
+/// Why the index is not to be had; a text for the log, since no caller can act on more.
 type Fault = String;
 
 fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Fault> {

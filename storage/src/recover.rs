@@ -21,7 +21,7 @@ use crate::{
 /// The first line of the lock file. Another layout of the directory will say another number.
 const LAYOUT: &str = "weir layout 1";
 
-/// Quarantined files that are kept for somebody to look at.
+/// Quarantined files that are kept for the operator to look at.
 const QUARANTINED: usize = 16;
 
 /// Takes the directory for this process, until the file is closed.
@@ -87,7 +87,7 @@ pub(crate) fn server(disk: &Disk, layout: &Layout) -> Result<String, Error> {
     Ok(name)
 }
 
-/// Removes what is of no use any more; what may be resumed is left to whoever asks for it. One directory of few files.
+/// Removes what is of no use any more; what may be resumed is left to the next writer. One directory of few files.
 pub(crate) fn sweep(files: &Files, partials: &Partials, ttl: Duration) -> Result<(), Error> {
     let (disk, layout, now) = (&files.disk, &files.layout, SystemTime::now());
     let age = |modified: SystemTime| now.duration_since(modified).unwrap_or_default();

@@ -22,7 +22,7 @@ pub struct Settings {
     /// Bytes of one arriving blob that wait for the disk (8 MiB), after which the upstream body is not read on.
     pub write_buffer: u64,
     /// Whether a blob of an earlier run is hashed once before its last bytes are given (true). Costs one read of the
-    /// blob, on its first use after a start, and finds what rotted while nobody looked.
+    /// blob, on its first use after a start, and finds what rotted while it was not running.
     pub verify_on_first_read: bool,
     /// Everything is read and hashed again once in each such time, in service (7 days); 0 is never.
     pub scrub: Duration,
@@ -32,7 +32,7 @@ pub struct Settings {
     pub namespace_capacity: u64,
     /// Uploads under way at once (1,000).
     pub upload_sessions: usize,
-    /// An upload that nobody went on with for so long is dropped (6 h).
+    /// An upload that no client went on with for so long is dropped (6 h).
     pub upload_ttl: Duration,
     /// What was pushed and is named by no manifest of its repository is dropped after so long (24 h).
     pub unnamed_ttl: Duration,

@@ -61,7 +61,7 @@ impl Reader {
         Reader(Origin::Passing(Passing { size, position: start, rest: Bytes::new(), bytes }))
     }
 
-    /// The size of the blob in bytes, as announced by upstream or as it is on disk; `u64::MAX` while nobody knows, which a
+    /// The size of the blob in bytes, as announced by upstream or as it is on disk; `u64::MAX` while it is not known, which a
     /// `Content-Length` must not say.
     pub fn size(&self) -> u64 {
         match &self.0 {

@@ -3,7 +3,7 @@
 //! # What this guarantees
 //! Readers never see a byte at or beyond `readable`, which only grows while the blob arrives and becomes the whole size
 //! only by [`SharedBlob::finish`], which is called after the digest was verified and nowhere else. An end has two names,
-//! whole and stopped; whoever owns the arrival must reach one of them, and does so in its `Drop` if not before.
+//! whole and stopped; the owner of the arrival must reach one of them, and does so in its `Drop` if not before.
 //!
 //! # Waking
 //! A reader that has caught up leaves one waker, under its own number, so that polling twice does not leave two and a
@@ -26,10 +26,10 @@ use std::{
 
 use super::in_use::{Hold, Usable};
 
-/// The bytes at the end of an arriving blob that nobody gets before the digest is verified.
+/// The bytes at the end of an arriving blob that no reader gets before the digest is verified.
 pub const HOLD_BACK: u64 = 64 * 1024;
 
-/// Stands for a size that nobody knows yet.
+/// Stands for a size that is not known yet.
 pub(crate) const UNKNOWN: u64 = u64::MAX;
 
 const ARRIVING: u8 = 0;
@@ -50,7 +50,7 @@ pub(crate) struct SharedBlob {
     next: AtomicU64,
     // Held for one insertion or one swap; never across a wake.
     waiting: Mutex<Waiting>,
-    // Keeps eviction away for as long as anybody reads or writes.
+    // Keeps eviction away for as long as the blob is read or written.
     _hold: Hold<SharedBlob>,
 }
 
@@ -176,7 +176,7 @@ impl SharedBlob {
         if let Some(stopped) = &waiting.stopped {
             return Poll::Ready(Err(stopped.clone()));
         }
-        // Between the first look and the lock it may have been published, and nobody would wake us for it.
+        // Between the first look and the lock it may have been published, and no publisher would wake this reader for it.
         if let Some(answer) = self.look(offset) {
             return Poll::Ready(answer);
         }

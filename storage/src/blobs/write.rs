@@ -141,7 +141,7 @@ impl Writer {
         Reader::of(&self.shared)
     }
 
-    /// A handle that gives more readers while somebody else drives the writer.
+    /// A handle that gives more readers while another task drives the writer.
     pub fn arriving(&self) -> Arriving {
         Arriving(self.shared.clone())
     }
@@ -341,7 +341,7 @@ impl Ingest {
                         self.shared.stop(Arc::from(error.to_string()));
                     }
                     drop(self);
-                    // Whoever asked may be gone; the blob is where it is.
+                    // The caller may be gone; the blob is where it is.
                     let _ = done.send(result);
                     return;
                 }

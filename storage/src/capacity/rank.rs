@@ -59,7 +59,7 @@ impl Ranks {
         self.entries.keys()
     }
 
-    /// A new object, which somebody asked for just now.
+    /// A new object, which was asked for just now.
     pub(crate) fn insert(&mut self, digest: &Digest, size: u64) {
         self.put(digest, Entry { size, frequency: 1, priority: self.age + worth(size, 1) });
     }

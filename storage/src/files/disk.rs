@@ -311,7 +311,7 @@ impl Disk {
         self.run(Call::Sync, path, || File::open(path)?.sync_all())
     }
 
-    /// 128 random bits in hexadecimal, from the kernel: what nobody can guess.
+    /// 128 random bits in hexadecimal, from the kernel, so that it cannot be guessed.
     pub(crate) fn random(&self) -> Result<String, Error> {
         let mut bytes = [0; 16];
         self.run(Call::Read, Path::new("random numbers"), || {

@@ -6,8 +6,8 @@
 //! one `fdatasync`: those that come while one is under way are written together and share the next.
 //!
 //! # After a failure
-//! A frame that was not written completely is overwritten by the next. A sync that failed is not trusted again: whoever waited
-//! gets the error, and the file is rewritten as a new one before anything else is appended.
+//! A frame that was not written completely is overwritten by the next. A sync that failed is not trusted again: the callers
+//! that waited get the error, and the file is rewritten as a new one before anything else is appended.
 //!
 //! # Compaction
 //! Writes a new file, syncs it, renames it over the old one, syncs the directory. A crash leaves the one or the other.

@@ -1,7 +1,7 @@
 //! The directory of the store: the only system calls, the only paths, and what every layer above does with small files.
 //!
 //! `disk` makes the calls, `layout` builds the paths, `record` seals small values, `journal` appends. [`Files`] joins them with
-//! the lock of the directory, so that whoever can touch a file holds the directory.
+//! the lock of the directory, so that code that can touch a file holds the directory.
 
 mod disk;
 mod journal;

@@ -235,8 +235,8 @@ impl Pins {
     }
 
     /// # Errors
-    /// [`Error::Quota`] when the repository's namespace has no room for so many bytes more.
-    pub(crate) fn room(&self, name: &Name, more: u64) -> Result<(), Error> {
+    /// [`Error::Quota`] when the repository's namespace cannot hold so many bytes more.
+    pub(crate) fn check_quota(&self, name: &Name, more: u64) -> Result<(), Error> {
         let Some(namespace) = self.namespace(name).filter(|_| self.capacity > 0) else { return Ok(()) };
         if self.state().used[namespace].saturating_add(more) <= self.capacity {
             return Ok(());

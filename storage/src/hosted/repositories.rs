@@ -183,7 +183,7 @@ impl Repositories {
         }
     }
 
-    /// Its size. Whoever asks may be about to name it in a manifest, so it is not collected for a while.
+    /// Its size. The client may be about to name it in a manifest, so it is not collected for a while.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -5,7 +5,7 @@
 //!   is not synced: after a power cut the file may be shorter or hold zeros, which the digest shows at the end.
 //! * [`Upload::commit`] comes back only when the blob is verified, synced, under its name, and the name is on the disk.
 //! * However a session ends, committed, cancelled or expired, its file and its bytes of the capacity go with it.
-//! * Two requests on one session never mix: the later one takes over, and the earlier is told so with its next piece.
+//! * Two requests on one session never mix: the later one takes over, and the earlier gets an error with its next piece.
 //!
 //! # Which hash
 //! The algorithm is known only when the digest is. What was announced is hashed as it arrives, sha256 when nothing was; if
@@ -254,13 +254,13 @@ impl Uploads {
         Ok(())
     }
 
-    /// Ends the sessions that nobody used for too long. For the housekeeper.
+    /// Ends the sessions that were not used for too long. For the housekeeper.
     pub(crate) fn expire(&self) {
         let ttl = self.0.ttl;
         let idle: Vec<Arc<Session>> =
             self.sessions().values().filter(|session| session.idle() >= ttl).cloned().collect();
         for session in idle {
-            // Whoever writes at this moment is not idle.
+            // A session that is written at this moment is not idle.
             if let Ok(mut state) = session.state.clone().try_lock_owned()
                 && session.idle() >= ttl
             {
@@ -417,7 +417,7 @@ impl State {
     fn append(&mut self, uploads: &Inner, session: &Session, pieces: &[Bytes]) -> Result<(), Error> {
         let Inner { files, capacity, repositories, .. } = uploads;
         let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        repositories.pins().room(&session.repository, self.written + total)?;
+        repositories.pins().check_quota(&session.repository, self.written + total)?;
         if self.reservation.is_none() {
             self.reservation = Some(capacity.reserve(0)?);
         }

@@ -1,7 +1,7 @@
 //! A manifest: its exact bytes, and the little that Weir reads in them.
 //!
 //! The bytes are what upstream signed, so they are kept and served untouched. They are parsed only to learn which
-//! digests a repository vouches for, what a manifest refers to, and what a referrers answer says of it. The parser
+//! digests that belong to a repository, what a manifest refers to, and what a referrers answer says of it. The parser
 //! is lenient, as clients are: an unknown field is not an error, a missing `mediaType` is not an error.
 
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ struct Document {
     // The withdrawn OCI artifact manifest calls its layers so.
     blobs: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
-    // Schema 1, which is served as it is and vouches for its layers.
+    // Schema 1, which is served as it is and makes its layers members.
     #[serde(rename = "fsLayers")]
     fs_layers: Option<Vec<FsLayer>>,
     subject: Option<Descriptor>,

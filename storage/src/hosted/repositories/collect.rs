@@ -43,7 +43,7 @@ impl Inner {
             return Ok(0);
         }
         for digest in self.pins.of(Kind::Manifest, name) {
-            // Without its bytes nobody knows what it names.
+            // Without its bytes it is not known what it names.
             let described = self.manifests.read_file(&digest)?.and_then(|manifest| manifest.describe().ok());
             let Some(description) = described else {
                 debug!(%digest, repository = %name, "a manifest cannot be read");
