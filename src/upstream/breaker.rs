@@ -1,7 +1,8 @@
 //! When an upstream is not asked at all, and who asks first again. No I/O but a line in the log; time is an argument.
 //!
 //! Two things open it. The abuse limit (a 429 that is not the pull limit's) stops everything for as long as upstream asks, or for
-//! 60 s that double to 10 min. Unavailability (failures to connect, silence, 5xx, five of them in a row) stops
+//! 60 s that double to 10 min. Unavailability (failures to connect, silence, 5xx, five of them in a row, and not all of them 5xx of one
+//! repository, which says nothing about others) stops
 //! everything for 1 s that doubles to 30 s. When the time is over one request goes as a probe, and its answer decides for all.
 //!
 //! Nothing that an upstream answers knowingly opens it: 401, 403, 404, a wrong digest, a malformed body are answers. The pull limit is
@@ -40,6 +41,10 @@ pub(crate) struct Breaker {
 struct State {
     open: Option<Open>,
     failures: u32,
+    /// The only repository whose requests failed; `None` when there was none, or the failure was not about one.
+    failing: Option<Arc<str>>,
+    /// Whether the failures are of several repositories, or of the registry as a whole.
+    general: bool,
     /// How often the time has doubled, for each cause.
     down_steps: u32,
     abuse_steps: u32,
@@ -145,13 +150,27 @@ impl BreakerPermit {
         self.probe = false;
     }
 
-    /// Upstream could not be reached, stayed silent or answered 5xx.
+    /// Upstream could not be reached or stayed silent.
     pub(crate) fn failed(&mut self, why: &Arc<str>, now: Instant) {
+        self.fail(why, None, now);
+    }
+
+    /// Upstream answered 5xx to a request of one repository.
+    pub(crate) fn server_error(&mut self, why: &Arc<str>, repository: &str, now: Instant) {
+        self.fail(why, Some(repository), now);
+    }
+
+    fn fail(&mut self, why: &Arc<str>, repository: Option<&str>, now: Instant) {
         let breaker = self.breaker.clone();
         let mut state = breaker.lock();
         state.failures = state.failures.saturating_add(1);
+        match (repository, &state.failing) {
+            (Some(repository), None) => state.failing = Some(repository.into()),
+            (Some(repository), Some(only)) if **only == *repository => {}
+            _ => state.general = true,
+        }
         let half_open = self.probe || state.open.as_ref().is_some_and(|open| open.until <= now);
-        if half_open || state.open.is_none() && state.failures >= FAILURES {
+        if half_open || state.open.is_none() && state.failures >= FAILURES && state.general {
             let steps = state.down_steps;
             state.down_steps = steps.saturating_add(1);
             // At least half of the step, so that jitter never makes it a busy loop.
@@ -245,6 +264,24 @@ mod tests {
         probe.answered();
         drop(probe);
         assert!(breaker.admit(later).is_ok() && breaker.admit(later).is_ok());
+    }
+
+    #[test]
+    fn one_repository_that_answers_5xx_does_not_stop_the_others() {
+        let breaker = Breaker::default();
+        let now = Instant::now();
+        for _ in 0..50 {
+            breaker.admit(now).unwrap().server_error(&why(), "a/broken", now);
+        }
+        assert!(breaker.admit(now).is_ok());
+        breaker.admit(now).unwrap().server_error(&why(), "another", now);
+        assert!(breaker.admit(now).is_err(), "two are no accident");
+        let breaker = Breaker::default();
+        for _ in 0..4 {
+            breaker.admit(now).unwrap().server_error(&why(), "a/broken", now);
+        }
+        breaker.admit(now).unwrap().failed(&why(), now);
+        assert!(breaker.admit(now).is_err(), "no connection is about no repository");
     }
 
     #[test]

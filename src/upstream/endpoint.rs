@@ -55,7 +55,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// As [`Transport::new`].
-    pub(super) fn new(settings: &Settings, ledger: Ledger, metrics: Metrics) -> Result<Endpoint, String> {
+    pub(super) fn new(settings: &Settings, url: &Url, ledger: Ledger, metrics: Metrics) -> Result<Endpoint, String> {
+        let settings = &Settings { url: url.clone(), ..settings.clone() };
         let transport = Arc::new(Transport::new(settings)?);
         let breaker = Breaker::of(&settings.name);
         let auth = Arc::new(Auth::new(settings, transport.clone(), breaker.clone(), metrics.clone()));
@@ -168,6 +169,12 @@ impl Endpoint {
                 .request(&permit, request, &url, authorization, at_origin)
                 .await
                 .map_err(|failure| transport_error(failure, "where it redirects to"))?;
+            // Beside its API a registry is a content network, too.
+            let refused =
+                matches!(received.response.status().as_u16(), 403 | 404) && request.operation == Operation::BlobGet;
+            if at_origin && refused && !url.path().contains("/v2/") {
+                return Err(self.redirect_error(request.operation, Target::Elsewhere, &url, received).await);
+            }
             if at_origin {
                 received = self.origin_response(request, &mut permit, received, stamp).await?;
             }
@@ -265,7 +272,7 @@ impl Endpoint {
             ErrorResponse::ServerError(retry_after) => {
                 self.transport.limiter.shrink();
                 let reason: Arc<str> = format!("it answers {status}").into();
-                permit.failed(&reason, Instant::now());
+                permit.server_error(&reason, request.repository.as_str(), Instant::now());
                 // Who says when to come back is not asked before.
                 let retry = retry::is_transient(status) && retry_after.is_none_or(|wait| wait <= retry::MAX_BACKOFF);
                 AttemptError { error: Error::Unavailable { reason, retry_after }, retry }

@@ -1,6 +1,8 @@
 //! How a request to an upstream is repeated, counted and logged.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
+
+use tracing::Instrument as _;
 
 use super::{
     endpoint::Endpoint,
@@ -17,39 +19,63 @@ const RETRIES: u32 = 2;
 pub(super) struct Exchange {
     pub(super) upstream: Arc<str>,
     pub(super) endpoint: Endpoint,
+    /// The same registry at other URLs, in the order in which they are tried.
+    pub(super) others: Vec<Endpoint>,
     pub(super) metrics: Metrics,
 }
 
 impl Exchange {
     /// Sends a request, repeats what may be repeated, and counts the outcome.
-    pub(super) async fn send(&self, mut request: Request<'_>) -> Result<Reply, Error> {
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Reply, Error> {
+        let (operation, repository) = (request.operation, request.repository);
+        let span = tracing::debug_span!("upstream", upstream = %self.upstream, ?operation, %repository);
+        let outcome = self.send_to_each(request).instrument(span.clone()).await;
+        let result = outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+        self.metrics.asked(&self.upstream, operation, result);
+        self.metrics.breaker(&self.upstream, self.endpoint.breaker.open(Instant::now()).is_some());
+        if let Err(error) = &outcome {
+            span.in_scope(
+                || tracing::debug!(upstream = %self.upstream, ?operation, %repository, %error, "upstream failed"),
+            );
+        }
+        outcome
+    }
+
+    /// The first URL, and the next when it cannot be reached or answers 5xx.
+    async fn send_to_each(&self, mut request: Request<'_>) -> Result<Reply, Error> {
+        let mut outcome = self.send_to(&self.endpoint, &mut request).await;
+        for endpoint in &self.others {
+            let Err(Error::Unavailable { .. }) = &outcome else { break };
+            if !pay_again(&mut request).await {
+                break;
+            }
+            outcome = self.send_to(endpoint, &mut request).await;
+        }
+        outcome
+    }
+
+    async fn send_to(&self, endpoint: &Endpoint, request: &mut Request<'_>) -> Result<Reply, Error> {
         let mut attempt = 0;
-        let outcome = loop {
-            match self.endpoint.attempt(&mut request).await {
-                Err(AttemptError { retry: true, error })
-                    if attempt < RETRIES && self.endpoint.transport.may_retry() =>
-                {
-                    // Each GET that Docker Hub may have counted has an entry of its own, so a repetition is paid again.
-                    if let Some(reservation) = &mut request.reservation
-                        && reservation.again().await.is_err()
-                    {
-                        break Err(error);
+        loop {
+            match endpoint.attempt(request).await {
+                Err(AttemptError { retry: true, error }) if attempt < RETRIES && endpoint.transport.may_retry() => {
+                    if !pay_again(request).await {
+                        return Err(error);
                     }
                     self.metrics.retried(&self.upstream);
                     tokio::time::sleep(retry::backoff(attempt)).await;
                     attempt += 1;
                 }
-                Err(AttemptError { error, .. }) => break Err(error),
-                Ok(reply) => break Ok(reply),
+                outcome => return outcome.map_err(|failed| failed.error),
             }
-        };
-        let result = outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
-        self.metrics.asked(&self.upstream, request.operation, result);
-        self.metrics.breaker(&self.upstream, self.endpoint.breaker.open(std::time::Instant::now()).is_some());
-        if let Err(error) = &outcome {
-            let (kind, repository) = (request.operation, request.repository);
-            tracing::debug!(upstream = %self.upstream, ?kind, %repository, %error, "upstream did not give it");
         }
-        outcome
+    }
+}
+
+/// Each GET that Docker Hub may have counted has an entry of its own, so a repetition is paid again. Whether it could be.
+async fn pay_again(request: &mut Request<'_>) -> bool {
+    match &mut request.reservation {
+        Some(reservation) => reservation.again().await.is_ok(),
+        None => true,
     }
 }

@@ -62,8 +62,10 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::new`].
     pub fn with_metrics(settings: Settings, ledger: Ledger, metrics: Metrics) -> Result<Upstream, String> {
-        let endpoint = Endpoint::new(&settings, ledger, metrics.clone())?;
-        let exchange = Exchange { upstream: settings.name.clone(), endpoint, metrics };
+        let endpoint = |url| Endpoint::new(&settings, url, ledger.clone(), metrics.clone());
+        let (first, others) = (endpoint(&settings.url)?, settings.urls.iter().map(endpoint));
+        let others = others.collect::<Result<_, _>>()?;
+        let exchange = Exchange { upstream: settings.name.clone(), endpoint: first, others, metrics };
         let headless = moka::sync::Cache::builder().max_capacity(MAX_HEADLESS).time_to_live(HEADLESS).build();
         let unusable = moka::sync::Cache::builder().max_capacity(MAX_HEADLESS).time_to_live(UNUSABLE).build();
         Ok(Upstream { inner: Arc::new(Inner { settings, exchange, headless, unusable }) })

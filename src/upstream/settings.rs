@@ -23,6 +23,9 @@ pub struct Settings {
     /// Where it is, such as `https://registry-1.docker.io`; may have a path, below which `/v2/` is.
     #[serde(with = "address")]
     pub url: Url,
+    /// The same registry at other URLs, tried in order when the one before cannot be reached or answers 5xx.
+    #[serde(default, with = "addresses")]
+    pub urls: Vec<Url>,
     /// Serves names without a registry. At most one upstream does.
     #[serde(default)]
     pub default: bool,
@@ -124,6 +127,7 @@ impl Settings {
         Settings {
             name: name.into(),
             url,
+            urls: Vec::new(),
             default: false,
             accounts: Vec::new(),
             token_hosts: Vec::new(),
@@ -268,6 +272,23 @@ mod address {
         });
         let fix = r#"write http or https and a host, such as "https://ghcr.io"; credentials go into accounts"#;
         url.ok_or_else(|| D::Error::custom(fix))
+    }
+}
+
+/// A list of what [`address`] reads.
+mod addresses {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use url::Url;
+
+    #[derive(Deserialize)]
+    struct One(#[serde(with = "super::address")] Url);
+
+    pub(super) fn serialize<S: Serializer>(urls: &[Url], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(urls.iter().map(Url::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Url>, D::Error> {
+        Ok(Vec::<One>::deserialize(deserializer)?.into_iter().map(|One(url)| url).collect())
     }
 }
 

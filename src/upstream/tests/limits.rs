@@ -157,7 +157,9 @@ async fn an_upstream_that_stays_down_is_left_alone_and_probed_once() {
     .await;
     let upstream = upstream(&server);
     let (identity, repository, reference) = (anonymous(), name("a/b"), tag("latest"));
-    for _ in 0..20 {
+    // Of several repositories: what one answers says nothing about others.
+    for number in 0..20 {
+        let repository = name(&format!("a/{}", number % 2));
         let got = upstream.head_manifest(&identity, &repository, &reference).await;
         assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
     }
@@ -209,4 +211,21 @@ async fn silence_is_unavailable_after_the_first_byte_time_out() {
     let upstream = Upstream::new(settings, Ledger::unkept()).unwrap();
     let got = get(&upstream, &tag("latest")).await;
     assert!(matches!(&got, Err(Error::Unavailable { reason, .. }) if reason.contains("in time")), "{got:?}");
+}
+
+#[tokio::test]
+async fn the_next_url_serves_when_the_one_before_is_down_or_answers_5xx() {
+    let good = Server::start(|_| answer(200, &[OCI_INDEX], INDEX)).await;
+    let absent = Server::start(|_| answer(404, &[], "")).await;
+    let broken = Server::start(|_| answer(500, &[], "")).await;
+    for (first, served) in [("http://127.0.0.1:1".to_owned(), true), (broken.url(), true), (absent.url(), false)] {
+        let settings = Settings { urls: vec![Url::parse(&good.url()).unwrap()], ..settings(&first) };
+        let upstream = Upstream::new(settings, Ledger::unkept()).unwrap();
+        let before = good.asked().len();
+        // More often than it takes to leave the first alone.
+        for _ in 0..8 {
+            assert_eq!(get(&upstream, &tag("latest")).await.is_ok(), served, "{first}");
+        }
+        assert_eq!(good.asked().len() - before, if served { 8 } else { 0 });
+    }
 }
