@@ -9,4 +9,5 @@ mod promises;
 mod registry;
 mod suite;
 mod tls;
+mod upstreams;
 mod verify;
