@@ -1,6 +1,7 @@
 //! Through the front door: one binary, real sockets.
 
 mod architecture;
+mod checks;
 mod deploy;
 mod limits;
 mod mirror;
