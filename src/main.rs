@@ -32,7 +32,7 @@ use weir::{
 };
 use weir_storage::Store;
 
-use self::persistence::{LedgerJournal, Persistence};
+use self::persistence::{Persistence, RecordJournal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -80,7 +80,7 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     let store = Store::open(settings.storage).map_err(|error| error.to_string())?;
     let journal = store.journals.open("ledger").map_err(|error| error.to_string())?;
     let records = journal.replay().map_err(|error| error.to_string())?;
-    let ledger = Ledger::new(records, Arc::new(LedgerJournal(journal)));
+    let ledger = Ledger::new(records, Arc::new(RecordJournal(journal)));
     for allowed in &settings.limits.allowlist.0 {
         let expires = allowed.expires.map(|expires| humantime::format_rfc3339_seconds(expires).to_string());
         tracing::info!(client = %allowed.client, comment = allowed.comment, expires, "on the allowlist: never throttled");

@@ -19,7 +19,8 @@ use weir::{
     admin::Settle,
     limits::{
         Limits, LimitsConfig,
-        audit::{AuditSink, Entry},
+        audit::{AuditSink, Entry, Event},
+        bans::BanEvent,
         state::PersistedState,
     },
     upstream::{
@@ -37,9 +38,9 @@ const WAITING: usize = 4096;
 const LONG: usize = 20_000;
 
 /// Keeps the ledger in a journal of the store: `upstream` knows no storage.
-pub(crate) struct LedgerJournal(pub(crate) Journal);
+pub(crate) struct RecordJournal(pub(crate) Journal);
 
-impl LedgerStore for LedgerJournal {
+impl LedgerStore for RecordJournal {
     fn append_all(&self, records: Vec<Vec<u8>>) -> WriteFuture {
         let journal = self.0.clone();
         Box::pin(async move {
@@ -56,13 +57,16 @@ impl LedgerStore for LedgerJournal {
     }
 }
 
+/// Whether what was decided is on disk; the reason when it is not.
+type Settled = Result<(), String>;
+
 enum Line {
     Entry(Vec<u8>),
-    Settle(oneshot::Sender<()>),
+    Settle(oneshot::Sender<Settled>),
     Close(oneshot::Sender<()>),
 }
 
-/// Takes entries as they happen; a full queue loses nothing, for then everything is written anew.
+/// Takes entries as they happen. A full queue loses nothing, for then everything is written anew.
 struct Queue {
     lines: mpsc::Sender<Line>,
     overflown: Arc<AtomicBool>,
@@ -70,13 +74,42 @@ struct Queue {
 
 impl AuditSink for Queue {
     fn append(&self, entry: &Entry) {
+        log(entry);
         if self.lines.try_send(Line::Entry(Limits::record(entry))).is_err() {
-            self.overflown.store(true, Ordering::Release);
+            self.rewrite();
+        }
+    }
+
+    fn rewrite(&self) {
+        self.overflown.store(true, Ordering::Release);
+    }
+}
+
+/// A line for each ban, lift, expiry and refused attempt.
+fn log(entry: &Entry) {
+    let Event::Ban(event) = &entry.event else { return };
+    let by = &*entry.by;
+    match &**event {
+        BanEvent::Banned { record } => {
+            let until = humantime::format_rfc3339_seconds(record.until);
+            let (level, simulated) = (u8::from(record.level), record.simulated);
+            tracing::info!(target: "weir::ban", ban = record.id, client = %record.client, rule = record.rule, level,
+                %until, by, simulated, "banned");
+        }
+        BanEvent::Lifted { record } => {
+            let reason = record.lifted.as_ref().map(|lift| &*lift.reason);
+            tracing::info!(target: "weir::ban", ban = record.id, client = %record.client, rule = record.rule, by, reason,
+                "ban lifted");
+        }
+        BanEvent::Expired { id, client } => tracing::info!(target: "weir::ban", ban = id, %client, "ban ended"),
+        BanEvent::Refused { attempt, reason } => {
+            let from = entry.from.map(|from| from.to_string());
+            tracing::info!(target: "weir::ban", by, from, attempt, reason, "attempt refused");
         }
     }
 }
 
-/// Writes what [`Limits`] tells.
+/// Writes what [`Limits`] gives to its sink.
 pub(crate) struct Persistence {
     lines: mpsc::Sender<Line>,
     writing: JoinHandle<()>,
@@ -109,6 +142,7 @@ impl Persistence {
             let account = (&*spend.identity != Identity::ANONYMOUS).then(|| spend.identity.clone());
             limits.restore_spend(&Identity { upstream: spend.upstream.clone(), account }, &spend.client, spend.at);
         }
+        let (audit, usage) = (Box::new(RecordJournal(audit)), Box::new(RecordJournal(usage)));
         let writer = Writer {
             audit,
             usage,
@@ -116,23 +150,23 @@ impl Persistence {
             ledger: ledger.clone(),
             length,
             overflown,
+            failure: None,
             last: Vec::new(),
         };
         let writing = tokio::spawn(writer.run(queue));
         Ok((limits, Persistence { lines, writing }))
     }
 
-    /// Resolves when what was decided so far is on disk.
+    /// Resolves when what was decided so far is on disk, or cannot be written.
     pub(crate) fn settle(&self) -> Settle {
         let lines = self.lines.clone();
         Box::new(move || {
             let lines = lines.clone();
-            let settled: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+            let settled: Pin<Box<dyn Future<Output = Settled>>> = Box::pin(async move {
                 let (done, settled) = oneshot::channel();
-                if lines.send(Line::Settle(done)).await.is_ok() {
-                    // The writer that is gone has said so in the log.
-                    let _ = settled.await;
-                }
+                let ended = |_| "the writer has ended".to_owned();
+                lines.send(Line::Settle(done)).await.map_err(|_| ended(()))?;
+                settled.await.map_err(|_| ended(()))?
             });
             settled
         })
@@ -149,12 +183,14 @@ impl Persistence {
 }
 
 struct Writer {
-    audit: Journal,
-    usage: Journal,
+    audit: Box<dyn LedgerStore>,
+    usage: Box<dyn LedgerStore>,
     limits: Limits,
     ledger: Ledger,
     length: usize,
     overflown: Arc<AtomicBool>,
+    /// Why the journal lacks something; the next compaction that succeeds mends it.
+    failure: Option<String>,
     last: Vec<u8>,
 }
 
@@ -166,10 +202,12 @@ impl Writer {
                 line = queue.recv() => match line {
                     Some(Line::Entry(record)) => self.append(record).await,
                     Some(Line::Settle(done)) => {
-                        // Whoever does not wait any more needs no answer.
-                        let _ = done.send(());
+                        self.catch_up().await;
+                        // A caller that does not wait any more needs no answer.
+                        let _ = done.send(self.failure.clone().map_or(Ok(()), Err));
                     }
                     Some(Line::Close(done)) => {
+                        self.catch_up().await;
                         self.write_usage().await;
                         let _ = done.send(());
                         return;
@@ -180,19 +218,29 @@ impl Writer {
                     self.limits.tick(SystemTime::now());
                     self.write_usage().await;
                     self.ledger.persist().await;
+                    self.catch_up().await;
                 }
             }
-            if self.length > LONG || self.overflown.swap(false, Ordering::AcqRel) {
-                self.compact().await;
+            // After a failure the next tick tries again, and not every entry.
+            if self.failure.is_none() {
+                self.catch_up().await;
             }
         }
     }
 
     async fn append(&mut self, record: Vec<u8>) {
         self.length += 1;
-        if let Err(error) = self.audit.append(&record).await {
+        if let Err(error) = self.audit.append_all(vec![record]).await {
             tracing::warn!(%error, "the audit cannot be written; bans are known in memory only");
+            self.failure = Some(error);
             self.overflown.store(true, Ordering::Release);
+        }
+    }
+
+    /// Writes everything anew when the journal is long or lacks something.
+    async fn catch_up(&mut self) {
+        if self.length > LONG || self.overflown.swap(false, Ordering::AcqRel) {
+            self.compact().await;
         }
     }
 
@@ -200,9 +248,13 @@ impl Writer {
     async fn compact(&mut self) {
         let records = self.limits.records();
         let length = records.len();
-        match self.audit.compact(records.into_iter().map(Into::into).collect()).await {
-            Ok(()) => self.length = length,
-            Err(error) => tracing::warn!(%error, "the audit cannot be compacted"),
+        match self.audit.compact(records).await {
+            Ok(()) => (self.length, self.failure) = (length, None),
+            Err(error) => {
+                tracing::warn!(%error, "the audit cannot be compacted");
+                self.failure = Some(error);
+                self.overflown.store(true, Ordering::Release);
+            }
         }
     }
 
@@ -211,9 +263,80 @@ impl Writer {
         if usage == self.last {
             return;
         }
-        match self.usage.compact(vec![usage.clone().into()]).await {
+        match self.usage.compact(vec![usage.clone()]).await {
             Ok(()) => self.last = usage,
             Err(error) => tracing::warn!(%error, "what clients have used cannot be written; a restart forgets it"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use weir::limits::{audit::Actor, state::BanRequest};
+
+    use super::*;
+
+    /// A disk that is full, or not.
+    #[derive(Clone, Default)]
+    struct Disk {
+        is_full: Arc<AtomicBool>,
+        records: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl Disk {
+        fn write(&self, work: impl FnOnce(&mut Vec<Vec<u8>>)) -> WriteFuture {
+            if self.is_full.load(Ordering::Relaxed) {
+                return Box::pin(std::future::ready(Err("no space left on device".to_owned())));
+            }
+            work(&mut self.records.lock().unwrap());
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    impl LedgerStore for Disk {
+        fn append_all(&self, all: Vec<Vec<u8>>) -> WriteFuture {
+            self.write(|records| records.extend(all))
+        }
+
+        fn compact(&self, all: Vec<Vec<u8>>) -> WriteFuture {
+            self.write(|records| *records = all)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ban_on_a_full_disk_is_told_as_not_kept_and_is_written_when_there_is_room() {
+        let disk = Disk::default();
+        let (lines, queue) = mpsc::channel(WAITING);
+        let overflown = Arc::new(AtomicBool::new(false));
+        let sink = Arc::new(Queue { lines: lines.clone(), overflown: overflown.clone() });
+        let start = |kept: &PersistedState, sink| {
+            Limits::new(LimitsConfig::default(), kept, sink, Box::new(|| 7), SystemTime::now()).0
+        };
+        let limits = start(&PersistedState::default(), sink);
+        let writer = Writer {
+            audit: Box::new(disk.clone()),
+            usage: Box::new(disk.clone()),
+            limits: limits.clone(),
+            ledger: Ledger::unkept(),
+            length: 0,
+            overflown,
+            failure: None,
+            last: limits.usage(SystemTime::now()),
+        };
+        let persistence = Persistence { lines, writing: tokio::spawn(writer.run(queue)) };
+        let settle = persistence.settle();
+        disk.is_full.store(true, Ordering::Relaxed);
+        let client = "192.0.2.7".parse().unwrap();
+        let wish = BanRequest { client, duration: Duration::from_secs(60), reason: String::new(), force: false };
+        let ban = limits.ban(wish, &Actor::new("ops", None), SystemTime::now()).unwrap();
+        assert_eq!(settle().await, Err("no space left on device".to_owned()));
+        assert_eq!(settle().await, Err("no space left on device".to_owned()), "and it is not forgotten");
+        disk.is_full.store(false, Ordering::Relaxed);
+        assert_eq!(settle().await, Ok(()));
+        let records = disk.records.lock().unwrap().clone();
+        let restarted = start(&PersistedState { records, usage: None }, Arc::new(|_: &Entry| ()));
+        assert_eq!(restarted.get_ban(&ban.id).unwrap().client, ban.client);
     }
 }

@@ -59,17 +59,17 @@ pub(super) async fn add(state: &State, authorized: &Authorized, payload: web::Pa
         return refuse(400, "INVALID", "duration is a number and a unit, such as \"1h\"");
     };
     let now = SystemTime::now();
-    let filter = BanFilter { client: Some(new.client.clone()), ..BanFilter::default() };
-    let is_replaced = |ban: &BanRecord| ban.client == new.client && ban.origin == Origin::Admin && !ban.simulated;
+    let client = new.client.as_client();
+    let filter = BanFilter { client: Some(client.clone()), ..BanFilter::default() };
+    let is_replaced = |ban: &BanRecord| ban.client == client && ban.origin == Origin::Admin && !ban.simulated;
     let replaced: Vec<_> = state.limits.bans(&filter, now).into_iter().filter(is_replaced).collect();
-    let request = BanRequest { client: new.client, duration, reason: new.reason, force: new.force };
+    let request = BanRequest { client: client.clone(), duration, reason: new.reason, force: new.force };
     match state.limits.ban(request, &authorized.operator, now) {
         Ok(record) => {
-            (state.settle)().await;
             let mut json = json!(record);
             // An operator has one ban of a client; the last word counts, and says so.
             json["replaces"] = replaced.iter().map(|ban| json!({"id": ban.id, "until": json!(ban)["until"]})).collect();
-            reply(201, &json)
+            state.settled(reply(201, &json)).await
         }
         Err(why) => refused(&why),
     }
@@ -87,7 +87,7 @@ pub(super) async fn lift(state: &State, authorized: &Authorized, id: &str, paylo
         Err(refusal) => return refusal,
     };
     match state.limits.lift(id, &why.reason, &authorized.operator, SystemTime::now()) {
-        Ok(record) => kept(state, 200, &record).await,
+        Ok(record) => state.settled(reply(200, &json!(record))).await,
         Err(why) => refused(&why),
     }
 }
@@ -108,18 +108,9 @@ pub(super) async fn import(state: &State, authorized: &Authorized, query: &str, 
     };
     let force = matches!(parameter(query, "force").as_deref(), Some("1" | "true"));
     match state.limits.import(&json, force, &authorized.operator, SystemTime::now()) {
-        Ok(records) => {
-            (state.settle)().await;
-            reply(200, &json!({"imported": records.len(), "bans": records}))
-        }
+        Ok(records) => state.settled(reply(200, &json!({"imported": records.len(), "bans": records}))).await,
         Err(why) => refused(&why),
     }
-}
-
-/// The record, once it is on disk: who was told of a ban finds it after a crash.
-async fn kept(state: &State, status: u16, record: &BanRecord) -> HttpResponse {
-    (state.settle)().await;
-    reply(status, &json!(record))
 }
 
 fn refused(why: &BanError) -> HttpResponse {

@@ -78,8 +78,21 @@ struct State {
     settle: Settle,
 }
 
-/// Resolves when what was decided so far is on disk. `main` gives it.
-pub type Settle = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
+/// Resolves when what was decided so far is on disk, or with the reason why it is not. `main` gives it.
+pub type Settle = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>>>> + Send + Sync>;
+
+impl State {
+    /// The answer to a change, once the change is on disk: a client that was told of it finds it after a crash.
+    async fn settled(&self, answer: HttpResponse) -> HttpResponse {
+        match (self.settle)().await {
+            Err(error) if answer.status().is_success() || answer.status().is_redirection() => {
+                let message = format!("this is in force, but cannot be written, so a restart forgets it: {error}");
+                refuse(507, "UNKNOWN", &message)
+            }
+            _ => answer,
+        }
+    }
+}
 
 /// What there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,6 +92,9 @@ pub enum AdminEvent {
 pub trait AuditSink: Send + Sync {
     /// Takes an entry, in the order of events, and must not block.
     fn append(&self, entry: &Entry);
+
+    /// Asks for a compaction: times of what was kept have changed.
+    fn rewrite(&self) {}
 }
 
 impl<F: Fn(&Entry) + Send + Sync> AuditSink for F {
@@ -116,6 +119,10 @@ impl Audit {
         // Written under the lock, so that the journal has the order of the audit.
         self.sink.append(&entry);
         newest.add(entry);
+    }
+
+    pub(super) fn rewrite(&self) {
+        self.sink.rewrite();
     }
 
     pub(super) fn read<R>(&self, work: impl FnOnce(&AuditLog) -> R) -> R {
@@ -147,21 +154,111 @@ impl AuditLog {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::{
+        bans::{BanRecord, Evidence, Lift, Origin},
+        penalty::PenaltyLevel,
+    };
+
+    fn time() -> impl Strategy<Value = SystemTime> {
+        // To the second, until the year 9999.
+        (0..253_402_300_799_u64).prop_map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds))
+    }
+
+    fn target() -> impl Strategy<Value = Target> {
+        prop_oneof![
+            any::<[u8; 4]>().prop_map(|octets| IpAddr::from(octets).to_string()),
+            (any::<[u16; 8]>(), 32..=128_u8).prop_map(|(parts, length)| format!("{}/{length}", IpAddr::from(parts))),
+            "[a-z][a-z0-9-]{0,30}",
+        ]
+        .prop_map(|text| text.parse().unwrap())
+    }
+
+    fn record() -> impl Strategy<Value = BanRecord> {
+        let evidence = (time(), any::<String>(), any::<String>(), any::<String>(), any::<u16>()).prop_map(
+            |(at, method, repository, reference, status)| Evidence { at, method, repository, reference, status },
+        );
+        let lift = (time(), any::<String>(), any::<String>()).prop_map(|(at, by, reason)| Lift { at, by, reason });
+        let words = (any::<String>(), any::<String>(), any::<String>(), any::<String>());
+        let origin = prop_oneof![Just(Origin::Auto), Just(Origin::Admin), Just(Origin::Imported)];
+        let lists = (prop::collection::vec(evidence, 0..3), prop::collection::vec(any::<String>(), 0..3));
+        let flags = (any::<u32>(), any::<bool>(), any::<bool>(), 0..5_u8);
+        (words, target(), time(), time(), origin, lists, flags, prop::option::of(lift)).prop_map(
+            |(words, client, created, until, origin, lists, flags, lifted)| BanRecord {
+                id: words.0,
+                client,
+                created,
+                until,
+                level: PenaltyLevel::try_from(flags.3).unwrap(),
+                rule: words.1,
+                origin,
+                reason: words.2,
+                created_by: words.3,
+                evidence: lists.0,
+                repositories: lists.1,
+                strikes: flags.0,
+                simulated: flags.1,
+                self_service: flags.2,
+                lifted,
+            },
+        )
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let mode = || prop_oneof![Just(Mode::Enforce), Just(Mode::DryRun), Just(Mode::Off)];
+        let ban = prop_oneof![
+            record().prop_map(|record| BanEvent::Banned { record }),
+            record().prop_map(|record| BanEvent::Lifted { record }),
+            (any::<String>(), target()).prop_map(|(id, client)| BanEvent::Expired { id, client }),
+            (any::<String>(), any::<String>()).prop_map(|(attempt, reason)| BanEvent::Refused { attempt, reason }),
+        ];
+        let admin = prop_oneof![
+            (any::<String>(), mode()).prop_map(|(selection, mode)| AdminEvent::Switched { selection, mode }),
+            (target(), any::<String>(), time()).prop_map(|(client, comment, expires)| AdminEvent::Allowed {
+                client,
+                comment,
+                expires
+            }),
+            Just(AdminEvent::Reloaded),
+            Just(AdminEvent::LoggedIn),
+        ];
+        prop_oneof![ban.prop_map(|event| Event::Ban(Box::new(event))), admin.prop_map(Event::Admin)]
+    }
+
+    proptest! {
+        #[test]
+        fn every_entry_is_read_as_it_was_written(
+            at in time(),
+            by in any::<String>(),
+            from in any::<Option<[u8; 4]>>(),
+            event in event(),
+        ) {
+            let entry = Entry { at, by, from: from.map(IpAddr::from), event };
+            let json = serde_json::to_string(&entry).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry, "{}", json);
+        }
+    }
 
     #[test]
-    fn an_entry_is_read_as_it_was_written() {
-        for event in [
-            Event::Ban(Box::new(BanEvent::Expired { id: "1".into(), client: "10.0.0.7".parse().unwrap() })),
-            Event::Admin(AdminEvent::Switched { selection: "*".into(), mode: Mode::Off }),
-            Event::Admin(AdminEvent::Reloaded),
-        ] {
-            let at = UNIX_EPOCH + Duration::from_secs(1);
-            let entry = Entry { at, by: "ann".into(), from: Some([10, 0, 0, 1].into()), event };
-            let json = serde_json::to_string(&entry).unwrap();
-            assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry, "{json}");
-        }
+    fn a_refusal_that_an_older_weir_wrote_with_two_names_is_still_read() {
+        let old = r#"{"entry":{"at":"2026-11-28T20:00:00Z","by":"operator","from":"10.0.0.1","event":"refused","by":"operator","attempt":"log in as ops","reason":"wrong name or password"}}"#;
+        let kept = crate::limits::state::PersistedState { records: vec![old.as_bytes().to_vec()], usage: None };
+        let (limits, unreadable) = crate::limits::Limits::new(
+            crate::limits::LimitsConfig::default(),
+            &kept,
+            Arc::new(|_: &Entry| ()),
+            Box::new(|| 0),
+            UNIX_EPOCH,
+        );
+        assert_eq!(unreadable, 0);
+        let entry = limits.audit(1).remove(0);
+        assert_eq!((&*entry.by, entry.from), ("operator", Some([10, 0, 0, 1].into())));
+        assert!(
+            matches!(&entry.event, Event::Ban(event) if matches!(&**event, BanEvent::Refused { attempt, .. } if attempt == "log in as ops"))
+        );
     }
 }

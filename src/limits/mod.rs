@@ -18,6 +18,7 @@ pub mod audit;
 pub mod bans;
 pub mod budget;
 pub mod class;
+mod clock;
 pub mod config;
 pub mod headers;
 pub mod penalty;

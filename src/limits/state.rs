@@ -49,6 +49,7 @@ use super::{
     audit::{Actor, AdminEvent, Audit, AuditLog, AuditSink, Entry, Event},
     bans::{BanEvent, BanList, Bans},
     budget::Budgets,
+    clock::SteadyClock,
     config::LimitsConfig,
     probation::Probation,
     target::Target,
@@ -73,6 +74,7 @@ impl std::fmt::Debug for Limits {
 struct Inner {
     // Read several times for every request, on every core: a lock would be one cache line that all of them write.
     config: ArcSwap<LimitsConfig>,
+    clock: SteadyClock,
     changes: Mutex<Changes>,
     throttles: Table,
     bans: Bans,
@@ -80,6 +82,8 @@ struct Inner {
     budgets: Budgets,
     probation: Probation,
     audit: Audit,
+    /// What [`Limits::usage`] said last, and when that was by the clock and in steady time.
+    usage: Mutex<(Vec<u8>, (u64, u64))>,
     random: RandomSource,
 }
 
@@ -102,6 +106,7 @@ impl Limits {
     ) -> Limits {
         let inner = Inner {
             config: ArcSwap::from_pointee(config.clone()),
+            clock: SteadyClock::default(),
             changes: Mutex::new(Changes { configured: config, ..Changes::default() }),
             throttles: Table::new(Table::MAX_CLIENTS),
             bans: Bans::new(bans),
@@ -109,9 +114,19 @@ impl Limits {
             budgets: Budgets::default(),
             probation: Probation::default(),
             audit: Audit::new(audit, sink),
+            usage: Mutex::default(),
             random,
         };
         Limits { inner: Arc::new(inner) }
+    }
+
+    /// Steady time for what is counted. A step of the clock moves the bans with it, which are judged and shown by `now` itself: so this comes
+    /// before any look at them.
+    fn steady(&self, now: SystemTime) -> SystemTime {
+        self.inner.clock.read(now, |step| {
+            self.inner.bans.change(|list| list.shift(step));
+            self.inner.audit.rewrite();
+        })
     }
 
     /// What is in force: what is configured, with what was changed by hand laid over.
@@ -159,7 +174,7 @@ impl Limits {
             config.throttles = Rules::with_mode(&config.throttles, selection, *mode).0;
         }
         config.allowlist.0.extend(changes.allowed.iter().cloned());
-        self.inner.throttles.requota(&self.config().throttles, &config.throttles, now);
+        self.inner.throttles.requota(&self.config().throttles, &config.throttles, self.steady(now));
         self.inner.config.store(Arc::new(config));
     }
 
@@ -171,7 +186,7 @@ impl Limits {
     /// Records that an attempt was refused.
     pub fn record_refusal(&self, by: &Actor, attempt: &str, reason: &str, now: SystemTime) {
         let (attempt, reason) = (attempt.to_owned(), reason.to_owned());
-        let event = BanEvent::Refused { by: by.name.clone(), attempt, reason };
+        let event = BanEvent::Refused { attempt, reason };
         self.record_event(by, Event::Ban(Box::new(event)), now);
     }
 
@@ -180,11 +195,13 @@ impl Limits {
         self.inner.audit.record(Entry { at: now, by: by.name.clone(), from: by.from, event });
     }
 
-    /// Moves what ended by itself out of the way. Called every few seconds.
+    /// Moves what ended by itself out of the way, and notices steps of the clock. To be called every few seconds from the first call on.
     pub fn tick(&self, now: SystemTime) {
+        let steady = self.steady(now);
+        self.inner.clock.expect_readings();
         let events = self.inner.bans.change(|list| list.expire(now));
         events.into_iter().for_each(|event| self.record_event(&Actor::auto(), Event::Ban(Box::new(event)), now));
-        self.inner.probation.expire(now);
+        self.inner.probation.expire(steady);
     }
 }
 

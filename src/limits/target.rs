@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::address::addresses_of;
+use super::address::{addresses_of, key_address};
 use crate::client::ClientKey;
 
 /// The clients that a ban or an allowlist entry means. Written as an address, a CIDR, or the name of an account.
@@ -23,6 +23,17 @@ impl Target {
         match client {
             ClientKey::Principal(name) => Target::Principal(name.to_string()),
             ClientKey::Address(address) => Target::Network(addresses_of(client).unwrap_or_else(|| (*address).into())),
+        }
+    }
+
+    /// The same, no narrower than what is counted as one client: a /64 of IPv6.
+    pub fn as_client(self) -> Target {
+        match self {
+            Target::Network(IpNet::V6(network)) if network.prefix_len() > 64 => {
+                let client = ClientKey::Address(key_address(network.addr().into()));
+                Target::of(&client)
+            }
+            other => other,
         }
     }
 

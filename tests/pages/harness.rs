@@ -98,7 +98,7 @@ impl Harness {
         };
         change(&mut settings);
         let metrics = weir::telemetry::registry();
-        let settle: admin::Settle = Box::new(|| Box::pin(std::future::ready(())));
+        let settle: admin::Settle = Box::new(|| Box::pin(std::future::ready(Ok(()))));
         let dependencies = Dependencies {
             mirror: bench.mirror.clone(),
             limits: limits.clone(),

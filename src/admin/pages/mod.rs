@@ -223,9 +223,7 @@ pub(super) async fn answer(state: &State, request: &HttpRequest, page: Page, pay
         (&Method::GET | &Method::HEAD, attempt) if attempt.is_none() || page == Page::Login => see(&context, page),
         (&Method::POST, Some(attempt)) => {
             let response = post(context, page, &attempt, &head, payload).await;
-            // Who was told of a change finds it after a crash.
-            (state.settle)().await;
-            response
+            state.settled(response).await
         }
         (_, attempt) => {
             if let Some(attempt) = &attempt {

@@ -48,13 +48,14 @@ impl History {
         &mut self,
         settings: &Settings,
         failure: &Failure<'_>,
+        wall: SystemTime,
         now: SystemTime,
     ) -> Option<(PenaltyLevel, &'static str, String)> {
         let what = hash(&(failure.repository, failure.reference));
         if !self.retries.is_new(hash(&(failure.method, what, failure.outcome)), now) {
             return None;
         }
-        self.keep_evidence(failure, now);
+        self.keep_evidence(failure, wall);
         let step = match failure.outcome {
             Outcome::Missing => {
                 self.missed(what, now);

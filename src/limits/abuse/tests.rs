@@ -44,6 +44,7 @@ fn record_failure(
             settings,
             failure(&client, &reference, outcome),
             at(start + u64::from(number) * gap),
+            at(start + u64::from(number) * gap),
             0.0,
         );
         step.map(|step| (number, step.ban))
@@ -72,7 +73,13 @@ fn the_wait_on_rung_1_grows_to_five_minutes() {
     let (mut ladder, settings) = (AbuseTracker::default(), Settings { same_reference: 3, ..enforced() });
     let mut waits = Vec::new();
     for number in 0..24 {
-        ladder.record_failure(&settings, failure(&client(7), "latest", Outcome::Missing), at(number * 2000), 0.0);
+        ladder.record_failure(
+            &settings,
+            failure(&client(7), "latest", Outcome::Missing),
+            at(number * 2000),
+            at(number * 2000),
+            0.0,
+        );
         waits.push(
             ladder
                 .miss_throttled(&settings, &client(7), "shop/api", "latest", at(number * 2000))
@@ -122,7 +129,13 @@ fn retries_are_one_failure() {
         for _ in 0..6 {
             assert!(
                 ladder
-                    .record_failure(&settings, failure(&client(9), &reference, Outcome::Missing), at(number), 0.0)
+                    .record_failure(
+                        &settings,
+                        failure(&client(9), &reference, Outcome::Missing),
+                        at(number),
+                        at(number),
+                        0.0
+                    )
                     .is_none()
             );
         }
@@ -189,7 +202,7 @@ fn some_are_never_touched() {
                 address: address.parse().unwrap(),
                 ..failure(&cases[0].0, &reference, Outcome::Missing)
             };
-            assert!(ladder.record_failure(&settings, failure, at(number), 0.0).is_none(), "{client}");
+            assert!(ladder.record_failure(&settings, failure, at(number), at(number), 0.0).is_none(), "{client}");
         }
     }
     assert_eq!(ladder.watched(), 0);
@@ -201,7 +214,7 @@ fn durations_are_spread_by_a_tenth() {
         let (mut ladder, client) = (AbuseTracker::default(), client(7));
         let steps = (0..41).filter_map(|number: u32| {
             let reference = number.to_string();
-            ladder.record_failure(&enforced(), failure(&client, &reference, Outcome::Missing), at(0), jitter)
+            ladder.record_failure(&enforced(), failure(&client, &reference, Outcome::Missing), at(0), at(0), jitter)
         });
         assert_eq!(steps.map(|step| step.ban.duration.as_secs()).collect::<Vec<_>>(), [seconds]);
     }
@@ -212,15 +225,31 @@ fn memory_is_bounded_and_who_has_most_to_its_name_stays() {
     let settings = enforced();
     let (mut ladder, known) = (AbuseTracker { max_clients: 100, ..AbuseTracker::default() }, client(7));
     (0..40).for_each(|number: u64| {
-        ladder.record_failure(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
+        ladder.record_failure(
+            &settings,
+            failure(&known, &number.to_string(), Outcome::Missing),
+            at(number),
+            at(number),
+            0.0,
+        );
     });
     for number in 100..50_000 {
-        ladder.record_failure(&settings, failure(&client(number), "latest", Outcome::Missing), at(100), 0.0);
+        ladder.record_failure(&settings, failure(&client(number), "latest", Outcome::Missing), at(100), at(100), 0.0);
     }
     assert_eq!((ladder.watched(), ladder.order.len()), (100, 100));
-    assert!(ladder.record_failure(&settings, failure(&known, "one more", Outcome::Missing), at(200), 0.0).is_some());
+    assert!(
+        ladder
+            .record_failure(&settings, failure(&known, "one more", Outcome::Missing), at(200), at(200), 0.0)
+            .is_some()
+    );
     for number in 0..10_000_u64 {
-        ladder.record_failure(&settings, failure(&known, &number.to_string(), Outcome::Missing), at(number), 0.0);
+        ladder.record_failure(
+            &settings,
+            failure(&known, &number.to_string(), Outcome::Missing),
+            at(number),
+            at(number),
+            0.0,
+        );
     }
 }
 
@@ -238,9 +267,9 @@ fn a_step_is_never_longer_or_shorter_than_a_ban_may_be() {
         let (mut ladder, settings) =
             (AbuseTracker::default(), Settings { durations: [Span(duration); 4], ..enforced() });
         let failures = (0..60).map(|number| format!("missing{number}")).collect::<Vec<_>>();
-        let step = failures
-            .iter()
-            .find_map(|it| ladder.record_failure(&settings, failure(&client(7), it, Outcome::Missing), at(0), jitter));
+        let step = failures.iter().find_map(|it| {
+            ladder.record_failure(&settings, failure(&client(7), it, Outcome::Missing), at(0), at(0), jitter)
+        });
         assert_eq!(step.unwrap().ban.duration, duration);
     }
 }

@@ -50,12 +50,13 @@ impl Default for AbuseTracker {
 }
 
 impl AbuseTracker {
-    /// Takes note of a failure. `jitter` is from -1 to 1 and spreads the duration by a tenth. At most one step comes of it, and none while an
+    /// Takes note of a failure. `now` is steady time, and `wall` what evidence shows. `jitter` is from -1 to 1 and spreads the duration by a tenth. At most one step comes of it, and none while an
     /// equal or higher one is running.
     pub fn record_failure(
         &mut self,
         settings: &Settings,
         failure: Failure<'_>,
+        wall: SystemTime,
         now: SystemTime,
         jitter: f64,
     ) -> Option<Escalation> {
@@ -69,7 +70,7 @@ impl AbuseTracker {
             return None;
         }
         let watched = self.watch(failure.client, now);
-        let (level, rule, reason) = watched.note(settings, &failure, now)?;
+        let (level, rule, reason) = watched.note(settings, &failure, wall, now)?;
         if settings.mode == Mode::Off {
             return None;
         }

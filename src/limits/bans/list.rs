@@ -13,7 +13,7 @@ use super::record::{
 };
 use crate::{
     client::ClientKey,
-    limits::{penalty::PenaltyLevel, target::Target},
+    limits::{clock::moved, penalty::PenaltyLevel, target::Target},
 };
 
 /// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.
@@ -152,12 +152,13 @@ impl BanList {
 
     fn add(
         &mut self,
-        new: NewBan,
+        mut new: NewBan,
         origin: Origin,
         by: String,
         number: u64,
         now: SystemTime,
     ) -> Result<BanEvent, BanError> {
+        new.client = new.client.as_client();
         if !(MIN_DURATION..=MAX_DURATION).contains(&new.duration) {
             return Err(BanError::Duration);
         }
@@ -225,6 +226,14 @@ impl BanList {
             .collect()
     }
 
+    /// Moves the times of bans that are in force by a step of the clock, in nanoseconds.
+    pub(in crate::limits) fn shift(&mut self, step: i64) {
+        for record in self.live.values_mut() {
+            record.created = whole(moved(record.created, step));
+            record.until = whole(moved(record.until, step));
+        }
+    }
+
     /// One ban, in force or ended.
     pub fn get(&self, id: &str) -> Option<&BanRecord> {
         self.live.get(id).or_else(|| self.ended.iter().rev().find(|record| record.id == id))
@@ -274,7 +283,7 @@ impl BanList {
     /// A book of these records.
     pub(crate) fn of(records: Vec<BanRecord>, now: SystemTime) -> BanList {
         let mut book = BanList::default();
-        for record in records {
+        for record in records.into_iter().map(|record| record.clamped(now)) {
             match record.is_live(now) && book.live.len() < MAX_BANS {
                 true => book.insert(record),
                 false => book.remember(record),
@@ -318,6 +327,7 @@ impl BanList {
             record.id = self.free_id(number);
             record.origin = Origin::Imported;
             record.created_by = by.to_owned();
+            record.client = record.client.as_client();
             record.until = record.until.min(now + MAX_DURATION);
             self.insert(record.clone());
             BanEvent::Banned { record }
@@ -329,6 +339,7 @@ impl BanList {
     pub fn replay(&mut self, event: &BanEvent, now: SystemTime) {
         match event {
             BanEvent::Banned { record } if !self.ids.contains(&record.id) => {
+                let record = record.clone().clamped(now);
                 let replaced = self.ids(&record.client).iter().filter(|id| {
                     let same = |it: &BanRecord| it.simulated == record.simulated && it.origin == record.origin;
                     self.live.get(*id).is_some_and(|it| record.origin != Origin::Imported && same(it))
@@ -336,8 +347,8 @@ impl BanList {
                 let replaced: Vec<String> = replaced.cloned().collect();
                 replaced.iter().for_each(|id| self.end(id));
                 match record.is_live(now) && self.live.len() < MAX_BANS {
-                    true => self.insert(record.clone()),
-                    false => self.remember(record.clone()),
+                    true => self.insert(record),
+                    false => self.remember(record),
                 }
             }
             BanEvent::Lifted { record } => {

@@ -114,6 +114,16 @@ impl BanRecord {
         self.lifted.is_none() && now < self.until
     }
 
+    /// As it is taken up by a process whose clock says `now`: what was made in the future was made under a clock that was ahead, and lasts as
+    /// long from now on as it was meant to.
+    pub(super) fn clamped(mut self, now: SystemTime) -> BanRecord {
+        if self.created > now {
+            let duration = self.until.duration_since(self.created).unwrap_or_default();
+            (self.created, self.until) = (now, now + duration.min(MAX_DURATION));
+        }
+        self
+    }
+
     /// Whether a repository in this namespace is concerned: `library/` and `library` mean all below it, `library/nginx` also itself.
     pub fn concerns(&self, namespace: &str) -> bool {
         let namespace = namespace.trim_end_matches('/');
@@ -175,8 +185,6 @@ pub enum BanEvent {
     },
     /// Somebody tried what they may not.
     Refused {
-        /// Who.
-        by: String,
         /// What they tried to do.
         attempt: String,
         /// Why not.

@@ -260,3 +260,22 @@ fn the_book_is_bounded() {
     }
     assert_eq!(book.list(&BanFilter { ended: true, ..BanFilter::default() }, now()).len(), MAX_ENDED);
 }
+
+#[test]
+fn a_ban_of_one_ipv6_address_is_of_its_client() {
+    let mut book = BanList::default();
+    let id = add(&mut book, "2001:db8:1:2::5", 1);
+    assert_eq!(book.get(&id).unwrap().client.to_string(), "2001:db8:1:2::/64");
+    assert!(found(&book, "2001:db8:1:2::9", now()).is_some());
+    assert!(found(&book, "2001:db8:1:3::5", now()).is_none());
+}
+
+#[test]
+fn a_time_is_told_rounded_up() {
+    use crate::limits::time::until;
+    let at = |seconds| now() + Duration::from_secs(seconds);
+    assert_eq!(until(at(0), now()), "12:00Z");
+    assert_eq!(until(at(29), now()), "12:01Z");
+    assert_eq!(until(at(0) + Duration::from_millis(1), now()), "12:01Z");
+    assert_eq!(until(at(24 * 3600 - 1), now()), "2026-11-22 12:00Z");
+}

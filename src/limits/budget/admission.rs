@@ -87,6 +87,11 @@ impl Admission {
         self.queue.expire(now)
     }
 
+    /// Whether this request waits for its turn.
+    pub fn is_waiting(&self, ticket: Ticket) -> bool {
+        self.queue.contains(ticket)
+    }
+
     /// Gives a place back: its client left.
     pub fn leave(&mut self, ticket: Ticket) {
         self.queue.leave(ticket);

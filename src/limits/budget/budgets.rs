@@ -33,7 +33,6 @@ pub struct BudgetQueue {
     pub(in crate::limits) admission: Admission,
     /// Those whose turn it is, until they leave the queue; what is left is theirs.
     granted: HashSet<Ticket>,
-    expired: HashSet<Ticket>,
 }
 
 impl BudgetQueue {
@@ -62,8 +61,7 @@ impl BudgetQueue {
         now: SystemTime,
     ) -> QueueStatus {
         if !self.granted.contains(&ticket) {
-            let expired = self.admission.expired(now);
-            self.expired.extend(expired);
+            self.admission.expired(now);
             while let Some(next) = self.admission.turn(policy, &self.less(left), now) {
                 self.granted.insert(next);
             }
@@ -71,17 +69,16 @@ impl BudgetQueue {
         if self.granted.contains(&ticket) {
             self.admission.spend(client, now);
             QueueStatus::Granted
-        } else if self.expired.remove(&ticket) {
-            QueueStatus::Expired
-        } else {
+        } else if self.admission.is_waiting(ticket) {
             QueueStatus::Waiting
+        } else {
+            QueueStatus::Expired
         }
     }
 
     /// Gives a place back.
     pub fn leave(&mut self, ticket: Ticket) {
         self.granted.remove(&ticket);
-        self.expired.remove(&ticket);
         self.admission.leave(ticket);
     }
 

@@ -19,13 +19,16 @@ pub struct SpendRequest<'a> {
     pub overrides: bool,
 }
 
-/// A place in a queue.
+/// A request in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(u64);
 
 /// There is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull;
+
+/// Requests that may share one place.
+const MAX_SHARED: usize = 64;
 
 /// All who wait for one identity. A walk over it is bounded by its length.
 #[derive(Clone, Debug, Default)]
@@ -45,11 +48,10 @@ struct ClientQueue {
 
 #[derive(Clone, Debug)]
 struct Waiter {
-    ticket: Ticket,
+    /// One for each request that wants the same: a client's retries share the place, and each gets its own turn.
+    tickets: VecDeque<Ticket>,
     what: u64,
     until: SystemTime,
-    /// Requests on this ticket: a client's retries share it.
-    shared: u32,
 }
 
 impl Queue {
@@ -68,8 +70,12 @@ impl Queue {
         let at = self.lines.iter().position(|line| line.client == *ask.client && line.class == ask.class);
         if let Some(line) = at.and_then(|at| self.lines.get_mut(at)) {
             if let Some(same) = line.waiting.iter_mut().find(|waiting| waiting.what == ask.what) {
-                same.shared += 1;
-                let ticket = same.ticket;
+                if same.tickets.len() >= MAX_SHARED {
+                    return Err(QueueFull);
+                }
+                let ticket = Ticket(self.next);
+                self.next += 1;
+                same.tickets.push_back(ticket);
                 return Ok((ticket, self.before(ticket)));
             }
             if line.waiting.len() >= per_client {
@@ -81,7 +87,7 @@ impl Queue {
         }
         let ticket = Ticket(self.next);
         self.next += 1;
-        let waiting = Waiter { ticket, what: ask.what, until, shared: 1 };
+        let waiting = Waiter { tickets: [ticket].into(), what: ask.what, until };
         match at.and_then(|at| self.lines.get_mut(at)) {
             Some(line) => line.waiting.push_back(waiting),
             None => self.lines.push_back(ClientQueue {
@@ -104,24 +110,29 @@ impl Queue {
             may(&line.client, line.class, line.overrides)
         })?;
         let mut line = self.lines.remove(at)?;
-        let ticket = line.waiting.pop_front()?.ticket;
+        let first = line.waiting.front_mut()?;
+        let ticket = first.tickets.pop_front()?;
+        if first.tickets.is_empty() {
+            line.waiting.pop_front();
+        }
         if !line.waiting.is_empty() {
             self.lines.push_back(line);
         }
         Some(ticket)
     }
 
-    /// One request on this ticket is gone; with the last one the place is free.
+    /// The request with this ticket is gone; with the last one on a place the place is free.
     pub fn leave(&mut self, ticket: Ticket) {
         for line in &mut self.lines {
-            if let Some(at) = line.waiting.iter().position(|waiting| waiting.ticket == ticket) {
-                line.waiting[at].shared -= 1;
-                if line.waiting[at].shared == 0 {
-                    line.waiting.remove(at);
-                }
-            }
+            line.waiting.iter_mut().for_each(|waiting| waiting.tickets.retain(|other| *other != ticket));
+            line.waiting.retain(|waiting| !waiting.tickets.is_empty());
         }
         self.lines.retain(|line| !line.waiting.is_empty());
+    }
+
+    /// Whether this request waits.
+    pub fn contains(&self, ticket: Ticket) -> bool {
+        self.lines.iter().any(|line| line.waiting.iter().any(|waiting| waiting.tickets.contains(&ticket)))
     }
 
     /// Takes out those who have waited long enough.
@@ -131,7 +142,7 @@ impl Queue {
             line.waiting.retain(|waiting| {
                 let stays = now < waiting.until;
                 if !stays {
-                    expired.push(waiting.ticket);
+                    expired.extend(&waiting.tickets);
                 }
                 stays
             });
@@ -157,7 +168,7 @@ impl Queue {
 
     /// How many come before, if nobody else came any more.
     fn before(&self, ticket: Ticket) -> usize {
-        let place = |line: &ClientQueue| line.waiting.iter().position(|waiting| waiting.ticket == ticket);
+        let place = |line: &ClientQueue| line.waiting.iter().position(|waiting| waiting.tickets.contains(&ticket));
         let Some((own, round)) = self.lines.iter().enumerate().find_map(|(at, line)| Some((at, place(line)?))) else {
             return 0;
         };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::client::ClientKey;
@@ -43,6 +43,11 @@ impl SpendLog {
     /// Forgets what left the window.
     pub fn age(&mut self, window: Duration, now: SystemTime) {
         self.window = window;
+        // Spends in the future were booked before the clock was set back: they keep their distance from each other.
+        if let Some(ahead) = self.log.back().and_then(|(newest, _)| newest.duration_since(now).ok()) {
+            let times = self.log.iter_mut().map(|(at, _)| at).chain(self.by_client.values_mut().flatten());
+            times.for_each(|at| *at = at.checked_sub(ahead).unwrap_or(UNIX_EPOCH));
+        }
         while self.log.front().is_some_and(|(at, _)| now.duration_since(*at).is_ok_and(|age| age >= window)) {
             self.forget_oldest();
         }

@@ -52,6 +52,7 @@ impl Limits {
             return Ok(permit);
         }
         let config = self.config();
+        let steady = self.steady(now);
         let listed = config.allowlist.find(&client.key, request.address(), now).map(|(_, safe)| safe);
         permit.safe = request.bypass.or(listed);
         let on_registry = matches!(request.kind, RequestKind::Pull | RequestKind::Registry);
@@ -64,7 +65,7 @@ impl Limits {
         }
         let take = request.kind.takes();
         permit.decision =
-            self.inner.throttles.check(&config.throttles, &client.key, take, request.kind.looks_at(), now);
+            self.inner.throttles.check(&config.throttles, &client.key, take, request.kind.looks_at(), steady);
         // What was too much took nothing, and a dry run lets it pass: then there is nothing to give back.
         let over = permit.decision.standings().filter(|standing| standing.over);
         permit.took = over.fold(take, |took, standing| took.without(standing.rule.meter()));
@@ -79,9 +80,9 @@ impl Limits {
             }
             return Err(Box::new(denied));
         }
-        if self.inner.probation.holds(&client.key, now) {
+        if self.inner.probation.holds(&client.key, steady) {
             // Half quota: what is taken is taken twice.
-            self.charge_each(&config, client, take, now);
+            self.charge_each(&config, client, take, steady);
         }
         Ok(permit)
     }
@@ -122,7 +123,13 @@ impl Limits {
     /// be asked.
     pub fn miss_throttled(&self, client: &Client, about: RequestInfo<'_>, now: SystemTime) -> Option<Duration> {
         let config = self.config();
-        lock(&self.inner.abuse).miss_throttled(&config.abuse, &client.key, about.repository, about.reference, now)
+        lock(&self.inner.abuse).miss_throttled(
+            &config.abuse,
+            &client.key,
+            about.repository,
+            about.reference,
+            self.steady(now),
+        )
     }
 
     /// Whether a counted request may be sent upstream for this client. Takes one of its `upstream` throttle.
@@ -135,7 +142,7 @@ impl Limits {
             return Ok(());
         }
         let take = Meter::Upstream.alone();
-        let decision = self.inner.throttles.check(&config.throttles, &client.key, take, Meters::NONE, now);
+        let decision = self.inner.throttles.check(&config.throttles, &client.key, take, Meters::NONE, self.steady(now));
         match Denied::throttled(&client.key, &decision, RequestKind::Registry, &config.response_text, now) {
             None => Ok(()),
             Some(denied) => {
@@ -147,7 +154,7 @@ impl Limits {
 
     /// Gives back what [`Limits::admit_upstream`] took: the request was not sent, or upstream did not count it.
     pub fn refund_upstream(&self, client: &Client, now: SystemTime) {
-        self.inner.throttles.refund(&self.config().throttles, &client.key, Meter::Upstream, 1, now);
+        self.inner.throttles.refund(&self.config().throttles, &client.key, Meter::Upstream, 1, self.steady(now));
     }
 
     /// Records that the request was answered with this status, which is not a success.
@@ -156,14 +163,14 @@ impl Limits {
         let client = &permit.client;
         // A pull that brought nothing is none, as on Docker Hub; the request was one.
         if permit.took.holds(Meter::Pulls) && status >= 400 {
-            self.inner.throttles.refund(&config.throttles, &client.key, Meter::Pulls, 1, now);
+            self.inner.throttles.refund(&config.throttles, &client.key, Meter::Pulls, 1, self.steady(now));
         }
         if permit.safe.is_some() {
             return;
         }
         match status {
             404 => {
-                self.inner.throttles.charge(&config.throttles, &client.key, Meter::NotFound, 1, now);
+                self.inner.throttles.charge(&config.throttles, &client.key, Meter::NotFound, 1, self.steady(now));
                 self.record_failure(&config, client, about, status, Outcome::Missing, now);
             }
             403 | 429 => {
@@ -188,7 +195,7 @@ impl Limits {
         }
         let config = self.config();
         let units = u32::try_from(bytes.div_ceil(BYTES_UNIT)).unwrap_or(u32::MAX);
-        self.inner.throttles.charge(&config.throttles, &permit.client.key, Meter::Bytes, units, now);
+        self.inner.throttles.charge(&config.throttles, &permit.client.key, Meter::Bytes, units, self.steady(now));
     }
 
     /// Records that the client offered credentials, which did or did not verify.
@@ -199,7 +206,7 @@ impl Limits {
         }
         let outcome = if succeeded { Outcome::AuthSucceeded } else { Outcome::AuthFailed };
         if !succeeded {
-            self.inner.throttles.charge(&config.throttles, &client.key, Meter::Auth, 1, now);
+            self.inner.throttles.charge(&config.throttles, &client.key, Meter::Auth, 1, self.steady(now));
         }
         let about = RequestInfo { method: "", repository: "", reference: "" };
         self.record_failure(&config, client, about, 401, outcome, now);
@@ -207,7 +214,7 @@ impl Limits {
 
     /// Where a client stands with its throttles, counting nothing.
     pub fn peek(&self, client: &ClientKey, meters: Meters, now: SystemTime) -> ThrottleDecision {
-        self.inner.throttles.peek(&self.config().throttles, client, meters, now)
+        self.inner.throttles.peek(&self.config().throttles, client, meters, self.steady(now))
     }
 
     /// Counts the failure against the client, and bans it when that reaches the next level.
@@ -224,7 +231,7 @@ impl Limits {
         let failure =
             Failure { client: &client.key, address: client.address, method, repository, reference, status, outcome };
         let jitter = self.fraction() * 2.0 - 1.0;
-        let escalation = lock(&self.inner.abuse).record_failure(&config.abuse, failure, now, jitter);
+        let escalation = lock(&self.inner.abuse).record_failure(&config.abuse, failure, now, self.steady(now), jitter);
         let Some(escalation) = escalation else { return };
         let number = (self.inner.random)();
         match self.inner.bans.change(|list| list.add_automatic(escalation.ban, number, now)) {

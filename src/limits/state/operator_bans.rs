@@ -21,7 +21,7 @@ use crate::{
 const LIFTS_A_DAY: usize = 3;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long a client has half its quota after it lifted its own ban.
-const PROBATION: Duration = Duration::from_secs(3600);
+pub(super) const PROBATION: Duration = Duration::from_secs(3600);
 
 /// A ban that an operator wants.
 #[derive(Clone, Debug)]
@@ -53,6 +53,7 @@ impl Limits {
     /// # Errors
     /// What needs `force`, and a duration out of bounds.
     pub fn ban(&self, wish: BanRequest, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+        self.steady(now);
         let checked = self.check_account(&wish.client, wish.force);
         let new = NewBan {
             client: wish.client,
@@ -94,6 +95,7 @@ impl Limits {
     /// # Errors
     /// No such ban, or no reason.
     pub fn lift(&self, id: &str, reason: &str, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
+        self.steady(now);
         let event = self.inner.bans.change(|list| list.lift(id, &by.name, reason, now));
         match event {
             Ok(event) => {
@@ -133,13 +135,14 @@ impl Limits {
         let record = self.lift(&record.id, reason, &by, now).map_err(|refused| refused.to_string())?;
         let probation = now + PROBATION;
         if let Some(client) = key_of(&record.client) {
-            self.inner.probation.begin(client, probation);
+            self.inner.probation.begin(client, self.steady(now) + PROBATION);
         }
         Ok(OwnLift { record, probation, left_today: LIFTS_A_DAY - today - 1 })
     }
 
     /// Bans that this account may lift itself, newest first; whether it may do so today is another question.
     pub fn own_bans(&self, account: &str, now: SystemTime) -> Vec<BanRecord> {
+        self.steady(now);
         let config = self.config();
         let Some(account) = config.account(account) else { return Vec::new() };
         let own = |record: &&BanRecord| record.self_service && !record.simulated && account.owns(record);
@@ -155,7 +158,7 @@ impl Limits {
             Event::Admin(_) => false,
         };
         self.inner.audit.read(|audit| {
-            let today = audit.newest().take_while(|entry| now.duration_since(entry.at).unwrap_or_default() < DAY);
+            let today = audit.newest().filter(|entry| now.duration_since(entry.at).is_ok_and(|age| age < DAY));
             today.filter(is_own).count()
         })
     }
@@ -177,6 +180,7 @@ impl Limits {
 
     /// Bans, newest first.
     pub fn bans(&self, filter: &BanFilter, now: SystemTime) -> Vec<BanRecord> {
+        self.steady(now);
         self.inner.bans.read(|list| list.list(filter, now).into_iter().cloned().collect())
     }
 
@@ -187,6 +191,7 @@ impl Limits {
 
     /// The ban that this client would meet now, simulated ones aside.
     pub fn ban_of(&self, client: &ClientKey, address: IpAddr, now: SystemTime) -> Option<BanRecord> {
+        self.steady(now);
         self.inner.bans.read(|list| list.find(client, address, now).map(|ban| ban.0.clone()))
     }
 

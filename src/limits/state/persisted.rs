@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, RandomSource};
+use super::{Limits, RandomSource, lock, operator_bans::PROBATION};
 use crate::{
     client::ClientKey,
     limits::{
@@ -21,6 +21,8 @@ use crate::{
         time::nanos,
     },
 };
+
+const SECOND: u64 = 1_000_000_000;
 
 /// What was kept of an earlier process.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +46,9 @@ enum Line {
 /// What clients have used.
 #[derive(Serialize, Deserialize)]
 struct Usage {
+    /// When this was kept, by the clock and in steady time, in nanoseconds since 1970. The accounts are in steady time.
+    #[serde(default)]
+    at: Option<(u64, u64)>,
     throttles: Snapshot,
     /// Under which limits.
     #[serde(default)]
@@ -51,6 +56,12 @@ struct Usage {
     /// (client, nanoseconds since 1970)
     #[serde(default)]
     probation: Vec<(String, u64)>,
+}
+
+/// Earlier versions wrote the actor of a refusal twice. A struct cannot be read from that; a map can.
+fn read_line(record: &[u8]) -> serde_json::Result<Line> {
+    serde_json::from_slice(record)
+        .or_else(|_| serde_json::from_slice::<serde_json::Value>(record).and_then(serde_json::from_value))
 }
 
 impl Limits {
@@ -64,7 +75,7 @@ impl Limits {
     ) -> (Limits, usize) {
         let (mut bans, mut audit, mut unreadable) = (BanList::default(), AuditLog::default(), 0);
         for record in &kept.records {
-            match serde_json::from_slice(record) {
+            match read_line(record) {
                 Ok(Line::Entry(entry)) => {
                     if let Event::Ban(event) = &entry.event {
                         bans.replay(event, now);
@@ -111,20 +122,36 @@ impl Limits {
     /// What clients have used, as JSON: kept every few seconds and at the end.
     pub fn usage(&self, now: SystemTime) -> Vec<u8> {
         let rules = self.config().throttles.clone();
-        let throttles = self.inner.throttles.snapshot(&rules, now);
+        let steady = self.steady(now);
+        let throttles = self.inner.throttles.snapshot(&rules, steady);
         let probation = self.inner.probation.all().into_iter();
         let probation = probation.map(|(client, until)| (client.to_string(), nanos(until))).collect();
-        serde_json::to_vec(&Usage { throttles, rules: rules.settings(), probation }).unwrap_or_default()
+        let mut usage = Usage { at: None, throttles, rules: rules.settings(), probation };
+        // The same bytes while nothing changed, so that nothing is written.
+        let offset = (nanos(now) / SECOND).wrapping_sub(nanos(steady) / SECOND);
+        let unchanged = serde_json::to_vec(&(offset, &usage)).unwrap_or_default();
+        let mut last = lock(&self.inner.usage);
+        if last.0 != unchanged {
+            *last = (unchanged, (nanos(now), nanos(steady)));
+        }
+        usage.at = Some(last.1);
+        serde_json::to_vec(&usage).unwrap_or_default()
     }
 
+    /// Steady time begins anew as what the clock says. When that is earlier than what was kept, no time has passed.
     fn restore(&self, usage: Usage, now: SystemTime) {
-        self.inner.throttles.restore(&usage.throttles);
+        let now = self.steady(now);
+        let shift = usage.at.map_or(0, |(wall, steady)| {
+            i64::try_from(i128::from(wall.min(nanos(now))) - i128::from(steady)).unwrap_or_default()
+        });
+        self.inner.throttles.restore(&usage.throttles.shifted(shift));
         if let Ok(before) = Rules::new(&usage.rules, &[], Rules::CEILING) {
             self.inner.throttles.requota(&before, &self.config().throttles, now);
         }
         for (client, until) in usage.probation {
             let Ok(client) = client.parse::<ClientKey>();
-            self.inner.probation.begin(client, SystemTime::UNIX_EPOCH + Duration::from_nanos(until));
+            let until = SystemTime::UNIX_EPOCH + Duration::from_nanos(until.saturating_add_signed(shift));
+            self.inner.probation.begin(client, until.min(now + PROBATION));
         }
     }
 }

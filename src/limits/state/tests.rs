@@ -249,3 +249,209 @@ fn two_never_decide_on_the_same_pull() {
     assert_eq!(limits.poll_queue(&left(0, at(9)), second, &two, at(10)), QueueStatus::Expired);
     assert_eq!(limits.spenders(&left(0, at(9)).identity), [(one, 1)]);
 }
+
+/// Clocks step by this much, in either direction.
+const STEPS: [Duration; 3] =
+    [Duration::from_secs(2 * 3600), Duration::from_secs(3 * DAY), Duration::from_secs(20 * 365 * DAY)];
+
+/// A machine whose clock is wrong by `ahead`, with the tick of a running Weir.
+struct Machine {
+    real: SystemTime,
+    ahead: Duration,
+    limits: Limits,
+}
+
+impl Machine {
+    fn new(limits: Limits, ahead: Duration) -> Machine {
+        let machine = Machine { real: at(0), ahead, limits };
+        machine.limits.tick(machine.now());
+        machine
+    }
+
+    fn now(&self) -> SystemTime {
+        self.real + self.ahead
+    }
+
+    fn passes(&mut self, seconds: u64) {
+        for _ in 0..seconds / 5 {
+            self.real += Duration::from_secs(5);
+            self.limits.tick(self.now());
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_steps_shuts_no_client_out_and_gives_none_a_second_quota() {
+    for step in STEPS {
+        let mut machine = Machine::new(Limits::in_memory(config()), step);
+        let admitted = |machine: &Machine, address: &str| {
+            (0..20).filter(|_| pull(&machine.limits, address, machine.now()).is_ok()).count()
+        };
+        let three = (0..3).filter(|_| pull(&machine.limits, "192.0.2.7", machine.now()).is_ok()).count();
+        assert_eq!(three, 3);
+        machine.ahead = Duration::ZERO;
+        assert_eq!(admitted(&machine, "192.0.2.7"), 7, "back by {step:?}: what is left of ten at once");
+        assert_eq!(admitted(&machine, "192.0.2.8"), 10, "back by {step:?}: another client");
+        machine.ahead = step;
+        assert_eq!(admitted(&machine, "192.0.2.7"), 0, "forward by {step:?}");
+        machine.passes(3600);
+        assert_eq!(admitted(&machine, "192.0.2.7"), 10, "an hour later");
+        // What was used is kept, and read by a process whose clock is right again.
+        let usage = Some(machine.limits.usage(machine.now()));
+        let kept = PersistedState { usage, ..PersistedState::default() };
+        let none = Arc::new(|_: &Entry| ());
+        let (limits, unreadable) = Limits::new(config(), &kept, none, Box::new(|| 0), machine.real);
+        assert_eq!(unreadable, 0);
+        assert!(pull(&limits, "192.0.2.7", machine.real).is_err(), "nothing came back in no time");
+        assert!(pull(&limits, "192.0.2.7", machine.real + Duration::from_secs(121)).is_ok(), "one does in two minutes");
+    }
+}
+
+#[test]
+fn a_clock_that_steps_loses_no_ban_and_makes_none_last_longer() {
+    for step in STEPS {
+        for (before, after) in [(step, Duration::ZERO), (Duration::ZERO, step)] {
+            let mut machine = Machine::new(Limits::in_memory(config()), before);
+            let client = "192.0.2.7".parse().unwrap();
+            let wish = BanRequest { client, duration: Duration::from_secs(3600), reason: String::new(), force: false };
+            machine.limits.ban(wish, &Actor::new("ops", None), machine.now()).unwrap();
+            machine.passes(60);
+            machine.ahead = after;
+            let is_banned = |machine: &Machine| pull(&machine.limits, "192.0.2.7", machine.now()).is_err();
+            assert!(is_banned(&machine), "{before:?} -> {after:?}");
+            let shown = machine.limits.bans(&BanFilter::default(), machine.now());
+            let left = shown[0].until.duration_since(machine.now()).unwrap();
+            assert!((3530..=3550).contains(&left.as_secs()), "{before:?} -> {after:?}: {left:?}");
+            machine.passes(3500);
+            assert!(is_banned(&machine), "{before:?} -> {after:?}: it lasts");
+            machine.passes(60);
+            assert!(!is_banned(&machine), "{before:?} -> {after:?}: it ends");
+        }
+    }
+}
+
+#[test]
+fn a_ban_that_was_kept_under_a_clock_ahead_ends_after_its_duration() {
+    for step in STEPS {
+        let journal = Arc::new(Mutex::new(Vec::new()));
+        let lines = journal.clone();
+        let sink = Arc::new(move |entry: &Entry| lines.lock().unwrap().push(Limits::record(entry)));
+        let (limits, _) = Limits::new(config(), &PersistedState::default(), sink, Box::new(|| 1), at(0) + step);
+        let client = "192.0.2.7".parse().unwrap();
+        let wish = BanRequest { client, duration: Duration::from_secs(3600), reason: String::new(), force: false };
+        limits.ban(wish, &Actor::new("ops", None), at(0) + step).unwrap();
+        let kept = PersistedState { records: journal.lock().unwrap().clone(), usage: None };
+        let (limits, _) = Limits::new(config(), &kept, Arc::new(|_: &Entry| ()), Box::new(|| 2), at(0));
+        assert!(pull(&limits, "192.0.2.7", at(10)).is_err(), "{step:?}");
+        assert!(pull(&limits, "192.0.2.7", at(3700)).is_ok(), "{step:?}");
+    }
+}
+
+#[test]
+fn failures_before_a_step_of_the_clock_are_forgotten_in_their_time() {
+    for step in STEPS {
+        let mut machine = Machine::new(Limits::in_memory(config()), step);
+        let failed_logins = |machine: &mut Machine, count: u64| {
+            for _ in 0..count {
+                machine.limits.record_login(&client("192.0.2.7"), false, machine.now());
+                machine.real += Duration::from_secs(3);
+            }
+        };
+        failed_logins(&mut machine, 25);
+        machine.ahead = Duration::ZERO;
+        machine.passes(600);
+        failed_logins(&mut machine, 10);
+        assert_eq!(machine.limits.bans(&BanFilter::default(), machine.now()), [], "back by {step:?}");
+        failed_logins(&mut machine, 20);
+        let bans = machine.limits.bans(&BanFilter::default(), machine.now());
+        assert_eq!(bans.len(), 1, "back by {step:?}: what comes after the step counts");
+    }
+}
+
+#[test]
+fn spends_before_a_step_of_the_clock_leave_the_window_in_their_time() {
+    let identity = Identity { upstream: "docker.io".into(), account: None };
+    for step in STEPS {
+        let limits = Limits::in_memory(LimitsConfig::default());
+        let left = Balance {
+            identity: identity.clone(),
+            limit: Some(10),
+            remaining: Some(10),
+            window: Some(Duration::from_secs(100)),
+            spent: 0,
+            external: 0,
+            unexplained: 0,
+            version: 0,
+            next_at: None,
+        };
+        limits.restore_spend(&identity, "192.0.2.7", at(0) + step);
+        limits.expire_spends(&left, at(0));
+        assert_eq!(limits.spenders(&identity).len(), 1);
+        limits.expire_spends(&left, at(101));
+        assert_eq!(limits.spenders(&identity), [], "back by {step:?}");
+    }
+}
+
+#[test]
+fn a_pull_that_brought_nothing_is_given_back() {
+    let limits = Limits::in_memory(config());
+    for number in 0..30 {
+        let permit = pull(&limits, "192.0.2.7", at(0)).unwrap_or_else(|_| panic!("pull {number} is refused"));
+        limits.record_outcome(&permit, NOTHING, 503, at(0));
+    }
+    assert_eq!((0..20).filter(|_| pull(&limits, "192.0.2.7", at(0)).is_ok()).count(), 10);
+}
+
+#[test]
+fn a_reference_that_is_missed_too_often_is_held_for_that_client_alone() {
+    let limits = Limits::in_memory(config());
+    let permit = Permit::unlimited(client("192.0.2.7"));
+    let held = |address: &str, reference: &str, seconds| {
+        limits.miss_throttled(&client(address), RequestInfo { reference, ..NOTHING }, at(seconds))
+    };
+    for number in 0..31 {
+        assert_eq!(held("192.0.2.7", "1", number * 3), None, "after {number} misses");
+        limits.record_outcome(&permit, NOTHING, 404, at(number * 3));
+    }
+    assert_eq!(held("192.0.2.7", "1", 93), Some(Duration::from_secs(15)));
+    assert_eq!((held("192.0.2.8", "1", 93), held("192.0.2.7", "2", 93)), (None, None));
+    assert_eq!(held("192.0.2.7", "1", 93 + 300), None, "five minutes later");
+}
+
+#[test]
+fn two_requests_for_the_same_thing_each_get_the_pull_they_wait_for() {
+    let limits = Limits::in_memory(LimitsConfig::default());
+    let left = |remaining| Balance {
+        identity: Identity { upstream: "docker.io".into(), account: None },
+        limit: Some(10),
+        remaining: Some(remaining),
+        window: Some(Duration::from_secs(100)),
+        spent: 0,
+        external: 0,
+        unexplained: 0,
+        version: 0,
+        next_at: Some(at(5)),
+    };
+    let key = ClientKey::Address([192, 0, 2, 7].into());
+    let wait = || {
+        let request = budget::SpendRequest {
+            client: &key,
+            class: crate::client::Class::Standard,
+            what: 7,
+            on_exceed: crate::client::OnExceed::Queue,
+            overrides: false,
+        };
+        match limits.try_spend(&left(0), request, at(0)) {
+            BudgetDecision::Wait { ticket, .. } => ticket,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (first, second) = (wait(), wait());
+    assert_eq!(limits.waiting(&left(0).identity), 1, "a retry takes no second place");
+    assert_eq!(limits.poll_queue(&left(1), first, &key, at(1)), QueueStatus::Granted);
+    limits.leave_queue(&left(1).identity, first);
+    assert_eq!(limits.poll_queue(&left(0), second, &key, at(1)), QueueStatus::Waiting);
+    assert_eq!(limits.poll_queue(&left(1), second, &key, at(2)), QueueStatus::Granted);
+    limits.leave_queue(&left(1).identity, second);
+    assert_eq!(limits.waiting(&left(1).identity), 0);
+}

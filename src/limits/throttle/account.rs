@@ -206,6 +206,8 @@ impl Window {
     }
 
     fn turn_over(&self, account: &mut Account, now: u64) {
+        // What was kept under another clock is no debt without end.
+        account.due = account.due.min(now.saturating_add(self.most()));
         let (period, end) = (u64::from(self.period), u64::from(account.window_end));
         // Nearly always it is still the same window, and no division is needed to see that.
         if now / SECOND < end && end <= now / SECOND + period {

@@ -40,6 +40,17 @@ struct Entry<K> {
     accounts: Vec<Kept>,
 }
 
+impl Snapshot {
+    /// The same accounts, everything due later by so many nanoseconds, or earlier when it is negative.
+    pub fn shifted(mut self, by: i64) -> Snapshot {
+        let of_clients = self.clients.iter_mut().map(|entry| &mut entry.accounts);
+        for accounts in of_clients.chain(self.networks.iter_mut().map(|entry| &mut entry.accounts)) {
+            accounts.iter_mut().for_each(|(_, due, ..)| *due = due.saturating_add_signed(by));
+        }
+        self
+    }
+}
+
 impl Table {
     /// What must be kept. Locks one shard at a time.
     pub fn snapshot(&self, rules: &Rules, now: SystemTime) -> Snapshot {
