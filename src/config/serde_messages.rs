@@ -34,6 +34,10 @@ pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<
         "u16" | "u32" | "u64" | "usize" => format!("write a whole number, 0 or more{such_as}"),
         "a string" | "path string" => format!("write text in quotes{such_as}"),
         "one value or a list of them" => format!("write text in quotes, or a list of it{such_as}"),
+        array if array.starts_with("an array of length ") => {
+            let count = &array["an array of length ".len()..];
+            format!("write a list of exactly {count} values{such_as}")
+        }
         "a sequence" if matches!(value, Some(Value::Table(_))) => {
             format!("write [[{key}]], for there may be several")
         }

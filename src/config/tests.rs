@@ -136,6 +136,10 @@ fn an_error_names_the_key_the_value_and_the_fix() {
             r#"server.listen = 5000: write text in quotes, or a list of it, such as "127.0.0.1:5000""#,
         ),
         ("[mirror]\ntag_ttl = 300", r#"mirror.tag_ttl = 300: write text in quotes, such as "5m""#),
+        (
+            "[ban]\ndurations = []",
+            r#"ban.durations = []: write a list of exactly 4 values, such as ["5m", "15m", "1h", "4h"]"#,
+        ),
         ("[mirror]\nfills = -1", "mirror.fills = -1: write a whole number, 0 or more, such as 64"),
         ("[storage]\nhigh_watermark = \"95%\"", r#"storage.high_watermark = "95%": write a number, such as 0.95"#),
         ("[storage]\nverify_on_first_read = 1", "storage.verify_on_first_read = 1: write true or false"),
