@@ -6,7 +6,7 @@ pub(crate) mod support;
 
 use std::time::Duration;
 
-use support::{Bench, Change, lookup, read};
+use support::{Bench, Change, assemble, lookup, read};
 use weir::{
     mirror::{CacheStatus, Error},
     oci::{Digest, Reference},
@@ -344,4 +344,40 @@ async fn a_dripping_body_is_resumed_from_another_source_that_holds_the_blob() {
     assert_eq!(wanted.algorithm().digest(&bytes), wanted);
     let flows = |request: &hub::Logged| request.kind == Kind::BlobGet && request.repository == "library/flows";
     assert_eq!(bench.hub.count(flows), 1);
+}
+
+/// A registry that breaks off in the middle and then ignores the range: what is here already is skipped, not appended twice.
+#[tokio::test]
+async fn a_resume_that_upstream_answers_from_the_start_skips_what_is_here() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    let wanted = digest(&format!("sha256:{}", "0".repeat(64))).algorithm().digest(&content);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let served = content.clone();
+    let gets = tokio::spawn(async move {
+        let mut gets = Vec::new();
+        while gets.len() < 2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap().to_lowercase();
+            let length = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", served.len());
+            stream.write_all(length.as_bytes()).await.unwrap();
+            if head.starts_with("get") {
+                let share = if gets.is_empty() { served.len() / 2 } else { served.len() };
+                stream.write_all(&served[..share]).await.unwrap();
+                gets.push(head.contains("range: bytes="));
+            }
+            stream.shutdown().await.unwrap();
+        }
+        gets
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let (mirror, _store) = assemble(directory.path(), url, &Change::default());
+    let mut answer = mirror.blobs.get(&lookup("library/whole", &[]), &wanted, None).await.unwrap();
+    assert_eq!(read(&mut answer.reader, 0, content.len() as u64).await.unwrap(), content);
+    assert_eq!(gets.await.unwrap(), [false, true], "it was resumed by a range");
 }

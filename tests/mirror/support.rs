@@ -60,7 +60,7 @@ impl Bench {
     pub(crate) async fn start(hub: hub::Settings, change: Change) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let hub = Hub::start(hub).await.unwrap();
-        let (mirror, store) = assemble(directory.path(), &hub, &change);
+        let (mirror, store) = assemble(directory.path(), hub.registry(), &change);
         Bench { hub, mirror, store, directory, change }
     }
 
@@ -69,12 +69,13 @@ impl Bench {
         let Bench { hub, mirror, store, directory, change } = self;
         mirror.close().await;
         drop((mirror, store));
-        let (mirror, store) = assemble(directory.path(), &hub, &change);
+        let (mirror, store) = assemble(directory.path(), hub.registry(), &change);
         Bench { hub, mirror, store, directory, change }
     }
 }
 
-fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
+/// A mirror of the registry at `url`.
+pub(crate) fn assemble(root: &Path, url: url::Url, change: &Change) -> (Mirror, Store) {
     let store = Store::open(weir_storage::Settings {
         root: root.to_owned(),
         capacity: change.capacity,
@@ -88,7 +89,7 @@ fn assemble(root: &Path, hub: &Hub, change: &Change) -> (Mirror, Store) {
         default: true,
         accounts: change.accounts.iter().map(account).collect(),
         idle_timeout: change.idle_timeout,
-        ..upstream::Settings::new("docker.io", hub.registry())
+        ..upstream::Settings::new("docker.io", url)
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
     let limits = Limits::in_memory(change.rulebook.clone());
