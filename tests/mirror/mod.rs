@@ -1,6 +1,6 @@
 //! What the mirror decides, where the front door cannot make it happen on demand: rights, races, a full disk, a restart.
 //!
-//! What a client can see is checked through real sockets by the mirror suite of `weir-conformance`; see `tests/suite.rs`.
+//! What a client can see is checked through real sockets by the mirror suite of `weir-conformance`.
 
 pub(crate) mod support;
 
@@ -28,7 +28,7 @@ fn limited(pulls: u32) -> hub::Settings {
     hub::Settings { limit: Some(limit), ..hub::Settings::default() }
 }
 
-/// Feature row 12: what only our account can read is nobody's but theirs whose patterns name it, cached or not.
+/// What only our account can read is nobody's but theirs whose patterns name it, cached or not.
 #[tokio::test]
 async fn private_content_is_only_for_those_whose_patterns_name_it() {
     let settings = hub::Settings { accounts: vec![hub::Account::new("robot", "secret")], ..hub::Settings::default() };
@@ -56,7 +56,7 @@ async fn private_content_is_only_for_those_whose_patterns_name_it() {
     assert!(bench.mirror.manifests.get(&lookup("library/open", &[]), &tag("latest")).await.is_ok());
 }
 
-/// Feature row 8: a tag that moved while nothing is left to fetch it with goes on naming what is here, by GET and by HEAD.
+/// A tag that moved while nothing is left to fetch it with goes on naming what is here, by GET and by HEAD.
 #[tokio::test]
 async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
     let bench = Bench::start(limited(100), Change::default()).await;
@@ -80,7 +80,7 @@ async fn a_moved_tag_that_the_budget_cannot_fetch_keeps_its_old_answer() {
     assert_ne!(answer.manifest.digest.to_string(), old.digest());
 }
 
-/// Feature row 6: a HEAD that finds a tag moved does not throw away the old answer before upstream gives the new one.
+/// A HEAD that finds a tag moved does not throw away the old answer before upstream gives the new one.
 #[tokio::test]
 async fn a_moved_tag_that_upstream_fails_to_give_keeps_its_old_answer_after_a_head() {
     let bench = Bench::start(limited(100), Change::default()).await;
@@ -110,7 +110,7 @@ async fn a_moved_tag_that_upstream_fails_to_give_keeps_its_old_answer_after_a_he
     assert_eq!(answer.manifest.digest.to_string(), new.digest());
 }
 
-/// Feature row 7: pulls that come back before their forecast are seen by a HEAD, for a digest that a fresh tag names, too.
+/// Pulls that come back before their forecast are seen by a HEAD, for a digest that a fresh tag names, too.
 #[tokio::test]
 async fn pulls_that_come_back_early_are_seen() {
     let mut change = Change::default();
@@ -135,7 +135,7 @@ async fn pulls_that_come_back_early_are_seen() {
     assert_eq!(pulled.unwrap().manifest.digest, head.digest);
 }
 
-/// Feature row 6: a tag that upstream deleted does not come back as a stale answer when upstream is next out of reach.
+/// A tag that upstream deleted does not come back as a stale answer when upstream is next out of reach.
 #[tokio::test]
 async fn a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage() {
     let change = Change::default();
@@ -152,7 +152,7 @@ async fn a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage() {
     assert!(matches!(down, Err(Error::UpstreamUnavailable { .. })), "{down:?}");
 }
 
-/// Invariant 3: a refusal is nobody's but the refused one's, though both wait for the same digest at once.
+/// A refusal is nobody's but the refused one's, though both wait for the same digest at once.
 #[tokio::test]
 async fn a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_blob() {
     let bench = Bench::start(hub::Settings::default(), Change::default()).await;
@@ -180,7 +180,7 @@ async fn a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_
     assert_eq!(blob.algorithm().digest(&bytes), blob);
 }
 
-/// Feature row 14: a disk without room costs the cache an entry and no client its pull; a wrong byte never completes.
+/// A disk without room costs the cache an entry and no client its pull; a wrong byte never completes.
 #[tokio::test]
 async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
     let change = Change { capacity: 4 * MIB, ..Change::default() };
@@ -202,7 +202,7 @@ async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
     assert!(read(&mut answer.reader, 0, blob.size).await.is_err());
 }
 
-/// DESIGN "Arriving blobs": a small range far ahead of the fill does not wait for it, and is the range's own bytes.
+/// A small range far ahead of the fill does not wait for it, and is the range's own bytes.
 #[tokio::test]
 async fn a_small_range_far_ahead_of_the_fill_is_passed_through() {
     let bench = Bench::start(hub::Settings::default(), Change::default()).await;
@@ -220,7 +220,7 @@ async fn a_small_range_far_ahead_of_the_fill_is_passed_through() {
     assert_eq!(&whole[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()], tail);
 }
 
-/// Row 3: a fill that a stopping mirror leaves behind is resumed by Range, and verified as a whole.
+/// A fill that a stopping mirror leaves behind is resumed by Range, and verified as a whole.
 #[tokio::test]
 async fn a_fill_left_by_a_stopping_mirror_is_resumed() {
     let mut bench = Bench::start(hub::Settings::default(), Change::default()).await;
@@ -240,7 +240,7 @@ async fn a_fill_left_by_a_stopping_mirror_is_resumed() {
     assert_eq!(ranged, 1);
 }
 
-/// DESIGN "Tags": a digest that is gone between HEAD and GET costs one HEAD more, and the tag is not taken for missing.
+/// A digest that is gone between HEAD and GET costs one HEAD more, and the tag is not taken for missing.
 #[tokio::test]
 async fn a_tag_that_moves_between_head_and_get_is_asked_for_once_more() {
     let bench = Bench::start(hub::Settings::default(), Change::default()).await;
