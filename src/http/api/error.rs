@@ -475,7 +475,7 @@ mod tests {
 403 DENIED | - - - - | ann may not push to local/x
 400 MANIFEST_INVALID | - - - - | no JSON
 400 DIGEST_INVALID | - - - - | other bytes
-403 DENIED | - - - - | the tag 1.0 is immutable here and names another manifest, or is to be removed; push under another tag
+403 DENIED | - - - - | the tag 1.0 is immutable here: neither it nor what it names may be replaced or removed; push under another tag
 403 DENIED | - - - - | the namespace local/* is full
 429 TOOMANYREQUESTS | 5 - - - | too many uploads are under way; try again
 507 UNAVAILABLE | - - - - | the disk of this registry is full
