@@ -46,7 +46,7 @@ fn admitted(table: &Table, rules: &Rules, client: &ClientKey, tries: usize, now:
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn gcra_never_admits_more_than_the_limit_in_any_window(
@@ -318,7 +318,7 @@ fn a_clock_that_jumps_back_shuts_nobody_out_for_long() {
 fn all_addresses_of_one_64_are_one_client() {
     let (table, rules) = (Table::new(1 << 12), rules(&[pulls(36_000, 3600)]));
     let mut passed = 0;
-    for number in 0..1_u128 << 20 {
+    for number in 0..1_u128 << 16 {
         let address = (0x2001_0db8_0001_0002_u128 << 64) | (number * 0x9e37_79b9_7f4a_7c15) & u128::from(u64::MAX);
         let client = ClientKey::Address(key_address(std::net::Ipv6Addr::from(address).into()));
         passed += admitted(&table, &rules, &client, 1, at(0));
@@ -342,13 +342,13 @@ fn all_64s_of_one_48_stay_under_its_ceiling() {
 }
 
 #[test]
-fn five_million_addresses_take_no_more_memory_than_a_full_table() {
+fn a_spray_of_addresses_takes_no_more_memory_than_a_full_table() {
     const MOST: usize = 1 << 12;
     let (table, rules) = (Table::new(MOST), rules(&[pulls(100, 21_600)]));
     let known = address("192.0.2.1");
     assert_eq!(admitted(&table, &rules, &known, 1000, at(0)), 25);
     let mut passed = 0;
-    for number in 0..5_000_000_u128 {
+    for number in 0..500_000_u128 {
         let address = (0x2001_u128 << 112) | (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0xffff_ffff_ffff) << 64;
         let client = ClientKey::Address(key_address(std::net::Ipv6Addr::from(address).into()));
         passed += admitted(&table, &rules, &client, 1, at(0));
