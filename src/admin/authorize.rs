@@ -7,7 +7,7 @@ use actix_web::{
     http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
-use super::{Endpoint, State, origin, refuse};
+use super::{endpoint::Endpoint, json::refuse, origin, state::State};
 use crate::{
     client::{Client, ClientKey},
     identity::{AuthError, Credentials},

@@ -1,13 +1,16 @@
 //! Bans over JSON: list, make, lift, take along.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use actix_web::{HttpResponse, web};
-use bytes::Bytes;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{State, authorize::Authorized, parameter, refuse, reply};
+use super::{
+    authorize::Authorized,
+    json::{MAX_SMALL, body, parameter, read, refuse, reply},
+    state::State,
+};
 use crate::limits::{
     Target,
     bans::{BanError, BanFilter, BanRecord, Origin},
@@ -15,11 +18,7 @@ use crate::limits::{
 };
 
 /// The longest body of a request; an import of ten thousand bans with their evidence fits.
-const MOST_BODY: usize = 64 << 20;
-/// How long a body may take to arrive.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest body but for an import.
-pub(super) const MOST_SMALL: usize = 64 << 10;
+const MAX_IMPORT: usize = 64 << 20;
 
 pub(super) fn list(state: &State, query: &str) -> HttpResponse {
     let client = match parameter(query, "client").map(|client| client.parse::<Target>()).transpose() {
@@ -51,7 +50,7 @@ struct New {
 }
 
 pub(super) async fn add(state: &State, authorized: &Authorized, payload: web::Payload) -> HttpResponse {
-    let new: New = match read(payload, MOST_SMALL).await {
+    let new: New = match read(payload, MAX_SMALL).await {
         Ok(new) => new,
         Err(refusal) => return refusal,
     };
@@ -82,7 +81,7 @@ struct Why {
 }
 
 pub(super) async fn lift(state: &State, authorized: &Authorized, id: &str, payload: web::Payload) -> HttpResponse {
-    let why: Why = match read(payload, MOST_SMALL).await {
+    let why: Why = match read(payload, MAX_SMALL).await {
         Ok(why) => why,
         Err(refusal) => return refusal,
     };
@@ -102,7 +101,7 @@ pub(super) fn export(state: &State) -> HttpResponse {
 }
 
 pub(super) async fn import(state: &State, authorized: &Authorized, query: &str, payload: web::Payload) -> HttpResponse {
-    let json = match body(payload, MOST_BODY).await {
+    let json = match body(payload, MAX_IMPORT).await {
         Ok(json) => json,
         Err(refusal) => return refusal,
     };
@@ -121,28 +120,4 @@ fn refused(why: &BanError) -> HttpResponse {
         BanError::Duration | BanError::Reason | BanError::Import(_) | BanError::NotAnAddress(_) => 400,
     };
     refuse(status, "INVALID", &why.to_string())
-}
-
-/// A body of JSON.
-pub(super) async fn read<T: DeserializeOwned>(payload: web::Payload, most: usize) -> Result<T, HttpResponse> {
-    let bytes = body(payload, most).await?;
-    serde_json::from_slice(&bytes).map_err(|error| refuse(400, "INVALID", &error.to_string()))
-}
-
-/// The whole of a body that is no longer than this.
-async fn body(payload: web::Payload, most: usize) -> Result<Bytes, HttpResponse> {
-    match tokio::time::timeout(BODY_TIMEOUT, payload.to_bytes_limited(most)).await {
-        Ok(Ok(Ok(bytes))) => Ok(bytes),
-        Ok(Err(_)) => Err(refuse(413, "SIZE_INVALID", "the body is too large")),
-        Ok(Ok(Err(_))) | Err(_) => Err(refuse(408, "INVALID", "the body did not arrive")),
-    }
-}
-
-/// How many entries are wanted.
-pub(super) fn count(query: &str, default: usize, most: usize) -> Result<usize, Box<HttpResponse>> {
-    match parameter(query, "n").map(|n| n.parse::<usize>()) {
-        None => Ok(default),
-        Some(Ok(count)) => Ok(count.min(most)),
-        Some(Err(_)) => Err(Box::new(refuse(400, "INVALID", "n is a number: how many to list"))),
-    }
 }

@@ -5,7 +5,11 @@ use std::time::SystemTime;
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
 
-use super::{State, cache::located, parameter, refuse, reply};
+use super::{
+    cache::located,
+    json::{parameter, refuse, reply},
+    state::State,
+};
 use crate::upstream::{
     Identity,
     ledger::{Balance, Spend},

@@ -3,7 +3,10 @@
 use actix_web::HttpResponse;
 use serde_json::json;
 
-use super::{State, parameter, refuse, reply};
+use super::{
+    json::{parameter, refuse, reply},
+    state::State,
+};
 use crate::{
     oci::Reference,
     route::{Mirrored, RequestedName, Routes, is_registry},

@@ -7,7 +7,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{State, refuse};
+use super::{json::refuse, state::State};
 use crate::{
     limits::{Limits, bans::BanFilter, state::ThrottleView},
     mirror::Mirror,

@@ -3,7 +3,7 @@
 use std::{io, net::TcpListener, os::unix::net::UnixListener, time::Duration};
 
 use actix_web::{
-    App, HttpRequest, HttpServer,
+    App, HttpServer,
     dev::ServerHandle,
     http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY},
     middleware::DefaultHeaders,
@@ -16,14 +16,17 @@ use tokio::{
 };
 
 use super::{
-    Draining, Settings, Settle, State, answer,
+    api,
     authorize::Local,
     connections::{CAPACITY, Connections},
+    json::refuse,
     metrics::MetricsCollector,
-    pages::Pages,
+    pages,
+    proof_of_work::ProofOfWork,
+    state::{Draining, Settings, Settle, State},
 };
 use crate::{
-    identity::Authenticator,
+    identity::{Authenticator, session::Sessions},
     limits::{Limits, address::is_trusted},
     mirror::Mirror,
 };
@@ -90,7 +93,8 @@ pub fn serve(
         metrics,
         draining,
         authenticator,
-        pages: Pages::new(),
+        sessions: Sessions::new(),
+        proof_of_work: ProofOfWork::new(),
         settle,
     });
     let mut server = HttpServer::new(move || {
@@ -101,11 +105,9 @@ pub fn serve(
                     .add((CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'"))
                     .add((REFERRER_POLICY, "no-referrer")),
             )
-            .default_service(web::to(
-                |request: HttpRequest, payload: web::Payload, state: web::Data<State>| async move {
-                    answer(&state, &request, payload).await
-                },
-            ))
+            .configure(api::register)
+            .configure(pages::register)
+            .default_service(web::to(async || refuse(404, "NOT_FOUND", "there is no such endpoint")))
     })
     .workers(1)
     // Those that are being closed still count here.

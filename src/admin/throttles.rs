@@ -7,10 +7,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    State,
     authorize::Authorized,
-    bans::{MOST_SMALL, count, read},
-    refuse, reply,
+    json::{MAX_SMALL, count, read, refuse, reply},
+    state::State,
 };
 use crate::limits::{audit::MAX_ENTRIES, throttle::Mode};
 
@@ -32,7 +31,7 @@ struct Switch {
 }
 
 pub(super) async fn switch(state: &State, authorized: &Authorized, payload: web::Payload) -> HttpResponse {
-    let Switch { name, mode } = match read(payload, MOST_SMALL).await {
+    let Switch { name, mode } = match read(payload, MAX_SMALL).await {
         Ok(switch) => switch,
         Err(refusal) => return refusal,
     };

@@ -3,7 +3,10 @@
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
 
-use super::{State, parameter, refuse, reply};
+use super::{
+    json::{parameter, refuse, reply},
+    state::State,
+};
 use crate::mirror::Repair;
 
 pub(super) fn start(state: &State, query: &str) -> HttpResponse {

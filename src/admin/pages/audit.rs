@@ -3,9 +3,9 @@
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{PageContext, html};
+use super::{context::PageContext, html};
 use crate::{
-    admin::parameter,
+    admin::json::parameter,
     limits::{
         audit::{AdminEvent, Entry, Event},
         bans::BanEvent,

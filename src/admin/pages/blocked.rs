@@ -5,9 +5,13 @@ use std::time::{Duration, SystemTime};
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{PageContext, form::Form, html};
+use super::{
+    context::PageContext,
+    form::Form,
+    html::{self, sentence},
+};
 use crate::{
-    admin::parameter,
+    admin::json::parameter,
     limits::{
         Target,
         bans::{BanFilter, BanRecord, MAX_DURATION, Origin},
@@ -232,11 +236,4 @@ pub(super) fn add(context: &PageContext<'_>, form: &Form) -> HttpResponse {
         Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
         Err(refused) => page(context, Some(&sentence(&refused.to_string()))),
     }
-}
-
-/// What a room says in passing, as a sentence.
-pub(super) fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    first + chars.as_str() + "."
 }

@@ -8,7 +8,7 @@ use std::{
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{PageContext, html};
+use super::{context::PageContext, html};
 use crate::{
     limits::budget::Floors,
     upstream::ledger::{Balance, Reason, Spend},

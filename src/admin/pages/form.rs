@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use actix_web::web::Payload;
 
-use crate::admin::bans::BODY_TIMEOUT;
+use crate::admin::json::BODY_TIMEOUT;
 
 /// The longest form in bytes; the longest of ours is a solved human test with a reason.
 const LONGEST: usize = 16 << 10;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use actix_web::{HttpResponse, http::StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
-use super::{PageContext, Viewer};
+use super::context::{PageContext, Viewer};
 
 /// Where a page stands in the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,6 +219,13 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
     let digits = usize::from(unit > 0 && value < 100.0);
     format!("{value:.digits$} {}", units[unit])
+}
+
+/// An error's text as a sentence.
+pub(super) fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    first + chars.as_str() + "."
 }
 
 #[cfg(test)]

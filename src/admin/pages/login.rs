@@ -5,9 +5,14 @@ use std::time::Instant;
 use actix_web::{HttpResponse, http::header::RETRY_AFTER};
 use maud::html;
 
-use super::{Page, PageContext, Viewer, blocked::sentence, form::Form, html};
+use super::{
+    context::{PageContext, Viewer},
+    form::Form,
+    html::{self, sentence},
+    page::Page,
+};
 use crate::{
-    admin::{authorize::status, parameter},
+    admin::{authorize::status, json::parameter},
     identity::{Credentials, MAX_PASSWORD, session::SessionId},
     limits::audit::{AdminEvent, Event},
 };
@@ -61,7 +66,7 @@ pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> Http
     let Some(account) = state.authenticator.account(&principal) else {
         return form(context, 401, &next, Some("Wrong name or password."));
     };
-    let sessions = &state.pages.sessions;
+    let sessions = &state.sessions;
     // What the browser was called before is forgotten, whoever gave it that name.
     sessions.end(&context.session);
     let session = sessions.begin(principal, Instant::now());
@@ -72,7 +77,7 @@ pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> Http
 }
 
 pub(super) fn log_out(context: &PageContext<'_>) -> HttpResponse {
-    context.state.pages.sessions.end(&context.session);
+    context.state.sessions.end(&context.session);
     html::see_other("/login", Some(context.cookie(&SessionId::random())))
 }
 

@@ -15,199 +15,48 @@
 mod audit;
 mod blocked;
 mod budget;
+mod context;
 mod form;
 mod html;
 mod login;
-mod proof_of_work;
+mod page;
 mod throttles;
 mod unblock;
 
-use std::{
-    net::IpAddr,
-    time::{Instant, SystemTime},
+use std::time::SystemTime;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{Method, header},
+    web::{self, Payload},
 };
 
-use actix_web::{HttpRequest, HttpResponse, http::Method, web::Payload};
-
-use self::form::Form;
-use super::{State, authorize, origin};
-use crate::{
-    identity::session::{SessionId, Sessions},
-    limits::{Account, audit::Actor},
+use self::{
+    context::{PageContext, Viewer},
+    form::Form,
+    page::{PAGES, Page},
 };
+use super::{authorize, origin, state::State};
 
-/// What the pages keep between requests.
-pub(super) struct Pages {
-    sessions: Sessions,
-    proof_of_work: proof_of_work::ProofOfWork,
-}
-
-impl Pages {
-    pub(super) fn new() -> Pages {
-        Pages { sessions: Sessions::new(), proof_of_work: proof_of_work::ProofOfWork::new() }
-    }
-}
-
-/// Who is looking.
-enum Viewer {
-    /// At loopback, where no login is needed.
-    Operator,
-    /// Logged in.
-    Account(Account),
-    /// Anybody.
-    Anonymous,
-}
-
-impl Viewer {
-    fn is_operator(&self) -> bool {
-        match self {
-            Viewer::Operator => true,
-            Viewer::Account(account) => account.is_admin,
-            Viewer::Anonymous => false,
-        }
-    }
-}
-
-/// One request for a page.
-struct PageContext<'a> {
-    state: &'a State,
-    viewer: Viewer,
-    /// The session, or what stands in for one before login.
-    session: SessionId,
-    /// The browser does not have it yet.
-    is_new: bool,
-    /// Neither TLS nor loopback.
-    in_clear: bool,
-    from: IpAddr,
-    query: &'a str,
-    now: SystemTime,
-}
-
-impl PageContext<'_> {
-    fn token(&self) -> String {
-        self.state.pages.sessions.token(&self.session)
-    }
-
-    fn fresh_cookie(&self) -> Option<String> {
-        self.is_new.then(|| self.cookie(&self.session))
-    }
-
-    fn cookie(&self, session: &SessionId) -> String {
-        let (cookie, secure) = if self.in_clear { (IN_CLEAR, "") } else { (SECURE, "; Secure") };
-        format!("{cookie}={}; Path=/; HttpOnly; SameSite=Strict{secure}", session.text())
-    }
-
-    /// As whom the audit knows whoever is looking.
-    fn by(&self) -> Actor {
-        let name = match &self.viewer {
-            Viewer::Operator => "operator",
-            Viewer::Account(account) => &account.name,
-            Viewer::Anonymous => "anonymous",
+/// Makes every path of the table known to the router.
+pub(super) fn register(config: &mut web::ServiceConfig) {
+    for (path, page) in PAGES {
+        let handler = move |request: HttpRequest, payload: Payload, state: web::Data<State>| async move {
+            let page = page(request.match_info().get("id").unwrap_or_default());
+            answer(&state, &request, page, payload).await
         };
-        Actor::new(name, Some(self.from))
-    }
-
-    fn refused(&self, attempt: &str, reason: &str) {
-        self.state.authenticator.note_refusal(&self.by(), attempt, reason, self.now);
-    }
-}
-
-const SECURE: &str = "__Host-weir";
-const IN_CLEAR: &str = "weir";
-
-/// A page, a form or an asset.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Page {
-    // By GET.
-    Budget,
-    Throttles,
-    Blocked,
-    Ban(String),
-    Audit,
-    Unblock,
-    UnblockOne(String),
-    Stylesheet,
-    Icon,
-    Script,
-    // By both.
-    Login,
-    // By POST.
-    Logout,
-    Switch,
-    Add,
-    Lift(String),
-    Allow(String),
-    LiftOwn(String),
-}
-
-impl Page {
-    pub(super) fn find(path: &str) -> Option<Page> {
-        let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-        let is_id = |id: &str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        Some(match parts[..] {
-            [""] => Page::Budget,
-            ["throttles"] => Page::Throttles,
-            ["throttles", "mode"] => Page::Switch,
-            ["blocked"] => Page::Blocked,
-            ["blocked", "add"] => Page::Add,
-            ["blocked", id] if is_id(id) => Page::Ban(id.to_owned()),
-            ["blocked", id, "lift"] if is_id(id) => Page::Lift(id.to_owned()),
-            ["blocked", id, "allow"] if is_id(id) => Page::Allow(id.to_owned()),
-            ["audit"] => Page::Audit,
-            ["unblock"] => Page::Unblock,
-            ["unblock", id] if is_id(id) => Page::UnblockOne(id.to_owned()),
-            ["unblock", id, "lift"] if is_id(id) => Page::LiftOwn(id.to_owned()),
-            ["login"] => Page::Login,
-            ["logout"] => Page::Logout,
-            ["assets", "weir.css"] => Page::Stylesheet,
-            ["assets", "weir.svg"] => Page::Icon,
-            ["assets", "proof_of_work.js"] => Page::Script,
-            _ => return None,
-        })
-    }
-
-    /// What is tried there by POST, as the audit says it; nothing where nothing can be.
-    fn attempt(&self) -> Option<String> {
-        Some(match self {
-            Page::Login => "log in".to_owned(),
-            Page::Logout => "log out".to_owned(),
-            Page::Switch => "switch a throttle".to_owned(),
-            Page::Add => "ban".to_owned(),
-            Page::Lift(id) | Page::LiftOwn(id) => format!("lift {id}"),
-            Page::Allow(id) => format!("allow the client of {id}"),
-            _ => return None,
-        })
-    }
-
-    fn is_asset(&self) -> bool {
-        matches!(self, Page::Stylesheet | Page::Icon | Page::Script)
-    }
-
-    /// What only operators see and do.
-    fn is_operators(&self) -> bool {
-        matches!(
-            self,
-            Page::Budget
-                | Page::Throttles
-                | Page::Blocked
-                | Page::Ban(_)
-                | Page::Audit
-                | Page::Switch
-                | Page::Add
-                | Page::Lift(_)
-                | Page::Allow(_)
-        )
+        config.service(web::resource(path).to(handler));
     }
 }
 
 /// The page, what became of a form, or why not: host and origin → throttle → session.
-pub(super) async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Payload) -> HttpResponse {
+async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Payload) -> HttpResponse {
     if page.is_asset() {
         return asset(&page, request.method());
     }
     let head = origin::Head { takes_form: true, ..origin::Head::of(request) };
     let judged = origin::judge(&state.settings.hosts, &head);
-    let context = context(state, request, &head, judged.is_ok(), SystemTime::now());
+    let context = PageContext::of(state, request, &head, judged.is_ok(), SystemTime::now());
     let authorized = match authorize::authorize_page(state, context.by(), matches!(context.viewer, Viewer::Account(_)))
     {
         Ok(authorized) => authorized,
@@ -235,44 +84,13 @@ pub(super) async fn answer(state: &State, request: &HttpRequest, page: Page, pay
                 None => "GET",
             };
             let mut response = html::problem(&context, 405, "Not this way", "This address does not take this method.");
-            let allow = actix_web::http::header::HeaderValue::from_static(allow);
-            response.headers_mut().insert(actix_web::http::header::ALLOW, allow);
+            let allow = header::HeaderValue::from_static(allow);
+            response.headers_mut().insert(header::ALLOW, allow);
             response
         }
     };
     authorized.tell(response.headers_mut());
     response
-}
-
-/// Who is looking. When the request was not judged well, nobody is.
-fn context<'a>(
-    state: &'a State,
-    request: &'a HttpRequest,
-    head: &origin::Head<'_>,
-    is_good: bool,
-    now: SystemTime,
-) -> PageContext<'a> {
-    let hosts = &state.settings.hosts;
-    let in_clear = !head.host.is_some_and(|host| hosts.is_private(host));
-    let from = authorize::address(state, request);
-    let sent = cookie(request, if in_clear { IN_CLEAR } else { SECURE }).filter(|_| is_good).and_then(SessionId::parse);
-    let principal = sent.as_ref().and_then(|session| state.pages.sessions.principal(session, Instant::now()));
-    let account = principal.and_then(|principal| state.authenticator.account(&principal));
-    let viewer = match account {
-        Some(account) => Viewer::Account(account),
-        None if is_good && !authorize::needs_login(state, request) => Viewer::Operator,
-        None => Viewer::Anonymous,
-    };
-    let is_new = sent.is_none();
-    let session = sent.unwrap_or_else(SessionId::random);
-    PageContext { state, viewer, session, is_new, in_clear, from, query: request.query_string(), now }
-}
-
-/// The value of the cookie of this name.
-fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
-    let lines = request.headers().get_all("cookie").filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
 }
 
 fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
@@ -320,7 +138,7 @@ async fn post(
     };
     // Before anything else: a form of ours was sent from a page of ours, by the browser it was given to.
     let is_ours = head.origin.is_some() || head.fetch_site == Some("same-origin");
-    let has_token = !context.is_new && context.state.pages.sessions.is_token(&context.session, form.get("csrf"));
+    let has_token = !context.is_new && context.state.sessions.is_token(&context.session, form.get("csrf"));
     if !is_ours || !has_token {
         context.refused(attempt, if is_ours { "without the token of its form" } else { "from no page of ours" });
         let sentence = "This did not come from a page that Weir gave to this browser. Go back, reload the page and send it once more; \
@@ -364,49 +182,4 @@ fn asset(page: &Page, method: &Method) -> HttpResponse {
         .insert_header(("X-Content-Type-Options", "nosniff"))
         .insert_header(("Cross-Origin-Resource-Policy", "same-origin"))
         .body(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_is_found_by_its_path_and_by_no_other_spelling() {
-        assert_eq!(Page::find("/"), Some(Page::Budget));
-        assert_eq!(Page::find("/blocked/3f2a"), Some(Page::Ban("3f2a".into())));
-        assert_eq!(Page::find("/unblock/3f2a/lift"), Some(Page::LiftOwn("3f2a".into())));
-        for nowhere in [
-            "",
-            "//",
-            "/blocked/",
-            "/blocked//lift",
-            "/Blocked",
-            "/unblock/../audit",
-            "/unblock/%2e",
-            "/login/",
-            "/assets/",
-        ] {
-            assert_eq!(Page::find(nowhere), None, "{nowhere}");
-        }
-    }
-
-    #[test]
-    fn what_can_be_done_by_post_is_said_in_the_audit() {
-        for path in [
-            "/throttles/mode",
-            "/blocked/add",
-            "/blocked/1/lift",
-            "/blocked/1/allow",
-            "/unblock/1/lift",
-            "/login",
-            "/logout",
-        ] {
-            assert!(Page::find(path).unwrap().attempt().is_some(), "{path}");
-        }
-        for path in
-            ["/", "/throttles", "/blocked", "/blocked/1", "/audit", "/unblock", "/unblock/1", "/assets/weir.css"]
-        {
-            assert_eq!(Page::find(path).unwrap().attempt(), None, "{path}");
-        }
-    }
 }

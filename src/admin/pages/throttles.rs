@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{PageContext, form::Form, html};
+use super::{context::PageContext, form::Form, html};
 use crate::limits::{
     allowlist::AllowlistEntry,
     state::ThrottleView,

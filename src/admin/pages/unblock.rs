@@ -4,9 +4,10 @@ use actix_web::HttpResponse;
 use maud::{Markup, html};
 
 use super::{
-    PageContext, Viewer, blocked,
+    blocked,
+    context::{PageContext, Viewer},
     form::Form,
-    html::{self, Tab},
+    html::{self, Tab, sentence},
 };
 use crate::limits::{
     Account,
@@ -66,7 +67,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
     let is_own = lift.is_some_and(|account| {
         context.state.limits.own_bans(&account.name, context.now).iter().any(|own| own.id == id)
     });
-    let proof_of_work = &context.state.pages.proof_of_work;
+    let proof_of_work = &context.state.proof_of_work;
     let challenge = is_own.then(|| proof_of_work.issue(&context.session, id, context.now)).flatten();
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
@@ -139,9 +140,9 @@ pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResp
         context.refused(&format!("lift {id}"), "there is no such ban that is theirs to lift");
         return html::problem(context, 404, "No such ban", "There is no such ban that is yours to lift.");
     }
-    if let Err(wrong) = context.state.pages.proof_of_work.verify(&context.session, form.get("altcha"), id) {
+    if let Err(wrong) = context.state.proof_of_work.verify(&context.session, form.get("altcha"), id) {
         context.refused(&format!("lift {id}"), &wrong.to_string());
-        return one(context, id, Some(&blocked::sentence(&wrong.to_string())));
+        return one(context, id, Some(&sentence(&wrong.to_string())));
     }
     if form.get("mended") != "1" {
         return one(context, id, Some("Confirm that it is mended."));
@@ -156,6 +157,6 @@ pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResp
             };
             html::page(context, 200, Tab::Unblock, "Lifted", body)
         }
-        Err(why) => one(context, id, Some(&blocked::sentence(&why))),
+        Err(why) => one(context, id, Some(&sentence(&why))),
     }
 }

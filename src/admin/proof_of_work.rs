@@ -5,7 +5,7 @@
 //! what is signed, and its nonce is remembered for the session that it was issued to and forgotten when any solution arrives.
 //!
 //! Of ALTCHA's functions it is iterated SHA-256. The browser's own SHA-256 needs a secure context and a promise for each
-//! hash; a page over plain HTTP has none, and 2 million promises take minutes. `assets/proof_of_work.js` needs neither. ALTCHA's
+//! hash; a page over plain HTTP has none, and 2 million promises take minutes. `pages/assets/proof_of_work.js` needs neither. ALTCHA's
 //! widget refuses to run without a secure context, and that is why it is not used.
 
 use std::{

@@ -1,0 +1,90 @@
+//! The JSON API: from a path's endpoints to the answer.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{Method, header},
+    web,
+};
+use serde_json::json;
+
+use super::{
+    authorize::{self, Authorized},
+    bans, budget, cache,
+    endpoint::{Endpoint, OPENAPI, ROUTES},
+    json::{refuse, reply},
+    metrics,
+    state::State,
+    throttles, verify,
+};
+
+/// Makes every path of the table known to the router.
+pub(super) fn register(config: &mut web::ServiceConfig) {
+    let mut paths: Vec<&str> = ROUTES.iter().map(|(_, path, _)| *path).collect();
+    paths.dedup();
+    for path in paths {
+        let handler = move |request: HttpRequest, payload: web::Payload, state: web::Data<State>| async move {
+            answer(&state, &request, path, payload).await
+        };
+        config.service(web::resource(path).to(handler));
+    }
+}
+
+async fn answer(state: &State, request: &HttpRequest, path: &str, payload: web::Payload) -> HttpResponse {
+    let method = if *request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
+    let here = || ROUTES.iter().filter(|(_, route, _)| *route == path);
+    let Some((.., endpoint)) = here().find(|(allowed, ..)| *allowed == method) else {
+        let mut response = refuse(405, "UNSUPPORTED", "this endpoint does not take this method");
+        let methods: Vec<_> = here().map(|(allowed, ..)| *allowed).collect();
+        if let Ok(allow) = header::HeaderValue::from_str(&methods.join(", ")) {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        return response;
+    };
+    let authorized = match authorize::authorize(state, request, *endpoint).await {
+        Ok(authorized) => authorized,
+        Err(refusal) => return refusal,
+    };
+    let mut response = dispatch(state, request, payload, *endpoint, &authorized).await;
+    authorized.tell(response.headers_mut());
+    response
+}
+
+async fn dispatch(
+    state: &State,
+    request: &HttpRequest,
+    payload: web::Payload,
+    endpoint: Endpoint,
+    authorized: &Authorized,
+) -> HttpResponse {
+    let query = request.query_string();
+    let id = request.match_info().get("id").unwrap_or_default();
+    match endpoint {
+        Endpoint::Health => reply(200, &json!({"status": "ok"})),
+        Endpoint::Ready => ready(state),
+        Endpoint::Metrics => metrics::metrics(state),
+        Endpoint::Budget => reply(200, &budget::budget(state)),
+        Endpoint::Spends => budget::spends(state, query),
+        Endpoint::Explain => budget::explain(state, query),
+        Endpoint::Purge => cache::purge(state, query).await,
+        Endpoint::Verify => verify::start(state, query),
+        Endpoint::Verification => verify::status(state),
+        Endpoint::Clients => throttles::clients(state, query),
+        Endpoint::Throttles => throttles::list(state),
+        Endpoint::Switch => throttles::switch(state, authorized, payload).await,
+        Endpoint::Bans => bans::list(state, query),
+        Endpoint::Ban => bans::add(state, authorized, payload).await,
+        Endpoint::Export => bans::export(state),
+        Endpoint::Import => bans::import(state, authorized, query, payload).await,
+        Endpoint::OneBan => bans::one(state, id),
+        Endpoint::Lift => bans::lift(state, authorized, id, payload).await,
+        Endpoint::Audit => throttles::audit(state, query),
+        Endpoint::OpenApi => HttpResponse::Ok().content_type("application/json").body(OPENAPI),
+    }
+}
+
+/// Whether to send this process requests. What makes upstream unreachable is no reason: what is cached goes on.
+fn ready(state: &State) -> HttpResponse {
+    let reasons: &[&str] = if state.draining.has_begun() { &["draining"] } else { &[] };
+    let status = if reasons.is_empty() { 200 } else { 503 };
+    reply(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
+}

@@ -1,0 +1,117 @@
+//! The endpoints for programs, as one table.
+
+use crate::limits::permit::RequestKind;
+
+/// What there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Health,
+    Ready,
+    Metrics,
+    Budget,
+    Spends,
+    Explain,
+    Purge,
+    Verify,
+    Verification,
+    Clients,
+    Throttles,
+    Switch,
+    Bans,
+    Ban,
+    Export,
+    Import,
+    OneBan,
+    Lift,
+    Audit,
+    OpenApi,
+}
+
+/// Method, path as actix's router reads it, and endpoint.
+pub(super) const ROUTES: [(&str, &str, Endpoint); 20] = [
+    ("GET", "/healthz", Endpoint::Health),
+    ("GET", "/readyz", Endpoint::Ready),
+    ("GET", "/metrics", Endpoint::Metrics),
+    ("GET", "/api/v1/budget", Endpoint::Budget),
+    ("GET", "/api/v1/spends", Endpoint::Spends),
+    ("GET", "/api/v1/explain", Endpoint::Explain),
+    ("DELETE", "/api/v1/cache", Endpoint::Purge),
+    ("POST", "/api/v1/verify", Endpoint::Verify),
+    ("GET", "/api/v1/verify", Endpoint::Verification),
+    ("GET", "/api/v1/clients", Endpoint::Clients),
+    ("GET", "/api/v1/throttles", Endpoint::Throttles),
+    ("POST", "/api/v1/throttles", Endpoint::Switch),
+    ("GET", "/api/v1/bans", Endpoint::Bans),
+    ("POST", "/api/v1/bans", Endpoint::Ban),
+    ("GET", "/api/v1/bans/export", Endpoint::Export),
+    ("POST", "/api/v1/bans/import", Endpoint::Import),
+    ("GET", "/api/v1/bans/{id}", Endpoint::OneBan),
+    ("POST", "/api/v1/bans/{id}/lift", Endpoint::Lift),
+    ("GET", "/api/v1/audit", Endpoint::Audit),
+    ("GET", "/api/v1/openapi.json", Endpoint::OpenApi),
+];
+
+/// Every endpoint, as a program reads it.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
+
+impl Endpoint {
+    /// Whether it answers anybody at any address: probes know no password and no name.
+    pub(super) fn is_health(self) -> bool {
+        matches!(self, Endpoint::Health | Endpoint::Ready)
+    }
+
+    /// What it counts for. Probes and scrapers count for nothing.
+    pub(super) fn kind(self) -> RequestKind {
+        match self {
+            Endpoint::Health | Endpoint::Ready | Endpoint::Metrics => RequestKind::Ping,
+            _ => RequestKind::AdminApi,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    #[test]
+    fn every_endpoint_is_in_the_openapi_document_and_no_other() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described = Vec::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let responses = &operation["responses"];
+                assert!(
+                    ["200", "201", "202"].iter().any(|status| responses[status].is_object()),
+                    "{method} {path} says what it answers"
+                );
+                described.push((method.to_uppercase(), path.clone()));
+            }
+        }
+        let mut routed: Vec<_> =
+            ROUTES.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+        described.sort();
+        routed.sort();
+        assert_eq!(described, routed);
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn references_in_the_openapi_document_lead_somewhere() {
+        fn walk(value: &Value, document: &Value) {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(reference)) = map.get("$ref") {
+                        let pointer = reference.strip_prefix('#').unwrap();
+                        assert!(document.pointer(pointer).is_some(), "{reference}");
+                    }
+                    map.values().for_each(|value| walk(value, document));
+                }
+                Value::Array(list) => list.iter().for_each(|value| walk(value, document)),
+                _ => {}
+            }
+        }
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        walk(&document, &document);
+    }
+}

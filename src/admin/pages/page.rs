@@ -1,0 +1,140 @@
+//! The pages, forms and assets, as one table.
+
+use actix_web::dev::{Path, ResourceDef};
+
+/// From the `id` in a path to the page.
+type PageAt = fn(&str) -> Page;
+
+/// Paths as actix's router reads them, and what is there. The first that matches counts.
+pub(super) const PAGES: [(&str, PageAt); 17] = [
+    ("/", |_| Page::Budget),
+    ("/throttles", |_| Page::Throttles),
+    ("/throttles/mode", |_| Page::Switch),
+    ("/blocked", |_| Page::Blocked),
+    ("/blocked/add", |_| Page::Add),
+    ("/blocked/{id:[A-Za-z0-9]{1,64}}", |id| Page::Ban(id.to_owned())),
+    ("/blocked/{id:[A-Za-z0-9]{1,64}}/lift", |id| Page::Lift(id.to_owned())),
+    ("/blocked/{id:[A-Za-z0-9]{1,64}}/allow", |id| Page::Allow(id.to_owned())),
+    ("/audit", |_| Page::Audit),
+    ("/unblock", |_| Page::Unblock),
+    ("/unblock/{id:[A-Za-z0-9]{1,64}}", |id| Page::UnblockOne(id.to_owned())),
+    ("/unblock/{id:[A-Za-z0-9]{1,64}}/lift", |id| Page::LiftOwn(id.to_owned())),
+    ("/login", |_| Page::Login),
+    ("/logout", |_| Page::Logout),
+    ("/assets/weir.css", |_| Page::Stylesheet),
+    ("/assets/weir.svg", |_| Page::Icon),
+    ("/assets/proof_of_work.js", |_| Page::Script),
+];
+
+/// A page, a form or an asset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    // By GET.
+    Budget,
+    Throttles,
+    Blocked,
+    Ban(String),
+    Audit,
+    Unblock,
+    UnblockOne(String),
+    Stylesheet,
+    Icon,
+    Script,
+    // By both.
+    Login,
+    // By POST.
+    Logout,
+    Switch,
+    Add,
+    Lift(String),
+    Allow(String),
+    LiftOwn(String),
+}
+
+impl Page {
+    /// What the router would find.
+    pub(super) fn find(path: &str) -> Option<Page> {
+        PAGES.iter().find_map(|(pattern, page)| {
+            let mut path = Path::new(path);
+            ResourceDef::new(*pattern).capture_match_info(&mut path).then(|| page(path.get("id").unwrap_or_default()))
+        })
+    }
+
+    /// What is tried there by POST, as the audit says it; nothing where nothing can be.
+    pub(super) fn attempt(&self) -> Option<String> {
+        Some(match self {
+            Page::Login => "log in".to_owned(),
+            Page::Logout => "log out".to_owned(),
+            Page::Switch => "switch a throttle".to_owned(),
+            Page::Add => "ban".to_owned(),
+            Page::Lift(id) | Page::LiftOwn(id) => format!("lift {id}"),
+            Page::Allow(id) => format!("allow the client of {id}"),
+            _ => return None,
+        })
+    }
+
+    pub(super) fn is_asset(&self) -> bool {
+        matches!(self, Page::Stylesheet | Page::Icon | Page::Script)
+    }
+
+    /// What only operators see and do.
+    pub(super) fn is_operators(&self) -> bool {
+        matches!(
+            self,
+            Page::Budget
+                | Page::Throttles
+                | Page::Blocked
+                | Page::Ban(_)
+                | Page::Audit
+                | Page::Switch
+                | Page::Add
+                | Page::Lift(_)
+                | Page::Allow(_)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_by_its_path_and_by_no_other_spelling() {
+        assert_eq!(Page::find("/"), Some(Page::Budget));
+        assert_eq!(Page::find("/blocked/3f2a"), Some(Page::Ban("3f2a".into())));
+        assert_eq!(Page::find("/unblock/3f2a/lift"), Some(Page::LiftOwn("3f2a".into())));
+        for nowhere in [
+            "",
+            "//",
+            "/blocked/",
+            "/blocked//lift",
+            "/Blocked",
+            "/unblock/../audit",
+            "/unblock/%2e",
+            "/login/",
+            "/assets/",
+        ] {
+            assert_eq!(Page::find(nowhere), None, "{nowhere}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_done_by_post_is_said_in_the_audit() {
+        for path in [
+            "/throttles/mode",
+            "/blocked/add",
+            "/blocked/1/lift",
+            "/blocked/1/allow",
+            "/unblock/1/lift",
+            "/login",
+            "/logout",
+        ] {
+            assert!(Page::find(path).unwrap().attempt().is_some(), "{path}");
+        }
+        for path in
+            ["/", "/throttles", "/blocked", "/blocked/1", "/audit", "/unblock", "/unblock/1", "/assets/weir.css"]
+        {
+            assert_eq!(Page::find(path).unwrap().attempt(), None, "{path}");
+        }
+    }
+}

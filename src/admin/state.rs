@@ -1,0 +1,88 @@
+//! What every request to the admin listener may need.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use actix_web::HttpResponse;
+
+use super::{json::refuse, origin::AllowedHosts, proof_of_work::ProofOfWork};
+use crate::{
+    identity::{Authenticator, session::Sessions},
+    limits::Limits,
+    mirror::Mirror,
+    route::Routes,
+};
+
+/// How the admin listener behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Host names under which it is asked.
+    pub hosts: AllowedHosts,
+    /// Whether an account is required in any case: unless the listener is on loopback.
+    pub login: bool,
+    /// For names without a registry, or with one.
+    pub routes: Routes,
+}
+
+/// Whether this process wants to be asked: false from the first moment of a drain. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<AtomicBool>);
+
+impl Draining {
+    /// From now on `/readyz` says 503.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What every request may need.
+pub(super) struct State {
+    pub(super) settings: Settings,
+    pub(super) mirror: Mirror,
+    pub(super) limits: Limits,
+    pub(super) metrics: prometheus_client::registry::Registry,
+    pub(super) draining: Draining,
+    pub(super) authenticator: Authenticator,
+    pub(super) sessions: Sessions,
+    pub(super) proof_of_work: ProofOfWork,
+    pub(super) settle: Settle,
+}
+
+/// Resolves when what was decided so far is on disk, or with the reason why it is not. `main` gives it.
+pub type Settle = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>>>> + Send + Sync>;
+
+impl State {
+    /// The answer to a change, once the change is on disk: a client that was told of it finds it after a crash.
+    pub(super) async fn settled(&self, answer: HttpResponse) -> HttpResponse {
+        match (self.settle)().await {
+            Err(error) if answer.status().is_success() || answer.status().is_redirection() => {
+                let message = format!("this is in force, but cannot be written, so a restart forgets it: {error}");
+                refuse(507, "UNKNOWN", &message)
+            }
+            _ => answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_is_seen_through_every_clone() {
+        let draining = Draining::default();
+        let other = draining.clone();
+        assert!(!other.has_begun());
+        draining.begin();
+        assert!(other.has_begun());
+    }
+}
