@@ -127,3 +127,15 @@ async fn an_upgrade_is_ignored_and_the_connection_stays() {
     assert_eq!(client.ask("GET /v2/", "Connection: close, Upgrade\r\n").await.status, 200);
     assert_eq!(client.rest().await, b"");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_upstream_is_a_429_that_says_when_to_come_back() {
+    let world = World::plain().await;
+    world.image("library/busybox");
+    world.hub.fault(Fault::always(What::Abuse(Some(7))));
+    let heard = world.ask("GET /v2/busybox/manifests/1.0", "").await;
+    assert_eq!((heard.status, heard.code().as_str()), (429, "TOOMANYREQUESTS"));
+    let wait: u64 = heard.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert!(!heard.json()["errors"][0]["message"].as_str().unwrap().is_empty());
+}
