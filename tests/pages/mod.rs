@@ -419,6 +419,12 @@ async fn connections_that_say_nothing_or_half_of_it_give_way_to_a_probe() {
         })
         .collect();
     let after_halves = probe();
+    // The oldest of this client has given way, long before the time-out of its body.
+    let mut oldest = &half_sent[0];
+    oldest.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let read = std::io::Read::read(&mut oldest, &mut [0]);
+    let is_closed = read.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |n| *n == 0);
+    assert!(is_closed, "{read:?}");
     // Without a limit of one client's connections each of them waits for the time-out of others, seconds later.
     for elapsed in [after_silence, after_halves] {
         assert!(elapsed < std::time::Duration::from_millis(1500), "{elapsed:?}");
