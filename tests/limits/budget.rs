@@ -155,8 +155,9 @@ async fn what_others_spend_is_seen_shown_and_said() {
     let budget = world.admin("GET", "/api/v1/budget", "");
     let identity = &budget["identities"][0];
     assert_eq!((&identity["external_spend"], &identity["spent"]), (&39.into(), &2.into()), "{budget}");
-    assert!(identity["alert"].as_str().unwrap().starts_with("39 pulls"), "{identity}");
-    assert!(world.weir.log().contains("others spend from this budget"));
+    let others = "others behind the same address spend from this budget";
+    assert_eq!(identity["alert"], format!("{others}: 39 pulls within the window"), "{identity}");
+    assert!(world.weir.log().contains(others));
     let metrics = world.weir.admin("GET", "/metrics", "").body;
     assert!(
         metrics.contains(r#"weir_budget_external_spend{upstream="docker.io",identity="anonymous"} 39"#),
