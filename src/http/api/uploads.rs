@@ -177,9 +177,17 @@ async fn receive(request: &Request, upload: &mut Upload) -> Result<(), ApiError>
     append(request.body(), upload, start).await?;
     let came = upload.written() - start;
     if range.is_some_and(|(first, end)| came != end - first) {
+        roll_back(upload, start).await;
         return Err(Error::UploadInvalid("the chunk is not as long as its Content-Range").into());
     }
     Ok(())
+}
+
+/// Takes back what came of a chunk, so that the client can send it again from where it began.
+async fn roll_back(upload: &Upload, start: u64) {
+    if let Err(error) = upload.roll_back(start).await {
+        tracing::warn!(%error, "an upload cannot be rolled back");
+    }
 }
 
 async fn append(mut body: RequestBody, upload: &Upload, start: u64) -> Result<(), ApiError> {
@@ -188,10 +196,8 @@ async fn append(mut body: RequestBody, upload: &Upload, start: u64) -> Result<()
         let (appended, arrived) = futures_util::join!(upload.append(piece), body.next());
         if let Err(error) = appended {
             // None of what cannot be taken whole is kept: on a full disk that would be in everybody's way.
-            if !matches!(error, Error::UploadUnknown)
-                && let Err(error) = upload.roll_back(start).await
-            {
-                tracing::warn!(%error, "an upload cannot be rolled back");
+            if !matches!(error, Error::UploadUnknown) {
+                roll_back(upload, start).await;
             }
             return Err(error.into());
         }

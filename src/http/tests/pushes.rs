@@ -103,6 +103,27 @@ async fn every_form_of_a_push_ends_in_the_same_blob_and_all_of_them_on_one_conne
     }
 }
 
+/// Without a Content-Length the length of a chunk is known at its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_is_not_as_long_as_its_range_is_refused_and_leaves_nothing() {
+    let world = open(Faults::default(), None).await;
+    let mut client = Raw::to(&world.serving).await;
+    let bytes = content(10);
+    let at = location(&client.push("POST /v2/local/a/blobs/uploads/", "", b"").await);
+    assert_eq!(client.push(&format!("PATCH {at}"), "Content-Range: 0-4\r\n", &bytes[..5]).await.status, 202);
+    let line = format!("PATCH {at}");
+    for range in ["5-9", "5-6"] {
+        let chunked = format!("Content-Range: {range}\r\nTransfer-Encoding: chunked");
+        client.send(format!("{line} HTTP/1.1\r\nHost: x\r\n{chunked}\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).await;
+        let refused = client.heard(&line).await;
+        assert_eq!((refused.status, &*refused.code()), (400, "BLOB_UPLOAD_INVALID"), "{range}");
+        let status = client.ask(&format!("GET {at}"), "").await;
+        assert_eq!((status.status, status.header("range")), (204, Some("0-4")), "{range}");
+    }
+    let put = format!("PUT {at}?digest={}", digest(&bytes));
+    assert_eq!(client.push(&put, "Content-Range: 5-9\r\n", &bytes[5..]).await.status, 201);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_out_of_order_is_refused_and_the_session_goes_on() {
     let world = open(Faults::default(), None).await;
