@@ -86,7 +86,7 @@ fn refused(mirror: &Running) -> String {
     mirror.log()
 }
 
-/// RS-30: who cannot prove who it is is asked nothing, and is asked as soon as it can.
+/// An upstream that cannot prove its identity is sent no request, and is asked again as soon as it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_is_asked_over_tls_once_its_certificate_is_good() {
     let registry = registry();

@@ -15,7 +15,7 @@ pub(super) const CHECKS: &[Check] = &[
     check!("budget shows what is left", "invariant 10; limit and remaining as the hub said", remaining, Admin),
     check!("what was not sent is not spent", "invariant 10; refunds", refunds, Admin),
     check!("spending by others is seen", "budget; external_spend", external, Admin),
-    check!("the ledger survives kill -9", "invariant 10; RS-33", survives, Process),
+    check!("the ledger survives kill -9", "invariant 10; restart", survives, Process),
 ];
 
 /// Spends of repositories that contain `part`.

@@ -206,7 +206,7 @@ async fn what_one_may_not_read_can_neither_be_had_nor_mounted_nor_told_from_noth
     }
 }
 
-/// DESIGN.md, "Hosted and mirrored bytes share one store": what was pulled, tagged anew and pushed is not sent again.
+/// Hosted and mirrored blobs share one store: an image that was pulled, tagged anew and pushed is not sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirrored_blob_that_is_here_is_mounted_for_those_who_may_read_it_there() {
     let namespaces = vec!["local/*".into()];

@@ -77,7 +77,7 @@ async fn a_server_error_is_repeated_twice_and_paid_when_it_may_have_been_served(
     assert_eq!(ledger(&upstream).spends(10).len(), 2);
 }
 
-/// DESIGN.md, invariant 10: what a redirect leads back to the counted host is another request there.
+/// A redirect that leads back to the counted host is another counted request there (invariant 10).
 #[tokio::test]
 async fn a_get_that_is_redirected_back_home_is_paid_twice_and_sent_once_when_one_pull_is_left() {
     for (before, between, served) in [("20", "19", true), ("1", "0", false)] {
