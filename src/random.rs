@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// So many random bytes that nobody can guess: for keys, salts and session identifiers.
+/// So many random bytes that cannot be guessed: for keys, salts and session identifiers.
 ///
 /// # Panics
 /// When the kernel has no `getrandom(2)`. The keys that are made at the start find that out before anything is served.

@@ -22,7 +22,7 @@ use crate::{
 /// Marks the connections of the local socket.
 pub(super) struct Local;
 
-/// Somebody who may ask.
+/// A visitor who was let in.
 pub(super) struct Authorized {
     pub(super) operator: Actor,
     permit: Option<Permit>,
@@ -107,7 +107,7 @@ pub(super) fn status(error: AuthError) -> u16 {
     }
 }
 
-/// Whether whoever asks must say who they are. Not at loopback; but what comes through a proxy there, or asks for `public_url`,
+/// Whether the visitor must log in. Not at loopback; but what comes through a proxy there, or asks for `public_url`,
 /// comes from anywhere: everybody who is banned is told to open that.
 pub(super) fn needs_login(state: &State, request: &HttpRequest) -> bool {
     let host = origin::Head::of(request).host.unwrap_or("?");

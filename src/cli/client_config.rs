@@ -98,7 +98,7 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
     }
     let mut notes = format!("# {}\n", setup.files[0].0);
     setup.notes.lines().for_each(|line| notes += &format!("# {line}\n"));
-    // Nothing is left to say when nobody reads the notes.
+    // A closed standard error takes no notes, and the file was printed.
     let _ = std::io::stderr().write_all(notes.as_bytes());
     say(&text)
 }

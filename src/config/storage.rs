@@ -118,7 +118,7 @@ impl Storage {
     }
 }
 
-/// Whether a path is on a file system without files of its own, such as /proc, where nobody can make a directory.
+/// Whether a path is on a file system without files of its own, such as /proc, where no directory can be made.
 fn is_of_the_kernel(path: &Path) -> bool {
     /// proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs, bpf: from linux/magic.h.
     const MAGIC: [u64; 9] =

@@ -9,7 +9,7 @@ pub(crate) const MAX_LENGTH: usize = 8 << 10;
 /// The longest password, in bytes, that `weir hash-password` and the login page take.
 pub(crate) const MAX_PASSWORD: usize = 1024;
 
-/// A user name and a password that nobody has verified yet.
+/// A user name and a password that are not verified yet.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) name: String,

@@ -59,7 +59,7 @@ impl SessionId {
     }
 }
 
-// Whoever reads a log must not become whoever is in it.
+// A reader of the log must not be able to take over a session that is named in it.
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SessionId(…)")

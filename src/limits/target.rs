@@ -18,7 +18,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// This client, and nobody else.
+    /// This client alone.
     pub fn of(client: &ClientKey) -> Target {
         match client {
             ClientKey::Principal(name) => Target::Principal(name.to_string()),

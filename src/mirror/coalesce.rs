@@ -28,9 +28,9 @@ use crate::client::{Class, ClientKey};
 pub(super) enum ShareScope {
     /// Everybody who asks the same.
     All,
-    /// Those of its class, after somebody else was refused.
+    /// Clients of its class, after the request of another class was refused.
     Class(Class),
-    /// Nobody but itself.
+    /// This client alone.
     Client(ClientKey),
     /// One that may have what is cached and nothing else: a bypass may lift that from another request of the same client.
     CachedOnly(ClientKey),
@@ -52,7 +52,7 @@ pub(super) struct Waiters {
     /// Those who joined.
     pub(super) count: Arc<AtomicU32>,
     pub(super) scope: ShareScope,
-    /// Whether a stale answer may stand in, so that nobody has to wait.
+    /// Whether a stale answer may stand in, so that no client has to wait.
     pub(super) has_stale: bool,
 }
 
@@ -66,7 +66,7 @@ impl ManifestFlights {
         ManifestFlights(Flights::new(FlightKind::manifest, AGE_LIMIT + queue_wait, metrics, runtime))
     }
 
-    /// Asks in one flight with everybody who asks the same; when somebody else's refusal came of it, with fewer.
+    /// Asks in one flight with all requests for the same; after a refusal that was another client's, with fewer.
     pub(super) async fn coalesce<W>(
         &self,
         key: &Key,

@@ -2,7 +2,7 @@
 //!
 //! # What it guarantees
 //!
-//! Of one digest at most one fill is under way, whichever repositories lookup. Whoever asks gets a reader of the blob as it
+//! Of one digest at most one fill is under way, whichever repositories it is asked for in. Each request gets a reader of the blob as it
 //! arrives, from its first byte, as soon as upstream's headers are in; the fill never waits for a reader and does not
 //! notice when all have left. A body that breaks is resumed by `Range` where it broke, [`RESUMES`] times, before a reader
 //! learns of it; what arrives is verified as a whole, so that a resume from another server of the same CDN is safe.

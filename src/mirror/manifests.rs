@@ -419,7 +419,7 @@ impl Manifests {
                 if let Some(refusal) = refusal
                     && self.sources.manifest(lookup, &record.digest)?.is_none()
                 {
-                    // Whoever asks HEAD goes on to GET what it names. Better the old image whole than the new one refused.
+                    // A client that asked by HEAD goes on to GET what it names. Better the old image whole than the new one refused.
                     refusal
                 } else {
                     if changed && self.sources.manifest(lookup, &record.digest)?.is_some() {

@@ -219,7 +219,7 @@ impl Endpoint {
         match &mut request.reservation {
             Some(reservation) if served => reservation.answered(stamp, reading),
             reservation => {
-                // Nobody counts a pull that was not served. Should one do so all the same, its next reading says it.
+                // No registry counts a pull that was not served. Should one do so all the same, its next reading says it.
                 if let Some(reservation) = reservation {
                     reservation.unsent();
                 }

@@ -49,7 +49,7 @@ const MAX_HEADLESS: u64 = 10_000;
 const UNUSABLE: Duration = Duration::from_secs(3600);
 
 impl Upstream {
-    /// Speaks to nobody yet.
+    /// Opens no connection yet.
     ///
     /// # Errors
     /// In words that name the setting: a `ca_file` that cannot be read, no root certificates.

@@ -87,7 +87,7 @@ impl<'a> PageContext<'a> {
         format!("{cookie}={}; Path=/; HttpOnly; SameSite=Strict{secure}", session.text())
     }
 
-    /// As whom the audit knows whoever is looking.
+    /// The name by which the audit knows the visitor.
     pub(super) fn by(&self) -> Actor {
         let name = match &self.viewer {
             Viewer::Operator => "operator",

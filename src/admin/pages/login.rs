@@ -67,7 +67,7 @@ pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> Http
         return form(context, 401, &next, Some("Wrong name or password."));
     };
     let sessions = &state.sessions;
-    // What the browser was called before is forgotten, whoever gave it that name.
+    // The session that the browser had before is forgotten, whatever site set it.
     sessions.end(&context.session);
     let session = sessions.begin(principal, Instant::now());
     let cookie = context.cookie(&session);

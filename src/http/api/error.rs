@@ -107,7 +107,7 @@ pub(crate) enum ApiError {
     Path(PathError),
     /// A query parameter is not what it should be.
     Query(QueryError),
-    /// No upstream is configured for this registry; nobody is asked.
+    /// No upstream is configured for this registry; no request is sent.
     UnknownRegistry(Box<str>),
     /// Mirrored, and so not with this method; the value is that of `Allow`.
     ReadOnly(&'static str),

@@ -13,7 +13,7 @@ use crate::http::{
     wire::Transfer,
 };
 
-/// The response to a request; `request` is `None` when nobody is known to ask.
+/// The response to a request; `request` is `None` when the client was not identified.
 pub(crate) fn render(
     mut scope: RequestScope,
     request: Option<&Request>,

@@ -19,7 +19,7 @@ pub(crate) fn of(headers: &HeaderMap) -> HeaderValue {
     given.unwrap_or_else(new)
 }
 
-/// A new one, of 16 hexadecimal digits. Nobody has to be unable to guess it.
+/// A new one, of 16 hexadecimal digits. It is no secret and may be guessed.
 pub(crate) fn new() -> HeaderValue {
     thread_local!(static NEXT: Cell<u64> = Cell::new(random::number()));
     // SplitMix64: one addition, and bits that look like no counter.

@@ -42,7 +42,7 @@ pub(crate) struct RequestScope {
     span: Span,
 }
 
-/// What the access log says beyond what is counted; gathered only when somebody listens.
+/// What the access log says beyond what is counted; gathered only when the access log is on.
 struct Line {
     started: Instant,
     path: String,

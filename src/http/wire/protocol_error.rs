@@ -3,7 +3,7 @@
 //! actix-http answers what it cannot parse by itself, with a status and an empty body: nothing that a client prints, and nothing that
 //! an operator sees. The connection knows those answers, for nothing else is written while no request is under way, and sends a
 //! [`ProtocolErrorResponse`] in their place. Then it closes its own side first and takes in for a while what the client still
-//! sends: closing over bytes that nobody read resets the connection, and a reset takes the answer with it.
+//! sends: closing over unread bytes resets the connection, and a reset takes the answer with it.
 
 use std::{
     future::Future as _,

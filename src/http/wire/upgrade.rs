@@ -4,7 +4,7 @@
 //! for a body without end, and closes the connection after the response to any `Connection: upgrade`.
 
 const UPGRADE: &[u8] = b"upgrade";
-/// As long, and an option and a field that nobody knows.
+/// Of the same length: an option and a field that have no meaning.
 const IGNORED: &[u8] = b"ignored";
 
 /// Makes `Upgrade`, and the option of that name in `Connection`, say nothing. `head` is whole.

@@ -48,7 +48,7 @@ impl Admission {
         self.age(left, now);
         let asker = self.asker(ask.client, ask.class, ask.overrides);
         let judged = policy.decide(left, &asker, now);
-        // Nobody overtakes those who wait and matter as much, or the line would never move.
+        // No client overtakes one of the same or a higher class that waits, or the queue would never move.
         let first = left.remaining.is_none() || ask.overrides || !self.queue.holds(ask.class);
         let (why, wait) = match judged {
             Ok(()) if first => return BudgetDecision::Spend,
@@ -66,7 +66,7 @@ impl Admission {
         }
     }
 
-    /// Whether this client might spend now; nobody is put in a line.
+    /// Whether this client might spend now; it is not queued.
     pub fn could(&mut self, policy: &Policy, left: &Balance, client: &Client, now: SystemTime) -> bool {
         self.age(left, now);
         policy.decide(left, &self.asker(&client.key, client.class, client.overrides), now).is_ok()
@@ -97,7 +97,7 @@ impl Admission {
         self.queue.leave(ticket);
     }
 
-    /// Books a pull on the client who came first; whoever joined it pays nothing.
+    /// Charges a pull to the client that came first; the clients that joined it pay nothing.
     pub fn spend(&mut self, client: &ClientKey, now: SystemTime) {
         self.spent.add(client, now);
     }

@@ -157,7 +157,7 @@ impl Policy {
             Class::Standard => self.shares.standard,
             Class::Critical | Class::Exempt => return None,
         };
-        // At least one pull, or a tiny limit would be nobody's.
+        // At least one pull, or no client could use a tiny limit.
         Some(((limit as f64 * share) as u32).max(1))
     }
 

@@ -123,7 +123,7 @@ impl Limits {
             self.record_refusal(&by, &format!("lift {id}"), why, now);
             Err(why.to_owned())
         };
-        // Whoever may not know of a ban is told no more than that there is none.
+        // A visitor who may not see a ban gets the answer for one that does not exist.
         let Some(record) = self.own_bans(account, now).into_iter().find(|record| record.id == id) else {
             return refuse("there is no such ban that is yours to lift");
         };
