@@ -4,7 +4,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
-/// By what a client is told from another: a verified principal, else the address it asks from.
+/// By what clients are distinguished: a verified principal, else the address it asks from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ClientKey {
     /// An IPv4 address, or the first address of an IPv6 /64. IPv4-mapped IPv6 is folded to IPv4 before it gets here.
@@ -33,13 +33,13 @@ impl FromStr for ClientKey {
     }
 }
 
-/// How much somebody's pulls matter when the budget is short. The order is that of precedence.
+/// How much a client's pulls matter when the budget is short. The order is that of precedence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Scanners and other walkers of everything.
     Bulk,
-    /// Everybody who is nothing else.
+    /// Every client that is nothing else.
     #[default]
     Standard,
     /// Production.
@@ -76,7 +76,7 @@ pub enum OnExceed {
 /// A client as the rest of the program sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// By what it is told from others.
+    /// By what it is distinguished.
     pub key: ClientKey,
     /// Repository patterns that its verified principal may pull where anonymous may not; empty for anonymous.
     pub pull: Arc<[String]>,
@@ -95,7 +95,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Somebody anonymous at this address, standard. `key` is the address as clients are told apart.
+    /// An anonymous client at this address, standard. `key` is the address by which clients are distinguished.
     pub fn anonymous(key: IpAddr, address: IpAddr) -> Client {
         Client {
             key: ClientKey::Address(key),

@@ -7,8 +7,11 @@
 //! `tests/architecture.rs` holds that.
 
 pub mod admin;
+pub mod answer;
 pub mod cli;
 pub mod client;
+#[doc(hidden)]
+pub mod clock;
 pub mod config;
 pub mod hosted;
 pub mod http;
@@ -17,6 +20,8 @@ pub mod limits;
 pub mod mirror;
 pub mod oci;
 pub mod random;
+#[doc(hidden)]
+pub mod record_journal;
 pub mod route;
 pub mod setting;
 pub mod telemetry;

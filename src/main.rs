@@ -1,5 +1,6 @@
 //! Settings to values to servers, until a signal. Wiring only.
 
+mod core_dumps;
 mod file_limit;
 mod persistence;
 mod reload;
@@ -27,12 +28,13 @@ use weir::{
     http,
     identity::Authenticator,
     mirror::Mirror,
+    record_journal::RecordJournal,
     telemetry,
     upstream::{self, Ledger, Upstream},
 };
 use weir_storage::Store;
 
-use self::persistence::{Persistence, RecordJournal};
+use self::persistence::Persistence;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -57,10 +59,11 @@ fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
         tracing::warn!("configuration: {warning}");
     }
     upstream::install_provider();
+    core_dumps::forbid();
     file_limit::raise(&mut settings.http);
     let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
     let done = runtime.block_on(run(cli, config, watch, settings));
-    // What still runs is abandoned work whose results nobody waits for; files on disk are whole at any moment.
+    // What still runs is abandoned work whose results no task waits for; files on disk are whole at any moment.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
@@ -95,6 +98,7 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     let upstreams =
         upstreams.map(|upstream| Upstream::with_metrics(upstream, ledger.clone(), upstream_metrics.clone()));
     let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
+    let reloaded = upstreams.clone();
 
     let hosted = Hosted::new(settings.hosted, store.clone());
     let collector = hosted.clone();
@@ -119,7 +123,8 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     )
     .await;
     let registry = registry.map_err(failed)?;
-    let reloading = reload::start(cli, config.clone(), watch, certificates, limits.clone(), signals.hangup()?);
+    let reloading =
+        reload::start(cli, config.clone(), watch, certificates, reloaded, limits.clone(), signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();
     config.admin.listen = admin_socket.local_addr().map_err(failed)?;
@@ -160,7 +165,7 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     let listen = || {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         if address.is_ipv6() {
-            // `[::]` is IPv4 too, whatever the host's default is: so it is told, and so the configuration is checked.
+            // `[::]` is IPv4 too, whatever the host's default is: the log says so, and so the configuration is checked.
             socket.set_only_v6(false)?;
         }
         socket.set_reuse_address(true)?;
@@ -174,7 +179,7 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
         .map_err(|error| format!("{key} = \"{address}\": {error}; stop what listens there, or choose another address"))
 }
 
-/// The local socket, for whoever may enter its directory. Without it a weir serves all the same.
+/// The local socket, for the users that may enter its directory. Without it a Weir serves all the same.
 fn bind_local(path: &Path) -> Option<UnixListener> {
     match cli::local_socket(path) {
         Ok(listener) => Some(listener),
@@ -200,7 +205,7 @@ impl Signals {
         })
     }
 
-    /// SIGHUP, for whoever reads the configuration again.
+    /// SIGHUP, for the task that reads the configuration again.
     fn hangup(&mut self) -> Result<Signal, String> {
         self.hangup.take().ok_or_else(|| "SIGHUP is watched already".to_owned())
     }
@@ -219,7 +224,7 @@ fn fail(failure: &Failure) -> ExitCode {
     use std::io::Write;
     let mut err = std::io::stderr().lock();
     for line in failure.reason.lines() {
-        // Nobody is left to tell when this fails.
+        // Nothing is left to report to when this fails.
         let _ = writeln!(err, "weir: {line}");
     }
     ExitCode::from(failure.status)

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -23,10 +22,8 @@ use weir::{
         bans::BanEvent,
         state::PersistedState,
     },
-    upstream::{
-        Identity, Ledger,
-        ledger::{LedgerStore, WriteFuture},
-    },
+    record_journal::RecordJournal,
+    upstream::{Identity, Ledger, ledger::LedgerStore},
 };
 use weir_storage::{Journal, Store};
 
@@ -36,26 +33,6 @@ const EVERY: Duration = Duration::from_secs(5);
 const WAITING: usize = 4096;
 /// Lines of the audit's journal past which it is compacted: twice what survives a compaction.
 const LONG: usize = 20_000;
-
-/// Keeps the ledger in a journal of the store: `upstream` knows no storage.
-pub(crate) struct RecordJournal(pub(crate) Journal);
-
-impl LedgerStore for RecordJournal {
-    fn append_all(&self, records: Vec<Vec<u8>>) -> WriteFuture {
-        let journal = self.0.clone();
-        Box::pin(async move {
-            // All are queued before the first is answered, so that the journal syncs once for all of them.
-            let appended = join_all(records.iter().map(|record| journal.append(record))).await;
-            appended.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())
-        })
-    }
-
-    fn compact(&self, records: Vec<Vec<u8>>) -> WriteFuture {
-        let journal = self.0.clone();
-        let records = records.into_iter().map(Into::into).collect();
-        Box::pin(async move { journal.compact(records).await.map_err(|error| error.to_string()) })
-    }
-}
 
 /// Whether what was decided is on disk; the reason when it is not.
 type Settled = Result<(), String>;
@@ -274,7 +251,10 @@ impl Writer {
 mod tests {
     use std::sync::Mutex;
 
-    use weir::limits::{audit::Actor, state::BanRequest};
+    use weir::{
+        limits::{audit::Actor, state::BanRequest},
+        upstream::ledger::WriteFuture,
+    };
 
     use super::*;
 

@@ -11,6 +11,7 @@ use weir::{
     config::{self, Config, Watch},
     http::Certificate,
     limits::{Limits, audit::Actor},
+    upstream::{self, Upstream},
 };
 
 /// How often the files are looked at.
@@ -22,6 +23,7 @@ pub(crate) fn start(
     mut config: Config,
     mut watch: Watch,
     certificates: Vec<Arc<Certificate>>,
+    upstreams: Vec<Upstream>,
     limits: Limits,
     mut hangup: Signal,
 ) -> JoinHandle<()> {
@@ -32,7 +34,7 @@ pub(crate) fn start(
                 _ = hangup.recv() => "SIGHUP",
                 _ = look.tick() => if watch.has_changed() { "file" } else { continue },
             };
-            match read(&cli, &config, &certificates, &limits, by) {
+            match read(&cli, &config, &certificates, &upstreams, &limits, by) {
                 Ok(fresh) => (config, watch) = fresh,
                 Err(reason) => tracing::error!(%reason, "the new configuration is not used; the old one stays"),
             }
@@ -44,6 +46,7 @@ fn read(
     cli: &Cli,
     old: &Config,
     certificates: &[Arc<Certificate>],
+    upstreams: &[Upstream],
     limits: &Limits,
     by: &str,
 ) -> Result<(Config, Watch), String> {
@@ -51,11 +54,13 @@ fn read(
     let limits_config = config::limits_config(&fresh).map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
     let prepared = certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
+    let renewed = upstreams.iter().map(Upstream::prepare).collect::<Result<Vec<_>, _>>()?;
     prepared.into_iter().for_each(|certificate| certificate.install());
+    renewed.into_iter().flatten().for_each(upstream::Renewed::install);
     limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
     if fresh.needs_restart_after(old) {
         tracing::warn!(
-            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, trusted proxies and certificates are reloaded)"
+            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, allow and deny of upstreams, trusted proxies and certificates are reloaded)"
         );
     } else {
         tracing::info!(by, "reloaded");

@@ -1,7 +1,7 @@
 //! A repository name, with or without a registry, to the upstream that serves it. Pure.
 //!
-//! The world is closed: a name either belongs to exactly one configured upstream or to nobody, and nobody is never asked.
-//! There is no fall-through from one registry to another, which is how a private name would be answered by a stranger.
+//! The world is closed: a name either belongs to exactly one configured upstream or to none, and then no upstream is asked.
+//! There is no fall-through from one registry to another, by which another registry would answer for a private name.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ impl Routes {
         Routes { hosted: namespaces.into(), ..self }
     }
 
-    /// Where `asked` leads: a name without a registry and without `ns` may live here; any other is an upstream's, or nobody's.
+    /// Where `asked` leads: a name without a registry and without `ns` may live here; any other is an upstream's, or leads nowhere.
     pub fn find(&self, asked: &RequestedName, ns: Option<&str>) -> Option<Route> {
         if asked.registry.is_none() && ns.is_none() && self.hosts(&asked.name) {
             return Some(Route::Hosted(asked.name.clone()));
@@ -102,7 +102,7 @@ impl Routes {
 
     /// Where `asked` lives, or `None` when no configured upstream has it.
     ///
-    /// A configured registry in the path wins over `ns`, because somebody wrote it there while `ns` is added by containerd to
+    /// A configured registry in the path wins over `ns`, because a person wrote it there while `ns` is added by containerd to
     /// whatever it asks. A first component that only looks like a registry is part of the name when `ns` is given.
     pub fn route(&self, asked: &RequestedName, ns: Option<&str>) -> Option<Mirrored> {
         let written = asked.registry.as_deref().and_then(|registry| self.upstream(registry));

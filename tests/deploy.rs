@@ -27,7 +27,7 @@ pub(crate) fn weir(arguments: &[&str]) -> Command {
     command
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
@@ -114,16 +114,17 @@ pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, extra: &str) ->
 fn deploy_toml_is_a_configuration_and_a_mistake_in_it_is_told() {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy.toml");
     let output = weir(&["check", "--config", deploy]).output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
-    assert!(told(&output).contains("mirrors docker.io from https://registry-1.docker.io"), "{}", told(&output));
-    assert!(told(&output).contains("_unauthenticated_pulls: 36000 in 3600 s, enforce"), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
+    assert!(printed(&output).contains("mirrors docker.io from https://registry-1.docker.io"), "{}", printed(&output));
+    assert!(printed(&output).contains("_unauthenticated_pulls: 36000 in 3600 s, enforce"), "{}", printed(&output));
 
     let output = weir(&["serve", "--config", deploy]).env("WEIR_STORAGE__CAPACITY", "50GB!").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).starts_with(r#"weir: storage.capacity = "50GB!": not a size; write "#), "{}", told(&output));
+    let begins = r#"weir: WEIR_STORAGE__CAPACITY: storage.capacity = "50GB!": not a size; write "#;
+    assert!(printed(&output).starts_with(begins), "{}", printed(&output));
 
     let output = weir(&["check", "--config", "/nonexistent/weir.toml"]).output().unwrap();
-    assert!(told(&output).contains("/nonexistent/weir.toml: No such file"), "{}", told(&output));
+    assert!(printed(&output).contains("/nonexistent/weir.toml: No such file"), "{}", printed(&output));
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn weir_without_arguments_serves_and_holds_its_directory() {
         .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
         .output()
         .unwrap();
-    assert_eq!(second.status.code(), Some(1), "two processes never share a directory: {}", told(&second));
+    assert_eq!(second.status.code(), Some(1), "two processes never share a directory: {}", printed(&second));
 }
 
 #[test]
@@ -208,8 +209,12 @@ fn the_admin_listener_answers_whom_it_should() {
         assert_eq!(status, 200, "{path}: {body}");
         assert!(head.contains("content-security-policy: default-src 'none'"), "{path}: {head}");
     }
-    let (_, head, metrics) = get("/metrics", "");
+    let (_, head, metrics) = get("/metrics", "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n");
     assert!(head.contains("content-type: application/openmetrics-text"), "{head}");
+    assert!(metrics.ends_with("# EOF\n") && metrics.contains("# TYPE weir_saved_pulls counter"), "{metrics}");
+    let (_, head, metrics) = get("/metrics", "");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(!metrics.contains("# EOF") && metrics.contains("# TYPE weir_saved_pulls_total counter"), "{metrics}");
     for name in [
         "weir_build_info{",
         "weir_storage_capacity_bytes 53687091200",
@@ -243,6 +248,17 @@ fn the_admin_listener_answers_whom_it_should() {
 }
 
 #[test]
+fn the_admin_listener_answers_by_the_names_in_admin_hosts() {
+    let running = Running::start(&[("WEIR_ADMIN__HOSTS", "weir-admin.weir.svc,weir.example.org")]);
+    let status = |host: &str| ask(running.admin, "GET", "/api/v1/budget", &format!("Host: {host}\r\n")).0;
+    assert_eq!(status("weir-admin:5001"), 421);
+    for name in ["weir-admin.weir.svc:5001", "Weir.example.org"] {
+        assert_eq!(status(name), 401, "{name} may be asked from anywhere, so it needs a login");
+    }
+    assert_eq!(status(&running.admin.to_string()), 200);
+}
+
+#[test]
 fn a_request_that_nobody_could_read_is_in_the_log_and_the_metrics() {
     let running = Running::start(&[]);
     let (status, head, body) = ask(running.registry, "GET", "/v2/x?token=canary", "Host: a\r\nHost: b\r\n");
@@ -262,7 +278,11 @@ fn a_request_that_nobody_could_read_is_in_the_log_and_the_metrics() {
 fn off_loopback_the_admin_listener_wants_an_admin() {
     let output = weir(&["serve"]).env("WEIR_ADMIN__LISTEN", "0.0.0.0:0").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).contains(r#"admin.listen = "0.0.0.0:0": whoever reaches this address"#), "{}", told(&output));
+    assert!(
+        printed(&output).contains(r#"admin.listen = "0.0.0.0:0": any client that reaches this address"#),
+        "{}",
+        printed(&output)
+    );
 
     let mut hashing = weir(&["hash-password"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     hashing.stdin.take().unwrap().write_all(b"hunter2\n").unwrap();
@@ -348,7 +368,7 @@ fn what_is_hosted_is_in_the_metrics() {
     assert_eq!(push("PUT", "/v2/local/a/manifests/x", body), 400);
     assert_eq!(push("PUT", "/v2/library/a/manifests/x", body), 405);
     let (_, _, metrics) = ask(running.admin, "GET", "/metrics", "");
-    let told: Vec<&str> = metrics.lines().filter(|line| line.starts_with("weir_hosted")).collect();
+    let lines: Vec<&str> = metrics.lines().filter(|line| line.starts_with("weir_hosted")).collect();
     for line in [
         "weir_hosted_bytes{namespace=\"local/*\"} 7",
         "weir_hosted_bytes{namespace=\"team/*\"} 0",
@@ -361,9 +381,9 @@ fn what_is_hosted_is_in_the_metrics() {
         "weir_hosted_collected_total 0",
         "weir_hosted_collected_bytes_total 0",
     ] {
-        assert!(told.contains(&line), "{line} is not in\n{}", told.join("\n"));
+        assert!(lines.contains(&line), "{line} is not in\n{}", lines.join("\n"));
     }
-    let outcomes = told.iter().filter(|line| line.starts_with("weir_hosted_pushes_total")).count();
+    let outcomes = lines.iter().filter(|line| line.starts_with("weir_hosted_pushes_total")).count();
     assert_eq!(outcomes, 4, "what is mirrored is no push");
 }
 
@@ -372,27 +392,27 @@ fn a_command_asks_the_running_weir() {
     let running = Running::start(&[]);
     let admin = format!("http://{}", running.admin);
     let output = weir(&["budget", "--admin", &admin]).output().unwrap();
-    assert!(told(&output).contains("docker.io as anonymous: no limit was ever named"), "{}", told(&output));
+    assert!(printed(&output).contains("docker.io as anonymous: no limit was ever named"), "{}", printed(&output));
     let output = weir(&["budget", "--json", "--explain", "busybox:latest", "--admin", &admin]).output().unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["repository"], "library/busybox");
     for (count, said) in [("0", "0 is not in 1..=10000"), ("ten", "invalid digit")] {
         let output = weir(&["budget", "--spends", count, "--admin", &admin]).output().unwrap();
-        assert!(output.status.code() == Some(2) && told(&output).contains(said), "{}", told(&output));
+        assert!(output.status.code() == Some(2) && printed(&output).contains(said), "{}", printed(&output));
     }
     for query in ["limit=x", "n=x", "n=1&limit=1"] {
         let (status, _, body) = ask(running.admin, "GET", &format!("/api/v1/spends?{query}"), "");
         assert!(status == 400 && body.contains("write n=20"), "{query}: {status} {body}");
     }
     let output = weir(&["purge", "busybox", "--admin", &admin]).output().unwrap();
-    assert_eq!(told(&output), "nothing was cached of busybox\n");
+    assert_eq!(printed(&output), "nothing was cached of busybox\n");
     let output = weir(&["purge", "evil.example/x", "--admin", &admin]).output().unwrap();
     assert_eq!(
-        (output.status.code(), told(&output).as_str()),
+        (output.status.code(), printed(&output).as_str()),
         (Some(1), "weir: weir answered 400: no configured upstream has this repository\n")
     );
     let output = weir(&["budget", "--admin", "http://127.0.0.1:9"]).output().unwrap();
-    assert!(told(&output).starts_with("weir: no weir answers on http://127.0.0.1:9"), "{}", told(&output));
+    assert!(printed(&output).starts_with("weir: no weir answers on http://127.0.0.1:9"), "{}", printed(&output));
 }
 
 #[test]
@@ -413,7 +433,7 @@ fn the_examples_are_what_client_config_prints() {
         let path = format!("{}/examples/clients/{file}", env!("CARGO_MANIFEST_DIR"));
         let written = std::fs::read_to_string(&path).unwrap_or_default();
         assert_eq!(
-            told(&output),
+            printed(&output),
             written,
             "weir client-config {client} --raw --url http://weir.example.com:5000 > {path}"
         );
@@ -434,7 +454,7 @@ fn the_configurations_in_the_examples_are_understood() {
     let container = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/container/weir.toml");
     for config in [config.to_str().unwrap(), container] {
         let output = weir(&["check", "--config", config]).output().unwrap();
-        assert!(output.status.success(), "{config}: {}", told(&output));
+        assert!(output.status.success(), "{config}: {}", printed(&output));
     }
 }
 
@@ -444,7 +464,7 @@ fn a_reader_that_leaves_is_no_panic() {
         weir(&["client-config", "containerd", "--raw"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", told(&output));
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", printed(&output));
 }
 
 #[test]

@@ -1,13 +1,20 @@
 //! Through the front door: one binary, real sockets.
 
 mod architecture;
+mod cache;
 mod checks;
+mod cors;
 mod deploy;
+mod docs;
+mod flights;
 mod limits;
 mod mirror;
+mod monitoring;
 mod pages;
 mod promises;
 mod registry;
+mod simulation;
+mod spans;
 mod suite;
 mod tls;
 mod upstreams;

@@ -200,3 +200,70 @@ async fn no_secret_is_logged_stored_or_answered() {
         }
     }
 }
+
+/// What `/readyz?verbose` says of one thing: whether it is well, and what is wrong.
+async fn check(admin: &Client, name: &str) -> (bool, String) {
+    let answer = send(admin, Request::get("/readyz?verbose")).await;
+    assert_eq!(answer.status(), 200, "what is cached goes on: {}", answer.describe());
+    let json = answer.json();
+    let check = json["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
+    let check = check.unwrap_or_else(|| panic!("{name}: {json}"));
+    (check["ok"] == true, check["problem"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn readiness_says_what_is_wrong_with_the_disk_an_account_or_an_upstream() {
+    let settings = hub::Settings { accounts: vec![hub::Account::new("robot", "right")], ..hub::Settings::default() };
+    let hub = Hub::start(settings).await.unwrap();
+    (0..8).for_each(|number| drop(hub.push(Spec::new(format!("library/app{number}"))).unwrap()));
+    let secrets = tempfile::tempdir().unwrap();
+    let file = secrets.path().join("password");
+    std::fs::write(&file, "wrong").unwrap();
+    let extra = format!("accounts = [{{ username = \"robot\", password_file = \"{}\" }}]\n", file.display());
+    let (weir, client) = weir(&hub, &extra).await;
+    let admin = Client::new(weir.admin.unwrap(), "");
+    let well = (true, String::new());
+    for name in ["disk", "accounts docker.io", "upstream docker.io"] {
+        assert_eq!(check(&admin, name).await, well, "{name}");
+    }
+    let pull = async |number: u32| {
+        let target = client.manifest(&format!("library/app{number}"), "latest");
+        send(&client, Request::get(target).accepting_manifests()).await.status()
+    };
+    // The account is tried first, and left alone once it was refused.
+    while pull(0).await != 200 {}
+    let (ok, problem) = check(&admin, "accounts docker.io").await;
+    assert!(!ok && problem.starts_with("1 of 1 refused") && !problem.contains("robot"), "{problem}");
+
+    // Nothing can be written where small files are on their way.
+    let partial = weir.data().join("partial");
+    std::fs::rename(&partial, weir.data().join("away")).unwrap();
+    std::fs::write(&partial, "").unwrap();
+    let until = async |name: &str, wanted: bool| loop {
+        let (ok, problem) = check(&admin, name).await;
+        if ok == wanted {
+            return problem;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(until("disk", false).await.contains("Not a directory"));
+    std::fs::remove_file(&partial).unwrap();
+    std::fs::rename(weir.data().join("away"), &partial).unwrap();
+    until("disk", true).await;
+
+    hub.fault(Fault::always(What::Status(503)));
+    for number in 1..8 {
+        assert_ne!(pull(number).await, 200);
+    }
+    let (ok, problem) = check(&admin, "upstream docker.io").await;
+    assert!(!ok && problem.starts_with("not asked until "), "{problem}");
+    assert_eq!(pull(0).await, 200);
+
+    // A file that was there at the start and is not any more.
+    hub.clear_faults();
+    let (weir, client) = self::weir(&hub, &extra).await;
+    std::fs::remove_file(&file).unwrap();
+    send(&client, Request::get(client.manifest("library/app0", "latest")).accepting_manifests()).await;
+    let (ok, problem) = check(&Client::new(weir.admin.unwrap(), ""), "accounts docker.io").await;
+    assert!(!ok && problem.starts_with("1 of 1 without a credential that can be read"), "{problem}");
+}

@@ -2,16 +2,22 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, rustls};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self,
+        server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    },
+};
 
-use crate::deploy::{PATIENCE, Running, ask};
+use crate::deploy::{PATIENCE, Running, ask, printed, weir};
 
 /// Certificates for `localhost`, each its own root: one good for a century, one that expired in 2021.
 const GOOD: &str = include_str!("../src/http/wire/server/localhost.pem");
@@ -27,9 +33,13 @@ struct Front {
 
 impl Front {
     async fn of(registry: SocketAddr, pem: &str) -> Front {
+        Front::with(registry, acceptor(pem)).await
+    }
+
+    async fn with(registry: SocketAddr, acceptor: TlsAcceptor) -> Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let certificate = Arc::new(Mutex::new(acceptor(pem)));
+        let certificate = Arc::new(Mutex::new(acceptor));
         let current = certificate.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -50,11 +60,20 @@ impl Front {
 }
 
 fn acceptor(pem: &str) -> TlsAcceptor {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    acceptor_of(pem, WebPkiClientVerifier::no_client_auth())
+}
+
+fn acceptor_of(pem: &str, clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
+    let config = rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
-    TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap()))
+    TlsAcceptor::from(Arc::new(
+        config.with_client_cert_verifier(clients).with_single_cert(vec![certificate], key).unwrap(),
+    ))
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// A registry without TLS that has `local/a:latest`.
@@ -70,14 +89,18 @@ fn registry() -> Running {
 
 /// A mirror of what is at `url`, which trusts the certificates in `trusted` beside the system's.
 fn mirror(directory: &Path, url: &str, trusted: &str) -> Running {
-    let (config, roots) = (directory.join("weir.toml"), directory.join("ca.pem"));
-    std::fs::write(&roots, trusted).unwrap();
-    let text = format!("[[upstream]]\nname = \"docker.io\"\ndefault = true\nurl = \"{url}\"\nca_file = {roots:?}\n");
-    std::fs::write(&config, text).unwrap();
-    Running::start(&[("WEIR_CONFIG", config.to_str().unwrap())])
+    Running::start(&[("WEIR_CONFIG", configuration(directory, url, trusted, "").to_str().unwrap())])
 }
 
-/// The manifest is not to be had, and that is told as what it is and not as its absence. Gives what the log says.
+fn configuration(directory: &Path, url: &str, trusted: &str, keys: &str) -> PathBuf {
+    let (config, roots) = (directory.join("weir.toml"), directory.join("ca.pem"));
+    std::fs::write(&roots, trusted).unwrap();
+    let upstream = "[[upstream]]\nname = \"docker.io\"\ndefault = true";
+    std::fs::write(&config, format!("{upstream}\nurl = \"{url}\"\nca_file = {roots:?}\n{keys}\n")).unwrap();
+    config
+}
+
+/// The manifest is not to be had, and that is reported as what it is and not as its absence. Gives what the log says.
 fn refused(mirror: &Running) -> String {
     for _ in 0..2 {
         let (status, _, body) = ask(mirror.registry, "GET", "/v2/local/a/manifests/latest", "");
@@ -97,6 +120,12 @@ async fn an_upstream_is_asked_over_tls_once_its_certificate_is_good() {
     let log = refused(&mirror);
     assert!(log.contains("upstream fails") && log.contains("certificate expired"), "{log}");
     front.present(GOOD);
+    answered(&mirror).await;
+    assert!(mirror.log().contains("upstream answers again"), "{}", mirror.log());
+}
+
+/// Waits until the manifest is to be had.
+async fn answered(mirror: &Running) {
     let begun = Instant::now();
     loop {
         let (status, _, body) = ask(mirror.registry, "GET", "/v2/local/a/manifests/latest", "");
@@ -107,7 +136,56 @@ async fn an_upstream_is_asked_over_tls_once_its_certificate_is_good() {
         assert!(status == 503 && begun.elapsed() < PATIENCE, "{status} {body}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(mirror.log().contains("upstream answers again"), "{}", mirror.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_shown_and_renewed() {
+    let registry = registry();
+    let mut trusted = rustls::RootCertStore::empty();
+    trusted.add(CertificateDer::from_pem_slice(GOOD.as_bytes()).unwrap()).unwrap();
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider()).build().unwrap();
+    let front = Front::with(registry.registry, acceptor_of(GOOD, clients)).await;
+    let url = format!("https://localhost:{}", front.address.port());
+    let directory = tempfile::tempdir().unwrap();
+    let [both, key, other] = ["client.pem", "client.key", "other.pem"].map(|name| directory.path().join(name));
+    std::fs::write(&both, EXPIRED).unwrap();
+    std::fs::write(&other, GOOD).unwrap();
+    // The key alone, of the certificate that will be good.
+    std::fs::write(&key, &GOOD[GOOD.find("-----BEGIN PRIVATE").unwrap()..]).unwrap();
+
+    let start = |keys: &str| {
+        let config = configuration(directory.path(), &url, GOOD, keys);
+        Running::start(&[("WEIR_CONFIG", config.to_str().unwrap())])
+    };
+    refused(&start(""));
+    let mirror = start(&format!("client_cert = {both:?}"));
+    refused(&mirror);
+    std::fs::write(&both, GOOD).unwrap();
+    answered(&mirror).await;
+
+    for (keys, said) in [
+        (format!("client_key = {key:?}"), "upstream[0].client_key"),
+        (format!("client_cert = {key:?}"), "upstream[0].client_cert"),
+        (format!("client_cert = {:?}", directory.path().join("none")), "upstream[0].client_cert"),
+        (format!("client_cert = {other:?}, client_key = {key:?}").replace(", ", "\n"), ""),
+    ] {
+        let config = configuration(directory.path(), &url, GOOD, &keys);
+        let output = weir(&["check", "--config", config.to_str().unwrap()]).current_dir(&directory).output().unwrap();
+        assert_eq!(output.status.success(), said.is_empty(), "{keys}: {}", printed(&output));
+        assert!(printed(&output).contains(said), "{keys}: {}", printed(&output));
+    }
+    std::fs::write(
+        &other,
+        &EXPIRED[..EXPIRED.find("-----BEGIN PRIVATE").or_else(|| EXPIRED.find("-----BEGIN EC")).unwrap()],
+    )
+    .unwrap();
+    let config = configuration(directory.path(), &url, GOOD, &format!("client_cert = {other:?}\nclient_key = {key:?}"));
+    let output = weir(&["check", "--config", config.to_str().unwrap()]).current_dir(&directory).output().unwrap();
+    assert!(
+        !output.status.success() && printed(&output).contains("client_cert"),
+        "another's key: {}",
+        printed(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

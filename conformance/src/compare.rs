@@ -30,9 +30,9 @@ impl Command {
 }
 
 fn read(path: &PathBuf) -> Result<Report, String> {
-    let told = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let bytes = std::fs::read(path).map_err(|e| told(&e))?;
-    serde_json::from_slice(&bytes).map_err(|e| told(&e))
+    let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let bytes = std::fs::read(path).map_err(|e| named(&e))?;
+    serde_json::from_slice(&bytes).map_err(|e| named(&e))
 }
 
 fn side_by_side(reports: &[Report]) -> String {

@@ -3,7 +3,7 @@
 //! A check that did not run is counted apart and printed with its reason. It is never a pass: a suite that shrinks in silence is
 //! worse than none. A run in which nothing ran has failed.
 
-use std::{borrow::Cow, fmt::Write as _, path::Path, process::ExitCode};
+use std::{borrow::Cow, fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -93,18 +93,6 @@ impl Report {
         out
     }
 
-    /// Writes JSON and Markdown where they are wanted. The error names the file.
-    pub fn write(&self, json: Option<&Path>, markdown: Option<&Path>) -> Result<(), String> {
-        if let Some(path) = json {
-            let text = serde_json::to_vec_pretty(self).map_err(|e| e.to_string())?;
-            std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-        }
-        if let Some(path) = markdown {
-            std::fs::write(path, self.markdown()).map_err(|e| format!("{}: {e}", path.display()))?;
-        }
-        Ok(())
-    }
-
     /// Success when something passed and nothing failed.
     pub fn exit(&self) -> ExitCode {
         match (self.count(Verdict::Pass), self.count(Verdict::Fail)) {
@@ -114,7 +102,45 @@ impl Report {
     }
 }
 
+/// Where a report goes besides the terminal.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Output {
+    /// Write the report here, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the table here, as Markdown
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+}
+
+impl Output {
+    /// Writes what is wanted. The error names the file.
+    pub(crate) fn write(&self, report: &Report) -> Result<(), String> {
+        let json =
+            self.json.as_ref().map(|path| (path, serde_json::to_string_pretty(report).map_err(|e| e.to_string())));
+        let markdown = self.markdown.as_ref().map(|path| (path, Ok(report.markdown())));
+        for (path, text) in [json, markdown].into_iter().flatten() {
+            std::fs::write(path, text?).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
 impl Row {
+    /// What one measurement of a suite gave: a figure that holds its bar, or one that does not.
+    pub(crate) fn new(
+        group: &'static str,
+        name: &'static str,
+        bar: &'static str,
+        outcome: Result<String, String>,
+        took: Duration,
+    ) -> Row {
+        let verdict = if outcome.is_ok() { Verdict::Pass } else { Verdict::Fail };
+        let (Ok(figure) | Err(figure)) = outcome;
+        let (group, name, stands_for) = (group.into(), name.into(), bar.into());
+        Row { group, name, stands_for, verdict, figure, seconds: took.as_secs_f64() }
+    }
+
     /// One line, the name padded to `width`.
     pub fn line(&self, width: usize) -> String {
         let Row { name, stands_for, .. } = self;

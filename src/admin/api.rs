@@ -16,6 +16,7 @@ use super::{
     state::State,
     throttles, verify,
 };
+use crate::mirror::Check;
 
 /// Makes every path of the table known to the router.
 pub(super) fn register(config: &mut web::ServiceConfig) {
@@ -60,12 +61,19 @@ async fn dispatch(
     let id = request.match_info().get("id").unwrap_or_default();
     match endpoint {
         Endpoint::Health => reply(200, &json!({"status": "ok"})),
-        Endpoint::Ready => ready(state),
-        Endpoint::Metrics => metrics::metrics(state),
+        Endpoint::Ready => ready(state, query).await,
+        Endpoint::Metrics => metrics::metrics(state, request),
         Endpoint::Budget => reply(200, &budget::budget(state)),
         Endpoint::Spends => budget::spends(state, query),
-        Endpoint::Explain => budget::explain(state, query),
-        Endpoint::Purge => cache::purge(state, query).await,
+        Endpoint::Explain => budget::explain(state, query).await,
+        Endpoint::CachedImages => cache::list(state, query),
+        Endpoint::CachedImage => cache::show(state, query),
+        Endpoint::Purge => cache::purge(state, authorized, query).await,
+        Endpoint::Refresh => cache::refresh(state, authorized, payload).await,
+        Endpoint::Pins => cache::pins(state),
+        Endpoint::Pin => cache::pin(state, authorized, payload).await,
+        Endpoint::Unpin => cache::unpin(state, authorized, query).await,
+        Endpoint::RepositoryRules => cache::rules(state),
         Endpoint::Verify => verify::start(state, query),
         Endpoint::Verification => verify::status(state),
         Endpoint::Clients => throttles::clients(state, query),
@@ -82,9 +90,16 @@ async fn dispatch(
     }
 }
 
-/// Whether to send this process requests. What makes upstream unreachable is no reason: what is cached goes on.
-fn ready(state: &State) -> HttpResponse {
+/// Whether to send this process requests. An upstream that is down or a disk that takes no writes is no reason against it, since
+/// what is cached goes on being served; `?verbose` says what is wrong.
+async fn ready(state: &State, query: &str) -> HttpResponse {
     let reasons: &[&str] = if state.draining.has_begun() { &["draining"] } else { &[] };
     let status = if reasons.is_empty() { 200 } else { 503 };
-    reply(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
+    let mut json = json!({"ready": reasons.is_empty(), "reasons": reasons});
+    if url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "verbose") {
+        let check =
+            |check: &Check| json!({"name": check.name, "ok": check.problem.is_none(), "problem": check.problem});
+        json["checks"] = state.mirror.health().await.iter().map(check).collect();
+    }
+    reply(status, &json)
 }

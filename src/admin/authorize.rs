@@ -79,7 +79,7 @@ pub(super) async fn authorize(
     Ok(Authorized { operator: Actor::new(&*account.name, Some(address)), permit: Some(permit), now })
 }
 
-/// The admin whose Basic credentials the request carries, or the answer for everybody else.
+/// The admin whose Basic credentials the request carries, or the answer for all others.
 async fn log_in(state: &State, request: &HttpRequest, from: IpAddr) -> Result<Account, HttpResponse> {
     let header = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let Some(credentials) = header.and_then(Credentials::basic) else { return Err(challenge()) };
@@ -107,14 +107,14 @@ pub(super) fn status(error: AuthError) -> u16 {
     }
 }
 
-/// Whether the visitor must log in. Not at loopback; but what comes through a proxy there, or asks for `public_url`,
-/// comes from anywhere: everybody who is banned is told to open that.
+/// Whether the visitor must log in. Not at loopback; but what comes through a proxy there, or by the name of `public_url` or
+/// one of `admin.hosts`, may come from anywhere: the message of each ban names the first.
 pub(super) fn needs_login(state: &State, request: &HttpRequest) -> bool {
     let host = origin::Head::of(request).host.unwrap_or("?");
-    let is_public = state.settings.hosts.is_public(host) && !origin::is_loopback(host);
+    let is_configured = state.settings.hosts.is_configured(host) && !origin::is_loopback(host);
     let headers = request.headers();
     let is_forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
-    state.settings.login || is_public || is_forwarded
+    state.settings.login || is_configured || is_forwarded
 }
 
 /// Counts a request for a page by `operator`, who is an account when `is_account`, and anonymous else.

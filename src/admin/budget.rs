@@ -6,8 +6,8 @@ use actix_web::HttpResponse;
 use serde_json::{Value, json};
 
 use super::{
-    cache::located,
     json::{parameter, refuse, reply},
+    name::located,
     state::State,
 };
 use crate::upstream::{
@@ -30,7 +30,7 @@ pub(super) fn budget(state: &State) -> Value {
     json!({"identities": identities, "saved": saved, "saved_since": humantime::format_rfc3339_seconds(since).to_string()})
 }
 
-/// An identity with who waits for its pulls, who spent them, and whether somebody else does.
+/// An identity with who waits for its pulls, who spent them, and whether others spend, too.
 fn whole(state: &State, left: &Balance, floors: &Value) -> Value {
     let mut json = identity(left, floors);
     state.limits.expire_spends(left, SystemTime::now());
@@ -77,13 +77,13 @@ pub(super) fn spends(state: &State, query: &str) -> HttpResponse {
     reply(200, &json!({"spends": spends}))
 }
 
-pub(super) fn explain(state: &State, query: &str) -> HttpResponse {
+pub(super) async fn explain(state: &State, query: &str) -> HttpResponse {
     let place = match located(&state.settings.routes, query) {
         Ok(place) => place,
         Err(why) => return refuse(400, "NAME_INVALID", why),
     };
     let reference = parameter(query, "reference");
-    let mut spends = state.mirror.explain(&place.upstream, &place.repository, reference.as_deref());
+    let mut spends = state.mirror.explain(&place.upstream, &place.repository, reference.as_deref()).await;
     spends.truncate(MOST);
     let spends: Vec<Value> = spends.iter().map(spend).collect();
     reply(
@@ -109,7 +109,7 @@ fn spend(spend: &Spend) -> Value {
         "class": spend.class,
         "reason": spend.reason,
         "waiters": spend.waiters,
-        // Charged to the first asker; this is what each of those who shared it would owe.
+        // Charged to the first client; this is what each of those who shared it would owe.
         "split": 1.0 / (f64::from(spend.waiters) + 1.0),
         "remaining": spend.remaining,
     })

@@ -11,7 +11,14 @@ pub(super) enum Endpoint {
     Budget,
     Spends,
     Explain,
+    CachedImages,
+    CachedImage,
     Purge,
+    Refresh,
+    Pins,
+    Pin,
+    Unpin,
+    RepositoryRules,
     Verify,
     Verification,
     Clients,
@@ -28,14 +35,21 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 20] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 27] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
     ("GET", "/api/v1/budget", Endpoint::Budget),
     ("GET", "/api/v1/spends", Endpoint::Spends),
     ("GET", "/api/v1/explain", Endpoint::Explain),
+    ("GET", "/api/v1/cache", Endpoint::CachedImages),
     ("DELETE", "/api/v1/cache", Endpoint::Purge),
+    ("GET", "/api/v1/cache/image", Endpoint::CachedImage),
+    ("POST", "/api/v1/cache/refresh", Endpoint::Refresh),
+    ("GET", "/api/v1/cache/pins", Endpoint::Pins),
+    ("POST", "/api/v1/cache/pins", Endpoint::Pin),
+    ("DELETE", "/api/v1/cache/pins", Endpoint::Unpin),
+    ("GET", "/api/v1/cache/rules", Endpoint::RepositoryRules),
     ("POST", "/api/v1/verify", Endpoint::Verify),
     ("GET", "/api/v1/verify", Endpoint::Verification),
     ("GET", "/api/v1/clients", Endpoint::Clients),
@@ -55,7 +69,7 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 20] = [
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 impl Endpoint {
-    /// Whether it answers anybody at any address: probes know no password and no name.
+    /// Whether it answers without a login at any address: probes know no password and no name.
     pub(super) fn is_health(self) -> bool {
         matches!(self, Endpoint::Health | Endpoint::Ready)
     }

@@ -37,7 +37,12 @@ pub(super) fn parameter(query: &str, key: &str) -> Option<String> {
 /// A body of JSON.
 pub(super) async fn read<T: DeserializeOwned>(payload: web::Payload, most: usize) -> Result<T, HttpResponse> {
     let bytes = body(payload, most).await?;
-    serde_json::from_slice(&bytes).map_err(|error| refuse(400, "INVALID", &error.to_string()))
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let message = error.to_string();
+        // What is wrong with a value is for people, who did not write the line and the column that serde_json adds.
+        let end = if error.is_data() { message.rfind(" at line ") } else { None };
+        refuse(400, "INVALID", &message[..end.unwrap_or(message.len())])
+    })
 }
 
 /// The whole of a body that is no longer than this.

@@ -1,6 +1,8 @@
-//! `/metrics`: what is counted elsewhere, and what is read off the moment somebody looks.
+//! `/metrics`: what is counted elsewhere, and what is read when `/metrics` is.
 
-use actix_web::HttpResponse;
+use std::time::UNIX_EPOCH;
+
+use actix_web::{HttpRequest, HttpResponse, http::header};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -9,32 +11,87 @@ use prometheus_client::{
 
 use super::{json::refuse, state::State};
 use crate::{
-    limits::{Limits, bans::BanFilter, state::ThrottleView},
+    limits::{Limits, state::ThrottleView},
     mirror::Mirror,
-    upstream::ledger::Balance,
+    upstream::{CredentialState, ledger::Balance},
 };
 
-pub(super) fn metrics(state: &State) -> HttpResponse {
+const OPEN_METRICS: &str = "application/openmetrics-text";
+
+/// OpenMetrics for those who accept it, as Prometheus does, and Prometheus' text format for all others.
+pub(super) fn metrics(state: &State, request: &HttpRequest) -> HttpResponse {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &state.metrics) {
-        Ok(()) => HttpResponse::Ok()
-            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-            .insert_header(("X-Content-Type-Options", "nosniff"))
-            .body(text),
-        Err(_) => refuse(500, "UNKNOWN", "the metrics cannot be written"),
+    if prometheus_client::encoding::text::encode(&mut text, &state.metrics).is_err() {
+        return refuse(500, "UNKNOWN", "the metrics cannot be written");
     }
+    let accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+    let (content_type, text) = if accepts.into_iter().any(|value| value.contains(OPEN_METRICS)) {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", text_format(&text))
+    };
+    HttpResponse::Ok()
+        .content_type(content_type)
+        .insert_header(("X-Content-Type-Options", "nosniff"))
+        .insert_header((header::VARY, "Accept"))
+        .body(text)
 }
 
-/// What the mirror knows of itself and nobody counts.
+/// What OpenMetrics says of the counter `x` is said of `x_total`, the name of its samples; and nothing marks the end.
+fn text_format(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len() + (4 << 10));
+    let mut help = None;
+    for line in open_metrics.lines() {
+        // HELP comes before TYPE, which tells whether it is of a counter.
+        if line.starts_with("# HELP ") {
+            help = Some(line);
+            continue;
+        }
+        let Some(family) = line.strip_prefix("# TYPE ") else {
+            if !line.starts_with('#') {
+                text.extend([line, "\n"]);
+            }
+            continue;
+        };
+        let (name, kind) = family.split_once(' ').unwrap_or((family, "untyped"));
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        if let Some((_, words)) = help.take().and_then(|line| line[7..].split_once(' ')) {
+            text.extend(["# HELP ", name, suffix, " ", words, "\n"]);
+        }
+        text.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+    }
+    text
+}
+
+/// What the mirror knows of itself without a counter.
 #[derive(Debug)]
 pub(super) struct MetricsCollector(pub(super) Mirror, pub(super) Limits);
 
-fn own(left: &Balance) -> u64 {
-    left.spent
+/// A figure of one identity's budget; `None` when it is not known, for a zero would read as spent.
+type BudgetFigure = fn(&Balance) -> Option<i64>;
+
+fn limit(left: &Balance) -> Option<i64> {
+    left.limit
 }
 
-fn others(left: &Balance) -> u64 {
-    left.external
+fn remaining(left: &Balance) -> Option<i64> {
+    left.remaining
+}
+
+fn spent(left: &Balance) -> Option<i64> {
+    i64::try_from(left.spent).ok()
+}
+
+fn external(left: &Balance) -> Option<i64> {
+    i64::try_from(left.external).ok()
+}
+
+fn next_pull(left: &Balance) -> Option<i64> {
+    left.next_at?.duration_since(UNIX_EPOCH).ok()?.as_secs().try_into().ok()
+}
+
+fn window(left: &Balance) -> Option<i64> {
+    left.window?.as_secs().try_into().ok()
 }
 
 impl Collector for MetricsCollector {
@@ -58,24 +115,65 @@ impl Collector for MetricsCollector {
             ("storage_quarantined", "Objects that did not match their digest and were put aside", usage.quarantined),
             ("storage_full", "Blobs that were passed through because the disk was full", usage.full),
             ("storage_scrubbed", "Objects that were read again to see whether they rotted", scrubbed.objects),
-            ("storage_scrubbed_bytes", "Bytes of those", scrubbed.bytes),
-            ("storage_scrub_damaged", "Objects that were found damaged by it", scrubbed.damaged),
-            ("storage_scrub_passes", "Times that it came round", scrubbed.passes),
+            ("storage_scrubbed_bytes", "Bytes that were read again to see whether they rotted", scrubbed.bytes),
+            ("storage_scrub_damaged", "Objects that the scrub found damaged", scrubbed.damaged),
+            ("storage_scrub_passes", "Times that the scrub came round", scrubbed.passes),
             ("saved_pulls", "Manifest GETs answered without one upstream", self.0.saved().0),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
+        let open = self.0.breakers();
+        let mut breakers = encoder.encode_descriptor(
+            "upstream_breaker_open",
+            "1 from when an upstream fails or limits us until it has answered again; meanwhile it is asked seldom",
+            None,
+            MetricType::Gauge,
+        )?;
+        for upstream in self.0.upstreams() {
+            let is_open = open.iter().any(|(name, ..)| *name == upstream);
+            let labels = [("upstream", &*upstream)];
+            ConstGauge::new(i64::from(is_open)).encode(breakers.encode_family(&labels)?)?;
+        }
         let budget = self.0.budget();
         for (name, help, value) in [
-            ("budget_spent", "Pulls that this mirror spent within the window", own as fn(&Balance) -> u64),
-            ("budget_external_spend", "Pulls that others behind the same address spent within the window", others),
+            ("budget_limit", "Pulls that an upstream allows within the window", limit as BudgetFigure),
+            (
+                "budget_remaining",
+                "Pulls left now, less those under way, by forecast when upstream has not said lately",
+                remaining,
+            ),
+            ("budget_window_seconds", "The length of the window", window),
+            (
+                "budget_next_pull_timestamp_seconds",
+                "When the next pull comes back, by forecast; absent while none is out",
+                next_pull,
+            ),
+            ("budget_spent", "Pulls that this mirror spent within the window", spent),
+            (
+                "budget_external_spend",
+                "Pulls that others, of the same address or account, spent within the window",
+                external,
+            ),
         ] {
             let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for left in &budget {
+                let Some(value) = value(left) else { continue };
                 let account = left.identity.account.as_deref().unwrap_or("anonymous");
                 let labels = [("upstream", &*left.identity.upstream), ("identity", account)];
-                ConstGauge::new(value(left) as i64).encode(encoder.encode_family(&labels)?)?;
+                ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
+            }
+        }
+        let mut credentials = encoder.encode_descriptor(
+            "upstream_credential_state",
+            "1 for the state in which an account's credential is: unused, accepted, refused, unreadable",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (upstream, account, now) in self.0.credentials() {
+            for state in CredentialState::ALL {
+                let labels = [("upstream", &*upstream), ("identity", &*account), ("state", state.word())];
+                ConstGauge::new(i64::from(state == now)).encode(credentials.encode_family(&labels)?)?;
             }
         }
         self.limits(&mut encoder)
@@ -96,10 +194,20 @@ impl MetricsCollector {
                 ConstCounter::new(value(view)).encode(encoder.encode_family(&[("throttle", &*view.name)])?)?;
             }
         }
-        let bans = self.1.bans(&BanFilter::default(), std::time::SystemTime::now());
-        let simulated = bans.iter().filter(|record| record.simulated).count();
+        let mut refused = encoder.encode_descriptor(
+            "repository_refused",
+            "Requests for repositories that allow or deny of their upstream refuses",
+            None,
+            MetricType::Counter,
+        )?;
+        for rule in self.1.config().repositories.all() {
+            let patterns = rule.patterns.join(" ");
+            let labels = [("upstream", &*rule.upstream), ("rule", rule.verdict.word()), ("patterns", &*patterns)];
+            ConstCounter::new(rule.refused()).encode(refused.encode_family(&labels)?)?;
+        }
+        let (acting, simulated) = self.1.count_bans(std::time::SystemTime::now());
         for (name, help, value) in [
-            ("bans_active", "Bans in force", bans.len() - simulated),
+            ("bans_active", "Bans in force", acting),
             ("bans_simulated", "Bans that would be in force but for dry run", simulated),
         ] {
             let gauge = ConstGauge::new(value as i64);

@@ -3,7 +3,7 @@
 //!
 //! `endpoint` has the table of what there is for programs, to which the OpenAPI document is held by a test; `pages` has its own table.
 //! actix's router reads both. Every request passes `origin` first, which decides from the request's head alone, and then `authorize`;
-//! health is for everybody.
+//! health needs no login.
 
 mod api;
 mod authorize;
@@ -14,6 +14,7 @@ mod connections;
 mod endpoint;
 mod json;
 mod metrics;
+mod name;
 mod origin;
 mod pages;
 mod proof_of_work;

@@ -1,6 +1,6 @@
 //! May this request be answered at all? Decided from its head alone; pure.
 //!
-//! A browser that visits a hostile page can be made to send requests here, and its address is that of somebody who may.
+//! A browser that visits a hostile page can be made to send requests here, and its address is that of an operator.
 //! Three things stop it, without a token: a page on another site cannot choose the `Host` (a name that was rebound to our
 //! address is not one of ours), cannot leave out its `Origin` on anything but a plain GET, and cannot send a body as
 //! `application/json` without authorized first, which is never granted.
@@ -21,6 +21,8 @@ pub struct AllowedHosts {
     pub public: Option<String>,
     /// Whether that URL is https.
     pub public_is_https: bool,
+    /// `admin.hosts`: more names, without a port.
+    pub others: Vec<String>,
 }
 
 /// What is looked at.
@@ -43,7 +45,7 @@ impl<'a> Head<'a> {
         let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
         let length = text("content-length").map(|length| length != "0");
         Head {
-            // A request target in absolute form overrides `Host` (RFC 9112 §3.2.2); nobody has reason to send us one.
+            // A request target in absolute form overrides `Host` (RFC 9112 §3.2.2); no client has reason to send us one.
             host: if request.uri().authority().is_some() { Some("?") } else { text("host") },
             origin: text("origin"),
             fetch_site: text("sec-fetch-site"),
@@ -58,7 +60,9 @@ impl<'a> Head<'a> {
 /// Why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("this is not the host of the admin listener; ask for it by its address, or set admin.public_url")]
+    #[error(
+        "this is not the host of the admin listener; ask for it by its address, or write its name into admin.hosts"
+    )]
     Host,
     #[error("requests from pages of another origin are not answered")]
     Origin,
@@ -101,7 +105,7 @@ pub(super) fn judge(hosts: &AllowedHosts, head: &Head<'_>) -> Result<(), Refusal
 }
 
 impl AllowedHosts {
-    /// Whether this is the name that everybody is told of.
+    /// Whether this is the name that the message of a ban has.
     pub(super) fn is_public(&self, host: &str) -> bool {
         self.public.as_deref().is_some_and(|public| public.eq_ignore_ascii_case(host))
     }
@@ -112,10 +116,15 @@ impl AllowedHosts {
         (self.is_public(host) && self.public_is_https) || is_loopback(host)
     }
 
+    /// Whether the configuration names this host: the public one with its port, others whatever their port is.
+    pub(super) fn is_configured(&self, host: &str) -> bool {
+        self.is_public(host) || self.others.iter().any(|other| other.eq_ignore_ascii_case(name(host)))
+    }
+
     /// Whether `host` is a name of ours. The port is not looked at: a forwarded port is still us, and a rebound name is
     /// still not.
     fn know(&self, host: &str) -> bool {
-        if self.is_public(host) {
+        if self.is_configured(host) {
             return true;
         }
         match name(host).parse::<IpAddr>() {
@@ -150,23 +159,40 @@ mod tests {
 
     fn loopback() -> AllowedHosts {
         let public = Some("weir.example.com".to_owned());
-        AllowedHosts { listen: "127.0.0.1:5001".parse().unwrap(), public, public_is_https: true }
+        let others = vec!["weir-admin.weir.svc".to_owned(), "fd00::7".to_owned()];
+        AllowedHosts { listen: "127.0.0.1:5001".parse().unwrap(), public, public_is_https: true, others }
     }
 
     #[test]
     fn only_names_of_ours_are_answered() {
-        for good in ["127.0.0.1:5001", "127.0.0.1", "localhost:8001", "[::1]:5001", "Weir.Example.com"] {
+        for good in [
+            "127.0.0.1:5001",
+            "127.0.0.1",
+            "localhost:8001",
+            "[::1]:5001",
+            "Weir.Example.com",
+            "weir-admin.weir.svc:5001",
+            "WEIR-ADMIN.weir.svc",
+            "[fd00::7]:5001",
+        ] {
             assert_eq!(judge(&loopback(), &Head { host: Some(good), ..Head::default() }), Ok(()), "{good}");
         }
-        for bad in
-            ["evil.example", "evil.example:5001", "10.0.0.7", "localhost.evil.example", "", "?", "weir.example.com:1"]
-        {
+        for bad in [
+            "evil.example",
+            "evil.example:5001",
+            "10.0.0.7",
+            "localhost.evil.example",
+            "",
+            "?",
+            "weir.example.com:1",
+            "weir.svc",
+        ] {
             assert_eq!(judge(&loopback(), &Head { host: Some(bad), ..Head::default() }), Err(Refusal::Host), "{bad}");
         }
         assert_eq!(judge(&loopback(), &Head::default()), Err(Refusal::Host));
         let everywhere = AllowedHosts { listen: "0.0.0.0:5001".parse().unwrap(), ..loopback() };
         assert!(
-            everywhere.know("10.0.0.7:5001") && everywhere.know("[fd00::7]:5001") && !everywhere.know("evil.example")
+            everywhere.know("10.0.0.7:5001") && everywhere.know("[fd00::8]:5001") && !everywhere.know("evil.example")
         );
     }
 

@@ -19,7 +19,6 @@ use super::{
     api,
     authorize::Local,
     connections::{CAPACITY, Connections},
-    json::refuse,
     metrics::MetricsCollector,
     pages,
     proof_of_work::ProofOfWork,
@@ -107,7 +106,6 @@ pub fn serve(
             )
             .configure(api::register)
             .configure(pages::register)
-            .default_service(web::to(async || refuse(404, "NOT_FOUND", "there is no such endpoint")))
     })
     .workers(1)
     // Those that are being closed still count here.

@@ -61,7 +61,7 @@ pub(super) struct State {
 pub type Settle = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>>>> + Send + Sync>;
 
 impl State {
-    /// The answer to a change, once the change is on disk: a client that was told of it finds it after a crash.
+    /// The answer to a change, once the change is on disk: a client that got it finds the change after a crash.
     pub(super) async fn settled(&self, answer: HttpResponse) -> HttpResponse {
         match (self.settle)().await {
             Err(error) if answer.status().is_success() || answer.status().is_redirection() => {

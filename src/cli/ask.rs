@@ -147,19 +147,24 @@ fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
 /// `debian:12` as `repository=debian&reference=12`. What comes after the last colon is a reference unless a slash follows,
 /// which is a registry's port; `@` separates a digest.
 pub(super) fn repository_and_reference(image: &str) -> String {
-    let (repository, reference) = match image.split_once('@') {
-        Some((repository, digest)) => (repository, Some(digest)),
-        None => match image.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
-            _ => (image, None),
-        },
-    };
+    let (repository, reference) = split_reference(image);
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("repository", repository);
     if let Some(reference) = reference {
         query.append_pair("reference", reference);
     }
     query.finish()
+}
+
+/// The repository of an image as people write it, and its tag or digest.
+pub(super) fn split_reference(image: &str) -> (&str, Option<&str>) {
+    match image.split_once('@') {
+        Some((repository, digest)) => (repository, Some(digest)),
+        None => match image.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+            _ => (image, None),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ fn list(bans: &Value) -> String {
     if bans.is_empty() {
         return "no client is banned\n".to_owned();
     }
-    let mut rows = vec![["id", "client", "until", "rung", "rule", "reason"].map(str::to_owned)];
+    let mut rows = vec![["id", "client", "until", "level", "rule", "reason"].map(str::to_owned)];
     for ban in bans {
         let dry = if ban["simulated"] == true { " (dry run)" } else { "" };
         let lifted = if ban["lifted"].is_object() { " (lifted)" } else { "" };

@@ -131,7 +131,7 @@ fn spends(answer: &Value, explained: Option<&str>) -> String {
         };
         let reference = spend["tag"].as_str().map_or_else(|| word("reference"), str::to_owned);
         let separator = if reference.contains(':') { '@' } else { ':' };
-        // A digest is told from others by far less than its 64 digits.
+        // A digest is distinguished by far less than its 64 digits.
         let reference: String = reference.chars().take(if separator == '@' { 19 } else { 128 }).collect();
         let what = format!("{}/{}{separator}{reference}", word("upstream"), word("repository"));
         let shared = spend["waiters"].as_u64().map_or_else(|| "-".to_owned(), |waiters| (waiters + 1).to_string());
@@ -149,13 +149,13 @@ mod tests {
 
     #[test]
     fn a_budget_is_told_in_sentences() {
-        let told = identities(&json!({"identities": [
+        let printed = identities(&json!({"identities": [
             {"upstream": "docker.io", "identity": "anonymous", "limit": 100, "remaining": 75, "window_seconds": 21600,
              "spent": 20, "external_spend": 5, "floors": {}, "metered": true, "next_at": "2026-11-21T18:00:00Z"},
             {"upstream": "ghcr.io", "identity": "anonymous", "limit": null, "remaining": null, "window_seconds": null,
              "spent": 1, "external_spend": 0, "floors": {}, "metered": false},
         ]}));
-        let lines: Vec<&str> = told.lines().collect();
+        let lines: Vec<&str> = printed.lines().collect();
         assert_eq!(lines[0], "docker.io as anonymous: 75 of 100 pulls left per 6h");
         assert_eq!(lines[1], "  [##############################..........]");
         assert!(lines[2].starts_with("  20 pulls spent by this mirror, 5 by others behind the same address"));
@@ -172,13 +172,13 @@ mod tests {
 
     #[test]
     fn spends_stand_in_columns() {
-        let told = spends(
+        let printed = spends(
             &json!({"spends": [
                 {"at": "2026-11-21T12:00:00Z", "upstream": "docker.io", "identity": "anonymous", "repository": "library/busybox",
                  "reference": "latest", "client": "10.0.0.7", "class": "standard", "reason": "cold", "waiters": 59, "remaining": 99},
             ]}),
             None,
         );
-        assert!(told.contains("docker.io/library/busybox:latest  cold  60         99"), "{told}");
+        assert!(printed.contains("docker.io/library/busybox:latest  cold  60         99"), "{printed}");
     }
 }

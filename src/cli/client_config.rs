@@ -128,7 +128,7 @@ impl Mirror {
             is_plain: url.scheme() == "http",
             is_loopback: name == "localhost" || name.starts_with("127.") || name == "[::1]",
             host,
-            upstreams: config.upstream.0.iter().map(|upstream| upstream.name.to_string()).collect(),
+            upstreams: config.upstream.iter().map(|upstream| upstream.name.to_string()).collect(),
         })
     }
 

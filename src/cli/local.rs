@@ -1,6 +1,6 @@
 //! The local socket: where a running weir takes orders from this machine, past logins and throttles.
 //!
-//! Whoever may open the file is an operator, so nobody but its owner may.
+//! A user that may open the file is an operator, so only its owner may.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use std::{
 /// Binds it, in place of one that a killed process left behind.
 ///
 /// # Errors
-/// When somebody listens there, and when the file system does not want it; a path has at most 107 bytes.
+/// When another process listens there, and when the file system does not want it; a path has at most 107 bytes.
 pub fn local_socket(path: &Path) -> io::Result<UnixListener> {
     if is_socket(path) {
         if UnixStream::connect(path).is_ok() {

@@ -3,6 +3,7 @@
 mod ask;
 mod ban;
 mod budget;
+mod cache;
 mod check;
 mod client_config;
 mod failure;
@@ -54,7 +55,9 @@ pub enum Command {
     Ban(ban::Arguments),
     /// Show throttles with what they matched, or switch them
     Throttle(throttle::Arguments),
-    /// Forget a cached tag or repository
+    /// List, show, pin, unpin or purge what is cached
+    Cache(cache::Arguments),
+    /// Forget a cached tag or repository; the same as cache purge
     Purge(purge::Arguments),
     /// Read everything on the disk again and name what is damaged (while weir is stopped)
     Verify(verify::Arguments),
@@ -92,6 +95,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         Command::Budget(arguments) => budget::run(arguments, config),
         Command::Ban(arguments) => ban::run(arguments, config),
         Command::Throttle(arguments) => throttle::run(arguments, config),
+        Command::Cache(arguments) => cache::run(arguments, config),
         Command::Purge(arguments) => purge::run(arguments, config),
         Command::Verify(arguments) => return verify::run(arguments, config),
         Command::HashPassword => hash_password::run(),

@@ -1,6 +1,6 @@
 //! `weir serve`: what it prints when it is ready. The serving is wired in `main`.
 
-use crate::config::Config;
+use crate::config::{Config, Size};
 
 use super::client_config::mirror_url;
 
@@ -8,7 +8,7 @@ use super::client_config::mirror_url;
 pub fn greeting(config: &Config) -> String {
     let url = mirror_url(config);
     let host = url.split_once("://").map_or(&*url, |(_, host)| host);
-    let names: Vec<&str> = config.upstream.0.iter().map(|upstream| &*upstream.name).collect();
+    let names: Vec<&str> = config.upstream.iter().map(|upstream| &*upstream.name).collect();
     let mut names = names.join(", ");
     if names.is_empty() {
         names.push_str("nothing (no [[upstream]])");
@@ -33,7 +33,7 @@ In full, and for other clients: weir client-config CLIENT
 "#,
         version = env!("CARGO_PKG_VERSION"),
         root = config.storage.root.display(),
-        capacity = config.storage.capacity,
+        capacity = Size(config.storage.capacity),
         admin = config.admin.listen,
         insecure = url.starts_with("http://"),
     )

@@ -1,4 +1,4 @@
-//! `weir throttle`: what the throttles have matched, and the way in for whoever shut out themselves.
+//! `weir throttle`: what the throttles have matched, and the way in for an operator that they shut out.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

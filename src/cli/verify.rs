@@ -16,7 +16,7 @@ use weir_storage::{Damage, Problem, Progress, Repair, Report, Store};
 use super::{Failure, say};
 use crate::config::{Config, Settings};
 
-/// How often a terminal is told how far it is.
+/// How often a terminal shows the progress.
 const EVERY: Duration = Duration::from_millis(200);
 
 /// What to do with what is found.
@@ -76,7 +76,7 @@ fn show(progress: &Progress) {
     if terminal.is_terminal() {
         let ((objects, bytes), (all_objects, all_bytes)) = (progress.done(), progress.total());
         let (mib, all_mib) = (bytes >> 20, all_bytes >> 20);
-        // A terminal that has gone is told nothing.
+        // A terminal that has gone shows nothing.
         let _ = write!(terminal, "\r\x1b[K{objects} of {all_objects} objects, {mib} of {all_mib} MiB");
     }
 }

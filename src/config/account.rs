@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Network};
 use crate::limits::{self, class::ClassRule};
 
-/// Somebody with a password.
+/// A user with a password.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {

@@ -31,7 +31,7 @@ pub(super) fn check(listeners: &[Listener], errors: &mut Vec<ConfigError>) {
     }
 }
 
-/// Of addresses that cannot be listened on at once, which the system would say of one, without a word of the other.
+/// Of addresses that cannot be listened on at once, of which the system would name one alone.
 pub(super) fn check_apart(
     server: &[SocketAddr],
     listeners: &[Listener],

@@ -1,48 +1,44 @@
-//! `deploy.toml` and the environment become typed settings; every default stands once, here.
+//! `deploy.toml` and the environment become typed settings; every default stands once.
 //!
-//! There is one file per table. Each holds the table as it is written ([`Config`] and its parts, what serde reads), its
-//! defaults, and `check`, which says all that is wrong with it. [`Config::settings`] then gives every room its own
-//! `Settings`: no room sees a [`Config`], and none reads a file or the environment by itself.
+//! A table is the `Settings` of the part that uses it, which gives it defaults and says all that is wrong with it. What stands
+//! here are the tables that several parts share, and what two tables say about each other. [`Settings::new`] then gives every
+//! part its own: no part sees a [`Config`], and none reads the file or the environment by itself.
 //!
 //! What is not known is refused, never silently ignored: a throttle with a mistyped name would be found out by the
 //! upstream's bill.
 
 mod account;
 mod admin;
-mod hosted;
 mod listener;
-mod mirror;
 mod networks;
 mod overlay;
+mod places;
 mod serde_messages;
 mod server;
 mod settings;
-mod storage;
 mod tls;
-mod upstream;
 mod warnings;
 mod watch;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
 
 use crate::{
+    hosted,
     limits::{self, abuse, budget, class::ClassRule, throttle::Throttle},
-    telemetry,
+    mirror, telemetry, upstream,
 };
 
 pub use self::{
     account::{Account, Role},
     admin::Admin,
-    hosted::Hosted,
     listener::Listener,
-    mirror::{Mirror, TagRule},
+    places::Places,
     server::Server,
     settings::{Listen, Settings, limits_config},
-    storage::Storage,
     tls::Tls,
-    upstream::Upstreams,
     warnings::warnings,
     watch::Watch,
 };
@@ -64,15 +60,14 @@ pub struct Config {
     /// People and robots.
     pub account: Vec<Account>,
     /// The disk.
-    pub storage: Storage,
+    pub storage: weir_storage::Settings,
     /// Freshness, and how much goes on at once.
-    pub mirror: Mirror,
+    pub mirror: mirror::Settings,
     /// Registries that are mirrored.
-    pub upstream: Upstreams,
+    pub upstream: Vec<upstream::Settings>,
     /// Namespaces that live here.
-    pub hosted: Hosted,
+    pub hosted: hosted::Settings,
     /// How often a client may ask.
-    #[serde(default = "Throttle::defaults")]
     pub throttle: Vec<Throttle>,
     /// What is common to all throttles.
     pub limits: limits::Settings,
@@ -87,6 +82,9 @@ pub struct Config {
     /// What was odd about the file and the environment themselves; see [`warnings()`].
     #[serde(skip)]
     pub noticed: Vec<ConfigError>,
+    /// Where each value was written.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 impl Default for Config {
@@ -97,16 +95,17 @@ impl Default for Config {
             listener: Vec::new(),
             admin: Admin::default(),
             account: Vec::new(),
-            storage: Storage::default(),
-            mirror: Mirror::default(),
-            upstream: Upstreams::default(),
-            hosted: Hosted::default(),
+            storage: weir_storage::Settings::default(),
+            mirror: mirror::Settings::default(),
+            upstream: upstream::Settings::defaults(),
+            hosted: hosted::Settings::default(),
             limits: limits::Settings::default(),
             budget: budget::Settings::default(),
             class: Vec::new(),
             ban: abuse::Settings::default(),
             log: telemetry::Settings::default(),
             noticed: Vec::new(),
+            places: Places::default(),
         }
     }
 }
@@ -129,38 +128,80 @@ impl Config {
                 )
             })?,
         };
-        Config::read(&text, environment)
+        Config::read_file(file, &text, environment)
     }
 
     /// As [`Config::load`], of text that was read already.
+    ///
+    /// # Errors
+    /// As of [`Config::load`].
     pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
-        let mut table: toml::Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| ConfigError::without_value("", error.to_string().trim_end()))?;
+        Config::read_file(None, text, environment)
+    }
+
+    fn read_file(
+        file: Option<&Path>,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigErrors> {
+        let (spanned, mistakes) = DeTable::parse_recoverable(text);
+        let syntax = |mistake: toml::de::Error| {
+            let at = mistake.span().map_or(0, |span| span.start);
+            let place = file.map(|file| places::line(file, text, at));
+            ConfigError { place, ..ConfigError::without_value("", mistake.to_string().trim_end()) }
+        };
+        if !mistakes.is_empty() {
+            let mut errors: Vec<_> = mistakes.into_iter().map(syntax).collect();
+            // Further ones of the same line follow from the first.
+            errors.dedup_by(|later, earlier| later.place.is_some() && later.place == earlier.place);
+            return Err(ConfigErrors(errors));
+        }
+        let (mut places, mut noticed, mut errors) = (Places::default(), Vec::new(), Vec::new());
+        if let Some(file) = file {
+            places.add_file(file, text, spanned.get_ref());
+        }
+        let mut table: toml::Table = text.parse().map_err(|mistake| ConfigErrors::from(syntax(mistake)))?;
         let known = known();
-        let mut noticed = overlay::lay_over(&mut table, environment, &known)?;
-        let mut config: Config =
-            serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
-                let key = error.path().to_string();
-                let value = overlay::find(&table, &key);
-                let fix = serde_messages::fix(
-                    error.inner().message(),
-                    &key,
-                    value,
-                    overlay::default_of(&known, &key).as_ref(),
-                );
-                match value {
+        overlay::lay_over(&mut table, environment, &known, &mut places, &mut noticed, &mut errors);
+        networks::untruncated(&toml::Value::Table(table.clone()), "", &mut noticed);
+        let config = Config::typed(table, &known, &mut errors);
+        // What was left out may be what another table names.
+        let is_whole = errors.is_empty();
+        errors.extend(config.check(is_whole));
+        noticed.iter_mut().for_each(|notice| places.name_one(notice));
+        match errors.is_empty() {
+            true => Ok(Config { noticed, places, ..config }),
+            false => Err(places.name(ConfigErrors(errors))),
+        }
+    }
+
+    /// What `table` says. What is of the wrong kind is left out, and goes to `errors`.
+    fn typed(mut table: toml::Table, known: &toml::Value, errors: &mut Vec<ConfigError>) -> Config {
+        loop {
+            let error = match serde_path_to_error::deserialize(toml::Value::Table(table.clone())) {
+                Ok(config) => return config,
+                Err(error) => error,
+            };
+            let key = error.path().to_string();
+            let value = overlay::find(&table, &key);
+            let said = error.inner().message();
+            let fix = serde_messages::fix(said, &key, value, overlay::default_of(known, &key).as_ref());
+            // What is missing because it was left out is no second mistake.
+            let missing = said.strip_prefix("missing field `").and_then(|name| name.strip_suffix('`'));
+            let is_known = |name| errors.iter().any(|error| error.key == format!("{key}.{name}"));
+            if !missing.is_some_and(is_known) {
+                errors.push(match value {
                     // A secret under a mistyped key is still a secret.
                     Some(value) if !value.is_table() && !key.contains("password") && !holds_a_password(value) => {
-                        ConfigError { key, value: Some(value.to_string()), fix }
+                        ConfigError { value: Some(value.to_string()), ..ConfigError::without_value(&key, fix) }
                     }
-                    _ => ConfigError::without_value(key, fix),
-                }
-            })?;
-        networks::untruncated(&toml::Value::Table(table), "", &mut noticed);
-        config.noticed = noticed;
-        let errors = config.check();
-        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+                    _ => ConfigError::without_value(&key, fix),
+                });
+            }
+            if !overlay::take_out(&mut table, &key) {
+                return Config::default();
+            }
+        }
     }
 
     /// The local socket of the admin API.
@@ -175,37 +216,47 @@ impl Config {
     pub fn needs_restart_after(&self, old: &Config) -> bool {
         let mut same = self.clone();
         same.noticed.clone_from(&old.noticed);
+        same.places.clone_from(&old.places);
         same.throttle.clone_from(&old.throttle);
         same.limits.clone_from(&old.limits);
         same.budget.clone_from(&old.budget);
         same.class.clone_from(&old.class);
         same.ban.clone_from(&old.ban);
         same.account.clone_from(&old.account);
+        for upstream in &mut same.upstream {
+            if let Some(before) = old.upstream.iter().find(|before| before.name == upstream.name) {
+                upstream.allow.clone_from(&before.allow);
+                upstream.deny.clone_from(&before.deny);
+            }
+        }
         same.server.trusted_proxies.clone_from(&old.server.trusted_proxies);
         same.server.token_header.clone_from(&old.server.token_header);
         same.server.htpasswd.clone_from(&old.server.htpasswd);
         same != *old
     }
 
-    /// Everything that a type cannot say.
-    fn check(&self) -> Vec<ConfigError> {
+    /// Everything that a type cannot say; what two tables say about each other only of a configuration that is whole.
+    fn check(&self, is_whole: bool) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         self.server.check(&mut errors);
         listener::check(&self.listener, &mut errors);
-        listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut errors);
-        self.admin.check(&self.account, &mut errors);
+        self.admin.check(&mut errors);
         account::check(&self.account, &mut errors);
-        self.storage.check(&mut errors);
-        self.mirror.check(&mut errors);
-        self.upstream.check(&mut errors);
-        self.hosted.check(&mut errors);
+        errors.extend(self.storage.validate());
+        errors.extend(self.mirror.validate());
+        errors.extend(upstream::Settings::validate(&self.upstream));
+        errors.extend(self.hosted.validate());
         errors.extend(Throttle::validate(&self.throttle));
         errors.extend(self.limits.validate());
         errors.extend(self.budget.validate());
         errors.extend(ClassRule::validate(&self.class));
-        account::check_classes(&self.account, &self.class, &mut errors);
         errors.extend(self.ban.validate());
         errors.extend(self.log.validate());
+        if is_whole {
+            listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut errors);
+            self.admin.check_login(&self.account, &mut errors);
+            account::check_classes(&self.account, &self.class, &mut errors);
+        }
         errors
     }
 }

@@ -7,23 +7,23 @@
 
 use toml::{Table, Value};
 
-use super::{ConfigError, ConfigErrors};
+use super::{ConfigError, places::Places};
 
-/// Puts what the environment says into `table`; what it says wins. Returns what is odd about it: a value of the file that
-/// is overridden, and a filter in `WEIR_LOG` that cannot be read.
+/// Puts what the environment says into `table`; what it says wins. Notes in `noticed` what is odd about it: a value of the file
+/// that is overridden, and a filter in `WEIR_LOG` that cannot be read. What is wrong is left out, and goes to `errors`.
 pub(super) fn lay_over(
     table: &mut Table,
     environment: impl IntoIterator<Item = (String, String)>,
     known: &Value,
-) -> Result<Vec<ConfigError>, ConfigErrors> {
+    places: &mut Places,
+    noticed: &mut Vec<ConfigError>,
+    errors: &mut Vec<ConfigError>,
+) {
     let environment = environment.into_iter();
     let mut variables: Vec<(String, String)> = environment.filter(|(name, _)| name.starts_with("WEIR_")).collect();
-    if variables.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut noticed = Vec::new();
-    // In a fixed order, so that two errors are always told in the same one.
+    // In a fixed order, so that errors always come in the same one.
     variables.sort();
+    let file = table.clone();
     for (variable, text) in variables {
         let name = &variable["WEIR_".len()..];
         if name == "LOG"
@@ -35,19 +35,33 @@ pub(super) fn lay_over(
         if !name.contains("__") {
             let Some(meant) = meant(known, name) else { continue };
             let fix = format!("this is no setting; write {meant}, with two underscores between a table and its key");
-            return Err(ConfigError::without_value(variable, fix).into());
+            errors.push(ConfigError::without_value(variable, fix));
+            continue;
         }
         let path: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
-        let refuse = |fix: &str| ConfigError::new(&variable, &text, fix);
-        let value = typed(&text, sample(known, &path)).map_err(|fix| refuse(&fix))?;
-        let key = path.join(".");
-        if let Some(written) = find(table, &key).filter(|written| **written != value && !key.contains("password")) {
-            let fix = format!("overrides {key} = {written} of the configuration file");
-            noticed.push(ConfigError::new(&variable, &text, fix));
+        let key = with_brackets(&path);
+        let mut set = || {
+            let value = typed(&text, sample(known, &path))?;
+            if let Some(written) = find(&file, &key).filter(|written| **written != value && !key.contains("password")) {
+                let fix = format!("overrides {key} = {written} of the configuration file");
+                noticed.push(ConfigError::new(&variable, &text, fix));
+            }
+            put(table, &path, value, Some(known))
+        };
+        match set() {
+            Ok(()) => places.add_variable(key, &variable),
+            Err(fix) => errors.push(ConfigError::new(&variable, &text, fix)),
         }
-        put(table, &path, value, Some(known)).map_err(|fix| refuse(&fix))?;
     }
-    Ok(noticed)
+}
+
+/// A path as serde names it: `upstream[0].url`.
+fn with_brackets(path: &[String]) -> String {
+    path.iter().fold(String::new(), |key, word| match word.parse::<usize>() {
+        Ok(number) => format!("{key}[{number}]"),
+        Err(_) if key.is_empty() => word.clone(),
+        Err(_) => format!("{key}.{word}"),
+    })
 }
 
 /// What stands at `path` by default; any entry of a list is like its first.
@@ -64,7 +78,7 @@ fn is_of_a_service(rest: &[&str]) -> bool {
     matches!(rest, ["port", ..] | ["service", "host"] | ["service", "port", ..])
 }
 
-/// The variable that somebody meant who wrote this name, behind `WEIR_`, with single underscores.
+/// The variable that was meant by this name, behind `WEIR_`, with single underscores.
 fn meant(known: &Value, name: &str) -> Option<String> {
     fn path(known: &Value, words: &[&str]) -> Option<String> {
         let [first, rest @ ..] = words else { return None };
@@ -153,14 +167,32 @@ pub(super) fn default_of(known: &Value, path: &str) -> Option<Value> {
 
 /// The value at a path as serde names it: `upstream[0].url`.
 pub(super) fn find<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
+    let (first, mut rest) = keys(path);
+    rest.try_fold(table.get(first?)?, |value, key| match value {
+        Value::Array(list) => list.get(key.parse::<usize>().ok()?),
+        value => value.get(key),
+    })
+}
+
+fn find_mut<'a>(table: &'a mut Table, path: &str) -> Option<&'a mut Value> {
+    let (first, mut rest) = keys(path);
+    rest.try_fold(table.get_mut(first?)?, |value, key| match value {
+        Value::Array(list) => list.get_mut(key.parse::<usize>().ok()?),
+        value => value.get_mut(key),
+    })
+}
+
+/// The words of a path as serde names it.
+fn keys(path: &str) -> (Option<&str>, impl Iterator<Item = &str>) {
     let mut keys = path.split(['.', '[', ']']).filter(|key| !key.is_empty());
-    let mut value = table.get(keys.next()?)?;
-    for key in keys {
-        value = match value {
-            Value::Table(table) => table.get(key)?,
-            Value::Array(list) => list.get(key.parse::<usize>().ok()?)?,
-            _ => return None,
-        };
-    }
-    Some(value)
+    (keys.next(), keys)
+}
+
+/// Takes out what `find` finds, or the whole list that it is an entry of, since the numbers of the other entries are to stay.
+/// Whether there was anything to take out.
+pub(super) fn take_out(table: &mut Table, path: &str) -> bool {
+    let path = if path.ends_with(']') { &path[..path.rfind('[').unwrap_or(0)] } else { path };
+    let (above, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let above = if above.is_empty() { Some(table) } else { find_mut(table, above).and_then(Value::as_table_mut) };
+    above.is_some_and(|above| above.remove(key).is_some())
 }

@@ -15,7 +15,10 @@ pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<
         _ => String::new(),
     };
     if what.starts_with("unknown field") {
-        return format!("there is no such key; these are: {}", names(expected).join(", "));
+        let known = names(expected);
+        let nearest = names(what).first().and_then(|written| nearest(written, &known));
+        let nearest = nearest.map_or_else(String::new, |name| format!("; did you mean {name}?"));
+        return format!("there is no such key; these are: {}{nearest}", known.join(", "));
     }
     if what.starts_with("unknown variant") {
         let choices: Vec<_> = names(expected).iter().map(|name| format!("{name:?}")).collect();
@@ -49,6 +52,12 @@ pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<
         table if table.starts_with("struct ") => format!("write a table, [{key}]"),
         _ => said.to_owned(),
     }
+}
+
+/// The name that was most likely meant: at most every third letter is another.
+fn nearest<'a>(written: &str, known: &'a [String]) -> Option<&'a str> {
+    let distance = |name: &&str| strsim::damerau_levenshtein(written, name);
+    known.iter().map(String::as_str).min_by_key(distance).filter(|name| 3 * distance(name) <= written.len())
 }
 
 /// A value as it is written; nothing of an empty one.

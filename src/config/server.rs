@@ -5,8 +5,9 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Network, OneOrMany, Span, tls::Tls};
+use crate::http::Origin;
 
-/// The registry's listener, and the bounds on whoever connects.
+/// The registry's listener, and the bounds on clients that connect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
@@ -18,6 +19,8 @@ pub struct Server {
     pub token_header: String,
     /// A file of more users, with bcrypt or Argon2id hashes; none when empty.
     pub htpasswd: PathBuf,
+    /// Origins whose pages may use the registry from a browser.
+    pub cors: Vec<Origin>,
     /// How long bodies under way may take after SIGTERM.
     pub drain: Span,
     /// Threads that serve; 0 is one per core.
@@ -47,6 +50,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             token_header: String::new(),
             htpasswd: PathBuf::new(),
+            cors: Vec::new(),
             drain: Span::seconds(30),
             workers: 0,
             connections: 8192,
@@ -80,7 +84,7 @@ impl Server {
             errors.push(ConfigError::new("server.workers", self.workers, "write at most 512; 0 is one per core"));
         }
         if self.connections == 0 {
-            errors.push(ConfigError::new("server.connections", 0, "nobody could connect; write 1 or more"));
+            errors.push(ConfigError::new("server.connections", 0, "no client could connect; write 1 or more"));
         }
         if let Some(most) = self.connections_per_client
             && !(1..=self.connections).contains(&most)

@@ -9,6 +9,7 @@ use crate::{
         self, LimitsConfig, abuse,
         budget::Policy,
         class::Classes,
+        repositories::RepositoryRules,
         throttle::{Mode, Rules},
     },
     mirror,
@@ -58,18 +59,30 @@ impl Settings {
     /// # Errors
     /// Files that cannot be read, or do not hold what they should.
     pub fn new(config: &Config) -> Result<Settings, ConfigErrors> {
+        Settings::read(config).map_err(|errors| config.places.name(errors))
+    }
+
+    fn read(config: &Config) -> Result<Settings, ConfigErrors> {
+        let errors = upstream::Settings::check_files(&config.upstream);
+        if !errors.is_empty() {
+            return Err(ConfigErrors(errors));
+        }
+        let mut upstreams = config.upstream.clone();
+        for upstream in upstreams.iter_mut().filter(|upstream| upstream.proxy.is_empty()) {
+            upstream.proxy.clone_from(&config.mirror.proxy);
+        }
         Ok(Settings {
             storage: weir_storage::Settings {
                 namespaces: config.hosted.namespaces.clone(),
-                namespace_capacity: config.hosted.capacity.0,
+                namespace_capacity: config.hosted.capacity,
                 upload_sessions: config.hosted.uploads,
-                upload_ttl: config.hosted.upload_ttl.0,
-                unnamed_ttl: config.hosted.unnamed_ttl.0,
-                ..config.storage.settings()
+                upload_ttl: config.hosted.upload_ttl,
+                unnamed_ttl: config.hosted.unnamed_ttl,
+                ..config.storage.clone()
             },
-            hosted: config.hosted.settings(),
-            mirror: config.mirror.settings(),
-            upstreams: config.upstream.settings()?,
+            hosted: config.hosted.clone(),
+            mirror: config.mirror.clone(),
+            upstreams,
             http: http(config),
             listeners: listeners(config)?,
             admin: admin(config),
@@ -80,8 +93,8 @@ impl Settings {
 }
 
 fn routes(config: &Config) -> Routes {
-    let default = config.upstream.0.iter().find(|upstream| upstream.default).map(|upstream| &*upstream.name);
-    Routes::new(default, config.upstream.0.iter().map(|upstream| &*upstream.name)).hosting(&config.hosted.namespaces)
+    let default = config.upstream.iter().find(|upstream| upstream.default).map(|upstream| &*upstream.name);
+    Routes::new(default, config.upstream.iter().map(|upstream| &*upstream.name)).hosting(&config.hosted.namespaces)
 }
 
 fn http(config: &Config) -> http::Settings {
@@ -94,6 +107,7 @@ fn http(config: &Config) -> http::Settings {
         write_stall: config.server.write_stall.0,
         body_stall: config.server.body_stall.0,
         drain: config.server.drain.0,
+        cors: config.server.cors.clone(),
         routes: routes(config),
     }
 }
@@ -117,7 +131,12 @@ fn listeners(config: &Config) -> Result<Vec<Listen>, ConfigErrors> {
 fn admin(config: &Config) -> admin::Settings {
     let (public, public_is_https) = (config.admin.public_host(), config.admin.public_url.starts_with("https:"));
     admin::Settings {
-        hosts: admin::AllowedHosts { listen: config.admin.listen, public, public_is_https },
+        hosts: admin::AllowedHosts {
+            listen: config.admin.listen,
+            public,
+            public_is_https,
+            others: config.admin.hosts.clone(),
+        },
         login: !config.admin.listen.ip().is_loopback(),
         routes: routes(config),
     }
@@ -128,6 +147,10 @@ fn admin(config: &Config) -> admin::Settings {
 /// # Errors
 /// What is wrong, with its key.
 pub fn limits_config(config: &Config) -> Result<LimitsConfig, ConfigErrors> {
+    read_limits(config).map_err(|errors| config.places.name(errors))
+}
+
+fn read_limits(config: &Config) -> Result<LimitsConfig, ConfigErrors> {
     let throttles = Rules::new(&config.throttle, &config.limits.dry_run, Rules::CEILING)?;
     let classes = Classes(config.class.clone());
     let trusted_proxies: Vec<_> = config.server.trusted_proxies.iter().map(|network| network.0).collect();
@@ -159,5 +182,8 @@ pub fn limits_config(config: &Config) -> Result<LimitsConfig, ConfigErrors> {
         response_text: config.limits.response_text.clone(),
         public_url: config.admin.public_url.clone(),
         accounts: accounts.into(),
+        repositories: RepositoryRules::new(
+            config.upstream.iter().map(|upstream| (&upstream.name, &*upstream.allow, &*upstream.deny)),
+        ),
     })
 }

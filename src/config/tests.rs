@@ -1,4 +1,4 @@
-//! What holds `deploy.toml` to the code, and the words in which errors are told.
+//! What holds `deploy.toml` to the code, and the words of errors.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ fn read(text: &str) -> Result<Config, ConfigErrors> {
     Config::read(text, [])
 }
 
-fn told(text: &str) -> String {
+fn mistakes(text: &str) -> String {
     read(text).expect_err(text).to_string()
 }
 
@@ -116,7 +116,7 @@ fn what_deploy_toml_suggests_in_comments_is_understood() {
 
 #[test]
 fn a_secret_under_a_mistyped_key_is_not_printed() {
-    let said = told("[[account]]\nname = \"ci\"\npassword = \"hunter2\"");
+    let said = mistakes("[[account]]\nname = \"ci\"\npassword = \"hunter2\"");
     assert!(said.contains("password") && !said.contains("hunter2"), "{said}");
 }
 
@@ -158,15 +158,24 @@ fn an_error_names_the_key_the_value_and_the_fix() {
         ("[ban]\ndurations = [\"5m\", \"1m\", \"1h\", \"4h\"]", "each at least as long as the one before"),
         ("[ban]\ndurations = [\"1h\", \"1h\", \"1h\", \"31d\"]", "write four spans"),
         ("[mirror]\nfills = 0", "mirror.fills = 0: write 1 to 256"),
+        ("[mirror]\nfill_timeout = \"5s\"", r#"mirror.fill_timeout = "5s": write "30s" or more"#),
         (
             "[[upstream]]\nname = \"docker.io\"\nurl = \"ftp://x\"",
             r#"upstream[0].url = "ftp://x": write http or https"#,
         ),
+        (
+            "[[upstream]]\nname = \"docker.io\"\nurl = \"https://bücher.example\"",
+            r#"upstream[0].url = "https://bücher.example": write http or https and a host in ASCII"#,
+        ),
         ("[[upstream]]\nname = \"hub\"\nurl = \"https://x\"", r#"upstream[0].name = "hub": write a registry"#),
         ("[[upstream]]\nurl = \"https://x\"", "upstream[0]: name is missing; write it too"),
-        ("[admin]\nlisten = \"0.0.0.0:5001\"", r#"admin.listen = "0.0.0.0:5001": whoever reaches this"#),
+        ("[admin]\nlisten = \"0.0.0.0:5001\"", r#"admin.listen = "0.0.0.0:5001": any client that reaches this"#),
+        (
+            "[admin]\nhosts = [\"weir\", \"http://weir\"]",
+            r#"admin.hosts[1] = "http://weir": write a name without a scheme"#,
+        ),
         ("[budget]\nfloors = { bulk = 1.5 }", "budget.floors.bulk = 1.5: write a fraction"),
-        ("[[class]]\nname = \"critical\"\nuser_agent = \"x\"", "class[0].user_agent = \"x\": anybody can send"),
+        ("[[class]]\nname = \"critical\"\nuser_agent = \"x\"", "class[0].user_agent = \"x\": any client can send"),
         ("[limits]\ndry_run = [\"pulls\"]", r#"limits.dry_run = "pulls": there is no such throttle"#),
         (
             "[server]\nconnections_per_client = 0",
@@ -191,8 +200,55 @@ fn an_error_names_the_key_the_value_and_the_fix() {
         ("nonsense", "nonsense"),
         ("[hosted]\nnamespaces = [\"*\"]", "write the beginning of a repository name and a star"),
     ] {
-        assert!(told(text).contains(said), "{text:?} was told {:?}", told(text));
+        assert!(mistakes(text).contains(said), "{text:?} was answered {:?}", mistakes(text));
     }
+}
+
+#[test]
+fn an_international_host_name_is_written_in_its_ascii_form() {
+    let config = read("[[upstream]]\nname = \"docker.io\"\nurl = \"https://xn--bcher-kva.example\"").unwrap();
+    assert_eq!(config.upstream[0].url.host_str(), Some("xn--bcher-kva.example"));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_with_their_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("weir.toml");
+    let text = "[log]\nfromat = \"text\"\n[storage]\ncapacity = \"50GB!\"\nlow_watermark = 2.0\n[mirror]\nfills = 0\n\
+                [server]\ntrusted_proxies = [\"x\"]\n[[upstream]]\nname = \"x.io\"\nurl = \"ftp://x\"\ntokn_hosts = []\n\
+                [[class]]\nname = \"bulk\"\naccounts = [\"nobody\"]\n";
+    std::fs::write(&file, text).unwrap();
+    let environment = environment(&[("WEIR_MIRROR__AHEAD_RANGES", "many"), ("WEIR_HOSTED__UPLOADS", "0")]);
+    let printed = Config::load(Some(&file), environment).unwrap_err().to_string();
+    let mut lines: Vec<_> = printed.lines().map(|line| line.replace(file.to_str().unwrap(), "FILE")).collect();
+    lines.sort();
+    for (line, begins) in lines.iter().zip([
+        r#"FILE:12: upstream[0].url = "ftp://x": write http"#,
+        "FILE:13: upstream[0].tokn_hosts = []: there is no such key",
+        r#"FILE:2: log.fromat = "text": there is no such key"#,
+        r#"FILE:4: storage.capacity = "50GB!": not a size"#,
+        "FILE:5: storage.low_watermark = 2.0: write 0 <",
+        "FILE:7: mirror.fills = 0: write 1 to 256",
+        r#"FILE:9: server.trusted_proxies[0] = "x": not a network"#,
+        "WEIR_HOSTED__UPLOADS: hosted.uploads = 0: no client could push",
+        r#"WEIR_MIRROR__AHEAD_RANGES = "many": write a whole number"#,
+    ]) {
+        assert!(line.starts_with(begins), "{begins}\n{}", lines.join("\n"));
+    }
+    assert_eq!(lines.len(), 9, "nothing is reported that follows from another mistake: {}", lines.join("\n"));
+
+    std::fs::write(&file, "[log\nfilter = 1\n[mirror]\nfills = = 2\n").unwrap();
+    let printed = Config::load(Some(&file), []).unwrap_err().0;
+    let places: Vec<_> = printed.iter().filter_map(|error| error.place.clone()).collect();
+    assert!(places.contains(&format!("{}:1", file.display())), "{printed:?}");
+    assert!(places.contains(&format!("{}:4", file.display())), "{printed:?}");
+}
+
+#[test]
+fn a_mistyped_key_is_told_the_one_that_was_meant() {
+    assert!(mistakes("[log]\nfromat = \"text\"").ends_with("these are: filter, format; did you mean format?"));
+    assert!(mistakes("[servr]\nx = 1").ends_with("; did you mean server?"));
+    assert!(!mistakes("[log]\nxyz = 1").contains("did you mean"));
 }
 
 #[test]
@@ -212,16 +268,16 @@ fn limits_are_what_was_written() {
     assert!(limits.abuse.code == Code::Denied && limits.account("bo").is_some() && limits.classes.0.len() == 1);
     assert_eq!(limits.allowlist.0[0].client.to_string(), "1");
     std::fs::write(&file, "bo:hunter2").unwrap();
-    let told = limits_config(&read(&text).unwrap()).unwrap_err().to_string();
-    assert!(told.contains("line 1") && !told.contains("hunter2"), "{told}");
+    let printed = limits_config(&read(&text).unwrap()).unwrap_err().to_string();
+    assert!(printed.contains("line 1") && !printed.contains("hunter2"), "{printed}");
     assert_eq!(limits_config(&Config::default()).unwrap().throttles.iter().count(), 2);
 }
 
 #[test]
 fn a_password_is_never_printed() {
-    let url = told("[[upstream]]\nname = \"x.io\"\nurl = \"https://me:hunter2@x.io\"");
+    let url = mistakes("[[upstream]]\nname = \"x.io\"\nurl = \"https://me:hunter2@x.io\"");
     assert!(url.contains("upstream[0].url") && !url.contains("hunter2"), "{url}");
-    let hash = told("[[account]]\nname = \"ci\"\npassword_hash = \"hunter2\"");
+    let hash = mistakes("[[account]]\nname = \"ci\"\npassword_hash = \"hunter2\"");
     assert!(hash.contains("account[0].password_hash") && !hash.contains("hunter2"), "{hash}");
 }
 
@@ -243,14 +299,14 @@ fn the_environment_wins_over_the_file() {
     ]);
     let config = Config::read("[storage]\ncapacity = \"2GiB\"\nlow_watermark = 0.5", variables).unwrap();
     assert_eq!(config.server.listen.0.len(), 2);
-    assert_eq!(config.storage.capacity, Size::mib(1024));
+    assert_eq!(config.storage.capacity, 1 << 30);
     assert_eq!(config.storage.high_watermark, 0.91);
     assert_eq!(config.mirror.fills, 3);
     assert_eq!(config.server.connections_per_client(), 7);
     assert_eq!(Config::default().server.connections_per_client(), 1024);
     assert_eq!(config.server.trusted_proxies.len(), 2);
     assert_eq!(config.budget.floors, Floors { bulk: 0.5, ..Floors::default() });
-    let upstream = &config.upstream.0[0];
+    let upstream = &config.upstream[0];
     assert_eq!((&*upstream.name, upstream.url.as_str(), upstream.concurrency), ("docker.io", "http://127.0.0.1:9/", 7));
 }
 
@@ -263,8 +319,8 @@ fn an_unknown_variable_is_refused_like_an_unknown_key() {
         ("WEIR_UPSTREAM__URL", "http://x", "WEIR_UPSTREAM__URL"),
         ("WEIR_UPSTREAM__5__URL", "http://x", "has no entry 5"),
     ] {
-        let told = Config::read("", environment(&[(name, value)])).expect_err(name).to_string();
-        assert!(told.contains(said), "{name} was told {told:?}");
+        let printed = Config::read("", environment(&[(name, value)])).expect_err(name).to_string();
+        assert!(printed.contains(said), "{name} was answered {printed:?}");
     }
 }
 
@@ -280,8 +336,8 @@ fn a_variable_with_too_few_underscores_is_refused_and_the_right_one_is_named() {
         ("WEIR_ACCOUNT_0_NAME", "WEIR_ACCOUNT__0__NAME,"),
         ("WEIR_LOG_FORMAT", "WEIR_LOG__FORMAT,"),
     ] {
-        let told = Config::read("", environment(&[(name, "x")])).expect_err(name).to_string();
-        assert!(told.starts_with(&format!("{name}: this is no setting; write {meant}")), "{told}");
+        let printed = Config::read("", environment(&[(name, "x")])).expect_err(name).to_string();
+        assert!(printed.starts_with(&format!("{name}: this is no setting; write {meant}")), "{printed}");
     }
     // What is documented, and what Kubernetes sets for services named weir, weir-admin, weir-upstream-0 and weir-listener-0.
     let others = [
@@ -314,8 +370,8 @@ fn upstream_passwords_come_from_files() {
         "[[upstream]]\nname = \"x.io\"\nurl = \"https://x.io\"\naccounts = [{{ username = \"me\", password_file = {file:?} }}]"
     );
     let config = read(&text).unwrap();
-    let told = Settings::new(&config).unwrap_err().to_string();
-    assert!(told.contains("upstream[0].accounts[0].password_file"), "{told}");
+    let printed = Settings::new(&config).unwrap_err().to_string();
+    assert!(printed.contains("upstream[0].accounts[0].password_file"), "{printed}");
     std::fs::write(&file, "hunter2\n").unwrap();
     assert!(Settings::new(&config).is_ok());
 }

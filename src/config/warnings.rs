@@ -1,14 +1,18 @@
 //! What is allowed and yet hardly meant: `weir check` prints it as `warning:` lines, and `weir serve` logs it.
 
-use std::{net::IpAddr, path::Path, time::SystemTime};
+use std::{
+    net::IpAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{Config, ConfigError, Size, Span};
+use super::{Config, ConfigError, ConfigErrors, Size, Span};
 use crate::oci::matches;
 
 /// A year: nothing is fresh for longer by intention.
-const LONG: Span = Span::seconds(365 * 86_400);
+const LONG: Duration = Duration::from_secs(365 * 86_400);
 
 /// Each thing to look at, as key, value and what is odd about it. Asks the system for the size of the disk and the limit of
 /// open files, and nothing else; `now` is for what expires.
@@ -19,11 +23,11 @@ pub fn warnings(config: &Config, now: SystemTime) -> Vec<ConfigError> {
     patterns(config, &mut found);
     times(config, now, &mut found);
     resources(config, &mut found);
-    found
+    config.places.name(ConfigErrors(found)).0
 }
 
 fn upstreams(config: &Config, found: &mut Vec<ConfigError>) {
-    for (number, upstream) in config.upstream.0.iter().enumerate() {
+    for (number, upstream) in config.upstream.iter().enumerate() {
         let key = |name: &str| format!("upstream[{number}].{name}");
         let url = &upstream.url;
         if url.path().trim_end_matches('/').ends_with("/v2") {
@@ -54,10 +58,10 @@ fn upstreams(config: &Config, found: &mut Vec<ConfigError>) {
 }
 
 fn names(config: &Config, found: &mut Vec<ConfigError>) {
-    let is_mirrored = |name: &str| config.upstream.0.iter().any(|upstream| *upstream.name == *name);
+    let is_mirrored = |name: &str| config.upstream.iter().any(|upstream| *upstream.name == *name);
     for (number, namespace) in config.hosted.namespaces.iter().enumerate() {
         let first = namespace.split('/').next().unwrap_or("");
-        let shadowed = match config.upstream.0.iter().find(|upstream| upstream.default) {
+        let shadowed = match config.upstream.iter().find(|upstream| upstream.default) {
             Some(hub) if &*hub.name == "docker.io" && matches(namespace, "library/name") => "the official images",
             _ if is_mirrored(first) => "an upstream",
             _ => continue,
@@ -73,14 +77,25 @@ fn names(config: &Config, found: &mut Vec<ConfigError>) {
         }
     }
     let hosted = |pattern: &String| config.hosted.namespaces.iter().any(|namespace| may_overlap(pattern, namespace));
-    let accounts = config.account.iter().enumerate().flat_map(|(number, account)| {
-        let of = move |name| move |pattern| (format!("account[{number}].{name}"), pattern);
-        account.push.iter().map(of("push")).chain(account.delete.iter().map(of("delete")))
-    });
-    let private = config.hosted.private.iter().map(|pattern| ("hosted.private".to_owned(), pattern));
-    for (key, pattern) in accounts.chain(private).filter(|(_, pattern)| !hosted(pattern)) {
+    let pushed = accounts(config).filter(|(key, _)| !key.contains(".pull["));
+    let private = keyed("hosted.private".to_owned(), &config.hosted.private);
+    for (key, pattern) in pushed.chain(private).filter(|(_, pattern)| !hosted(pattern)) {
         found.push(ConfigError::new(key, pattern, "matches nothing: no entry of hosted.namespaces has such names"));
     }
+}
+
+/// The entries of a list with their keys.
+fn keyed(key: String, list: &[String]) -> impl Iterator<Item = (String, &String)> {
+    list.iter().enumerate().map(move |(number, entry)| (format!("{key}[{number}]"), entry))
+}
+
+/// All patterns of accounts.
+fn accounts(config: &Config) -> impl Iterator<Item = (String, &String)> {
+    config.account.iter().enumerate().flat_map(|(number, account)| {
+        [("pull", &account.pull), ("push", &account.push), ("delete", &account.delete)]
+            .into_iter()
+            .flat_map(move |(name, list)| keyed(format!("account[{number}].{name}"), list))
+    })
 }
 
 /// Whether a name can match both patterns, as far as the text before the first wildcard says.
@@ -91,11 +106,12 @@ fn may_overlap(one: &str, other: &str) -> bool {
 }
 
 fn patterns(config: &Config, found: &mut Vec<ConfigError>) {
-    let tags = config.mirror.tag.iter().map(|rule| ("mirror.tag", &rule.pattern));
-    let hosted = config.hosted.private.iter().chain(&config.hosted.immutable_tags).map(|pattern| ("hosted", pattern));
-    let accounts = config.account.iter().flat_map(|account| [&account.pull, &account.push, &account.delete]);
-    let accounts = accounts.flatten().map(|pattern| ("account", pattern));
-    for (key, pattern) in tags.chain(hosted).chain(accounts) {
+    let tags = config.mirror.tag.iter().enumerate();
+    let tags = tags.map(|(number, rule)| (format!("mirror.tag[{number}].pattern"), &rule.pattern));
+    let hosted = &config.hosted;
+    let private = keyed("hosted.private".to_owned(), &hosted.private);
+    let immutable = keyed("hosted.immutable_tags".to_owned(), &hosted.immutable_tags);
+    for (key, pattern) in tags.chain(private).chain(immutable).chain(accounts(config)) {
         if pattern.rfind('[') > pattern.rfind(']') {
             found.push(ConfigError::new(key, pattern, "matches nothing: the bracket is never closed; write [0-9]"));
         }
@@ -112,17 +128,14 @@ fn times(config: &Config, now: SystemTime, found: &mut Vec<ConfigError>) {
         ("mirror.negative_ttl", mirror.negative_ttl),
         ("mirror.listing_ttl", mirror.listing_ttl),
         ("storage.partial_ttl", config.storage.partial_ttl),
-        ("server.drain", config.server.drain),
+        ("server.drain", config.server.drain.0),
     ];
     let rules = mirror.tag.iter().enumerate();
     let rules = rules.map(|(number, rule)| (format!("mirror.tag[{number}].ttl"), rule.ttl));
     for (key, span) in spans.map(|(key, span)| (key.to_owned(), span)).into_iter().chain(rules) {
         if span > LONG {
-            found.push(ConfigError::new(
-                key,
-                span.to_string(),
-                "longer than a year; is the unit the one that was meant?",
-            ));
+            let fix = "longer than a year; is the unit the one that was meant?";
+            found.push(ConfigError::new(key, Span(span).to_string(), fix));
         }
     }
     for (number, entry) in config.limits.allowlist.iter().enumerate() {
@@ -145,8 +158,8 @@ fn resources(config: &Config, found: &mut Vec<ConfigError>) {
         }
     }
     if let Some(disk) = size_of_disk(&config.storage.root).filter(|disk| config.storage.capacity > *disk) {
-        let fix = format!("more than the {} GiB of the disk of storage.root, which will be full first", disk.0 >> 30);
-        found.push(ConfigError::new("storage.capacity", config.storage.capacity.to_string(), fix));
+        let fix = format!("more than the {} GiB of the disk of storage.root, which will be full first", disk >> 30);
+        found.push(ConfigError::new("storage.capacity", Size(config.storage.capacity).to_string(), fix));
     }
     if let Some(limit) = getrlimit(Resource::Nofile).maximum
         && config.server.connections as u64 > limit / 2
@@ -158,8 +171,8 @@ fn resources(config: &Config, found: &mut Vec<ConfigError>) {
 }
 
 /// Of the file system that `root` is on, or will be made on.
-fn size_of_disk(root: &Path) -> Option<Size> {
+fn size_of_disk(root: &Path) -> Option<u64> {
     let absolute = std::path::absolute(root).ok()?;
     let disk = absolute.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
-    Some(Size(disk.f_blocks.checked_mul(disk.f_frsize)?))
+    disk.f_blocks.checked_mul(disk.f_frsize)
 }

@@ -23,6 +23,9 @@ impl Watch {
     pub fn add(&mut self, config: &Config) {
         let tls = config.server.tls.iter().chain(config.listener.iter().filter_map(|listener| listener.tls.as_ref()));
         let tls = tls.flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+        let upstreams = config.upstream.iter();
+        let upstreams = upstreams.flat_map(|upstream| [&upstream.ca_file, &upstream.client_cert, &upstream.client_key]);
+        let tls = tls.chain(upstreams.flatten().cloned());
         let files = tls.chain([config.server.htpasswd.clone()]).filter(|file| !file.as_os_str().is_empty());
         self.0.extend(files.map(|file| (file.clone(), seen(&file))));
     }

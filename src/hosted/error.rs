@@ -1,8 +1,8 @@
-//! What a pusher can be told, and how the store's failures become that.
+//! Why a request for hosted content fails, and how the store's failures become that.
 
 use crate::oci::{Invalid, Malformed};
 
-/// What a client of a hosted repository can be told. `http/error.rs` is the one table from here to status and code.
+/// Why a request for hosted content fails. `http/error.rs` is the one table from here to status and code.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// No such repository, or none that this client may read.
@@ -20,7 +20,7 @@ pub enum Error {
     /// The request contradicts itself.
     #[error("the upload cannot go on: {0}")]
     UploadInvalid(&'static str),
-    /// Somebody with a name might.
+    /// An account might.
     #[error("a valid user name and password are required")]
     Login,
     /// This account may not; the sentence says what.
@@ -29,6 +29,14 @@ pub enum Error {
     /// The bytes are no manifest that can be taken.
     #[error("{0}")]
     ManifestInvalid(String),
+    /// The repository lacks blobs that the manifest names.
+    #[error("{0}; push them first, or allow that with hosted.sparse_images")]
+    MissingBlobs(String),
+    /// A manifest of the repository names what was to be deleted.
+    #[error(
+        "the manifest {0} of this repository names it; delete that first, or allow this with hosted.delete_referenced"
+    )]
+    Referenced(String),
     /// The bytes have another digest.
     #[error("{0}")]
     DigestInvalid(String),
@@ -73,7 +81,9 @@ impl From<weir_storage::Error> for Error {
             Storage::Busy => Error::TooManyUploads,
             Storage::Superseded => Error::UploadUnknown,
             Storage::Immutable(tag) => Error::Immutable(tag.to_string()),
-            Storage::WrongSize { .. } | Storage::Unusable(_) | Storage::Io { .. } => {
+            Storage::Referenced(by) => Error::Referenced(by.to_string()),
+            Storage::MissingBlobs { .. } => Error::MissingBlobs(error.to_string()),
+            Storage::WrongSize { .. } | Storage::Unusable(_) | Storage::Counting | Storage::Io { .. } => {
                 tracing::error!(%error, "the store failed");
                 Error::Internal
             }

@@ -1,8 +1,8 @@
 //! Pushed bytes to a manifest that can be taken, or why not. Pure.
 //!
-//! Strict where the mirror is lenient: what is pushed here is vouched for by nobody else. One document must be one thing to every
+//! Strict where the mirror is lenient: no other registry vouches for what is pushed here. One document must be one thing to every
 //! client that reads it (CVE-2021-41190): its shape, its `mediaType` and its `Content-Type` agree, and no key can be read in two
-//! ways. What it names need not be here: a sparse index is one, and so is an image whose layers live elsewhere.
+//! ways.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -68,7 +68,8 @@ pub(super) fn admit(reference: &Reference, content_type: Option<MediaType>, byte
         (subject, Value::Object(descriptor))
     });
     Ok(Push {
-        children: description.children.into_iter().map(|child| child.digest).collect(),
+        children: description.children,
+        may_lack_blobs: false,
         manifest: Manifest { digest, media_type, bytes },
         subject,
         tags: Vec::new(),

@@ -1,27 +1,29 @@
-//! Namespaces that live here: what is pushed is kept, and nobody upstream is asked.
+//! Namespaces that live here: what is pushed is kept, and no upstream is asked.
 //!
 //! [`Hosted`] is what `http` asks. It knows who may do what (`rights`), what is a manifest (`manifest`), and carries it out
 //! on the store, which knows neither. A name is hosted or mirrored and never both (`route`), so nothing here can reach an
-//! upstream; the mirror is asked for one thing only, whether it vouches for a blob that somebody wants to mount.
+//! upstream.
 //!
-//! What one may not read is absent, in every answer: to be told that something exists is to be told something.
+//! What a client may not read is absent from every answer: that something exists is information, too.
 
 mod error;
 mod manifest;
 mod metrics;
 mod rights;
 mod settings;
-mod upload;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use prometheus_client::registry::Registry;
 use serde_json::Value;
-use weir_storage::{ReferrersPage, Store};
+pub use weir_storage::Upload;
+use weir_storage::{Protection, Reader, ReferrersPage, Store};
 
-pub use self::{error::Error, manifest::MOST_BYTES, rights::Right, settings::Settings, upload::Upload};
+use self::metrics::Figures;
+pub use self::{error::Error, manifest::MOST_BYTES, rights::Right, settings::Settings};
 use crate::{
+    answer::{BlobAnswer, BlobHead, CacheFacts, CacheStatus, ManifestAnswer, TagsAnswer},
     client::{Client, ClientKey},
-    mirror::{BlobAnswer, BlobHead, CacheFacts, CacheStatus, Lookup, ManifestAnswer, Mirror, TagsAnswer},
     oci::{Algorithm, Digest, MediaType, Name, Reference, Tag},
 };
 
@@ -48,6 +50,8 @@ pub struct Pushed {
     pub digest: Digest,
     /// What it refers to, for `OCI-Subject`.
     pub subject: Option<Digest>,
+    /// How many of the manifests that it lists are not in the repository.
+    pub missing: usize,
 }
 
 /// A page of what refers to a manifest.
@@ -69,10 +73,15 @@ impl Hosted {
         Hosted(Arc::new(Inner { settings, store }))
     }
 
+    /// Puts what is hosted into the registry that `/metrics` shows. Its labels are the patterns of `[hosted] namespaces`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Figures(self.0.store.clone())));
+    }
+
     /// Whether this client may do that to this repository.
     ///
     /// # Errors
-    /// [`Error::Login`] when somebody might; [`Error::Denied`] when this account may not; [`Error::NameUnknown`] for reading.
+    /// [`Error::Login`] when an account might; [`Error::Denied`] when this account may not; [`Error::NameUnknown`] for reading.
     pub fn may(&self, client: &Client, right: Right, name: &Name) -> Result<(), Error> {
         rights::may(&self.0.settings, client, right, name)
     }
@@ -86,14 +95,10 @@ impl Hosted {
     ///
     /// # Errors
     /// [`Error::ManifestUnknown`], [`Error::NameUnknown`] when it may not be read, [`Error::Internal`].
-    pub fn manifest(&self, client: &Client, name: &Name, reference: &Reference) -> Result<ManifestAnswer, Error> {
+    pub async fn manifest(&self, client: &Client, name: &Name, reference: &Reference) -> Result<ManifestAnswer, Error> {
         self.may(client, Right::Pull, name)?;
-        let hosted = &self.0.store.repositories;
-        let digest = match reference {
-            Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(tag) => hosted.tag(name, tag)?.ok_or(Error::ManifestUnknown)?.digest,
-        };
-        let manifest = hosted.manifest(name, &digest)?.ok_or(Error::ManifestUnknown)?;
+        let found = self.0.store.repositories.manifest(name, reference).await?;
+        let manifest = found.ok_or(Error::ManifestUnknown)?;
         Ok(ManifestAnswer { manifest, facts: here() })
     }
 
@@ -101,9 +106,9 @@ impl Hosted {
     ///
     /// # Errors
     /// [`Error::BlobUnknown`], also when it may not be read; [`Error::Internal`].
-    pub fn blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobAnswer, Error> {
+    pub async fn blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobAnswer, Error> {
         self.may(client, Right::Pull, name).map_err(|_| Error::BlobUnknown)?;
-        let reader = self.0.store.repositories.blob(name, digest)?.ok_or(Error::BlobUnknown)?;
+        let reader = self.0.store.repositories.blob(name, digest).await?.ok_or(Error::BlobUnknown)?;
         Ok(BlobAnswer { reader, facts: here() })
     }
 
@@ -111,9 +116,9 @@ impl Hosted {
     ///
     /// # Errors
     /// As [`Hosted::blob`].
-    pub fn head_blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobHead, Error> {
+    pub async fn head_blob(&self, client: &Client, name: &Name, digest: &Digest) -> Result<BlobHead, Error> {
         self.may(client, Right::Pull, name).map_err(|_| Error::BlobUnknown)?;
-        let size = self.0.store.repositories.blob_size(name, digest)?.ok_or(Error::BlobUnknown)?;
+        let size = self.0.store.repositories.blob_size(name, digest).await?.ok_or(Error::BlobUnknown)?;
         Ok(BlobHead { size, facts: here() })
     }
 
@@ -130,7 +135,7 @@ impl Hosted {
     }
 
     /// What refers to a manifest: what was pushed with it as its subject, and what clients noted under the fallback tag.
-    /// Empty for what nobody refers to, and for a repository that does not exist yet.
+    /// Empty for what nothing refers to, and for a repository that does not exist yet.
     ///
     /// # Errors
     /// [`Error::NameUnknown`] when it may not be read, [`Error::Internal`].
@@ -146,7 +151,7 @@ impl Hosted {
         self.may(client, Right::Pull, name)?;
         let mut noted = Vec::new();
         if let Some(tag) = subject.fallback_tag()
-            && let Ok(found) = self.manifest(client, name, &Reference::Tag(tag))
+            && let Ok(found) = self.manifest(client, name, &Reference::Tag(tag)).await
         {
             let index: Value = serde_json::from_slice(&found.manifest.bytes).unwrap_or_default();
             let descriptors = index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -167,8 +172,8 @@ impl Hosted {
     /// Takes a manifest.
     ///
     /// # Errors
-    /// [`Error::ManifestInvalid`], [`Error::DigestInvalid`], [`Error::Immutable`], [`Error::Quota`], [`Error::Full`] or
-    /// [`Error::Internal`]; the right to push was asked for before.
+    /// [`Error::ManifestInvalid`], [`Error::DigestInvalid`], [`Error::MissingBlobs`], [`Error::Immutable`], [`Error::Quota`],
+    /// [`Error::Full`] or [`Error::Internal`]; the right to push was asked for before.
     pub async fn put_manifest(
         &self,
         name: &Name,
@@ -183,18 +188,17 @@ impl Hosted {
             Reference::Digest(_) => None,
         });
         push.tags = all.map(|tag| (tag.clone(), self.0.settings.is_immutable(name, &tag))).collect();
-        let pushed = Pushed {
-            digest: push.manifest.digest.clone(),
-            subject: push.subject.as_ref().map(|(subject, _)| subject.clone()),
-        };
-        self.0.store.repositories.put_manifest(name, push).await?;
-        Ok(pushed)
+        push.may_lack_blobs = self.0.settings.sparse_images;
+        let digest = push.manifest.digest.clone();
+        let subject = push.subject.as_ref().map(|(subject, _)| subject.clone());
+        let missing = self.0.store.repositories.put_manifest(name, push).await?;
+        Ok(Pushed { digest, subject, missing })
     }
 
     /// Removes a tag, or a manifest with all its tags.
     ///
     /// # Errors
-    /// [`Error::ManifestUnknown`], [`Error::Immutable`], [`Error::Internal`].
+    /// [`Error::ManifestUnknown`], [`Error::Immutable`], [`Error::Referenced`], [`Error::Internal`].
     pub async fn delete_manifest(&self, name: &Name, reference: &Reference) -> Result<(), Error> {
         let gone = match reference {
             Reference::Tag(tag) => {
@@ -202,10 +206,7 @@ impl Hosted {
                 self.0.store.repositories.delete_tag(name, tag, immutable).await?
             }
             Reference::Digest(digest) => {
-                self.check_removable(name, digest).await?;
-                let (inner, repository) = (self.0.clone(), name.clone());
-                let is_immutable = move |tag: &Tag| inner.settings.is_immutable(&repository, tag);
-                self.0.store.repositories.delete_manifest(name, digest, is_immutable).await?
+                self.0.store.repositories.delete_manifest(name, digest, self.protection(name)).await?
             }
         };
         if gone { Ok(()) } else { Err(Error::ManifestUnknown) }
@@ -214,41 +215,23 @@ impl Hosted {
     /// Takes a blob from a repository.
     ///
     /// # Errors
-    /// [`Error::BlobUnknown`], [`Error::Immutable`], [`Error::Internal`].
+    /// [`Error::BlobUnknown`], [`Error::Immutable`], [`Error::Referenced`], [`Error::Internal`].
     pub async fn delete_blob(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
-        self.check_removable(name, digest).await?;
-        if self.0.store.repositories.delete_blob(name, digest).await? { Ok(()) } else { Err(Error::BlobUnknown) }
+        let gone = self.0.store.repositories.delete_blob(name, digest, self.protection(name)).await?;
+        if gone { Ok(()) } else { Err(Error::BlobUnknown) }
     }
 
-    /// Looks through the immutable tags of the repository and what they name; none is looked at where none is configured.
-    ///
-    /// # Errors
-    /// [`Error::Immutable`] when such a tag reaches the digest: its manifest, a child of an index, a config or a layer.
-    async fn check_removable(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
-        if self.0.settings.immutable_tags.is_empty() {
-            return Ok(());
+    /// What may not be deleted of a repository. Its immutable tags are looked through only where some are configured.
+    fn protection(&self, name: &Name) -> Protection {
+        let (inner, repository) = (self.0.clone(), name.clone());
+        let is_immutable = move |tag: &Tag| inner.settings.is_immutable(&repository, tag);
+        Protection {
+            is_immutable: match self.0.settings.immutable_tags.is_empty() {
+                true => None,
+                false => Some(Box::new(is_immutable)),
+            },
+            referenced: !self.0.settings.delete_referenced,
         }
-        let repositories = &self.0.store.repositories;
-        let mut seen = HashSet::new();
-        for tag in repositories.tags(name).await? {
-            if !self.0.settings.is_immutable(name, &tag) {
-                continue;
-            }
-            let mut reached: Vec<Digest> =
-                repositories.tag(name, &tag)?.map(|record| record.digest).into_iter().collect();
-            while let Some(next) = reached.pop() {
-                if next == *digest {
-                    return Err(Error::Immutable(tag.to_string()));
-                }
-                if seen.insert(next.clone())
-                    && let Some(manifest) = repositories.manifest(name, &next)?
-                    && let Ok(description) = manifest.describe()
-                {
-                    reached.extend(description.children.into_iter().map(|child| child.digest));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Begins an upload for this client alone.
@@ -256,7 +239,7 @@ impl Hosted {
     /// # Errors
     /// [`Error::TooManyUploads`], [`Error::Full`], [`Error::Internal`].
     pub async fn begin(&self, client: &Client, name: &Name, algorithm: Algorithm) -> Result<Upload, Error> {
-        Ok(Upload(self.0.store.uploads.begin(name, principal(client), algorithm).await?))
+        Ok(self.0.store.uploads.begin(name, principal(client), algorithm).await?)
     }
 
     /// The upload of that id, of this repository, begun by this client.
@@ -264,11 +247,10 @@ impl Hosted {
     /// # Errors
     /// [`Error::UploadUnknown`].
     pub fn upload(&self, client: &Client, name: &Name, id: &str) -> Result<Upload, Error> {
-        self.0.store.uploads.get(id, name, principal(client)).map(Upload).ok_or(Error::UploadUnknown)
+        self.0.store.uploads.get(id, name, principal(client)).ok_or(Error::UploadUnknown)
     }
 
-    /// Mounts a blob from where this client may read it: one of the repositories here, or what the mirror has on disk and vouches
-    /// for. `false` when there is no such place, whatever the reason.
+    /// Mounts a blob from where this client may read it. `false` when there is no such place, whatever the reason.
     ///
     /// # Errors
     /// [`Error::Quota`], [`Error::Internal`].
@@ -283,11 +265,7 @@ impl Hosted {
         let found = match from {
             MountSource::Anywhere => self.0.store.repositories.holders(digest).iter().any(readable),
             MountSource::Hosted(other) => readable(other) && self.0.store.repositories.holders(digest).contains(other),
-            // The answer holds the blob while it is mounted.
-            MountSource::Mirrored(mirror, lookup) => match mirror.blobs.cached(lookup, digest) {
-                Some(_held) => return Ok(self.0.store.repositories.mount(name, digest).await?),
-                None => false,
-            },
+            MountSource::Mirrored(_) => true,
         };
         Ok(found && self.0.store.repositories.mount(name, digest).await?)
     }
@@ -304,17 +282,17 @@ impl Hosted {
 }
 
 /// Where a blob is to be mounted from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum MountSource<'a> {
     /// Wherever the client may read it here.
     Anywhere,
     /// A repository that lives here.
     Hosted(&'a Name),
-    /// A repository that is mirrored.
-    Mirrored(&'a Mirror, &'a Lookup),
+    /// A mirrored repository, which this client may read. The reader keeps the blob from eviction while it is mounted.
+    Mirrored(&'a Reader),
 }
 
-/// Whose an upload is. Those without a name are one: their addresses change under them, and nobody can guess an id.
+/// Whose an upload is. Those without a name are one: their addresses change under them, and an id cannot be guessed.
 fn principal(client: &Client) -> &str {
     match &client.key {
         ClientKey::Principal(name) => name,
@@ -358,7 +336,7 @@ mod tests {
         for bytes in [&b"config"[..], b"layer", b"free"] {
             let digest = Algorithm::Sha256.digest(bytes);
             let upload = hosted.begin(&client, &name, Algorithm::Sha256).await.unwrap();
-            upload.append(bytes::Bytes::copy_from_slice(bytes)).await.unwrap();
+            upload.append(vec![bytes::Bytes::copy_from_slice(bytes)]).await.unwrap();
             upload.commit(&digest).await.unwrap();
             blobs.push((format!(r#"{{"mediaType":"x/y","digest":"{digest}","size":{}}}"#, bytes.len()), digest));
         }

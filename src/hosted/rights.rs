@@ -1,7 +1,7 @@
 //! Who may pull, push and delete. Pure.
 //!
-//! Pulling is everybody's but under `private`, where it is those accounts' whose `pull` names the repository; who may not pull is told
-//! nothing. Pushing and deleting are those accounts' whose `push` and `delete` name it, or anybody's with `anonymous_push`.
+//! Every client may pull, but under `private` only accounts whose `pull` names the repository; for all others it does not
+//! exist. Accounts whose `push` and `delete` name it may push and delete, and with `anonymous_push` every client may.
 
 use super::{Error, Settings};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     oci::{Name, matches},
 };
 
-/// What somebody wants to do to a repository.
+/// What a client wants to do to a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Right {
     /// Read it.
@@ -60,8 +60,8 @@ mod tests {
     #[test]
     fn everybody_pulls_what_is_not_private_and_only_the_named_push_and_delete() {
         let settings = Settings { private: vec!["local/secret/*".into()], ..Settings::default() };
-        let (nobody, ann) = (client(None, [""; 3]), client(Some("ann"), ["local/secret/a", "local/*", "local/own"]));
-        let told = |client: &Client, right, name: &str| match may(&settings, client, right, &name.parse().unwrap()) {
+        let (anonymous, ann) = (client(None, [""; 3]), client(Some("ann"), ["local/secret/a", "local/*", "local/own"]));
+        let answer = |client: &Client, right, name: &str| match may(&settings, client, right, &name.parse().unwrap()) {
             Ok(()) => "yes",
             Err(Error::Login) => "who?",
             Err(Error::Denied(_)) => "no",
@@ -69,10 +69,10 @@ mod tests {
             Err(_) => "?",
         };
         for (client, right, name, expected) in [
-            (&nobody, Right::Pull, "local/a", "yes"),
-            (&nobody, Right::Push, "local/a", "who?"),
-            (&nobody, Right::Delete, "local/a", "who?"),
-            (&nobody, Right::Pull, "local/secret/a", "absent"),
+            (&anonymous, Right::Pull, "local/a", "yes"),
+            (&anonymous, Right::Push, "local/a", "who?"),
+            (&anonymous, Right::Delete, "local/a", "who?"),
+            (&anonymous, Right::Pull, "local/secret/a", "absent"),
             (&ann, Right::Pull, "local/secret/a", "yes"),
             (&ann, Right::Pull, "local/secret/b", "absent"),
             (&ann, Right::Push, "local/secret/b", "yes"),
@@ -80,11 +80,11 @@ mod tests {
             (&ann, Right::Delete, "local/own", "yes"),
             (&ann, Right::Delete, "local/a", "no"),
         ] {
-            assert_eq!(told(client, right, name), expected, "{right:?} {name}");
+            assert_eq!(answer(client, right, name), expected, "{right:?} {name}");
         }
         let open = Settings { anonymous_push: true, ..settings };
-        assert!(may(&open, &nobody, Right::Push, &"local/a".parse().unwrap()).is_ok());
-        assert!(may(&open, &nobody, Right::Delete, &"local/a".parse().unwrap()).is_ok());
-        assert!(may(&open, &nobody, Right::Pull, &"local/secret/a".parse().unwrap()).is_err());
+        assert!(may(&open, &anonymous, Right::Push, &"local/a".parse().unwrap()).is_ok());
+        assert!(may(&open, &anonymous, Right::Delete, &"local/a".parse().unwrap()).is_ok());
+        assert!(may(&open, &anonymous, Right::Pull, &"local/secret/a".parse().unwrap()).is_err());
     }
 }

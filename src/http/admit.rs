@@ -25,7 +25,7 @@ use actix_http::{
     header::{AUTHORIZATION, FORWARDED, HeaderMap, HeaderName, USER_AGENT, X_FORWARDED_FOR},
 };
 
-/// Why a client was not told from its credentials.
+/// Why a client was not identified by its credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LoginError {
     /// They are wrong, and the listener has a login.
@@ -97,7 +97,7 @@ impl Gate {
         }
     }
 
-    /// Leave to be answered, with a line in the log for what is out of the ordinary.
+    /// Permission to be answered, with a line in the log for what is out of the ordinary.
     ///
     /// # Errors
     /// The words to refuse it with.
@@ -201,7 +201,7 @@ fn offered(config: &LimitsConfig, headers: &HeaderMap) -> Offered {
     credentials.map_or(Offered::Unreadable, Offered::Credentials)
 }
 
-/// The values of a header as text; one that is none reads as an address that nobody has, and so ends the chain.
+/// The values of a header as text; one that is none reads as an address that no client has, and so ends the chain.
 fn texts(headers: &HeaderMap, name: HeaderName) -> std::vec::IntoIter<&str> {
     headers.get_all(name).map(|value| value.to_str().unwrap_or("?")).collect::<Vec<_>>().into_iter()
 }

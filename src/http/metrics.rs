@@ -4,12 +4,11 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use actix_http::{Method, StatusCode};
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use crate::mirror::CacheStatus;
+use crate::answer::CacheStatus;
 
 /// What kind of resource a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,32 +37,9 @@ const KINDS: [(Kind, &str); 8] = [
 const METHODS: [&str; 3] = ["GET", "HEAD", "other"];
 /// 499 is for a client that left before it was answered.
 const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "429", "499", "5xx"];
-const STATUSES: [CacheStatus; 5] =
-    [CacheStatus::Hit, CacheStatus::Miss, CacheStatus::Revalidated, CacheStatus::Stale, CacheStatus::Bypass];
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    kind: &'static str,
-    method: &'static str,
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CacheLabels {
-    kind: &'static str,
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabels {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PushLabels {
-    kind: &'static str,
-    outcome: &'static str,
-}
+/// Names with values.
+type Labels<const COUNT: usize> = [(&'static str, &'static str); COUNT];
 
 /// How a push that was taken is counted; a refused one by its code.
 const TAKEN: &str = "created";
@@ -74,10 +50,14 @@ pub struct Metrics(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    requests: Family<RequestLabels, Counter>,
-    cache: Family<CacheLabels, Counter>,
-    bytes: Family<KindLabels, Counter<u64, AtomicU64>>,
-    pushes: Family<PushLabels, Counter>,
+    /// `kind`, `method`, `status`.
+    requests: Family<Labels<3>, Counter>,
+    /// `kind`, `status`.
+    cache: Family<Labels<2>, Counter>,
+    /// `kind`.
+    bytes: Family<Labels<1>, Counter<u64, AtomicU64>>,
+    /// `kind`, `outcome`.
+    pushes: Family<Labels<2>, Counter>,
     cut: Counter,
     open: Gauge,
     turned_away: Counter,
@@ -87,7 +67,7 @@ struct Inner {
 #[derive(Debug)]
 struct Handles {
     requests: [[[Counter; CLASSES.len()]; METHODS.len()]; KINDS.len()],
-    cache: [[Counter; STATUSES.len()]; KINDS.len()],
+    cache: [[Counter; CacheStatus::ALL.len()]; KINDS.len()],
     bytes: [Counter<u64, AtomicU64>; KINDS.len()],
 }
 
@@ -100,24 +80,27 @@ impl Default for Metrics {
 impl Metrics {
     /// Counters at zero.
     pub fn new() -> Metrics {
-        let requests = Family::<RequestLabels, Counter>::default();
-        let cache = Family::<CacheLabels, Counter>::default();
-        let bytes = Family::<KindLabels, Counter<u64, AtomicU64>>::default();
+        let requests = Family::<Labels<3>, Counter>::default();
+        let cache = Family::<Labels<2>, Counter>::default();
+        let bytes = Family::<Labels<1>, Counter<u64, AtomicU64>>::default();
         let handles = Handles {
             requests: KINDS.map(|(_, kind)| {
                 METHODS.map(|method| {
-                    CLASSES.map(|status| requests.get_or_create(&RequestLabels { kind, method, status }).clone())
+                    CLASSES.map(|status| {
+                        requests.get_or_create(&[("kind", kind), ("method", method), ("status", status)]).clone()
+                    })
                 })
             }),
             cache: KINDS.map(|(_, kind)| {
-                STATUSES.map(|status| cache.get_or_create(&CacheLabels { kind, status: cache_word(status) }).clone())
+                CacheStatus::ALL
+                    .map(|status| cache.get_or_create(&[("kind", kind), ("status", status.as_str())]).clone())
             }),
-            bytes: KINDS.map(|(_, kind)| bytes.get_or_create(&KindLabels { kind }).clone()),
+            bytes: KINDS.map(|(_, kind)| bytes.get_or_create(&[("kind", kind)]).clone()),
         };
-        let pushes = Family::<PushLabels, Counter>::default();
+        let pushes = Family::<Labels<2>, Counter>::default();
         for kind in [Kind::Manifest, Kind::Upload] {
             // From the start, so that the first one is seen as a change.
-            drop(pushes.get_or_create(&PushLabels { kind: KINDS[kind as usize].1, outcome: TAKEN }));
+            drop(pushes.get_or_create(&[("kind", KINDS[kind as usize].1), ("outcome", TAKEN)]));
         }
         let (cut, open, turned_away) = (Counter::default(), Gauge::default(), Counter::default());
         Metrics(Arc::new(Inner { requests, cache, bytes, pushes, cut, open, turned_away, handles }))
@@ -174,7 +157,7 @@ impl Metrics {
 
     /// A push that was taken, or the code by which it was refused.
     pub(crate) fn pushed(&self, kind: Kind, refused: Option<&'static str>) {
-        let labels = PushLabels { kind: KINDS[kind as usize].1, outcome: refused.unwrap_or(TAKEN) };
+        let labels = [("kind", KINDS[kind as usize].1), ("outcome", refused.unwrap_or(TAKEN))];
         self.0.pushes.get_or_create(&labels).inc();
     }
 
@@ -199,17 +182,6 @@ pub(crate) struct OpenConnection(Gauge);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// The word for a status in the log and the metrics.
-pub(crate) fn cache_word(status: CacheStatus) -> &'static str {
-    match status {
-        CacheStatus::Hit => "hit",
-        CacheStatus::Miss => "miss",
-        CacheStatus::Revalidated => "revalidated",
-        CacheStatus::Stale => "stale",
-        CacheStatus::Bypass => "bypass",
     }
 }
 
@@ -243,7 +215,7 @@ mod tests {
         for (index, (kind, _)) in KINDS.iter().enumerate() {
             assert_eq!(*kind as usize, index);
         }
-        for (index, status) in STATUSES.iter().enumerate() {
+        for (index, status) in CacheStatus::ALL.iter().enumerate() {
             assert_eq!(*status as usize, index);
         }
     }

@@ -5,6 +5,7 @@
 //! | `wire` | sockets, TLS, the bytes of HTTP/1.1, connection limits: all that leans on how actix-http works inside |
 //! | `api` | the distribution-spec's endpoints: from a request to a reply or an error, as values; the route table is `api/mod.rs` |
 //! | `service` | one request: who asks (`admit`), may it, what does the API answer; then headers, counts, log and charges, once |
+//! | `cors` | what pages of other origins may do |
 //! | `peer`, `settings`, `metrics`, `printable` | what both sides share |
 //!
 //! One actix-http service answers the whole of `/v2/`. There is no `App` and no router above it, because the path is the
@@ -13,6 +14,7 @@
 
 mod admit;
 mod api;
+mod cors;
 mod metrics;
 mod peer;
 mod printable;
@@ -22,7 +24,10 @@ mod service;
 mod settings;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub use self::api::fuzzing;
 pub use self::{
+    cors::Origin,
     metrics::Metrics,
     service::serve,
     settings::Settings,

@@ -6,9 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use actix_http::header::HeaderValue;
-
-use crate::client::{Client, ClientKey};
+use crate::client::Client;
 
 /// The other end of a connection, and the listener that it reached. A connection never leaves its worker.
 pub(crate) struct Peer {
@@ -18,13 +16,11 @@ pub(crate) struct Peer {
     pub(crate) login: bool,
     /// The client that the address stands for, once a request has asked for it.
     pub(crate) client: RefCell<Option<Arc<Client>>>,
-    /// The client that asked last and what it is called in headers.
-    pub(crate) source: RefCell<Option<(ClientKey, HeaderValue)>>,
 }
 
 impl Peer {
     pub(crate) fn new(address: Option<SocketAddr>, login: bool) -> Peer {
-        Peer { address, login, client: RefCell::new(None), source: RefCell::new(None) }
+        Peer { address, login, client: RefCell::new(None) }
     }
 
     /// The address without its port; the unspecified one when it is not known.

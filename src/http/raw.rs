@@ -12,14 +12,14 @@ pub(crate) struct Raw<S = TcpStream>(pub(crate) S);
 
 /// A response with its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Heard {
+pub(crate) struct RawResponse {
     pub(crate) status: u16,
     /// The head as it was sent.
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
 
-impl Heard {
+impl RawResponse {
     /// The values of a header.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
@@ -92,27 +92,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// A request with a body, and its whole response.
-    pub(crate) async fn push(&mut self, line: &str, headers: &str, body: &[u8]) -> Heard {
+    pub(crate) async fn push(&mut self, line: &str, headers: &str, body: &[u8]) -> RawResponse {
         let head = format!("{line} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
         self.send([head.as_bytes(), body].concat()).await;
-        self.heard(line).await
+        self.response(line).await
     }
 
     /// A request of one line and more header lines, and its whole response.
-    pub(crate) async fn ask(&mut self, line: &str, headers: &str) -> Heard {
+    pub(crate) async fn ask(&mut self, line: &str, headers: &str) -> RawResponse {
         self.send(format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n")).await;
-        self.heard(line).await
+        self.response(line).await
     }
 
     /// The response to a request of this line.
-    pub(crate) async fn heard(&mut self, line: &str) -> Heard {
+    pub(crate) async fn response(&mut self, line: &str) -> RawResponse {
         let head = self.exact_head().await;
         let status = head[9..12].parse().unwrap();
-        let mut heard = Heard { status, head, body: Vec::new() };
-        let length: usize = heard.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut response = RawResponse { status, head, body: Vec::new() };
+        let length: usize = response.header("content-length").map_or(0, |length| length.parse().unwrap());
         if !line.starts_with("HEAD") && status != 304 {
-            heard.body = self.body(length).await;
+            response.body = self.body(length).await;
         }
-        heard
+        response
     }
 }

@@ -29,6 +29,7 @@ use self::{body::Body, refuse::refuse, render::render, scope::RequestScope};
 use super::{
     admit::{Gate, LoginError},
     api::{self, ApiError, Outcome, Reply, Repository, Request, RequestBody, Resource, SharedRequest},
+    cors::{self, Origin},
     metrics::{Kind, Metrics},
     peer::Peer,
     settings::Settings,
@@ -64,10 +65,11 @@ pub async fn serve(
     let proxies = limits.clone();
     let exempt = Box::new(move |peer| address::is_trusted(&proxies.config().trusted_proxies, peer));
     let service = RegistryService(Arc::new(Shared {
-        api: api::Context::new(mirror, hosted, limits.clone(), settings.routes.clone()),
+        api: api::Context::new(mirror, hosted, limits.clone(), settings.routes.clone(), settings.body_stall),
         gate: Gate::new(limits, authenticator),
         metrics: metrics.clone(),
         body_stall: settings.body_stall,
+        cors: settings.cors.clone(),
     }));
     wire::start(&settings, listeners, &metrics, exempt, &refuse(metrics.clone()), move || {
         let service = service.clone();
@@ -84,6 +86,7 @@ struct Shared {
     gate: Gate,
     metrics: Metrics,
     body_stall: Duration,
+    cors: Vec<Origin>,
 }
 
 /// The service of one worker.
@@ -106,9 +109,16 @@ impl Service<actix_http::Request> for RegistryService {
         let length = BodyLength::of(http.head());
         let method = http.method().clone();
         let (metrics, id) = (self.0.metrics.clone(), request_id::of(http.head().headers()));
-        let scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, || {
+        let mut scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, || {
             (http.uri().path(), api::query_value(http.uri().query(), "ns").ok().flatten())
         });
+        if let Some(allowed) = cors::allowed(&self.0.cors, http.head().headers()) {
+            let preflight = allowed.preflight(http.method(), http.head().headers());
+            scope.allows(allowed);
+            if let Some(reply) = preflight {
+                return ResponseFuture::Done(Some(render(scope, None, None, Ok(reply))));
+            }
+        }
         let body = length.map(|length| {
             let state = connection.clone();
             RequestBody::new(http.take_payload(), self.0.body_stall, Box::new(move || state.read_body(length)))
@@ -196,12 +206,16 @@ impl RegistryService {
         let ns = api::query_value(request.query(), "ns")?.filter(|ns| !ns.is_empty());
         match self.0.api.routes.find(name, ns.as_deref()) {
             Some(Route::Mirrored(found)) => {
+                let config = self.0.api.limits.config();
+                if let Some(sentence) = config.repositories.refuse(&found.upstream, &found.repository) {
+                    return Err(ApiError::NotMirrored(sentence.into()));
+                }
                 let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
                 let client = request.client.clone();
                 let lookup = Lookup { upstream: found.upstream, repository: found.repository, client, cached_only };
                 Ok(Some(Repository::Mirrored { lookup, namespace }))
             }
-            // As the name says, and whether it exists or not, so that nothing is told by it.
+            // As the name says, and whether it exists or not, so that the answer gives nothing away.
             Some(Route::Hosted(name))
                 if request.login && request.is_anonymous() && self.0.api.hosted.is_private(&name) =>
             {

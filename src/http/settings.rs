@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cors::Origin;
 use crate::route::Routes;
 
 /// How the registry side behaves. Every bound stands in deploy.toml.
@@ -26,6 +27,8 @@ pub struct Settings {
     /// Bodies in flight may take so long to finish once [`Serving::stop`](super::Serving::stop) was called; rounded up to whole
     /// seconds.
     pub drain: Duration,
+    /// Origins whose pages may use the registry from a browser (none).
+    pub cors: Vec<Origin>,
     /// Which names go where.
     pub routes: Routes,
 }

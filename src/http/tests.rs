@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use weir_conformance::hub::{self, At, Blob, Fault, Hub, Image, Kind as Asked, Match, Spec, What};
 
 use super::{
-    raw::{Heard, Raw},
+    raw::{Raw, RawResponse},
     *,
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod abuse;
+mod disk;
 mod front;
 mod pushes;
 mod rights;
@@ -31,21 +32,13 @@ struct World {
     _directory: tempfile::TempDir,
 }
 
-/// Tags are fresh for a minute, so that what is warm asks nobody.
+/// Tags are fresh for a minute, so that what is warm asks no upstream.
 fn patient() -> mirror::Settings {
     mirror::Settings {
         tag_ttl: Duration::from_secs(60),
-        stale_while_revalidate: Duration::ZERO,
         stale_if_error: Duration::from_secs(3600),
-        not_found_grace: Duration::ZERO,
-        negative_ttl: Duration::from_secs(15),
-        revalidate_timeout: Duration::from_secs(10),
-        tags: Vec::new(),
-        listing_ttl: Duration::from_secs(60),
-        fills: 64,
-        ahead_range: 4 << 20,
-        ahead_ranges: 4,
         negative_entries: 1000,
+        ..mirror::Settings::default()
     }
 }
 
@@ -60,13 +53,15 @@ struct Hosting {
     settings: hosted::Settings,
     faults: weir_storage::Faults,
     body_stall: Option<Duration>,
+    /// A store of before.
+    directory: Option<tempfile::TempDir>,
     /// An account of the upstream, who may read there what is private.
     robot: Option<(&'static str, &'static str)>,
     limits: LimitsConfig,
 }
 
 async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Hosting) -> World {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = hosting.directory.unwrap_or_else(|| tempfile::tempdir().unwrap());
     let accounts_there = hosting.robot.map(|(name, password)| hub::Account::new(name, password));
     let accounts_there = accounts_there.into_iter().collect();
     let hub = Hub::start(hub::Settings { accounts: accounts_there, ..hub::Settings::default() }).await.unwrap();
@@ -100,6 +95,7 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
         head_timeout: Duration::from_secs(5),
         keep_alive: Duration::from_secs(75),
         write_stall: Duration::from_secs(30),
+        cors: Vec::new(),
         body_stall: hosting.body_stall.unwrap_or(Duration::from_secs(30)),
         drain: Duration::from_secs(1),
         routes: Routes::new(Some("docker.io"), ["docker.io"]).hosting(&hosting.namespaces),
@@ -120,7 +116,7 @@ impl World {
         world(patient(), Vec::new()).await
     }
 
-    async fn ask(&self, line: &str, headers: &str) -> Heard {
+    async fn ask(&self, line: &str, headers: &str) -> RawResponse {
         Raw::to(&self.serving).await.ask(line, headers).await
     }
 
@@ -156,11 +152,11 @@ async fn the_ping_answers_everybody_and_challenges_only_where_a_login_is_wanted(
     };
     let world = world(patient(), vec![account]).await;
     for path in ["/v2/", "/v2", "/docker.io/v2/", "/registry-1.docker.io/v2/"] {
-        let heard = world.ask(&format!("GET {path}"), "").await;
-        assert_eq!((heard.status, heard.body.as_slice()), (200, &b"{}"[..]), "{path}");
-        assert_eq!(heard.header("docker-distribution-api-version"), Some("registry/2.0"));
-        assert_eq!(heard.header("content-type"), Some("application/json"));
-        assert_eq!(heard.header("www-authenticate"), None);
+        let response = world.ask(&format!("GET {path}"), "").await;
+        assert_eq!((response.status, response.body.as_slice()), (200, &b"{}"[..]), "{path}");
+        assert_eq!(response.header("docker-distribution-api-version"), Some("registry/2.0"));
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("www-authenticate"), None);
     }
     assert_eq!(world.ask("HEAD /v2/", "").await.header("content-length"), Some("2"));
     assert_eq!(world.ask("GET /evil.example/v2/", "").await.code(), "NAME_UNKNOWN");
@@ -171,18 +167,26 @@ async fn the_ping_answers_everybody_and_challenges_only_where_a_login_is_wanted(
 
     let mut login = Raw(tokio::net::TcpStream::connect(world.serving.addresses[1]).await.unwrap());
     for credentials in [String::new(), basic("ci:wrong"), basic("other:secret")] {
-        let heard = login.ask("GET /v2/", &credentials).await;
-        assert_eq!((heard.status, heard.code().as_str()), (401, "UNAUTHORIZED"));
-        assert!(heard.header("www-authenticate").unwrap().starts_with("Basic realm="));
+        let response = login.ask("GET /v2/", &credentials).await;
+        assert_eq!((response.status, response.code().as_str()), (401, "UNAUTHORIZED"));
+        assert!(response.header("www-authenticate").unwrap().starts_with("Basic realm="));
     }
     assert_eq!(login.ask("GET /v2/", &basic("ci:secret")).await.status, 200);
+    // What a load balancer asks has no password (distribution/distribution#840, #874, #629).
+    for (line, headers) in
+        [("GET /", ""), ("HEAD /", "User-Agent: ELB-HealthChecker/2.0\r\n"), ("GET /?probe=1", "Accept: */*\r\n")]
+    {
+        let response = login.ask(line, headers).await;
+        assert_eq!((response.status, response.header("www-authenticate")), (200, None), "{line}");
+    }
+    assert_eq!(login.ask("DELETE /", "").await.status, 405);
 
-    // A pull, too: an expired password must not become anonymous in silence. Without credentials anybody may pull what is public.
+    // A pull, too: an expired password must not become anonymous in silence. Without credentials any client may pull what is public.
     world.image("library/busybox");
     let pull = "GET /v2/library/busybox/manifests/1.0";
     for wrong in [basic("ci:wrong"), "Authorization: Basic !\r\n".into(), "Authorization: Bearer abc\r\n".into()] {
-        let heard = login.ask(pull, &wrong).await;
-        assert_eq!((heard.status, heard.code().as_str()), (401, "UNAUTHORIZED"), "{wrong}");
+        let response = login.ask(pull, &wrong).await;
+        assert_eq!((response.status, response.code().as_str()), (401, "UNAUTHORIZED"), "{wrong}");
         assert_eq!(world.ask(pull, &wrong).await.status, 200, "{wrong}");
     }
     assert_eq!(login.ask(pull, "").await.status, 200);
@@ -216,9 +220,9 @@ async fn a_manifest_is_the_same_by_get_and_head_by_tag_and_digest_and_under_ever
         (&format!("/v2/library/busybox/manifests/{}", digest.replace(':', "%3a")), None),
     ] {
         for method in ["GET", "HEAD"] {
-            let heard = client.ask(&format!("{method} {path}"), "").await;
-            assert_eq!(heard.status, 200, "{method} {path}: {}", heard.head);
-            let header = |name| heard.header(name);
+            let response = client.ask(&format!("{method} {path}"), "").await;
+            assert_eq!(response.status, 200, "{method} {path}: {}", response.head);
+            let header = |name| response.header(name);
             assert_eq!(header("content-type"), Some(image.root.media_type.as_str()), "{path}");
             assert_eq!(header("content-length"), Some(image.root.bytes.len().to_string().as_str()), "{path}");
             assert_eq!(header("docker-content-digest"), Some(digest), "{path}");
@@ -229,7 +233,7 @@ async fn a_manifest_is_the_same_by_get_and_head_by_tag_and_digest_and_under_ever
             assert!(header("age").is_some());
             assert_eq!(header("oci-namespace"), namespace, "{path}");
             assert_eq!(header("content-encoding"), None);
-            assert!(method == "HEAD" || heard.body == image.root.bytes, "{path}");
+            assert!(method == "HEAD" || response.body == image.root.bytes, "{path}");
             let had = client.ask(&format!("{method} {path}"), &format!("If-None-Match: {etag}\r\n")).await;
             assert_eq!((had.status, had.header("etag")), (304, Some(etag.as_str())));
         }
@@ -258,14 +262,14 @@ async fn a_blob_is_served_whole_and_in_parts_cold_and_warm() {
     let whole = client.ask(&format!("GET {path}"), "").await;
     assert_eq!(whole.header("x-cache"), Some("miss"));
     for _ in 0..2 {
-        let heard = client.ask(&format!("GET {path}"), "").await;
-        assert_eq!((heard.status, heard.header("content-length")), (200, Some(size.to_string().as_str())));
-        assert_eq!(crate::oci::Algorithm::Sha256.digest(&heard.body).to_string(), layer.digest);
-        assert!(heard.body == whole.body);
-        assert_eq!(heard.header("content-type"), Some("application/octet-stream"));
-        assert_eq!(heard.header("docker-content-digest"), Some(layer.digest.as_str()));
-        assert_eq!(heard.header("accept-ranges"), Some("bytes"));
-        assert_eq!(heard.header("content-encoding"), None);
+        let response = client.ask(&format!("GET {path}"), "").await;
+        assert_eq!((response.status, response.header("content-length")), (200, Some(size.to_string().as_str())));
+        assert_eq!(crate::oci::Algorithm::Sha256.digest(&response.body).to_string(), layer.digest);
+        assert!(response.body == whole.body);
+        assert_eq!(response.header("content-type"), Some("application/octet-stream"));
+        assert_eq!(response.header("docker-content-digest"), Some(layer.digest.as_str()));
+        assert_eq!(response.header("accept-ranges"), Some("bytes"));
+        assert_eq!(response.header("content-encoding"), None);
     }
     let bytes = &whole.body;
     let etag = format!("\"{}\"", layer.digest);
@@ -282,20 +286,27 @@ async fn a_blob_is_served_whole_and_in_parts_cold_and_warm() {
         ("Range: lines=0-1\r\n".into(), None),
         ("Accept-Encoding: zstd;q=1.0, gzip;q=0.8\r\n".into(), None),
     ] {
-        let heard = client.ask(&format!("GET {path}"), &headers).await;
+        let response = client.ask(&format!("GET {path}"), &headers).await;
         match expected {
-            None => assert!(heard.status == 200 && heard.body == *bytes, "{headers}"),
+            None => assert!(response.status == 200 && response.body == *bytes, "{headers}"),
             Some(part) => {
                 let range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-                assert_eq!((heard.status, heard.header("content-range")), (206, Some(range.as_str())), "{headers}");
-                assert!(heard.body == bytes[part.start as usize..part.end as usize], "{headers}");
+                assert_eq!(
+                    (response.status, response.header("content-range")),
+                    (206, Some(range.as_str())),
+                    "{headers}"
+                );
+                assert!(response.body == bytes[part.start as usize..part.end as usize], "{headers}");
             }
         }
     }
     for headers in [format!("Range: bytes={size}-\r\n"), "Range: bytes=500-0\r\n".into(), "Range: bytes=-0\r\n".into()]
     {
-        let heard = client.ask(&format!("GET {path}"), &headers).await;
-        assert_eq!((heard.status, heard.header("content-range")), (416, Some(format!("bytes */{size}").as_str())));
+        let response = client.ask(&format!("GET {path}"), &headers).await;
+        assert_eq!(
+            (response.status, response.header("content-range")),
+            (416, Some(format!("bytes */{size}").as_str()))
+        );
     }
     let had = client.ask(&format!("GET {path}"), &format!("If-None-Match: {etag}\r\n")).await;
     assert_eq!(had.status, 304);
@@ -358,15 +369,15 @@ async fn a_private_blob_looks_like_one_that_is_nowhere() {
     let absent = crate::oci::Algorithm::Sha256.digest(b"nowhere").to_string();
     for method in ["GET", "HEAD"] {
         let hear = async |digest: &str| {
-            let heard = world.ask(&format!("{method} /v2/library/busybox/blobs/{digest}"), "").await;
-            let mut head: Vec<String> = heard
+            let response = world.ask(&format!("{method} /v2/library/busybox/blobs/{digest}"), "").await;
+            let mut head: Vec<String> = response
                 .head
                 .lines()
                 .filter(|line| !line.starts_with("date:") && !line.starts_with("x-request-id:"))
                 .map(Into::into)
                 .collect();
             head.sort();
-            (head, heard.body)
+            (head, response.body)
         };
         assert_eq!(hear(&private.platforms[0].layers[0].digest).await, hear(&absent).await);
     }
@@ -390,9 +401,9 @@ async fn what_is_mirrored_is_read_only() {
         ("BREW", "/v2/_catalog".into(), "GET, HEAD"),
         ("POST", format!("/v2/library/busybox/referrers/{digest}"), "GET, HEAD"),
     ] {
-        let heard = world.ask(&format!("{method} {path}"), "").await;
-        assert_eq!((heard.status, heard.code().as_str()), (405, "UNSUPPORTED"), "{method} {path}");
-        assert_eq!(heard.header("allow").unwrap_or_default(), allow, "{method} {path}: {}", heard.head);
+        let response = world.ask(&format!("{method} {path}"), "").await;
+        assert_eq!((response.status, response.code().as_str()), (405, "UNSUPPORTED"), "{method} {path}");
+        assert_eq!(response.header("allow").unwrap_or_default(), allow, "{method} {path}: {}", response.head);
     }
     // With a body, the answer comes all the same and the body is not taken for a request.
     let mut client = Raw::to(&world.serving).await;
@@ -479,14 +490,14 @@ async fn bad_input_is_a_4xx_and_asks_nobody() {
         &format!("/v2/a/blobs/SHA256:{hex}"),
         &format!("/v2/a/referrers/sha256:{hex}?artifactType={long}"),
     ] {
-        let heard = world.ask(&format!("GET {path}"), "").await;
-        assert!((400..500).contains(&heard.status), "{path}: {}", heard.head);
-        assert!(REGISTERED.contains(&heard.code().as_str()), "{path}: {:?}", heard.json());
-        assert_eq!(heard.header("content-type"), Some("application/json"));
-        let error = &heard.json()["errors"][0];
+        let response = world.ask(&format!("GET {path}"), "").await;
+        assert!((400..500).contains(&response.status), "{path}: {}", response.head);
+        assert!(REGISTERED.contains(&response.code().as_str()), "{path}: {:?}", response.json());
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        let error = &response.json()["errors"][0];
         assert!(error["detail"] != "" && !error["message"].as_str().unwrap().contains(char::is_control));
         let head = world.ask(&format!("HEAD {path}"), "").await;
-        assert_eq!(head.status, heard.status, "{path}");
+        assert_eq!(head.status, response.status, "{path}");
     }
     // What actix-http refuses by itself.
     for request in [
@@ -500,15 +511,15 @@ async fn bad_input_is_a_4xx_and_asks_nobody() {
     ] {
         let mut client = Raw::to(&world.serving).await;
         client.send(&request).await;
-        let heard = client.heard("GET").await;
-        assert_eq!((heard.status / 100, heard.code().as_str()), (4, "UNSUPPORTED"), "{request:.60}");
+        let response = client.response("GET").await;
+        assert_eq!((response.status / 100, response.code().as_str()), (4, "UNSUPPORTED"), "{request:.60}");
         assert_eq!(client.rest().await, b"", "{request:.60}");
     }
-    let heard = world.ask("GET /v2/", &format!("X: {}\r\n", "a".repeat(60_000))).await;
-    assert_eq!((heard.status, heard.code().as_str()), (431, "UNSUPPORTED"));
+    let response = world.ask("GET /v2/", &format!("X: {}\r\n", "a".repeat(60_000))).await;
+    assert_eq!((response.status, response.code().as_str()), (431, "UNSUPPORTED"));
     assert_eq!(world.ask(&format!("GET /v2/a/manifests/{long}"), "").await.status, 414);
-    let heard = world.ask(&format!("GET /v2/a/manifests/1.0?x={}", "a".repeat(8_191)), "").await;
-    assert_eq!((heard.status, heard.code().as_str()), (414, "UNSUPPORTED"));
+    let response = world.ask(&format!("GET /v2/a/manifests/1.0?x={}", "a".repeat(8_191)), "").await;
+    assert_eq!((response.status, response.code().as_str()), (414, "UNSUPPORTED"));
     assert!(world.hub.log().is_empty(), "{:?}", world.hub.log());
 }
 
@@ -525,10 +536,10 @@ async fn lists_are_paged_as_asked() {
     assert_eq!((none.json()["tags"].as_array().map(Vec::len), none.header("link")), (Some(0), None));
     let (mut found, mut next) = (Vec::new(), "/v2/docker.io/library/busybox/tags/list?n=3&ns=docker.io".to_owned());
     for page in 0.. {
-        let heard = client.ask(&format!("GET {next}"), "").await;
-        assert_eq!(heard.json()["name"], "docker.io/library/busybox");
-        found.extend(heard.json()["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned()));
-        let Some(link) = heard.header("link") else { break };
+        let response = client.ask(&format!("GET {next}"), "").await;
+        assert_eq!(response.json()["name"], "docker.io/library/busybox");
+        found.extend(response.json()["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned()));
+        let Some(link) = response.header("link") else { break };
         assert!(link.ends_with(">; rel=\"next\"") && page < 3, "{link}");
         next = link[1..].split('>').next().unwrap().to_owned();
     }
@@ -577,12 +588,12 @@ async fn a_stale_answer_says_so() {
     assert_eq!(world.ask("GET /v2/busybox/manifests/1.0", "").await.status, 200);
     world.hub.down().await;
     for method in ["GET", "HEAD"] {
-        let heard = world.ask(&format!("{method} /v2/busybox/manifests/1.0"), "").await;
-        assert_eq!((heard.status, heard.header("x-cache")), (200, Some("stale")));
-        assert_eq!(heard.header("docker-content-digest"), Some(image.digest()));
-        let warning = heard.header("warning").unwrap();
+        let response = world.ask(&format!("{method} /v2/busybox/manifests/1.0"), "").await;
+        assert_eq!((response.status, response.header("x-cache")), (200, Some("stale")));
+        assert_eq!(response.header("docker-content-digest"), Some(image.digest()));
+        let warning = response.header("warning").unwrap();
         assert!(warning.starts_with("299 - \"") && warning.ends_with('"'), "{warning}");
-        assert!(heard.header("age").is_some());
+        assert!(response.header("age").is_some());
     }
     let cold = world.ask("GET /v2/busybox/manifests/latest", "").await;
     assert_eq!((cold.status, cold.code().as_str()), (503, "UNAVAILABLE"));

@@ -1,4 +1,4 @@
-//! Sessions of the pages, and the token against cross-site request forgery. Kept in memory: a restart logs everybody out.
+//! Sessions of the pages, and the token against cross-site request forgery. Kept in memory: a restart logs all out.
 //!
 //! # What it guarantees
 //!

@@ -53,8 +53,8 @@ async fn an_account_is_known_by_its_password_and_only_by_that() {
         assert_eq!(name(&authenticator, "ann", "b").await, None);
         assert_eq!(name(&authenticator, "nobody", "a").await, None);
     }
-    let (nobody, _) = with(&[]);
-    assert_eq!(name(&nobody, "ann", "a").await, None);
+    let (empty, _) = with(&[]);
+    assert_eq!(name(&empty, "ann", "a").await, None);
 }
 
 #[tokio::test]
@@ -87,7 +87,10 @@ async fn wrong_passwords_of_one_address_do_not_lock_out_the_owner_at_another() {
         matches!(error, AuthError::TooManyFailures(wait) if wait > Duration::ZERO && wait < Duration::from_secs(60))
     );
     let right = Credentials::new("ann", "a");
-    assert!(authenticator.verify(&right, ATTACKER).await.is_err(), "the right one is not told from a wrong one");
+    assert!(
+        authenticator.verify(&right, ATTACKER).await.is_err(),
+        "the right one is not distinguished from a wrong one"
+    );
     assert!(authenticator.verify(&right, OWNER).await.unwrap().is_some());
     assert!(
         authenticator.verify(&right, ATTACKER).await.is_err(),

@@ -1,6 +1,6 @@
 //! From what address a request comes, and as which client that address is counted. Pure.
 //!
-//! `X-Forwarded-For` and `Forwarded` are text that anybody can write, so they are believed only as far as an unbroken chain of
+//! `X-Forwarded-For` and `Forwarded` are text that any client can write, so they are believed only as far as an unbroken chain of
 //! configured proxies reaches back from the socket: both are read from the right, where the nearest proxy appends, and the first
 //! address that is no trusted proxy is the client. What stands further left is the client's own invention.
 
@@ -13,7 +13,7 @@ use crate::client::ClientKey;
 /// Hops that are looked at, at most. More are a loop or an attack, and the last good address counts.
 const MOST_HOPS: usize = 32;
 
-/// The address as clients are told apart: IPv4 as it is, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
+/// The address by which clients are distinguished: IPv4 as it is, IPv6 by its /64, IPv4-mapped IPv6 as IPv4.
 ///
 /// A /64 is what one household or one machine is given and what Docker Hub counts by, too.
 pub fn key_address(address: IpAddr) -> IpAddr {

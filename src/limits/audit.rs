@@ -1,4 +1,4 @@
-//! What was done to whom, by whom and why: append-only, the newest in memory, all of it with whoever keeps it.
+//! What was done to whom, by whom and why: append-only, the newest in memory, all of it in the sink that keeps it.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use super::{bans::BanEvent, target::Target, throttle::Mode, time::rfc3339};
 /// Entries that are shown and survive a compaction (10,000). Older ones are in the log that each entry leaves.
 pub const MAX_ENTRIES: usize = 10_000;
 
-/// Whoever acts.
+/// The one who acts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Actor {
     /// The account, `operator` for who needs no login, `auto` for a rule.
@@ -82,9 +82,41 @@ pub enum AdminEvent {
         #[serde(with = "rfc3339")]
         expires: SystemTime,
     },
+    /// Content was removed from the cache.
+    Purged {
+        /// What was selected.
+        selection: String,
+        /// Bytes that were freed.
+        freed: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Upstream was asked what a tag names now.
+    Refreshed {
+        /// The image.
+        image: String,
+        /// Whether it names something else than before.
+        moved: bool,
+        /// Why.
+        reason: String,
+    },
+    /// A pattern of images was kept from eviction.
+    Pinned {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        reason: String,
+    },
+    /// A pattern is no longer kept from eviction.
+    Unpinned {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        reason: String,
+    },
     /// The configuration was replaced.
     Reloaded,
-    /// Somebody logged in to the pages.
+    /// A person logged in to the pages.
     LoggedIn,
 }
 
@@ -223,6 +255,12 @@ mod tests {
                 comment,
                 expires
             }),
+            (any::<String>(), any::<u64>(), any::<String>())
+                .prop_map(|(selection, freed, reason)| AdminEvent::Purged { selection, freed, reason }),
+            (any::<String>(), any::<bool>(), any::<String>())
+                .prop_map(|(image, moved, reason)| AdminEvent::Refreshed { image, moved, reason }),
+            (any::<String>(), any::<String>()).prop_map(|(pattern, reason)| AdminEvent::Pinned { pattern, reason }),
+            (any::<String>(), any::<String>()).prop_map(|(pattern, reason)| AdminEvent::Unpinned { pattern, reason }),
             Just(AdminEvent::Reloaded),
             Just(AdminEvent::LoggedIn),
         ];

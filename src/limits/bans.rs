@@ -4,9 +4,9 @@
 //!
 //! Every ban ends: `until` is mandatory and at most 30 days away. A ban of a rule says what it saw (up to 20 requests) and which repositories are
 //! concerned, so that an operator, the client's owner and the owner of a namespace can each find it and understand it. A ban that is wide, or
-//! that would shut out whoever makes it, takes `force`. A simulated ban is recorded like any other and stops nobody.
+//! that would shut out its maker, takes `force`. A simulated ban is recorded like any other and stops no client.
 //!
-//! A rule's ban of an address is of that anonymous client: a principal behind the same address goes on. An operator's covers everybody there.
+//! A rule's ban of an address is of that anonymous client: a principal behind the same address goes on. An operator's covers every client there.
 //!
 //! # Scope
 //!

@@ -2,17 +2,17 @@
 //!
 //! # What it guarantees
 //!
-//! The pulls that an upstream grants are shared so that nobody starves who matters more. Each class leaves a floor to those above it; while
+//! The pulls that an upstream grants are shared so that no client starves that matters more. Each class leaves a floor to those above it; while
 //! several clients spend and it is getting scarce, one client has a share. What cannot be spent now and is forecast soon is waited for in one
 //! first-come line per client, the clients in turn, the higher classes first; else the refusal comes at once and says why and
 //! when.
 //!
-//! A floor binds only when somebody above it is configured, a share only while several spend: a lone docker may use every pull there is.
+//! A floor binds only when a class above it is configured, a share only while several spend: a lone docker may use every pull there is.
 //!
 //! # Scope
 //!
 //! [`Policy::decide`] is the rule, a function of values. [`Admission`] is the state of one identity: who spent how much in the window, and who
-//! waits. It knows no clock and wakes nobody: whoever holds it asks for [`Admission::turn`] when a pull comes back, a place is left, or the
+//! waits. It knows no clock and wakes no waiter: its owner asks for [`Admission::turn`] when a pull comes back, a place is left, or the
 //! first one's time is up. The ledger alone knows what is left, and refuses again if two decide on the same last pull.
 
 mod admission;

@@ -36,14 +36,14 @@ impl ClassRule {
         let mut errors = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
             if rule.cidr.is_empty() && rule.accounts.is_empty() && rule.user_agent.is_empty() {
-                let fix = "matches nobody; give it cidr, accounts or user_agent";
+                let fix = "matches no client; give it cidr, accounts or user_agent";
                 errors.push(ConfigError::without_value(format!("class[{number}]"), fix));
             }
             if !rule.user_agent.is_empty() && rule.class > Class::Standard {
                 errors.push(ConfigError::new(
                     format!("class[{number}].user_agent"),
                     &rule.user_agent,
-                    "anybody can send any User-Agent, so it may only lower a class; use cidr or accounts",
+                    "any client can send any User-Agent, so it may only lower a class; use cidr or accounts",
                 ));
             }
         }
@@ -58,7 +58,7 @@ pub struct Classes(pub Vec<ClassRule>);
 impl Classes {
     /// The first rule that means this client decides; who is meant by none is standard.
     ///
-    /// A `User-Agent` is whatever the client writes, so by it nobody gets higher than where address and account put them.
+    /// A `User-Agent` is whatever the client writes, so it never gives more than address and account do.
     pub fn of(&self, address: IpAddr, account: Option<&str>, user_agent: &str) -> (Class, OnExceed) {
         let address = address.to_canonical();
         let known = |rule: &ClassRule| {
@@ -74,8 +74,8 @@ impl Classes {
         said.map_or(decided, |rule| (rule.class, rule.on_exceed))
     }
 
-    /// Whether somebody may be in a class above this one, so that what is kept for them is kept for anyone. Everybody is standard without a
-    /// rule, so a rule for bulk is enough to have somebody above bulk.
+    /// Whether a client may be in a class above this one, so that what is kept for such clients is of use. A client is standard without a
+    /// rule, so a rule for bulk is enough to have a client above bulk.
     pub fn is_anyone_above(&self, class: Class) -> bool {
         match class {
             Class::Bulk => !self.0.is_empty(),
@@ -118,12 +118,12 @@ mod tests {
             ("10.2.2.3", None, "docker/27", Class::Bulk),
             ("10.2.2.3", Some("deploy"), "docker/27", Class::Critical),
             ("192.0.2.9", None, "", Class::Exempt),
-            // It lowers whoever comes after it in the file …
+            // It lowers each client that a later rule matches …
             ("192.0.2.1", None, "aquasecurity/trivy 0.50", Class::Bulk),
             ("10.1.2.3", None, "trivy", Class::Bulk),
             // … not whom an earlier rule knows …
             ("10.1.2.3", Some("deploy"), "trivy", Class::Critical),
-            // … and raises nobody.
+            // … and raises none.
             ("192.0.2.1", None, "containerd/2.0", Class::Standard),
             ("10.2.2.3", None, "containerd/2.0", Class::Bulk),
         ] {

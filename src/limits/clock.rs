@@ -108,7 +108,7 @@ mod tests {
             (clock.read(time, |by| step = Some(by / 1_000_000)), step)
         };
         assert_eq!(read(at(0)), (at(0), None));
-        assert_eq!(read(at(3_600_000)), (at(3_600_000), None), "nobody promised a reading in that hour");
+        assert_eq!(read(at(3_600_000)), (at(3_600_000), None), "no reading of that hour was promised");
         clock.expect_readings();
         assert_eq!(read(at(3_605_000)), (at(3_605_000), None));
         assert_eq!(read(at(3_604_500)), (at(3_604_500), None), "another thread");

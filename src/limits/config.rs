@@ -11,6 +11,7 @@ use super::{
     bans::BanRecord,
     budget,
     class::Classes,
+    repositories::RepositoryRules,
     target::Target,
     throttle::{Rules, covers_any},
 };
@@ -90,7 +91,7 @@ pub struct LimitsConfig {
     pub classes: Classes,
     /// `[budget]`.
     pub budget: budget::Policy,
-    /// `[ban]`: the automatic rungs.
+    /// `[ban]`: the automatic levels.
     pub abuse: abuse::Settings,
     /// `[limits] allowlist` and `user_allowlist`.
     pub allowlist: Allowlist,
@@ -100,15 +101,17 @@ pub struct LimitsConfig {
     pub bypass_header: String,
     /// `[server] token_header`: carries an account's password as containerd's hosts.toml sends it; empty when there is none.
     pub token_header: String,
-    /// `[limits] response_text`: ends what a throttled client is told.
+    /// `[limits] response_text`: ends what a throttled client reads.
     pub response_text: String,
-    /// `[admin] public_url`: where a banned client is told to go.
+    /// `[admin] public_url`: where a banned client lifts its ban.
     pub public_url: String,
     /// `[[account]]`, in the order of the file.
     pub accounts: Arc<[Account]>,
+    /// `[[upstream]]` `allow` and `deny`.
+    pub repositories: RepositoryRules,
 }
 
-/// Somebody with a password.
+/// A user with a password.
 #[derive(Clone, PartialEq)]
 pub struct Account {
     /// The principal.

@@ -1,7 +1,8 @@
-//! What a client is told of its limits: the header fields of Docker Hub, GitLab and the IETF draft, each in its own dialect.
+//! The limits of a client as header fields: of Docker Hub, GitLab and the IETF draft, each in its own dialect.
 //!
-//! `RateLimit-Limit` means three incompatible things in the wild, so no field is ever sent in two meanings: Docker Hub's fields and the IETF's go
-//! together on `/v2`, GitLab's seven stand alone on the admin API. All functions are pure; names are in lower case, as HTTP libraries keep
+//! `RateLimit-Limit` means three incompatible things in the wild, so no field is ever sent in two meanings. On `/v2` Docker Hub's fields
+//! say what they say there, pulls from upstream, since tools read them so; a throttle of this mirror has the IETF's. GitLab's seven stand
+//! alone on the admin API. All functions are pure; names are in lower case, as HTTP libraries keep
 //! them.
 
 use std::{
@@ -24,31 +25,14 @@ pub fn retry_after(wait: Duration, jitter: f64) -> u64 {
     seconds_up(wait.mul_f64(1.0 + 0.1 * jitter.clamp(0.0, 1.0))).max(1)
 }
 
-/// Docker Hub's: `ratelimit-limit`, `ratelimit-remaining`, `docker-ratelimit-source`. `hub-tool` and the scanners' `curl --head` recipe read them.
-pub fn docker_hub(client: &ClientKey, standing: &ThrottleStatus<'_>) -> HeaderFields {
-    let window = standing.rule.period();
-    vec![
-        ("ratelimit-limit", format!("{};w={window}", standing.limit)),
-        ("ratelimit-remaining", written(|out| remaining(standing, out))),
-        ("docker-ratelimit-source", client.to_string()),
-    ]
-}
-
-/// What `ratelimit-remaining` says, appended to `out`. This and [`left`] are all that changes from one request of a client to the next, so they
-/// are written without `format!`.
-pub fn remaining(standing: &ThrottleStatus<'_>, out: &mut String) {
-    digits(standing.remaining.into(), out);
-    out.push_str(";w=");
-    digits(standing.rule.period().into(), out);
-}
-
-/// The same fields, when no throttle of the client's says anything: what its class may use of the upstream budget.
-pub fn docker_hub_budget(source: &str, limit: u64, remaining: u64, window: Duration) -> HeaderFields {
+/// Docker Hub's: `ratelimit-limit`, `ratelimit-remaining`, `docker-ratelimit-source`: what this client may use of the upstream budget.
+/// `hub-tool`, `regctl image ratelimit` and the scanners' `curl --head` recipe read them.
+pub fn docker_hub(client: &ClientKey, limit: u64, remaining: u64, window: Duration) -> HeaderFields {
     let window = window.as_secs();
     vec![
         ("ratelimit-limit", format!("{limit};w={window}")),
         ("ratelimit-remaining", format!("{remaining};w={window}")),
-        ("docker-ratelimit-source", source.to_owned()),
+        ("docker-ratelimit-source", client.to_string()),
     ]
 }
 
@@ -92,7 +76,7 @@ pub fn policy(standing: &ThrottleStatus<'_>, out: &mut String) {
     let _ = write!(out, "\"{}\";q={quota};w={}{kind}", rule.name(), rule.period());
 }
 
-/// An item of `RateLimit`, appended to `out`.
+/// An item of `RateLimit`, appended to `out`: all that changes from one request of a client to the next, so written without `format!`.
 pub fn left(standing: &ThrottleStatus<'_>, out: &mut String) {
     let unit = if standing.rule.meter() == Meter::Bytes { BYTES_UNIT } else { 1 };
     out.push('"');
@@ -165,11 +149,11 @@ mod tests {
 
     #[test]
     fn gitlab_s_limit_is_per_minute_and_its_remaining_is_not() {
-        for (limit, period, told) in [(3600, 3600, "60"), (100, 21_600, "1"), (10, 60, "10"), (61, 3600, "2")] {
+        for (limit, period, named) in [(3600, 3600, "60"), (100, 21_600, "1"), (10, 60, "10"), (61, 3600, "2")] {
             let rules = rules("throttle_unauthenticated_registry_api", limit, period, Algorithm::FixedWindow);
             let (decision, now) = after(&rules, Meter::RegistryApi, 1, 1_609_833_930);
             let fields = gitlab(&decision.tightest().unwrap(), now);
-            assert_eq!(value(&fields, "ratelimit-limit"), Some(told));
+            assert_eq!(value(&fields, "ratelimit-limit"), Some(named));
             assert_eq!(value(&fields, "ratelimit-remaining"), Some((limit - 1).to_string().as_str()));
             // Only with a 429.
             assert_eq!((value(&fields, "ratelimit-resettime"), value(&fields, "retry-after")), (None, None));
@@ -178,9 +162,7 @@ mod tests {
 
     #[test]
     fn hub_s_fields_read_as_hub_s() {
-        let rules = rules("throttle_unauthenticated_pulls", 100, 21_600, Algorithm::Gcra);
-        let (decision, _) = after(&rules, Meter::Pulls, 1, 1_609_833_930);
-        let fields = docker_hub(&client(), &decision.tightest().unwrap());
+        let fields = docker_hub(&client(), 100, 24, Duration::from_secs(21_600));
         assert_eq!(value(&fields, "ratelimit-limit"), Some("100;w=21600"));
         assert_eq!(value(&fields, "ratelimit-remaining"), Some("24;w=21600"));
         assert_eq!(value(&fields, "docker-ratelimit-source"), Some("192.0.2.7"));
@@ -195,6 +177,20 @@ mod tests {
         assert_eq!(value(&fields, "ratelimit-policy"), Some("\"throttle_unauthenticated_pulls\";q=100;w=21600"));
         assert_eq!(value(&fields, "ratelimit"), Some("\"throttle_unauthenticated_pulls\";r=0;t=288"));
         assert_eq!(ietf(&ThrottleDecision::default()), vec![]);
+        // Burst 25, of which 10 are used.
+        let (decision, _) = after(&rules, Meter::Pulls, 10, 1_609_833_930);
+        assert_eq!(value(&ietf(&decision), "ratelimit"), Some("\"throttle_unauthenticated_pulls\";r=15;t=288"));
+    }
+
+    #[test]
+    fn bytes_are_told_in_bytes_and_counted_in_units() {
+        let rules = rules("throttle_unauthenticated_bytes", 64, 3600, Algorithm::FixedWindow);
+        let (decision, _) = after(&rules, Meter::Bytes, 4, 1_609_833_930);
+        let fields = ietf(&decision);
+        let quota = format!("\"throttle_unauthenticated_bytes\";q={};w=3600;qu=\"content-bytes\"", 64 * BYTES_UNIT);
+        assert_eq!(value(&fields, "ratelimit-policy"), Some(&*quota));
+        let left = format!("\"throttle_unauthenticated_bytes\";r={}", 60 * BYTES_UNIT);
+        assert!(value(&fields, "ratelimit").is_some_and(|field| field.starts_with(&left)), "{fields:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | [`budget`] | who may spend a pull of an upstream |
 //! | [`abuse`] | when failures lead to a ban |
 //! | [`bans`] | whom a ban meets |
+//! | [`repositories`] | which repositories are mirrored |
 //! | [`state`] | [`Limits`]: all of them behind one value; begin there |
 
 pub mod abuse;
@@ -24,6 +25,7 @@ pub mod headers;
 pub mod penalty;
 pub mod permit;
 mod probation;
+pub mod repositories;
 pub mod state;
 mod target;
 pub mod throttle;

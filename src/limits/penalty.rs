@@ -35,6 +35,6 @@ impl TryFrom<u8> for PenaltyLevel {
             PenaltyLevel::MissesBanned,
             PenaltyLevel::Client,
         ];
-        all.get(usize::from(number)).copied().ok_or_else(|| format!("there is no rung {number}"))
+        all.get(usize::from(number)).copied().ok_or_else(|| format!("there is no level {number}"))
     }
 }

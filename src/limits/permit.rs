@@ -53,8 +53,8 @@ impl RequestKind {
     }
 }
 
-/// Leave to be answered. Held in the response body; what it led to is told with [`Limits::failed`](super::Limits::failed) and
-/// [`Limits::sent`](super::Limits::sent).
+/// Permission to be answered. Held in the response body; what it led to is reported with [`Limits::record_outcome`](super::Limits::record_outcome) and
+/// [`Limits::charge_bytes`](super::Limits::charge_bytes).
 #[derive(Clone, Debug)]
 pub struct Permit {
     /// Who was let in.
@@ -65,7 +65,7 @@ pub struct Permit {
     pub decision: ThrottleDecision,
     /// What was counted; given back when nothing came of it.
     pub(super) took: Meters,
-    /// What an uncached request of this client is answered with: rung 2 or 3. Cached content goes on.
+    /// What an uncached request of this client is answered with: level 2 or 3. Cached content goes on.
     pub misses: Option<Box<Denied>>,
     /// Lines for the log: safelisted, dry runs.
     pub notes: Vec<LogFields>,
@@ -84,14 +84,9 @@ impl Permit {
         }
     }
 
-    /// Docker Hub's header fields and the IETF's, when a throttle has something to say.
+    /// The header fields of the throttle that is used up most: the IETF's.
     pub fn fields(&self) -> HeaderFields {
-        fields(&self.client.key, &self.decision)
-    }
-
-    /// What [`Permit::fields`] speaks of: the throttle of pulls in Docker Hub's fields, the tightest one in the IETF's.
-    pub fn advertised(&self) -> (Option<ThrottleStatus<'_>>, Option<ThrottleStatus<'_>>) {
-        (pulls(&self.decision), self.decision.tightest())
+        headers::ietf(&self.decision)
     }
 
     /// Sentences for `Warning: 299`: a quota of which four fifths are used, and what a dry run would have denied.
@@ -103,16 +98,6 @@ impl Permit {
     pub fn is_quiet(&self) -> bool {
         self.decision.is_empty()
     }
-}
-
-fn pulls(decision: &ThrottleDecision) -> Option<ThrottleStatus<'_>> {
-    decision.acting().find(|standing| standing.rule.meter() == Meter::Pulls)
-}
-
-fn fields(client: &ClientKey, decision: &ThrottleDecision) -> HeaderFields {
-    let mut fields = pulls(decision).map_or_else(Vec::new, |standing| headers::docker_hub(client, &standing));
-    fields.extend(headers::ietf(decision));
-    fields
 }
 
 fn warning(standing: &ThrottleStatus<'_>) -> Option<String> {
@@ -138,9 +123,9 @@ fn warning(standing: &ThrottleStatus<'_>) -> Option<String> {
 pub enum DenialCause {
     /// A throttle: 429.
     Throttled,
-    /// Its misses are held back: 429, rung 2.
+    /// Its misses are held back: 429, level 2.
     MissesHeld,
-    /// A ban: 403, rung 3 or 4.
+    /// A ban: 403, level 3 or 4.
     Banned,
 }
 
@@ -153,7 +138,7 @@ pub struct Denied {
     pub message: String,
     /// How long to stay away; at least a second.
     pub retry_after: Duration,
-    /// Header fields: the dialects of Docker Hub and the IETF on `/v2`, GitLab's on the admin listener.
+    /// Header fields: the IETF's on `/v2`, GitLab's on the admin listener.
     pub fields: HeaderFields,
     /// Code `DENIED` instead of `TOOMANYREQUESTS`, where the operator wants it so.
     pub as_denied: bool,
@@ -194,7 +179,7 @@ impl Denied {
         let message = format!("{who}{whose} is over its limit until {until}: {limit} in {period} s, {name}. {text}");
         let fields = match kind {
             RequestKind::AdminApi | RequestKind::AdminWeb => headers::gitlab(&standing, now),
-            _ => fields(client, decision),
+            _ => headers::ietf(decision),
         };
         Some(Denied {
             cause: DenialCause::Throttled,
@@ -231,7 +216,7 @@ impl Denied {
 pub struct LogFields {
     /// `throttle`, `track` (a dry run), `safelist`, `blocklist`.
     pub env: &'static str,
-    /// The throttle or the rule of the ladder.
+    /// The throttle, or the rule of a ban.
     pub matched: String,
     /// GitLab's word for why it was let pass.
     pub throttle_safelist: Option<&'static str>,
@@ -301,5 +286,123 @@ pub struct AdmissionRequest<'a> {
 impl AdmissionRequest<'_> {
     pub(super) fn address(&self) -> IpAddr {
         self.client.address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{
+        Limits, LimitsConfig, abuse,
+        audit::Actor,
+        state::BanRequest,
+        throttle::{Rules, Throttle},
+    };
+
+    const NAME: &str = "throttle_unauthenticated_pulls";
+
+    fn limits(algorithm: Algorithm, mode: Mode) -> Limits {
+        let names = [NAME, "throttle_unauthenticated_admin_web"];
+        let settings = names.map(|name| Throttle {
+            name: name.into(),
+            requests_per_period: 10,
+            period_in_seconds: 3600,
+            burst: None,
+            algorithm,
+            mode,
+        });
+        let abuse = abuse::Settings { code: abuse::Code::Denied, ..abuse::Settings::default() };
+        Limits::in_memory(LimitsConfig {
+            response_text: "Ask ops.".to_owned(),
+            throttles: Rules::new(&settings, &[], 0).unwrap(),
+            abuse,
+            ..Default::default()
+        })
+    }
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_262_400)
+    }
+
+    fn ask(limits: &Limits, kind: RequestKind) -> Result<Permit, Box<Denied>> {
+        let address = [192, 0, 2, 7].into();
+        let client = Arc::new(Client::anonymous(address, address));
+        let about = RequestInfo { method: "GET", repository: "docker.io/library/a", reference: "1" };
+        limits.admit(&AdmissionRequest { client, kind, about, bypass: None }, now())
+    }
+
+    #[test]
+    fn a_quota_is_announced_when_four_fifths_are_used() {
+        let limits = limits(Algorithm::FixedWindow, Mode::Enforce);
+        let warned = |_| {
+            let permit = ask(&limits, RequestKind::Pull).unwrap();
+            assert!(!permit.is_quiet() && !permit.fields().is_empty());
+            permit.warnings().collect::<Vec<_>>()
+        };
+        let warnings: Vec<_> = (0..10).map(warned).collect();
+        assert_eq!(warnings[..7], [const { Vec::<String>::new() }; 7]);
+        let left = |number| vec![format!("{number} of 10 left of {NAME} in 3600 s")];
+        assert_eq!(warnings[7..], [left(2), left(1), left(0)]);
+    }
+
+    #[test]
+    fn a_dry_run_says_what_it_would_have_denied_and_nothing_before() {
+        let limits = limits(Algorithm::FixedWindow, Mode::DryRun);
+        let mut permits: Vec<_> = (0..11).map(|_| ask(&limits, RequestKind::Pull).unwrap()).collect();
+        let last = permits.pop().unwrap();
+        assert!(permits.iter().all(|permit| permit.warnings().count() == 0 && permit.notes.is_empty()));
+        let warnings: Vec<_> = last.warnings().collect();
+        assert_eq!(warnings, [format!("throttle {NAME} (dry run) would have denied this: 10 in 3600 s")]);
+        assert_eq!((last.notes[0].env, &*last.notes[0].matched), ("track", NAME));
+    }
+
+    #[test]
+    fn a_refusal_says_who_until_when_and_by_which_throttle_to_client_and_log() {
+        let limits = limits(Algorithm::FixedWindow, Mode::Enforce);
+        let denied = |kind| (0..11).find_map(|_| ask(&limits, kind).err()).unwrap();
+        let pull = denied(RequestKind::Pull);
+        assert_eq!(pull.message, format!("192.0.2.7 is over its limit until 13:00Z: 10 in 3600 s, {NAME}. Ask ops."));
+        assert_eq!((pull.status(), pull.reason()), (429, "Too Many Requests: quota of this mirror reached"));
+        let note = LogFields {
+            env: "throttle",
+            matched: NAME.to_owned(),
+            limit: Some(10),
+            period: Some(3600),
+            observed: Some(11),
+            remaining: Some(0),
+            ..LogFields::default()
+        };
+        assert_eq!(pull.note, note);
+        let has = |denied: &Denied, field: &str| denied.fields.iter().any(|(name, _)| *name == field);
+        assert!(has(&pull, "ratelimit-policy") && !has(&pull, "ratelimit-name"));
+        let page = denied(RequestKind::AdminWeb);
+        assert!(has(&page, "ratelimit-name") && !has(&page, "ratelimit-policy"));
+    }
+
+    #[test]
+    fn a_ban_is_answered_with_the_code_that_the_operator_wants() {
+        let limits = limits(Algorithm::FixedWindow, Mode::Enforce);
+        let (client, duration) = ("192.0.2.7".parse().unwrap(), Duration::from_secs(60));
+        let wish = BanRequest { client, duration, reason: String::new(), force: false };
+        let record = limits.ban(wish, &Actor::new("ops", None), now()).unwrap();
+        let denied = ask(&limits, RequestKind::Pull).unwrap_err();
+        assert_eq!((denied.status(), denied.as_denied, denied.retry_after), (403, true, duration));
+        assert_eq!((denied.note.env, denied.note.ban.as_deref()), ("blocklist", Some(&*record.id)));
+        let held = BanRecord { level: PenaltyLevel::Misses, ..record.clone() };
+        let key = ClientKey::Address([192, 0, 2, 7].into());
+        let held = Denied::banned(&held, &key, "", true, now());
+        assert_eq!((held.status(), held.as_denied), (429, false));
+        assert!(!Denied::banned(&record, &key, "", false, now()).as_denied);
+    }
+
+    #[test]
+    fn a_client_that_is_not_counted_is_logged_with_the_reason() {
+        let limits = limits(Algorithm::FixedWindow, Mode::Enforce);
+        let hour = now() + Duration::from_secs(3600);
+        limits.allow("192.0.2.7".parse().unwrap(), "ours", hour, &Actor::new("ops", None), now());
+        let permit = ask(&limits, RequestKind::Pull).unwrap();
+        assert!(permit.is_quiet() && permit.fields().is_empty());
+        assert_eq!(permit.notes[0].throttle_safelist, Some("throttle_address_allowlist"));
+        assert_eq!(permit.notes[0].env, "safelist");
     }
 }

@@ -26,6 +26,8 @@
 mod admission;
 mod budget;
 mod operator_bans;
+#[cfg(test)]
+mod operator_tests;
 mod persisted;
 #[cfg(test)]
 mod tests;
@@ -136,7 +138,10 @@ impl Limits {
 
     /// Puts another configuration in force, whole. Throttles that were switched by hand stay switched, and no client starts anew.
     pub fn reload(&self, config: LimitsConfig, by: &Actor, now: SystemTime) {
-        self.change(now, |changes| changes.configured = config);
+        self.change(now, |changes| {
+            let repositories = config.repositories.counting_on(&changes.configured.repositories);
+            changes.configured = LimitsConfig { repositories, ..config };
+        });
         self.record_event(by, Event::Admin(AdminEvent::Reloaded), now);
     }
 

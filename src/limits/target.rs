@@ -3,15 +3,14 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::address::{addresses_of, key_address};
-use crate::client::ClientKey;
+use crate::{client::ClientKey, setting::as_string};
 
 /// The clients that a ban or an allowlist entry means. Written as an address, a CIDR, or the name of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// Everybody at these addresses.
+    /// Every client at these addresses.
     Network(IpNet),
     /// An account, wherever it asks from.
     Principal(String),
@@ -79,14 +78,4 @@ impl fmt::Display for Target {
     }
 }
 
-impl Serialize for Target {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
+as_string!(Target);

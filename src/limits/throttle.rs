@@ -7,14 +7,14 @@
 //! digit: windows are aligned to the epoch, and denied requests count. A request that is denied has consumed nothing of any gcra throttle.
 //!
 //! Memory is bounded whatever is asked from wherever: so many clients have an account, and when all accounts are in use a
-//! newcomer is counted with its network (/24, /48), and when the networks are used up, too, with the crowd of all others. Nobody's
-//! account is dropped while it owes something, for that would be a gift to whoever sprays addresses.
+//! newcomer is counted with its network (/24, /48), and when the networks are used up, too, with the crowd of all others. No
+//! account is dropped while it owes something, for that would help a client that uses many addresses.
 //!
 //! # How
 //!
 //! The rules ([`Rules`]) are a value made of the settings. The accounts ([`Table`]) are the state and outlive a reload: an account holds the
 //! time until which a client has used up its share, and a reload converts it ([`Table::requota`]): other limits take effect at once,
-//! nobody starts anew, and nobody stays shut out of a limit that was raised.
+//! no client starts anew, and none stays shut out of a limit that was raised.
 //! [governor](https://docs.rs/governor) does the arithmetic on one account at a time, through a `StateStore` of ours whose clock stands
 //! still: time is an argument, what is stored is the time a client owes. That is what makes peeking, refunding and saving possible.
 //!

@@ -1,4 +1,4 @@
-//! Times as they are counted, kept and told.
+//! Times as they are counted, kept and printed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ pub(crate) fn nanos(now: SystemTime) -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Whole seconds, rounded up: a client that is told to wait must not come back too early.
+/// Whole seconds, rounded up: a client that waits must not come back too early.
 pub(crate) fn seconds_up(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

@@ -1,25 +1,32 @@
 //! Blobs: from disk, from the fill under way, or by starting one.
 
 use std::{
+    ops::Range,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 use weir_storage::{Reader, Source};
 
 use super::{
-    answer::{BlobAnswer, BlobHead, CacheFacts, CacheStatus},
     error::Error,
-    fill::{ArrivingBlob, Fill, Fills, Found, Supplier, pass},
+    fill::{Check, Fill, pass, pass_rest},
+    fills::{ArrivingBlob, Fills, Found, Supplier},
     flight::{AGE_LIMIT, Flights},
+    handles::Handles,
     lookup::{Key, Lookup, Object},
     metrics::{FlightKind, Metrics},
+    named::NamedBlobs,
     negative::NegativeCache,
     settings::Settings,
     sources::Sources,
 };
 use crate::{
+    answer::{BlobAnswer, BlobHead, CacheFacts, CacheStatus},
     oci::Digest,
     upstream::{self, Identity, Upstream},
 };
@@ -36,6 +43,7 @@ pub struct Blobs {
     settings: Arc<Settings>,
     sources: Sources,
     negative: Arc<NegativeCache>,
+    named: NamedBlobs,
     metrics: Arc<Metrics>,
     flights: Flights<Key, Found>,
     sizes: Flights<Key, Option<u64>>,
@@ -46,31 +54,43 @@ pub struct Blobs {
 }
 
 impl Blobs {
-    pub(super) fn new(
-        settings: Arc<Settings>,
-        sources: Sources,
-        negative: Arc<NegativeCache>,
-        metrics: Arc<Metrics>,
-        runtime: Handle,
-    ) -> Blobs {
+    pub(super) fn new(handles: &Handles) -> Blobs {
+        let Handles { settings, sources, negative, named, metrics, runtime } = handles;
         Blobs {
-            flights: Flights::new(FlightKind::blob, AGE_LIMIT, metrics.clone(), runtime.clone()),
-            sizes: Flights::new(FlightKind::blob_head, AGE_LIMIT, metrics.clone(), runtime.clone()),
+            flights: Flights::new(FlightKind::blob, metrics.clone(), runtime.clone()),
+            sizes: Flights::new(FlightKind::blob_head, metrics.clone(), runtime.clone()),
             fills: Fills::new(settings.fills, settings.ahead_ranges),
             stop: watch::Sender::new(false),
-            settings,
-            sources,
-            negative,
-            metrics,
-            runtime,
+            settings: settings.clone(),
+            sources: sources.clone(),
+            negative: negative.clone(),
+            named: named.clone(),
+            metrics: metrics.clone(),
+            runtime: runtime.clone(),
         }
     }
 
-    /// The blob when it is whole, here, and this client's to have; no await.
-    pub fn cached(&self, lookup: &Lookup, digest: &Digest) -> Option<BlobAnswer> {
-        let reader = self.whole(lookup, digest).ok()??;
+    /// The blob when a reader has it open, whole, and memory knows that this client may have it. No system call. When it is
+    /// `None`, [`Blobs::load`] looks at the disk.
+    pub fn now(&self, lookup: &Lookup, digest: &Digest) -> Option<BlobAnswer> {
+        if !self.sources.is_member_now(lookup, digest) {
+            return None;
+        }
+        let reader = self.sources.store.blobs.now(digest)?;
+        Some(self.hit(reader))
+    }
+
+    /// The blob when it is here and this client may have it. Asks upstream nothing.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub async fn load(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<BlobAnswer>, Error> {
+        Ok(self.whole(lookup, digest).await?.map(|reader| self.hit(reader)))
+    }
+
+    fn hit(&self, reader: Reader) -> BlobAnswer {
         self.metrics.blob(CacheStatus::Hit);
-        Some(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Hit) })
+        BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Hit) }
     }
 
     /// A blob, from its first byte as soon as upstream's headers are in.
@@ -81,7 +101,7 @@ impl Blobs {
     /// # Errors
     /// See [`Error`].
     pub async fn get(
-        &self,
+        self: &Arc<Blobs>,
         lookup: &Lookup,
         digest: &Digest,
         range: Option<(u64, Option<u64>)>,
@@ -105,26 +125,33 @@ impl Blobs {
         }
     }
 
-    /// The blob if it is whole, here, and this client's to have. Two looks in memory at best, else a stat and an open.
-    fn whole(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Reader>, Error> {
-        Ok(if self.sources.is_member(lookup, digest)? { self.sources.store.blobs.read(digest)? } else { None })
+    /// The blob if it is whole, here, and this client's to have.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub async fn whole(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Reader>, Error> {
+        match self.sources.member(lookup, digest).await? {
+            Some(_) => Ok(self.sources.store.blobs.load(digest).await?),
+            None => Ok(None),
+        }
     }
 
     async fn find(
-        &self,
+        self: &Arc<Blobs>,
         lookup: &Lookup,
         digest: &Digest,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
         for _ in 0..ATTEMPTS {
-            if let Some(reader) = self.whole(lookup, digest)? {
+            if let Some(reader) = self.whole(lookup, digest).await? {
                 return Ok(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Hit) });
             }
             let key = lookup.key(Object::Blob(digest.clone()));
             self.negative.check(&key)?;
             let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
-            let flight = self.flights.join(key.clone(), |_| async move { blobs.find_blob(&owned, &wanted).await });
-            match self.negative.learn(&key, flight.await)? {
+            let absent = key.clone();
+            let work = |_| async move { blobs.negative.run(&absent, blobs.find_blob(&owned, &wanted)).await };
+            match self.flights.join(key, AGE_LIMIT, work).await? {
                 // Opened by each waiter for itself; if it was evicted meanwhile, the next round fills it again.
                 Found::Whole => {}
                 Found::Arriving(found) => return self.arriving(lookup, digest, found, range).await,
@@ -143,13 +170,13 @@ impl Blobs {
 
     /// A reader of the arriving blob or, for a small range far ahead of it, of that range alone.
     async fn arriving(
-        &self,
+        self: &Arc<Blobs>,
         lookup: &Lookup,
         digest: &Digest,
         found: ArrivingBlob,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
-        let ArrivingBlob { blob, size, ahead } = found;
+        let ArrivingBlob { blob, size, is_decoded, ahead } = found;
         if let Some((start, Some(end))) = range
             && let end = end.min(size)
             && start < end
@@ -165,28 +192,52 @@ impl Blobs {
                 };
                 let (_, body) = blobs.sources.first(&owned, request).await.ok()?;
                 // A server that ignores the range would make us download the whole blob again.
-                (body.start == start).then(|| pass(body, size, start, end, None, Some(permit)))
+                (body.start == start).then(|| pass(body, size, start..end, None, Some(permit)))
             });
             if let Ok(Some(reader)) = range.await {
                 return Ok(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Bypass) });
             }
         }
-        Ok(BlobAnswer { reader: blob.reader(), facts: CacheFacts::now(CacheStatus::Miss) })
+        // A reader that outlives the mirror does not keep it, nor its store, open.
+        let (blobs, owned, wanted) = (Arc::downgrade(self), lookup.clone(), digest.clone());
+        let rest = move |at, hasher| match blobs.upgrade() {
+            Some(blobs) => blobs.rest(owned, Check { digest: wanted, hasher }, is_decoded, at..size),
+            None => Reader::passing(size, at, mpsc::channel(1).1),
+        };
+        Ok(BlobAnswer { reader: blob.reader_or(Box::new(rest)), facts: CacheFacts::now(CacheStatus::Miss) })
+    }
+
+    /// What one client lacks of a blob whose fill the disk broke off: from upstream, by a request of its own.
+    fn rest(self: Arc<Blobs>, lookup: Lookup, check: Check, is_decoded: bool, range: Range<u64>) -> Reader {
+        self.metrics.passed_through.inc();
+        let (runtime, digest, at) = (self.runtime.clone(), check.digest.clone(), range.start);
+        let open = async move {
+            let request = |upstream, identity| {
+                let fill = Fill { is_decoded, ..self.fill(&lookup, &digest, upstream, identity) };
+                async move { fill.get(at).await }
+            };
+            match self.sources.first(&lookup, request).await {
+                Ok((_, body)) if body.start <= at => Ok(body),
+                Ok(_) => Err("upstream skipped a part of the blob".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        pass_rest(&runtime, range, check, open)
     }
 
     /// The flight's work: looks again, joins the fill of this digest when the source vouches, or starts it.
     async fn find_blob(&self, lookup: &Lookup, digest: &Digest) -> Result<Found, Error> {
         for _ in 0..ATTEMPTS {
-            // Between the asker's look and this one an earlier flight may have landed; without this line, two asks a
+            // Between the request's look and this one an earlier flight may have ended; without this line, two asks a
             // moment apart are two downloads.
-            if self.sources.store.blobs.size(digest)?.is_some() {
+            if self.sources.store.blobs.size(digest).await?.is_some() {
                 self.ensure_member(lookup, digest).await?;
                 return Ok(Found::Whole);
             }
             match self.fills.enter(digest) {
                 Err(mut progress) => {
                     self.ensure_member(lookup, digest).await?;
-                    if let Some(supplier) = self.supplier(lookup, digest)? {
+                    if let Some(supplier) = self.supplier(lookup, digest).await? {
                         progress.offer(supplier);
                     }
                     // A fill that failed is known to its readers before its permit is dropped. A lookup that comes in between
@@ -201,7 +252,7 @@ impl Blobs {
                     // The leader's source was refused, or its fill ended: look again, and lead.
                 }
                 Ok(permit) => {
-                    if self.sources.store.blobs.size(digest)?.is_some() {
+                    if self.sources.store.blobs.size(digest).await?.is_some() {
                         continue;
                     }
                     // Held over the whole loop: an identity that is refused must not let another lookup take the lead, for then
@@ -223,16 +274,19 @@ impl Blobs {
         Fill {
             supplier: Supplier { upstream, source: lookup.source_of(&identity), identity },
             digest: digest.clone(),
+            named: self.named.size(&lookup.key(Object::Blob(digest.clone()))).filter(|size| *size > 0),
+            is_decoded: false,
             store: self.sources.store.clone(),
             stop: self.stop.subscribe(),
+            timeout: self.settings.fill_timeout,
             metrics: self.metrics.clone(),
         }
     }
 
     /// The source by which this client may read the blob.
-    fn supplier(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Supplier>, Error> {
+    async fn supplier(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Supplier>, Error> {
         let upstream = self.sources.upstream(&lookup.upstream)?.clone();
-        let Some(source) = self.sources.member(lookup, digest)? else { return Ok(None) };
+        let Some(source) = self.sources.member(lookup, digest).await? else { return Ok(None) };
         let account = (&*source.credential != Source::ANONYMOUS).then(|| source.credential.clone());
         let identity = Identity { upstream: lookup.upstream.clone(), account };
         Ok(Some(Supplier { upstream, identity, source }))
@@ -253,10 +307,16 @@ impl Blobs {
 
     /// Asks upstream with a HEAD whether this repository has the blob, unless it said so before.
     async fn ensure_member(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<u64>, Error> {
-        if self.sources.is_member(lookup, digest)? {
+        if self.sources.member(lookup, digest).await?.is_some() {
             return Ok(None);
         }
-        let head = self.sources.head_blob(lookup, digest).await;
+        self.ask_size(lookup, digest).await
+    }
+
+    /// What upstream's HEAD says of the size; it vouches for the blob.
+    async fn ask_size(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<u64>, Error> {
+        let is_named = self.named.size(&lookup.key(Object::Blob(digest.clone()))).is_some();
+        let head = self.sources.head_blob(lookup, digest, is_named).await;
         let (source, size) = head.map_err(|error| refused(lookup, error))?;
         self.sources.add_member(&source, digest).await;
         Ok(size)
@@ -266,9 +326,9 @@ impl Blobs {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn head(&self, lookup: &Lookup, digest: &Digest) -> Result<BlobHead, Error> {
-        if self.sources.is_member(lookup, digest)? {
-            if let Some(size) = self.sources.store.blobs.size(digest)? {
+    pub async fn head(self: &Arc<Blobs>, lookup: &Lookup, digest: &Digest) -> Result<BlobHead, Error> {
+        if self.sources.member(lookup, digest).await?.is_some() {
+            if let Some(size) = self.sources.store.blobs.size(digest).await? {
                 return Ok(BlobHead { size, facts: CacheFacts::now(CacheStatus::Hit) });
             }
             if let Some(size) = self.fills.size(digest) {
@@ -277,22 +337,21 @@ impl Blobs {
         }
         let key = lookup.key(Object::Blob(digest.clone()));
         self.negative.check(&key)?;
-        let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
+        let (blobs, owned, wanted, absent) = (self.clone(), lookup.clone(), digest.clone(), key.clone());
         let work = |_| async move {
-            let here = blobs.sources.store.blobs.size(&wanted)?;
-            if here.is_some() {
-                blobs.ensure_member(&owned, &wanted).await?;
-                return Ok(here);
-            }
-            let head = blobs.sources.head_blob(&owned, &wanted).await;
-            let (source, size) = head.map_err(|error| refused(&owned, error))?;
-            blobs.sources.add_member(&source, &wanted).await;
-            Ok(size)
+            let size = async {
+                let here = blobs.sources.store.blobs.size(&wanted).await?;
+                if here.is_some() {
+                    blobs.ensure_member(&owned, &wanted).await?;
+                    return Ok(here);
+                }
+                blobs.ask_size(&owned, &wanted).await
+            };
+            blobs.negative.run(&absent, size).await
         };
-        let size = self.sizes.join(key.clone(), work).await;
-        match self.negative.learn(&key, size)? {
+        match self.sizes.join(key, AGE_LIMIT, work).await? {
             Some(size) => Ok(BlobHead { size, facts: CacheFacts::now(CacheStatus::Miss) }),
-            // Upstream's HEAD told no length, which the answer must have: the fill's headers will.
+            // Upstream's HEAD had no length, which the answer must have: the fill's headers will.
             None => {
                 let answer = self.find(lookup, digest, None).await?;
                 Ok(BlobHead { size: answer.reader.size(), facts: answer.facts })
@@ -301,7 +360,7 @@ impl Blobs {
     }
 }
 
-/// What a client is told of a blob that upstream would not give.
+/// The error for a blob that upstream would not give.
 ///
 /// A repository that may not be read answers as one that has no such blob: whether the bytes are on this disk must not show.
 fn refused(lookup: &Lookup, error: upstream::Error) -> Error {

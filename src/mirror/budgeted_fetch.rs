@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     client::OnExceed,
+    clock,
     limits::{
         Limits,
         budget::{self, BudgetDecision, QueueStatus, RefusalReason, Ticket},
@@ -45,7 +46,7 @@ const QUEUE_POLL: Duration = Duration::from_millis(250);
 pub(super) struct BudgetedFetch {
     sources: Sources,
     pub(super) ledger: Ledger,
-    limits: Limits,
+    pub(super) limits: Limits,
     names: Names,
     /// When an identity that seemed to have nothing left was last probed by a HEAD.
     last_probes: Arc<Mutex<HashMap<Identity, Instant>>>,
@@ -56,33 +57,40 @@ impl BudgetedFetch {
         BudgetedFetch { sources, ledger, limits, names, last_probes: Arc::default() }
     }
 
-    /// How long a request may wait for a pull to come back, as is configured at start.
-    pub(super) fn queue_wait(&self) -> Duration {
-        self.limits.config().budget.queue_max_wait
-    }
-
-    /// The counted GET. What anonymous may read is paid by the identity with the most left, the rest by its account.
+    /// The counted GET, and whose answer it is. What anonymous may read is paid by the identity with the most left, the rest by its
+    /// account. `source` is `None` when no HEAD told who may read it: then the GET does, as anonymous first, and each pays for itself.
     pub(super) async fn fetch(
         &self,
         lookup: &Lookup,
-        source: &Source,
+        source: Option<&Source>,
         reference: &Reference,
         reason: Reason,
         waiters: &Waiters,
-    ) -> Result<Manifest, Error> {
+    ) -> Result<(Source, Manifest), Error> {
         if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
         let upstream = self.sources.upstream(&lookup.upstream)?;
-        let now = SystemTime::now();
+        let now = clock::now();
         let name = reference.to_string();
         let about = RequestInfo { method: "GET", repository: lookup.repository.as_str(), reference: &name };
         self.limits.admit_upstream(&lookup.client, about, now).map_err(|denied| Error::Throttled(Arc::from(denied)))?;
-        let fetched = self.fetch_admitted(upstream, lookup, source, reference, reason, waiters).await;
-        if let Ok(manifest) = &fetched {
+        let mut fetched = None;
+        for reader in source.cloned().map_or_else(|| self.sources.readable(lookup).collect(), |source| vec![source]) {
+            let payers = self.payers(upstream, &reader, source.is_some());
+            let manifest = self.fetch_admitted(upstream, lookup, payers, reference, reason, waiters).await;
+            let is_refused = manifest.as_ref().is_err_and(Error::is_absence);
+            if !is_refused {
+                fetched = Some(manifest.map(|manifest| (reader, manifest)));
+                break;
+            }
+            fetched.get_or_insert(manifest.map(|manifest| (reader, manifest)));
+        }
+        let fetched = fetched.unwrap_or(Err(Error::NameUnknown));
+        if let Ok((_, manifest)) = &fetched {
             self.names.learn_platforms(lookup, manifest);
         } else {
-            self.limits.refund_upstream(&lookup.client, SystemTime::now());
+            self.limits.refund_upstream(&lookup.client, clock::now());
         }
         fetched
     }
@@ -91,20 +99,20 @@ impl BudgetedFetch {
         &self,
         upstream: &Upstream,
         lookup: &Lookup,
-        source: &Source,
+        payers: Vec<(Identity, Balance)>,
         reference: &Reference,
         reason: Reason,
         waiters: &Waiters,
     ) -> Result<Manifest, Error> {
         let mut refusal: Option<(Balance, RefusalReason, Duration)> = None;
         let mut limited = None;
-        for (identity, mut left) in self.payers(upstream, source) {
+        for (identity, mut left) in payers {
             if left.remaining.is_some_and(|remaining| remaining <= 0) {
                 left = self.probe(upstream, &identity, lookup, reference, left).await;
             }
             let purpose = self.purpose(lookup, reference, reason, waiters);
             match self.reserve(&identity, &purpose, lookup, OnExceed::Stale).await {
-                Ok(reservation) => match self.send(upstream, reservation, lookup, reference, &purpose).await {
+                Ok(reservation) => match self.send(upstream, reservation, lookup, reference).await {
                     Ok(manifest) => return Ok(manifest),
                     // Another identity may have some left.
                     Err(error @ upstream::Error::PullLimit { .. }) => {
@@ -127,11 +135,11 @@ impl BudgetedFetch {
             let identity = left.identity.clone();
             let purpose = self.purpose(lookup, reference, reason, waiters);
             // Upstream's clock is not ours: a pull that was forecast may come back a moment later than that.
-            let deadline = SystemTime::now() + self.limits.config().budget.queue_max_wait;
+            let deadline = Instant::now() + self.limits.config().budget.queue_max_wait;
             loop {
-                match self.queue(&identity, &purpose, lookup, waiters).await {
-                    Ok(reservation) => match self.send(upstream, reservation, lookup, reference, &purpose).await {
-                        Err(upstream::Error::PullLimit { .. }) if SystemTime::now() < deadline => {}
+                match self.queue(&identity, &purpose, lookup, waiters, deadline).await {
+                    Ok(reservation) => match self.send(upstream, reservation, lookup, reference).await {
+                        Err(upstream::Error::PullLimit { .. }) if Instant::now() < deadline => {}
                         sent => {
                             let absent = Error::ManifestUnknown;
                             return sent.map_err(|error| Error::from_upstream(&lookup.upstream, error, absent));
@@ -150,14 +158,20 @@ impl BudgetedFetch {
         }
     }
 
-    /// Who could pay, those with the most left first.
-    fn payers(&self, upstream: &Upstream, source: &Source) -> Vec<(Identity, Balance)> {
-        let now = SystemTime::now();
+    /// Who could pay, those with the most left first: anyone for what is known to be public, else the source's own identity. An account
+    /// pays for its repositories alone.
+    fn payers(&self, upstream: &Upstream, source: &Source, known: bool) -> Vec<(Identity, Balance)> {
+        let now = clock::now();
+        let accounts = &upstream.settings().accounts;
+        let is_for = |name: &Arc<str>| {
+            accounts.iter().any(|account| account.username == *name && account.is_for(&source.repository))
+        };
         let mut payers: Vec<(Identity, Balance)> = upstream
             .identities()
             .into_iter()
-            .filter(|identity| {
-                &*source.credential == Source::ANONYMOUS || identity.account.as_ref() == Some(&source.credential)
+            .filter(|identity| match &identity.account {
+                Some(account) if known && &*source.credential == Source::ANONYMOUS => is_for(account),
+                account => *source.credential == *account.as_deref().unwrap_or(Source::ANONYMOUS),
             })
             .map(|identity| (identity.clone(), self.ledger.balance(&identity, now)))
             .collect();
@@ -167,13 +181,16 @@ impl BudgetedFetch {
         payers
     }
 
-    /// Why this client could not pay now, so that a moved tag must not be told of.
+    /// Why this client could not pay now, so that a moved tag must not be announced.
     pub(super) fn cannot_fetch(&self, lookup: &Lookup, source: &Source, now: SystemTime) -> Option<Error> {
         if let Some(denied) = &lookup.cached_only {
             return Some(Error::Throttled(denied.clone()));
         }
-        let payers =
-            self.sources.upstream(&lookup.upstream).map(|upstream| self.payers(upstream, source)).unwrap_or_default();
+        let payers = self
+            .sources
+            .upstream(&lookup.upstream)
+            .map(|upstream| self.payers(upstream, source, true))
+            .unwrap_or_default();
         let could = payers.iter().any(|(_, left)| self.limits.could_spend(left, &lookup.client, now));
         (!could).then(|| Error::BudgetSpent {
             retry_after: Duration::ZERO,
@@ -190,13 +207,13 @@ impl BudgetedFetch {
         lookup: &Lookup,
         on_exceed: OnExceed,
     ) -> Result<Reservation, Refused> {
-        let mut balance = self.ledger.balance(identity, SystemTime::now());
+        let mut balance = self.ledger.balance(identity, clock::now());
         loop {
-            match self.limits.try_spend(&balance, spend_request(lookup, purpose, on_exceed), SystemTime::now()) {
+            match self.limits.try_spend(&balance, spend_request(lookup, purpose, on_exceed), clock::now()) {
                 BudgetDecision::Spend => {}
-                BudgetDecision::Wait { ticket, until, .. } => {
-                    let place = Some((ticket, until));
-                    return Err(Refused { why: RefusalReason::Exhausted, wait: Duration::ZERO, place });
+                BudgetDecision::Wait { ticket, .. } => {
+                    let (why, place) = (RefusalReason::Exhausted, Some(ticket));
+                    return Err(Refused { why, wait: Duration::ZERO, place });
                 }
                 BudgetDecision::Refuse { retry_after, why } => {
                     return Err(Refused { why, wait: retry_after, place: None });
@@ -210,34 +227,35 @@ impl BudgetedFetch {
                 Attempt::Spent(reservation) => return Ok(reservation),
                 Attempt::Changed(changed) => balance = *changed,
                 Attempt::Exhausted(left) => {
-                    let wait = left.retry_after(SystemTime::now());
+                    let wait = left.retry_after(clock::now());
                     return Err(Refused { why: RefusalReason::Exhausted, wait, place: None });
                 }
             }
         }
     }
 
-    /// Waits for a pull, in the queue of this client.
+    /// Waits for a pull, in the queue of this client. A clock that is set meanwhile makes the wait neither longer nor shorter.
     async fn queue(
         &self,
         identity: &Identity,
         purpose: &Purpose,
         lookup: &Lookup,
         waiters: &Waiters,
+        deadline: Instant,
     ) -> Result<Reservation, Queued> {
-        let (ticket, until) = match self.reserve(identity, purpose, lookup, OnExceed::Queue).await {
+        let ticket = match self.reserve(identity, purpose, lookup, OnExceed::Queue).await {
             Ok(reservation) => return Ok(reservation),
             Err(Refused { place: Some(place), .. }) => place,
             Err(_) => return Err(Queued::Refused),
         };
         let _slot = QueueSlot { fetcher: self, identity, ticket };
         loop {
-            let now = SystemTime::now();
+            let now = clock::now();
             let balance = self.ledger.balance(identity, now);
             match self.limits.poll_queue(&balance, ticket, &lookup.client.key, now) {
                 QueueStatus::Granted => return self.spend_grant(balance, purpose, lookup).await,
-                QueueStatus::Waiting if now < until => {}
-                QueueStatus::Waiting | QueueStatus::Expired => return Err(Queued::Refused),
+                QueueStatus::Waiting if Instant::now() < deadline => {}
+                QueueStatus::Waiting => return Err(Queued::Refused),
             }
             // A flight that others have joined must not make them wait for the turn of its leader.
             if waiters.scope == ShareScope::All && waiters.count.load(Ordering::Relaxed) > 0 {
@@ -280,27 +298,27 @@ impl BudgetedFetch {
             class: lookup.client.class,
             reason,
             waiters: waiters.count.clone(),
-            refunded: Arc::default(),
         }
     }
 
     async fn send(
         &self,
         upstream: &Upstream,
-        reservation: Reservation,
+        mut reservation: Reservation,
         lookup: &Lookup,
         reference: &Reference,
-        purpose: &Purpose,
     ) -> Result<Manifest, upstream::Error> {
         let identity = reservation.identity().clone();
-        let sent = upstream.get_manifest(reservation, &lookup.repository, reference).await;
-        if purpose.refunded.load(Ordering::Acquire) {
+        let sent = upstream.get_manifest(&mut reservation, &lookup.repository, reference).await;
+        let is_refunded = reservation.is_refunded();
+        drop(reservation);
+        if is_refunded {
             self.limits.refund_spend(&identity, &lookup.client.key);
         }
         sent
     }
 
-    /// What is left, after a HEAD when none told lately: it is free, and pulls come back that no forecast knew of.
+    /// What is left, after a HEAD when the last answer is old: it is free, and pulls come back that no forecast knew of.
     ///
     /// Without it a digest that a fresh tag names would be refused until the forecast, though upstream would give it.
     async fn probe(
@@ -321,7 +339,7 @@ impl BudgetedFetch {
             last_probes.insert(identity.clone(), now);
         }
         match upstream.head_manifest(identity, &lookup.repository, reference).await {
-            Ok(_) => self.ledger.balance(identity, SystemTime::now()),
+            Ok(_) => self.ledger.balance(identity, clock::now()),
             Err(_) => left,
         }
     }
@@ -331,7 +349,7 @@ impl BudgetedFetch {
 struct Refused {
     why: RefusalReason,
     wait: Duration,
-    place: Option<(Ticket, SystemTime)>,
+    place: Option<Ticket>,
 }
 
 enum Queued {

@@ -1,10 +1,10 @@
-//! What a client can be told, and how upstream's and the store's failures become that.
+//! Why a request for mirrored content fails, and how upstream's and the store's failures become that.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{limits::permit::Denied, upstream};
 
-/// What a client can be told. `http/error.rs` is the one table from here to status and code.
+/// Why a request for mirrored content fails. `http/error.rs` is the one table from here to status and code.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Upstream has no such repository, or refuses to say so; the two are one to a client (Hub answers 401 for both).

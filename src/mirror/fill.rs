@@ -9,7 +9,7 @@
 //!
 //! # What it refuses to do
 //!
-//! A source's refusal is not shared. Repository A may be told 404 or 401 for a digest that repository B may read: then A's
+//! A source's refusal is not shared. Repository A may get 404 or 401 for a digest that repository B may read: then A's
 //! ask ends, the [`Permit`] is dropped, and B's ask, which waited for it, leads with its own source. And a fill started by
 //! B serves A only after A's upstream vouched for the digest under A's name ([`super::blobs`] sees to that).
 //! It never retries a blob that did not match its digest: that is upstream's fault to mend, and a client's next pull to try.
@@ -17,24 +17,38 @@
 //! # What breaks if a line is moved
 //!
 //! The permit must outlive the commit. Were the digest freed before the file is in place, the next ask would find neither
-//! fill nor blob and go upstream again.
+//! fill nor blob and go upstream again. Only a disk that does not answer within `fill_timeout` loses it: the digest would be
+//! unavailable for ever, and two writers of one digest do no harm.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    ops::Range,
+    pin::pin,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use weir_storage::{Arriving, Reader, Source, Stopped, Store, Writer};
+use bytes::Bytes;
+use tokio::{
+    runtime::Handle,
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{Sender, channel},
+        watch,
+    },
+    time::{Instant, sleep, timeout},
+};
+use weir_storage::{Reader, Stopped, Store, Writer};
 
-use super::metrics::Metrics;
+use super::{
+    fills::{ArrivingBlob, Found, Permit, Supplier, Suppliers},
+    metrics::{FillOutcome, Metrics},
+};
 use crate::{
-    oci::Digest,
-    upstream::{self, Body, Identity, Upstream},
+    oci::{Digest, Hasher},
+    upstream::{self, Body},
 };
 
-/// How often one fill picks up a broken body before its readers are told.
+/// How often one fill picks up a broken body before its readers get an error.
 const RESUMES: u32 = 3;
 
 /// The wait before the first resume; doubled for each further one.
@@ -43,130 +57,30 @@ const RESUME_PAUSE: Duration = Duration::from_millis(100);
 /// How long a fill waits for its turn; below the 30 s after which containerd gives up on headers.
 const SLOT_WAIT: Duration = Duration::from_secs(20);
 
-/// Other sources that one fill remembers.
-const SUPPLIERS: usize = 8;
+/// With each so many bytes the time limit of a fill begins anew.
+const STEP: usize = 64 << 10;
+
+/// How long the digest of a fill that failed is kept from the next one, while the disk puts the partial file aside.
+const ABANDON_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a fill without progress ends, for its readers.
+const TOO_OLD: &str = "this mirror waited too long for its disk or for upstream";
 
 /// Pieces of a passed-through body that may wait for a slow client. With upstream's pieces of up to 64 KiB, half a MiB.
 const PASSING_PIECES: usize = 8;
-
-/// Fills under way, by digest.
-#[derive(Clone, Debug)]
-pub(super) struct Fills {
-    // A std mutex: it is held for a map operation and never across an await.
-    under_way: Arc<Mutex<HashMap<Digest, Progress>>>,
-    /// Fills that download at once.
-    slots: Arc<Semaphore>,
-    /// Ranges far ahead of one fill that are passed through at once.
-    ahead_ranges: usize,
-}
-
-/// A blob that arrives; every client whose source holds it may read it.
-#[derive(Clone, Debug)]
-pub(super) struct ArrivingBlob {
-    pub(super) blob: Arriving,
-    pub(super) size: u64,
-    /// Permits for ranges far ahead of the fill.
-    pub(super) ahead: Arc<Semaphore>,
-}
-
-/// A source of a blob: a repository that holds it, and the identity that may read it there.
-#[derive(Clone, Debug)]
-pub(super) struct Supplier {
-    pub(super) upstream: Upstream,
-    pub(super) identity: Identity,
-    pub(super) source: Source,
-}
-
-/// Other sources of a blob under way, to resume from when its own fails.
-type Suppliers = Arc<Mutex<Vec<Supplier>>>;
-
-/// A fill under way, as those who follow it see it.
-#[derive(Clone, Debug)]
-pub(super) struct Progress {
-    /// The blob as soon as upstream's headers are in; closes when the fill ends.
-    pub(super) arriving: watch::Receiver<Option<ArrivingBlob>>,
-    suppliers: Suppliers,
-}
-
-impl Progress {
-    /// The fill may go on from this source when its own fails. Cheap; each source is taken once, and few of them.
-    pub(super) fn offer(&self, supplier: Supplier) {
-        let mut suppliers = self.suppliers.lock().unwrap_or_else(PoisonError::into_inner);
-        if suppliers.len() < SUPPLIERS && suppliers.iter().all(|known| known.source != supplier.source) {
-            suppliers.push(supplier);
-        }
-    }
-}
-
-/// What a blob's flight gives to each of its waiters.
-#[derive(Clone, Debug)]
-pub(super) enum Found {
-    /// It is here, and the source holds it: open it.
-    Whole,
-    /// It arrives.
-    Arriving(ArrivingBlob),
-    /// It cannot be kept: one waiter takes the stream that was opened, each other waiter opens its own.
-    Uncached(Arc<Mutex<Option<Reader>>>),
-}
-
-impl Found {
-    fn uncached(reader: Reader) -> Found {
-        Found::Uncached(Arc::new(Mutex::new(Some(reader))))
-    }
-}
-
-/// The right to fill one digest. Dropping it frees the digest and wakes those who wait for it.
-pub(super) struct Permit {
-    fills: Fills,
-    digest: Digest,
-    progress: watch::Sender<Option<ArrivingBlob>>,
-    suppliers: Suppliers,
-}
-
-impl Fills {
-    pub(super) fn new(slots: usize, ahead_ranges: usize) -> Fills {
-        Fills { under_way: Arc::default(), slots: Arc::new(Semaphore::new(slots)), ahead_ranges }
-    }
-
-    /// The right to start the fill of this digest.
-    ///
-    /// # Errors
-    /// The progress of the fill that is under way.
-    pub(super) fn enter(&self, digest: &Digest) -> Result<Permit, Progress> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(progress) = under_way.get(digest) {
-            return Err(progress.clone());
-        }
-        let (progress, arriving) = watch::channel(None);
-        let suppliers = Suppliers::default();
-        under_way.insert(digest.clone(), Progress { arriving, suppliers: suppliers.clone() });
-        Ok(Permit { fills: self.clone(), digest: digest.clone(), progress, suppliers })
-    }
-
-    /// The size of the blob, if a fill of it has come so far.
-    pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
-        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.get(digest)?.arriving.borrow().as_ref().map(|arriving| arriving.size)
-    }
-
-    /// How many fills are under way.
-    pub(super) fn count(&self) -> usize {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.fills.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
-    }
-}
 
 /// A fill to start: who may ask for what, as whom.
 pub(super) struct Fill {
     pub(super) supplier: Supplier,
     pub(super) digest: Digest,
+    /// Its size, as a manifest says it.
+    pub(super) named: Option<u64>,
+    /// Whether what came was decoded; then it is asked for from the start each time.
+    pub(super) is_decoded: bool,
     pub(super) store: Store,
     pub(super) stop: watch::Receiver<bool>,
+    /// For its beginning, each [`STEP`] of it, and its end.
+    pub(super) timeout: Duration,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -174,16 +88,25 @@ impl Fill {
     /// Asks upstream and starts to write. Returns when upstream's headers are in.
     ///
     /// # Errors
-    /// Upstream's, when it refuses, or is gone, or answers with what cannot be this blob.
+    /// Upstream's, when it refuses, or is gone, or answers with what cannot be this blob; that the disk does not answer.
     pub(super) async fn start(self, permit: Arc<Permit>) -> Result<Found, upstream::Error> {
         // The semaphore is never closed; were it, the fill would just run unbounded.
-        let slot = match tokio::time::timeout(SLOT_WAIT, permit.fills.slots.clone().acquire_owned()).await {
+        let slot = match timeout(SLOT_WAIT, permit.fills.slots.clone().acquire_owned()).await {
             Ok(slot) => slot.ok(),
             Err(_) => {
                 let reason = "too many blobs are arriving at once".into();
                 return Err(upstream::Error::Unavailable { reason, retry_after: Some(SLOT_WAIT) });
             }
         };
+        let (metrics, digest, limit) = (self.metrics.clone(), self.digest.clone(), self.timeout);
+        timeout(limit, self.open(permit, slot)).await.unwrap_or_else(|_| {
+            metrics.fill(FillOutcome::too_old);
+            tracing::error!(%digest, "a fill does not begin; the disk or upstream does not answer");
+            Err(upstream::Error::Unavailable { reason: TOO_OLD.into(), retry_after: None })
+        })
+    }
+
+    async fn open(mut self, permit: Arc<Permit>, slot: Option<OwnedSemaphorePermit>) -> Result<Found, upstream::Error> {
         let mut writer = match self.store.blobs.write(&self.digest, None).await {
             Ok(writer) => writer,
             Err(error) => {
@@ -192,6 +115,7 @@ impl Fill {
             }
         };
         let body = self.get(writer.written()).await?;
+        self.is_decoded = body.is_decoded();
         let Some(size) = body.size else {
             writer.abandon("its size is unknown".into(), true).await;
             return Err(upstream::Error::Malformed("it does not say how large the blob is".into()));
@@ -206,7 +130,7 @@ impl Fill {
                     tracing::warn!(%error, digest = %self.digest, "passing a blob through: it cannot be kept");
                     // The body under way serves this ask when it begins at the beginning.
                     let reader = match body.start {
-                        0 => pass(body, size, 0, size, Some(self.digest.clone()), None),
+                        0 => pass(body, size, 0..size, Some(Check::new(self.digest.clone())), None),
                         _ => self.pass_through().await?,
                     };
                     Ok(Found::uncached(reader))
@@ -214,7 +138,7 @@ impl Fill {
             };
         }
         let ahead = Arc::new(Semaphore::new(permit.fills.ahead_ranges));
-        let arriving = ArrivingBlob { blob: writer.arriving(), size, ahead };
+        let arriving = ArrivingBlob { blob: writer.arriving(), size, is_decoded: self.is_decoded, ahead };
         if let Err(error) =
             self.store.cache.members.add(&self.supplier.source, std::slice::from_ref(&self.digest)).await
         {
@@ -222,8 +146,9 @@ impl Fill {
         }
         self.metrics.fills.inc();
         permit.progress.send_replace(Some(arriving.clone()));
+        let (suppliers, mut permit) = (permit.suppliers.clone(), Some(permit));
         tokio::spawn(async move {
-            self.pump(writer, body, &permit.suppliers).await;
+            self.pump(writer, body, &suppliers, &mut permit).await;
             // Only now: see the module's essay.
             drop(permit);
             drop(slot);
@@ -231,46 +156,80 @@ impl Fill {
         Ok(Found::Arriving(arriving))
     }
 
-    async fn get(&self, from: u64) -> Result<Body, upstream::Error> {
+    /// The blob from this offset on, or from an earlier one.
+    pub(super) async fn get(&self, from: u64) -> Result<Body, upstream::Error> {
         self.get_from(&self.supplier, from).await
     }
 
     async fn get_from(&self, supplier: &Supplier, from: u64) -> Result<Body, upstream::Error> {
         let Supplier { upstream, identity, source } = supplier;
-        match from {
-            0 => upstream.get_whole_blob(identity, &source.repository, &self.digest).await,
-            _ => upstream.get_blob(identity, &source.repository, &self.digest, from, None).await,
+        if from == 0 || self.is_decoded {
+            return upstream.get_whole_blob(identity, &source.repository, &self.digest, self.named).await;
+        }
+        upstream.get_blob(identity, &source.repository, &self.digest, from, None).await
+    }
+
+    /// Moves the body into the writer until it is whole and committed, resuming when it breaks.
+    ///
+    /// When the disk hangs, it gives the permit up before it returns, and the slot is not free: the disk still has one of the threads
+    /// that the slots bound.
+    async fn pump(mut self, mut writer: Writer, body: Body, suppliers: &Suppliers, permit: &mut Option<Arc<Permit>>) {
+        let (outcome, why, keep) = match self.write(&mut writer, body, suppliers).await {
+            Ok(()) => return self.commit(writer, permit).await,
+            Err(Interrupted::Stopping) => (FillOutcome::closed, "the mirror is stopping", true),
+            Err(Interrupted::Upstream(_)) => (FillOutcome::upstream_failed, "upstream broke off", true),
+            Err(Interrupted::Disk(error)) => {
+                tracing::error!(%error, digest = %self.digest, "a fill stopped at the disk");
+                (outcome_of(&error), "the mirror's disk failed", false)
+            }
+            Err(Interrupted::TooOld) => {
+                tracing::error!(digest = %self.digest, "a fill makes no progress and ends");
+                (FillOutcome::too_old, TOO_OLD, true)
+            }
+        };
+        self.metrics.fill(outcome);
+        // The readers learn of it at once. What came is kept before the next lookup leads, if the disk answers, so that it resumes.
+        let mut abandon = pin!(writer.abandon(why.into(), keep));
+        if timeout(ABANDON_WAIT, &mut abandon).await.is_err() {
+            *permit = None;
+            abandon.await;
         }
     }
 
-    /// Moves the body into the writer until it is whole, resuming when it breaks.
-    async fn pump(mut self, mut writer: Writer, mut body: Body, suppliers: &Suppliers) {
-        let mut at = writer.written();
-        let mut resumes = 0;
-        loop {
-            match self.drain(&mut writer, body, &mut at).await {
-                Ok(()) => break,
-                Err(Interrupted::Stopping) => return writer.abandon("the mirror is stopping".into(), true).await,
-                Err(Interrupted::Disk(error)) => {
-                    tracing::error!(%error, digest = %self.digest, "a fill stopped at the disk");
-                    return writer.abandon("the mirror's disk failed".into(), false).await;
-                }
-                Err(Interrupted::Upstream(error)) => {
-                    let Some(next) = self.resume(error, at, &mut resumes, suppliers).await else {
-                        return writer.abandon("upstream broke off".into(), true).await;
-                    };
-                    body = next;
-                }
+    async fn commit(&self, writer: Writer, permit: &mut Option<Arc<Permit>>) {
+        let arriving = writer.arriving();
+        let mut commit = pin!(writer.commit());
+        let committed = match timeout(self.timeout, &mut commit).await {
+            Ok(committed) => {
+                self.metrics.fill(committed.as_ref().map_or_else(outcome_of, |()| FillOutcome::done));
+                committed
             }
-        }
-        match writer.commit().await {
-            Ok(()) => tracing::debug!(digest = %self.digest, bytes = at, resumes, "filled"),
+            Err(_) => {
+                arriving.stop(TOO_OLD.into());
+                self.metrics.fill(FillOutcome::too_old);
+                tracing::error!(digest = %self.digest, "a fill does not end; the disk does not answer");
+                *permit = None;
+                commit.await
+            }
+        };
+        match committed {
+            Ok(()) => tracing::debug!(digest = %self.digest, bytes = arriving.readable(), "filled"),
             Err(error) => {
                 if matches!(error, weir_storage::Error::DigestMismatch { .. }) {
                     self.metrics.mismatches.inc();
                 }
                 tracing::warn!(%error, digest = %self.digest, upstream = %self.supplier.source.upstream,
                     repository = %self.supplier.source.repository, "a blob from upstream was thrown away");
+            }
+        }
+    }
+
+    async fn write(&mut self, writer: &mut Writer, mut body: Body, suppliers: &Suppliers) -> Result<(), Interrupted> {
+        let (mut at, mut resumes) = (writer.written(), 0);
+        loop {
+            match self.drain(writer, body, &mut at).await {
+                Err(Interrupted::Upstream(error)) => body = self.resume(error, at, &mut resumes, suppliers).await?,
+                ended => return ended,
             }
         }
     }
@@ -283,13 +242,22 @@ impl Fill {
             return Err(Interrupted::Upstream(upstream::Error::Malformed("it skipped a part of the blob".into())));
         }
         let size = body.size;
+        let mut timer = pin!(sleep(self.timeout));
+        let mut received = 0;
         loop {
             let piece = tokio::select! {
                 piece = body.next() => piece,
                 _ = self.stop.wait_for(|stop| *stop) => return Err(Interrupted::Stopping),
+                () = &mut timer => return Err(Interrupted::TooOld),
             };
             match piece {
                 Ok(Some(mut bytes)) => {
+                    // What is skipped is progress, too.
+                    received += bytes.len();
+                    if received >= STEP {
+                        received = 0;
+                        timer.as_mut().reset(Instant::now() + self.timeout);
+                    }
                     let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
                     skip -= skipped as u64;
                     let fresh = bytes.split_off(skipped);
@@ -297,8 +265,9 @@ impl Fill {
                         continue;
                     }
                     *at += fresh.len() as u64;
-                    if let Err(error) = writer.append(fresh).await {
-                        return Err(Interrupted::Disk(error));
+                    tokio::select! {
+                        appended = writer.append(fresh) => appended.map_err(Interrupted::Disk)?,
+                        () = &mut timer => return Err(Interrupted::TooOld),
                     }
                 }
                 Ok(None) if size.is_some_and(|size| *at < size) => {
@@ -310,34 +279,39 @@ impl Fill {
         }
     }
 
-    /// Asks for the rest, by another connection and where possible of another source, after a pause; `None` when upstream had its chances.
+    /// Asks for the rest, by another connection and where possible of another source, after a pause.
+    ///
+    /// # Errors
+    /// The last failure when upstream had its chances; that the mirror is stopping.
     async fn resume(
         &mut self,
         mut error: upstream::Error,
         at: u64,
         resumes: &mut u32,
         suppliers: &Suppliers,
-    ) -> Option<Body> {
-        while *resumes < RESUMES {
+    ) -> Result<Body, Interrupted> {
+        // What cannot be decoded could not be decoded the next time.
+        let is_final = self.is_decoded && matches!(error, upstream::Error::Malformed(_));
+        while *resumes < RESUMES && !is_final {
             *resumes += 1;
             self.metrics.resumes.inc();
             tracing::info!(%error, digest = %self.digest, at, attempt = *resumes, "resuming a broken fill");
             let pause = RESUME_PAUSE * 2u32.pow(*resumes - 1);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = self.stop.wait_for(|stop| *stop) => return None,
+                () = sleep(pause) => {}
+                _ = self.stop.wait_for(|stop| *stop) => return Err(Interrupted::Stopping),
             }
             // By turns: another source first, if there is one, and this one again.
             let others = suppliers.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let turn = (*resumes as usize - 1) % (others.len() + 1);
             let supplier = others.get(turn).unwrap_or(&self.supplier);
             match self.get_from(supplier, at).await {
-                Ok(body) => return Some(body),
+                Ok(body) => return Ok(body),
                 Err(next) => error = next,
             }
         }
         tracing::warn!(%error, digest = %self.digest, at, "a fill gave up");
-        None
+        Err(Interrupted::Upstream(error))
     }
 
     /// Serves one ask from upstream without the disk, verifying on the way; see [`pass`].
@@ -345,71 +319,119 @@ impl Fill {
         self.metrics.passed_through.inc();
         let body = self.get(0).await?;
         let size = body.size.ok_or(upstream::Error::Malformed("it does not say how large the blob is".into()))?;
-        Ok(pass(body, size, 0, size, Some(self.digest.clone()), None))
+        Ok(pass(body, size, 0..size, Some(Check::new(self.digest.clone())), None))
+    }
+}
+
+/// The name of what the store says against a fill.
+fn outcome_of(error: &weir_storage::Error) -> FillOutcome {
+    match error {
+        weir_storage::Error::DigestMismatch { .. } | weir_storage::Error::WrongSize { .. } => FillOutcome::mismatch,
+        _ => FillOutcome::disk_failed,
     }
 }
 
 /// Why a body did not get into the writer as a whole.
 enum Interrupted {
     Stopping,
+    TooOld,
     Upstream(upstream::Error),
     Disk(weir_storage::Error),
 }
 
-/// A reader of the bytes `start..end` of a blob of `size` bytes, straight from upstream.
+/// What bytes are verified by on their way: the digest of the whole, and the hash of what the client has already.
+pub(super) struct Check {
+    pub(super) digest: Digest,
+    pub(super) hasher: Hasher,
+}
+
+impl Check {
+    /// Of a blob of which the client has nothing.
+    fn new(digest: Digest) -> Check {
+        Check { hasher: digest.algorithm().hasher(), digest }
+    }
+}
+
+/// Pieces on their way to one reader.
+type Pieces = Sender<Result<Bytes, Stopped>>;
+
+/// A reader of the bytes `range` of a blob of `size` bytes, straight from upstream.
 ///
-/// With a digest, the whole blob is passed: it is hashed on the way and its last piece withheld until it verifies, so that
+/// With a check, the blob is passed to its end, hashed on the way, and its last piece withheld until it verifies, so that
 /// invariant 1 holds without a disk. Without, this is the documented exception: a small range far ahead of a fill.
 /// `held` is dropped when the bytes have gone out.
 pub(super) fn pass(
-    mut body: Body,
+    body: Body,
     size: u64,
-    start: u64,
-    end: u64,
-    digest: Option<Digest>,
+    range: Range<u64>,
+    check: Option<Check>,
     held: Option<OwnedSemaphorePermit>,
 ) -> Reader {
-    let (send, receive) = tokio::sync::mpsc::channel(PASSING_PIECES);
+    let (send, receive) = channel(PASSING_PIECES);
+    let start = range.start;
     tokio::spawn(async move {
         let _held = held;
-        let mut hasher = digest.as_ref().map(|digest| digest.algorithm().hasher());
-        let mut at = body.start;
-        let mut withheld: Option<bytes::Bytes> = None;
-        let failure: Arc<str> = loop {
-            match body.next().await {
-                Ok(Some(mut bytes)) => {
-                    let skip = usize::try_from(start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
-                    at += bytes.len() as u64;
-                    let mut bytes = bytes.split_off(skip);
-                    let beyond = usize::try_from(at.saturating_sub(end)).unwrap_or(usize::MAX);
-                    bytes.truncate(bytes.len().saturating_sub(beyond));
-                    if let Some(hasher) = &mut hasher {
-                        hasher.update(&bytes);
-                    }
-                    // An empty piece must not push out the one that is withheld.
-                    if !bytes.is_empty()
-                        && let Some(ready) = withheld.replace(bytes)
-                        && send.send(Ok(ready)).await.is_err()
-                    {
-                        return;
-                    }
-                    if at >= end && hasher.is_none() {
-                        break "".into();
-                    }
-                }
-                Ok(None) if at < end => break "upstream broke off".into(),
-                Ok(None) => break "".into(),
-                Err(error) => break error.to_string().into(),
-            }
-        };
-        let verified = hasher.is_none_or(|hasher| Some(hasher.finish()) == digest);
-        let last = match (failure.is_empty(), verified) {
-            (true, true) => Ok(withheld.unwrap_or_default()),
-            (true, false) => Err(Stopped("it does not match its digest".into())),
-            (false, _) => Err(Stopped(failure)),
-        };
-        // The client may have left; then nobody minds.
-        let _ = send.send(last).await;
+        forward(body, range, check, send).await;
     });
     Reader::passing(size, start, receive)
+}
+
+/// As [`pass`], of the end of a blob, and of the body that `open` gives.
+pub(super) fn pass_rest(
+    runtime: &Handle,
+    range: Range<u64>,
+    check: Check,
+    open: impl Future<Output = Result<Body, String>> + Send + 'static,
+) -> Reader {
+    let (send, receive) = channel(PASSING_PIECES);
+    let Range { start, end } = range;
+    runtime.spawn(async move {
+        match open.await {
+            Ok(body) => forward(body, range, Some(check), send).await,
+            // The client may have left; then it needs no answer.
+            Err(error) => drop(send.send(Err(Stopped(error.into()))).await),
+        }
+    });
+    Reader::passing(end, start, receive)
+}
+
+/// Sends the bytes `range` of a body to one reader.
+async fn forward(mut body: Body, range: Range<u64>, mut check: Option<Check>, send: Pieces) {
+    let mut at = body.start;
+    let mut withheld: Option<Bytes> = None;
+    let failure: Arc<str> = loop {
+        match body.next().await {
+            Ok(Some(mut bytes)) => {
+                let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+                at += bytes.len() as u64;
+                let mut bytes = bytes.split_off(skip);
+                let beyond = usize::try_from(at.saturating_sub(range.end)).unwrap_or(usize::MAX);
+                bytes.truncate(bytes.len().saturating_sub(beyond));
+                if let Some(check) = &mut check {
+                    check.hasher.update(&bytes);
+                }
+                // An empty piece must not push out the one that is withheld.
+                if !bytes.is_empty()
+                    && let Some(ready) = withheld.replace(bytes)
+                    && send.send(Ok(ready)).await.is_err()
+                {
+                    return;
+                }
+                if at >= range.end && check.is_none() {
+                    break "".into();
+                }
+            }
+            Ok(None) if at < range.end => break "upstream broke off".into(),
+            Ok(None) => break "".into(),
+            Err(error) => break error.to_string().into(),
+        }
+    };
+    let verified = check.is_none_or(|check| check.hasher.finish() == check.digest);
+    let last = match (failure.is_empty(), verified) {
+        (true, true) => Ok(withheld.unwrap_or_default()),
+        (true, false) => Err(Stopped("it does not match its digest".into())),
+        (false, _) => Err(Stopped(failure)),
+    };
+    // The client may have left; then it needs no answer.
+    let _ = send.send(last).await;
 }

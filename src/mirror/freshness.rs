@@ -2,9 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::oci::{Name, Tag, matches};
-
-/// What may be done with a cached answer before upstream is lookup.
+/// What may be done with a cached answer before upstream is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freshness {
     /// Answer with it; nothing touches the network.
@@ -29,21 +27,6 @@ pub(super) fn judge(checked_at: SystemTime, ttl: Duration, grace: Duration, now:
 /// The age of an answer; zero when the clock went backwards.
 pub(super) fn age(checked_at: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(checked_at).unwrap_or_default()
-}
-
-/// How long a tag is fresh: the first `[[mirror.tag]]` pattern that names `upstream/repository:tag`, else `tag_ttl`.
-pub(super) fn tag_ttl(
-    patterns: &[(String, Duration)],
-    default: Duration,
-    upstream: &str,
-    name: &Name,
-    tag: &Tag,
-) -> Duration {
-    if patterns.is_empty() {
-        return default;
-    }
-    let subject = format!("{upstream}/{name}:{tag}");
-    patterns.iter().find(|(pattern, _)| matches(pattern, &subject)).map_or(default, |(_, ttl)| *ttl)
 }
 
 #[cfg(test)]

@@ -10,20 +10,23 @@ use tokio::runtime::Handle;
 use weir_storage::{Listing, Source};
 
 use super::{
-    answer::{CacheFacts, CacheStatus, ReferrersAnswer, TagsAnswer},
     error::Error,
     flight::{AGE_LIMIT, Flights},
     freshness,
+    handles::Handles,
     lookup::{Key, Lookup, Object},
     manifests::Manifests,
-    metrics::{FlightKind, Metrics},
+    metrics::FlightKind,
     negative::NegativeCache,
     settings::Settings,
     sources::Sources,
     tags::{Resolution, Tags},
 };
 use crate::{
+    answer::{CacheFacts, CacheStatus, ReferrersAnswer, TagsAnswer},
     client::Client,
+    clock,
+    limits::repositories::RepositoryRules,
     oci::{Digest, Tag},
     upstream::{self, Upstream, ledger::Reason},
 };
@@ -43,21 +46,22 @@ pub struct Listings {
 }
 
 impl Listings {
-    pub(super) fn new(
-        settings: Arc<Settings>,
-        sources: Sources,
-        tags: Tags,
-        manifests: Arc<Manifests>,
-        negative: Arc<NegativeCache>,
-        metrics: Arc<Metrics>,
-        runtime: Handle,
-    ) -> Listings {
+    pub(super) fn new(handles: &Handles, tags: Tags, manifests: Arc<Manifests>) -> Listings {
+        let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let no_referrers = moka::sync::Cache::builder()
             .max_capacity(settings.negative_entries)
             .time_to_live(settings.stale_if_error.max(settings.listing_ttl))
             .build();
-        let flights = Flights::new(FlightKind::listing, AGE_LIMIT, metrics, runtime.clone());
-        Listings { settings, sources, tags, manifests, negative, no_referrers, flights, runtime }
+        Listings {
+            settings: settings.clone(),
+            sources: sources.clone(),
+            tags,
+            manifests,
+            negative: negative.clone(),
+            no_referrers,
+            flights: Flights::new(FlightKind::listing, metrics.clone(), runtime.clone()),
+            runtime: runtime.clone(),
+        }
     }
 
     /// All tags of a repository.
@@ -117,10 +121,14 @@ impl Listings {
             Err(error) if error.is_absence() => return nothing,
             Err(error) => return Err(error),
         };
+        // Some registries read the fallback tag as the digest. What an index lists does not refer to it.
+        if record.digest == *subject {
+            return nothing;
+        }
         let answer = self.manifests.by_digest(lookup, &record.digest, Reason::Referrers, false).await?;
         let index: Value = serde_json::from_slice(&answer.manifest.bytes).unwrap_or_default();
-        let descriptors = index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default();
-        Ok((source, descriptors))
+        let descriptors = index.get("manifests").and_then(Value::as_array).into_iter().flatten();
+        Ok((source, descriptors.filter(|descriptor| descriptor.is_object()).cloned().collect()))
     }
 
     /// Forgets which subjects had no referrers, as a purge by an operator asks.
@@ -140,8 +148,14 @@ impl Listings {
         F: FnOnce(Listings, Lookup) -> W,
         W: Future<Output = Result<(Source, Vec<Value>), Error>> + Send + 'static,
     {
-        let now = SystemTime::now();
-        let cached = self.sources.find(lookup, |source| self.sources.store.cache.listings.read(source, kind))?;
+        let now = clock::now();
+        let mut cached = None;
+        for source in self.sources.readable(lookup) {
+            cached = self.sources.store.cache.listings.load(&source, kind).await?;
+            if cached.is_some() {
+                break;
+            }
+        }
         let key = lookup.key(object);
         let empty = self.no_referrers.get(&key).map(|checked_at| Listing { checked_at, body: b"[]".to_vec() });
         let cached = cached.or(empty);
@@ -155,24 +169,25 @@ impl Listings {
         self.negative.check(&key)?;
         let kind = kind.to_owned();
         let (listings, owned, wanted) = (self.clone(), lookup.clone(), key.clone());
+        let (negative, absent) = (self.negative.clone(), key.clone());
         let work = |_: Arc<AtomicU32>| {
             let fetched = fetch(listings.clone(), owned);
-            async move {
+            let fetched = async move {
                 let (source, entries) = fetched.await?;
                 if entries.is_empty() && matches!(wanted.object, Object::Referrers(_)) {
-                    listings.no_referrers.insert(wanted, SystemTime::now());
+                    listings.no_referrers.insert(wanted, clock::now());
                     return Ok(entries.into());
                 }
                 let body = serde_json::to_vec(&entries).map_err(|_| Error::Internal)?;
-                let listing = Listing { checked_at: SystemTime::now(), body };
+                let listing = Listing { checked_at: clock::now(), body };
                 if let Err(error) = listings.sources.store.cache.listings.put(&source, &kind, &listing).await {
                     tracing::warn!(%error, kind, "a listing could not be kept; upstream will be asked again");
                 }
                 Ok(entries.into())
-            }
+            };
+            async move { negative.run(&absent, fetched).await }
         };
-        let fetched = self.flights.join(key.clone(), work).await;
-        match (self.negative.learn(&key, fetched), entries) {
+        match (self.flights.join(key, AGE_LIMIT, work).await, entries) {
             (Ok(entries), _) => Ok((entries, CacheFacts::now(CacheStatus::Miss))),
             (Err(error), Some(entries)) if error.allows_stale() && age < self.settings.stale_if_error => {
                 let warning = Some(format!("listing is stale: {error}").into());
@@ -182,17 +197,19 @@ impl Listings {
         }
     }
 
-    /// The cached repositories that this client may see: `repository` at the default upstream, `upstream/repository` elsewhere.
+    /// The cached repositories that this client may see and `rules` do not refuse: `repository` at the default upstream,
+    /// `upstream/repository` elsewhere.
     ///
     /// # Errors
     /// [`Error::Internal`].
-    pub async fn catalog(&self, client: &Client) -> Result<Vec<String>, Error> {
+    pub async fn catalog(&self, client: &Client, rules: &RepositoryRules) -> Result<Vec<String>, Error> {
         let (store, runtime) = (self.sources.store.clone(), &self.runtime);
         let sources =
             runtime.spawn(async move { store.index.catalog().await }).await.map_err(|_| Error::Internal)??;
         let client = Arc::new(client.clone());
         let mut names: Vec<String> = sources
             .into_iter()
+            .filter(|source| !rules.refuses(&source.upstream, &source.repository))
             .filter(|source| {
                 let lookup = Lookup {
                     upstream: source.upstream.clone(),
@@ -200,7 +217,7 @@ impl Listings {
                     client: client.clone(),
                     cached_only: None,
                 };
-                &*source.credential == Source::ANONYMOUS || lookup.may_read_private()
+                self.sources.readable(&lookup).any(|readable| readable.credential == source.credential)
             })
             .filter_map(|source| {
                 let settings = self.sources.upstream(&source.upstream).ok()?.settings();

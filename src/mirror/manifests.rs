@@ -4,29 +4,43 @@
 //! it is not here. So an unchanged tag costs nothing however often it is revalidated, and a changed tag that names
 //! what another tag brought costs nothing either. [`super::tags`] has the tag's half.
 
+mod head;
+mod refresh;
+
 use std::{sync::Arc, time::SystemTime};
 
 use tokio::runtime::Handle;
-use weir_storage::Source;
+use weir_storage::{Source, TagRecord};
 
 use super::{
-    answer::{CacheFacts, CacheStatus, ManifestAnswer, ManifestHead},
     budgeted_fetch::BudgetedFetch,
     coalesce::{ManifestFlights, Waiters},
     error::Error,
-    flight::{AGE_LIMIT, Flights},
+    flight::Flights,
     freshness::{self, Freshness},
+    handles::Handles,
     lookup::{Key, Lookup, Object},
     metrics::{FlightKind, Metrics},
+    named::NamedBlobs,
     negative::NegativeCache,
     settings::Settings,
-    sources::Sources,
+    sources::{Sources, known},
     tags::{Resolution, Tags},
 };
 use crate::{
+    answer::{CacheFacts, CacheStatus, ManifestAnswer, ManifestHead},
+    clock,
     oci::{Digest, Manifest, Reference, Tag},
     upstream::{self, ledger::Reason},
 };
+
+/// What a lookup names by its digest or by a tag that is not expired.
+struct Named {
+    digest: Digest,
+    checked_at: SystemTime,
+    /// The tag, when it is to be revalidated.
+    stale: Option<Tag>,
+}
 
 /// The manifests of all mirrored repositories.
 #[derive(Debug)]
@@ -36,6 +50,7 @@ pub struct Manifests {
     tags: Tags,
     fetcher: BudgetedFetch,
     negative: Arc<NegativeCache>,
+    named: NamedBlobs,
     metrics: Arc<Metrics>,
     flights: ManifestFlights,
     heads: Flights<Key, Option<ManifestHead>>,
@@ -43,52 +58,42 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    pub(super) fn new(
-        settings: Arc<Settings>,
-        sources: Sources,
-        tags: Tags,
-        fetcher: BudgetedFetch,
-        negative: Arc<NegativeCache>,
-        metrics: Arc<Metrics>,
-        runtime: Handle,
-    ) -> Manifests {
+    pub(super) fn new(handles: &Handles, tags: Tags, fetcher: BudgetedFetch) -> Manifests {
+        let Handles { settings, sources, negative, named, metrics, runtime } = handles;
         Manifests {
-            flights: ManifestFlights::new(fetcher.queue_wait(), metrics.clone(), runtime.clone()),
-            heads: Flights::new(FlightKind::manifest_head, AGE_LIMIT, metrics.clone(), runtime.clone()),
-            settings,
-            sources,
+            flights: ManifestFlights::new(fetcher.limits.clone(), metrics.clone(), runtime.clone()),
+            heads: Flights::new(FlightKind::manifest_head, metrics.clone(), runtime.clone()),
+            settings: settings.clone(),
+            sources: sources.clone(),
             tags,
             fetcher,
-            negative,
-            metrics,
-            runtime,
+            negative: negative.clone(),
+            named: named.clone(),
+            metrics: metrics.clone(),
+            runtime: runtime.clone(),
         }
     }
 
-    /// The fast lane: an answer that needs no await, or `None`; then call [`Manifests::get`], which also reports failures.
+    /// The fast lane: an answer from memory, or `None`; then call [`Manifests::get`], which also reports failures.
     pub fn cached(self: &Arc<Self>, lookup: &Lookup, reference: &Reference, now: SystemTime) -> Option<ManifestAnswer> {
-        let answer = self.fresh(lookup, reference, now).ok()??;
+        let answer = self.fresh_now(lookup, reference, now)?;
         self.count(&answer);
         Some(answer)
     }
 
-    /// [`Manifests::cached`] for a HEAD: nothing is saved by it, since upstream does not count HEADs.
-    pub fn cached_head(
-        self: &Arc<Self>,
-        lookup: &Lookup,
-        reference: &Reference,
-        now: SystemTime,
-    ) -> Option<ManifestHead> {
-        Some(self.fresh(lookup, reference, now).ok()??.head())
-    }
-
     /// Whether a manifest is here and this client's to have, fresh or not. Asks upstream nothing.
-    pub fn is_cached(&self, lookup: &Lookup, reference: &Reference) -> bool {
+    pub async fn is_cached(&self, lookup: &Lookup, reference: &Reference) -> bool {
         let digest = match reference {
             Reference::Digest(digest) => Some(digest.clone()),
-            Reference::Tag(tag) => self.tags.get(lookup, tag).ok().flatten().map(|(_, record)| record.digest),
+            Reference::Tag(tag) => self.tags.load(lookup, tag).await.ok().flatten().map(|(_, record)| record.digest),
         };
-        digest.is_some_and(|digest| self.sources.manifest(lookup, &digest).is_ok_and(|manifest| manifest.is_some()))
+        let Some(digest) = digest else { return false };
+        self.sources.manifest(lookup, &digest).await.is_ok_and(|manifest| manifest.is_some())
+    }
+
+    /// Whether [`Manifests::get`] asks upstream nothing before it answers.
+    pub async fn is_fresh(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> bool {
+        self.fresh(lookup, reference, clock::now()).await.is_ok_and(|answer| answer.is_some())
     }
 
     /// A manifest by tag or digest. Costs upstream at most one counted GET, and none when it is here.
@@ -97,25 +102,9 @@ impl Manifests {
     /// See [`Error`]; a cached answer stands in where the error allows it.
     pub async fn get(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> Result<ManifestAnswer, Error> {
         let answer = self.find(lookup, reference).await?;
+        self.named.learn(lookup, &answer.manifest);
         self.count(&answer);
         Ok(answer)
-    }
-
-    /// HEAD of a manifest. Never costs a counted request, but where a registry refuses HEAD.
-    ///
-    /// # Errors
-    /// As [`Manifests::get`].
-    pub async fn head(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> Result<ManifestHead, Error> {
-        if let Some(answer) = self.fresh(lookup, reference, SystemTime::now())? {
-            return Ok(answer.head());
-        }
-        let key = lookup.key(Object::Manifest(reference.clone()));
-        self.negative.check(&key)?;
-        let head = match reference {
-            Reference::Tag(tag) => self.head_tag(lookup, tag).await,
-            Reference::Digest(digest) => self.head_digest(lookup, digest).await,
-        };
-        self.negative.learn(&key, head)
     }
 
     fn count(&self, answer: &ManifestAnswer) {
@@ -125,35 +114,57 @@ impl Manifests {
         self.metrics.manifest(answer.facts.status);
     }
 
-    /// An answer that needs no await: a digest that is here, or a tag that is fresh.
-    fn fresh(
+    /// The answer from memory for a digest that is there or a tag that is not expired.
+    fn fresh_now(self: &Arc<Self>, lookup: &Lookup, reference: &Reference, now: SystemTime) -> Option<ManifestAnswer> {
+        let named = match reference {
+            Reference::Digest(digest) => Named { digest: digest.clone(), checked_at: now, stale: None },
+            Reference::Tag(tag) => self.named(lookup, tag, self.tags.now(lookup, tag)?.1, now)?,
+        };
+        let manifest = self.sources.manifest_now(lookup, &named.digest)?;
+        Some(self.hit(lookup, named, manifest, now))
+    }
+
+    /// As [`Manifests::fresh_now`], from disk where memory does not have it.
+    async fn fresh(
         self: &Arc<Self>,
         lookup: &Lookup,
         reference: &Reference,
         now: SystemTime,
     ) -> Result<Option<ManifestAnswer>, Error> {
-        let (digest, checked_at) = match reference {
-            Reference::Digest(digest) => (digest.clone(), now),
+        let named = match reference {
+            Reference::Digest(digest) => Named { digest: digest.clone(), checked_at: now, stale: None },
             Reference::Tag(tag) => {
-                let Some((_, record)) = self.tags.get(lookup, tag)? else { return Ok(None) };
-                match self.tags.freshness(lookup, tag, &record, now) {
-                    Freshness::Fresh => {}
-                    Freshness::Stale if self.sources.manifest(lookup, &record.digest)?.is_some() => {
-                        self.revalidate_behind(lookup, tag)
-                    }
-                    Freshness::Stale | Freshness::Expired => return Ok(None),
-                }
-                (record.digest, record.checked_at)
+                let record = self.tags.load(lookup, tag).await?;
+                let named = record.and_then(|(_, record)| self.named(lookup, tag, record, now));
+                let Some(named) = named else { return Ok(None) };
+                named
             }
         };
-        Ok(self.sources.manifest(lookup, &digest)?.map(|manifest| {
-            let facts = CacheFacts { status: CacheStatus::Hit, age: freshness::age(checked_at, now), warning: None };
-            ManifestAnswer { manifest, facts }
-        }))
+        let manifest = self.sources.manifest(lookup, &named.digest).await?;
+        Ok(manifest.map(|manifest| self.hit(lookup, named, manifest, now)))
+    }
+
+    /// What a tag names, unless the record of it expired.
+    fn named(&self, lookup: &Lookup, tag: &Tag, record: TagRecord, now: SystemTime) -> Option<Named> {
+        let stale = match self.tags.freshness(lookup, tag, &record, now) {
+            Freshness::Fresh => None,
+            Freshness::Stale => Some(tag.clone()),
+            Freshness::Expired => return None,
+        };
+        Some(Named { digest: record.digest, checked_at: record.checked_at, stale })
+    }
+
+    /// The answer; a stale one is revalidated while it goes out.
+    fn hit(self: &Arc<Self>, lookup: &Lookup, named: Named, manifest: Manifest, now: SystemTime) -> ManifestAnswer {
+        if let Some(tag) = &named.stale {
+            self.revalidate_behind(lookup, tag);
+        }
+        let age = freshness::age(named.checked_at, now);
+        ManifestAnswer { manifest, facts: CacheFacts { status: CacheStatus::Hit, age, warning: None } }
     }
 
     async fn find(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> Result<ManifestAnswer, Error> {
-        if let Some(answer) = self.fresh(lookup, reference, SystemTime::now())? {
+        if let Some(answer) = self.fresh(lookup, reference, clock::now()).await? {
             return Ok(answer);
         }
         match reference {
@@ -172,13 +183,15 @@ impl Manifests {
     ) -> Result<ManifestAnswer, Error> {
         let key = lookup.key(Object::Manifest(Reference::Digest(digest.clone())));
         self.negative.check(&key)?;
-        let (manifests, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
+        let (manifests, owned, wanted, absent) = (self.clone(), lookup.clone(), digest.clone(), key.clone());
         let work = move |waiters| {
-            let (manifests, owned, wanted) = (manifests.clone(), owned.clone(), wanted.clone());
-            async move { manifests.fetch_digest(&owned, &wanted, reason, &Waiters { has_stale, ..waiters }).await }
+            let (manifests, owned, wanted, key) = (manifests.clone(), owned.clone(), wanted.clone(), absent.clone());
+            async move {
+                let waiters = Waiters { has_stale, ..waiters };
+                manifests.negative.run(&key, manifests.fetch_digest(&owned, &wanted, reason, &waiters)).await
+            }
         };
-        let answer = self.flights.coalesce(&key, lookup, work).await;
-        self.negative.learn(&key, answer)
+        self.flights.coalesce(&key, lookup, work).await
     }
 
     /// The flight's work for a digest: looks again, lets upstream vouch for bytes that are here, or fetches them.
@@ -189,36 +202,37 @@ impl Manifests {
         reason: Reason,
         waiters: &Waiters,
     ) -> Result<ManifestAnswer, Error> {
-        if let Some(manifest) = self.sources.manifest(lookup, digest)? {
+        if let Some(manifest) = self.sources.manifest(lookup, digest).await? {
             return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
         }
         if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
-        let here = self.sources.store.cache.manifests.read(digest)?;
+        let here = self.sources.store.cache.manifests.load(digest).await?;
         let reference = Reference::Digest(digest.clone());
         let has_accounts = !self.sources.upstream(&lookup.upstream)?.settings().accounts.is_empty();
-        let mut source = lookup.public();
+        let mut source = Some(lookup.public());
         // Bytes that another repository brought need this one's word, and a HEAD is free. With accounts, a HEAD tells
         // first who may read this, since the account with the most left pays for what anonymous may read.
         if here.is_some() || has_accounts {
             match self.sources.head_manifest(lookup, &reference).await {
                 Ok((vouching, head)) => {
-                    if head.digest.is_some_and(|found| found != *digest && found.algorithm() == digest.algorithm()) {
+                    let differs = |found: &Digest| found != digest && found.algorithm() == digest.algorithm();
+                    if head.digest.as_ref().is_some_and(differs) {
                         let message = "upstream answered a digest with another one".into();
                         return Err(Error::UpstreamMalformed { message });
                     }
-                    source = vouching;
                     if let Some(manifest) = here {
-                        self.sources.add_member(&source, digest).await;
+                        self.sources.add_member(&vouching, digest).await;
                         return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
                     }
+                    source = if head.digest.is_some() { Some(vouching) } else { known(vouching) };
                 }
-                Err(upstream::Error::HeadRefused) => {}
+                Err(upstream::Error::HeadRefused) => source = None,
                 Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown)),
             }
         }
-        let manifest = self.fetcher.fetch(lookup, &source, &reference, reason, waiters).await?;
+        let (source, manifest) = self.fetcher.fetch(lookup, source.as_ref(), &reference, reason, waiters).await?;
         self.forget_absence_of_children(lookup, &manifest);
         self.keep(&source, &manifest).await;
         Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
@@ -248,13 +262,12 @@ impl Manifests {
     async fn by_tag(self: &Arc<Self>, lookup: &Lookup, tag: &Tag) -> Result<ManifestAnswer, Error> {
         let key = lookup.key(Object::Manifest(Reference::Tag(tag.clone())));
         self.negative.check(&key)?;
-        let (manifests, owned, wanted) = (self.clone(), lookup.clone(), tag.clone());
+        let (manifests, owned, wanted, absent) = (self.clone(), lookup.clone(), tag.clone(), key.clone());
         let work = move |waiters| {
-            let (manifests, owned, wanted) = (manifests.clone(), owned.clone(), wanted.clone());
-            async move { manifests.fetch_tag(&owned, &wanted, waiters).await }
+            let (manifests, owned, wanted, key) = (manifests.clone(), owned.clone(), wanted.clone(), absent.clone());
+            async move { manifests.negative.run(&key, manifests.fetch_tag(&owned, &wanted, waiters)).await }
         };
-        let answer = self.flights.coalesce(&key, lookup, work).await;
-        self.negative.learn(&key, answer)
+        self.flights.coalesce(&key, lookup, work).await
     }
 
     /// The flight's work for a tag: resolve it, get what it names, and fall back to what is cached when that fails.
@@ -265,18 +278,18 @@ impl Manifests {
         mut waiters: Waiters,
     ) -> Result<ManifestAnswer, Error> {
         self.tags.promote(lookup, tag).await?;
-        if let Some(answer) = self.fresh(lookup, &Reference::Tag(tag.clone()), SystemTime::now())? {
+        if let Some(answer) = self.fresh(lookup, &Reference::Tag(tag.clone()), clock::now()).await? {
             return Ok(answer);
         }
-        if let Some((record, facts)) = self.tags.stale_for_cached_only(lookup, tag, SystemTime::now()).await?
-            && let Some(manifest) = self.sources.manifest(lookup, &record.digest)?
+        if let Some((record, facts)) = self.tags.stale_for_cached_only(lookup, tag, clock::now()).await?
+            && let Some(manifest) = self.sources.manifest(lookup, &record.digest).await?
         {
             return Ok(ManifestAnswer { manifest, facts });
         }
-        waiters.has_stale = self.has_stale(lookup, tag)?;
+        waiters.has_stale = self.has_stale(lookup, tag).await?;
         let answer = match self.current(lookup, tag).await {
             Ok(resolution) => match self.fetch_named(lookup, tag, resolution, &waiters).await {
-                // Somebody moved the tag between the HEAD and the GET: the digest is gone, the tag is not.
+                // The tag was moved between the HEAD and the GET: the digest is gone, the tag is not.
                 Err(Error::ManifestUnknown) => match self.tags.resolve(lookup, tag).await {
                     Ok(resolution) => self.fetch_named(lookup, tag, resolution, &waiters).await,
                     Err(error) => Err(error),
@@ -286,8 +299,8 @@ impl Manifests {
             Err(error) => Err(error),
         };
         match answer {
-            Err(error) => match self.tags.stale(lookup, tag, &error, SystemTime::now()).await? {
-                Some((record, facts)) => match self.sources.manifest(lookup, &record.digest)? {
+            Err(error) => match self.tags.stale(lookup, tag, &error, clock::now()).await? {
+                Some((record, facts)) => match self.sources.manifest(lookup, &record.digest).await? {
                     Some(manifest) => Ok(ManifestAnswer { manifest, facts }),
                     None => Err(error),
                 },
@@ -298,19 +311,19 @@ impl Manifests {
     }
 
     /// Whether the old answer may stand in when the new one cannot be had.
-    fn has_stale(&self, lookup: &Lookup, tag: &Tag) -> Result<bool, Error> {
-        let Some((_, record)) = self.tags.get(lookup, tag)? else { return Ok(false) };
-        let age = freshness::age(record.checked_at, SystemTime::now());
-        Ok(age < self.settings.stale_if_error && self.sources.manifest(lookup, &record.digest)?.is_some())
+    async fn has_stale(&self, lookup: &Lookup, tag: &Tag) -> Result<bool, Error> {
+        let Some((_, record)) = self.tags.load(lookup, tag).await? else { return Ok(false) };
+        let age = freshness::age(record.checked_at, clock::now());
+        Ok(age < self.settings.stale_if_error && self.sources.manifest(lookup, &record.digest).await?.is_some())
     }
 
     /// What the tag names: as a HEAD found it while that is fresh, else by asking upstream.
     async fn current(self: &Arc<Self>, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
-        let now = SystemTime::now();
+        let now = clock::now();
         if let Some((source, record)) = self.tags.pending(lookup, tag, now) {
             return Ok(Resolution::Named { source, record, changed: true });
         }
-        match self.tags.get(lookup, tag)? {
+        match self.tags.load(lookup, tag).await? {
             Some((source, record)) if self.tags.freshness(lookup, tag, &record, now) == Freshness::Fresh => {
                 Ok(Resolution::Named { source, record, changed: false })
             }
@@ -329,7 +342,7 @@ impl Manifests {
         match resolution {
             Resolution::Named { source, record, changed } => {
                 let reason = if changed { Reason::Changed } else { Reason::Cold };
-                let held = self.sources.manifest(lookup, &record.digest)?;
+                let held = self.sources.manifest(lookup, &record.digest).await?;
                 let mut answer = match held {
                     Some(manifest) => ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Revalidated) },
                     None => {
@@ -348,98 +361,15 @@ impl Manifests {
                 }
                 Ok(answer)
             }
-            Resolution::HeadRefused { source, reason } => {
-                let reference = Reference::Tag(tag.clone());
-                let manifest = self.fetcher.fetch(lookup, &source, &reference, reason, waiters).await?;
+            Resolution::HeadRefused { source } => {
+                let (reference, reason) = (Reference::Tag(tag.clone()), Reason::HeadRefused);
+                let (source, manifest) =
+                    self.fetcher.fetch(lookup, source.as_ref(), &reference, reason, waiters).await?;
                 self.forget_absence_of_children(lookup, &manifest);
                 self.keep(&source, &manifest).await;
                 self.tags.put(&source, tag, &Tags::record_of(&manifest)).await;
                 Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
             }
-        }
-    }
-
-    async fn head_digest(self: &Arc<Self>, lookup: &Lookup, digest: &Digest) -> Result<ManifestHead, Error> {
-        let reference = Reference::Digest(digest.clone());
-        let key = lookup.key(Object::Manifest(reference.clone()));
-        let (manifests, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
-        let work = |_| async move {
-            match manifests.sources.head_manifest(&owned, &reference).await {
-                Ok((source, head)) => {
-                    manifests.sources.add_member(&source, &wanted).await;
-                    if let Some(manifest) = manifests.sources.store.cache.manifests.read(&wanted)? {
-                        let facts = CacheFacts::now(CacheStatus::Hit);
-                        return Ok(Some(ManifestAnswer { manifest, facts }.head()));
-                    }
-                    let (Some(media_type), Some(size)) = (head.media_type, head.size) else { return Ok(None) };
-                    Ok(Some(ManifestHead {
-                        digest: wanted,
-                        media_type,
-                        size,
-                        facts: CacheFacts::now(CacheStatus::Miss),
-                    }))
-                }
-                Err(upstream::Error::HeadRefused) => Ok(None),
-                Err(error) => Err(Error::from_upstream(&owned.upstream, error, Error::ManifestUnknown)),
-            }
-        };
-        match self.heads.join(key, work).await? {
-            Some(head) => Ok(head),
-            // This registry answers HEAD not at all or without what ours must say: only the GET knows.
-            None => Ok(self.by_digest(lookup, digest, Reason::HeadRefused, false).await?.head()),
-        }
-    }
-
-    /// HEAD of a tag that is not fresh: free upstream, and nothing is fetched.
-    async fn head_tag(self: &Arc<Self>, lookup: &Lookup, tag: &Tag) -> Result<ManifestHead, Error> {
-        self.tags.promote(lookup, tag).await?;
-        // What a HEAD alone brought is answered without its bytes while it is fresh.
-        let now = SystemTime::now();
-        if lookup.cached_only.is_none()
-            && let Some((_, record)) = self.tags.pending(lookup, tag, now)
-        {
-            let facts =
-                CacheFacts { status: CacheStatus::Hit, age: freshness::age(record.checked_at, now), warning: None };
-            return Ok(ManifestHead::of(record, facts));
-        }
-        let cached = self.tags.get(lookup, tag)?;
-        if let Some((_, record)) = &cached
-            && self.tags.freshness(lookup, tag, record, now) == Freshness::Fresh
-        {
-            let facts =
-                CacheFacts { status: CacheStatus::Hit, age: freshness::age(record.checked_at, now), warning: None };
-            return Ok(ManifestHead::of(record.clone(), facts));
-        }
-        if let Some((record, facts)) = self.tags.stale_for_cached_only(lookup, tag, now).await? {
-            return Ok(ManifestHead::of(record, facts));
-        }
-        let error = match self.tags.resolve(lookup, tag).await {
-            Ok(Resolution::Named { source, record, changed }) => {
-                let refusal = changed.then(|| self.fetcher.cannot_fetch(lookup, &source, now)).flatten();
-                if let Some(refusal) = refusal
-                    && self.sources.manifest(lookup, &record.digest)?.is_none()
-                {
-                    // A client that asked by HEAD goes on to GET what it names. Better the old image whole than the new one refused.
-                    refusal
-                } else {
-                    if changed && self.sources.manifest(lookup, &record.digest)?.is_some() {
-                        self.tags.put(&source, tag, &record).await;
-                    } else if changed {
-                        self.tags.set_pending(lookup, tag, source, record.clone());
-                    }
-                    let same = !changed && cached.is_some();
-                    let status = if same { CacheStatus::Revalidated } else { CacheStatus::Miss };
-                    return Ok(ManifestHead::of(record, CacheFacts::now(status)));
-                }
-            }
-            Ok(Resolution::HeadRefused { .. }) => {
-                return Ok(self.find(lookup, &Reference::Tag(tag.clone())).await?.head());
-            }
-            Err(error) => error,
-        };
-        match self.tags.stale(lookup, tag, &error, now).await? {
-            Some((record, facts)) => Ok(ManifestHead::of(record, facts)),
-            None => Err(error),
         }
     }
 

@@ -6,15 +6,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::answer::CacheStatus;
+use crate::answer::CacheStatus;
 
 /// Counters of the mirror, all since start.
 #[derive(Debug)]
 pub struct Metrics {
-    answers: Family<Answer, Counter>,
-    manifests: [Counter; STATUSES.len()],
-    blobs: [Counter; STATUSES.len()],
+    /// By `kind` and `status`.
+    answers: Family<[(&'static str, &'static str); 2], Counter>,
+    manifests: [Counter; CacheStatus::ALL.len()],
+    blobs: [Counter; CacheStatus::ALL.len()],
     flights: Family<FlightLabels, Counter>,
+    fill_outcomes: Family<FillLabels, Counter>,
     /// Blobs that began to arrive.
     pub fills: Counter,
     /// Broken bodies that were picked up by Range.
@@ -23,29 +25,6 @@ pub struct Metrics {
     pub mismatches: Counter,
     /// Blobs sent to one client without being kept, because the disk was full.
     pub passed_through: Counter,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answer {
-    kind: Kind,
-    status: Label,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
-enum Kind {
-    manifest,
-    blob,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
-enum Label {
-    hit,
-    miss,
-    revalidated,
-    stale,
-    bypass,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -84,18 +63,39 @@ pub(super) enum FlightOutcome {
     too_old,
 }
 
-/// In the order of the variants, by which handles are found.
-const STATUSES: [Label; 5] = [Label::hit, Label::miss, Label::revalidated, Label::stale, Label::bypass];
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FillLabels {
+    outcome: FillOutcome,
+}
+
+/// How a fill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
+pub(super) enum FillOutcome {
+    done,
+    /// What arrived does not match its digest or its size.
+    mismatch,
+    /// Upstream broke off, and the resumes failed.
+    upstream_failed,
+    disk_failed,
+    /// It made no progress for as long as a fill may.
+    too_old,
+    /// The mirror closed.
+    closed,
+}
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let answers = Family::<Answer, Counter>::default();
-        let handles = |kind| STATUSES.map(|status| answers.get_or_create(&Answer { kind, status }).clone());
+        let answers = Family::<[(&str, &str); 2], Counter>::default();
+        let handles = |kind| {
+            CacheStatus::ALL.map(|status| answers.get_or_create(&[("kind", kind), ("status", status.as_str())]).clone())
+        };
         Metrics {
-            manifests: handles(Kind::manifest),
-            blobs: handles(Kind::blob),
+            manifests: handles("manifest"),
+            blobs: handles("blob"),
             answers,
             flights: Family::default(),
+            fill_outcomes: Family::default(),
             fills: Counter::default(),
             resumes: Counter::default(),
             mismatches: Counter::default(),
@@ -120,6 +120,11 @@ impl Metrics {
         self.flights.get_or_create(&FlightLabels { flight, outcome }).inc();
     }
 
+    /// Counts a fill that ended.
+    pub(super) fn fill(&self, outcome: FillOutcome) {
+        self.fill_outcomes.get_or_create(&FillLabels { outcome }).inc();
+    }
+
     #[cfg(test)]
     pub(super) fn flights(&self, flight: FlightKind, outcome: FlightOutcome) -> u64 {
         self.flights.get_or_create(&FlightLabels { flight, outcome }).get()
@@ -131,6 +136,11 @@ impl Metrics {
         let help = "Pieces of work that lookups share, by what they are for and how they ended";
         registry.register("flights", help, self.flights.clone());
         registry.register("fills", "Blobs that began to arrive from upstream", self.fills.clone());
+        registry.register(
+            "fill_outcomes",
+            "Blobs that stopped arriving or could not begin to in time, by how that ended",
+            self.fill_outcomes.clone(),
+        );
         registry.register("fill_resumes", "Broken upstream bodies picked up by Range", self.resumes.clone());
         registry.register("digest_mismatches", "Blobs from upstream thrown away", self.mismatches.clone());
         registry.register("passed_through", "Blobs sent without being kept", self.passed_through.clone());

@@ -7,22 +7,29 @@
 //!
 //! All work that asks upstream runs on the background runtime that `main` owns, and outlives the client that asked.
 
-mod answer;
 mod blobs;
 mod budgeted_fetch;
 mod coalesce;
 mod error;
 mod fill;
+mod fills;
 mod flight;
+#[cfg(test)]
+mod flight_tests;
 mod freshness;
+mod handles;
+mod health;
 mod listings;
 mod lookup;
 mod manifests;
 mod metrics;
+mod named;
 mod names;
 mod negative;
+mod refreshed;
 mod settings;
 mod sources;
+mod sync;
 mod tags;
 
 use std::{
@@ -34,26 +41,32 @@ use tokio::runtime::Handle;
 use weir_storage::Store;
 
 pub use self::{
-    answer::{
-        BlobAnswer, BlobHead, CacheFacts, CacheStatus, ManifestAnswer, ManifestHead, ReferrersAnswer, TagsAnswer,
-    },
     blobs::Blobs,
     error::Error,
+    health::Check,
     listings::Listings,
     lookup::Lookup,
     manifests::Manifests,
     metrics::Metrics,
-    settings::Settings,
+    refreshed::Refreshed,
+    settings::{Settings, TagRule},
 };
-use self::{budgeted_fetch::BudgetedFetch, names::Names, negative::NegativeCache, sources::Sources, tags::Tags};
+use self::{
+    budgeted_fetch::BudgetedFetch, handles::Handles, named::NamedBlobs, names::Names, negative::NegativeCache,
+    sources::Sources, tags::Tags,
+};
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
     client::Client,
+    clock,
     limits::Limits,
     oci::{Name, Tag},
-    upstream::{Ledger, Upstream},
+    upstream::{CredentialState, Ledger, Upstream},
 };
-pub use weir_storage::{Extent, Reader, Repair, Report, Scrub, Source, Stopped, Usage};
+pub use weir_storage::{
+    Error as StoreError, Extent, Image, Images, Pin, Purged, Reader, Reading, Repair, Report, Repository, Scrub,
+    Selection, Source, Stopped, Usage,
+};
 
 /// The mirror. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -64,6 +77,7 @@ pub struct Mirror {
     pub blobs: Arc<Blobs>,
     /// Answers for tag lists, referrers and the catalog.
     pub listings: Arc<Listings>,
+    settings: Arc<Settings>,
     sources: Sources,
     tags: Tags,
     negative: Arc<NegativeCache>,
@@ -82,31 +96,24 @@ impl Mirror {
         limits: Limits,
         runtime: Handle,
     ) -> Mirror {
-        let (settings, metrics) = (Arc::new(settings), Arc::<Metrics>::default());
         let negative = Arc::new(NegativeCache::new(settings.negative_entries, settings.negative_ttl));
-        let sources = Sources::new(store, upstreams);
+        let handles = Handles {
+            named: NamedBlobs::new(settings.negative_entries),
+            settings: Arc::new(settings),
+            sources: Sources::new(store, upstreams),
+            negative,
+            metrics: Arc::default(),
+            runtime,
+        };
         let names = Names::new();
-        let tags = Tags::new(settings.clone(), sources.clone(), names.clone(), metrics.clone(), runtime.clone());
-        let manifests = Arc::new(Manifests::new(
-            settings.clone(),
-            sources.clone(),
-            tags.clone(),
-            BudgetedFetch::new(sources.clone(), ledger.clone(), limits.clone(), names),
-            negative.clone(),
-            metrics.clone(),
-            runtime.clone(),
-        ));
-        let listings = Listings::new(
-            settings.clone(),
-            sources.clone(),
-            tags.clone(),
-            manifests.clone(),
-            negative.clone(),
-            metrics.clone(),
-            runtime.clone(),
-        );
-        let blobs = Blobs::new(settings, sources.clone(), negative.clone(), metrics.clone(), runtime);
+        let tags = Tags::new(&handles, names.clone());
+        let fetcher = BudgetedFetch::new(handles.sources.clone(), ledger.clone(), limits.clone(), names);
+        let manifests = Arc::new(Manifests::new(&handles, tags.clone(), fetcher));
+        let listings = Listings::new(&handles, tags.clone(), manifests.clone());
+        let blobs = Blobs::new(&handles);
+        let Handles { settings, sources, negative, metrics, .. } = handles;
         Mirror {
+            settings,
             manifests,
             blobs: Arc::new(blobs),
             listings: Arc::new(listings),
@@ -121,7 +128,7 @@ impl Mirror {
 
     /// What every identity has left upstream.
     pub fn budget(&self) -> Vec<Balance> {
-        let now = SystemTime::now();
+        let now = clock::now();
         let mut identities = self.ledger.identities();
         for upstream in self.sources.upstreams() {
             for identity in upstream.identities() {
@@ -153,15 +160,12 @@ impl Mirror {
     /// Why a repository, or one reference of it, went upstream, and who asked; newest first.
     ///
     /// A tag stands for what it names now and for the children of that, since most GETs are by digest.
-    pub fn explain(&self, upstream: &str, repository: &Name, reference: Option<&str>) -> Vec<Spend> {
-        let wanted = reference.map(|reference| {
-            let tag = reference.parse::<Tag>().ok();
-            tag.map_or_else(Vec::new, |tag| self.tags.digests_of(upstream, repository, &tag))
-                .into_iter()
-                .chain([reference.to_owned()])
-                .collect::<Vec<String>>()
-        });
-        let mut spends = self.ledger.explain(repository, wanted.as_deref());
+    pub async fn explain(&self, upstream: &str, repository: &Name, reference: Option<&str>) -> Vec<Spend> {
+        let mut wanted: Vec<String> = reference.map(str::to_owned).into_iter().collect();
+        if let Some(tag) = reference.and_then(|reference| reference.parse::<Tag>().ok()) {
+            wanted.extend(self.tags.digests_of(upstream, repository, &tag).await);
+        }
+        let mut spends = self.ledger.explain(repository, reference.map(|_| &wanted[..]));
         spends.retain(|spend| &*spend.upstream == upstream);
         spends
     }
@@ -181,6 +185,25 @@ impl Mirror {
         &self.metrics
     }
 
+    /// What is known of the credential of each account: upstream, account, state.
+    pub fn credentials(&self) -> Vec<(Arc<str>, Arc<str>, CredentialState)> {
+        let of = |upstream: &Upstream| {
+            let name = upstream.settings().name.clone();
+            upstream.credentials().into_iter().map(move |(account, state)| (name.clone(), account, state))
+        };
+        self.sources.upstreams().flat_map(of).collect()
+    }
+
+    /// What Weir needs and how it is. One small file is written, at most once a second; no request is sent.
+    pub async fn health(&self) -> Vec<Check> {
+        health::checks(&self.sources).await
+    }
+
+    /// The names of all upstreams.
+    pub fn upstreams(&self) -> Vec<Arc<str>> {
+        self.sources.upstreams().map(|upstream| upstream.settings().name.clone()).collect()
+    }
+
     /// Upstreams that are not asked now: name, until when, and why.
     pub fn breakers(&self) -> Vec<(Arc<str>, SystemTime, Arc<str>)> {
         let open =
@@ -188,15 +211,29 @@ impl Mirror {
         self.sources.upstreams().filter_map(open).collect()
     }
 
-    /// Forgets a tag, or a whole repository, and what was known to be absent. Returns how many entries went; bytes leave by eviction.
+    /// What is cached, image by image.
+    pub fn images(&self) -> &Images {
+        &self.sources.store.images
+    }
+
+    /// Until when the tag of an image is answered without asking upstream; `None` for a digest, which never changes.
+    pub fn fresh_until(&self, image: &Image) -> Option<SystemTime> {
+        let Repository { upstream, name } = &image.repository;
+        let ttl = self.settings.ttl_of(upstream, name, image.tag.as_ref()?);
+        image.checked_at?.checked_add(ttl)
+    }
+
+    /// Removes what is selected from the cache, and forgets what was known to be absent; see [`Images::purge`].
     ///
     /// # Errors
-    /// [`Error::Internal`].
-    pub async fn purge(&self, upstream: &str, repository: &Name, reference: Option<&Tag>) -> Result<u64, Error> {
-        self.negative.clear();
-        self.tags.forget_pending();
-        self.listings.forget_absent();
-        Ok(self.sources.store.cache.forget(upstream, repository, reference).await?)
+    /// As [`Images::purge`].
+    pub async fn purge(&self, selections: Vec<Selection>, dry_run: bool) -> Result<Purged, StoreError> {
+        if !dry_run {
+            self.negative.clear();
+            self.tags.forget_pending();
+            self.listings.forget_absent();
+        }
+        self.images().purge(selections, dry_run).await
     }
 
     /// What looks for damage of what is stored.

@@ -16,7 +16,7 @@ use crate::oci::Reference;
 /// The longest an absence is believed without asking again.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How long an entry is remembered beyond its end, so that the next confirmation climbs the ladder.
+/// How long an entry is remembered beyond its end, so that the next confirmation lasts longer.
 const MEMORY: Duration = Duration::from_secs(600);
 
 /// Absences by what was lookup.
@@ -34,7 +34,7 @@ struct Absence {
 }
 
 impl NegativeCache {
-    /// Nothing is absent yet. At most `entries` are remembered; the first rung of the ladder is `first`.
+    /// Nothing is absent yet. At most `entries` are remembered; the first confirmation lasts `first`.
     pub(super) fn new(entries: u64, first: Duration) -> NegativeCache {
         let entries = moka::sync::Cache::builder().max_capacity(entries).time_to_live(LONGEST + MEMORY).build();
         NegativeCache { entries, first }
@@ -44,6 +44,19 @@ impl NegativeCache {
     /// What upstream lately said, when that was that this does not exist.
     pub(super) fn check(&self, key: &Key) -> Result<(), Error> {
         self.get(key, Instant::now()).map_or(Ok(()), Err)
+    }
+
+    /// The work of a flight, with its outcome learned before the flight ends; not done when an earlier flight learned an absence.
+    ///
+    /// An earlier flight may end between a lookup's [`NegativeCache::check`] and its own flight. Were the outcome learned by the lookups
+    /// that wait for it, a flight that starts before one of them runs again would send the same request.
+    pub(super) async fn run<T>(
+        &self,
+        key: &Key,
+        work: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        self.check(key)?;
+        self.learn(key, work.await)
     }
 
     /// Keeps or drops the memory of an absence by what upstream said now.

@@ -5,16 +5,17 @@
 //! manifest names a digest is not enough: a publisher can name the private layer of another in a manifest.
 //!
 //! What anonymous may read upstream is public here. What only an account of ours could read is served only to principals
-//! whose `pull` patterns name it, and is kept under that account, so that one client's right never answers for another's.
+//! whose `pull` patterns name it, and is kept under that account, so that one client's right never answers for another's. The
+//! exception is what the account's `shared` patterns name: the operator gives that to every client.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use weir_storage::{Source, Store};
 
 use super::{error::Error, lookup::Lookup};
 use crate::{
-    oci::{Digest, Manifest, Reference},
-    upstream::{self, Identity, Upstream},
+    oci::{Digest, Manifest, Name, Reference},
+    upstream::{self, Account, Identity, Upstream},
 };
 
 /// The upstreams, and what is stored of each of their repositories for each credential. Cloning is cheap.
@@ -22,12 +23,19 @@ use crate::{
 pub(super) struct Sources {
     pub(super) store: Store,
     upstreams: Arc<HashMap<Arc<str>, Upstream>>,
+    /// By upstream and repository, the account that was given what anonymous was refused lately, so that it is asked first.
+    given: moka::sync::Cache<(Arc<str>, Name), Arc<str>>,
 }
+
+/// How long an account is asked before anonymous, and of how many repositories that is known.
+const GIVEN: Duration = Duration::from_secs(60);
+const MAX_GIVEN: u64 = 10_000;
 
 impl Sources {
     pub(super) fn new(store: Store, upstreams: Vec<Upstream>) -> Sources {
         let upstreams = upstreams.into_iter().map(|upstream| (upstream.settings().name.clone(), upstream));
-        Sources { store, upstreams: Arc::new(upstreams.collect()) }
+        let given = moka::sync::Cache::builder().max_capacity(MAX_GIVEN).time_to_live(GIVEN).build();
+        Sources { store, upstreams: Arc::new(upstreams.collect()), given }
     }
 
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
@@ -40,35 +48,31 @@ impl Sources {
         self.upstreams.get(name).ok_or(Error::NameUnknown)
     }
 
-    /// The first `Some` over the sources this client may have answers of: the public one, then those of our accounts.
-    pub(super) fn find<T>(
-        &self,
-        lookup: &Lookup,
-        mut find: impl FnMut(&Source) -> Result<Option<T>, weir_storage::Error>,
-    ) -> Result<Option<T>, Error> {
-        if let Some(found) = find(&lookup.public())? {
-            return Ok(Some(found));
-        }
-        if lookup.may_read_private() {
-            for account in &self.upstream(&lookup.upstream)?.settings().accounts {
-                let source = Source { credential: account.username.clone(), ..lookup.public() };
-                if let Some(found) = find(&source)? {
-                    return Ok(Some(found));
-                }
+    /// The sources whose answers this client may have: the public one, then those of our accounts.
+    pub(super) fn readable<'a>(&'a self, lookup: &'a Lookup) -> impl Iterator<Item = Source> + use<'a> {
+        let accounts = move || {
+            let private = lookup.may_read_private();
+            let accounts = self.upstreams.get(&lookup.upstream).into_iter();
+            let accounts = accounts.flat_map(|upstream| &upstream.settings().accounts);
+            accounts.filter(move |account| may_use(account, lookup, private))
+        };
+        let private = move |account: &Account| Source { credential: account.username.clone(), ..lookup.public() };
+        std::iter::once(lookup.public()).chain(std::iter::once_with(accounts).flatten().map(private))
+    }
+
+    /// Whether a source that this client may read holds the digest, as far as memory knows. No system call.
+    pub(super) fn is_member_now(&self, lookup: &Lookup, digest: &Digest) -> bool {
+        self.readable(lookup).any(|source| self.store.cache.members.now(&source, digest))
+    }
+
+    /// The first source that this client may read and that is known to hold the digest.
+    pub(super) async fn member(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Source>, Error> {
+        for source in self.readable(lookup) {
+            if self.store.cache.members.load(&source, digest).await? {
+                return Ok(Some(source));
             }
         }
         Ok(None)
-    }
-
-    /// Whether a source that this client may read holds the digest.
-    pub(super) fn is_member(&self, lookup: &Lookup, digest: &Digest) -> Result<bool, Error> {
-        let found = self.find(lookup, |source| Ok(self.store.cache.members.read(source, digest)?.then_some(())))?;
-        Ok(found.is_some())
-    }
-
-    /// The first source that this client may read and that holds the digest.
-    pub(super) fn member(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Source>, Error> {
-        self.find(lookup, |source| Ok(self.store.cache.members.read(source, digest)?.then(|| source.clone())))
     }
 
     /// Records that the source holds the digest. A failure costs one more free HEAD later and is no reason to refuse now.
@@ -78,12 +82,21 @@ impl Sources {
         }
     }
 
-    /// The manifest from disk, if this client may have it.
-    pub(super) fn manifest(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Manifest>, Error> {
-        if self.is_member(lookup, digest)? { Ok(self.store.cache.manifests.read(digest)?) } else { Ok(None) }
+    /// The manifest from memory, if this client may have it. No system call.
+    pub(super) fn manifest_now(&self, lookup: &Lookup, digest: &Digest) -> Option<Manifest> {
+        self.is_member_now(lookup, digest).then(|| self.store.cache.manifests.now(digest)).flatten()
     }
 
-    /// Sends the request as anonymous and then, when this client may have it, as each account of ours, until one is not refused.
+    /// The manifest from memory or disk, if this client may have it.
+    pub(super) async fn manifest(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Manifest>, Error> {
+        match self.member(lookup, digest).await? {
+            Some(_) => Ok(self.store.cache.manifests.load(digest).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends the request as anonymous and then, when this client may have it, as each account of ours, until one is not refused;
+    /// first as the account that was given something of this repository lately when anonymous was refused.
     ///
     /// # Errors
     /// The first refusal when all are refused; any other failure at once, since it says nothing about access.
@@ -98,31 +111,43 @@ impl Sources {
         let Some(upstream) = self.upstreams.get(&lookup.upstream) else { return Err(upstream::Error::NotFound) };
         let private = lookup.may_read_private();
         let mut refusal = None;
-        for identity in upstream.sources() {
-            if identity.account.is_some() && !private {
-                continue;
-            }
+        let repository = (lookup.upstream.clone(), lookup.repository.clone());
+        let mut identities = upstream.sources(|account| may_use(account, lookup, private));
+        if let Some(given) = self.given.get(&repository).filter(|_| identities.len() > 1) {
+            identities.sort_by_key(|identity| identity.account.as_ref() != Some(&given));
+        }
+        for identity in identities {
             let source = lookup.source_of(&identity);
+            let account = identity.account.clone();
             match request(upstream.clone(), identity).await {
-                Ok(answer) => return Ok((source, answer)),
-                Err(error @ (upstream::Error::Denied | upstream::Error::NotFound)) => {
+                Ok(answer) => {
+                    if let (Some(account), Some(_)) = (account, refusal) {
+                        self.given.insert(repository, account);
+                    }
+                    return Ok((source, answer));
+                }
+                Err(error) => {
+                    self.given.invalidate(&repository);
+                    if !matches!(error, upstream::Error::Denied | upstream::Error::NotFound) {
+                        return Err(error);
+                    }
                     refusal.get_or_insert(error);
                 }
-                Err(error) => return Err(error),
             }
         }
         Err(refusal.unwrap_or(upstream::Error::Denied))
     }
 
-    /// [`Sources::first`] for a HEAD of a blob; gives its size, when upstream tells.
+    /// [`Sources::first`] for a HEAD of a blob; gives its size, when upstream tells. `is_named`: by a manifest of the repository.
     pub(super) async fn head_blob(
         &self,
         lookup: &Lookup,
         digest: &Digest,
+        is_named: bool,
     ) -> Result<(Source, Option<u64>), upstream::Error> {
         let request = |upstream: Upstream, identity| {
             let (repository, digest) = (lookup.repository.clone(), digest.clone());
-            async move { upstream.head_blob(&identity, &repository, &digest).await }
+            async move { upstream.head_blob(&identity, &repository, &digest, is_named).await }
         };
         self.first(lookup, request).await
     }
@@ -139,4 +164,14 @@ impl Sources {
         };
         self.first(lookup, request).await
     }
+}
+
+/// Whose answer a HEAD without a digest is. Some servers send one to every client, so that it does not tell that anonymous may read.
+pub(super) fn known(source: Source) -> Option<Source> {
+    (*source.credential != *Source::ANONYMOUS).then_some(source)
+}
+
+/// Whether a client gets what this account may read of the repository; `private` is whether it gets what accounts may read at all.
+pub(super) fn may_use(account: &Account, lookup: &Lookup, private: bool) -> bool {
+    account.is_for(&lookup.repository) && (private || account.is_shared(&lookup.repository))
 }

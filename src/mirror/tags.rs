@@ -10,23 +10,25 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::runtime::Handle;
 use weir_storage::{Source, TagRecord};
 
 use super::{
-    answer::{CacheFacts, CacheStatus},
     error::Error,
     flight::{AGE_LIMIT, Flights},
     freshness::{self, Freshness},
+    handles::Handles,
     lookup::{Key, Lookup, Object},
-    metrics::{FlightKind, Metrics},
+    metrics::FlightKind,
     names::Names,
+    negative::NegativeCache,
     settings::Settings,
-    sources::Sources,
+    sources::{Sources, known},
 };
 use crate::{
+    answer::{CacheFacts, CacheStatus},
+    clock,
     oci::{Manifest, Name, Reference, Tag},
-    upstream::{self, ledger::Reason},
+    upstream,
 };
 
 /// What upstream said of a tag.
@@ -34,8 +36,8 @@ use crate::{
 pub(super) enum Resolution {
     /// It names this digest. `changed` says that another one was cached before, and that this is not recorded yet.
     Named { source: Source, record: TagRecord, changed: bool },
-    /// Only a GET can tell.
-    HeadRefused { source: Source, reason: Reason },
+    /// Only a GET can tell; who may read it, too, when the source is `None`.
+    HeadRefused { source: Option<Source> },
 }
 
 /// The tags of all mirrored repositories. Cloning is cheap.
@@ -44,45 +46,50 @@ pub(super) struct Tags {
     settings: Arc<Settings>,
     sources: Sources,
     names: Names,
+    negative: Arc<NegativeCache>,
     /// What a HEAD found a moved tag to name while its bytes are not here: the older answer must stand until they are.
     pending: moka::sync::Cache<Key, (Source, TagRecord)>,
     resolutions: Flights<Key, Resolution>,
 }
 
 impl Tags {
-    pub(super) fn new(
-        settings: Arc<Settings>,
-        sources: Sources,
-        names: Names,
-        metrics: Arc<Metrics>,
-        runtime: Handle,
-    ) -> Tags {
-        let pending = moka::sync::Cache::new(settings.negative_entries);
+    pub(super) fn new(handles: &Handles, names: Names) -> Tags {
+        let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         Tags {
-            settings,
-            sources,
+            settings: settings.clone(),
+            sources: sources.clone(),
             names,
-            pending,
-            resolutions: Flights::new(FlightKind::tag, AGE_LIMIT, metrics, runtime),
+            negative: negative.clone(),
+            pending: moka::sync::Cache::new(settings.negative_entries),
+            resolutions: Flights::new(FlightKind::tag, metrics.clone(), runtime.clone()),
         }
     }
 
+    /// The tag as it is in memory, and whose answer it is. No system call.
+    pub(super) fn now(&self, lookup: &Lookup, tag: &Tag) -> Option<(Source, TagRecord)> {
+        let store = &self.sources.store;
+        self.sources.readable(lookup).find_map(|source| Some((source.clone(), store.cache.tags.now(&source, tag)?)))
+    }
+
     /// The cached tag, and whose answer it is.
-    pub(super) fn get(&self, lookup: &Lookup, tag: &Tag) -> Result<Option<(Source, TagRecord)>, Error> {
-        self.sources.find(lookup, |source| {
-            Ok(self.sources.store.cache.tags.read(source, tag)?.map(|record| (source.clone(), record)))
-        })
+    pub(super) async fn load(&self, lookup: &Lookup, tag: &Tag) -> Result<Option<(Source, TagRecord)>, Error> {
+        for source in self.sources.readable(lookup) {
+            if let Some(record) = self.sources.store.cache.tags.load(&source, tag).await? {
+                return Ok(Some((source, record)));
+            }
+        }
+        Ok(None)
     }
 
     /// The digests a tag stands for now, for every credential: what it names and the children of that.
-    pub(super) fn digests_of(&self, upstream: &str, repository: &Name, tag: &Tag) -> Vec<String> {
+    pub(super) async fn digests_of(&self, upstream: &str, repository: &Name, tag: &Tag) -> Vec<String> {
         let Ok(configured) = self.sources.upstream(upstream) else { return Vec::new() };
         let accounts = configured.settings().accounts.iter().map(|account| account.username.clone());
         let mut names = Vec::new();
         for credential in [Source::ANONYMOUS.into()].into_iter().chain(accounts) {
             let source = Source { upstream: upstream.into(), credential, repository: repository.clone() };
-            let Ok(Some(record)) = self.sources.store.cache.tags.read(&source, tag) else { continue };
-            let manifest = self.sources.store.cache.manifests.read(&record.digest).ok().flatten();
+            let Ok(Some(record)) = self.sources.store.cache.tags.load(&source, tag).await else { continue };
+            let manifest = self.sources.store.cache.manifests.load(&record.digest).await.ok().flatten();
             let children = manifest.and_then(|manifest| manifest.describe().ok()).map(|described| described.children);
             names.extend(children.into_iter().flatten().map(|child| child.digest.to_string()));
             names.push(record.digest.to_string());
@@ -91,20 +98,27 @@ impl Tags {
     }
 
     pub(super) fn freshness(&self, lookup: &Lookup, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
-        let settings = &self.settings;
-        let ttl = freshness::tag_ttl(&settings.tags, settings.tag_ttl, &lookup.upstream, &lookup.repository, tag);
-        freshness::judge(record.checked_at, ttl, settings.stale_while_revalidate, now)
+        let ttl = self.settings.ttl_of(&lookup.upstream, &lookup.repository, tag);
+        freshness::judge(record.checked_at, ttl, self.settings.stale_while_revalidate, now)
     }
 
-    /// Asks upstream what a tag names, with everybody else who asks at this moment.
+    /// Asks upstream what a tag names, once for all that ask at this moment.
     ///
     /// # Errors
     /// Upstream's, or unavailable after `revalidate_timeout` when a cached answer could stand in meanwhile.
     pub(super) async fn resolve(&self, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
         let key = Tags::key(lookup, tag);
         let (tags, owned, wanted) = (self.clone(), lookup.clone(), tag.clone());
-        let flight = self.resolutions.join(key, |_| async move { tags.ask_upstream(&owned, &wanted).await });
-        if self.get(lookup, tag)?.is_none() {
+        let absent = key.clone();
+        let work = |_| async move {
+            match tags.load(&owned, &wanted).await? {
+                None => tags.negative.run(&absent, tags.ask_upstream(&owned, &wanted, None)).await,
+                // A cached tag may stand in for a while after it vanished, so its absence is learned by the lookup that decides so.
+                old => tags.ask_upstream(&owned, &wanted, old).await,
+            }
+        };
+        let flight = self.resolutions.join(key, AGE_LIMIT, work);
+        if self.load(lookup, tag).await?.is_none() {
             return flight.await;
         }
         let late = || Error::UpstreamUnavailable {
@@ -114,32 +128,31 @@ impl Tags {
         tokio::time::timeout(self.settings.revalidate_timeout, flight).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn ask_upstream(&self, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
-        let old = self.get(lookup, tag)?;
+    async fn ask_upstream(
+        &self,
+        lookup: &Lookup,
+        tag: &Tag,
+        old: Option<(Source, TagRecord)>,
+    ) -> Result<Resolution, Error> {
         let absent = Error::ManifestUnknown;
         let (source, head) = match self.sources.head_manifest(lookup, &Reference::Tag(tag.clone())).await {
             Ok(answer) => answer,
-            Err(upstream::Error::HeadRefused) => {
-                let source = old.map_or_else(|| lookup.public(), |(source, _)| source);
-                return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused });
-            }
+            Err(upstream::Error::HeadRefused) => return Ok(Resolution::HeadRefused { source: None }),
             Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, absent)),
         };
-        let Some(digest) = head.digest else {
-            return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused });
-        };
+        let Some(digest) = head.digest else { return Ok(Resolution::HeadRefused { source: known(source) }) };
         self.names.learn(lookup, digest.clone(), tag.as_str().into());
-        let now = SystemTime::now();
+        let now = clock::now();
         if let Some((_, old)) = old.as_ref().filter(|(_, old)| old.digest == digest) {
             let record = TagRecord { checked_at: now, ..old.clone() };
             self.put(&source, tag, &record).await;
             return Ok(Resolution::Named { source, record, changed: false });
         }
-        let record = match self.sources.manifest(lookup, &digest)? {
+        let record = match self.sources.manifest(lookup, &digest).await? {
             Some(manifest) => Tags::record_of(&manifest),
             None => match (head.media_type, head.size) {
                 (Some(media_type), Some(size)) => TagRecord { digest, media_type, size, checked_at: now },
-                _ => return Ok(Resolution::HeadRefused { source, reason: Reason::HeadRefused }),
+                _ => return Ok(Resolution::HeadRefused { source: Some(source) }),
             },
         };
         let changed = old.is_some();
@@ -179,7 +192,7 @@ impl Tags {
         error: &Error,
         now: SystemTime,
     ) -> Result<Option<(TagRecord, CacheFacts)>, Error> {
-        let Some((source, record)) = self.get(lookup, tag)? else { return Ok(None) };
+        let Some((source, record)) = self.load(lookup, tag).await? else { return Ok(None) };
         let age = freshness::age(record.checked_at, now);
         let allowed = match error {
             Error::ManifestUnknown => age < self.settings.not_found_grace,
@@ -201,7 +214,7 @@ impl Tags {
         }))
     }
 
-    /// The cached answer for a client that may have nothing else. Nobody upstream is asked whether it is still right: who is held back for
+    /// The cached answer for a client that may have nothing else. Upstream is not asked whether it is still right: who is held back for
     /// asking too much would go on doing so, with a HEAD for each request of a tag that moved.
     pub(super) async fn stale_for_cached_only(
         &self,
@@ -218,7 +231,7 @@ impl Tags {
     /// Lets a tag name what a HEAD found, when a GET by digest has brought it.
     pub(super) async fn promote(&self, lookup: &Lookup, tag: &Tag) -> Result<(), Error> {
         if let Some((source, record)) = self.pending.get(&Tags::key(lookup, tag))
-            && self.sources.manifest(lookup, &record.digest)?.is_some()
+            && self.sources.manifest(lookup, &record.digest).await?.is_some()
         {
             self.put_pending(lookup, &source, tag, &record).await;
         }
@@ -242,7 +255,7 @@ impl Tags {
             digest: manifest.digest.clone(),
             media_type: manifest.media_type.clone(),
             size: manifest.bytes.len() as u64,
-            checked_at: SystemTime::now(),
+            checked_at: clock::now(),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The values that settings are written with, and the error that names a bad one. Pure.
 //!
-//! Every part of Weir deserialises and validates its own settings with these; `config` joins them to one file and checks what two tables say
-//! about each other.
+//! Those that the store needs too are defined in `weir-storage`, which knows no network, and re-exported here.
 
-mod error;
 mod values;
 
-pub use error::{ConfigError, ConfigErrors};
-pub use values::{Network, OneOrMany, Size, Span};
+pub(crate) use weir_storage::as_string;
+pub use weir_storage::setting::*;
+
+pub use values::{Network, OneOrMany};

@@ -16,7 +16,7 @@ thread_local! {
 /// What this thread logs during `work`, as one would read it from a file: a JSON object a line.
 ///
 /// One subscriber serves all threads of the test process, and each thread has a buffer of its own. A subscriber for one
-/// thread alone would not do: `tracing` caches for the whole process whether anybody wants an event, and a thread without
+/// thread alone would not do: `tracing` caches for the whole process whether any subscriber wants an event, and a thread without
 /// a subscriber that meets the event first switches it off for all.
 pub(crate) fn logged(work: impl FnOnce()) -> String {
     static INSTALL: Once = Once::new();

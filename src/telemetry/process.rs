@@ -1,4 +1,4 @@
-//! What the kernel knows of this process: memory and open files. Read when somebody looks, from two files of `/proc`.
+//! What the kernel knows of this process: memory and open files. Read when `/metrics` is, from two files of `/proc`.
 
 use std::{
     fs,

@@ -2,7 +2,7 @@
 //!
 //! # What it guarantees
 //!
-//! A registry answers with addresses to go to (redirects, token realms, next pages), so whoever controls a registry could make a
+//! A registry answers with addresses to go to (redirects, token realms, next pages), so the owner of a registry could make a
 //! mirror ask hosts that only the mirror can reach. Addresses are judged after resolution, in the resolver that the connection itself uses: a
 //! name that resolves to a public address first and to a private one later (DNS rebinding) meets the same check each
 //! time. Literal addresses never reach a resolver, so [`Policy::admits`] is asked about every URL besides.
@@ -60,7 +60,7 @@ fn classify_v4(address: Ipv4Addr) -> AddressClass {
 fn classify_v6(address: Ipv6Addr) -> AddressClass {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Loopback,
-        // Unspecified, IPv4-compatible, IPv4-mapped, IPv4-translated: nobody's real address, and a way around every list above.
+        // Unspecified, IPv4-compatible, IPv4-mapped, IPv4-translated: no host's real address, and a way around every list above.
         [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0, 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => AddressClass::Forbidden,
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),

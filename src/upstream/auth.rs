@@ -8,7 +8,8 @@
 //!
 //! What a registry wants is learned with its first 401, of the repository and as a guess for all others, so that the next
 //! repository costs no such detour. A challenge that names another realm, service or scope than the token came from is a new
-//! question and is answered once; a token that was not made for this very request is replaced once, whatever the refusal.
+//! question and is answered once; a token that was not made for this very request is replaced once, whatever the refusal, since
+//! access may have been granted, or the token revoked, a moment ago.
 //!
 //! # Scope
 //!
@@ -16,21 +17,26 @@
 //! only reads.
 
 mod accounts;
+mod cloud;
+mod helper;
+mod login;
 mod tokens;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use reqwest::{
     Method, StatusCode,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+    header::{AUTHORIZATION, HeaderValue},
 };
 use url::Url;
 
 use self::{
     accounts::Accounts,
+    cloud::Cloud,
+    login::Login,
     tokens::{Key, Token, Tokens},
 };
 use super::{
@@ -41,14 +47,14 @@ use super::{
     metrics::{Metrics, Operation},
     redirect,
     request::Request,
-    settings::{Secret, Settings},
+    settings::{CredentialState, Settings},
     transport::Transport,
 };
 
 /// What repositories want is remembered of so many.
 const MAX_LEARNED: u64 = 10_000;
-/// A token that is younger was issued with what the registry knows now.
-const YOUNG: Duration = Duration::from_secs(5);
+/// Challenges that are not answered are logged once in this time.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// Actions that only read: what ACR asks for besides `pull`.
 const READING: [&str; 3] = ["pull", "metadata_read", "content_read"];
 
@@ -67,7 +73,7 @@ enum AuthScheme {
 /// What a request carries.
 #[derive(Debug)]
 enum Credential {
-    Basic { header: HeaderValue, account: Arc<str>, password: Secret },
+    Basic { header: HeaderValue, account: Arc<str>, login: Arc<Login> },
     Token { token: Arc<Token>, key: Key, fresh: bool },
 }
 
@@ -78,8 +84,10 @@ pub(super) struct Auth {
     tokens: Arc<Tokens>,
     /// By repository, and whether it is for a listing, which may need another scope.
     learned: moka::sync::Cache<(Arc<str>, bool), AuthScheme>,
-    // Held for a line, never across an await.
+    // Both are held for a line, never across an await.
     usual: Mutex<Option<AuthScheme>>,
+    /// When a foreign realm was last logged.
+    logged: Mutex<Option<Instant>>,
 }
 
 /// What to do about a refusal.
@@ -103,7 +111,7 @@ pub(super) struct Session<'a> {
 
 impl Auth {
     pub(super) fn new(settings: &Settings, transport: Arc<Transport>, breaker: Breaker, metrics: Metrics) -> Auth {
-        let accounts = Arc::new(Accounts::new(settings.name.clone(), settings.accounts.clone()));
+        let accounts = Arc::new(Accounts::new(settings, Cloud::new(&transport)));
         let hosts = settings.token_hosts.clone();
         let tokens = Tokens::new(settings.name.clone(), accounts.clone(), hosts, transport, breaker, metrics);
         Auth {
@@ -112,7 +120,22 @@ impl Auth {
             tokens: Arc::new(tokens),
             learned: moka::sync::Cache::new(MAX_LEARNED),
             usual: Mutex::default(),
+            logged: Mutex::default(),
         }
+    }
+
+    /// Logs once in a while that a challenge names no realm that may be asked.
+    fn log_foreign(&self, repository: &str, error: &Error) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+            *logged = Some(Instant::now());
+            tracing::warn!(upstream = %self.tokens.upstream, repository, %error, "a challenge of the registry is not answered");
+        }
+    }
+
+    /// What is known of each account's credential.
+    pub(super) fn credentials(&self) -> Vec<(Arc<str>, CredentialState)> {
+        self.accounts.states()
     }
 
     /// Whether an account was refused lately.
@@ -137,8 +160,8 @@ impl Auth {
         if let Some(account) = &session.account
             && self.is_parked(account)
         {
-            // Reads the password again: a new one ends the parking.
-            self.accounts.basic(account).await?;
+            // Reads the credential again: a new one ends the parking.
+            self.accounts.login(account).await?;
         }
         let key = (session.repository.clone(), session.listing);
         let scheme = self.learned.get(&key).or_else(|| self.usual().clone());
@@ -174,9 +197,10 @@ impl Auth {
     async fn refuses(&self, header: HeaderValue) -> bool {
         let mut url = self.origin.clone();
         url.set_path(&format!("{}/v2/", url.path().trim_end_matches('/')));
-        let headers = HeaderMap::from_iter([(AUTHORIZATION, header)]);
+        let mut request = reqwest::Request::new(Method::GET, url);
+        request.headers_mut().insert(AUTHORIZATION, header);
         let permit = self.tokens.breaker.untracked();
-        let sent = self.tokens.transport.send(&permit, Method::GET, &url, headers, Lane::Short, || {}).await;
+        let sent = self.tokens.transport.send(&permit, request, Lane::Short, || {}).await;
         sent.is_ok_and(|received| matches!(received.response.status().as_u16(), 401 | 403))
     }
 }
@@ -192,8 +216,10 @@ impl Session<'_> {
 
     /// The registry answered what was asked.
     pub(super) fn accepted(&self) {
-        if let Some(Credential::Basic { account, .. }) = &self.sent {
-            self.auth.accounts.accepted(account);
+        match &self.sent {
+            Some(Credential::Basic { account, .. }) => self.auth.accounts.accepted(account),
+            Some(Credential::Token { token, .. }) => token.accept(),
+            None => {}
         }
     }
 
@@ -205,11 +231,14 @@ impl Session<'_> {
     pub(super) async fn refused(&mut self, status: StatusCode, challenges: &[Challenge]) -> Result<Next, Error> {
         let challenged = status == StatusCode::UNAUTHORIZED;
         let scheme = if challenged { self.scheme(challenges) } else { Err(Error::Denied) };
+        if let Err(error @ Error::Malformed(_)) = &scheme {
+            self.auth.log_foreign(&self.repository, error);
+        }
         match self.sent.take() {
             None if !challenged => Ok(Next::Final),
             None => self.again(&scheme?).await,
-            Some(Credential::Basic { account, password, header }) => {
-                if self.auth.accounts.changed(&account, &password).await {
+            Some(Credential::Basic { account, login, header }) => {
+                if self.auth.accounts.changed(&account, &login).await {
                     return self.again(&AuthScheme::Basic).await;
                 }
                 if let Ok(scheme @ AuthScheme::Bearer { .. }) = scheme {
@@ -223,7 +252,7 @@ impl Session<'_> {
                 Ok(Next::Final)
             }
             Some(Credential::Token { token, key, fresh }) => {
-                let named = challenges.iter().any(|challenge| challenge.get("error") == Some("insufficient_scope"));
+                let last = fresh || !self.auth.tokens.may_replace(&key, &token);
                 let scheme = match scheme {
                     Ok(scheme) => scheme,
                     Err(error) if challenged => {
@@ -234,7 +263,7 @@ impl Session<'_> {
                         }
                         return Ok(Next::Again);
                     }
-                    Err(_) if fresh || token.issued.elapsed() < YOUNG => return Ok(Next::Final),
+                    Err(_) if last => return Ok(Next::Final),
                     Err(_) => {
                         self.auth.tokens.forget(&key, &token.header);
                         let (token, _) = self.auth.tokens.get(&key).await?;
@@ -243,8 +272,7 @@ impl Session<'_> {
                     }
                 };
                 let same = self.key(&scheme).is_some_and(|wanted| wanted == key);
-                // A token that says too little would say no more the next time.
-                if same && (fresh || named && token.issued.elapsed() < YOUNG) {
+                if same && last {
                     return Ok(Next::Final);
                 }
                 if same {
@@ -284,8 +312,13 @@ impl Session<'_> {
                 Ok(Credential::Token { token, key, fresh })
             }
             (None, Some(account)) => {
-                let (header, password) = self.auth.accounts.basic(account).await?;
-                Ok(Credential::Basic { header, account: account.clone(), password })
+                let login = self.auth.accounts.login(account).await?;
+                let unusable = |why| {
+                    let reason = format!("account {account}: {why}").into();
+                    Error::Unavailable { reason, retry_after: None }
+                };
+                let header = login.basic().map_err(unusable)?;
+                Ok(Credential::Basic { header, account: account.clone(), login })
             }
             (None, None) => Err(Error::Denied),
         }

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 
-use super::{concurrency::Permits, error::Error, transport::Transport};
+use super::{concurrency::Permits, encoding::Decoder, error::Error, transport::Transport};
 
 /// A blob body under way. Pieces come until `None`; the error of a broken body says whether a resume makes sense. It holds one of the
 /// host's connections until it ends or drops.
@@ -18,6 +18,10 @@ pub struct Body {
     pub size: Option<u64>,
     /// Offset of the first byte that will come; 0 when upstream ignored the range.
     pub start: u64,
+    /// What came already, to be given first.
+    pub(super) ahead: Bytes,
+    /// What the pieces are decoded by; the sizes are those of what it gives.
+    pub(super) decoder: Option<Decoder>,
     /// `None` when it is over.
     pub(super) open: Option<(Response, Permits)>,
     pub(super) transport: Arc<Transport>,
@@ -32,8 +36,40 @@ impl Body {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when it broke off, stalled for the idle time-out, or came slower than the least rate over it: going on
-    /// with a range makes sense.
+    /// with a range makes sense, unless the body is decoded. [`Error::Malformed`] when it cannot be.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(decoded) = self.decoder.as_mut().map(Decoder::next).transpose()?.flatten() {
+                return Ok(Some(decoded));
+            }
+            let piece = match self.ahead.is_empty() {
+                true => self.receive().await?,
+                false => Some(std::mem::take(&mut self.ahead)),
+            };
+            match (&mut self.decoder, piece) {
+                (Some(decoder), Some(piece)) => decoder.give(piece),
+                (_, piece) => return Ok(piece),
+            }
+        }
+    }
+
+    /// Whether its pieces are not the bytes that came, so that no range leads into it.
+    pub fn is_decoded(&self) -> bool {
+        self.decoder.is_some()
+    }
+
+    /// Receives until the end or `most` bytes, to be given first; whether the end came.
+    pub(super) async fn look_ahead(&mut self, most: usize) -> Result<bool, Error> {
+        let mut ahead = BytesMut::from(std::mem::take(&mut self.ahead));
+        while ahead.len() < most {
+            let Some(piece) = self.receive().await? else { break };
+            ahead.extend_from_slice(&piece);
+        }
+        self.ahead = ahead.freeze();
+        Ok(self.open.is_none())
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, Error> {
         if self.is_too_slow() {
             self.open = None;
             let reason = format!("its answer comes at less than {} bytes a second", self.transport.least_rate).into();

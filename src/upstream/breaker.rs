@@ -50,7 +50,7 @@ struct State {
     abuse_steps: u32,
     probing: bool,
     /// When a failure was logged last.
-    told: Option<Instant>,
+    logged_at: Option<Instant>,
     /// It was, and not yet that it is over.
     outage_logged: bool,
 }
@@ -62,7 +62,7 @@ struct Open {
     why: Arc<str>,
 }
 
-/// Leave to ask, once. What came of it is told to the permit; a permit that is dropped untold lets another probe go.
+/// Permission to ask, once. What came of it is reported to the permit; a permit that is dropped without a report lets another probe go.
 #[derive(Debug)]
 pub(crate) struct BreakerPermit {
     breaker: Breaker,
@@ -140,8 +140,8 @@ impl BreakerPermit {
         // What was sent before the abuse limit struck may still be answered; that proves nothing about the limit.
         let proves = |open: &Open| self.probe || !open.abuse;
         if state.open.as_ref().is_none_or(proves) {
-            let State { told, outage_logged, .. } = *state;
-            *state = State { told, ..State::default() };
+            let State { logged_at, outage_logged, .. } = *state;
+            *state = State { logged_at, ..State::default() };
             drop(state);
             if outage_logged {
                 tracing::info!(upstream = %self.breaker.upstream, "upstream answers again");
@@ -179,8 +179,8 @@ impl BreakerPermit {
             state.open = Some(Open { until, abuse: false, why: why.clone() });
         }
         self.done(&mut state);
-        if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) && !state.outage_logged {
-            (state.told, state.outage_logged) = (Some(now), true);
+        if state.logged_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL) && !state.outage_logged {
+            (state.logged_at, state.outage_logged) = (Some(now), true);
             drop(state);
             tracing::warn!(upstream = %breaker.upstream, %why, "upstream fails");
         }
@@ -352,11 +352,15 @@ mod tests {
                 }
             })
         };
-        for (after, told) in [(0, 1), (59, 0), (60, 1)] {
+        for (after, logged) in [(0, 1), (59, 0), (60, 1)] {
             let log = outage(Duration::from_secs(after));
             let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
-            assert_eq!((lines("upstream fails"), lines("upstream answers again")), (told, told), "{after} s: {log}");
-            assert_eq!((lines("ghcr.io"), lines("it is down")), (2 * told, told), "{after} s: {log}");
+            assert_eq!(
+                (lines("upstream fails"), lines("upstream answers again")),
+                (logged, logged),
+                "{after} s: {log}"
+            );
+            assert_eq!((lines("ghcr.io"), lines("it is down")), (2 * logged, logged), "{after} s: {log}");
         }
     }
 }

@@ -5,7 +5,7 @@ use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 /// One way in which a server wants to be convinced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Challenge {
-    /// In lower case: `bearer`, `basic`, or one that nobody here speaks.
+    /// In lower case: `bearer`, `basic`, or one that Weir does not know.
     pub(crate) scheme: String,
     parameters: Vec<(String, String)>,
 }
@@ -136,7 +136,7 @@ mod tests {
             (r#"BEARER Realm=https://a/t, SERVICE=x"#, "bearer realm=https://a/t service=x"),
             (r#"Basic realm="a \"b\" \\ , c", Bearer realm="d""#, r#"basic realm=a "b" \ , c | bearer realm=d"#),
             (r#"Negotiate, Basic realm="x""#, "negotiate | basic realm=x"),
-            // A token68 is taken for a parameter, which harms nobody and hides nothing that follows.
+            // A token68 is taken for a parameter, which does no harm and hides nothing that follows.
             (r#"Negotiate YWJj==, Bearer realm=y"#, "negotiate ywjj== | bearer realm=y"),
             (r#",, Basic ,"#, "basic"),
             (r#"Bearer realm = "x" , error = "invalid_token""#, "bearer realm=x error=invalid_token"),

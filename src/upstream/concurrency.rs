@@ -22,7 +22,7 @@ use super::error::Error;
 const START: usize = 4;
 /// After so long without a request the start is slow again.
 const IDLE: Duration = Duration::from_secs(1);
-/// Hosts told apart; further ones share the bound of the last. A registry has two or three.
+/// Hosts that are distinguished; further ones share the bound of the last. A registry has two or three.
 const MAX_HOSTS: usize = 64;
 
 /// What a request is, for the order in which it waits.
@@ -52,7 +52,7 @@ struct Window {
     used: Instant,
 }
 
-/// Leave to be under way; given back when it drops.
+/// Permission to be under way; given back when it drops.
 #[derive(Debug)]
 pub(crate) struct Permits {
     opening: Option<OwnedSemaphorePermit>,

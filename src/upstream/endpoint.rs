@@ -170,9 +170,8 @@ impl Endpoint {
                 .await
                 .map_err(|failure| transport_error(failure, "where it redirects to"))?;
             // Beside its API a registry is a content network, too.
-            let refused =
-                matches!(received.response.status().as_u16(), 403 | 404) && request.operation == Operation::BlobGet;
-            if at_origin && refused && !url.path().contains("/v2/") {
+            let refused = matches!(received.response.status().as_u16(), 400..=404 | 410);
+            if at_origin && refused && request.operation == Operation::BlobGet && !url.path().contains("/v2/") {
                 return Err(self.redirect_error(request.operation, Target::Elsewhere, &url, received).await);
             }
             if at_origin {
@@ -189,22 +188,23 @@ impl Endpoint {
         authorization: Option<HeaderValue>,
         counted: bool,
     ) -> Result<Received, TransportError> {
-        let mut headers = HeaderMap::new();
-        headers.extend(request.accept.clone().map(|value| (ACCEPT, value)));
-        headers.extend(request.range.clone().map(|value| (RANGE, value)));
-        headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
         let (method, lane) = match request.operation {
             Operation::ManifestHead | Operation::BlobHead => (Method::HEAD, Lane::Short),
             Operation::BlobGet => (Method::GET, Lane::Body),
             Operation::ManifestGet | Operation::Tags | Operation::Referrers => (Method::GET, Lane::Short),
         };
+        let mut sent = reqwest::Request::new(method, url.clone());
+        let headers = sent.headers_mut();
+        headers.extend(request.accept.clone().map(|value| (ACCEPT, value)));
+        headers.extend(request.range.clone().map(|value| (RANGE, value)));
+        headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
         let mut reservation = request.reservation.as_deref_mut().filter(|_| counted);
         let sending = || {
             if let Some(reservation) = &mut reservation {
                 reservation.sent();
             }
         };
-        let outcome = self.transport.send(permit, method, url, headers, lane, sending).await;
+        let outcome = self.transport.send(permit, sent, lane, sending).await;
         if let (Err(TransportError::NotSent(_)), Some(reservation)) = (&outcome, reservation) {
             reservation.unsent();
         }
@@ -303,7 +303,9 @@ impl Endpoint {
             match error_response::classify(operation, status, received.response.headers(), &body, SystemTime::now()) {
                 // A registry that was redirected to speaks for the blob; a content network only for an address that it was given,
                 // which may have expired. The origin vouched by redirecting, and is asked for another address.
-                ErrorResponse::Denied | ErrorResponse::NotFound if !of_registry && of_blob => {
+                ErrorResponse::Denied | ErrorResponse::NotFound | ErrorResponse::Unexpected
+                    if !of_registry && of_blob =>
+                {
                     let reason = format!("{} to which it redirects answers {status}", host(url)).into();
                     return AttemptError { error: Error::Unavailable { reason, retry_after: None }, retry: true };
                 }

@@ -70,10 +70,10 @@ pub(crate) fn classify(
 /// Docker Hub has two limits that share a status. The pull limit answers the GET of a manifest in the registry's JSON; the abuse limit
 /// answers anything, in plain text. ghcr's limit speaks JSON too, but says in the message when to come back.
 fn limited(kind: Operation, asked: Option<Duration>, body: &[u8], now: SystemTime) -> ErrorResponse {
-    let told = serde_json::from_slice::<Errors>(body)
+    let errors = serde_json::from_slice::<Errors>(body)
         .ok()
         .and_then(|errors| errors.errors.into_iter().find(|error| error.code.eq_ignore_ascii_case("TOOMANYREQUESTS")));
-    match told {
+    match errors {
         Some(error) => match retry_after::in_message(&error.message, now) {
             Some(wait) => ErrorResponse::AbuseLimit(asked.or(Some(wait)), printable(&error.message)),
             None if kind == Operation::ManifestGet => ErrorResponse::PullLimit(asked),

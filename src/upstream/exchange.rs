@@ -1,6 +1,6 @@
 //! How a request to an upstream is repeated, counted and logged.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use tracing::Instrument as _;
 
@@ -32,7 +32,6 @@ impl Exchange {
         let outcome = self.send_to_each(request).instrument(span.clone()).await;
         let result = outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
         self.metrics.asked(&self.upstream, operation, result);
-        self.metrics.breaker(&self.upstream, self.endpoint.breaker.open(Instant::now()).is_some());
         if let Err(error) = &outcome {
             span.in_scope(
                 || tracing::debug!(upstream = %self.upstream, ?operation, %repository, %error, "upstream failed"),

@@ -11,7 +11,7 @@
 //! Upstream alone knows what is left, and others behind our address spend from the same account. So nothing is configured: as long as
 //! upstream says nothing the identity is unmetered; once it does, the newest `remaining` it gave, less what is in flight, is the truth,
 //! upward too. Two answers that crossed on the way are the exception: which was counted first is not known, so the lower one
-//! holds until a request that was sent after it is answered. A drop that our own sent requests do not explain is somebody else's and
+//! holds until a request that was sent after it is answered. A drop that our own sent requests do not explain was spent by others and
 //! is kept as external spend.
 //!
 //! Between two answers the sliding log forecasts: what left the window since the last answer has come back, and a whole window after
@@ -32,7 +32,6 @@
 mod account;
 mod entry;
 mod record;
-mod reservation;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -45,12 +44,11 @@ use std::{
 };
 
 use super::{identity::Identity, ratelimit::RateLimit};
+use crate::clock;
 use crate::oci::Name;
 use account::Account;
 pub use entry::{Balance, Exhausted, Purpose, Reason, Spend};
 use record::Record;
-use reservation::Progress;
-pub use reservation::Reservation;
 
 /// What a [`LedgerStore`] promises.
 pub type WriteFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -143,7 +141,7 @@ impl Ledger {
     /// # Errors
     /// [`Exhausted`] when nothing is left.
     pub async fn reserve(&self, identity: &Identity, purpose: Purpose) -> Result<Reservation, Exhausted> {
-        match self.take(identity, None, purpose, SystemTime::now()) {
+        match self.take(identity, None, purpose, clock::now()) {
             Attempt::Spent(reservation) => {
                 self.flush().await;
                 Ok(reservation)
@@ -153,10 +151,10 @@ impl Ledger {
     }
 
     /// As [`Ledger::reserve`], unless less may be left by now than at `version` of the balance. A policy decides on a
-    /// [`Balance`] without any lock, tries, and decides again when it is told that the balance changed, so that no two
+    /// [`Balance`] without any lock, tries, and decides again when the balance has changed, so that no two
     /// decisions spend the same pull. A ledger that several processes share can offer the same.
     pub async fn try_spend(&self, identity: &Identity, version: u64, purpose: Purpose) -> Attempt {
-        match self.take(identity, Some(version), purpose, SystemTime::now()) {
+        match self.take(identity, Some(version), purpose, clock::now()) {
             Attempt::Spent(reservation) => {
                 self.flush().await;
                 Attempt::Spent(reservation)
@@ -233,9 +231,9 @@ impl Ledger {
     }
 
     /// The same for an answer that may end what is in flight. Both are one step: in between, a pull would be neither in flight
-    /// nor in what is left, and so be given twice, or be taken for somebody else's.
+    /// nor in what is left, and so be given twice, or be taken for external spend.
     fn reconcile(&self, identity: &Identity, ends: bool, stamp: Stamp, reading: Option<RateLimit>) {
-        let now = SystemTime::now();
+        let now = clock::now();
         let mut state = self.lock();
         let State { accounts, outbox, .. } = &mut *state;
         let account = accounts.entry(identity.clone()).or_default();
@@ -255,7 +253,7 @@ impl Ledger {
 
     /// The pull limit answered 429: nothing is left until the forecast, or for as long as upstream asked.
     pub(crate) fn exhausted(&self, identity: &Identity, retry_after: Option<Duration>) -> Duration {
-        let now = SystemTime::now();
+        let now = clock::now();
         let mut state = self.lock();
         let State { accounts, outbox, .. } = &mut *state;
         let account = accounts.entry(identity.clone()).or_default();
@@ -297,7 +295,8 @@ impl Ledger {
         state.outbox.extend(Record::Reserved { number, identity: identity.clone(), spend: spend.clone() }.bytes());
         state.pending.insert(number, (identity.clone(), spend));
         let identity = identity.clone();
-        Attempt::Spent(Reservation { ledger: self.clone(), number, identity, purpose, progress: Progress::Unsent })
+        let (ledger, progress) = (self.clone(), Progress::Unsent);
+        Attempt::Spent(Reservation { ledger, number, identity, purpose, progress, is_repeated: false })
     }
 
     /// Ends a reservation, as a refund or as a spend.
@@ -310,7 +309,6 @@ impl Ledger {
         let record = match progress {
             Progress::Unsent => {
                 account.refund(spend.at);
-                purpose.refunded.store(true, Ordering::Release);
                 Record::Refunded { number }
             }
             Progress::Sent | Progress::Answered(_) => {
@@ -380,7 +378,7 @@ impl State {
             outbox: Vec::new(),
             journaled,
             behind: false,
-            saved: (0, SystemTime::now()),
+            saved: (0, clock::now()),
         }
     }
 
@@ -440,7 +438,7 @@ impl State {
                 self.accounts.entry(spend.of()).or_default().spent_at(spend.at);
                 self.remember(spend);
             }
-            Record::Saved { count, since } => self.saved = (count, since.min(SystemTime::now())),
+            Record::Saved { count, since } => self.saved = (count, since.min(clock::now())),
             Record::Observed { identity, reading } => self.accounts.entry(identity).or_default().restore(reading),
             Record::External { identity, at, count } => {
                 self.accounts.entry(identity).or_default().external_at(at, count);
@@ -469,6 +467,74 @@ pub enum Attempt {
     Changed(Box<Balance>),
     /// Nothing is left.
     Exhausted(Box<Balance>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Unsent,
+    Sent,
+    Answered(Option<i64>),
+}
+
+/// A pull that is paid for and not sent yet. Dropping it unsent refunds it; once sent, dropping it writes the entry.
+#[derive(Debug)]
+pub struct Reservation {
+    ledger: Ledger,
+    number: u64,
+    identity: Identity,
+    purpose: Purpose,
+    progress: Progress,
+    /// Another pull was spent on the same purpose before.
+    is_repeated: bool,
+}
+
+impl Reservation {
+    /// Who pays.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether a drop gives back all that was spent on its purpose, since nothing was sent.
+    pub fn is_refunded(&self) -> bool {
+        self.progress == Progress::Unsent && !self.is_repeated
+    }
+
+    /// The request is on its way, or may be: from now on it is spent.
+    pub(crate) fn sent(&mut self) {
+        if self.progress == Progress::Unsent {
+            self.progress = Progress::Sent;
+        }
+    }
+
+    /// It is certain that it costs nothing, since not a byte of it left or nothing was served: a drop refunds it again.
+    pub(crate) fn unsent(&mut self) {
+        if self.progress == Progress::Sent {
+            self.progress = Progress::Unsent;
+        }
+    }
+
+    /// The headers of the answer to a request stamped `stamp` are here, and what they say is reconciled as by
+    /// [`Ledger::observe`].
+    pub(crate) fn answered(&mut self, stamp: Stamp, reading: Option<RateLimit>) {
+        self.ledger.reconcile(&self.identity, self.progress == Progress::Sent, stamp, reading);
+        self.progress = Progress::Answered(reading.and_then(|reading| reading.remaining));
+    }
+
+    /// Pays for sending it once more. Nothing to do when it was not sent.
+    pub(crate) async fn again(&mut self) -> Result<(), Exhausted> {
+        if self.progress != Progress::Unsent {
+            let mut next = self.ledger.reserve(&self.identity, self.purpose.clone()).await?;
+            next.is_repeated = true;
+            *self = next;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ledger.settle(self.number, self.progress, &self.purpose);
+    }
 }
 
 /// When a request was sent, in the ledger's own order of events.

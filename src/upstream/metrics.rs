@@ -1,13 +1,13 @@
 //! What upstreams did to us, as counters and gauges.
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Operation {
     ManifestHead,
     ManifestGet,
@@ -17,8 +17,22 @@ pub(crate) enum Operation {
     Referrers,
 }
 
+impl EncodeLabelValue for Operation {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let word = match self {
+            Operation::ManifestHead => "manifest_head",
+            Operation::ManifestGet => "manifest_get",
+            Operation::BlobHead => "blob_head",
+            Operation::BlobGet => "blob_get",
+            Operation::Tags => "tags",
+            Operation::Referrers => "referrers",
+        };
+        word.encode(encoder)
+    }
+}
+
 /// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Outcome {
     Ok,
     NotFound,
@@ -28,6 +42,22 @@ pub(crate) enum Outcome {
     Unavailable,
     HeadRefused,
     Malformed,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let word = match self {
+            Outcome::Ok => "ok",
+            Outcome::NotFound => "not_found",
+            Outcome::Denied => "denied",
+            Outcome::PullLimit => "pull_limit",
+            Outcome::AbuseLimit => "abuse_limit",
+            Outcome::Unavailable => "unavailable",
+            Outcome::HeadRefused => "head_refused",
+            Outcome::Malformed => "malformed",
+        };
+        word.encode(encoder)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,7 +90,6 @@ pub struct Metrics {
     requests: Family<Request, Counter>,
     retries: Family<Of, Counter>,
     tokens: Family<Token, Counter>,
-    breaker: Family<Of, Gauge>,
     limit: Family<OfIdentity, Gauge>,
     remaining: Family<OfIdentity, Gauge>,
 }
@@ -70,7 +99,7 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "upstream_requests",
-            "Questions put to upstreams, by kind and by what came of them",
+            "Requests to upstreams, by kind and by what came of them",
             self.requests.clone(),
         );
         registry.register(
@@ -79,11 +108,6 @@ impl Metrics {
             self.retries.clone(),
         );
         registry.register("upstream_tokens", "Tokens asked of token services", self.tokens.clone());
-        registry.register(
-            "upstream_breaker_open",
-            "1 while an upstream is not asked because it is down or limits us",
-            self.breaker.clone(),
-        );
         registry.register("upstream_ratelimit_limit", "Pulls per window, as upstream last said", self.limit.clone());
         registry.register(
             "upstream_ratelimit_remaining",
@@ -102,10 +126,6 @@ impl Metrics {
 
     pub(crate) fn token(&self, upstream: &str, outcome: Outcome) {
         self.tokens.get_or_create(&Token { upstream: upstream.into(), outcome }).inc();
-    }
-
-    pub(crate) fn breaker(&self, upstream: &str, open: bool) {
-        self.breaker.get_or_create(&Of { upstream: upstream.into() }).set(open.into());
     }
 
     pub(crate) fn rate_limit(&self, upstream: &str, identity: &str, limit: Option<i64>, remaining: Option<i64>) {

@@ -14,8 +14,8 @@
 //!
 //! # Scope
 //!
-//! No cache, no policy, no coalescing but of tokens: those are the mirror's. Nothing here is done behind anybody's back:
-//! an upstream that nobody asks is never spoken to, and Weir starts without any.
+//! No cache, no policy, no coalescing but of tokens: those are the mirror's. Nothing here is done unasked:
+//! an upstream that no client asks for gets no request, and Weir starts without any.
 
 pub mod ledger;
 
@@ -30,6 +30,8 @@ mod endpoint;
 mod error;
 mod error_response;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod identity;
 mod link;
 mod metrics;
@@ -51,8 +53,9 @@ pub use ledger::{Ledger, Reservation};
 pub use metrics::Metrics;
 pub use ratelimit::RateLimit;
 pub use registry::{Head, Upstream};
-pub use settings::{Account, Invalid, Secret, Settings};
+pub use settings::{Account, CredentialState, Provider, Secret, Settings, check_proxy};
 pub use tls::install_provider;
+pub use transport::Renewed;
 
 #[cfg(test)]
 mod tests;

@@ -19,8 +19,8 @@ pub(super) struct Proxies {
     bypassed: Vec<String>,
 }
 
-/// The value of `proxy` that says: none, whatever the environment says.
-const NONE: &str = "none";
+/// The values of `proxy` that say: none, whatever the environment says.
+const NONE: [&str; 2] = ["none", "off"];
 
 impl Proxies {
     /// From the setting `proxy`, or the environment when that is empty.
@@ -34,7 +34,7 @@ impl Proxies {
         let bypassed =
             bypassed.split([',', ' ']).filter(|entry| !entry.is_empty()).map(str::to_ascii_lowercase).collect();
         match setting {
-            NONE => Ok(Proxies::default()),
+            none if NONE.contains(&none) => Ok(Proxies::default()),
             "" => {
                 let all = named("ALL_PROXY");
                 let (http, https) = (named("HTTP_PROXY").or(all.clone()), named("HTTPS_PROXY").or(all));
@@ -152,6 +152,7 @@ mod tests {
             ("", &[http], "http://localhost:5000", ""),
             ("", &[("HTTPS_PROXY", "ftp://x")], "https://r.example", ""),
             ("none", &[http, https], "https://r.example", ""),
+            ("off", &[http, https], "https://r.example", ""),
             ("http://me:secret@d:4", &[http, https], "https://r.example", "http://d:4"),
             ("http://d:4", &[], "http://127.0.0.1:5000", "http://d:4"),
             ("http://d:4", &[("NO_PROXY", "r.example")], "https://r.example", ""),

@@ -35,8 +35,9 @@ pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
 
 /// The realm that a challenge of `registry` names, if a credential or a token request may go there.
 ///
-/// That is the registry's own host on any port, a host of the same registrable domain (public suffix list), or one of
-/// `token_hosts`, a host with or without port. https, unless the registry is asked without TLS itself.
+/// That is the registry's own host or one of the same registrable domain (public suffix list), on the registry's port or the
+/// scheme's own, or one of `token_hosts`, a host with or without port. Another port of a host is another service, which may be
+/// another user's; on loopback alone any port will do. https, unless the registry is asked without TLS itself.
 ///
 /// # Errors
 /// In words, when it may not.
@@ -60,12 +61,23 @@ pub(crate) fn realm(registry: &Url, realm: &str, token_hosts: &[String]) -> Resu
     if token_hosts.iter().any(listed) || related(registry, &url) {
         Ok(url)
     } else {
-        let host = url.host_str().unwrap_or_default();
-        Err(format!("its token service is at {host}; list that host in token_hosts to trust it").into())
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = format!("{}{port}", url.host_str().unwrap_or_default());
+        Err(format!("its token service is at {host}; list {host} in token_hosts to trust it").into())
     }
 }
 
 fn related(one: &Url, other: &Url) -> bool {
+    let loopback = match one.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    let same_port = one.port_or_known_default() == other.port_or_known_default();
+    if !(same_port || other.port().is_none() || loopback) {
+        return false;
+    }
     match (one.host(), other.host()) {
         (Some(Host::Domain(one)), Some(Host::Domain(other))) => {
             one == other || registrable(one).is_some_and(|domain| registrable(other) == Some(domain))
@@ -92,7 +104,12 @@ mod tests {
         for (registry, asked, expected) in [
             ("https://registry-1.docker.io", "https://auth.docker.io/token", true),
             ("https://ghcr.io", "https://ghcr.io/token", true),
-            ("https://r.example:5000", "https://r.example:5001/auth", true),
+            ("https://r.example:5000", "https://r.example:5000/auth", true),
+            ("https://r.example:5000", "https://r.example/auth", true),
+            ("https://r.example:5000", "https://auth.r.example/auth", true),
+            ("https://r.example:5000", "https://r.example:5001/auth", false),
+            ("https://r.example", "https://r.example:8443/auth", false),
+            ("https://10.0.0.1:5000", "https://10.0.0.1:5001/auth", false),
             ("https://r.example", "https://tokens.example/t", true),
             ("https://r.example", "https://TOKENS.example:99/t", true),
             ("https://r.example", "https://other.example:8443/t", true),

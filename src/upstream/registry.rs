@@ -3,7 +3,6 @@
 mod blobs;
 mod listings;
 mod manifests;
-mod schema1;
 
 use std::{
     sync::Arc,
@@ -11,11 +10,18 @@ use std::{
 };
 
 use super::{
-    endpoint::Endpoint, exchange::Exchange, identity::Identity, ledger::Ledger, metrics::Metrics, settings::Settings,
+    endpoint::Endpoint,
+    exchange::Exchange,
+    identity::Identity,
+    ledger::Ledger,
+    metrics::Metrics,
+    settings::{Account, CredentialState, Settings},
+    transport::Renewed,
 };
+use crate::clock;
 use crate::oci::{Digest, MediaType, Name};
 
-/// What a HEAD of a manifest told. `digest` is `None` for registries that send none (then only a GET knows).
+/// What a HEAD of a manifest says. `digest` is `None` for registries that send none (then only a GET knows).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// What the reference names now.
@@ -62,6 +68,10 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::new`].
     pub fn with_metrics(settings: Settings, ledger: Ledger, metrics: Metrics) -> Result<Upstream, String> {
+        for account in settings.accounts.iter().filter(|account| !account.shared.is_empty()) {
+            let (account, shared) = (&account.username, &account.shared);
+            tracing::warn!(upstream = %settings.name, %account, ?shared, "what this account may read of these is given to every client");
+        }
         let endpoint = |url| Endpoint::new(&settings, url, ledger.clone(), metrics.clone());
         let (first, others) = (endpoint(&settings.url)?, settings.urls.iter().map(endpoint));
         let others = others.collect::<Result<_, _>>()?;
@@ -79,25 +89,40 @@ impl Upstream {
     /// Anonymous first, then the accounts that were not refused lately.
     pub fn identities(&self) -> Vec<Identity> {
         let auth = &self.inner.exchange.endpoint.auth;
-        let parked = |identity: &Identity| identity.account.as_ref().is_some_and(|account| auth.is_parked(account));
-        self.sources().into_iter().filter(|identity| !parked(identity)).collect()
+        self.sources(|account| !auth.is_parked(&account.username))
     }
 
-    /// Anonymous first, then all accounts, last those that were refused lately: to ask as one of them is an error that says so,
-    /// and is no absence.
-    pub fn sources(&self) -> Vec<Identity> {
+    /// Anonymous first, then the accounts that are `wanted`, last those that were refused lately: to ask as one of them is an error that
+    /// says so, and is no absence.
+    pub fn sources(&self, wanted: impl Fn(&Account) -> bool) -> Vec<Identity> {
         let auth = &self.inner.exchange.endpoint.auth;
         let identity = |account| Identity { upstream: self.inner.settings.name.clone(), account };
-        let mut accounts: Vec<_> =
-            self.inner.settings.accounts.iter().map(|account| account.username.clone()).collect();
+        let accounts = self.inner.settings.accounts.iter().filter(|account| wanted(account));
+        let mut accounts: Vec<_> = accounts.map(|account| account.username.clone()).collect();
         accounts.sort_by_key(|account| auth.is_parked(account));
         std::iter::once(None).chain(accounts.into_iter().map(Some)).map(identity).collect()
+    }
+
+    /// What is known of the credential of each account.
+    pub fn credentials(&self) -> Vec<(Arc<str>, CredentialState)> {
+        self.inner.exchange.endpoint.auth.credentials()
+    }
+
+    /// Reads the files of certificates again, and gives what puts those in force that changed. Blocks for the read of a few small files.
+    ///
+    /// # Errors
+    /// In words that name the upstream, the setting and the file.
+    pub fn prepare(&self) -> Result<Vec<Renewed>, String> {
+        let exchange = &self.inner.exchange;
+        let endpoints = std::iter::once(&exchange.endpoint).chain(&exchange.others);
+        let renewed = endpoints.map(|endpoint| endpoint.transport.prepare()).collect::<Result<Vec<_>, _>>();
+        renewed.map(|renewed| renewed.into_iter().flatten().collect())
     }
 
     /// Whether an identity's pulls are not counted, as far as upstream ever said. Docker Hub counts them, whatever it said yet.
     pub(super) fn is_unmetered(&self, identity: &Identity) -> bool {
         let host = self.inner.settings.url.host_str().unwrap_or_default();
-        let balance = self.inner.exchange.endpoint.ledger.balance(identity, SystemTime::now());
+        let balance = self.inner.exchange.endpoint.ledger.balance(identity, clock::now());
         !host.ends_with("docker.io") && balance.limit.is_none() && balance.remaining.is_none()
     }
 

@@ -70,7 +70,6 @@ fn purpose(reference: &Reference) -> ledger::Purpose {
         class: Class::Standard,
         reason: ledger::Reason::Cold,
         waiters: Arc::new(AtomicU32::new(0)),
-        refunded: Arc::default(),
     }
 }
 
@@ -83,8 +82,8 @@ async fn reserved(upstream: &Upstream, reference: &Reference) -> Reservation {
 }
 
 async fn get(upstream: &Upstream, reference: &Reference) -> Result<crate::oci::Manifest, super::Error> {
-    let reservation = reserved(upstream, reference).await;
-    upstream.get_manifest(reservation, &name("a/b"), reference).await
+    let mut reservation = reserved(upstream, reference).await;
+    upstream.get_manifest(&mut reservation, &name("a/b"), reference).await
 }
 
 /// The `WWW-Authenticate` of a registry whose token service is at `realm`.

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use reqwest::{
-    Client, Method, Response,
+    Client, Response, StatusCode,
     header::{ACCEPT_ENCODING, HeaderMap, HeaderValue},
     redirect,
 };
-use url::Url;
 
 use super::{
     address::{Policy, Refused},
@@ -21,11 +21,13 @@ use super::{
     error::Error,
     proxy::{self, Proxies},
     settings::Settings,
-    tls,
+    tls::{self, Certificates},
 };
 
-/// Connections that nobody uses are closed after this, sooner than most servers do it (which would look like a failure to us).
+/// Connections that no request uses are closed after this, sooner than most servers do it (which would look like a failure to us).
 const POOL_IDLE: Duration = Duration::from_secs(50);
+/// How often an HTTP/2 connection with requests is tested, and how long its answer may take.
+const HTTP2_PING: Duration = Duration::from_secs(5);
 /// What is read of a body only to keep the connection: bytes, and how long.
 const DRAIN_BYTES: u64 = 64 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(500);
@@ -34,9 +36,12 @@ const RETRY_SHARE: f64 = 0.1;
 const RETRY_BURST: f64 = 10.0;
 
 pub(crate) struct Transport {
-    client: Client,
+    /// Another one after the files of its certificates changed.
+    client: ArcSwap<Client>,
+    certificates: Mutex<Certificates>,
+    settings: Settings,
     policy: Policy,
-    proxies: Arc<Proxies>,
+    pub(crate) proxies: Arc<Proxies>,
     pub(crate) limiter: ConcurrencyLimiter,
     first_byte: Duration,
     connect: Duration,
@@ -76,46 +81,12 @@ impl Transport {
             None => tracing::info!(upstream = %settings.name, "asked directly"),
         }
         let policy = Policy::new(&settings.url, settings.ipv4_only, proxies.clone());
-        let mut defaults = HeaderMap::new();
-        // Some registries compress blobs for those who allow it, and what is compressed has another digest (quay/quay#1310).
-        defaults.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let mut certificates = Vec::new();
-        if let Some(file) = &settings.ca_file {
-            let unreadable = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", file.display());
-            let pem = std::fs::read(file).map_err(|error| unreadable(&error))?;
-            certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(&error))?;
-            if certificates.is_empty() {
-                return Err(unreadable(&"it holds no certificate"));
-            }
-        }
-        let builder = || {
-            let builder = Client::builder()
-                .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
-                .default_headers(defaults.clone())
-                .redirect(redirect::Policy::none())
-                .referer(false)
-                .no_proxy()
-                .proxy(way_out(proxies.clone()))
-                .http1_only()
-                .dns_resolver(Arc::new(policy.clone()))
-                .connect_timeout(settings.connect_timeout)
-                .tcp_nodelay(true)
-                .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(settings.concurrency);
-            match settings.ipv4_only {
-                true => builder.local_address(Some(std::net::Ipv4Addr::UNSPECIFIED.into())),
-                false => builder,
-            }
-        };
-        let built = builder().tls_certs_merge(certificates.clone()).build();
-        let built = match built {
-            // A machine without any root certificates can still mirror a registry that is asked without TLS.
-            Err(_) if settings.url.scheme() == "http" => builder().tls_certs_only(certificates).build(),
-            built => built,
-        };
-        let client = built.map_err(|error| format!("upstream {}: {}", settings.name, cause(&error)))?;
+        let certificates = certificates(settings)?;
+        let client = client(settings, &certificates, &policy, &proxies)?;
         Ok(Transport {
-            client,
+            client: ArcSwap::from_pointee(client),
+            certificates: Mutex::new(certificates),
+            settings: settings.clone(),
             policy,
             proxies,
             limiter: ConcurrencyLimiter::new(settings.concurrency, settings.queue),
@@ -127,17 +98,32 @@ impl Transport {
         })
     }
 
+    /// Reads the files of its certificates again, and gives what puts them in force; `None` when they are as they were.
+    ///
+    /// # Errors
+    /// As [`Transport::new`].
+    pub(crate) fn prepare(self: &Arc<Self>) -> Result<Option<Renewed>, String> {
+        let fresh = certificates(&self.settings)?;
+        if fresh == *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(None);
+        }
+        let client = client(&self.settings, &fresh, &self.policy, &self.proxies)?;
+        Ok(Some(Renewed { transport: self.clone(), client, certificates: fresh }))
+    }
+
     /// Sends, and waits for the headers. `sending` is called when every wait before that is over.
+    ///
+    /// A reply of 429 or 5xx keeps its opening permit until the caller drops it: the breaker opens only when the body has been read,
+    /// and until then no other request takes its place.
     pub(crate) async fn send(
         &self,
         permit: &BreakerPermit,
-        method: Method,
-        url: &Url,
-        headers: HeaderMap,
+        request: reqwest::Request,
         lane: Lane,
         sending: impl FnOnce(),
     ) -> Result<Received, TransportError> {
-        if !self.policy.admits(url) {
+        let url = request.url().clone();
+        if !self.policy.admits(&url) {
             return Err(TransportError::Rejected(Error::Malformed("an address where we do not go".into())));
         }
         // A body waits for other bodies, which last; a short request waits as long as it would wait for its answer.
@@ -150,12 +136,14 @@ impl Transport {
         permit.still(Instant::now()).map_err(TransportError::Rejected)?;
         self.deposit();
         sending();
-        let request = self.client.request(method, url.clone()).headers(headers).send();
-        let outcome = tokio::time::timeout(self.connect + self.first_byte, request).await;
-        permits.opened();
+        let sent = self.client.load().execute(request);
+        let outcome = tokio::time::timeout(self.connect + self.first_byte, sent).await;
         match outcome {
             Ok(Ok(response)) => {
-                self.limiter.grow();
+                if !is_overload(response.status()) {
+                    permits.opened();
+                    self.limiter.grow();
+                }
                 Ok(Received { response, permits })
             }
             Ok(Err(error)) => {
@@ -163,7 +151,7 @@ impl Transport {
                 if refused(&error) {
                     return Err(TransportError::Rejected(Error::Malformed("an address where we do not go".into())));
                 }
-                let text = match self.proxies.of(url).map(proxy::shown) {
+                let text = match self.proxies.of(&url).map(proxy::shown) {
                     Some(proxy) => format!("{} (through {proxy})", cause(&error)),
                     None => cause(&error),
                 };
@@ -221,7 +209,7 @@ impl Transport {
             }
             Ok(body.freeze())
         };
-        // Nobody may keep us by a byte now and then: what is short is all here within two idle time-outs.
+        // No upstream may keep us by a byte now and then: what is short is all here within two idle time-outs.
         let late = || Error::Unavailable { reason: "its answer does not end in time".into(), retry_after: None };
         tokio::time::timeout(self.idle * 2, read).await.unwrap_or_else(|_| Err(late()))
     }
@@ -243,18 +231,93 @@ impl std::fmt::Debug for Transport {
     }
 }
 
+/// Certificates that were read again, and are not in force yet.
+pub struct Renewed {
+    transport: Arc<Transport>,
+    client: Client,
+    certificates: Certificates,
+}
+
+impl Renewed {
+    /// From now on new connections use them.
+    pub fn install(self) {
+        self.transport.client.store(Arc::new(self.client));
+        *self.transport.certificates.lock().unwrap_or_else(PoisonError::into_inner) = self.certificates;
+    }
+}
+
+impl std::fmt::Debug for Renewed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewed").finish_non_exhaustive()
+    }
+}
+
+fn certificates(settings: &Settings) -> Result<Certificates, String> {
+    settings.certificates(&format!("upstream {}", settings.name)).map_err(|error| error.to_string())
+}
+
+fn client(
+    settings: &Settings,
+    certificates: &Certificates,
+    policy: &Policy,
+    proxies: &Arc<Proxies>,
+) -> Result<Client, String> {
+    let mut defaults = HeaderMap::new();
+    // Some registries compress blobs for those who allow it, and what is compressed has another digest (quay/quay#1310).
+    defaults.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let builder = || {
+        let builder = Client::builder()
+            .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
+            .default_headers(defaults.clone())
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .proxy(way_out(proxies.clone()))
+            .dns_resolver(Arc::new(policy.clone()))
+            .connect_timeout(settings.connect_timeout)
+            .tcp_nodelay(true)
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(settings.concurrency);
+        let builder = match settings.http2 {
+            // All requests to a host share one connection: one that is dead must not take those that follow.
+            true => builder.http2_keep_alive_interval(HTTP2_PING).http2_keep_alive_timeout(HTTP2_PING),
+            false => builder.http1_only(),
+        };
+        let builder = match &certificates.identity {
+            Some(identity) => builder.identity(identity.clone()),
+            None => builder,
+        };
+        match settings.ipv4_only {
+            true => builder.local_address(Some(std::net::Ipv4Addr::UNSPECIFIED.into())),
+            false => builder,
+        }
+    };
+    let roots = || certificates.roots.iter().cloned();
+    let built = match builder().tls_certs_merge(roots()).build() {
+        // A machine without any root certificates can still mirror a registry that is asked without TLS.
+        Err(_) if settings.url.scheme() == "http" => builder().tls_certs_only(roots()).build(),
+        built => built,
+    };
+    built.map_err(|error| format!("upstream {}: {}", settings.name, cause(&error)))
+}
+
 /// One function decides for each address, so that what is logged is what is done.
-fn way_out(proxies: Arc<Proxies>) -> reqwest::Proxy {
+pub(crate) fn way_out(proxies: Arc<Proxies>) -> reqwest::Proxy {
     reqwest::Proxy::custom(move |url| proxies.of(url).cloned())
 }
 
 /// The innermost cause in words. The outer ones would repeat the address, whose query may be a signature.
-fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &reqwest::Error) -> String {
     let mut innermost: Option<&(dyn std::error::Error + 'static)> = error.source();
     while let Some(deeper) = innermost.and_then(std::error::Error::source) {
         innermost = Some(deeper);
     }
     innermost.map_or_else(|| "no reason is given".to_owned(), ToString::to_string)
+}
+
+/// Whether upstream may want fewer requests.
+fn is_overload(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
 }
 
 fn refused(error: &reqwest::Error) -> bool {

@@ -42,12 +42,26 @@ pub enum Error {
     /// As many uploads are under way as there may be.
     #[error("too many uploads are under way")]
     Busy,
+    /// What is stored is not all known yet, soon after a start.
+    #[error("what is stored is still being counted; try again in a minute")]
+    Counting,
     /// The upload has ended, or another request has taken it over.
     #[error("the upload has ended, or another request goes on with it")]
     Superseded,
     /// The tag is there, names something else, and may not be moved or removed.
     #[error("the tag {0} is immutable")]
     Immutable(crate::oci::Tag),
+    /// A manifest names blobs that its repository does not hold; the first of them.
+    #[error("{missing} of the blobs that the manifest names are not here, such as {digest}")]
+    MissingBlobs {
+        /// The first of them.
+        digest: Box<Digest>,
+        /// How many there are.
+        missing: usize,
+    },
+    /// A manifest of the repository names it.
+    #[error("{0} names it")]
+    Referenced(Box<Digest>),
     /// The directory belongs to another process or another version of Weir; the text says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -97,8 +111,13 @@ impl Error {
             Error::Unusable(why) => Error::Unusable(why.clone()),
             Error::Quota { namespace, capacity } => Error::Quota { namespace: namespace.clone(), capacity: *capacity },
             Error::Busy => Error::Busy,
+            Error::Counting => Error::Counting,
             Error::Superseded => Error::Superseded,
             Error::Immutable(tag) => Error::Immutable(tag.clone()),
+            Error::MissingBlobs { digest, missing } => {
+                Error::MissingBlobs { digest: digest.clone(), missing: *missing }
+            }
+            Error::Referenced(by) => Error::Referenced(by.clone()),
             Error::Io { call, path, source } => {
                 let source = source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
                 Error::Io { call, path: path.clone(), source }

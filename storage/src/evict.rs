@@ -1,53 +1,66 @@
 //! Removing what has to go when room is needed.
 //!
 //! # What this guarantees
-//! What a client reads or writes is never removed, nor what a hosted repository holds. Blobs never displace manifests: Docker
-//! Hub bills manifest GETs, and a thousand manifests cost less than one layer; they have a tenth of the capacity and of the
+//! What a client reads or writes is never removed, nor what a hosted repository holds or an operator pinned. Blobs never displace
+//! manifests: Docker Hub bills manifest GETs, and a thousand manifests cost less than one layer; they have a tenth of the capacity and of the
 //! inodes to themselves and compete among each other. Partial files that no writer fills go first: they serve no client.
 //!
 //! # When
 //! One thread does it, when a writer demands room or the high watermark is passed, and goes down to the low watermark, so that it
-//! is not done for every blob. A file leaves its name under the lock that keeps new readers away, and is unlinked after it, for
-//! to unlink a large file takes long.
+//! is not done for every blob.
 
 use std::{
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
-    blobs::{InUse, Partials},
-    cache::Manifests,
-    capacity::{Capacity, Demand},
+    blobs::Partials,
+    capacity::{Capacity, Demand, seconds},
     files::{Files, Kind},
     hosted::Pins,
+    images::Pinned,
     oci::Digest,
+    remove::{Removal, Remover},
 };
 
 /// How often it is looked whether a watermark is passed when no demand comes.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked what is idle, at most.
+const LOOK: Duration = Duration::from_secs(600);
 
 /// The thread that removes, and what it needs for it.
 #[derive(Debug)]
 pub(crate) struct Evictor {
     pub(crate) files: Arc<Files>,
     pub(crate) capacity: Arc<Capacity>,
-    pub(crate) in_use: InUse,
     pub(crate) partials: Arc<Partials>,
-    pub(crate) manifests: Manifests,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) pinned: Arc<Pinned>,
+    pub(crate) remover: Remover,
+    /// What is idle for so long goes; zero is never.
+    pub(crate) max_idle: Duration,
     pub(crate) demands: Receiver<Demand>,
 }
 
 impl Evictor {
     /// Serves demands until the store is closed.
     pub(crate) fn run(self) {
+        // By its own count, so that a clock that steps makes nothing idle.
+        let (base, started) = (seconds(SystemTime::now()), Instant::now());
+        let mut looked = started;
         while !self.files.is_closing() {
+            self.capacity.set_now(base.saturating_add(u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX)));
+            if !self.max_idle.is_zero() && looked.elapsed() >= LOOK.min(self.max_idle / 10) {
+                self.retire();
+                looked = Instant::now();
+            }
             match self.demands.recv_timeout(EVERY) {
                 Ok(Demand::Bytes(bytes, answer)) => {
                     let freed = self.evict(bytes);
@@ -57,6 +70,29 @@ impl Evictor {
                 Ok(Demand::Tidy) | Err(RecvTimeoutError::Timeout) => self.tidy(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Removes what no client asked for in `max_idle`.
+    fn retire(&self) {
+        self.capacity.drain_accesses();
+        let idle = |kind| self.capacity.accounts().of(kind).idle(self.max_idle.as_secs());
+        let idle = Kind::ALL.map(|kind| (kind, idle(kind)));
+        if idle.iter().all(|(_, digests)| digests.is_empty()) {
+            return;
+        }
+        let Some(pinned) = self.pinned.objects() else { return };
+        let (mut freed, mut count) = (0, 0);
+        for (kind, digests) in &idle {
+            for digest in digests.iter().filter(|digest| !pinned.contains(*digest)) {
+                if let Some(size) = self.evict_one(*kind, digest) {
+                    freed += size;
+                    count += 1;
+                }
+            }
+        }
+        if count > 0 {
+            info!(freed, objects = count, "removed what was idle");
         }
     }
 
@@ -84,8 +120,9 @@ impl Evictor {
             return freed;
         }
         let order = self.capacity.accounts().blobs.order();
+        let Some(pinned) = self.pinned.objects() else { return freed };
         let mut count = 0;
-        for digest in &order {
+        for digest in order.iter().filter(|digest| !pinned.contains(*digest)) {
             if freed >= bytes {
                 break;
             }
@@ -105,10 +142,11 @@ impl Evictor {
             return;
         }
         let order = self.capacity.accounts().manifests.order();
+        let Some(pinned) = self.pinned.objects() else { return };
         // A twentieth more than needed, so that it is not done for every manifest.
         let surplus = order.len().div_ceil(20);
         let mut after = 0;
-        for digest in &order {
+        for digest in order.iter().filter(|digest| !pinned.contains(*digest)) {
             after += usize::from(!over());
             if after > surplus {
                 break;
@@ -118,25 +156,9 @@ impl Evictor {
     }
 
     fn evict_one(&self, kind: Kind, digest: &Digest) -> Option<u64> {
-        let (disk, layout) = (&self.files.disk, &self.files.layout);
-        let trash = layout.temporary();
-        // A pin is taken under a hold, so that none comes between the look and the removal; and the file leaves its name and
-        // the accounts under it too, so that a commit of the same digest comes before both or after both.
-        let moved = self.in_use.unless_held(digest, || {
-            (!self.pins.is_pinned(kind, digest)).then(|| {
-                let moved = disk.take_away(&layout.object(kind, digest), &trash);
-                moved.map(|_| self.capacity.evicted(kind, digest))
-            })
-        })??;
-        if kind == Kind::Manifest {
-            self.manifests.forget(digest);
-        }
-        match moved.and_then(|size| disk.remove(&trash).map(|_| size)) {
-            Ok(size) => Some(size),
-            Err(error) => {
-                warn!(%digest, %error, "cannot evict");
-                None
-            }
+        match self.remover.remove(kind, digest, |capacity| capacity.evicted(kind, digest)) {
+            Removal::Removed(size) => Some(size),
+            Removal::InUse | Removal::Kept => None,
         }
     }
 }

@@ -114,6 +114,14 @@ fn unkey(key: &[u8]) -> Option<(Kind, Digest)> {
     Some((kind, unflat(name)?))
 }
 
+/// Frequency, priority and the time of the last use; an index of an earlier version has no time.
+fn remembered(value: &[u8]) -> Option<(u32, f64, u32)> {
+    let (frequency, rest) = value.split_first_chunk()?;
+    let (priority, used) = rest.split_first_chunk()?;
+    let used = if used.is_empty() { u32::MAX } else { u32::from_le_bytes(used.try_into().ok()?) };
+    Some((u32::from_le_bytes(*frequency), f64::from_le_bytes(*priority), used))
+}
+
 fn number(value: Option<sled::IVec>) -> Option<u64> {
     value.and_then(|bytes| bytes.as_ref().try_into().ok()).map(u64::from_le_bytes)
 }
@@ -273,7 +281,7 @@ impl Inner {
         Ok(index)
     }
 
-    /// Takes what the index remembers of each object into the accounts. What is not there any more is told the index.
+    /// Takes what the index remembers of each object into the accounts. What is not there any more is removed from the index.
     fn recall(&self, trees: &Trees) -> Result<(), Fault> {
         let mut known = HashSet::new();
         let ages = [(Kind::Blob, "age-blobs"), (Kind::Manifest, "age-manifests")];
@@ -284,14 +292,12 @@ impl Inner {
         }
         let mut entries = trees.objects.iter();
         while let Some((name, value)) = guarded(|| entries.next().transpose())? {
-            let remembered = unkey(&name).zip(<[u8; 12]>::try_from(value.as_ref()).ok());
-            let Some(((kind, digest), value)) = remembered else { return Err("an entry is not one of ours".into()) };
-            let (frequency, priority) = value.split_at(4);
-            let frequency = frequency.try_into().map_or(1, u32::from_le_bytes);
-            let priority = priority.try_into().map_or(0.0, f64::from_le_bytes);
+            let Some(((kind, digest), (frequency, priority, used))) = unkey(&name).zip(remembered(&value)) else {
+                return Err("an entry is not one of ours".into());
+            };
             let mut accounts = self.capacity.accounts();
             if accounts.of(kind).get(&digest).is_some() {
-                accounts.of(kind).remember(&digest, frequency, priority);
+                accounts.of(kind).remember(&digest, frequency, priority, used);
                 known.insert((kind, digest));
             } else {
                 accounts.changed.insert((kind, digest));
@@ -349,6 +355,7 @@ impl Inner {
                     Some(entry) => {
                         let mut value = entry.frequency.to_le_bytes().to_vec();
                         value.extend_from_slice(&entry.priority.to_le_bytes());
+                        value.extend_from_slice(&entry.used.to_le_bytes());
                         i64::from(trees.objects.insert(key, value)?.is_none())
                     }
                     None => -i64::from(trees.objects.remove(key)?.is_some()),

@@ -20,6 +20,7 @@
 //!   server                                      names this server in the ids of its uploads
 //!   journals/<name>                             what no upstream can give again
 //!   scrub                                       where the scrub in service is
+//!   pins                                        patterns of images that eviction leaves alone
 //!   quarantine/                                 what did not match its digest, for the operator to look at
 //!   index/, index.sentinel                      sled: rebuildable from all of the above
 //! ```
@@ -32,15 +33,18 @@
 //! 3. `blobs`: a blob comes in by `write`, is shared by `shared`, and goes out by `read`; `in_use`, `partial`, `verify`.
 //! 4. `cache`: what upstream said: manifests, tags, membership, lists; each a file behind a memory.
 //! 5. `hosted`: what lives here: repositories, uploads, and the pins that eviction leaves alone.
-//! 6. `evict` removes, `recover` begins, `scrub` finds what rotted, `index` is sled.
-//! 7. `store` builds all of them and has no logic.
+//! 6. `remove` takes one object away; `images` is what an operator sees: completeness, pins, purge.
+//! 7. `evict` makes room, `recover` begins, `scrub` finds what rotted, `probe` asks whether the disk takes writes, `index` is
+//!    sled.
+//! 8. `store` builds all of them and has no logic.
 //!
 //! # What holds, always
 //! * A file under `blobs/` is whole, verified and synced; what is not is under `partial/`.
 //! * No reader gets the last 64 KiB of an arriving blob before its digest is verified.
 //! * Absence is `None`; a failure is an error. Neither is ever taken for the other.
 //! * What is read or written is not evicted.
-//! * No lock that a reader takes is held while a file is read, written or unlinked.
+//! * Of what requests ask, `now` makes no system call, and all else is `async` and runs on a blocking thread.
+//! * No lock that a reader takes is held while a file is read, written, renamed or unlinked.
 //! * Losing the index loses nothing.
 
 mod blobs;
@@ -50,22 +54,30 @@ mod error;
 mod evict;
 mod files;
 mod hosted;
+mod images;
 mod index;
 pub mod oci;
+mod probe;
 mod recover;
+mod remove;
 mod scrub;
+pub mod setting;
 mod settings;
 mod source;
 mod store;
+mod sync;
 
-pub use blobs::{Arriving, Blobs, Extent, HOLD_BACK, Reader, Stopped, Writer};
-pub use cache::{Cache, Listing, Listings, Manifests, Membership, TagRecord, Tags};
+pub use blobs::{Arriving, Blobs, Extent, HOLD_BACK, Reader, Rest, Stopped, Writer};
+pub use cache::{Cache, Image, Listing, Listings, Manifests, Membership, Repository, TagRecord, Tags};
 pub use capacity::Usage;
 pub use error::Error;
+#[cfg(any(test, fuzzing))]
+pub use files::fuzzing;
 #[doc(hidden)]
 pub use files::{Call, Faults};
 pub use files::{Journal, Journals};
-pub use hosted::{HostedUsage, Push, ReferrersPage, Repositories, Upload, Uploads};
+pub use hosted::{HostedUsage, IsImmutable, Protection, Push, ReferrersPage, Repositories, Upload, Uploads};
+pub use images::{Completeness, Images, Pin, Platform, Purged, Reading, Selection};
 pub use index::Index;
 pub use scrub::{Damage, Problem, Progress, Repair, Report, Scrub, Scrubbed, Status};
 pub use settings::Settings;

@@ -4,6 +4,7 @@
 //! far, which is on the safe side for everything but the capacity; so the count is quick (one `stat` per object) and first.
 
 use std::{
+    io::ErrorKind,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -25,7 +26,24 @@ const LAYOUT: &str = "weir layout 1";
 const QUARANTINED: usize = 16;
 
 /// Takes the directory for this process, until the file is closed.
+///
+/// # Errors
+/// [`Error::Unusable`] in words for the operator. A directory that cannot be written is refused and not served from: pulls that are
+/// not on record would be spent, and bans forgotten.
 pub(crate) fn take(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error> {
+    let root = layout.root().display();
+    take_lock(disk, layout).map_err(|error| {
+        let Error::Io { source, .. } = &error else { return error };
+        let (why, fix) = match source.kind() {
+            ErrorKind::ReadOnlyFilesystem => ("is on a read-only file system", "check it, and mount it writable"),
+            ErrorKind::PermissionDenied => ("may not be written by this user", "give it to the user that runs weir"),
+            _ => return error,
+        };
+        Error::Unusable(format!("{root} {why}: {fix}, or set storage.root elsewhere"))
+    })
+}
+
+fn take_lock(disk: &Disk, layout: &Layout) -> Result<std::fs::File, Error> {
     let root = layout.root().display();
     disk.make_directory(layout.root())?;
     let path = layout.lock();

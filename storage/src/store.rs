@@ -14,8 +14,11 @@ use crate::{
     evict::Evictor,
     files::{Disk, Files, Journals, Layout, blocking},
     hosted::{Repositories, Uploads},
+    images::{Images, Pinned},
     index::{self, Index},
+    probe::Probe,
     recover,
+    remove::Remover,
     scrub::Scrub,
 };
 
@@ -35,10 +38,14 @@ pub struct Store {
     pub uploads: Uploads,
     /// What no upstream can give again.
     pub journals: Journals,
+    /// What is cached, image by image: lists, pins, purge.
+    pub images: Images,
     /// What is cached, by source.
     pub index: Index,
     /// Looks for what rotted.
     pub scrub: Scrub,
+    /// Whether the disk takes writes.
+    pub probe: Probe,
     capacity: Arc<Capacity>,
     _threads: Arc<Threads>,
 }
@@ -115,13 +122,29 @@ impl Store {
             served: Arc::default(),
             job: Arc::default(),
         };
-        let evictor = Evictor {
+        let remover = Remover {
             files: files.clone(),
             capacity: capacity.clone(),
             in_use: blobs.in_use.clone(),
-            partials: blobs.partials.clone(),
-            manifests,
+            manifests: manifests.clone(),
             pins: repositories.pins().clone(),
+        };
+        let pinned = Pinned::open(files.clone(), capacity.clone(), cache.inventory.clone(), settings.pinned_share)?;
+        let pinned = Arc::new(pinned);
+        let images = Images {
+            cache: cache.clone(),
+            capacity: capacity.clone(),
+            remover: remover.clone(),
+            pinned: pinned.clone(),
+        };
+        let evictor = Evictor {
+            files: files.clone(),
+            capacity: capacity.clone(),
+            partials: blobs.partials.clone(),
+            pins: repositories.pins().clone(),
+            pinned,
+            remover,
+            max_idle: settings.max_idle,
             demands,
         };
         recover::sweep(&files, &blobs.partials, settings.partial_ttl)?;
@@ -131,11 +154,12 @@ impl Store {
         threads.start("evictor", move || evictor.run())?;
         uploads.recover()?;
         let (counted, in_use, opened) = (capacity.clone(), blobs.in_use.clone(), index.clone());
-        let closing = files.clone();
+        let (closing, listed) = (files.clone(), images.clone());
         threads.start("recover", move || {
             recover::count(&files, &counted, &in_use);
             if !files.is_closing() {
                 opened.open();
+                listed.fill(&files);
             }
         })?;
         let (expiring, written) = (uploads.clone(), index.clone());
@@ -144,9 +168,9 @@ impl Store {
         if !settings.scrub.is_zero() {
             threads.start("scrub", move || scrubbing.serve(settings.scrub))?;
         }
-        let journals = Journals::new(threads.files.clone());
+        let (journals, probe) = (Journals::new(threads.files.clone()), Probe::new(threads.files.clone()));
         let _threads = Arc::new(threads);
-        Ok(Store { blobs, cache, repositories, uploads, journals, index, scrub, capacity, _threads })
+        Ok(Store { blobs, cache, repositories, uploads, journals, images, index, scrub, probe, capacity, _threads })
     }
 
     /// What is used, for metrics, readiness and the dashboard. Takes one lock.

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 
-use super::{told, weir};
+use super::{printed, weir};
 
 #[test]
 fn weir_check_says_whether_the_data_directory_can_be_used_and_makes_nothing() {
@@ -13,18 +13,22 @@ fn weir_check_says_whether_the_data_directory_can_be_used_and_makes_nothing() {
     for root in [file.clone(), file.join("weir-data")] {
         let output = check(&root);
         assert_eq!(output.status.code(), Some(1));
-        let begins = format!("weir: storage.root = {root:?}: {}", file.display());
-        assert!(told(&output).starts_with(&begins), "{}", told(&output));
+        let begins = format!("weir: WEIR_STORAGE__ROOT: storage.root = {root:?}: {}", file.display());
+        assert!(printed(&output).starts_with(&begins), "{}", printed(&output));
     }
     // root writes anywhere.
     if !rustix::process::geteuid().is_root() {
         let closed = directory.path().join("closed");
         std::fs::DirBuilder::new().mode(0o555).create(&closed).unwrap();
         let output = check(&closed.join("weir-data"));
-        assert!(told(&output).contains(&format!("{} may not be written in", closed.display())), "{}", told(&output));
+        assert!(
+            printed(&output).contains(&format!("{} may not be written in", closed.display())),
+            "{}",
+            printed(&output)
+        );
     }
     let output = check(&directory.path().join("a/b"));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
     assert!(!directory.path().join("a").exists());
 }
 
@@ -50,8 +54,14 @@ fn weir_check_refuses_what_cannot_work_and_warns_of_what_is_hardly_meant() {
         ),
     ] {
         let output = check(&text, none);
-        assert_eq!(output.status.code(), Some(1), "{text}: {}", told(&output));
-        assert!(told(&output).starts_with(&format!("weir: {said}")), "{text}: {}", told(&output));
+        assert_eq!(output.status.code(), Some(1), "{text}: {}", printed(&output));
+        let begins = |place: &str| printed(&output).starts_with(&format!("weir: {place}{said}"));
+        let lines = 1..=text.lines().count();
+        assert!(
+            begins("") || lines.into_iter().any(|line| begins(&format!("{}:{line}: ", config.display()))),
+            "{text}: {}",
+            printed(&output)
+        );
     }
     let account = "accounts = [{ username = \"me\", password_file = \"PASSWORD\" }]";
     let hash = "name = \"ci\"\npassword_hash = \"$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$1hDPFpFtKWtvzCYWjxAeyDpHpXwYpFkAB2XV0nqqqqM\"";
@@ -74,10 +84,10 @@ fn weir_check_refuses_what_cannot_work_and_warns_of_what_is_hardly_meant() {
             "[[mirror.tag]]\npattern = \"quay.io/a:b\"\nttl = \"1h\"".to_owned(),
             "mirror.tag[0].pattern = \"quay.io/a:b\": matches",
         ),
-        ("[hosted]\nprivate = [\"local/*\"]".to_owned(), "hosted.private = \"local/*\": matches nothing"),
+        ("[hosted]\nprivate = [\"local/*\"]".to_owned(), "hosted.private[0] = \"local/*\": matches nothing"),
         (
             format!("[hosted]\nnamespaces = [\"local/*\"]\n[[account]]\n{hash}\npush = [\"loca1/*\"]"),
-            "account[0].push = \"loca1/*\"",
+            "account[0].push[0] = \"loca1/*\"",
         ),
         (
             "[limits]\nallowlist = [{ client = \"10.0.0.1\", expires = \"2001-01-01T00:00:00Z\" }]".to_owned(),
@@ -85,7 +95,7 @@ fn weir_check_refuses_what_cannot_work_and_warns_of_what_is_hardly_meant() {
         ),
         (
             "[hosted]\nnamespaces = [\"local/*\"]\nimmutable_tags = [\"v[0-\"]".to_owned(),
-            "hosted = \"v[0-\": matches nothing",
+            "hosted.immutable_tags[0] = \"v[0-\": matches nothing",
         ),
         (
             "[budget]\nfloors = { critical = 0.5 }".to_owned(),
@@ -100,16 +110,39 @@ fn weir_check_refuses_what_cannot_work_and_warns_of_what_is_hardly_meant() {
         ),
     ] {
         let output = check(&text, none);
-        assert!(output.status.success(), "{text}: {}", told(&output));
+        assert!(output.status.success(), "{text}: {}", printed(&output));
         let lines: Vec<_> =
-            told(&output).lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect();
-        assert!(lines.iter().any(|line| line.starts_with(&format!("warning: {said}"))), "{text}: {}", told(&output));
-        assert_eq!(lines.len(), 1, "{text}: {}", told(&output));
+            printed(&output).lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect();
+        let begins = format!("warning: {}:", config.display());
+        let warned = |line: &String| line.starts_with(&begins) && line.contains(&format!(": {said}"));
+        assert!(lines.iter().any(warned), "{text}: {}", printed(&output));
+        assert_eq!(lines.len(), 1, "{text}: {}", printed(&output));
     }
     let output = check("", ("WEIR_LOG", "nonsense=zzz"));
-    assert!(told(&output).contains("warning: WEIR_LOG = \"nonsense=zzz\": "), "{}", told(&output));
+    assert!(printed(&output).contains("warning: WEIR_LOG = \"nonsense=zzz\": "), "{}", printed(&output));
     let output = check("[server]\nlisten = \"127.0.0.1:6612\"", ("WEIR_SERVER__LISTEN", "127.0.0.1:6613"));
     let said = "warning: WEIR_SERVER__LISTEN = \"127.0.0.1:6613\": overrides server.listen = \"127.0.0.1:6612\"";
-    assert!(told(&output).contains(said), "{}", told(&output));
-    assert!(!told(&check("", none)).contains("warning"), "the defaults are as they are meant");
+    assert!(printed(&output).contains(said), "{}", printed(&output));
+    let output = check("", ("WEIR_UPSTREAM__0__URL", "http://127.0.0.1:9"));
+    assert!(!printed(&output).contains("warning"), "no file says otherwise: {}", printed(&output));
+    assert!(!printed(&check("", none)).contains("warning"), "the defaults are as they are meant");
+}
+
+#[test]
+fn weir_check_names_every_mistake_with_its_line_or_variable() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("weir.toml");
+    std::fs::write(&config, "[log]\nfromat = \"text\"\n[storage]\ncapacity = \"50GB!\"\n[mirror]\nfills = 0\n")
+        .unwrap();
+    let mut command = weir(&["check", "--config", config.to_str().unwrap()]);
+    let output = command.env("WEIR_HOSTED__UPLOADS", "0").output().unwrap();
+    let file = config.display();
+    let mut begins = vec![
+        format!("weir: {file}:2: log.fromat = \"text\": there is no such key"),
+        format!("weir: {file}:4: storage.capacity = \"50GB!\": not a size"),
+        format!("weir: {file}:6: mirror.fills = 0: write 1 to 256"),
+        "weir: WEIR_HOSTED__UPLOADS: hosted.uploads = 0: no client could push".to_owned(),
+    ];
+    begins.retain(|begins| !printed(&output).lines().any(|line| line.starts_with(begins)));
+    assert_eq!((begins, printed(&output).lines().count()), (Vec::new(), 4), "{}", printed(&output));
 }

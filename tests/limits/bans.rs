@@ -1,4 +1,4 @@
-//! Bans: by operators and by the ladder, and what a banned client prints.
+//! Bans: by operators and by rules, and what a banned client prints.
 
 use weir_conformance::hub::{Kind, Spec};
 
@@ -27,12 +27,12 @@ async fn a_banned_client_is_told_in_a_sentence_everywhere_and_let_in_again() {
         ("DELETE", "/v2/library/a0/manifests/latest"),
         ("GET", "/v2/no/such/thing"),
     ] {
-        let heard = client.send(method, path, "", "");
-        assert_eq!((heard.status, &*heard.reason), (403, "Blocked by mirror"), "{method} {path}");
-        let message = heard.message("TOOMANYREQUESTS");
+        let response = client.send(method, path, "", "");
+        assert_eq!((response.status, &*response.reason), (403, "Blocked by mirror"), "{method} {path}");
+        let message = response.message("TOOMANYREQUESTS");
         let first: String = message.chars().take(80).collect();
         assert!(first.starts_with("192.0.2.7 blocked until ") && first.contains("Z (rule admin"), "{message}");
-        assert!(message.ends_with(&format!("id {id}): https://mirror.example/unblock/{id}")), "{message}");
+        assert!(message.ends_with(&format!("id {id}): hammering; https://mirror.example/unblock/{id}")), "{message}");
     }
     let head = client.head("a0");
     assert_eq!((head.status, &*head.reason, &*head.body), (403, "Blocked by mirror", ""));
@@ -40,8 +40,8 @@ async fn a_banned_client_is_told_in_a_sentence_everywhere_and_let_in_again() {
     assert_eq!(world.client("192.0.2.8").pull("a0").status, 200);
 
     let refused = |body: &str| {
-        let heard = world.weir.admin("POST", "/api/v1/bans", body);
-        (heard.status, heard.json()["errors"][0]["message"].as_str().unwrap().to_owned())
+        let response = world.weir.admin("POST", "/api/v1/bans", body);
+        (response.status, response.json()["errors"][0]["message"].as_str().unwrap().to_owned())
     };
     assert_eq!(refused(r#"{"client":"10.0.0.0/8","duration":"1h"}"#).0, 422);
     assert_eq!(refused(r#"{"client":"127.0.0.1","duration":"1h"}"#).0, 422);
@@ -64,22 +64,27 @@ async fn a_banned_client_is_told_in_a_sentence_everywhere_and_let_in_again() {
 async fn ten_thousand_requests_for_missing_images_cost_upstream_little_and_end_at_a_rung() {
     const REFERENCES: usize = 50;
     for mode in ["dry_run", "enforce"] {
-        let world = World::start(None, &format!("{PROXY}[ban]\nmode = \"{mode}\"\n")).await;
+        // Refusals 2 s apart are events of their own: how many there are, and so level 4, would depend on the machine.
+        let ban = format!("[ban]\nmode = \"{mode}\"\ndenied_requests = 10_000\n");
+        let world = World::start(None, &format!("{PROXY}{ban}")).await;
         world.images("cached", 1);
         let mut client = world.client("192.0.2.7");
         assert_eq!(client.pull("cached0").status, 200);
         let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
+        let begun = std::time::Instant::now();
         for number in 0..10_000 {
             let name = format!("missing{}", number % REFERENCES);
-            let heard = if number % 2 == 0 { client.head(&name) } else { client.pull(&name) };
-            *statuses.entry(heard.status).or_default() += 1;
+            let response = if number % 2 == 0 { client.head(&name) } else { client.pull(&name) };
+            *statuses.entry(response.status).or_default() += 1;
         }
         let mut upstream = std::collections::HashMap::<String, usize>::new();
         for request in world.hub.log().iter().filter(|request| request.repository.contains("missing")) {
             *upstream.entry(request.repository.clone()).or_default() += 1;
         }
         let most = upstream.values().max().copied().unwrap_or(0);
-        assert!(most <= 6, "{most} upstream requests for one reference");
+        // An absence is believed for 15 s. To ask costs three requests at most: one that is refused, a token, and one with it.
+        let allowed = 3 * (1 + begun.elapsed().as_secs() as usize / 15);
+        assert!(most <= allowed, "{most} upstream requests for one reference, {allowed} allowed");
         let bans = world.admin("GET", "/api/v1/bans?namespace=library/", "");
         let ban = &bans["bans"][0];
         assert_eq!(ban["rule"], "not_found_enumeration", "{bans}");
@@ -96,8 +101,8 @@ async fn ten_thousand_requests_for_missing_images_cost_upstream_little_and_end_a
             _ => {
                 assert!([2, 3].contains(&ban["rung"].as_u64().unwrap()), "{ban}");
                 assert!(statuses[&429] > 9_000, "{statuses:?}");
-                let heard = client.pull("missing0");
-                let message = heard.message("TOOMANYREQUESTS");
+                let response = client.pull("missing0");
+                let message = response.message("TOOMANYREQUESTS");
                 assert!(message.starts_with("192.0.2.7 blocked from uncached content until "), "{message}");
             }
         }
@@ -106,7 +111,7 @@ async fn ten_thousand_requests_for_missing_images_cost_upstream_little_and_end_a
     }
 }
 
-/// The thresholds of the ladder are the operator's.
+/// The thresholds of the levels are the operator's.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rungs_are_where_the_operator_put_them() {
     let ban = "[ban]\nmode = \"enforce\"\ndifferent_references = 3\ndurations = [\"2h\", \"2h\", \"3h\", \"4h\"]\n";
@@ -121,7 +126,7 @@ async fn the_rungs_are_where_the_operator_put_them() {
     assert!((2 * 3600 * 9 / 10..=2 * 3600 * 11 / 10).contains(&lasts), "{lasts}");
 }
 
-/// Rung 2: nothing is fetched for such a client, a tag that moved no more than one that was never here.
+/// Level 2: nothing is fetched for such a client, a tag that moved no more than one that was never here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_held_to_what_is_cached_gets_the_old_manifest_of_a_moved_tag() {
     let config = "[ban]\nmode = \"enforce\"\n[mirror]\ntag_ttl = \"1s\"\n";
@@ -145,10 +150,10 @@ async fn a_client_that_is_held_to_what_is_cached_gets_the_old_manifest_of_a_move
     let asked = || world.hub.count(|request| request.repository.ends_with("/moves0"));
     let heads = asked();
     for _ in 0..2 {
-        for heard in [held.head("moves0"), held.pull("moves0")] {
-            assert_eq!((heard.status, heard.header("docker-content-digest")), (200, digest), "{heard:?}");
-            let warning = heard.header("warning").unwrap_or_default();
-            assert!(warning.contains("192.0.2.7 blocked from uncached content"), "{heard:?}");
+        for response in [held.head("moves0"), held.pull("moves0")] {
+            assert_eq!((response.status, response.header("docker-content-digest")), (200, digest), "{response:?}");
+            let warning = response.header("warning").unwrap_or_default();
+            assert!(warning.contains("192.0.2.7 blocked from uncached content"), "{response:?}");
         }
     }
     assert_eq!(held.pull("moves0").body, old.body);
@@ -157,6 +162,6 @@ async fn a_client_that_is_held_to_what_is_cached_gets_the_old_manifest_of_a_move
     let new = other.pull("moves0");
     assert_ne!(new.header("docker-content-digest"), digest);
     assert_eq!((new.status, counted()), (200, before + 1));
-    let heard = held.pull("moves0");
-    assert_eq!(heard.header("docker-content-digest"), new.header("docker-content-digest"), "it is cached now");
+    let response = held.pull("moves0");
+    assert_eq!(response.header("docker-content-digest"), new.header("docker-content-digest"), "it is cached now");
 }

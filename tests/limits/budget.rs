@@ -1,8 +1,9 @@
-//! The shared budget: who gets a pull, who is told why not, and whether the ledger has the hub's own count.
+//! The shared budget: who gets a pull, who reads why not, and whether the ledger has the hub's own count.
 
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::runtime::Handle;
 use weir_conformance::hub::{self, Fault, Kind, Limit, Logged, Match, What};
 
 use super::{PROXY, support::World, throttle};
@@ -26,9 +27,9 @@ async fn a_scanner_that_floods_leaves_production_every_pull_it_asks_for() {
                 threads.spawn(move || {
                     let mut scanner = world.client("10.9.0.7");
                     let scan = |number: u64| {
-                        let heard = scanner.pull(&format!("scanned{number}"));
-                        let message = (heard.status != 200).then(|| heard.message("TOOMANYREQUESTS"));
-                        (heard.status, message.unwrap_or_default())
+                        let response = scanner.pull(&format!("scanned{number}"));
+                        let message = (response.status != 200).then(|| response.message("TOOMANYREQUESTS"));
+                        (response.status, message.unwrap_or_default())
                     };
                     (0..50).map(|step| step * 8 + thread).map(scan).collect::<Vec<_>>()
                 })
@@ -64,22 +65,30 @@ async fn a_scanner_that_floods_leaves_production_every_pull_it_asks_for() {
 async fn a_refusal_is_nobody_s_but_the_refused_one_s() {
     // The scanner asks first, production joins its flight: one pull is enough and production has it.
     let world = World::start(Some(100), &format!("{PROXY}{CLASSES}")).await;
-    world.images("a", 2);
+    world.images("a", 3);
     assert_eq!(world.client("10.1.0.1").pull("a1").status, 200);
     world.hub.set_budget(20);
-    assert_eq!(world.client("10.1.0.1").head("a0").status, 200);
+    assert_eq!(world.client("10.1.0.1").head("a2").status, 200);
     let gate = world.hub.hold(Match::kind(Kind::ManifestHead));
     let statuses = std::thread::scope(|threads| {
         let ask = |client: &'static str| {
             let world = &world;
             threads.spawn(move || world.client(client).get("/v2/library/a0/manifests/latest").status)
         };
-        let asked = [ask("10.9.0.7"), ask("10.9.0.8"), ask("10.1.0.1"), ask("10.1.0.2")];
-        std::thread::sleep(Duration::from_millis(300));
+        let leader = ask("10.9.0.7");
+        assert!(tokio::task::block_in_place(|| Handle::current().block_on(gate.started())));
+        let asked = [leader, ask("10.9.0.8"), ask("10.1.0.1"), ask("10.1.0.2")];
+        // They join the flight as soon as they are read, and the hub's answer has a way to go when the last is connected.
+        let start = Instant::now();
+        while !world.weir.admin("GET", "/metrics", "").body.contains("weir_http_open_connections 4\n") {
+            assert!(start.elapsed() < Duration::from_secs(60), "they do not connect");
+            std::thread::yield_now();
+        }
         drop(gate);
         asked.map(|asked| asked.join().unwrap())
     });
-    assert_eq!(statuses[2..], [200, 200]);
+    // The second of the scanner's class asks again and may find what production fetched.
+    assert_eq!([statuses[0], statuses[2], statuses[3]], [429, 200, 200]);
     assert_eq!(world.hub.count(|request| counted(request) && request.repository == "library/a0"), 1);
 }
 
@@ -91,9 +100,9 @@ async fn who_waits_for_a_pull_gets_it_when_it_comes_back() {
     world.images("a", 4);
     let start = Instant::now();
     let mut client = world.client("192.0.2.7");
-    let heard: Vec<_> = (0..3).map(|number| client.pull(&format!("a{number}"))).collect();
-    let statuses: Vec<_> = heard.iter().map(|heard| heard.status).collect();
-    assert_eq!(statuses, [200, 200, 200], "{heard:?}");
+    let response: Vec<_> = (0..3).map(|number| client.pull(&format!("a{number}"))).collect();
+    let statuses: Vec<_> = response.iter().map(|response| response.status).collect();
+    assert_eq!(statuses, [200, 200, 200], "{response:?}");
     assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
@@ -111,8 +120,8 @@ async fn the_ledger_has_the_hub_s_own_count() {
             let world = &world;
             threads.spawn(move || {
                 for image in 0..10 {
-                    let heard = world.client(&format!("192.0.2.{client}")).pull(&format!("cold{image}"));
-                    assert_eq!(heard.status, 200, "{heard:?}");
+                    let response = world.client(&format!("192.0.2.{client}")).pull(&format!("cold{image}"));
+                    assert_eq!(response.status, 200, "{response:?}");
                 }
             });
         }
@@ -159,10 +168,12 @@ async fn what_others_spend_is_seen_shown_and_said() {
     assert_eq!(identity["alert"], format!("{others}: 39 pulls within the window"), "{identity}");
     assert!(world.weir.log().contains(others));
     let metrics = world.weir.admin("GET", "/metrics", "").body;
-    assert!(
-        metrics.contains(r#"weir_budget_external_spend{upstream="docker.io",identity="anonymous"} 39"#),
-        "{metrics}"
-    );
+    for (name, value) in
+        [("external_spend", 39), ("spent", 2), ("limit", 100), ("remaining", 59), ("window_seconds", 21600)]
+    {
+        let sample = format!("weir_budget_{name}{{upstream=\"docker.io\",identity=\"anonymous\"}} {value}\n");
+        assert!(metrics.contains(&sample), "{sample}{metrics}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,8 +194,8 @@ async fn each_of_the_hub_s_two_limits_opens_its_own_breaker() {
     world.images("a", 3);
     world.hub.fault(Fault::always(What::Abuse(None)));
     let mut client = world.client("192.0.2.7");
-    let heard = client.pull("a0");
-    assert_eq!(heard.status, 429, "{heard:?}");
+    let response = client.pull("a0");
+    assert_eq!(response.status, 429, "{response:?}");
     world.hub.clear_log();
     assert_eq!((client.pull("a1").status, client.head("a2").status), (429, 429));
     assert_eq!(world.hub.log().len(), 0);

@@ -57,7 +57,7 @@ async fn guessing_is_slow_on_every_way_in_and_keeps_out_nobody_else() {
     let statuses: Vec<u16> = (0..30).map(|guess| audit("192.0.2.7", &format!("guess {guess}")).status).collect();
     assert_eq!((&statuses[..10], &statuses[10..]), (&[401; 10][..], &[429; 20][..]));
     let refused = audit("192.0.2.7", "weir");
-    assert_eq!(refused.status, 429, "the right password waits, too, or it would be told from the wrong ones");
+    assert_eq!(refused.status, 429, "the right password waits, too, or it would be distinguished from the wrong ones");
     assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     // The address waits wherever it asks, and no other does.
     let registry = |from: &str| Client::new(world.weir.registry, &headers(from, "ops", "weir")).get("/v2/").status;

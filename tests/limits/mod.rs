@@ -4,6 +4,8 @@ mod bans;
 mod budget;
 mod logins;
 mod operators;
+mod records;
+mod repositories;
 mod support;
 mod throttles;
 

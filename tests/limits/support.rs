@@ -61,9 +61,9 @@ impl World {
 
     /// What the admin API says, after it said 2xx.
     pub(super) fn admin(&self, method: &str, path: &str, body: &str) -> Value {
-        let heard = self.weir.admin(method, path, body);
-        assert!((200..300).contains(&heard.status), "{method} {path}: {heard:?}");
-        heard.json()
+        let response = self.weir.admin(method, path, body);
+        assert!((200..300).contains(&response.status), "{method} {path}: {response:?}");
+        response.json()
     }
 }
 
@@ -89,8 +89,16 @@ impl Running {
 
     /// Writes weir.toml.
     pub(super) fn configure(&self, config: &str) {
-        let text = format!("{config}\n{}", self.upstream);
-        // As a careful editor does, so that nobody reads half of it.
+        self.write(&format!("{config}\n{}", self.upstream));
+    }
+
+    /// Writes weir.toml, with these lines in the table of the upstream and nothing else.
+    pub(super) fn configure_upstream(&self, lines: &str) {
+        self.write(&format!("{}{lines}", self.upstream));
+    }
+
+    fn write(&self, text: &str) {
+        // As a careful editor does, so that no reader gets half of it.
         let fresh = self.directory.path().join("weir.toml.new");
         std::fs::write(&fresh, text).unwrap();
         std::fs::rename(fresh, self.config()).unwrap();
@@ -159,11 +167,11 @@ impl Running {
         }
     }
 
-    pub(super) fn admin(&self, method: &str, path: &str, body: &str) -> Heard {
+    pub(super) fn admin(&self, method: &str, path: &str, body: &str) -> RawResponse {
         self.admin_as(method, path, "", body)
     }
 
-    pub(super) fn admin_as(&self, method: &str, path: &str, extra: &str, body: &str) -> Heard {
+    pub(super) fn admin_as(&self, method: &str, path: &str, extra: &str, body: &str) -> RawResponse {
         let json = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
         Client::new(self.admin, &format!("{json}{extra}")).send(method, path, "", body)
     }
@@ -178,14 +186,14 @@ impl Drop for Running {
 
 /// What was answered.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct RawResponse {
     pub(super) status: u16,
     pub(super) reason: String,
     pub(super) head: String,
     pub(super) body: String,
 }
 
-impl Heard {
+impl RawResponse {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
@@ -217,19 +225,19 @@ impl Client {
         Client { address, headers: headers.to_owned(), socket: None }
     }
 
-    pub(super) fn pull(&mut self, image: &str) -> Heard {
+    pub(super) fn pull(&mut self, image: &str) -> RawResponse {
         self.send("GET", &format!("/v2/library/{image}/manifests/latest"), "", "")
     }
 
-    pub(super) fn head(&mut self, image: &str) -> Heard {
+    pub(super) fn head(&mut self, image: &str) -> RawResponse {
         self.send("HEAD", &format!("/v2/library/{image}/manifests/latest"), "", "")
     }
 
-    pub(super) fn get(&mut self, path: &str) -> Heard {
+    pub(super) fn get(&mut self, path: &str) -> RawResponse {
         self.send("GET", path, "", "")
     }
 
-    pub(super) fn send(&mut self, method: &str, path: &str, extra: &str, body: &str) -> Heard {
+    pub(super) fn send(&mut self, method: &str, path: &str, extra: &str, body: &str) -> RawResponse {
         let address = self.address;
         let socket = self.socket.get_or_insert_with(|| {
             let socket = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
@@ -252,13 +260,13 @@ impl Client {
         }
         let mut words = head.lines().next().unwrap().splitn(3, ' ').skip(1);
         let (status, reason) = (words.next().unwrap().parse().unwrap(), words.next().unwrap_or_default().to_owned());
-        let heard = Heard { status, reason, head: head.clone(), body: String::new() };
-        let length: usize = heard.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let response = RawResponse { status, reason, head: head.clone(), body: String::new() };
+        let length: usize = response.header("content-length").map_or(0, |length| length.parse().unwrap());
         let mut bytes = vec![0; if method == "HEAD" || status == 304 { 0 } else { length }];
         socket.read_exact(&mut bytes).unwrap();
-        if heard.header("connection") == Some("close") {
+        if response.header("connection") == Some("close") {
             self.socket = None;
         }
-        Heard { body: String::from_utf8_lossy(&bytes).into_owned(), ..heard }
+        RawResponse { body: String::from_utf8_lossy(&bytes).into_owned(), ..response }
     }
 }

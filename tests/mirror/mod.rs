@@ -4,14 +4,17 @@
 
 pub(crate) mod support;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use support::{Bench, Change, assemble, lookup, read};
 use weir::{
-    mirror::{CacheStatus, Error},
+    answer::CacheStatus,
+    mirror::{Error, Mirror, Repository, Selection},
     oci::{Digest, Reference},
 };
 use weir_conformance::hub::{self, At, Fault, Kind, Match, Spec, What};
+use weir_storage::{Call, Faults};
 
 const MIB: u64 = 1 << 20;
 
@@ -28,7 +31,7 @@ fn limited(pulls: u32) -> hub::Settings {
     hub::Settings { limit: Some(limit), ..hub::Settings::default() }
 }
 
-/// What only our account can read is nobody's but theirs whose patterns name it, cached or not.
+/// What only our account can read is for those whose patterns name it alone, cached or not.
 #[tokio::test]
 async fn private_content_is_only_for_those_whose_patterns_name_it() {
     let settings = hub::Settings { accounts: vec![hub::Account::new("robot", "secret")], ..hub::Settings::default() };
@@ -94,7 +97,7 @@ async fn a_moved_tag_that_upstream_fails_to_give_keeps_its_old_answer_after_a_he
     let answer = bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
     assert_eq!((answer.manifest.digest.to_string(), answer.facts.status), (old.digest().into(), CacheStatus::Stale));
     bench.hub.clear_faults();
-    // As docker goes on: by the digest that the HEAD told. From then on the tag names it, whatever becomes of upstream.
+    // As docker goes on: by the digest that the HEAD named. From then on the tag names it, whatever becomes of upstream.
     let digest = Reference::Digest(new.digest().parse().unwrap());
     let mut got = bench.mirror.manifests.get(&asker, &digest).await;
     for _ in 0..40 {
@@ -152,7 +155,30 @@ async fn a_tag_that_upstream_deleted_is_not_brought_back_by_an_outage() {
     assert!(matches!(down, Err(Error::UpstreamUnavailable { .. })), "{down:?}");
 }
 
-/// A refusal is nobody's but the refused one's, though both wait for the same digest at once.
+/// A lookup on a server worker looks in memory only: a disk that hangs would stop the worker and all its connections.
+#[tokio::test]
+async fn a_lookup_that_does_not_await_reads_no_file() {
+    let settings = weir::mirror::Settings { tag_ttl: Duration::from_secs(3600), ..Change::default().mirror };
+    let mut bench = Bench::start(hub::Settings::default(), Change { mirror: settings, ..Change::default() }).await;
+    bench.hub.push(Spec::new("library/warm")).unwrap();
+    let asker = lookup("library/warm", &[]);
+    bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
+    bench = bench.restart().await;
+    let asked = bench.hub.count(|_| true);
+    let cached = |bench: &Bench| bench.mirror.manifests.cached(&asker, &tag("latest"), SystemTime::now());
+    let reads_tag = |bench: &Bench| bench.faults.recorded().iter().any(|(_, path)| path.ends_with("latest"));
+    bench.faults.record();
+    assert!(cached(&bench).is_none(), "memory is empty after a restart");
+    assert!(!reads_tag(&bench));
+    bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap();
+    assert!(reads_tag(&bench));
+    bench.faults.record();
+    assert!(cached(&bench).is_some());
+    assert!(!reads_tag(&bench));
+    assert_eq!(bench.hub.count(|_| true), asked);
+}
+
+/// A refusal is for the refused request alone, though both wait for the same digest at once.
 #[tokio::test]
 async fn a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_blob() {
     let bench = Bench::start(hub::Settings::default(), Change::default()).await;
@@ -180,6 +206,38 @@ async fn a_source_that_is_refused_does_not_fail_another_that_waits_for_the_same_
     assert_eq!(blob.algorithm().digest(&bytes), blob);
 }
 
+/// An earlier fill may end at any moment before a download begins: then there is none. The leader of a flight looks again, and once more
+/// when the digest is its own to fill.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_lands_between_the_lookup_and_the_download_is_not_downloaded_again() {
+    let other = Bench::start(hub::Settings::default(), Change::default()).await;
+    let spec = || Spec::new("library/lands").layers([100]);
+    let blob = digest(&other.hub.push(spec()).unwrap().platforms[0].layers[0].digest);
+    let mut answer = other.mirror.blobs.get(&lookup("library/lands", &[]), &blob, None).await.unwrap();
+    let size = answer.reader.size();
+    let bytes = read(&mut answer.reader, 0, size).await.unwrap();
+    // Before the client's look at the members, the leader's look at the blob, and its second one.
+    for looks in 0..3 {
+        let bench = Bench::start(hub::Settings::default(), Change::default()).await;
+        bench.hub.push(spec()).unwrap();
+        let (store, wanted, content) = (bench.store.clone(), blob.clone(), bytes.clone());
+        let land = move || {
+            let put = async {
+                let mut writer = store.blobs.write(&wanted, Some(size)).await.unwrap();
+                writer.append(content.into()).await.unwrap();
+                writer.commit().await.unwrap();
+            };
+            let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            std::thread::scope(|threads| threads.spawn(|| runtime().block_on(put)).join().unwrap());
+        };
+        bench.faults.before(Call::Stat, looks, land);
+        let mut answer = bench.mirror.blobs.get(&lookup("library/lands", &[]), &blob, None).await.unwrap();
+        assert!(bench.store.blobs.size(&blob).await.unwrap().is_some(), "it landed before look {looks}");
+        assert_eq!(read(&mut answer.reader, 0, size).await.unwrap(), bytes);
+        assert_eq!(bench.hub.count(|request| request.kind == Kind::BlobGet), 0, "before look {looks}");
+    }
+}
+
 /// A disk without room costs the cache an entry and no client its pull; a wrong byte never completes.
 #[tokio::test]
 async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
@@ -196,10 +254,76 @@ async fn a_full_disk_degrades_to_pass_through_which_verifies_too() {
         let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
         assert_eq!(wanted.algorithm().digest(&bytes), wanted);
     }
-    assert!(bench.store.blobs.read(&wanted).unwrap().is_none());
+    assert!(bench.store.blobs.load(&wanted).await.unwrap().is_none());
     bench.hub.fault(Fault::once(What::Corrupt(At::Last)).on(Match::kind(Kind::CdnGet)));
     let mut answer = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
     assert!(read(&mut answer.reader, 0, blob.size).await.is_err());
+}
+
+/// A disk that hangs ends the fill after its time: its reader learns of it, the digest is free, and the outcome has a name.
+#[tokio::test]
+async fn a_fill_whose_disk_hangs_is_given_up_and_the_next_lookup_starts_anew() {
+    // In the beginning, with more than the write buffer takes, and at the end.
+    tokio::join!(hang(Call::Create, MIB), hang(Call::Write, 16 * MIB), hang(Call::Write, MIB));
+}
+
+async fn hang(call: Call, size: u64) {
+    let mut change = Change::default();
+    change.mirror.fill_timeout = Duration::from_secs(3);
+    let bench = Bench::start(hub::Settings::default(), change).await;
+    let image = bench.hub.push(Spec::new("library/hung").layers([size])).unwrap();
+    let blob = image.platforms[0].layers[0].clone();
+    let (asker, wanted) = (lookup("library/hung", &[]), digest(&blob.digest));
+    // The index would meet the fault instead.
+    while !bench.store.usage().index_ready {
+        tokio::task::yield_now().await;
+    }
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    bench.faults.before(call, 0, move || {
+        let _ = released.recv();
+    });
+    let lookups = async {
+        match bench.mirror.blobs.get(&asker, &wanted, None).await {
+            Ok(mut answer) => assert!(read(&mut answer.reader, 0, blob.size).await.is_err(), "{call:?} {size}"),
+            Err(error) => assert!(matches!(error, Error::UpstreamUnavailable { .. }), "{error}"),
+        }
+        // The fill that was given up still waits for the disk.
+        let mut answer = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
+        let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
+        assert_eq!(wanted.algorithm().digest(&bytes), wanted);
+    };
+    tokio::time::timeout(Duration::from_secs(60), lookups).await.expect("a lookup waits for the disk that hangs");
+    drop(release);
+    let text = exported(&bench);
+    assert!(text.contains("fill_outcomes_total{outcome=\"too_old\"} 1\n"), "{call:?} {size}: {text}");
+}
+
+/// An upstream that sends nothing for as long as its own limit allows ends the fill after the fill's, and what came is resumed.
+#[tokio::test]
+async fn a_fill_whose_upstream_sends_too_little_is_given_up_and_resumed_by_the_next_lookup() {
+    let mut change = Change { idle_timeout: Duration::from_secs(600), ..Change::default() };
+    change.mirror.fill_timeout = Duration::from_secs(3);
+    let bench = Bench::start(hub::Settings::default(), change).await;
+    let image = bench.hub.push(Spec::new("library/slow").layers([8 * MIB])).unwrap();
+    let blob = image.platforms[0].layers[0].clone();
+    let (asker, wanted) = (lookup("library/slow", &[]), digest(&blob.digest));
+    bench.hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::CdnGet)));
+    let mut answer = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
+    let given_up = tokio::time::timeout(Duration::from_secs(60), read(&mut answer.reader, 0, blob.size)).await;
+    assert!(given_up.expect("the fill waits for upstream").is_err());
+    let mut answer = bench.mirror.blobs.get(&asker, &wanted, None).await.unwrap();
+    let bytes = read(&mut answer.reader, 0, blob.size).await.unwrap();
+    assert_eq!(wanted.algorithm().digest(&bytes), wanted);
+    assert_eq!(bench.hub.count(|request| request.kind == Kind::CdnGet && request.range.is_some()), 1);
+    assert!(exported(&bench).contains("fill_outcomes_total{outcome=\"too_old\"} 1\n"));
+    bench.hub.release();
+}
+
+fn exported(bench: &Bench) -> String {
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    bench.mirror.metrics().register(&mut registry);
+    encode(&mut text, &registry).unwrap();
+    text
 }
 
 /// A small range far ahead of the fill does not wait for it, and is the range's own bytes.
@@ -273,7 +397,11 @@ async fn a_purge_forgets_that_a_manifest_had_no_referrers() {
         content: "signed".into(),
     });
     assert_eq!(bench.mirror.listings.referrers(&lookup, &subject).await.unwrap().descriptors.len(), 0, "it is fresh");
-    bench.mirror.purge("docker.io", &lookup.repository, None).await.unwrap();
+    let repository = Repository { upstream: "docker.io".into(), name: lookup.repository.clone() };
+    while !bench.mirror.images().is_complete() {
+        tokio::task::yield_now().await;
+    }
+    bench.mirror.purge(vec![Selection::Repository(repository)], false).await.unwrap();
     assert_eq!(bench.mirror.listings.referrers(&lookup, &subject).await.unwrap().descriptors.len(), 1);
 }
 
@@ -310,6 +438,57 @@ async fn what_was_absent_is_served_as_soon_as_a_tag_names_it() {
     assert_eq!(bench.mirror.manifests.get(&lookup, &tag("new")).await.unwrap().manifest.digest, digest(image.digest()));
     bench.mirror.manifests.get(&lookup, &platform).await.unwrap();
     bench.mirror.blobs.get(&lookup, &layer, None).await.unwrap();
+}
+
+/// A flight ends, and the lookups that wait for it have not run yet. The next lookup knows of the absence all the same.
+#[tokio::test]
+async fn an_absence_is_known_before_its_flight_ends() {
+    let bench = Bench::start(hub::Settings::default(), Change::default()).await;
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let asks = ["HEAD v1", "GET v1", "HEAD digest", "GET digest", "HEAD blob", "GET blob", "GET tags"];
+    for (number, ask) in asks.into_iter().enumerate() {
+        let repository = format!("library/absent{number}");
+        let lookup = lookup(&repository, &[]);
+        let absent = async || {
+            let Bench { mirror, .. } = &bench;
+            let error = match ask {
+                "HEAD v1" => mirror.manifests.head(&lookup, &tag("v1")).await.err(),
+                "GET v1" => mirror.manifests.get(&lookup, &tag("v1")).await.err(),
+                "HEAD digest" => mirror.manifests.head(&lookup, &tag(&digest)).await.err(),
+                "GET digest" => mirror.manifests.get(&lookup, &tag(&digest)).await.err(),
+                "HEAD blob" => mirror.blobs.head(&lookup, &digest.parse().unwrap()).await.err(),
+                "GET blob" => mirror.blobs.get(&lookup, &digest.parse().unwrap(), None).await.err(),
+                _ => mirror.listings.tags(&lookup).await.err(),
+            };
+            matches!(error, Some(Error::NameUnknown | Error::ManifestUnknown | Error::BlobUnknown))
+        };
+        let gate = bench.hub.hold(Match::any().repository(&repository));
+        let ended = absent_flights(&bench.mirror);
+        let mut first = Box::pin(absent());
+        tokio::select! {
+            started = gate.started() => assert!(started, "{ask}"),
+            _ = &mut first => unreachable!("upstream is held"),
+        }
+        gate.open();
+        // One thread runs all tasks: when this one sees that the flight was counted, the flight is over.
+        while absent_flights(&bench.mirror) == ended {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let asked = || bench.hub.count(|request| request.repository == repository);
+        let before = asked();
+        assert!(absent().await, "{ask}");
+        assert_eq!(asked(), before, "{ask}: upstream is asked once");
+        assert!(first.await, "{ask}");
+    }
+}
+
+/// How many flights have ended with an absence.
+fn absent_flights(mirror: &Mirror) -> usize {
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    mirror.metrics().register(&mut registry);
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let counts = text.lines().filter(|line| line.contains("outcome=\"absent\""));
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
 }
 
 /// A source that sends slower than the least rate is left: the fill goes on by another connection, where it was.
@@ -376,7 +555,7 @@ async fn a_resume_that_upstream_answers_from_the_start_skips_what_is_here() {
         gets
     });
     let directory = tempfile::tempdir().unwrap();
-    let (mirror, _store) = assemble(directory.path(), url, &Change::default());
+    let (mirror, _store) = assemble(directory.path(), url, &Change::default(), Faults::default());
     let mut answer = mirror.blobs.get(&lookup("library/whole", &[]), &wanted, None).await.unwrap();
     assert_eq!(read(&mut answer.reader, 0, content.len() as u64).await.unwrap(), content);
     assert_eq!(gets.await.unwrap(), [false, true], "it was resumed by a range");

@@ -10,13 +10,14 @@ use weir::{
     upstream::{self, Account, Ledger, Upstream},
 };
 use weir_conformance::hub::{self, Hub};
-use weir_storage::Store;
+use weir_storage::{Faults, Store};
 
 /// A mirror, its hub and the directory it keeps.
 pub(crate) struct Bench {
     pub(crate) hub: Hub,
     pub(crate) mirror: Mirror,
     pub(crate) store: Store,
+    pub(crate) faults: Faults,
     directory: tempfile::TempDir,
     change: Change,
 }
@@ -36,17 +37,10 @@ impl Default for Change {
         Change {
             mirror: Settings {
                 tag_ttl: Duration::ZERO,
-                stale_while_revalidate: Duration::ZERO,
                 stale_if_error: Duration::from_secs(3600),
-                not_found_grace: Duration::ZERO,
-                negative_ttl: Duration::from_secs(15),
-                revalidate_timeout: Duration::from_secs(10),
-                tags: Vec::new(),
                 listing_ttl: Duration::ZERO,
-                fills: 64,
-                ahead_range: 4 << 20,
-                ahead_ranges: 4,
                 negative_entries: 1000,
+                ..Settings::default()
             },
             capacity: 1 << 30,
             rulebook: LimitsConfig::default(),
@@ -60,28 +54,30 @@ impl Bench {
     pub(crate) async fn start(hub: hub::Settings, change: Change) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let hub = Hub::start(hub).await.unwrap();
-        let (mirror, store) = assemble(directory.path(), hub.registry(), &change);
-        Bench { hub, mirror, store, directory, change }
+        let faults = Faults::default();
+        let (mirror, store) = assemble(directory.path(), hub.registry(), &change, faults.clone());
+        Bench { hub, mirror, store, faults, directory, change }
     }
 
     /// The same directory, another process: what a restart is, but for the process.
     pub(crate) async fn restart(self) -> Bench {
-        let Bench { hub, mirror, store, directory, change } = self;
+        let Bench { hub, mirror, store, directory, change, .. } = self;
         mirror.close().await;
         drop((mirror, store));
-        let (mirror, store) = assemble(directory.path(), hub.registry(), &change);
-        Bench { hub, mirror, store, directory, change }
+        let faults = Faults::default();
+        let (mirror, store) = assemble(directory.path(), hub.registry(), &change, faults.clone());
+        Bench { hub, mirror, store, faults, directory, change }
     }
 }
 
 /// A mirror of the registry at `url`.
-pub(crate) fn assemble(root: &Path, url: url::Url, change: &Change) -> (Mirror, Store) {
-    let store = Store::open(weir_storage::Settings {
+pub(crate) fn assemble(root: &Path, url: url::Url, change: &Change, faults: Faults) -> (Mirror, Store) {
+    let settings = weir_storage::Settings {
         root: root.to_owned(),
         capacity: change.capacity,
         ..weir_storage::Settings::default()
-    })
-    .unwrap();
+    };
+    let store = Store::open_on(settings, faults).unwrap();
     let keep = |_: Vec<Vec<u8>>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let account = |(username, password): &(&str, &str)| Account::with_password(username, password);
@@ -97,7 +93,7 @@ pub(crate) fn assemble(root: &Path, url: url::Url, change: &Change) -> (Mirror, 
     (mirror, store)
 }
 
-/// Somebody at an address, who may pull what `pull` names beyond what anonymous may.
+/// A client at an address, who may pull what `pull` names beyond what anonymous may.
 pub(crate) fn lookup(repository: &str, pull: &[&str]) -> Lookup {
     Lookup {
         upstream: "docker.io".into(),
@@ -111,7 +107,7 @@ pub(crate) fn lookup(repository: &str, pull: &[&str]) -> Lookup {
 }
 
 /// All bytes from `start` to `end`, or why they stopped.
-pub(super) async fn read(reader: &mut Reader, start: u64, end: u64) -> Result<Vec<u8>, Stopped> {
+pub(crate) async fn read(reader: &mut Reader, start: u64, end: u64) -> Result<Vec<u8>, Stopped> {
     use std::os::unix::fs::FileExt;
     let (mut bytes, mut at) = (Vec::new(), start);
     while at < end {

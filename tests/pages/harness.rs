@@ -1,4 +1,4 @@
-//! An admin listener on loopback with accounts, throttles and bans, and somebody who asks it as a browser does.
+//! An admin listener on loopback with accounts, throttles and bans, and a client that asks it as a browser does.
 
 use std::{
     io::{Read, Write},
@@ -92,7 +92,12 @@ impl Harness {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = socket.local_addr().unwrap();
         let mut settings = admin::Settings {
-            hosts: AllowedHosts { listen: admin, public: Some("weir.example.com".to_owned()), public_is_https: true },
+            hosts: AllowedHosts {
+                listen: admin,
+                public: Some("weir.example.com".to_owned()),
+                public_is_https: true,
+                others: Vec::new(),
+            },
             login: false,
             routes: Routes::new(Some("docker.io"), ["docker.io"]),
         };

@@ -155,7 +155,7 @@ async fn a_session_is_made_at_login_and_gone_at_logout() {
         let mut visitor = Browser { admin: harness.admin, host: "weir.example.com".into(), cookie: cookie.to_owned() };
         visitor.get("/unblock")
     };
-    assert_eq!(page(&planted).status, 303, "whoever planted it is nobody");
+    assert_eq!(page(&planted).status, 303, "a cookie that was planted is no session");
     assert!(page(&session).body.contains("ann"));
 
     let token = page(&session).token();
@@ -208,6 +208,23 @@ async fn login_sends_nobody_elsewhere_and_guessing_is_slow() {
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
     assert_eq!(guesser.log_in("ann", &password("ann"), "/").status, 303, "but not what has verified from here before");
     assert!(harness.refusals().iter().any(|(_, attempt, why)| attempt == "log in as ann" && why.contains("wrong")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_without_a_page_is_a_page_for_browsers_and_json_for_programs() {
+    let harness = Harness::start().await;
+    let mut browser = Browser::new(&harness);
+    let accept = [("Accept", "text/html,application/xhtml+xml")];
+    for (path, headers, media_type) in [
+        ("/nothing", &accept[..], "text/html; charset=utf-8"),
+        ("/nothing", &accept[..0], "application/json"),
+        ("/api/v1/nothing", &accept[..], "application/json"),
+    ] {
+        let answer = browser.send("GET", path, headers, "");
+        assert_eq!((answer.status, answer.header("content-type")), (404, media_type), "{path}");
+    }
+    let answer = browser.send("GET", "/nothing", &accept, "");
+    assert!(answer.body.contains("There is no page at this address."), "{}", answer.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,13 +320,17 @@ async fn pages_of_operators_are_for_operators() {
     let one = format!("/blocked/{ban}");
     let pages = ["/", "/throttles", "/blocked", &one, "/audit"];
     let mut local = Browser::new(&harness);
-    let (mut nobody, mut through) = (Browser::new(&harness), Browser::new(&harness));
-    nobody.host = "weir.example.com".to_owned();
+    let (mut visitor, mut through) = (Browser::new(&harness), Browser::new(&harness));
+    visitor.host = "weir.example.com".to_owned();
     let (mut ann, mut ops) = (Browser::logged_in(&harness, "ann"), Browser::logged_in(&harness, "ops"));
     ops.host = "weir.example.com".to_owned();
     for path in pages {
         assert_eq!(local.get(path).status, 200, "{path}: on loopback no login is needed");
-        assert_eq!(nobody.get(path).header("location"), "/login", "{path}: public_url is for everybody");
+        assert_eq!(
+            visitor.get(path).header("location"),
+            "/login",
+            "{path}: a request by public_url may come from anywhere"
+        );
         let forwarded = through.send("GET", path, &[("X-Forwarded-For", "127.0.0.1")], "");
         assert_eq!(forwarded.header("location"), "/login", "{path}: what comes through a proxy comes from anywhere");
         let user = ann.get(path);
@@ -318,7 +339,7 @@ async fn pages_of_operators_are_for_operators() {
     }
     // The JSON API stands behind the same door.
     assert_eq!(local.get("/api/v1/budget").status, 200);
-    assert_eq!(nobody.get("/api/v1/budget").status, 401);
+    assert_eq!(visitor.get("/api/v1/budget").status, 401);
     assert_eq!(through.send("GET", "/api/v1/budget", &[("Forwarded", "for=127.0.0.1")], "").status, 401);
 }
 
@@ -430,4 +451,30 @@ async fn connections_that_say_nothing_or_half_of_it_give_way_to_a_probe() {
         assert!(elapsed < std::time::Duration::from_millis(1500), "{elapsed:?}");
     }
     drop((silent, half_sent));
+}
+
+/// A probe knows no password and asks at any address.
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_says_that_the_disk_is_read_only_or_full() {
+    let harness = Harness::start().await;
+    let mut probe = Browser::new(&harness);
+    for (errno, said) in [(30, "is read-only"), (28, "has no space left")] {
+        harness.bench.faults.fail(weir_storage::Call::Create, 0, u32::MAX, errno);
+        let mut disk = |wanted: bool| loop {
+            let answer = probe.get("/readyz?verbose");
+            let json: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+            let disk = json["checks"].as_array().unwrap().iter().find(|check| check["name"] == "disk").unwrap().clone();
+            if disk["ok"] == wanted {
+                assert_eq!((answer.status, json["ready"].as_bool()), (200, Some(true)));
+                return disk["problem"].as_str().unwrap_or_default().to_owned();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        };
+        let problem = disk(false);
+        assert!(problem.contains(said), "{problem}");
+        harness.bench.faults.heal();
+        disk(true);
+    }
+    let plain: serde_json::Value = serde_json::from_str(&probe.get("/readyz").body).unwrap();
+    assert!(plain["checks"].is_null(), "{plain}");
 }

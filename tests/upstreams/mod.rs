@@ -1,15 +1,24 @@
 //! Registries as public reports say they behave, through the front door: a server that has one odd habit a repository, Weir in
 //! front of it, and what a client gets. `situations.md` has the whole list: situation, source, test.
 
+mod accounts;
+mod blobs;
+mod clouds;
+mod credentials;
+mod kinds;
+mod manifests;
+mod registries;
 mod server;
 
 use std::{
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use crate::deploy::{ask, serving};
+use crate::deploy::{ask, printed, serving};
 use server::{Asked, Server, answer, head};
 use weir::oci::Algorithm;
 
@@ -21,6 +30,7 @@ const LAYER: &str = "the bytes of a layer";
 struct Weir {
     child: Child,
     registry: SocketAddr,
+    admin: SocketAddr,
     directory: tempfile::TempDir,
 }
 
@@ -30,12 +40,17 @@ impl Weir {
         let config = directory.path().join("weir.toml");
         let text = format!("[[upstream]]\nname = \"r.example\"\nurl = \"{url}\"\ndefault = true\n{keys}\n");
         std::fs::write(&config, text).unwrap();
-        let path = directory.path().join("log");
+        let (child, registry, admin) = Weir::spawn(directory.path(), environment);
+        Weir { child, registry, admin, directory }
+    }
+
+    fn spawn(directory: &Path, environment: &[(&str, &str)]) -> (Child, SocketAddr, SocketAddr) {
+        let path = directory.join("log");
         let log = std::fs::File::create(&path).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
             .env_clear()
-            .current_dir(directory.path())
-            .env("WEIR_CONFIG", config)
+            .current_dir(directory)
+            .env("WEIR_CONFIG", directory.join("weir.toml"))
             .env("WEIR_SERVER__LISTEN", "127.0.0.1:0")
             .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
             .env("WEIR_LOG__FORMAT", "json")
@@ -45,14 +60,43 @@ impl Weir {
             .stderr(log)
             .spawn()
             .unwrap();
-        let (registry, _) = serving(&mut child, &path, 0);
-        Weir { child, registry, directory }
+        let (registry, admin) = serving(&mut child, &path, 0);
+        (child, registry, admin)
+    }
+
+    /// Kills it and starts it again on what it had stored.
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, self.registry, self.admin) = Weir::spawn(self.directory.path(), &[]);
     }
 
     /// Status and body.
     fn get(&self, path: &str) -> (u16, String) {
         let (status, _, body) = ask(self.registry, "GET", path, "");
         (status, body)
+    }
+
+    /// Status and body, which need not be text.
+    fn get_bytes(&self, path: &str) -> (u16, Vec<u8>) {
+        let mut socket = TcpStream::connect(self.registry).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        (std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap(), answer.split_off(end))
+    }
+
+    /// As the account `ci` of [`ACCOUNT`].
+    fn get_as_ci(&self, path: &str) -> (u16, String) {
+        let (status, _, body) = ask(self.registry, "GET", path, "X-Weir: ci:weir\r\n");
+        (status, body)
+    }
+
+    /// Whether a line of the metrics begins so and ends with a value.
+    fn metric(&self, line: &str) -> bool {
+        let (_, _, text) = ask(self.admin, "GET", "/metrics", "");
+        text.lines().any(|known| known == line)
     }
 
     fn log(&self) -> String {
@@ -66,6 +110,11 @@ impl Drop for Weir {
         let _ = self.child.wait();
     }
 }
+
+/// An account of Weir that may pull what is private below `team/`. Its password is "weir", the hash is of it.
+const ACCOUNT: &str = "[[account]]\nname = \"ci\"\nrole = \"user\"\npull = [\"r.example/team/*\"]\npassword_hash = \
+     \"$argon2id$v=19$m=19456,t=2,p=1$kxGijz/3o2vdXUodgFgFqg$xNIKwwOml04OOn6HB04DQtBkecO0nUsH9nxtip4ROiU\"\n";
+const TOKEN_HEADER: (&str, &str) = ("WEIR_SERVER__TOKEN_HEADER", "X-Weir");
 
 fn digest(content: &str) -> String {
     Algorithm::Sha256.digest(content.as_bytes()).to_string()
@@ -218,11 +267,9 @@ fn lists_go_on_with_the_links_query_and_referrers_fall_back() {
             "drops" | "adds" => answer(200, &[], r#"{"tags":["b"]}"#),
             "nowhere" => answer(200, &[("Link", r#"</x>; rel="next""#)], r#"{"tags":["a"]}"#),
             _ if path.contains("/manifests/") => answer(404, &[], "{}"),
-            "s400" => answer(400, &[], ""),
-            "s406" => answer(406, &[], ""),
             "html" => answer(200, &[("Content-Type", "text/html")], "<html>log in</html>"),
             "json" => answer(200, &[("Content-Type", "application/json")], "{}"),
-            _ => answer(500, &[], ""),
+            status => answer(status[1..].parse().unwrap(), &[], ""),
         }
     });
     let weir = Weir::start(&format!("{}/sub", server.url()), "", &[]);
@@ -232,7 +279,7 @@ fn lists_go_on_with_the_links_query_and_referrers_fall_back() {
     }
     let (status, body) = weir.get("/v2/nowhere/tags/list");
     assert_eq!(status, 502, "a list that is cut short is an error: {body}");
-    for repository in ["s400", "s406", "html", "json"] {
+    for repository in ["s400", "s404", "s405", "s406", "s501", "html", "json"] {
         let (status, body) = weir.get(&format!("/v2/{repository}/referrers/{}", digest("x")));
         assert!(status == 200 && body.contains(r#""manifests":[]"#), "{repository}: {status} {body}");
     }
@@ -262,6 +309,36 @@ fn everything_goes_through_the_proxy_that_the_environment_names() {
         assert!(weir.log().contains("asked directly"));
     }
     assert_eq!(proxy.asked().len(), before, "nothing goes through a proxy that is switched off");
+}
+
+#[test]
+fn a_proxy_for_all_upstreams_is_used_unless_one_names_another() {
+    let server = Server::start(|_, _| answer(500, &[], ""));
+    let proxy = Server::start(|asked, _| match asked.target.starts_with("http://registry.invalid/v2/") {
+        true => answer(200, &[OCI_INDEX, ("Docker-Content-Digest", &digest(INDEX))], INDEX),
+        false => answer(500, &[], ""),
+    });
+    let (url, other) = (proxy.url(), server.url());
+    let general = ("WEIR_MIRROR__PROXY", url.as_str());
+    for (keys, environment, status) in [
+        ("", vec![general], 200),
+        ("", vec![general, ("HTTP_PROXY", other.as_str())], 200),
+        ("proxy = \"none\"", vec![general], 503),
+        ("proxy = \"off\"", vec![general], 503),
+        ("", vec![("WEIR_MIRROR__PROXY", "none"), ("HTTP_PROXY", url.as_str())], 503),
+        ("", vec![("HTTP_PROXY", url.as_str())], 200),
+    ] {
+        let before = proxy.asked().len();
+        let weir = Weir::start("http://registry.invalid", keys, &environment);
+        assert_eq!(weir.get("/v2/a/b/manifests/v1").0, status, "{keys} {environment:?}");
+        assert_eq!(proxy.asked().len() > before, status == 200, "{keys} {environment:?}");
+        let way = if status == 200 { "asked through a proxy" } else { "asked directly" };
+        assert_eq!(weir.log().matches(way).count(), 1, "{}", weir.log());
+    }
+    assert_eq!(server.asked().len(), 0);
+    let output = crate::deploy::weir(&["check"]).env("WEIR_MIRROR__PROXY", "ftp://me:secret@x").output().unwrap();
+    let said = printed(&output);
+    assert!(!output.status.success() && said.contains("mirror.proxy") && !said.contains("secret"), "{said}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub(super) struct Asked {
     /// With the query.
     pub(super) target: String,
     headers: Vec<(String, String)>,
+    pub(super) body: String,
 }
 
 impl Asked {
@@ -74,7 +75,13 @@ fn serve(mut stream: TcpStream, respond: impl FnOnce(&Asked) -> Vec<u8>) {
     let mut first = lines.next().unwrap_or_default().split(' ').map(ToOwned::to_owned);
     let (method, target) = (first.next().unwrap_or_default(), first.next().unwrap_or_default());
     let header = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
-    let asked = Asked { method, target, headers: lines.filter_map(header).collect() };
+    let mut asked = Asked { method, target, headers: lines.filter_map(header).collect(), body: String::new() };
+    let length = asked.header("content-length").and_then(|length| length.parse().ok()).unwrap_or_default();
+    let mut body = vec![0; length];
+    if stream.read_exact(&mut body).is_err() {
+        return;
+    }
+    asked.body = String::from_utf8_lossy(&body).into_owned();
     let mut bytes = respond(&asked);
     if asked.method == "HEAD" {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);

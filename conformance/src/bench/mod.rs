@@ -1,7 +1,7 @@
 //! Ratios, not seconds: Weir, nginx and Debian's docker-registry serve the same bytes, in one run, round after round in turn.
 //!
 //! A figure in requests a second says as much about the machine as about the server. So nginx, which does nothing but send files
-//! (`sendfile`, `tcp_nopush`, `open_file_cache`), runs beside the mirrors and everything is told as a share of it; the servers take
+//! (`sendfile`, `tcp_nopush`, `open_file_cache`), runs beside the mirrors and everything is given as a share of it; the servers take
 //! turns so that whatever else the machine does strikes all of them, and medians over the rounds are compared.
 
 mod blobs;
@@ -11,7 +11,7 @@ mod start;
 mod throttles;
 mod wrk;
 
-use std::{borrow::Cow, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ use crate::{
         Harness, Image,
         process::{Process, Program, find_weir},
     },
-    report::{Report, Row, Verdict},
+    report::{Report, Row},
 };
 
 /// Bytes of the blob.
@@ -186,15 +186,8 @@ fn rows(figures: &[Figures]) -> Vec<Row> {
             weir / nginx,
             registry / nginx
         );
-        let verdict = if holds(weir / nginx) { Verdict::Pass } else { Verdict::Fail };
-        rows.push(Row {
-            group: "bench".into(),
-            name: Cow::Borrowed(name),
-            stands_for: Cow::Borrowed(stands_for),
-            verdict,
-            figure,
-            seconds: 0.0,
-        });
+        let outcome = if holds(weir / nginx) { Ok(figure) } else { Err(figure) };
+        rows.push(Row::new("bench", name, stands_for, outcome, Duration::ZERO));
     };
     compare("warm manifest GET, 32 connections", "bar: >= 0.6 of nginx", |f| &f.manifests, "a second", |r| r >= 0.6);
     compare("warm blob of 256 MiB, 8 connections", "bar: >= nginx", |f| &f.throughput, "MiB/s", |r| r >= 1.0);

@@ -1,6 +1,7 @@
 //! One TCP connection: requests written as they are, heads and bodies read piece by piece.
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -97,7 +98,7 @@ impl Connection {
 
     /// Writes bytes as they are.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        // What rustls could not hand to the socket at once it keeps until it is flushed, and nobody answers half a request.
+        // What rustls could not hand to the socket at once it keeps until it is flushed, and no server answers half a request.
         let sent = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
@@ -140,8 +141,8 @@ impl Connection {
     async fn send_body(&mut self, body: &Body) -> Result<(), Error> {
         let bytes = match body {
             Body::None => return Ok(()),
-            Body::Bytes(bytes) => bytes.clone(),
-            Body::Chunked(pieces) => chunked(pieces),
+            Body::Bytes(bytes) => Cow::Borrowed(bytes),
+            Body::Chunked(pieces) => Cow::Owned(chunked(pieces)),
         };
         let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let mut piece = vec![0; PIECE];
@@ -232,7 +233,7 @@ enum Framing {
     UntilClose,
 }
 
-/// An answer under way: its head is here, its body is read by whoever wants it. Dropping it and its connection leaves mid-body.
+/// An answer under way: its head is here, its body is read by the caller. Dropping it and its connection leaves mid-body.
 #[derive(Debug)]
 pub struct Incoming<'a> {
     connection: &'a mut Connection,

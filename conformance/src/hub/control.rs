@@ -244,7 +244,7 @@ fn wanted(request: &Request) -> Result<impl Fn(&Logged) -> bool + use<>, ParseEr
     if let Some((key, _)) = asked.iter().find(|(key, _)| {
         !["kind", "repository", "reference", "status", "progress", "counted", "count", "gate"].contains(&key.as_str())
     }) {
-        return Err(format!("requests are not told apart by {key}"));
+        return Err(format!("requests are not distinguished by {key}"));
     }
     if let Some((_, name)) = asked.iter().find(|(key, name)| key == "kind" && Kind::named(name).is_none()) {
         return Err(format!("no kind of request is called {name}"));

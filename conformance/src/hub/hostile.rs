@@ -21,7 +21,7 @@ pub(super) fn listen() -> io::Result<TcpListener> {
     listener::listen(other).or_else(|_| listener::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))
 }
 
-/// Gives a token to whoever asks at `/token`, and asks everybody else for a password.
+/// Gives a token to each request at `/token`, and asks all others for a password.
 pub(super) async fn converse(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let mut connection = Connection::new(stream, peer);
     let nothing = Log::default();

@@ -21,7 +21,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Binds and does not listen: whoever connects is refused, and nobody else gets the port.
+/// Binds and does not listen: each connection is refused, and no other process gets the port.
 pub(super) fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -172,7 +172,7 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// The log. It wakes whoever waits at every change.
+/// The log. It wakes all waiters at every change.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     /// Held for a few lines, never across an await.

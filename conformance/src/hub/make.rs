@@ -124,7 +124,7 @@ pub(super) fn signed(media_type: &str, contents: &Value) -> Manifest {
     Manifest { digest: digest(&bytes), media_type: media_type.to_owned(), bytes }
 }
 
-/// Indented as Docker's own are, so that whoever rewrites JSON on the way is found out by the digest.
+/// Indented as Docker's own are, so that the digest shows a mirror that rewrites JSON.
 fn pretty(value: &Value) -> Bytes {
     serde_json::to_vec_pretty(value).map(Bytes::from).unwrap_or_default()
 }

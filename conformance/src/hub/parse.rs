@@ -9,10 +9,10 @@ use super::fault::{At, Fault, Match, What};
 use super::image::{Layer, Media, Spec};
 use super::log::Kind;
 
-/// What is wrong with the words, in a sentence for whoever wrote them.
+/// What is wrong with the words, in a sentence for the one who wrote them.
 pub(super) type ParseError = String;
 
-/// A fault as it is written. What a fault does not need is ignored; what nobody knows is refused.
+/// A fault as it is written. What a fault does not need is ignored; what is unknown is refused.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FaultText {

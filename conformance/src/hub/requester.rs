@@ -1,4 +1,4 @@
-//! The requester, once its credential was looked at, and what it is told of its pull limit.
+//! The requester, once its credential was looked at, and what it reads of its pull limit.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ pub(super) struct Requester {
     pub(super) account: Option<Account>,
 }
 
-/// What is left to the requester, told in the headers; nothing when pulls are not limited.
+/// What is left to the requester, as the headers say it; nothing when pulls are not limited.
 pub(super) fn with_limit(shared: &Shared, answer: &mut Response, requester: &Requester, remaining: Option<i64>) {
     if let Some(limit) = requester.limit {
         let window = limit.window.as_secs();

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Everything a [`Hub`](super::Hub) may be told. The default is Docker Hub as documented, on ports of the system's choice,
+/// Everything a [`Hub`](super::Hub) may be set to. The default is Docker Hub as documented, on ports of the system's choice,
 /// without a pull limit. All but the addresses may be changed while it runs, see [`Hub::adjust`](super::Hub::adjust).
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -75,7 +75,7 @@ pub enum Challenge {
     Bearer,
     /// `Basic` on every request (ECR private); only accounts get in.
     Basic,
-    /// Nobody is asked (MCR, registry.k8s.io); private repositories answer 401 all the same.
+    /// No client is asked (MCR, registry.k8s.io); private repositories answer 401 all the same.
     Nobody,
 }
 
@@ -95,7 +95,7 @@ impl Limit {
     }
 }
 
-/// Somebody who may log in, by Basic at the token service or at the registry.
+/// A user who may log in, by Basic at the token service or at the registry.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The user name.

@@ -69,7 +69,7 @@ impl Tokens {
 
     /// Answers at the token service: GET with Basic, or the OAuth2 POST with a password.
     ///
-    /// A token is given for whatever is asked, as Hub does: that the repository is private or missing is told at the registry.
+    /// A token is given for whatever is asked, as Hub does: that the repository is private or missing is said at the registry.
     pub(super) fn answer(&self, request: &Request, settings: &Settings) -> Response {
         let mut asked = request.query();
         let account = match request.method.as_str() {

@@ -50,7 +50,7 @@ async fn layer(harness: &Harness, image: &Image) -> Result<Response, Failure> {
     Ok(harness.client.get_blob(&image.repository, &image.layers[0].digest).await?)
 }
 
-/// One broken download that the mirror mends before anyone is told.
+/// One broken download that the mirror mends before any client gets an error.
 async fn mended(harness: Arc<Harness>, what: What) -> Outcome {
     let image = known(&harness, "mended", 4 << 20).await?;
     harness.hub.fault(Fault::once(what).on(on_layer(&image)));
@@ -174,7 +174,7 @@ async fn corrupt_herd(harness: Arc<Harness>) -> Outcome {
     harness.pace(None, Duration::ZERO);
     harness.hub.clear_faults();
     let healed = healed(&harness, &image).await?;
-    Ok(format!("30 told, {downloads} downloads; {healed}"))
+    Ok(format!("30 got an error, {downloads} downloads; {healed}"))
 }
 
 async fn corrupt_ranges(harness: Arc<Harness>) -> Outcome {
@@ -208,7 +208,7 @@ async fn manifest_never_wrong(harness: Arc<Harness>, what: What) -> Outcome {
         let answer = harness.client.get_manifest(&image.repository, reference).await?;
         let wrong = answer.complete() && answer.sha256 != *want;
         ensure!(!wrong, "A COMPLETE WRONG MANIFEST for {reference}: {}, {}", answer.describe(), answer.sha256);
-        ensure!(answer.status() != 404, "a broken answer told as absence: {}", answer.describe());
+        ensure!(answer.status() != 404, "a broken answer reported as absence: {}", answer.describe());
         figures.push(answer.status().to_string());
     }
     let spent = harness.spent(&image);

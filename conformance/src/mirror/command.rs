@@ -12,7 +12,7 @@ use super::{
 use crate::{
     client::{Client, Request},
     hub::{Hub, Settings},
-    report::Report,
+    report::{Output, Report},
 };
 
 /// How long a mirror that others started may take to its first answer. It may have been started a moment ago.
@@ -54,12 +54,8 @@ pub struct Command {
     /// Only checks whose name holds this, or whose group it is; may be repeated
     #[arg(long)]
     only: Vec<String>,
-    /// Write the report here, as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write the table here, as Markdown
-    #[arg(long)]
-    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
     /// Print what would be checked
     #[arg(long)]
     list: bool,
@@ -83,10 +79,7 @@ impl Command {
         match self.judge().await {
             Ok(report) => {
                 println!("{}", report.table());
-                match report.write(self.json.as_deref(), self.markdown.as_deref()) {
-                    Ok(()) => report.exit(),
-                    Err(sentence) => failed(&sentence),
-                }
+                self.output.write(&report).map_or_else(|sentence| failed(&sentence), |()| report.exit())
             }
             Err(sentence) => failed(&sentence),
         }
@@ -115,7 +108,7 @@ impl Command {
         let address = *addresses.first().ok_or_else(|| format!("{url} has no address"))?;
         let hub = start(Settings { registry: self.hub, cdn: self.cdn, ..Settings::default() }).await?;
         let client = Client::new(address, &self.prefix);
-        first_answer(&client).await.map_err(|last| format!("nobody answers at {url}: {last}"))?;
+        first_answer(&client).await.map_err(|last| format!("no server answers at {url}: {last}"))?;
         let harness = Harness::new(hub, client, self.admin, None);
         let harness = match self.tag_ttl {
             Some(ttl) => harness.with_tag_ttl(ttl),
@@ -125,7 +118,7 @@ impl Command {
     }
 }
 
-/// Waits until there is somebody, whatever it answers. The error is what went wrong last.
+/// Waits until a server answers, whatever it answers. The error is what went wrong last.
 async fn first_answer(client: &Client) -> Result<(), String> {
     let mut last = "it accepts a connection and says nothing".to_owned();
     let asked = async {
@@ -173,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_at_the_url_is_told_before_a_client_loses_its_patience() {
-        // Once nobody listens, and once somebody takes connections and never answers.
+        // Once with no listener, and once with one that accepts connections and never answers.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent = listener.local_addr().unwrap();
         let closed = super::super::process::free_address().unwrap();
@@ -182,14 +175,14 @@ mod tests {
             let start = std::time::Instant::now();
             let judged = line(&["--url", &url, "--hub", "127.0.0.1:0", "--cdn", "127.0.0.1:0"]).judge().await;
             let sentence = judged.map(|_| ()).unwrap_err();
-            assert!(sentence.starts_with(&format!("nobody answers at {url}: ")), "{sentence}");
+            assert!(sentence.starts_with(&format!("no server answers at {url}: ")), "{sentence}");
             assert!(start.elapsed() < crate::client::PATIENCE, "{:?}", start.elapsed());
         }
     }
 
     #[tokio::test]
     async fn only_what_is_no_check_is_a_mistake() {
-        // The address is nobody's: were anything asked, it would be another failure.
+        // No server has the address: were anything asked, it would be another failure.
         let code = line(&["--url", "http://127.0.0.1:1/", "--only", "herd", "--only", "zzz"]).run().await;
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(2)));
     }

@@ -1,4 +1,4 @@
-//! The mirror under test with a hub on its other side: images nobody has seen, and what they cost.
+//! The mirror under test with a hub on its other side: new images, and what they cost.
 
 use std::{
     collections::BTreeMap,
@@ -161,17 +161,17 @@ impl Harness {
         Ok(Harness::new(self.hub.clone(), Client::new(process.address, ""), process.admin, Some(process)))
     }
 
-    /// A seed nobody used before.
+    /// A new seed.
     pub fn seed(&self) -> u64 {
         self.next()
     }
 
-    /// A number nobody used before.
+    /// A new number.
     fn next(&self) -> u64 {
         self.run.wrapping_add(self.serial.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A repository nobody used before. It is not made.
+    /// A new repository. It is not made.
     pub fn repository(&self, what: &str) -> String {
         format!("suite/{what}-{:x}", self.next())
     }

@@ -157,10 +157,13 @@ async fn missing(harness: &Arc<Harness>, repository: &str) -> Outcome {
             }
         }
     };
+    let begun = Instant::now();
     let mut answers = at_once(100, ask).await;
     for i in 0..100 {
         answers.push(ask(i).await);
     }
+    // Weir believes an absence for 15 s: a machine that takes longer for these requests has it confirmed again.
+    let allowed = 3 + begun.elapsed().as_secs() / 15;
     let spent = harness.spent_in(repository);
     for answer in answers {
         let answer = answer?;
@@ -172,7 +175,7 @@ async fn missing(harness: &Arc<Harness>, repository: &str) -> Outcome {
         }
     }
     let asked = spent.manifest_gets + spent.manifest_heads;
-    ensure!(asked <= 3, "{asked} manifest requests upstream for one missing reference; upstream: {spent}");
+    ensure!(asked <= allowed, "{asked} manifest requests upstream for one missing reference; upstream: {spent}");
     Ok(format!("200 answers of 404; upstream: {asked} manifest requests, {} token", spent.tokens))
 }
 
@@ -212,7 +215,7 @@ async fn fails_for_all(harness: &Arc<Harness>, image: &super::Image, path: Strin
     for (answer, at) in ends {
         let answer = answer?;
         ensure!(!answer.complete(), "a success while upstream answers 503: {}", answer.describe());
-        ensure!(answer.status() != 404, "a failure told as absence: {}", answer.describe());
+        ensure!(answer.status() != 404, "a failure reported as absence: {}", answer.describe());
         ensure!(answer.status() >= 500 || answer.status() == 429, "want 5xx, came {}", answer.describe());
         ended.push(at);
     }

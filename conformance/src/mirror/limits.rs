@@ -43,11 +43,11 @@ async fn no_budget(harness: Arc<Harness>) -> Outcome {
     harness.hub.set_budget(0);
     let first = harness.client.get_manifest(&image.repository, &image.tag).await?;
     let seconds = is_too_many(&first)?;
-    let told = harness.spent(&image);
-    ensure!(told.manifest_gets <= 1, "{} counted GETs with nothing left", told.manifest_gets);
+    let spent = harness.spent(&image);
+    ensure!(spent.manifest_gets <= 1, "{} counted GETs with nothing left", spent.manifest_gets);
     let head = harness.client.head_manifest(&image.repository, &image.tag).await?;
     ensure!(matches!(head.status(), 200 | 429), "HEAD with nothing left: {}", head.describe());
-    Ok(format!("429 with Retry-After {seconds}: {}; {} counted GETs sent", message(&first), told.manifest_gets))
+    Ok(format!("429 with Retry-After {seconds}: {}; {} counted GETs sent", message(&first), spent.manifest_gets))
 }
 
 async fn no_budget_herd(harness: Arc<Harness>) -> Outcome {

@@ -12,12 +12,12 @@
 //! - `clients` the shapes clients ask in: ranges, resumes, leavers and stallers
 //! - `tags` freshness: moved tags, unchanged tags, stale answers and how they say so
 //! - `listings` tags, referrers, catalog
-//! - `refusals` what must be refused, and without asking anybody
+//! - `refusals` what must be refused, and without asking upstream
 //! - `crash` kill -9, restart
 //! - `ledger` what the mirror says it spent against what the hub counted
 //! - `slow` what measures the machine too, or waits a minute: not part of `cargo test`
 //!
-//! Each check works on repositories of its own, made from a seed nobody used before, so nothing is restarted in between and a mirror
+//! Each check works on repositories of its own, made from a new seed, so nothing is restarted in between and a mirror
 //! that keeps its data between two runs is cold all the same. After each check the hub is healed, and the suite waits until the
 //! mirror pulls again: how long that took is part of the figure when it is more than a second.
 

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -47,25 +48,53 @@ pub struct Process {
     pub address: SocketAddr,
     /// Where the admin API listens; the peer has none.
     pub admin: Option<SocketAddr>,
+    root: PathBuf,
     directory: TempDir,
 }
 
 impl Process {
     /// Starts `program` with `upstream` as its Docker Hub and waits until it answers `/v2/`. `extra` is appended to Weir's file.
     pub async fn start(program: Program, upstream: SocketAddr, extra: &str) -> Result<Process, String> {
+        let extra = match program {
+            Program::Weir(_) => {
+                format!("[[upstream]]\nname = \"docker.io\"\nurl = \"http://{upstream}\"\ndefault = true\n\n{extra}")
+            }
+            Program::DockerRegistry(_) => format!("proxy:\n  remoteurl: http://{upstream}\n"),
+        };
+        Process::launch(program, None, "20GiB", &extra).await
+    }
+
+    /// Starts `program` as a registry to push to: Weir hosts `local/*` for every client. Its data is in `root`, which stays.
+    pub(crate) async fn hosting(program: Program, root: &Path, capacity: &str) -> Result<Process, String> {
+        let extra = match program {
+            Program::Weir(_) => {
+                "[hosted]\nnamespaces = [\"local/*\"]\nanonymous_push = true\nupload_ttl = \"2s\"\n[log]\nfilter = \"warn\"\n"
+            }
+            Program::DockerRegistry(_) => "  cache:\n    blobdescriptor: inmemory\n",
+        };
+        Process::launch(program, Some(root), capacity, extra).await
+    }
+
+    async fn launch(program: Program, root: Option<&Path>, capacity: &str, extra: &str) -> Result<Process, String> {
         let directory = tempfile::tempdir().map_err(|e| format!("no temporary directory: {e}"))?;
-        let address = free_address()?;
+        let root = root.map_or_else(|| directory.path().join("data"), Path::to_owned);
+        let (address, at) = (free_address()?, root.display());
         let (text, admin) = match &program {
             Program::Weir(_) => {
                 let admin = free_address()?;
-                (weir_config(address, admin, upstream, &directory.path().join("data"), extra), Some(admin))
+                let listen = format!("[server]\nlisten = \"{address}\"\n\n[admin]\nlisten = \"{admin}\"\n\n");
+                (format!("{listen}[storage]\nroot = \"{at}\"\ncapacity = \"{capacity}\"\n\n{extra}"), Some(admin))
             }
-            Program::DockerRegistry(_) => (registry_config(address, upstream, &directory.path().join("data")), None),
+            Program::DockerRegistry(_) => {
+                let log = "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\n";
+                let storage = format!("storage:\n  filesystem:\n    rootdirectory: {at}\n{extra}");
+                (format!("{log}http:\n  addr: {address}\n{storage}"), None)
+            }
         };
         let config = directory.path().join("config");
         std::fs::write(&config, text).map_err(|e| format!("cannot write {}: {e}", config.display()))?;
         let child = spawn(&program, &config, directory.path())?;
-        let mut process = Process { program, config, child, address, admin, directory };
+        let mut process = Process { program, config, child, address, admin, root, directory };
         process.answers().await?;
         Ok(process)
     }
@@ -76,8 +105,8 @@ impl Process {
     }
 
     /// Where its data is.
-    pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+    pub fn data(&self) -> &Path {
+        &self.root
     }
 
     /// What it was given and what it wrote: `config`, `log`, and below `data` the rest.
@@ -97,9 +126,18 @@ impl Process {
 
     /// SIGTERM; returns at once.
     pub fn terminate(&self) -> Result<(), String> {
+        self.signal(Signal::TERM)
+    }
+
+    /// SIGSTOP: it does nothing from here on.
+    pub(crate) fn stop(&self) -> Result<(), String> {
+        self.signal(Signal::STOP)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), String> {
         let pid = self.pid().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
         let pid = pid.ok_or("it has already ended")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(|e| e.to_string())
+        rustix::process::kill_process(pid, signal).map_err(|e| e.to_string())
     }
 
     /// Waits for the end and tells whether it was a success.
@@ -184,7 +222,7 @@ fn status_field(pid: u32, field: &str) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }
 
-/// A loopback port nobody listens on now.
+/// A loopback port without a listener now.
 pub fn free_address() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free port: {e}"))?;
     listener.local_addr().map_err(|e| e.to_string())
@@ -203,22 +241,6 @@ fn spawn(program: &Program, config: &Path, directory: &Path) -> Result<Child, St
     };
     command.current_dir(directory).stdin(Stdio::null()).stdout(log).stderr(error).kill_on_drop(true);
     command.spawn().map_err(|e| format!("cannot start {}: {e}", program.name()))
-}
-
-fn weir_config(listen: SocketAddr, admin: SocketAddr, upstream: SocketAddr, root: &Path, extra: &str) -> String {
-    format!(
-        "[server]\nlisten = \"{listen}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[storage]\nroot = \"{}\"\ncapacity = \"20GiB\"\n\n\
-         [[upstream]]\nname = \"docker.io\"\nurl = \"http://{upstream}\"\ndefault = true\n\n{extra}",
-        root.display()
-    )
-}
-
-fn registry_config(listen: SocketAddr, upstream: SocketAddr, root: &Path) -> String {
-    format!(
-        "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-         http:\n  addr: {listen}\nproxy:\n  remoteurl: http://{upstream}\n",
-        root.display()
-    )
 }
 
 /// Where Weir is: beside this executable, or built for release from the workspace this crate was built from.

@@ -259,7 +259,7 @@ async fn unknown_registry(harness: Arc<Harness>) -> Outcome {
     tokio::time::sleep(Duration::from_millis(200)).await;
     watcher.abort();
     let (sockets, asked) = (reached.load(Ordering::Relaxed), harness.requests() - before);
-    ensure!(sockets == 0, "{sockets} connections to a registry nobody configured");
+    ensure!(sockets == 0, "{sockets} connections to a registry that is not configured");
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     ensure!(asked == 0, "{asked} requests to Docker Hub for names of another registry");
     Ok(format!("{} refused, no socket opened", targets.len()))

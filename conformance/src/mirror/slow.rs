@@ -30,7 +30,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Bytes each of the thousand reads before it waits for the others to be done. A sample reads, hashes and compares everything: two
-/// cores cannot carry a thousand times 256 MiB in a time anybody would wait.
+/// cores cannot carry a thousand times 256 MiB in a reasonable time.
 const READ_BY_EACH: u64 = 4 << 20;
 const THOUSAND: usize = 1000;
 /// Every fiftieth reads all.
@@ -91,9 +91,9 @@ async fn thousand_on_one(harness: &Arc<Harness>) -> Result<Thousand, Failure> {
     let layer = image.layers[0].digest.clone();
     let begun = Instant::now();
 
-    // The manifests first, by everybody, as a pull has it; then everybody waits for everybody, so that the layer is asked for at once.
+    // The manifests first, by all clients, as a pull has it; then each waits for all others, so that the layer is asked for at once.
     let connected = Arc::new(tokio::sync::Barrier::new(THOUSAND));
-    // Nobody reads on before all have a byte: it is the mirror that is timed, not how fast this process can read.
+    // No client reads on before all have a byte: it is the mirror that is timed, not how fast this process can read.
     let flowing = Arc::new(tokio::sync::Barrier::new(THOUSAND));
     // The connections stay open until the last has read what it wants: memory is measured with a thousand of them.
     let done = Arc::new(tokio::sync::Barrier::new(THOUSAND));
@@ -121,7 +121,7 @@ async fn thousand_on_one(harness: &Arc<Harness>) -> Result<Thousand, Failure> {
     let errors: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
     ensure!(errors.is_empty(), "{} of {THOUSAND} failed, first: {}; upstream: {spent}", errors.len(), errors[0]);
     let times: Vec<(Instant, Instant)> = results.into_iter().flatten().collect();
-    let leader = times.iter().map(|(_, first)| *first).min().ok_or("nobody")?;
+    let leader = times.iter().map(|(_, first)| *first).min().ok_or("no client")?;
     let mut late: Vec<Duration> =
         times.iter().map(|(sent, first)| first.saturating_duration_since(leader.max(*sent))).collect();
     late.sort();
@@ -166,7 +166,7 @@ async fn first_piece<'a>(
     if incoming.head.status != 200 {
         return Err(format!("layer: {}", incoming.head.status));
     }
-    // What this process spends on a thousand first pieces would be told as the mirror's delay.
+    // What this process spends on a thousand first pieces would be counted as the mirror's delay.
     incoming.read_by(2048);
     let mut hash = Sha256::new();
     incoming.piece(|piece| hash.update(piece)).await.map_err(text)?;

@@ -54,7 +54,7 @@ async fn unchanged(harness: Arc<Harness>) -> Outcome {
     let spent = harness.spent(&image);
     let (gets, heads) = (spent.manifest_gets - before.manifest_gets, spent.manifest_heads - before.manifest_heads);
     ensure!(gets == 0, "{gets} manifest GETs for a tag that did not move; upstream: {spent}");
-    ensure!(heads >= 1, "nobody asked upstream, so a move would not be noticed; upstream: {spent}");
+    ensure!(heads >= 1, "upstream was not asked, so a move would not be noticed; upstream: {spent}");
     Ok(format!("3 stale pulls: {gets} manifest GETs, {heads} HEADs"))
 }
 

@@ -30,7 +30,7 @@ pub(super) const CHECKS: &[Check] = &[
 /// Want 5xx (or 429) with an OCI error.
 fn is_failure(answer: &Response) -> Result<(), Failure> {
     ensure!(!answer.complete(), "a success: {}", answer.describe());
-    ensure!(answer.status() != 404, "a failure told as absence: {}", answer.describe());
+    ensure!(answer.status() != 404, "a failure reported as absence: {}", answer.describe());
     ensure!(answer.status() >= 500 || answer.status() == 429, "want 5xx, came {}", answer.describe());
     ensure!(answer.error_code().is_some(), "not an OCI error: {}", answer.describe());
     Ok(())
@@ -84,7 +84,7 @@ async fn down(harness: Arc<Harness>) -> Outcome {
     let answer = harness.client.get_manifest(&image.repository, &image.tag).await?;
     is_failure(&answer)?;
     let took = answer.timing.headers;
-    ensure!(took < Duration::from_secs(10), "told after {took:?}");
+    ensure!(took < Duration::from_secs(10), "an answer after {took:?}");
     Ok(format!("{} after {:.0} ms", answer.status(), took.as_secs_f64() * 1e3))
 }
 
@@ -151,7 +151,7 @@ async fn bad_redirect(harness: &Harness, what: What) -> Result<(Response, usize)
     let answer = harness.client.get_blob(&image.repository, &image.layers[0].digest).await?;
     is_failure(&answer)?;
     let took = answer.timing.total;
-    ensure!(took < Duration::from_secs(10), "told after {took:?}");
+    ensure!(took < Duration::from_secs(10), "an answer after {took:?}");
     let asked = harness.hub.log().len() - before;
     harness.hub.clear_faults();
     right_soon(harness, &image).await?;

@@ -6,13 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
 };
 
 use sha2::{Digest as _, Sha256, Sha512};
+use tokio::task::JoinHandle;
 
-use super::connection::Connection;
-use crate::client;
+use crate::client::{Connection, Request, Response, hex};
 
 /// Clients that push at once.
 const CLIENTS: u64 = 4;
@@ -61,11 +60,11 @@ impl Load {
         let over = Arc::new(AtomicBool::new(false));
         let client = |number| {
             let over = over.clone();
-            std::thread::spawn(move || {
+            tokio::spawn(async move {
                 let mut pushed = Vec::new();
                 let mut state = seed.wrapping_mul(1000).wrapping_add(number);
                 // The registry is to die, so that every failure is one that was expected.
-                while !over.load(Ordering::Relaxed) && image(address, &mut state, largest, &mut pushed).is_ok() {}
+                while !over.load(Ordering::Relaxed) && image(address, &mut state, largest, &mut pushed).await.is_ok() {}
                 pushed
             })
         };
@@ -73,23 +72,34 @@ impl Load {
     }
 
     /// What was pushed, once the clients have noticed that it is over.
-    pub(super) fn end(self) -> Vec<Pushed> {
+    pub(super) async fn end(self) -> Vec<Pushed> {
         self.over.store(true, Ordering::Relaxed);
-        self.clients.into_iter().flat_map(|client| client.join().unwrap_or_default()).collect()
+        let mut pushed = Vec::new();
+        for client in self.clients {
+            pushed.extend(client.await.unwrap_or_default());
+        }
+        pushed
     }
 }
 
+/// Sends a request and reads all of its answer; an answer that breaks off is none.
+pub(super) async fn ask(wire: &mut Connection, request: &Request) -> Result<Response, String> {
+    let answer = wire.exchange(request).await.map_err(|error| error.to_string())?;
+    answer.broken.as_ref().map_or(Ok(()), |error| Err(error.to_string()))?;
+    Ok(answer)
+}
+
 /// Two blobs, each in one of the ways there are, and a manifest with a tag.
-fn image(address: SocketAddr, state: &mut u64, largest: u64, pushed: &mut Vec<Pushed>) -> Result<(), String> {
-    let mut wire = Connection::to(address)?;
+async fn image(address: SocketAddr, state: &mut u64, largest: u64, pushed: &mut Vec<Pushed>) -> Result<(), String> {
+    let mut wire = Connection::open(address).await.map_err(|error| error.to_string())?;
     let repository = format!("local/r{}", next(state) % 3);
     let mut digests = Vec::new();
     for _ in 0..2 {
         let (seed, length) = (next(state), (next(state) % largest) as usize + 1);
         let bytes = content(seed, length);
         let digest = match next(state) % 4 {
-            0 => format!("sha512:{}", client::hex(&Sha512::digest(&bytes))),
-            _ => format!("sha256:{}", client::hex(&Sha256::digest(&bytes))),
+            0 => format!("sha512:{}", hex(&Sha512::digest(&bytes))),
+            _ => format!("sha256:{}", hex(&Sha256::digest(&bytes))),
         };
         digests.push((digest.clone(), length));
         let way = next(state);
@@ -102,7 +112,7 @@ fn image(address: SocketAddr, state: &mut u64, largest: u64, pushed: &mut Vec<Pu
             tag: String::new(),
             acknowledged: false,
         });
-        blob(&mut wire, &repository, &digest, &bytes, way)?;
+        blob(&mut wire, &repository, &digest, &bytes, way).await?;
         acknowledge(pushed);
     }
     let entries: Vec<String> = digests
@@ -121,18 +131,15 @@ fn image(address: SocketAddr, state: &mut u64, largest: u64, pushed: &mut Vec<Pu
     let tag = format!("t{:016x}", next(state));
     pushed.push(Pushed {
         repository: repository.clone(),
-        digest: format!("sha256:{}", client::hex(&Sha256::digest(&manifest))),
+        digest: format!("sha256:{}", hex(&Sha256::digest(&manifest))),
         seed: 0,
         length: 0,
         manifest: manifest.clone(),
         tag: tag.clone(),
         acknowledged: false,
     });
-    let target = format!("/v2/{repository}/manifests/{tag}");
-    let answer = wire.ask("PUT", &target, &format!("Content-Type: {media_type}\r\n"), &manifest)?;
-    if answer.status != 201 {
-        return Err(format!("manifest: {}", answer.status));
-    }
+    let request = Request::new("PUT", format!("/v2/{repository}/manifests/{tag}")).with("Content-Type", media_type);
+    expect(&mut wire, request.body(manifest), 201).await?;
     acknowledge(pushed);
     Ok(())
 }
@@ -143,33 +150,40 @@ fn acknowledge(pushed: &mut [Pushed]) {
     }
 }
 
-fn blob(wire: &mut Connection, repository: &str, digest: &str, bytes: &[u8], way: u64) -> Result<(), String> {
-    let begin = format!("/v2/{repository}/blobs/uploads/");
-    let expect = |answer: super::connection::Response, status: u16| match answer.status == status {
-        true => Ok(answer.header("location").unwrap_or_default().to_owned()),
-        false => Err(format!("{} instead of {status}", answer.status)),
-    };
-    if way.is_multiple_of(3) {
-        return expect(wire.ask("POST", &format!("{begin}?digest={digest}"), "", bytes)?, 201).map(drop);
+/// The `Location` of an answer with this status.
+async fn expect(wire: &mut Connection, request: Request, status: u16) -> Result<String, String> {
+    let answer = ask(wire, &request).await?;
+    match answer.status() == status {
+        true => Ok(answer.head.header("location").unwrap_or_default().to_owned()),
+        false => Err(format!("{} {}: {} instead of {status}", request.method, request.target, answer.describe())),
     }
-    let mut location = expect(wire.ask("POST", &begin, "", b"")?, 202)?;
+}
+
+async fn blob(wire: &mut Connection, repository: &str, digest: &str, bytes: &[u8], way: u64) -> Result<(), String> {
+    let begin = format!("/v2/{repository}/blobs/uploads/");
+    if way.is_multiple_of(3) {
+        let whole = Request::new("POST", format!("{begin}?digest={digest}")).body(bytes);
+        return expect(wire, whole, 201).await.map(drop);
+    }
+    let mut location = expect(wire, Request::new("POST", begin).body(""), 202).await?;
     let mut rest = bytes;
     if way % 3 == 1 {
         let mut at = 0;
         for piece in bytes.chunks(bytes.len() / 3 + 1) {
-            let range = format!("Content-Range: {at}-{}\r\n", at + piece.len() - 1);
-            location = expect(wire.ask("PATCH", &location, &range, piece)?, 202)?;
+            let range = format!("{at}-{}", at + piece.len() - 1);
+            location =
+                expect(wire, Request::new("PATCH", location).with("Content-Range", range).body(piece), 202).await?;
             at += piece.len();
         }
         rest = b"";
     }
-    expect(wire.ask("PUT", &format!("{location}?digest={digest}"), "", rest)?, 201).map(drop)
+    expect(wire, Request::new("PUT", format!("{location}?digest={digest}")).body(rest), 201).await.map(drop)
 }
 
 /// What a registry keeps of what was pushed: each thing that it acknowledged is there, and nothing is there but as it was pushed.
 /// Gives how many were acknowledged.
-pub(super) fn check(address: SocketAddr, pushed: &[Pushed]) -> Result<u64, String> {
-    let mut wire = Connection::to(address)?;
+pub(super) async fn check(address: SocketAddr, pushed: &[Pushed]) -> Result<u64, String> {
+    let mut wire = Connection::open(address).await.map_err(|error| error.to_string())?;
     let mut kept = 0;
     for one in pushed {
         let Pushed { repository, digest, .. } = one;
@@ -179,8 +193,8 @@ pub(super) fn check(address: SocketAddr, pushed: &[Pushed]) -> Result<u64, Strin
         };
         let by_tag = (!one.tag.is_empty()).then(|| format!("/v2/{repository}/manifests/{}", one.tag));
         for target in [Some(format!("/v2/{repository}/{kind}/{digest}")), by_tag].into_iter().flatten() {
-            let answer = wire.ask("GET", &target, "", b"")?;
-            match (answer.status, one.acknowledged) {
+            let answer = ask(&mut wire, &Request::get(&*target)).await?;
+            match (answer.status(), one.acknowledged) {
                 (200, _) if answer.body == bytes => {}
                 (404, false) => {}
                 (200, _) => return Err(format!("{target}: {} bytes that were never pushed", answer.body.len())),

@@ -8,18 +8,16 @@
 //! All of them drive a process from outside and judge by what it answers. Each moment comes from a seed, so that one that
 //! fails can be had again, as far as the scheduler allows.
 
-mod connection;
 mod crash;
 mod load;
 mod power;
 mod rate;
-mod server;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use crate::{
     mirror::process::find_weir,
-    report::{Report, Row, Verdict},
+    report::{Report, Row},
 };
 
 /// What pushes survive, and how fast they are.
@@ -48,22 +46,15 @@ pub struct Command {
 impl Command {
     /// Runs what is asked for. Failure when a bar is missed or something could not be had.
     pub async fn run(self) -> ExitCode {
-        // Threads and blocking sockets: a process that is killed leaves nothing here to be cancelled.
-        let rows = tokio::task::spawn_blocking(move || self.rows()).await;
-        let report = Report { subject: "pushes to Weir".into(), rows: rows.unwrap_or_default() };
+        let report = Report { subject: "pushes to Weir".into(), rows: self.rows().await };
         println!("{}", report.table());
         report.exit()
     }
 
-    fn rows(&self) -> Vec<Row> {
+    async fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         let mut row = |name: &'static str, bar: &'static str, begun: Instant, outcome: Result<String, String>| {
-            let (figure, verdict) = match outcome {
-                Ok(figure) => (figure, Verdict::Pass),
-                Err(why) => (why, Verdict::Fail),
-            };
-            let (group, seconds) = ("push".into(), begun.elapsed().as_secs_f64());
-            rows.push(Row { group, name: name.into(), stands_for: bar.into(), verdict, figure, seconds });
+            rows.push(Row::new("push", name, bar, outcome, begun.elapsed()));
         };
         let kept = "every 201 is kept, nothing is half there";
         let weir = match self.weir.clone().map_or_else(find_weir, Ok) {
@@ -74,13 +65,14 @@ impl Command {
             }
         };
         if self.kills > 0 {
-            row("kill -9", kept, Instant::now(), crash::run(&weir, self.kills, self.seed));
+            row("kill -9", kept, Instant::now(), crash::run(&weir, self.kills, self.seed).await);
         }
         if self.cuts > 0 {
-            row("power cut", kept, Instant::now(), power::run(&weir, self.cuts, self.seed));
+            row("power cut", kept, Instant::now(), power::run(&weir, self.cuts, self.seed).await);
         }
         if self.rounds > 0 {
-            row("push rate", ">= 1.5 docker-registry", Instant::now(), rate::run(&weir, &self.registry, self.rounds));
+            let rate = rate::run(&weir, &self.registry, self.rounds);
+            row("push rate", ">= 1.5 docker-registry", Instant::now(), rate.await);
         }
         rows
     }

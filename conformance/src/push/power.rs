@@ -11,10 +11,8 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    load::{self, Load, Pushed, next},
-    server::Server,
-};
+use super::load::{self, Load, Pushed, next};
+use crate::mirror::process::{Process, Program};
 
 /// How long pushes run between two moments.
 const BETWEEN_US: u64 = 80_000;
@@ -22,7 +20,7 @@ const BETWEEN_US: u64 = 80_000;
 /// Moments for one file system, so that it does not fill up.
 const EACH: u64 = 10;
 
-pub(super) fn run(weir: &Path, moments: u64, first: u64) -> Result<String, String> {
+pub(super) async fn run(weir: &Path, moments: u64, first: u64) -> Result<String, String> {
     // In memory when there is room for it: a copy is the more of one moment the less it takes.
     let memory = Path::new("/dev/shm").is_dir().then(|| tempfile::tempdir_in("/dev/shm").ok()).flatten();
     let directory = memory.map_or_else(tempfile::tempdir, Ok).map_err(|error| error.to_string())?;
@@ -31,7 +29,7 @@ pub(super) fn run(weir: &Path, moments: u64, first: u64) -> Result<String, Strin
         let disk = Disk::make(directory.path(), "disk")?;
         let mut pushed = Vec::new();
         for seed in first + done..(first + done + EACH).min(first + moments) {
-            let now = moment(weir, &disk, seed, &mut pushed).map_err(|why| format!("moment {seed}: {why}"))?;
+            let now = moment(weir, &disk, seed, &mut pushed).await.map_err(|why| format!("moment {seed}: {why}"))?;
             done += 1;
             // A moment looks at all that its file system was ever given.
             if done % EACH == 0 || done == moments {
@@ -43,20 +41,22 @@ pub(super) fn run(weir: &Path, moments: u64, first: u64) -> Result<String, Strin
 }
 
 /// Pushes for a while, cuts, and looks at what is left of it and of all that came before.
-fn moment(weir: &Path, disk: &Disk, seed: u64, pushed: &mut Vec<Pushed>) -> Result<u64, String> {
+async fn moment(weir: &Path, disk: &Disk, seed: u64, pushed: &mut Vec<Pushed>) -> Result<u64, String> {
     let mut state = seed;
     let copy = disk.directory.join("copy.img");
-    let mut server = Server::weir(weir, &disk.directory, &disk.mounted.join("data"), "64MiB")?;
+    let serve =
+        async |disk: &Disk| Process::hosting(Program::Weir(weir.to_owned()), &disk.mounted.join("data"), "64MiB").await;
+    let mut server = serve(disk).await?;
     let load = Load::on(server.address, seed, 30_000);
-    std::thread::sleep(Duration::from_micros(next(&mut state) % BETWEEN_US));
+    tokio::time::sleep(Duration::from_micros(next(&mut state) % BETWEEN_US)).await;
     server.stop()?;
     // Whatever was acknowledged by now was so before the copy; a client may not have read it yet, which errs on the safe side.
     std::fs::write(&copy, disk.at_rest()?).map_err(|error| error.to_string())?;
-    server.kill();
-    pushed.extend(load.end());
+    server.kill().await?;
+    pushed.extend(load.end().await);
     let found = Disk::mount(&disk.directory, "copy")?;
-    let again = Server::weir(weir, &disk.directory, &found.mounted.join("data"), "64MiB")?;
-    load::check(again.address, pushed)
+    let again = serve(&found).await?;
+    load::check(again.address, pushed).await
 }
 
 /// A file system in a file. Dropping it unmounts.

@@ -4,8 +4,11 @@ use std::{net::SocketAddr, path::Path, time::Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{connection::Connection, load, server::Server};
-use crate::client;
+use super::load::{self, ask};
+use crate::{
+    client::{Connection, Request, Response, hex},
+    mirror::process::{Process, Program},
+};
 
 const CONNECTIONS: u64 = 8;
 /// Layers for each connection and round.
@@ -14,16 +17,16 @@ const LAYER: usize = 10 << 20;
 /// The bar.
 const TIMES: f64 = 1.5;
 
-pub(super) fn run(weir: &Path, registry: &Path, rounds: usize) -> Result<String, String> {
+pub(super) async fn run(weir: &Path, registry: &Path, rounds: usize) -> Result<String, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let servers = [
-        Server::weir(weir, directory.path(), &directory.path().join("weir"), "40GiB")?,
-        Server::docker_registry(registry, directory.path())?,
+        Process::hosting(Program::Weir(weir.to_owned()), &directory.path().join("weir"), "40GiB").await?,
+        Process::hosting(Program::DockerRegistry(registry.to_owned()), &directory.path().join("registry"), "").await?,
     ];
     let mut rates = [Vec::new(), Vec::new()];
     for round in 0..rounds as u64 {
         for (server, rates) in servers.iter().zip(&mut rates) {
-            rates.push(push(server.address, round)?);
+            rates.push(push(server.address, round).await?);
         }
     }
     let [weir, registry] = rates.map(|mut rates| {
@@ -36,41 +39,49 @@ pub(super) fn run(weir: &Path, registry: &Path, rounds: usize) -> Result<String,
 }
 
 /// MiB/s of one round. The bytes are made and hashed before the clock starts.
-fn push(address: SocketAddr, round: u64) -> Result<f64, String> {
+async fn push(address: SocketAddr, round: u64) -> Result<f64, String> {
     let base = load::content(round + 1, LAYER);
-    let layers = |connection: u64| -> Vec<(Vec<u8>, String)> {
+    let layers = |connection: u64| -> Vec<(Request, String)> {
         let layer = |number: u64| {
             let mut bytes = base.clone();
             bytes[..8].copy_from_slice(&(connection * LAYERS + number).to_le_bytes());
-            let digest = format!("sha256:{}", client::hex(&Sha256::digest(&bytes)));
-            (bytes, digest)
+            let digest = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
+            (Request::new("PATCH", "").body(bytes), digest)
         };
         (0..LAYERS).map(layer).collect()
     };
     let all: Vec<_> = (0..CONNECTIONS).map(layers).collect();
     let begun = Instant::now();
-    std::thread::scope(|scope| {
-        let pushers: Vec<_> = all
-            .iter()
-            .map(|layers| {
-                scope.spawn(move || -> Result<(), String> {
-                    let mut wire = Connection::to(address)?;
-                    layers.iter().try_for_each(|(bytes, digest)| layer(&mut wire, bytes, digest))
-                })
-            })
-            .collect();
-        pushers.into_iter().try_for_each(|pusher| pusher.join().unwrap_or_else(|_| Err("a client panicked".into())))
-    })?;
+    let pushers = all.into_iter().map(|layers| async move {
+        let mut wire = Connection::open(address).await.map_err(|error| error.to_string())?;
+        for (request, digest) in layers {
+            layer(&mut wire, request, &digest).await?;
+        }
+        Ok::<_, String>(())
+    });
+    for pushed in pushers.map(tokio::spawn).collect::<Vec<_>>() {
+        pushed.await.unwrap_or_else(|_| Err("a client panicked".to_owned()))?;
+    }
     let bytes = (CONNECTIONS * LAYERS) as f64 * LAYER as f64;
     Ok(bytes / f64::from(1 << 20) / begun.elapsed().as_secs_f64())
 }
 
-/// As docker does it.
-fn layer(wire: &mut Connection, bytes: &[u8], digest: &str) -> Result<(), String> {
-    let begun = wire.ask("POST", "/v2/local/rate/blobs/uploads/", "", b"")?;
-    let patched = wire.ask("PATCH", begun.header("location").unwrap_or_default(), "", bytes)?;
-    let location = patched.header("location").unwrap_or_default();
-    let separator = if location.contains('?') { '&' } else { '?' };
-    let put = wire.ask("PUT", &format!("{location}{separator}digest={digest}"), "", b"")?;
-    if put.status == 201 { Ok(()) } else { Err(format!("{}, {}, {}", begun.status, patched.status, put.status)) }
+/// As docker does it: `patch` has the bytes and no target yet.
+async fn layer(wire: &mut Connection, patch: Request, digest: &str) -> Result<(), String> {
+    let location = |answer: &Response| {
+        let location = answer.head.header("location").unwrap_or_default();
+        // Some registries answer a whole URL.
+        let path = location.split_once("://").map_or(location, |(_, rest)| &rest[rest.find('/').unwrap_or(0)..]);
+        path.to_owned()
+    };
+    let begun = ask(wire, &Request::new("POST", "/v2/local/rate/blobs/uploads/").body("")).await?;
+    let patched = ask(wire, &Request { target: location(&begun), ..patch }).await?;
+    let at = location(&patched);
+    let separator = if at.contains('?') { '&' } else { '?' };
+    let put = ask(wire, &Request::new("PUT", format!("{at}{separator}digest={digest}")).body("")).await?;
+    if put.status() == 201 {
+        Ok(())
+    } else {
+        Err(format!("{}, {}, {}", begun.status(), patched.status(), put.status()))
+    }
 }

@@ -5,9 +5,12 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use url::Url;
 
 use super::{Registry, names, run};
-use crate::{client::Authorities, report::Report};
+use crate::{
+    client::Authorities,
+    report::{Output, Report},
+};
 
-/// Hold the OCI distribution-spec against a registry, one row for each MUST and SHOULD.
+/// Ask a registry what the official OCI conformance suite does not ask, one row for each sentence of the distribution-spec.
 ///
 /// Repositories are made below --namespace and stay there. Failure when a check failed, or when none ran.
 #[derive(Debug, clap::Args)]
@@ -30,12 +33,8 @@ pub struct Command {
     /// Only checks whose name holds this, or whose group, endpoint or strength it is; may be repeated
     #[arg(long)]
     only: Vec<String>,
-    /// Write the report here, as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write the table here, as Markdown
-    #[arg(long)]
-    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
     /// Print what would be checked
     #[arg(long)]
     list: bool,
@@ -49,7 +48,7 @@ impl Command {
             return ExitCode::SUCCESS;
         }
         let judged = match self.judge().await {
-            Ok(report) => report.write(self.json.as_deref(), self.markdown.as_deref()).map(|()| report),
+            Ok(report) => self.output.write(&report).map(|()| report),
             Err(sentence) => Err(sentence),
         };
         match judged {

@@ -1,4 +1,4 @@
-//! What is pushed: blobs nobody has seen before, manifests over them, and their digests.
+//! What is pushed: blobs that are new, manifests over them, and their digests.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -24,7 +24,7 @@ pub(super) fn sha512(bytes: &[u8]) -> String {
     format!("sha512:{}", hex(&Sha512::digest(bytes)))
 }
 
-/// Bytes that differ for every seed and look like a compressed layer to whoever would compress them.
+/// Bytes that differ for every seed and look like a compressed layer to a server that would compress them.
 pub(super) fn noise(seed: &str, length: usize) -> Vec<u8> {
     let block = |number: usize| Sha256::digest(format!("{seed}/{number}").as_bytes());
     (0..length.div_ceil(32)).flat_map(block).take(length).collect()

@@ -15,17 +15,13 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("deleting a tag is 202, 400 or 405", "end-9 MUST", tag),
     check!("a deleted tag is 404 and not listed; its manifest stays", "end-9 MUST", tag_gone),
-    check!("deleting a manifest is 202, 400 or 405", "end-9 MUST", by_digest),
     check!("a deleted manifest is 404, and so is every tag that named it", "end-9 MUST", gone),
     check!("a manifest deleted here stays in other repositories", "end-9 MUST", stays),
     check!("a deleted referrer is listed no more", "end-9 MUST", referrer),
     check!("deleting a tag or manifest that is not there is 404", "end-9 MUST", missing),
     check!("deleting in a repository that is not there is 404", "end-9 MUST", missing_repository),
     check!("a deleted manifest can be pushed again", "end-9 MUST", again),
-    check!("deleting a blob is 202, 400 or 405", "end-10 MUST", blob_deleted),
-    check!("a deleted blob is 404 at once, by GET and by HEAD", "end-10 MUST", blob_gone),
     check!("a blob deleted here stays in other repositories", "end-10 MUST", blob_stays),
     check!("deleting a blob that is not there is 404", "end-10 MUST", blob_missing),
     check!("a deleted blob can be pushed again", "end-10 MUST", blob_again),
@@ -41,18 +37,6 @@ async fn delete(registry: &Registry, request: Request) -> Result<(), Failure> {
     }
 }
 
-/// One of the three answers there are.
-async fn answers(registry: &Registry, request: Request) -> Outcome {
-    let answer = registry.want(&[202, 400, 405], by("DELETE", request)).await?;
-    Ok(answer.status().to_string())
-}
-
-async fn tag(registry: Arc<Registry>) -> Outcome {
-    let repository = registry.repository();
-    registry.image(&repository, Some("v1")).await?;
-    answers(&registry, manifest(&repository, "v1")).await
-}
-
 async fn tag_gone(registry: Arc<Registry>) -> Outcome {
     let repository = registry.repository();
     let image = registry.image(&repository, Some("v1")).await?;
@@ -64,12 +48,6 @@ async fn tag_gone(registry: Arc<Registry>) -> Outcome {
     let list = registry.want(&[200], Request::get(format!("/v2/{repository}/tags/list"))).await?;
     ensure!(list.json()["tags"] == json!(["v2"]), "{}", list.text());
     Ok("one of two".into())
-}
-
-async fn by_digest(registry: Arc<Registry>) -> Outcome {
-    let repository = registry.repository();
-    let image = registry.image(&repository, Some("v1")).await?;
-    answers(&registry, manifest(&repository, &image.digest)).await
 }
 
 async fn gone(registry: Arc<Registry>) -> Outcome {
@@ -103,9 +81,6 @@ async fn stays(registry: Arc<Registry>) -> Outcome {
 }
 
 async fn referrer(registry: Arc<Registry>) -> Outcome {
-    if !registry.refers().await? {
-        return Err(Failure::NotRun("there are no referrers here".into()));
-    }
     let repository = registry.repository();
     let image = registry.image(&repository, Some("v1")).await?;
     let mut parts = registry.parts(&repository).await?;
@@ -113,7 +88,10 @@ async fn referrer(registry: Arc<Registry>) -> Outcome {
     let referrer = Manifest::of(IMAGE, parts);
     registry.put(&repository, &referrer.digest, &referrer).await?;
     let list = Request::get(format!("/v2/{repository}/referrers/{}", image.digest));
-    let before = registry.want(&[200], list.clone()).await?;
+    let before = registry.want(&[200, 404], list.clone()).await?;
+    if before.status() == 404 {
+        return Err(Failure::NotRun("there are no referrers here".into()));
+    }
     ensure!(before.text().contains(&referrer.digest), "{}", before.text());
     delete(&registry, manifest(&repository, &referrer.digest)).await?;
     let after = registry.want(&[200], list).await?;
@@ -150,23 +128,6 @@ async fn again(registry: Arc<Registry>) -> Outcome {
     let pulled = registry.want(&[200], manifest(&repository, &image.digest)).await?;
     ensure!(pulled.body == image.bytes, "other bytes: {}", pulled.describe());
     Ok("201, 200".into())
-}
-
-async fn blob_deleted(registry: Arc<Registry>) -> Outcome {
-    let repository = registry.repository();
-    let digest = registry.blob(&repository, &registry.bytes(1000)).await?;
-    answers(&registry, blob(&repository, &digest)).await
-}
-
-async fn blob_gone(registry: Arc<Registry>) -> Outcome {
-    let repository = registry.repository();
-    let digest = registry.blob(&repository, &registry.bytes(1000)).await?;
-    registry.want(&[200], blob(&repository, &digest)).await?;
-    delete(&registry, blob(&repository, &digest)).await?;
-    for method in ["HEAD", "GET"] {
-        registry.want(&[404], by(method, blob(&repository, &digest))).await?;
-    }
-    Ok("404".into())
 }
 
 async fn blob_stays(registry: Arc<Registry>) -> Outcome {

@@ -10,7 +10,6 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 use url::Url;
 
 use super::{
@@ -37,7 +36,6 @@ pub struct Registry {
     /// Differs between two runs, so that a registry which kept its data is empty for this one.
     run: u64,
     serial: AtomicU64,
-    refers: OnceCell<bool>,
     complaints: Mutex<BTreeSet<String>>,
     judged: AtomicU64,
 }
@@ -60,13 +58,12 @@ impl Registry {
             namespace: namespace.trim_matches('/').to_owned(),
             run,
             serial: AtomicU64::new(0),
-            refers: OnceCell::new(),
             complaints: Mutex::default(),
             judged: AtomicU64::new(0),
         })
     }
 
-    /// A repository that nobody has used.
+    /// A repository that is new.
     pub(super) fn repository(&self) -> String {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let (namespace, run) = (&self.namespace, self.run);
@@ -74,7 +71,7 @@ impl Registry {
         format!("{namespace}{slash}r{run:x}-{serial}")
     }
 
-    /// So many bytes that nobody has seen.
+    /// So many bytes that are new.
     pub(super) fn bytes(&self, length: usize) -> Vec<u8> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         noise(&format!("{}/{serial}", self.run), length)
@@ -181,17 +178,6 @@ impl Registry {
         Ok(json!({ "config": config, "layers": [layer] }))
     }
 
-    /// Whether referrers can be asked for here: 404 for a manifest that is there says that they cannot.
-    pub(super) async fn refers(&self) -> Result<bool, Failure> {
-        let asked = self.refers.get_or_try_init(|| async {
-            let repository = self.repository();
-            let image = self.image(&repository, Some("v1")).await?;
-            let answer = self.ask(Request::get(format!("/v2/{repository}/referrers/{}", image.digest))).await?;
-            Ok::<_, Failure>(answer.status() != 404)
-        });
-        asked.await.copied()
-    }
-
     /// Pushes a whole image, by its digest or by a tag.
     pub(super) async fn image(&self, repository: &str, tag: Option<&str>) -> Result<Manifest, Failure> {
         let manifest = Manifest::of(IMAGE, self.parts(repository).await?);
@@ -234,13 +220,8 @@ pub(super) fn closing(at: &str, digest: &str) -> Request {
 
 /// A PATCH with the bytes that begin at `from`.
 pub(super) fn chunk(at: &str, from: usize, bytes: &[u8]) -> Request {
-    ranged(Request::new("PATCH", at), from, bytes)
-}
-
-/// The same request with a body and the `Content-Range` of these bytes.
-pub(super) fn ranged(request: Request, from: usize, bytes: &[u8]) -> Request {
     let range = format!("{from}-{}", from + bytes.len() - 1);
-    request.with("Content-Type", "application/octet-stream").with("Content-Range", range).body(bytes)
+    Request::new("PATCH", at).with("Content-Type", "application/octet-stream").with("Content-Range", range).body(bytes)
 }
 
 /// The `Location` of an answer, which must have one.

@@ -42,6 +42,18 @@ fn row(entry: &Entry) -> Vec<Markup> {
         Event::Admin(AdminEvent::Allowed { client, comment, expires }) => {
             (html! { "allowed " b { (client) } " until " (html::time(*expires)) }, comment.as_str())
         }
+        Event::Admin(AdminEvent::Purged { selection, freed, reason }) => {
+            (html! { "purged " code { (selection) } ", " (freed) " bytes" }, reason.as_str())
+        }
+        Event::Admin(AdminEvent::Refreshed { image, moved, reason }) => {
+            (html! { "refreshed " code { (image) } @if *moved { ", which moved" } }, reason.as_str())
+        }
+        Event::Admin(AdminEvent::Pinned { pattern, reason }) => {
+            (html! { "pinned " code { (pattern) } }, reason.as_str())
+        }
+        Event::Admin(AdminEvent::Unpinned { pattern, reason }) => {
+            (html! { "unpinned " code { (pattern) } }, reason.as_str())
+        }
         Event::Admin(AdminEvent::Reloaded) => (html! { "took the configuration anew" }, ""),
         Event::Admin(AdminEvent::LoggedIn) => (html! { "logged in" }, ""),
     };

@@ -42,7 +42,7 @@ pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpRespon
             button { "Show" }
         }
         @if bans.is_empty() {
-            p { @if namespace.is_some() { "Nobody is blocked because of that." } @else { "Nobody is blocked." } }
+            p { @if namespace.is_some() { "No client is blocked because of that." } @else { "No client is blocked." } }
         } @else {
             (html::table("Blocked clients", &heads, rows))
             @if bans.len() > SHOWN { p { "The newest " (SHOWN) " of " (bans.len()) "." } }
@@ -55,7 +55,7 @@ pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpRespon
                 input id="client" name="client" required spellcheck="false" autocapitalize="none";
                 label for="duration" { "For how long" }
                 input id="duration" name="duration" value="1h" required;
-                label for="reason" { "Why; whoever owns the client reads it, too" }
+                label for="reason" { "Why; the owner of the client reads it, too" }
                 input id="reason" name="reason" required maxlength=(LONGEST_REASON);
                 label { input type="checkbox" name="force" value="1"; " though it is wider than a /24 (/48), loopback, or myself" }
                 button class="main" { "Block" }
@@ -91,8 +91,8 @@ fn source(record: &BanRecord) -> String {
     }
 }
 
-fn action(rung: PenaltyLevel) -> &'static str {
-    match rung {
+fn action(level: PenaltyLevel) -> &'static str {
+    match level {
         PenaltyLevel::Reference | PenaltyLevel::ClientReference => "misses of a reference",
         PenaltyLevel::Misses => "misses: 429",
         PenaltyLevel::MissesBanned => "misses: 403",
@@ -100,9 +100,9 @@ fn action(rung: PenaltyLevel) -> &'static str {
     }
 }
 
-/// The same in words for whoever it happens to.
-fn effect(rung: PenaltyLevel) -> &'static str {
-    match rung {
+/// The same in words for the owner of the client.
+fn effect(level: PenaltyLevel) -> &'static str {
+    match level {
         PenaltyLevel::Reference | PenaltyLevel::ClientReference => "what does not exist is answered from memory",
         PenaltyLevel::Misses => "what is not cached is refused (429); what is cached is served",
         PenaltyLevel::MissesBanned => "what is not cached is refused (403); what is cached is served",
@@ -132,7 +132,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
                 button class="main" { "Lift" }
             }
             h2 { "Allow" }
-            p { "Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no rule of the ladder touches it." }
+            p { "Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no automatic ban touches it." }
             form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
                 (html::token(context))
                 label for="comment" { "Why" }
@@ -160,7 +160,7 @@ pub(super) fn about(record: &BanRecord, now: SystemTime) -> Markup {
     let lifted = record.lifted.as_ref();
     html! {
         (html::facts(&[
-            ("Client", html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run: nobody is blocked" } } }),
+            ("Client", html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run: not blocked" } } }),
             ("Reason", html! { (record.reason) " " small { "(rule " code { (record.rule) } ")" } }),
             ("Effect", html::text(effect(record.level))),
             ("Made", html! { (html::time(record.created)) " by " (source(record)) }),

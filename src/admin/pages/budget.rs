@@ -11,7 +11,10 @@ use maud::{Markup, html};
 use super::{context::PageContext, html};
 use crate::{
     limits::budget::Floors,
-    upstream::ledger::{Balance, Reason, Spend},
+    upstream::{
+        CredentialState,
+        ledger::{Balance, Reason, Spend},
+    },
 };
 
 /// Spends that are looked at for who spent and what comes back.
@@ -20,7 +23,7 @@ const LOOKED_AT: usize = 10_000;
 const LISTED: usize = 50;
 /// Clients that are listed for an identity.
 const SPENDERS: usize = 15;
-/// Spans that a window's returns are told in.
+/// Spans by which the returns of a window are grouped.
 const STEPS: u32 = 6;
 /// Docker Hub's window, until upstream names one.
 const WINDOW: Duration = Duration::from_secs(6 * 3600);
@@ -35,6 +38,13 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         @for (upstream, until, why) in mirror.breakers() {
             @if until > context.now {
                 p class="bad" { b { (upstream) } " fails (" (why) "). The next request to it is sent at " (html::time(until)) ", " (html::until(until, context.now)) "." }
+            }
+        }
+        @for (upstream, account, state) in mirror.credentials() {
+            @match state {
+                CredentialState::Refused => p class="bad" { b { (upstream) } " refused the credential of account " b { (account) } "." },
+                CredentialState::Unreadable => p class="bad" { "The credential of account " b { (account) } " of " b { (upstream) } " cannot be read; the log says why." },
+                CredentialState::Unused | CredentialState::Accepted => {}
             }
         }
         @if identities.is_empty() { p { "No upstream has been asked yet." } }
@@ -72,8 +82,8 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
                     @if left.external > 0 {
                         p class="bad" {
                             (html::count(left.external, "pull was", "pulls were")) " spent by others within the window: "
-                            @if left.identity.account.is_some() { "somebody else uses this account." } @else {
-                                "a node behind the same address that goes around the mirror, or a neighbour. See \u{201c}The side door\u{201d} in the README."
+                            @if left.identity.account.is_some() { "another program uses this account." } @else {
+                                "a node behind the same address that goes around the mirror, or a neighbour. See \u{201c}Pulls that go around the mirror\u{201d} in the README."
                             }
                         }
                     }

@@ -115,7 +115,7 @@ fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Mark
                 main id="main" {
                     @if context.in_clear {
                         p class="bad" {
-                            "This page came over plain HTTP: whoever is on the way can read what you type and act as you. Ask for it over https, or "
+                            "This page came over plain HTTP: a machine on the way can read what you type and act as you. Ask for it over https, or "
                             "through an ssh tunnel as " code { "http://localhost:5001" } "."
                         }
                     }

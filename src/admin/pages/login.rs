@@ -29,7 +29,7 @@ fn form(context: &PageContext<'_>, status: u16, next: &str, wrong: Option<&str>)
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
         @if !has_accounts {
-            p class="bad" { "No accounts are configured, so nobody can log in. Ask whoever operates this mirror to add an " code { "[[account]]" } "." }
+            p class="bad" { "No accounts are configured, so no user can log in. Ask the operator of this mirror to add an " code { "[[account]]" } "." }
         }
         @if next.starts_with("/unblock") { p { "Log in to see why you were blocked and to lift it." } }
         form class="narrow" method="post" action="/login" {
@@ -85,7 +85,7 @@ fn next(query: &str) -> String {
     known(&parameter(query, "next").unwrap_or_default())
 }
 
-/// One of our own pages, or else the start: nobody is sent elsewhere.
+/// One of our own pages, or else the start: no visitor is sent elsewhere.
 fn known(next: &str) -> String {
     match Page::find(next) {
         Some(page) if page.attempt().is_none() && !page.is_asset() => next.to_owned(),

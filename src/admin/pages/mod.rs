@@ -1,12 +1,12 @@
-//! Pages for people: Budget, Throttles, Blocked, Audit, and Unblock for whoever was blocked. Made here, whole, for each request; without JavaScript
-//! but for the human test, and without a request to anybody else.
+//! Pages for people: Budget, Throttles, Blocked, Audit, and Unblock for owners of blocked clients. Made here, whole, for each request; without JavaScript
+//! but for the human test, and without a request to another host.
 //!
 //! # What it guarantees
 //!
 //! - Nothing changes by GET. A POST counts when it comes from a page of this origin, as `Origin` or `Sec-Fetch-Site` say, and carries the token
 //!   of its cookie. What is refused of that is in the audit.
-//! - Who asks from loopback, directly, is the operator and needs no login. Whoever comes through a proxy or by `public_url` logs in, even when
-//!   the proxy stands on loopback: everybody who is banned is told to open that URL. An account with role admin is an operator; a user
+//! - Who asks from loopback, directly, is the operator and needs no login. A visitor who comes through a proxy or by a configured name logs in, even when
+//!   the proxy stands on loopback: the message of each ban names that URL. An account with role admin is an operator; a user
 //!   sees and lifts the bans that are theirs.
 //! - Every page has a content security policy that allows no script, no frame and no other origin; the page of the human test allows
 //!   scripts of this origin.
@@ -36,7 +36,7 @@ use self::{
     form::Form,
     page::{PAGES, Page},
 };
-use super::{authorize, origin, state::State};
+use super::{authorize, json::refuse, origin, state::State};
 
 /// Makes every path of the table known to the router.
 pub(super) fn register(config: &mut web::ServiceConfig) {
@@ -47,6 +47,19 @@ pub(super) fn register(config: &mut web::ServiceConfig) {
         };
         config.service(web::resource(path).to(handler));
     }
+    config.default_service(web::to(not_found));
+}
+
+/// Any other address: a page for a browser, and the error of the API for a program.
+async fn not_found(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    let accepted = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if request.path().starts_with("/api/") || !accepted.is_some_and(|accepted| accepted.contains("text/html")) {
+        return refuse(404, "NOT_FOUND", "there is no such endpoint");
+    }
+    let head = origin::Head::of(&request);
+    let is_good = origin::judge(&state.settings.hosts, &head).is_ok();
+    let context = PageContext::of(&state, &request, &head, is_good, SystemTime::now());
+    html::problem(&context, 404, "No such page", "There is no page at this address.")
 }
 
 /// The page, what became of a form, or why not: host and origin → throttle → session.

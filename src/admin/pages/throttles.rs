@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::{context::PageContext, form::Form, html};
 use crate::limits::{
     allowlist::AllowlistEntry,
+    repositories::RepositoryRule,
     state::ThrottleView,
     throttle::{Algorithm, Mode},
 };
@@ -15,6 +16,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let heads = ["Name", "Limit", "Mode", "Matches since the start", "Switch"];
     let rows = throttles.iter().map(|view| row(context, view)).collect();
     let allowlist = context.state.limits.config().allowlist.clone();
+    let repositories = context.state.limits.config().repositories.clone();
     let body = html! {
         p {
             "How often a client may ask. A throttle in " em { "dry run" } " denies nothing and counts what it would have denied; read that, then enforce it. "
@@ -27,9 +29,15 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         }
         h2 { "Allowlist" }
         @if allowlist.0.is_empty() {
-            p { "Nobody. Whoever stands here is not throttled and not banned by a rule; the budget still binds." }
+            p { "No client. A client that stands here is not throttled and not banned by a rule; the budget still binds." }
         } @else {
             (html::table("Allowlist", &["Client", "Comment", "Expires"], allowlist.0.iter().map(allowed).collect()))
+        }
+        h2 { "Repositories that are not mirrored" }
+        @if repositories.all().is_empty() {
+            p { "None: whatever an upstream has is mirrored. " code { "allow" } " and " code { "deny" } " of an upstream say otherwise." }
+        } @else {
+            (html::table("Repositories", &["Upstream", "Rule", "Refused"], repositories.all().iter().map(refusing).collect()))
         }
     };
     html::page(context, 200, html::Tab::Throttles, "Throttles", body)
@@ -79,6 +87,14 @@ fn allowed(entry: &AllowlistEntry) -> Vec<Markup> {
         html::text(entry.client.to_string()),
         html::text(&entry.comment),
         entry.expires.map_or_else(|| html::text("never"), html::time),
+    ]
+}
+
+fn refusing(rule: &RepositoryRule) -> Vec<Markup> {
+    vec![
+        html::text(&*rule.upstream),
+        html! { (rule.verdict.word()) " " code { (rule.patterns.join(", ")) } },
+        html! { (html::count(rule.refused(), "request", "requests")) },
     ]
 }
 

@@ -19,7 +19,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         Viewer::Account(account) => html! { (own(context, account)) },
         _ => html! {
             p { "Here the owners of blocked clients lift their bans themselves: after logging in they see those of their networks, namespaces and name." }
-            p { "You need no login and may lift any: see " a href="/blocked" { "Blocked" } ", or " a href="/login?next=/unblock" { "log in" } " as somebody." }
+            p { "You need no login and may lift any: see " a href="/blocked" { "Blocked" } ", or " a href="/login?next=/unblock" { "log in" } " as an account." }
         },
     };
     html::page(context, 200, Tab::Unblock, "Unblock", body)
@@ -46,7 +46,7 @@ fn own(context: &PageContext<'_>, account: &Account) -> Markup {
     }
 }
 
-/// One ban, as its owner sees it. Whoever it is not of is told no more than that there is none.
+/// One ban, as its owner sees it. Any other account reads no more than that there is none.
 pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
     let record = context.state.limits.get_ban(id).filter(|record| match &context.viewer {
         Viewer::Account(account) => account.is_admin || account.owns(record),
@@ -135,7 +135,7 @@ pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResp
     let Viewer::Account(account) = &context.viewer else {
         return html::problem(context, 403, "Not allowed", "Log in first.");
     };
-    // Whose it is before the test: whoever may not know of a ban learns nothing by solving.
+    // Whose it is before the test: an account that may not know of a ban learns nothing by solving.
     if !context.state.limits.own_bans(&account.name, context.now).iter().any(|own| own.id == id) {
         context.refused(&format!("lift {id}"), "there is no such ban that is theirs to lift");
         return html::problem(context, 404, "No such ban", "There is no such ban that is yours to lift.");

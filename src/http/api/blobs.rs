@@ -20,13 +20,14 @@ use super::{
     request::{Request, SharedRequest},
 };
 use crate::{
+    answer::{BlobAnswer, CacheFacts},
     hosted::Right,
-    mirror::{BlobAnswer, CacheFacts, Lookup, Reader},
+    mirror::{Lookup, Reader},
     oci::{Digest, Name},
 };
 
 /// A blob of this size arrives as a whole or not at all, since its last 64 KiB wait for the verification: so does its head, and
-/// the client is told of a failure instead of being cut.
+/// the client gets an error instead of being cut.
 const VERIFIED_FIRST: u64 = 64 << 10;
 
 /// How long that may take; a client that waits longer for a head may give up.
@@ -37,15 +38,18 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, digest
     let named = headers::of_digest(digest);
     let is_cached_by_client =
         request.headers().contains_key(IF_NONE_MATCH) && headers::none_match(request.headers(), &named.etag);
-    if !is_cached_by_client && let Some(found) = cx.mirror.blobs.cached(lookup, digest) {
+    if !is_cached_by_client && let Some(found) = cx.mirror.blobs.now(lookup, digest) {
         return now(send(request, named, found)?);
     }
-    if !is_cached_by_client {
-        cx.may_fetch(request, lookup)?;
-    }
+    let allowed = if is_cached_by_client { Ok(()) } else { cx.may_fetch(request, lookup) };
     let mirror = cx.mirror.clone();
     let (request, lookup, digest) = (request.clone(), lookup.clone(), digest.clone());
     later(async move {
+        // What is cached is served.
+        if let Err(error) = allowed {
+            let found = mirror.blobs.load(&lookup, &digest).await?.ok_or(error)?;
+            return send(&request, named, found);
+        }
         // A client that has it asks only whether it is still there: no reason to fetch it.
         if is_cached_by_client || request.is_head() {
             let found = mirror.blobs.head(&lookup, &digest).await?;
@@ -64,14 +68,17 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, digest
 }
 
 /// A hosted blob.
-pub(crate) fn get_hosted(cx: &Context, request: &Request, name: &Name, digest: &Digest) -> Handled {
-    let named = headers::of_digest(digest);
-    let is_cached_by_client = headers::none_match(request.headers(), &named.etag);
-    if is_cached_by_client || request.is_head() {
-        let found = cx.hosted.head_blob(&request.client, name, digest)?;
-        return now(head(named, found.size, found.facts, is_cached_by_client));
-    }
-    now(send(request, named, cx.hosted.blob(&request.client, name, digest)?)?)
+pub(crate) fn get_hosted(cx: &Context, request: &SharedRequest, name: &Name, digest: &Digest) -> Handled {
+    let (hosted, request, name, digest) = (cx.hosted.clone(), request.clone(), name.clone(), digest.clone());
+    later(async move {
+        let named = headers::of_digest(&digest);
+        let is_cached_by_client = headers::none_match(request.headers(), &named.etag);
+        if is_cached_by_client || request.is_head() {
+            let found = hosted.head_blob(&request.client, &name, &digest).await?;
+            return Ok(head(named, found.size, found.facts, is_cached_by_client));
+        }
+        send(&request, named, hosted.blob(&request.client, &name, &digest).await?)
+    })
 }
 
 /// Takes a blob from a hosted repository.

@@ -18,7 +18,7 @@ const LEAST: u64 = 16 << 10;
 /// Why a body ended before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// The client left, or broke the framing; there is nobody to tell.
+    /// The client left, or broke the framing; no answer can reach it.
     Gone,
     /// It was too slow.
     Slow,

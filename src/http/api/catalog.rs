@@ -23,9 +23,10 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, registry: Option<&str>)
         }
     };
     let (mirror, routes, request) = (cx.mirror.clone(), cx.routes.clone(), request.clone());
+    let rules = cx.limits.config().repositories.clone();
     let hosted = if upstream.is_none() { cx.hosted.catalog(&request.client) } else { Vec::new() };
     later(async move {
-        let mut names = mirror.listings.catalog(&request.client).await?;
+        let mut names = mirror.listings.catalog(&request.client, &rules).await?;
         if let Some(upstream) = upstream {
             // Below `/<registry>/v2/` names stand without their registry.
             let is_default = routes.default_upstream() == Some(&upstream);

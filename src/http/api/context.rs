@@ -1,8 +1,15 @@
 //! What the handlers answer from. One for all workers.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use super::{error::ApiError, fair_permits::FairPermits, request::Request};
+use super::{
+    error::ApiError,
+    fair_permits::{Bounds, FairPermits},
+    request::Request,
+};
 use crate::{
     hosted::Hosted,
     limits::Limits,
@@ -10,9 +17,11 @@ use crate::{
     route::Routes,
 };
 
-/// Manifests larger than 64 KiB that are pushed at once, and those of one client; each may be 4 MiB in memory. The others wait.
+/// Manifests larger than 64 KiB that are pushed at once, those of one client, and those that only a client without one gets; each may be
+/// 4 MiB in memory. The others wait.
 const MANIFESTS: usize = 16;
 const MANIFESTS_PER_CLIENT: usize = 4;
+const MANIFESTS_RESERVED: usize = 4;
 
 pub(crate) struct Context {
     pub(crate) mirror: Mirror,
@@ -24,12 +33,18 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(mirror: Mirror, hosted: Hosted, limits: Limits, routes: Routes) -> Context {
-        let manifest_permits = FairPermits::new(MANIFESTS, MANIFESTS_PER_CLIENT);
+    /// A large manifest that takes longer than a third of `body_stall` gives way when another client waits.
+    pub(crate) fn new(mirror: Mirror, hosted: Hosted, limits: Limits, routes: Routes, body_stall: Duration) -> Context {
+        let manifest_permits = FairPermits::new(Bounds {
+            all: MANIFESTS,
+            share: MANIFESTS_PER_CLIENT,
+            reserve: MANIFESTS_RESERVED,
+            patience: body_stall / 3,
+        });
         Context { mirror, hosted, limits, routes, manifest_permits }
     }
 
-    /// Whether what is not cached may be fetched for this request: levels 1 to 3 of the abuse ladder.
+    /// Whether what is not cached may be fetched for this request: levels 1 to 3 of the penalty.
     ///
     /// # Errors
     /// Why not.

@@ -32,17 +32,18 @@ pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 /// Headers that actix-http takes, and refuses more by itself.
 const MAX_HEADERS: usize = 96;
 
-/// The longest wait that is named. Pulls come back that no forecast knew of, and many clients sleep as long as they are told
-/// and say nothing meanwhile; the sentence tells the whole wait.
+/// The longest wait that is named. Pulls come back that no forecast knew of, and many clients sleep for the whole time
+/// and say nothing meanwhile; the sentence has the whole wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// The longest wait that is named to a client which sleeps as long as it is told, several times over.
+/// The longest wait that is named to a client which sleeps for all of it, several times over; for a longer one it is zero, since no
+/// sleep would help.
 ///
-/// containers/image does, up to 60 s and four times a request, and podman does that four times over: told a minute, a pull
-/// hangs for a quarter of an hour before its user reads why.
+/// containers/image sleeps up to 60 s and four times a request, with 2 to 16 s when no wait is named, and podman does that four times
+/// over: with 5 s each time, its user reads after 84 s why nothing came; with zero, after some seconds.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
-/// How the User-Agents of programs begin that sleep for any time they are told, and then hide the sentence behind a
+/// How the User-Agents of programs begin that sleep for any time, and then hide the sentence behind a
 /// "retry limit exceeded" (regclient). Without a wait they give up within seconds and print it.
 const NEVER_TOLD: [&[u8]; 1] = [b"regclient/"];
 
@@ -57,6 +58,7 @@ enum Code {
     BlobUploadUnknown,
     Denied,
     DigestInvalid,
+    ManifestBlobUnknown,
     ManifestInvalid,
     ManifestUnknown,
     NameInvalid,
@@ -78,6 +80,7 @@ impl Code {
             Code::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
             Code::Denied => "DENIED",
             Code::DigestInvalid => "DIGEST_INVALID",
+            Code::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
             Code::ManifestInvalid => "MANIFEST_INVALID",
             Code::ManifestUnknown => "MANIFEST_UNKNOWN",
             Code::NameInvalid => "NAME_INVALID",
@@ -92,7 +95,7 @@ impl Code {
     }
 }
 
-/// Everything that can be told to a client instead of what it asked for.
+/// Every error that a client can get instead of what it asked for.
 #[derive(Clone, Debug)]
 pub(crate) enum ApiError {
     /// The mirror's own words.
@@ -109,6 +112,8 @@ pub(crate) enum ApiError {
     Query(QueryError),
     /// No upstream is configured for this registry; no request is sent.
     UnknownRegistry(Box<str>),
+    /// The operator does not have this repository mirrored; the sentence says so. No request is sent.
+    NotMirrored(Box<str>),
     /// Mirrored, and so not with this method; the value is that of `Allow`.
     ReadOnly(&'static str),
     /// The resource exists but not with this method; the value is that of `Allow`.
@@ -250,6 +255,7 @@ impl ApiError {
             ApiError::Query(QueryError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::Unsupported),
             ApiError::Query(_) => row(StatusCode::BAD_REQUEST, Code::Unsupported),
             ApiError::UnknownRegistry(_) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
+            ApiError::NotMirrored(_) => row(StatusCode::FORBIDDEN, Code::Denied),
             ApiError::ReadOnly(allow) => Row {
                 header: Some((ALLOW, HeaderValue::from_static(allow))),
                 ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
@@ -301,6 +307,7 @@ impl ApiError {
                 "this mirror has no upstream for names without a registry".into()
             }
             ApiError::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
+            ApiError::NotMirrored(sentence) => sentence.to_string(),
             ApiError::ReadOnly(_) => "mirrored repositories are read-only".into(),
             ApiError::MethodNotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
             ApiError::OutOfOrder => "the chunk does not begin where the last one ended; ask where with GET".into(),
@@ -346,6 +353,7 @@ impl ApiError {
         match self {
             ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => Some(&denied.note.matched),
             ApiError::MissThrottled(_) => Some("same_reference"),
+            ApiError::NotMirrored(_) => Some("not_mirrored"),
             _ => None,
         }
     }
@@ -354,6 +362,7 @@ impl ApiError {
     pub(crate) fn reason(&self) -> Option<&'static str> {
         match self {
             ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => Some(denied.reason()),
+            ApiError::NotMirrored(_) => Some("Repository not mirrored here"),
             _ => None,
         }
     }
@@ -372,8 +381,11 @@ impl ApiError {
         reply.status = row.status;
         let headers = &mut reply.headers;
         if let Some(wait) = row.retry_after.filter(|_| !begins(user_agent, &NEVER_TOLD)) {
-            let longest = if begins(user_agent, &SLEEPERS) { LONGEST_SLEEP } else { LONGEST_WAIT };
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait.min(longest))));
+            let seconds = match begins(user_agent, &SLEEPERS) {
+                true if wait > LONGEST_SLEEP => 0,
+                _ => whole_seconds(wait.min(LONGEST_WAIT)),
+            };
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) = self {
             headers::add_fields(headers, &denied.fields);
@@ -404,6 +416,9 @@ fn hosted_row(error: &hosted::Error) -> Row {
         // Docker tries a 5xx again and again and prints nothing of it; a full namespace is the pusher's to empty.
         Error::Denied(_) | Error::Immutable(_) | Error::Quota(_) => (StatusCode::FORBIDDEN, Code::Denied),
         Error::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
+        // As distribution answers; 404 would read as if the repository were missing.
+        Error::MissingBlobs(_) => (StatusCode::BAD_REQUEST, Code::ManifestBlobUnknown),
+        Error::Referenced(_) => (StatusCode::METHOD_NOT_ALLOWED, Code::Denied),
         Error::DigestInvalid(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
         Error::TooManyUploads => (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
         Error::Full => (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable),
@@ -411,7 +426,11 @@ fn hosted_row(error: &hosted::Error) -> Row {
         Error::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
     };
     let retry_after = matches!(error, Error::TooManyUploads).then_some(Duration::from_secs(5));
-    let header = matches!(error, Error::Login).then(challenge).flatten();
+    let header = match error {
+        Error::Login => challenge(),
+        Error::Referenced(_) => Some((ALLOW, HeaderValue::from_static("GET, HEAD"))),
+        _ => None,
+    };
     Row { status, code, retry_after, header }
 }
 
@@ -419,7 +438,7 @@ fn begins(user_agent: Option<&HeaderValue>, names: &[&[u8]]) -> bool {
     user_agent.is_some_and(|value| names.iter().any(|name| value.as_bytes().starts_with(name)))
 }
 
-/// Rounded up and never zero: zero would be an invitation to ask at once.
+/// Rounded up and never zero: with zero a client that can wait would ask at once.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }

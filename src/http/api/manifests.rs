@@ -10,6 +10,7 @@ use actix_http::{
 use bytes::BytesMut;
 
 use super::{
+    body::Cut,
     context::Context,
     error::ApiError,
     headers,
@@ -20,9 +21,10 @@ use super::{
     request::{Request, SharedRequest},
 };
 use crate::{
+    answer::{CacheFacts, ManifestAnswer, ManifestHead},
     hosted::{self, MOST_BYTES, Right},
-    limits::{Limits, headers as limit_headers, throttle::Meter},
-    mirror::{CacheFacts, Lookup, ManifestAnswer, ManifestHead, Mirror},
+    limits::headers as limit_headers,
+    mirror::{Lookup, Mirror},
     oci::{Digest, Invalid, MediaType, Name, Reference, Tag},
 };
 
@@ -34,31 +36,36 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, refere
     let at = SystemTime::now();
     if request.is_head() {
         if let Some(found) = cx.mirror.manifests.cached_head(lookup, reference, at) {
-            return now(with_quota(head(request, found), &cx.mirror, &cx.limits, request, lookup));
+            return now(with_budget(head(request, found), &cx.mirror, request, lookup));
         }
     } else if let Some(found) = cx.mirror.manifests.cached(lookup, reference, at) {
         return now(whole(request, found));
     }
-    match cx.may_fetch(request, lookup) {
-        // What is cached is served, fresh or not.
-        Err(ApiError::Denied(_)) if cx.mirror.manifests.is_cached(lookup, reference) => {}
-        allowed => allowed?,
-    }
-    let (mirror, limits) = (cx.mirror.clone(), cx.limits.clone());
+    let allowed = cx.may_fetch(request, lookup);
+    let mirror = cx.mirror.clone();
     let (request, lookup, reference) = (request.clone(), lookup.clone(), reference.clone());
     later(async move {
+        match allowed {
+            // What is cached is served, fresh or not.
+            Err(ApiError::Denied(_)) if mirror.manifests.is_cached(&lookup, &reference).await => {}
+            Err(ApiError::MissThrottled(_)) if mirror.manifests.is_fresh(&lookup, &reference).await => {}
+            allowed => allowed?,
+        }
         if !request.is_head() {
             return Ok(whole(&request, mirror.manifests.get(&lookup, &reference).await?));
         }
         let found = mirror.manifests.head(&lookup, &reference).await?;
-        Ok(with_quota(head(&request, found), &mirror, &limits, &request, &lookup))
+        Ok(with_budget(head(&request, found), &mirror, &request, &lookup))
     })
 }
 
 /// A hosted manifest.
-pub(crate) fn get_hosted(cx: &Context, request: &Request, name: &Name, reference: &Reference) -> Handled {
-    let found = cx.hosted.manifest(&request.client, name, reference)?;
-    now(if request.is_head() { head(request, found.head()) } else { whole(request, found) })
+pub(crate) fn get_hosted(cx: &Context, request: &SharedRequest, name: &Name, reference: &Reference) -> Handled {
+    let (hosted, request, name, reference) = (cx.hosted.clone(), request.clone(), name.clone(), reference.clone());
+    later(async move {
+        let found = hosted.manifest(&request.client, &name, &reference).await?;
+        Ok(if request.is_head() { head(&request, found.head()) } else { whole(&request, found) })
+    })
 }
 
 /// Takes a manifest.
@@ -73,11 +80,15 @@ pub(crate) fn put(cx: &Context, request: &SharedRequest, name: &Name, reference:
             return Err(ApiError::TooLarge(MOST_BYTES));
         }
         let (mut body, mut bytes) = (request.body(), BytesMut::new());
-        // A client that is slow with a large one holds a permit of its own share.
-        let mut _permit = None;
+        // A client that is slow with a large one holds a permit of its own share, and gives it up when others wait for long.
+        let mut held = None;
         if !body.read_up_to(SMALL, &mut bytes).await? {
-            _permit = Some(permits.acquire(request.client.key.clone()).await);
-            if !body.read_up_to(MOST_BYTES, &mut bytes).await? {
+            let permit = held.insert(permits.acquire(request.client.key.clone()).await);
+            let is_whole = tokio::select! {
+                read = body.read_up_to(MOST_BYTES, &mut bytes) => read?,
+                () = permit.claimed() => return Err(Cut::Slow.into()),
+            };
+            if !is_whole {
                 return Err(ApiError::TooLarge(MOST_BYTES));
             }
         }
@@ -88,6 +99,10 @@ pub(crate) fn put(cx: &Context, request: &SharedRequest, name: &Name, reference:
         tags.iter().for_each(|tag| reply.set(headers::OCI_TAG, tag.to_string()));
         if let Some(subject) = pushed.subject {
             reply.set(headers::OCI_SUBJECT, subject.to_string());
+        }
+        if pushed.missing > 0 {
+            let text = format!("{} of the manifests that this index lists are not in this repository", pushed.missing);
+            headers::add_warning(&mut reply.headers, &text);
         }
         Ok(reply)
     })
@@ -106,7 +121,7 @@ pub(crate) fn delete(cx: &Context, request: &Request, name: &Name, reference: &R
 /// What a pushed manifest is said to be.
 fn media_type(request: &Request) -> Result<Option<MediaType>, ApiError> {
     let text = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    let invalid = |()| hosted::Error::ManifestInvalid("its Content-Type is no media type".to_owned());
+    let invalid = |_: &str| hosted::Error::ManifestInvalid("its Content-Type is no media type".to_owned());
     Ok(text.map(str::parse).transpose().map_err(invalid)?)
 }
 
@@ -158,21 +173,12 @@ fn described(request: &Request, digest: &Digest, media_type: &MediaType, facts: 
     reply
 }
 
-/// What the recipe of scanners' manuals reads off a HEAD, in Docker Hub's own fields: what the client has left of its pulls, and
-/// where no throttle says anything, what its class may use of the upstream budget. Free, and nothing is counted.
-fn with_quota(mut reply: Reply, mirror: &Mirror, limits: &Limits, request: &Request, lookup: &Lookup) -> Reply {
-    let now = SystemTime::now();
+/// What the recipe of scanners' manuals reads off a HEAD, in Docker Hub's own fields: what the client's class may use of the upstream
+/// budget. Free, and nothing is counted. An upstream that names no limit has nothing to say.
+fn with_budget(mut reply: Reply, mirror: &Mirror, request: &Request, lookup: &Lookup) -> Reply {
     let client = &request.client;
-    if !request.exempt {
-        let standing = limits.peek(&client.key, Meter::Pulls.alone(), now);
-        if let Some(standing) = standing.acting().next() {
-            headers::add_fields(&mut reply.headers, &limit_headers::docker_hub(&client.key, &standing));
-            return reply;
-        }
-    }
-    if let Some((limit, remaining, window)) = mirror.allowance(&lookup.upstream, client, now) {
-        let fields = limit_headers::docker_hub_budget(&client.key.to_string(), limit, remaining, window);
-        headers::add_fields(&mut reply.headers, &fields);
+    if let Some((limit, remaining, window)) = mirror.allowance(&lookup.upstream, client, SystemTime::now()) {
+        headers::add_fields(&mut reply.headers, &limit_headers::docker_hub(&client.key, limit, remaining, window));
     }
     reply
 }

@@ -6,6 +6,8 @@ mod catalog;
 mod context;
 mod error;
 mod fair_permits;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod headers;
 mod manifests;
 mod outcome;

@@ -327,6 +327,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5000))]
+
         #[test]
         fn nothing_panics(path in ".*", tail in "(/|%|v2|\\.|[a-z:%0-9]){0,20}") {
             let _ = parse(&path);

@@ -14,8 +14,9 @@ use super::{
     request::{Request, SharedRequest},
 };
 use crate::{
+    answer::{CacheFacts, CacheStatus, ReferrersAnswer},
     hosted,
-    mirror::{CacheFacts, CacheStatus, Lookup, ReferrersAnswer},
+    mirror::Lookup,
     oci::{Digest, Name, OCI_IMAGE_INDEX},
 };
 

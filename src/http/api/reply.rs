@@ -8,7 +8,7 @@ use actix_http::{
 };
 use bytes::Bytes;
 
-use crate::mirror::{CacheFacts, Reader};
+use crate::{answer::CacheFacts, mirror::Reader};
 
 /// The answer to a request. Headers that every answer has are added by the service.
 pub(crate) struct Reply {

@@ -102,7 +102,7 @@ impl Request {
         self.body.borrow_mut().take().unwrap_or_else(RequestBody::empty)
     }
 
-    /// What the limits know the request by: the same words when they are asked and when they are told.
+    /// What the limits know the request by: the same when they decide and when they count.
     pub(crate) fn describe<R>(&self, with: impl FnOnce(RequestInfo<'_>) -> R) -> R {
         let repository = self.repository.as_ref().map(Repository::display_name).unwrap_or_default();
         // What is in no repository is one thing to the limits, however it is named.

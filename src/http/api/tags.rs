@@ -11,7 +11,8 @@ use super::{
     request::{Request, SharedRequest},
 };
 use crate::{
-    mirror::{Lookup, TagsAnswer},
+    answer::TagsAnswer,
+    mirror::Lookup,
     oci::{Name, page},
 };
 

@@ -33,6 +33,7 @@ pub(crate) fn begin(cx: &Context, request: &SharedRequest, name: &Name) -> Handl
     cx.hosted.may(&request.client, Right::Push, name)?;
     let Wish { mount, from, digest, algorithm } = Wish::of(request.query())?;
     let (hosted, mirror, routes) = (cx.hosted.clone(), cx.mirror.clone(), cx.routes.clone());
+    let limits = cx.limits.clone();
     let (request, name) = (request.clone(), name.clone());
     later(async move {
         let client = &request.client;
@@ -43,6 +44,12 @@ pub(crate) fn begin(cx: &Context, request: &SharedRequest, name: &Name) -> Handl
                 Some(Some(Route::Hosted(from))) => {
                     hosted.mount(client, &name, digest, MountSource::Hosted(&from)).await?
                 }
+                // The client uploads it then, as it does for any blob that cannot be mounted.
+                Some(Some(Route::Mirrored(from)))
+                    if limits.config().repositories.refuses(&from.upstream, &from.repository) =>
+                {
+                    false
+                }
                 Some(Some(Route::Mirrored(from))) => {
                     let lookup = Lookup {
                         upstream: from.upstream,
@@ -50,7 +57,10 @@ pub(crate) fn begin(cx: &Context, request: &SharedRequest, name: &Name) -> Handl
                         client: client.clone(),
                         cached_only: None,
                     };
-                    hosted.mount(client, &name, digest, MountSource::Mirrored(&mirror, &lookup)).await?
+                    match mirror.blobs.whole(&lookup, digest).await {
+                        Ok(Some(held)) => hosted.mount(client, &name, digest, MountSource::Mirrored(&held)).await?,
+                        Ok(None) | Err(_) => false,
+                    }
                 }
                 Some(None) => false,
             };
@@ -66,7 +76,7 @@ pub(crate) fn begin(cx: &Context, request: &SharedRequest, name: &Name) -> Handl
         // The client does not learn the id of this session, so that it could not go on with it.
         let mut cancel = Cancel(Some(upload.clone()));
         receive(&request, &mut upload).await?;
-        upload.commit(&digest).await?;
+        upload.commit(&digest).await.map_err(Error::from)?;
         cancel.0 = None;
         Ok(created(&name, &digest))
     })
@@ -101,7 +111,7 @@ pub(crate) fn put(cx: &Context, request: &SharedRequest, name: &Name, id: &str) 
     later(async move {
         let received = receive(&request, &mut upload).await;
         received.map_err(|error| resumable(error, &name, &upload))?;
-        upload.commit(&digest).await?;
+        upload.commit(&digest).await.map_err(Error::from)?;
         Ok(created(&name, &digest))
     })
 }
@@ -111,7 +121,7 @@ pub(crate) fn delete(cx: &Context, request: &Request, name: &Name, id: &str) -> 
     cx.hosted.may(&request.client, Right::Push, name)?;
     let mut upload = cx.hosted.upload(&request.client, name, id)?;
     later(async move {
-        upload.cancel().await?;
+        upload.cancel().await.map_err(Error::from)?;
         Ok(Reply::new(StatusCode::NO_CONTENT))
     })
 }
@@ -193,9 +203,9 @@ async fn roll_back(upload: &Upload, start: u64) {
 async fn append(mut body: RequestBody, upload: &Upload, start: u64) -> Result<(), ApiError> {
     let mut next = body.next().await;
     while let Some(piece) = next? {
-        let (appended, arrived) = futures_util::join!(upload.append(piece), body.next());
-        if let Err(error) = appended {
-            // None of what cannot be taken whole is kept: on a full disk that would be in everybody's way.
+        let (appended, arrived) = futures_util::join!(upload.append(vec![piece]), body.next());
+        if let Err(error) = appended.map_err(Error::from) {
+            // None of what cannot be taken whole is kept: on a full disk that would be in the way of all.
             if !matches!(error, Error::UploadUnknown) {
                 roll_back(upload, start).await;
             }

@@ -41,7 +41,7 @@ pub(crate) fn refuse(metrics: Metrics) -> Refuse {
             text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
         text.extend(b"\r\n");
-        // What a HEAD would bring is told, and not sent.
+        // The length that a GET would bring is named, and no body is sent.
         let sent = if scope.is_head() { &[] } else { &body[..] };
         text.extend(sent);
         scope.answered(reply.status, sent.len() as u64, true);

@@ -1,4 +1,4 @@
-//! From what a handler gave back to a response: errors, headers, counts and what the limits are told, once for all of them.
+//! From what a handler gave back to a response: errors, headers, counts and what the limits count, once for all of them.
 
 use std::time::SystemTime;
 
@@ -72,10 +72,13 @@ fn add_headers(scope: &RequestScope, request: Option<&Request>, reply: &mut Repl
         api::add_cache_facts(headers, facts);
     }
     headers.insert(X_REQUEST_ID, scope.id().clone());
+    if let Some(allowed) = scope.allowed() {
+        allowed.add(headers);
+    }
     if let Some((permit, _)) = scope.admission()
         && !permit.is_quiet()
     {
-        api::add_quota(headers, permit, &scope.connection().peer);
+        api::add_quota(headers, permit);
         permit.warnings().for_each(|text| api::add_warning(headers, &text));
     }
 }

@@ -13,14 +13,15 @@ use actix_http::{Method, StatusCode, header::HeaderValue};
 use tracing::Span;
 
 use crate::{
+    answer::CacheStatus,
     client::Client,
     http::{
-        metrics::{Kind, Metrics, cache_word},
+        cors::Allowed,
+        metrics::{Kind, Metrics},
         printable::printable,
         wire::ConnectionState,
     },
     limits::{Limits, permit::Permit, throttle::Meter},
-    mirror::CacheStatus,
 };
 
 /// A request under way.
@@ -40,6 +41,7 @@ pub(crate) struct RequestScope {
     admission: Option<(Permit, Limits)>,
     id: HeaderValue,
     span: Span,
+    allowed: Option<Allowed>,
 }
 
 /// What the access log says beyond what is counted; gathered only when the access log is on.
@@ -81,7 +83,17 @@ impl RequestScope {
             admission: None,
             span: tracing::debug_span!(target: "weir::http", "request", id = id.to_str().unwrap_or_default()),
             id,
+            allowed: None,
         }
+    }
+
+    /// What a page of another origin may make of the answer.
+    pub(crate) fn allows(&mut self, allowed: Allowed) {
+        self.allowed = Some(allowed);
+    }
+
+    pub(crate) fn allowed(&self) -> Option<&Allowed> {
+        self.allowed.as_ref()
     }
 
     /// What the client, the log and traces call it.
@@ -180,7 +192,7 @@ impl Drop for RequestScope {
             cut = (bytes < self.length).then_some(true),
             ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             client = printable(&client),
-            cache = self.cache.map(cache_word),
+            cache = self.cache.map(CacheStatus::as_str),
             rule = line.rule,
             request_id = self.id.to_str().unwrap_or_default(),
         );

@@ -1,4 +1,6 @@
-//! The levels of the abuse ladder, for every kind of object: what is asked for again and again, and what is asked for at random.
+//! The levels of the penalty for abuse, for every kind of object: what is asked for again and again, and what is asked for at random.
+
+use weir_storage::{Call, Faults, Settings, Source, Store};
 
 use super::*;
 use crate::{
@@ -9,14 +11,18 @@ use crate::{
 /// Loopback is never held, so the clients of these tests come through a proxy.
 const CLIENT: &str = "X-Forwarded-For: 192.0.2.1\r\n";
 
-async fn ladder(abuse: abuse::Settings) -> World {
+async fn banning(abuse: abuse::Settings) -> World {
+    banning_on(abuse, Hosting::default()).await
+}
+
+async fn banning_on(abuse: abuse::Settings, disk: Hosting) -> World {
     let limits = LimitsConfig {
         abuse: abuse::Settings { mode: Mode::Enforce, ..abuse },
         trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
         ..LimitsConfig::default()
     };
     let never = mirror::Settings { negative_ttl: Duration::ZERO, ..patient() };
-    hosting(never, Vec::new(), Hosting { limits, ..Hosting::default() }).await
+    hosting(never, Vec::new(), Hosting { limits, ..disk }).await
 }
 
 fn missing(number: usize) -> Digest {
@@ -25,7 +31,7 @@ fn missing(number: usize) -> Digest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_keeps_asking_for_what_is_missing_is_answered_without_upstream() {
-    let world = ladder(abuse::Settings { same_reference: 1, ..abuse::Settings::default() }).await;
+    let world = banning(abuse::Settings { same_reference: 1, ..abuse::Settings::default() }).await;
     world.image("library/busybox");
     let blob = missing(0);
     for (path, code, sentence) in [
@@ -49,7 +55,7 @@ async fn a_client_that_keeps_asking_for_what_is_missing_is_answered_without_upst
         let message = held.json()["errors"][0]["message"].as_str().unwrap().to_owned();
         assert!(message.starts_with(sentence) && message.contains("keeps asking"), "{message}");
         assert_eq!(world.hub.log().len(), asked, "upstream was asked for {path}");
-        // Nobody else is held.
+        // No other client is held.
         let other = world.ask(&format!("GET /v2/{path}"), "X-Forwarded-For: 192.0.2.2\r\n").await;
         assert_eq!((other.status, other.header("retry-after")), (404, None), "{path}");
     }
@@ -57,7 +63,7 @@ async fn a_client_that_keeps_asking_for_what_is_missing_is_answered_without_upst
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asks_for_blobs_at_random_is_held_to_what_is_cached() {
-    let world = ladder(abuse::Settings { different_references: 3, ..abuse::Settings::default() }).await;
+    let world = banning(abuse::Settings { different_references: 3, ..abuse::Settings::default() }).await;
     let image = world.image("library/busybox");
     let cached = format!("GET /v2/library/busybox/blobs/{}", layer(&image).digest);
     // Its last bytes are sent a little before it is in its place.
@@ -75,9 +81,46 @@ async fn a_client_that_asks_for_blobs_at_random_is_held_to_what_is_cached() {
     assert_eq!(world.ask(&cached, CLIENT).await.status, 200);
 }
 
+/// After a restart memory does not know that the client may have the blob, and no reader has it open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_client_gets_what_only_the_disk_has_by_one_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = vec![7; 300_000];
+    let digest = Algorithm::Sha256.digest(&bytes);
+    let settings = Settings { root: directory.path().to_owned(), capacity: 1 << 30, ..Settings::default() };
+    let store = Store::open(settings).unwrap();
+    let mut writer = store.blobs.write(&digest, Some(300_000)).await.unwrap();
+    writer.append(bytes.clone().into()).await.unwrap();
+    writer.commit().await.unwrap();
+    let repository = "library/busybox".parse().unwrap();
+    let source = Source { upstream: "docker.io".into(), credential: Source::ANONYMOUS.into(), repository };
+    store.cache.members.add(&source, std::slice::from_ref(&digest)).await.unwrap();
+    drop(store);
+    let faults = Faults::default();
+    let disk = Hosting { faults: faults.clone(), directory: Some(directory), ..Hosting::default() };
+    let world = banning_on(abuse::Settings { different_references: 3, ..abuse::Settings::default() }, disk).await;
+    world.image("library/busybox");
+    for number in 0..4 {
+        let response = world.ask(&format!("GET /v2/library/busybox/blobs/{}", missing(number)), CLIENT).await;
+        assert_eq!(response.status, 404, "{number}");
+    }
+    let held = world.ask(&format!("GET /v2/library/busybox/blobs/{}", missing(9)), CLIENT).await;
+    assert_eq!(held.status, 429);
+    for method in ["GET", "HEAD"] {
+        faults.record();
+        let response = world.ask(&format!("{method} /v2/library/busybox/blobs/{digest}"), CLIENT).await;
+        assert_eq!((response.status, response.header("content-length")), (200, Some("300000")), "{method}");
+        assert!(response.body == bytes || method == "HEAD");
+        let opened = faults.recorded().into_iter();
+        let opened = opened.filter(|(call, path)| *call == Call::Open && path.ends_with(digest.hex())).count();
+        assert_eq!(opened, 1, "{method}");
+        faults.heal();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn misses_of_blobs_are_no_misses_of_the_list_of_tags() {
-    let world = ladder(abuse::Settings { same_reference: 1, ..abuse::Settings::default() }).await;
+    let world = banning(abuse::Settings { same_reference: 1, ..abuse::Settings::default() }).await;
     world.image("library/busybox");
     // Two methods, since one event counts once in two seconds.
     for (number, method) in ["GET", "HEAD", "GET", "HEAD"].into_iter().enumerate() {

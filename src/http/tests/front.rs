@@ -133,9 +133,9 @@ async fn a_limit_upstream_is_a_429_that_says_when_to_come_back() {
     let world = World::plain().await;
     world.image("library/busybox");
     world.hub.fault(Fault::always(What::Abuse(Some(7))));
-    let heard = world.ask("GET /v2/busybox/manifests/1.0", "").await;
-    assert_eq!((heard.status, heard.code().as_str()), (429, "TOOMANYREQUESTS"));
-    let wait: u64 = heard.header("retry-after").unwrap().parse().unwrap();
+    let response = world.ask("GET /v2/busybox/manifests/1.0", "").await;
+    assert_eq!((response.status, response.code().as_str()), (429, "TOOMANYREQUESTS"));
+    let wait: u64 = response.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&wait), "{wait}");
-    assert!(!heard.json()["errors"][0]["message"].as_str().unwrap().is_empty());
+    assert!(!response.json()["errors"][0]["message"].as_str().unwrap().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Who may do what to whom: every route, method and identity against one table; what may not be read is not to be told from what is
+//! Who may do what to whom: every route, method and identity against one table; what may not be read is answered like what is
 //! not there.
 
 use super::*;
@@ -46,7 +46,7 @@ pub(super) fn as_who(who: &str) -> String {
 }
 
 impl World {
-    pub(super) async fn push(&self, who: &str, line: &str, headers: &str, body: &[u8]) -> Heard {
+    pub(super) async fn push(&self, who: &str, line: &str, headers: &str, body: &[u8]) -> RawResponse {
         Raw::to(&self.serving).await.push(line, &format!("{}{headers}", as_who(who)), body).await
     }
 }
@@ -74,17 +74,17 @@ async fn every_route_method_and_identity_is_as_the_table_says() {
         for (at, who) in WHO.into_iter().enumerate() {
             for route in &routes {
                 for method in ["GET", "HEAD"] {
-                    let heard = world.ask(&format!("{method} /v2/{name}/{route}"), &as_who(who)).await;
-                    assert_eq!(heard.status, reads[at], "{who} {method} {name} {route}");
+                    let response = world.ask(&format!("{method} /v2/{name}/{route}"), &as_who(who)).await;
+                    assert_eq!(response.status, reads[at], "{who} {method} {name} {route}");
                 }
                 for method in ["POST", "PATCH", "OPTIONS", "TRACE"] {
-                    let heard = world.push(who, &format!("{method} /v2/{name}/{route}"), "", b"").await;
-                    assert_eq!(heard.status, 405, "{who} {method} {name} {route}");
+                    let response = world.push(who, &format!("{method} /v2/{name}/{route}"), "", b"").await;
+                    assert_eq!(response.status, 405, "{who} {method} {name} {route}");
                 }
                 if route.starts_with("tags") || route.starts_with("referrers") {
                     for method in ["PUT", "DELETE"] {
-                        let heard = world.push(who, &format!("{method} /v2/{name}/{route}"), "", b"").await;
-                        assert_eq!(heard.status, 405, "{who} {method} {name} {route}");
+                        let response = world.push(who, &format!("{method} /v2/{name}/{route}"), "", b"").await;
+                        assert_eq!(response.status, 405, "{who} {method} {name} {route}");
                     }
                 }
             }
@@ -103,9 +103,9 @@ async fn every_route_method_and_identity_is_as_the_table_says() {
                 format!("DELETE {id}"),
             ] {
                 if writes[at] > 0 {
-                    let heard = world.push(who, &line, INDEX, EMPTY).await;
-                    assert_eq!(heard.status, writes[at], "{who} {line}");
-                    assert_eq!(heard.header("www-authenticate").is_some(), writes[at] == 401);
+                    let response = world.push(who, &line, INDEX, EMPTY).await;
+                    assert_eq!(response.status, writes[at], "{who} {line}");
+                    assert_eq!(response.header("www-authenticate").is_some(), writes[at] == 401);
                 }
             }
             // Spellings that are no path of ours never reach a handler.
@@ -119,9 +119,9 @@ async fn every_route_method_and_identity_is_as_the_table_says() {
                 "/v2/_catalog/".into(),
                 "//v2/_catalog".into(),
             ] {
-                let heard = world.ask(&format!("GET {path}"), &as_who(who)).await;
-                assert!(matches!(heard.status, 400 | 404), "{who} {path}: {}", heard.status);
-                assert!(!String::from_utf8_lossy(&heard.body).contains("\"tags\""));
+                let response = world.ask(&format!("GET {path}"), &as_who(who)).await;
+                assert!(matches!(response.status, 400 | 404), "{who} {path}: {}", response.status);
+                assert!(!String::from_utf8_lossy(&response.body).contains("\"tags\""));
             }
             let catalog = world.ask("GET /v2/_catalog", &as_who(who)).await.json()["repositories"].to_string();
             assert_eq!(catalog.contains("local/private/p"), at > 2, "{who}");
@@ -147,13 +147,13 @@ async fn nobody_writes_under_a_mirrored_name() {
                 format!("DELETE /v2/{name}/blobs/{digest}"),
                 format!("PUT /v2/{name}/tags/list"),
             ] {
-                let heard = world.push(who, &line, INDEX, EMPTY).await;
-                assert_eq!((heard.status, heard.code()), (405, "UNSUPPORTED".into()), "{who} {line}");
+                let response = world.push(who, &line, INDEX, EMPTY).await;
+                assert_eq!((response.status, response.code()), (405, "UNSUPPORTED".into()), "{who} {line}");
             }
         }
         // And `ns=` makes a name the registry's that it names.
-        let heard = world.push(who, "PUT /v2/local/open/manifests/x?ns=docker.io", INDEX, EMPTY).await;
-        assert_eq!(heard.status, 405, "{who}");
+        let response = world.push(who, "PUT /v2/local/open/manifests/x?ns=docker.io", INDEX, EMPTY).await;
+        assert_eq!(response.status, 405, "{who}");
     }
 }
 
@@ -164,32 +164,32 @@ async fn what_one_may_not_read_can_neither_be_had_nor_mounted_nor_told_from_noth
     let begin = |name: &str, query: String| format!("POST /v2/{name}/blobs/uploads/{query}");
     let line = begin("local/private/p", format!("?digest={secret}"));
     assert_eq!(world.push("admin", &line, "", b"secret").await.status, 201);
-    let bare = |heard: &Heard| {
-        let lines = heard
+    let bare = |response: &RawResponse| {
+        let lines = response
             .head
             .lines()
             .filter(|line| !["date:", "x-request-id:"].iter().any(|name| line.to_lowercase().starts_with(name)));
         let head: Vec<String> = lines.map(str::to_lowercase).collect();
-        (heard.status, head, heard.body.clone())
+        (response.status, head, response.body.clone())
     };
     for name in ["local/private/p", "local/private/q", "local/private/none"] {
-        let mut told = Vec::new();
+        let mut answers = Vec::new();
         for digest in [&secret, &nothing] {
             let get = world.ask(&format!("GET /v2/{name}/blobs/{digest}"), &as_who("tenant")).await;
             let head = world.ask(&format!("HEAD /v2/{name}/blobs/{digest}"), &as_who("tenant")).await;
             assert_eq!((get.status, head.status), (404, 404), "{name}");
-            told.push((bare(&get), bare(&head)));
+            answers.push((bare(&get), bare(&head)));
         }
-        let mut order = told.clone();
+        let mut order = answers.clone();
         order.iter_mut().for_each(|(get, head)| (get.1.sort(), head.1.sort()).0);
         assert_eq!(order[0], order[1], "{name}");
     }
     for from in ["&from=local/private/p", "", "&from=library/busybox", "&from=nonsense//"] {
         for digest in [&secret, &nothing] {
             let line = begin("local/private/q", format!("?mount={digest}{from}"));
-            let heard = world.push("tenant", &line, "", b"").await;
-            assert_eq!(heard.status, 202, "{from}");
-            let session = heard.header("location").unwrap().to_owned();
+            let response = world.push("tenant", &line, "", b"").await;
+            assert_eq!(response.status, 202, "{from}");
+            let session = response.header("location").unwrap().to_owned();
             assert!(session.starts_with("/v2/local/private/q/blobs/uploads/"));
             assert_eq!(world.push("tenant", &format!("DELETE {session}"), "", b"").await.status, 204);
         }
@@ -239,9 +239,9 @@ async fn a_mirrored_blob_that_is_here_is_mounted_for_those_who_may_read_it_there
     .enumerate()
     {
         let line = format!("POST /v2/local/r{number}/blobs/uploads/?mount={digest}{from}");
-        let heard = world.push(who, &line, "", b"").await;
+        let response = world.push(who, &line, "", b"").await;
         let blob = format!("/v2/local/r{number}/blobs/{digest}");
-        let (status, location) = (heard.status, heard.header("location").unwrap());
+        let (status, location) = (response.status, response.header("location").unwrap());
         let got = world.ask(&format!("GET {blob}"), "").await;
         match mounted {
             true => {
@@ -254,7 +254,7 @@ async fn a_mirrored_blob_that_is_here_is_mounted_for_those_who_may_read_it_there
             }
         }
     }
-    assert_eq!(world.hub.log().len(), asked, "no mount asks anybody");
+    assert_eq!(world.hub.log().len(), asked, "no mount asks upstream");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,8 +270,8 @@ async fn a_session_is_of_one_repository_and_one_principal_and_cannot_be_guessed(
     let elsewhere = format!("/v2/local/open/blobs/uploads/{id}");
     for (who, at) in [("admin", &session), ("admin", &elsewhere)] {
         for method in ["GET", "PATCH", "DELETE"] {
-            let heard = world.push(who, &format!("{method} {at}"), "", b"").await;
-            assert_eq!((heard.status, heard.code()), (404, "BLOB_UPLOAD_UNKNOWN".into()), "{who} {method} {at}");
+            let response = world.push(who, &format!("{method} {at}"), "", b"").await;
+            assert_eq!((response.status, response.code()), (404, "BLOB_UPLOAD_UNKNOWN".into()), "{who} {method} {at}");
         }
     }
     assert_eq!(world.push("tenant", &format!("PATCH {session}"), "", b"abc").await.status, 202);
@@ -289,8 +289,8 @@ async fn an_immutable_tag_stays_whichever_way_it_is_pushed() {
     assert_eq!(put("v1", one).await.status, 201, "the same again is no change");
     let by_digest = digest(two).to_string();
     for reference in ["v1", &format!("{by_digest}?tag=latest&tag=v1")] {
-        let heard = put(reference, two).await;
-        assert_eq!((heard.status, heard.code()), (403, "DENIED".into()), "{reference}");
+        let response = put(reference, two).await;
+        assert_eq!((response.status, response.code()), (403, "DENIED".into()), "{reference}");
     }
     assert_eq!(world.ask("HEAD /v2/local/open/manifests/latest", "").await.status, 404, "nothing of it was done");
     for reference in ["v1".to_owned(), digest(one).to_string()] {
@@ -321,10 +321,10 @@ async fn a_page_is_never_longer_than_its_bound_and_nonsense_is_refused() {
         ("18446744073709551616", 400, 0),
         ("", 400, 0),
     ] {
-        let heard = world.ask(&format!("GET /v2/_catalog?n={n}"), "").await;
-        assert_eq!(heard.status, status, "{n}");
+        let response = world.ask(&format!("GET /v2/_catalog?n={n}"), "").await;
+        assert_eq!(response.status, status, "{n}");
         if status == 200 {
-            assert_eq!(heard.json()["repositories"].as_array().unwrap().len(), entries, "{n}");
+            assert_eq!(response.json()["repositories"].as_array().unwrap().len(), entries, "{n}");
         }
         assert_eq!(world.ask(&format!("GET /v2/local/r0/tags/list?n={n}"), "").await.status, status, "{n}");
     }
@@ -338,14 +338,14 @@ async fn a_page_is_never_longer_than_its_bound_and_nonsense_is_refused() {
 async fn a_listener_with_a_login_challenges_for_private_names_and_no_other_listener_does() {
     let world = world().await;
     let line = "GET /v2/local/private/p/tags/list";
-    let heard = world.ask(line, "").await;
-    assert_eq!((heard.status, heard.header("www-authenticate")), (404, None));
+    let response = world.ask(line, "").await;
+    assert_eq!((response.status, response.header("www-authenticate")), (404, None));
     let mut login = Raw(tokio::net::TcpStream::connect(world.serving.addresses[1]).await.unwrap());
     // Whether it exists or not.
     for line in [line, "HEAD /v2/local/private/none/manifests/x"] {
-        let heard = login.ask(line, "").await;
-        assert_eq!(heard.status, 401, "{line}");
-        assert!(heard.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic ")), "{line}");
+        let response = login.ask(line, "").await;
+        assert_eq!(response.status, 401, "{line}");
+        assert!(response.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic ")), "{line}");
     }
     assert_ne!(login.ask("GET /v2/local/open/tags/list", "").await.status, 401);
     assert_ne!(login.ask(line, &as_who("scanner-x")).await.status, 401);

@@ -1,6 +1,6 @@
 //! Where the body of a request ends (RFC 9112, section 6). Pure.
 //!
-//! The connection hands up a body that somebody takes, and nothing behind it: the next request waits until this one is answered.
+//! The connection hands up a body that a handler takes, and nothing behind it: the next request waits until this one is answered.
 //! actix-http decodes the body; this only finds its end, in the same way. What is malformed has no end, and actix-http
 //! closes the connection over it.
 

@@ -5,10 +5,10 @@
 //! (which encodes a response by the flags of the request it decoded *last*). All of that is decided here, below it:
 //!
 //! - **One request at a time.** Bytes are handed up to the end of one request head; what follows is held back, unread in the
-//!   kernel where possible, until the response is complete. A body that nobody takes is therefore never read, one that is taken is
+//!   kernel where possible, until the response is complete. A body that no handler takes is therefore never read, one that is taken is
 //!   read to its end and no further, and a pipelined request never runs while another does.
 //! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection. A line end before it is such a
-//!   byte: for actix-http, too, the pause is over then, and nobody else would ever close a connection that ends in one.
+//!   byte: for actix-http, too, the pause is over then, and nothing else would ever close a connection that ends in one.
 //! - **An idle connection gives way** to a new one when nearly all are taken; see `connection_limit.rs`.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
 //! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under

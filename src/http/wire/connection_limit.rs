@@ -171,9 +171,9 @@ mod tests {
             enter("192.0.2.2");
         });
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let told = lines.iter().map(|line| (&line["fields"]["client"], &line["fields"]["turned_away_in_all"]));
+        let turned_away = lines.iter().map(|line| (&line["fields"]["client"], &line["fields"]["turned_away_in_all"]));
         let [first, second] = [("192.0.2.1".into(), 1.into()), ("192.0.2.2".into(), 3.into())];
-        assert_eq!(told.collect::<Vec<_>>(), [(&first.0, &first.1), (&second.0, &second.1)], "{text}");
+        assert_eq!(turned_away.collect::<Vec<_>>(), [(&first.0, &first.1), (&second.0, &second.1)], "{text}");
     }
 
     #[test]

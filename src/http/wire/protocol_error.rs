@@ -1,4 +1,4 @@
-//! What a client is told whose request no handler ever saw.
+//! What a client gets whose request no handler ever saw.
 //!
 //! actix-http answers what it cannot parse by itself, with a status and an empty body: nothing that a client prints, and nothing that
 //! an operator sees. The connection knows those answers, for nothing else is written while no request is under way, and sends a

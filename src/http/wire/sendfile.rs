@@ -207,7 +207,7 @@ impl Transfer {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether the next pages can be sent without waiting for the disk, which would hold up everybody on this worker; if they
+    /// Whether the next pages can be sent without waiting for the disk, which would hold up every connection of this worker; if they
     /// cannot, reads them on a thread that may wait. Costs two system calls a window when everything is in memory.
     fn poll_resident(&mut self, cx: &mut Context<'_>, file: &Arc<File>, offset: u64, length: u64) -> Poll<()> {
         if let Some(warming) = &mut self.warming {

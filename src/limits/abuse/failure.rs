@@ -24,7 +24,7 @@ pub enum Outcome {
     UpstreamExceeded,
     /// Another throttle denied it.
     Throttled,
-    /// This rung denied it, or answered in upstream's stead.
+    /// This level denied it, or answered in upstream's stead.
     Denied(PenaltyLevel),
 }
 

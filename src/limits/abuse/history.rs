@@ -19,7 +19,7 @@ use crate::limits::{
 const MINUTE: u64 = 60;
 /// References whose misses are counted for each client; past it the one missed longest ago is forgotten.
 const MOST_REFERENCES: usize = 64;
-/// Different references that are told apart; more than any sensible setting.
+/// Different references that are distinguished; more than any sensible setting.
 const MOST_DIFFERENT: usize = 1024;
 /// A strike is half a strike after so long.
 const HALF_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -43,7 +43,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Which rung it led to, by which rule, and the sentence for people.
+    /// Which level it led to, by which rule, and the sentence for people.
     pub(super) fn note(
         &mut self,
         settings: &Settings,
@@ -77,7 +77,7 @@ impl History {
                 let reason = || format!("failed to log in {count} times within 3 minutes");
                 (count >= settings.failed_logins).then(|| (PenaltyLevel::MissesBanned, "auth_failures", reason()))
             }
-            // What rung 4 denies must not keep it at rung 4.
+            // What level 4 denies must not keep the client at level 4.
             Outcome::Denied(PenaltyLevel::Client) | Outcome::AuthSucceeded => None,
             Outcome::Denied(_) | Outcome::Throttled => {
                 let count = self.denied.add(now);

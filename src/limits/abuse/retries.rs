@@ -11,7 +11,7 @@ pub(super) struct Retries {
     seen: VecDeque<(u64, SystemTime)>,
 }
 
-/// Different events that are remembered for each client: more than the different references that lead to rung 2, or a client that goes
+/// Different events that are remembered for each client: more than the different references that lead to level 2, or a client that goes
 /// round them would count as many times as it asks.
 const REMEMBERED: usize = 128;
 

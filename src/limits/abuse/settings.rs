@@ -49,7 +49,7 @@ pub enum Code {
     Denied,
 }
 
-/// Different missing references of one client that are told apart, at most.
+/// Different missing references of one client that are distinguished, at most.
 const MAX_DIFFERENT: u32 = 1000;
 
 /// No client fails so often in ten minutes.
@@ -92,7 +92,7 @@ impl Settings {
             errors.push(ConfigError::new(format!("ban.{key}"), count, fix));
         }
         if self.different_references > MAX_DIFFERENT {
-            let fix = format!("no more than {MAX_DIFFERENT} are told apart; write at most that");
+            let fix = format!("no more than {MAX_DIFFERENT} are distinguished; write at most that");
             errors.push(ConfigError::new("ban.different_references", self.different_references, fix));
         }
         let [first, .., last] = self.durations;

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A client went up to rung 2, 3 or 4: to be made a ban of.
+/// A client went up to level 2, 3 or 4: to be made a ban of.
 #[derive(Clone, Debug)]
 pub struct Escalation {
     /// Who.
@@ -33,7 +33,7 @@ pub struct Escalation {
 pub struct AbuseTracker {
     pub(super) max_clients: usize,
     pub(super) watched: HashMap<ClientKey, History>,
-    /// For finding somebody who makes room; in the order in which they came.
+    /// For finding a client that makes room; in the order in which they came.
     pub(super) order: VecDeque<ClientKey>,
 }
 
@@ -75,7 +75,7 @@ impl AbuseTracker {
             return None;
         }
         let (strikes, duration) = watched.strike(settings.durations.map(|span| span.0), now);
-        // A ban that nobody accepts would let the worst go free.
+        // A ban with a duration that the list refuses would let the worst client go free.
         let duration = duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0)).clamp(MIN_DURATION, MAX_DURATION);
         watched.running = Some((level, now + duration));
         let ban = NewBan {
@@ -92,7 +92,7 @@ impl AbuseTracker {
         Some(Escalation { client: failure.client.clone(), ban })
     }
 
-    /// Rung 1: whether this client has missed this reference too often, and how long it should stay away. Then the cached 404 is the answer and
+    /// Level 1: whether this client has missed this reference too often, and how long it should stay away. Then the cached 404 is the answer and
     /// upstream is not asked.
     pub fn miss_throttled(
         &self,

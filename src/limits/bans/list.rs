@@ -16,7 +16,7 @@ use crate::{
     limits::{clock::moved, penalty::PenaltyLevel, target::Target},
 };
 
-/// Bans that are in force at once (10,000); past it automatic ones are not made and an operator is told.
+/// Bans that are in force at once (10,000); past it automatic ones are not made and the operator gets an error.
 pub const MAX_BANS: usize = 10_000;
 /// Ended bans that are remembered (10,000); the oldest are forgotten, the audit has them still.
 pub const MAX_ENDED: usize = 10_000;
@@ -270,14 +270,6 @@ impl BanList {
         let all: Vec<&BanRecord> = self.ended.iter().chain(self.live.values()).collect();
         // Records hold nothing that JSON cannot.
         serde_json::to_vec(&all).unwrap_or_default()
-    }
-
-    /// What was exported by this Weir, to go on with.
-    ///
-    /// # Errors
-    /// [`BanError::Import`].
-    pub fn restore(json: &[u8], now: SystemTime) -> Result<BanList, BanError> {
-        Ok(BanList::of(parse(json)?, now))
     }
 
     /// A book of these records.

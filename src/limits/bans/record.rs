@@ -27,7 +27,7 @@ pub const MIN_DURATION: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// A rule of the ladder.
+    /// A rule.
     Auto,
     /// An operator.
     Admin,
@@ -97,7 +97,7 @@ pub struct BanRecord {
     /// How often this client had been here before.
     #[serde(default)]
     pub strikes: u32,
-    /// Recorded in dry run: it stops nobody.
+    /// Recorded in dry run: it stops no client.
     #[serde(default)]
     pub simulated: bool,
     /// Its owner may lift it.
@@ -132,7 +132,7 @@ impl BanRecord {
             rest.is_some_and(|rest| namespace.is_empty() || rest.is_empty() || rest.starts_with('/'))
         };
         self.repositories.iter().any(|repository| {
-            // With its registry or without: whoever owns a namespace knows it by one of the two.
+            // With its registry or without: the owner of a namespace knows it by one of the two.
             let (registry, bare) = repository.split_once('/').unwrap_or_default();
             below(repository) || registry.contains(['.', ':']) && below(bare)
         })
@@ -183,7 +183,7 @@ pub enum BanEvent {
         /// Whose.
         client: Target,
     },
-    /// Somebody tried what they may not.
+    /// An attempt that was not allowed.
     Refused {
         /// What they tried to do.
         attempt: String,
@@ -196,10 +196,11 @@ pub enum BanEvent {
 #[derive(Clone, Copy, Debug)]
 pub struct Ban<'a>(pub &'a BanRecord);
 
-/// What a banned client prints: in the first 80 characters who is blocked and until when; then the rule, the id and where it can be lifted.
+/// What a banned client prints: in the first 80 characters who is blocked and until when; then the rule, the id, the reason that an operator
+/// gave, and where it can be lifted.
 ///
-/// `client` is the asker as it is told from others: a ban of a network does not tell what the network is. Without `public_url`
-/// it says whom to ask.
+/// `client` is the key of the client that asks: a ban of a network does not say what the network is. Without `public_url`
+/// it names the operator.
 pub fn sentence(record: &BanRecord, client: &ClientKey, public_url: &str, now: SystemTime) -> String {
     let (who, until) = (short(client), until(record.until, now));
     let what = if record.level < PenaltyLevel::Client { "blocked from uncached content" } else { "blocked" };
@@ -208,7 +209,11 @@ pub fn sentence(record: &BanRecord, client: &ClientKey, public_url: &str, now: S
         "" => "ask the operator of this mirror to lift it".to_owned(),
         url => format!("{url}/unblock/{id}"),
     };
-    format!("{who} {what} until {until} (rule {rule}, id {id}): {lift}")
+    let reason = match record.reason.trim() {
+        reason if record.origin != Origin::Auto && !reason.is_empty() => format!("{reason}; "),
+        _ => String::new(),
+    };
+    format!("{who} {what} until {until} (rule {rule}, id {id}): {reason}{lift}")
 }
 
 /// A client's name, short enough to leave room for the rest of the sentence.

@@ -194,11 +194,12 @@ fn export_and_restore_keep_everything_and_import_says_so() {
     book.lift(&lifted, "ops", "done", now()).unwrap();
     assert_eq!(book.get("00000001").map(|it| (it.evidence.len(), it.repositories.len())), Some((20, 50)));
     let json = book.export();
-    let restored = BanList::restore(&json, now()).unwrap();
+    let restore = |at| BanList::of(serde_json::from_slice(&json).unwrap(), at);
+    let restored = restore(now());
     assert_eq!(restored.get("00000001"), book.get("00000001"));
     assert_eq!(restored.get(&lifted), book.get(&lifted));
     assert_eq!(found(&restored, "10.0.0.7", now()).as_deref(), Some("00000001"));
-    assert_eq!(BanList::restore(&json, now() + HOUR).unwrap().count(now()), (0, 0));
+    assert_eq!(restore(now() + HOUR).count(now()), (0, 0));
 
     let mut other = BanList::default();
     add(&mut other, "192.0.2.1", 1);
@@ -234,12 +235,21 @@ fn the_first_80_characters_say_who_and_until_when() {
         let id = add(&mut book, client, 9);
         let text = sentence(book.get(&id).unwrap(), &key, "https://mirror.example/", now());
         assert!(text.starts_with(says), "{text}");
-        assert!(text.ends_with(&format!("id {id}): https://mirror.example/unblock/{id}")), "{text}");
-        // The worst case: a rung that says more, and a day.
+        assert!(text.ends_with(&format!("id {id}): pulls all day; https://mirror.example/unblock/{id}")), "{text}");
+        // The worst case: a level whose sentence is longer, and a day.
         let record = BanRecord { level: PenaltyLevel::Misses, ..book.get(&id).unwrap().clone() };
         let text = sentence(&record, &key, "", now() - 48 * HOUR);
         assert!(text.chars().take(80).collect::<String>().contains("until 2026-11-21"), "{text}");
         assert!(text.ends_with("ask the operator of this mirror to lift it"), "{text}");
+        assert!(text.contains(" blocked from uncached content until "), "{text}");
+        // A rule's reason is for the operator.
+        for silent in [
+            BanRecord { origin: Origin::Auto, ..record.clone() },
+            BanRecord { reason: " ".to_owned(), ..record.clone() },
+        ] {
+            let text = sentence(&silent, &key, "", now());
+            assert!(text.ends_with(&format!("id {id}): ask the operator of this mirror to lift it")), "{text}");
+        }
     }
 }
 
@@ -278,4 +288,126 @@ fn a_time_is_told_rounded_up() {
     assert_eq!(until(at(29), now()), "12:01Z");
     assert_eq!(until(at(0) + Duration::from_millis(1), now()), "12:01Z");
     assert_eq!(until(at(24 * 3600 - 1), now()), "2026-11-22 12:00Z");
+}
+
+#[test]
+fn lifting_one_ban_leaves_all_others_in_force() {
+    let mut book = BanList::default();
+    let (one, other) = (add(&mut book, "10.0.0.7", 1), add(&mut book, "10.0.0.8", 2));
+    let (six, seven) = (add(&mut book, "2001:db8:1::/64", 3), add(&mut book, "2001:db8:2::/64", 4));
+    // A rule's ban of the same client.
+    book.add_automatic(new("10.0.0.8"), 5, now()).unwrap();
+    for id in [one, six, other] {
+        book.lift(&id, "ops", "test", now()).unwrap();
+    }
+    assert_eq!(found(&book, "10.0.0.7", now()), None);
+    assert_eq!(found(&book, "10.0.0.8", now()).as_deref(), Some("00000005"));
+    assert_eq!(found(&book, "2001:db8:2::9", now()), Some(seven));
+    book.lift("00000005", "ops", "test", now()).unwrap();
+    assert_eq!(found(&book, "10.0.0.8", now()), None);
+}
+
+#[test]
+fn of_two_bans_of_one_client_the_stricter_acts() {
+    let mild = || NewBan { level: PenaltyLevel::Misses, ..new("10.0.0.7") };
+    let mut book = BanList::default();
+    book.add_automatic(mild(), 1, now()).unwrap();
+    let strict = add(&mut book, "10.0.0.7", 2);
+    assert_eq!(found(&book, "10.0.0.7", now()), Some(strict));
+    let mut book = BanList::default();
+    let strict = add(&mut book, "10.0.0.7", 1);
+    book.add_automatic(mild(), 2, now()).unwrap();
+    assert_eq!(found(&book, "10.0.0.7", now()), Some(strict));
+}
+
+#[test]
+fn an_imported_ban_acts_until_its_own_end_and_the_book_stays_bounded() {
+    let mut book = BanList::default();
+    add(&mut book, "10.0.0.7", 1);
+    let json = book.export();
+    let mut other = BanList::default();
+    other.import(&json, "ops", None, false, 1, now()).unwrap();
+    assert!(found(&other, "10.0.0.7", now() + HOUR - Duration::from_secs(1)).is_some());
+    assert_eq!(found(&other, "10.0.0.7", now() + HOUR), None);
+    for number in 1..MAX_BANS as u32 - 1 {
+        add(&mut other, &std::net::Ipv4Addr::from(0x0b00_0000 + number).to_string(), number.into());
+    }
+    assert!(other.import(&json, "ops", None, false, 1, now()).is_ok(), "the last place");
+    assert_eq!(other.import(&json, "ops", None, false, 1, now()), Err(BanError::Full));
+}
+
+/// After a compaction the journal may hold an entry that its first line has already.
+#[test]
+fn entries_that_are_replayed_twice_do_nothing_twice() {
+    let mut book = BanList::default();
+    let banned = book.add_automatic(new("10.0.0.7"), 1, now()).unwrap();
+    let again = book.add_automatic(NewBan { duration: 4 * HOUR, ..new("10.0.0.7") }, 2, now()).unwrap();
+    let beside = book.add_by("ops", None, new("10.0.0.7"), true, 3, now()).unwrap();
+    let lifted = book.lift("00000003", "ops", "test", now()).unwrap();
+    let events = [banned, again, beside, lifted];
+    let mut replayed = BanList::default();
+    for event in events.iter().chain(&events) {
+        replayed.replay(event, now());
+    }
+    assert_eq!(replayed.count(now()), (1, 0));
+    assert_eq!(found(&replayed, "10.0.0.7", now() + 2 * HOUR).as_deref(), Some("00000002"));
+    let all = BanFilter { ended: true, ..BanFilter::default() };
+    assert_eq!(replayed.list(&all, now()), book.list(&all, now()));
+    // A ban whose end is not in the journal, because it came by itself.
+    let mut later = BanList::default();
+    events.iter().for_each(|event| later.replay(event, now() + 5 * HOUR));
+    assert_eq!((later.count(now() + 5 * HOUR), later.expire(now() + 5 * HOUR)), ((0, 0), Vec::new()));
+}
+
+#[test]
+fn two_imported_bans_of_one_client_are_both_replayed() {
+    let mut book = BanList::default();
+    add(&mut book, "10.0.0.7", 1);
+    let json = book.export();
+    let mut replayed = BanList::default();
+    for number in [1, 2] {
+        for event in book.import(&json, "ops", None, false, number, now()).unwrap() {
+            replayed.replay(&event, now());
+        }
+    }
+    assert_eq!(replayed.count(now()), (2, 0));
+}
+
+#[test]
+fn a_client_is_found_by_the_ban_of_its_network() {
+    let mut book = BanList::default();
+    add(&mut book, "10.0.0.0/24", 1);
+    add(&mut book, "2001:db8:1::/48", 2);
+    for (client, count) in [("10.0.0.7", 1), ("10.0.1.7", 0), ("2001:db8:1:2::/64", 1), ("2001:db8:2:2::/64", 0)] {
+        let filter = BanFilter { client: Some(client.parse().unwrap()), ..BanFilter::default() };
+        assert_eq!(book.list(&filter, now()).len(), count, "{client}");
+    }
+    for client in ["2001:db8:1:2::9", "2001:db8:1:ffff::9"] {
+        assert!(found(&book, client, now()).is_some(), "{client}");
+    }
+}
+
+#[test]
+fn what_is_no_address_and_no_name_of_an_account_is_refused() {
+    let long = "x".repeat(256);
+    for text in ["", "10.0.0.0/33", "a/b", "2001:db8::g", "a:b", "a\nb", &long] {
+        assert!(text.parse::<crate::limits::Target>().is_err(), "{text:?}");
+    }
+    assert!(long[1..].parse::<crate::limits::Target>().is_ok());
+}
+
+#[test]
+fn its_owner_may_lift_what_a_rule_banned_below_level_4_and_nothing_else() {
+    for (level, by_rule, operators) in [
+        (PenaltyLevel::Misses, true, false),
+        (PenaltyLevel::MissesBanned, true, false),
+        (PenaltyLevel::Client, false, false),
+    ] {
+        let mut book = BanList::default();
+        let ban = || NewBan { level, ..new("10.0.0.7") };
+        book.add_automatic(ban(), 1, now()).unwrap();
+        book.add_by("ops", None, ban(), true, 2, now()).unwrap();
+        let is_own = |id: &str| book.get(id).unwrap().self_service;
+        assert_eq!((is_own("00000001"), is_own("00000002")), (by_rule, operators), "{level:?}");
+    }
 }

@@ -17,12 +17,10 @@ use crate::{
 pub enum BudgetDecision {
     /// Reserve it and send it.
     Spend,
-    /// Wait for one's turn, not longer than this.
+    /// Wait for one's turn, no longer than [`Policy::queue_max_wait`].
     Wait {
         /// Held while waiting; [`Admission::leave`] gives the place back.
         ticket: Ticket,
-        /// When to give up.
-        until: SystemTime,
         /// How many come before.
         position: usize,
     },
@@ -46,8 +44,8 @@ impl Admission {
     /// Decides for one request. After [`BudgetDecision::Spend`] and a reservation comes [`Admission::spend`].
     pub fn ask(&mut self, policy: &Policy, left: &Balance, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
         self.age(left, now);
-        let asker = self.asker(ask.client, ask.class, ask.overrides);
-        let judged = policy.decide(left, &asker, now);
+        let spender = self.spender(ask.client, ask.class, ask.overrides);
+        let judged = policy.decide(left, &spender, now);
         // No client overtakes one of the same or a higher class that waits, or the queue would never move.
         let first = left.remaining.is_none() || ask.overrides || !self.queue.holds(ask.class);
         let (why, wait) = match judged {
@@ -59,9 +57,8 @@ impl Admission {
         if ask.on_exceed != OnExceed::Queue || wait > policy.queue_max_wait {
             return BudgetDecision::Refuse { retry_after, why };
         }
-        let until = now + policy.queue_max_wait;
-        match self.queue.enter(ask, until, policy.queue_per_client, policy.queue) {
-            Ok((ticket, position)) => BudgetDecision::Wait { ticket, until, position },
+        match self.queue.enter(ask, policy.queue_per_client, policy.queue) {
+            Ok((ticket, position)) => BudgetDecision::Wait { ticket, position },
             Err(QueueFull) => BudgetDecision::Refuse { retry_after, why: RefusalReason::QueueFull },
         }
     }
@@ -69,7 +66,7 @@ impl Admission {
     /// Whether this client might spend now; it is not queued.
     pub fn could(&mut self, policy: &Policy, left: &Balance, client: &Client, now: SystemTime) -> bool {
         self.age(left, now);
-        policy.decide(left, &self.asker(&client.key, client.class, client.overrides), now).is_ok()
+        policy.decide(left, &self.spender(&client.key, client.class, client.overrides), now).is_ok()
     }
 
     /// Whose turn it is: the first who may spend now, who leaves the queue by it. Ask again until there is none.
@@ -77,22 +74,12 @@ impl Admission {
         self.age(left, now);
         let spent = &self.spent;
         self.queue.next(|client, class, overrides| {
-            let asker = asker(spent, client, class, overrides);
-            policy.decide(left, &asker, now).is_ok()
+            let spender = spender(spent, client, class, overrides);
+            policy.decide(left, &spender, now).is_ok()
         })
     }
 
-    /// Those whose time is up; they left the queue and are to be refused.
-    pub fn expired(&mut self, now: SystemTime) -> Vec<Ticket> {
-        self.queue.expire(now)
-    }
-
-    /// Whether this request waits for its turn.
-    pub fn is_waiting(&self, ticket: Ticket) -> bool {
-        self.queue.contains(ticket)
-    }
-
-    /// Gives a place back: its client left.
+    /// Gives a place back: its client left, or has waited long enough.
     pub fn leave(&mut self, ticket: Ticket) {
         self.queue.leave(ticket);
     }
@@ -122,8 +109,8 @@ impl Admission {
         self.spent.all()
     }
 
-    fn asker(&self, client: &ClientKey, class: Class, overrides: bool) -> Spender {
-        asker(&self.spent, client, class, overrides)
+    fn spender(&self, client: &ClientKey, class: Class, overrides: bool) -> Spender {
+        spender(&self.spent, client, class, overrides)
     }
 
     /// Forgets what left the window, for those who look without asking.
@@ -136,7 +123,7 @@ impl Admission {
     }
 }
 
-fn asker(spent: &SpendLog, client: &ClientKey, class: Class, overrides: bool) -> Spender {
+fn spender(spent: &SpendLog, client: &ClientKey, class: Class, overrides: bool) -> Spender {
     let overrides = overrides || class == Class::Exempt;
     Spender {
         class,

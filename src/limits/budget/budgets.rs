@@ -23,8 +23,6 @@ pub enum QueueStatus {
     Granted,
     /// Ask again when a pull comes back, or in a second.
     Waiting,
-    /// Its time is up, or its place is gone.
-    Expired,
 }
 
 /// The budget of one identity.
@@ -61,7 +59,6 @@ impl BudgetQueue {
         now: SystemTime,
     ) -> QueueStatus {
         if !self.granted.contains(&ticket) {
-            self.admission.expired(now);
             while let Some(next) = self.admission.turn(policy, &self.less(left), now) {
                 self.granted.insert(next);
             }
@@ -69,10 +66,8 @@ impl BudgetQueue {
         if self.granted.contains(&ticket) {
             self.admission.spend(client, now);
             QueueStatus::Granted
-        } else if self.admission.is_waiting(ticket) {
-            QueueStatus::Waiting
         } else {
-            QueueStatus::Expired
+            QueueStatus::Waiting
         }
     }
 

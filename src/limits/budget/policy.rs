@@ -14,7 +14,7 @@ pub struct Policy {
     pub shares: Shares,
     /// Shares are lifted while more than this part of the limit is left (0.6).
     pub plenty: f64,
-    /// Whether anybody is above bulk, standard, critical; see [`Classes::is_anyone_above`].
+    /// Whether a client may be above bulk, standard, critical; see [`Classes::is_anyone_above`].
     pub above: [bool; 3],
     /// How long a request may wait for a pull (10 s; below the 15 s that dockerd waits for an answer).
     pub queue_max_wait: Duration,
@@ -64,7 +64,7 @@ impl Spender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "why")]
 pub enum RefusalReason {
-    /// Nothing is left for anybody.
+    /// Nothing is left.
     Exhausted,
     /// What is left is kept for classes above.
     Floor {
@@ -113,16 +113,16 @@ impl Policy {
     ///
     /// # Errors
     /// The reason and the wait, at least a second.
-    pub fn decide(&self, left: &Balance, asker: &Spender, now: SystemTime) -> Result<(), (RefusalReason, Duration)> {
+    pub fn decide(&self, left: &Balance, spender: &Spender, now: SystemTime) -> Result<(), (RefusalReason, Duration)> {
         let Some(remaining) = left.remaining else { return Ok(()) };
         let limit = u64::try_from(left.limit.unwrap_or(0)).unwrap_or(0);
         if remaining <= 0 {
             return Err((RefusalReason::Exhausted, self.returns(left, remaining.unsigned_abs() + 1, now)));
         }
-        if asker.overrides {
+        if spender.overrides {
             return Ok(());
         }
-        let kept = self.kept(asker.class, limit);
+        let kept = self.kept(spender.class, limit);
         let remaining = remaining.unsigned_abs();
         if remaining <= kept {
             return Err((
@@ -130,11 +130,11 @@ impl Policy {
                 self.returns(left, kept - remaining + 1, now),
             ));
         }
-        let share = self.share(asker.class, limit);
+        let share = self.share(spender.class, limit);
         let is_plenty = remaining as f64 > limit as f64 * self.plenty;
-        if let Some(share) = share.filter(|share| asker.others && !is_plenty && asker.spent >= *share) {
-            let wait = asker.frees_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
-            return Err((RefusalReason::Share { spent: asker.spent, share }, wait.max(Duration::from_secs(1))));
+        if let Some(share) = share.filter(|share| spender.others && !is_plenty && spender.spent >= *share) {
+            let wait = spender.frees_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
+            return Err((RefusalReason::Share { spent: spender.spent, share }, wait.max(Duration::from_secs(1))));
         }
         Ok(())
     }

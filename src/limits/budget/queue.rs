@@ -1,6 +1,7 @@
-//! Who waits for a pull: one first-come line per client, the clients in turn, the higher classes first. Bounded in length and time.
+//! Who waits for a pull: one first-come line per client, the clients in turn, the higher classes first. Bounded in length; how long a
+//! request waits is its own to bound, and it leaves the queue then.
 
-use std::{collections::VecDeque, time::SystemTime};
+use std::collections::VecDeque;
 
 use crate::client::{Class, ClientKey, OnExceed};
 
@@ -33,7 +34,7 @@ const MAX_SHARED: usize = 64;
 /// All who wait for one identity. A walk over it is bounded by its length.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    /// In the order of their turns; whoever was served goes last.
+    /// In the order of their turns; the client that was served last goes to the end.
     lines: VecDeque<ClientQueue>,
     next: u64,
 }
@@ -51,7 +52,6 @@ struct Waiter {
     /// One for each request that wants the same: a client's retries share the place, and each gets its own turn.
     tickets: VecDeque<Ticket>,
     what: u64,
-    until: SystemTime,
 }
 
 impl Queue {
@@ -62,7 +62,6 @@ impl Queue {
     pub fn enter(
         &mut self,
         ask: SpendRequest<'_>,
-        until: SystemTime,
         per_client: usize,
         most: usize,
     ) -> Result<(Ticket, usize), QueueFull> {
@@ -87,7 +86,7 @@ impl Queue {
         }
         let ticket = Ticket(self.next);
         self.next += 1;
-        let waiting = Waiter { tickets: [ticket].into(), what: ask.what, until };
+        let waiting = Waiter { tickets: [ticket].into(), what: ask.what };
         match at.and_then(|at| self.lines.get_mut(at)) {
             Some(line) => line.waiting.push_back(waiting),
             None => self.lines.push_back(ClientQueue {
@@ -101,7 +100,7 @@ impl Queue {
     }
 
     /// Takes out the first whom `may` lets spend: of the highest class, the client whose turn it is, its oldest request. That client's next turn
-    /// comes after everybody else's.
+    /// comes after that of all others.
     pub fn next(&mut self, may: impl Fn(&ClientKey, Class, bool) -> bool) -> Option<Ticket> {
         let mut order: Vec<usize> = (0..self.lines.len()).collect();
         order.sort_by_key(|at| std::cmp::Reverse(self.lines[*at].class));
@@ -130,43 +129,22 @@ impl Queue {
         self.lines.retain(|line| !line.waiting.is_empty());
     }
 
-    /// Whether this request waits.
-    pub fn contains(&self, ticket: Ticket) -> bool {
-        self.lines.iter().any(|line| line.waiting.iter().any(|waiting| waiting.tickets.contains(&ticket)))
-    }
-
-    /// Takes out those who have waited long enough.
-    pub fn expire(&mut self, now: SystemTime) -> Vec<Ticket> {
-        let mut expired = Vec::new();
-        for line in &mut self.lines {
-            line.waiting.retain(|waiting| {
-                let stays = now < waiting.until;
-                if !stays {
-                    expired.extend(&waiting.tickets);
-                }
-                stays
-            });
-        }
-        self.lines.retain(|line| !line.waiting.is_empty());
-        expired
-    }
-
     /// Places taken.
     pub fn len(&self) -> usize {
         self.lines.iter().map(|line| line.waiting.len()).sum()
     }
 
-    /// Whether nobody waits.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Whether anybody of this class or a higher one waits.
+    /// Whether a client of this class or a higher one waits.
     pub fn holds(&self, class: Class) -> bool {
         self.lines.iter().any(|line| line.class >= class)
     }
 
-    /// How many come before, if nobody else came any more.
+    /// How many come before, if no other came any more.
     fn before(&self, ticket: Ticket) -> usize {
         let place = |line: &ClientQueue| line.waiting.iter().position(|waiting| waiting.tickets.contains(&ticket));
         let Some((own, round)) = self.lines.iter().enumerate().find_map(|(at, line)| Some((at, place(line)?))) else {

@@ -54,7 +54,7 @@ impl Settings {
 pub struct Floors {
     /// What production leaves.
     pub critical: f64,
-    /// What everybody else leaves to production.
+    /// What the rest leaves to production.
     pub standard: f64,
     /// What scanners leave to all others.
     pub bulk: f64,
@@ -70,7 +70,7 @@ impl Default for Floors {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shares {
-    /// Of everybody else.
+    /// Of the rest.
     pub standard: f64,
     /// Of scanners.
     pub bulk: f64,

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -124,7 +124,7 @@ fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
     let mut outcome = Outcome::default();
     let mut hub = Hub(VecDeque::new());
     let mut admission = Admission::default();
-    let mut waiting: HashMap<Ticket, Pull> = HashMap::new();
+    let mut waiting: Vec<(Ticket, Pull, u64)> = Vec::new();
     let mut events: BinaryHeap<Reverse<(u64, Option<Pull>)>> = BinaryHeap::new();
     for (at, pull) in trace(seed) {
         outcome.asked[kind(pull.client)] += 1;
@@ -163,21 +163,23 @@ fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
                     admission.spend(&client, time(now));
                 }
                 BudgetDecision::Wait { ticket, .. } => {
-                    waiting.insert(ticket, pull);
-                    // A look at the queue every second while it may hold somebody.
+                    waiting.push((ticket, pull, now));
+                    // A look at the queue every second while it may hold a client.
                     (1..=10).for_each(|second| events.push(Reverse((now + second, None))));
                 }
                 BudgetDecision::Refuse { .. } => refused(&mut outcome, &mut events, pull, now),
             }
         }
         while let Some(ticket) = admission.turn(policy, &hub.left(now), time(now)) {
-            let pull = waiting.remove(&ticket).unwrap();
+            let at = waiting.iter().position(|(waits, ..)| *waits == ticket).unwrap();
+            let (_, pull, _) = waiting.remove(at);
             hub.0.push_back(now);
             outcome.granted += 1;
             admission.spend(&key(pull.client), time(now));
         }
-        for ticket in admission.expired(time(now)) {
-            let pull = waiting.remove(&ticket).unwrap();
+        let patience = policy.queue_max_wait.as_secs();
+        for (ticket, pull, _) in waiting.extract_if(.., |(.., since)| *since + patience <= now) {
+            admission.leave(ticket);
             refused(&mut outcome, &mut events, pull, now);
         }
     }

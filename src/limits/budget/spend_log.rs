@@ -58,14 +58,14 @@ impl SpendLog {
         self.by_client.get(client).map_or(0, |times| u32::try_from(times.len()).unwrap_or(u32::MAX))
     }
 
-    /// What everybody spent, the most first.
+    /// What each client spent, the most first.
     pub fn all(&self) -> Vec<(ClientKey, u32)> {
         let mut all: Vec<_> = self.by_client.keys().map(|client| (client.clone(), self.of(client))).collect();
         all.sort_by_key(|(_, spent)| std::cmp::Reverse(*spent));
         all
     }
 
-    /// Whether anybody else spent.
+    /// Whether another client spent.
     pub fn others(&self, client: &ClientKey) -> bool {
         self.by_client.len() > usize::from(self.by_client.contains_key(client))
     }

@@ -66,6 +66,8 @@ fn the_wait_is_until_enough_came_back_for_the_class() {
     // Ten more, one in 216 s.
     assert_eq!(decide(30, Class::Bulk).unwrap_err().1, Duration::from_secs(90 + 10 * 216));
     assert_eq!(decide(0, Class::Critical), Err((RefusalReason::Exhausted, Duration::from_secs(90))));
+    // Two that upstream counts beyond the limit come back first.
+    assert_eq!(decide(-2, Class::Critical).unwrap_err().1, Duration::from_secs(90 + 2 * 216));
     assert_eq!(decide(i64::MIN, Class::Critical), Err((RefusalReason::Exhausted, Duration::from_secs(21_600))));
 }
 
@@ -73,7 +75,7 @@ fn the_wait_is_until_enough_came_back_for_the_class() {
 fn a_share_binds_while_several_spend_and_it_is_scarce() {
     let spent = |spent, others| Spender { spent, others, frees_at: Some(at(500)), ..Spender::alone(Class::Standard) };
     let policy = Policy::default();
-    let decide = |remaining, asker| policy.decide(&left(Some(remaining), 90), &asker, at(0));
+    let decide = |remaining, spender| policy.decide(&left(Some(remaining), 90), &spender, at(0));
     assert_eq!(
         decide(60, spent(25, true)),
         Err((RefusalReason::Share { spent: 25, share: 25 }, Duration::from_secs(500)))
@@ -129,15 +131,12 @@ fn nobody_overtakes_who_matters_as_much() {
 }
 
 #[test]
-fn waiting_is_bounded_in_length_and_in_time() {
+fn waiting_is_bounded_in_length() {
     let (mut admission, policy) = (Admission::default(), Policy::default());
     let outcome = |admission: &mut Admission, number, what, next| {
         let client = client(number);
         match admission.ask(&policy, &left(Some(0), next), ask(&client, Class::Standard, what), at(0)) {
-            BudgetDecision::Wait { until, .. } => {
-                assert_eq!(until, at(10));
-                "wait"
-            }
+            BudgetDecision::Wait { .. } => "wait",
             BudgetDecision::Refuse { why: RefusalReason::QueueFull, .. } => "full",
             BudgetDecision::Refuse { retry_after, .. } if retry_after == Duration::from_secs(next) => "later",
             other => panic!("{other:?}"),
@@ -150,8 +149,6 @@ fn waiting_is_bounded_in_length_and_in_time() {
     assert_eq!(outcome(&mut admission, 1, 99, 10), "full");
     let others = (2..=255).filter(|number| outcome(&mut admission, *number, 0, 10) == "wait").count();
     assert_eq!((others, admission.waiting()), (236, 256));
-    assert_eq!(admission.expired(at(9)).len(), 0);
-    assert_eq!((admission.expired(at(10)).len(), admission.waiting()), (256, 0));
 }
 
 #[test]
@@ -195,4 +192,75 @@ fn spends_leave_the_window_and_refunds_leave_at_once() {
     admission.spend(&one, at(31));
     assert!(refused(&mut admission, 32));
     assert!(!refused(&mut admission, 21_600));
+}
+
+#[test]
+fn the_right_budget_override_passes_floors_shares_and_those_who_wait() {
+    let (mut admission, policy, one, two) = (Admission::default(), configured(), client(1), client(2));
+    (0..30).for_each(|second| admission.spend(&one, at(second)));
+    admission.spend(&two, at(30));
+    assert!(matches!(
+        admission.ask(&policy, &left(Some(0), 5), ask(&two, Class::Bulk, 1), at(31)),
+        BudgetDecision::Wait { .. }
+    ));
+    let decide = |admission: &mut Admission, overrides| {
+        let ask = SpendRequest { overrides, ..ask(&one, Class::Bulk, 2) };
+        admission.ask(&policy, &left(Some(5), 5), ask, at(31)) == BudgetDecision::Spend
+    };
+    assert!(!decide(&mut admission, false));
+    assert!(decide(&mut admission, true));
+}
+
+#[test]
+fn a_client_that_does_not_queue_is_refused_though_a_pull_comes_back_soon() {
+    for on_exceed in [OnExceed::Deny, OnExceed::Stale] {
+        let (mut admission, one) = (Admission::default(), client(1));
+        let ask = SpendRequest { on_exceed, ..ask(&one, Class::Standard, 1) };
+        let refused = admission.ask(&Policy::default(), &left(Some(0), 5), ask, at(0));
+        let soon = Duration::from_secs(5);
+        assert_eq!(refused, BudgetDecision::Refuse { retry_after: soon, why: RefusalReason::Exhausted });
+        assert_eq!(admission.waiting(), 0);
+    }
+}
+
+#[test]
+fn a_lone_client_may_spend_everything_and_waits_for_its_oldest_pull_once_another_spends() {
+    let (mut admission, policy, one, two) = (Admission::default(), Policy::default(), client(1), client(2));
+    (0..60).for_each(|second| admission.spend(&one, at(second)));
+    let decide = |admission: &mut Admission| {
+        let ask = SpendRequest { on_exceed: OnExceed::Deny, ..ask(&one, Class::Standard, 1) };
+        admission.ask(&policy, &left(Some(1), 5), ask, at(100))
+    };
+    assert_eq!(decide(&mut admission), BudgetDecision::Spend);
+    admission.spend(&two, at(99));
+    let why = RefusalReason::Share { spent: 60, share: 25 };
+    let retry_after = Duration::from_secs(21_600 - 100);
+    assert_eq!(decide(&mut admission), BudgetDecision::Refuse { retry_after, why });
+}
+
+#[test]
+fn each_of_many_requests_for_one_thing_gets_a_turn_of_its_own() {
+    let (mut admission, policy, one) = (Admission::default(), Policy::default(), client(1));
+    let mut tickets: Vec<_> = (0..4)
+        .map(|_| match admission.ask(&policy, &left(Some(0), 5), ask(&one, Class::Standard, 7), at(0)) {
+            BudgetDecision::Wait { ticket, .. } => ticket,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    // The one that leaves takes no other along.
+    admission.leave(tickets.remove(1));
+    let turns: Vec<_> = std::iter::from_fn(|| admission.turn(&policy, &left(Some(9), 5), at(1))).collect();
+    assert_eq!(turns, tickets);
+}
+
+#[test]
+fn the_floor_of_class_critical_binds_when_some_are_exempt() {
+    let floors = Floors { critical: 0.05, ..Floors::default() };
+    let decide = |exempt, class| {
+        let policy = Policy { above: [true, true, exempt], floors, ..Policy::default() };
+        policy.decide(&left(Some(5), 90), &Spender::alone(class), at(0))
+    };
+    let kept = Err((RefusalReason::Floor { kept: 5, left: 5 }, Duration::from_secs(90)));
+    assert_eq!(decide(true, Class::Critical), kept);
+    assert_eq!((decide(false, Class::Critical), decide(true, Class::Exempt)), (Ok(()), Ok(())));
 }

@@ -17,7 +17,7 @@ use crate::{
         config::{Account, LimitsConfig},
         penalty::PenaltyLevel,
         permit::{AdmissionRequest, DenialCause, Denied, LogFields, Permit, RequestInfo, RequestKind},
-        throttle::{BYTES_UNIT, Meter, Meters, ThrottleDecision},
+        throttle::{BYTES_UNIT, Meter, Meters},
     },
 };
 
@@ -107,7 +107,7 @@ impl Limits {
         permit.notes.extend(simulated);
         let Some(record) = found else { return Ok(()) };
         let url = &config.public_url;
-        // A logged-in client is told of its address when that is what is banned: elsewhere its account is not.
+        // A logged-in client reads of its address when that is what is banned: elsewhere its account is not.
         let address = ClientKey::Address(key_address(client.address));
         let banned = if matches!(record.client, Target::Network(_)) { &address } else { &client.key };
         let denied = Box::new(Denied::banned(&record, banned, url, config.abuse.code == Code::Denied, now));
@@ -174,14 +174,14 @@ impl Limits {
                 self.record_failure(&config, client, about, status, Outcome::Missing, now);
             }
             403 | 429 => {
-                // What rung 2 or 3 held back counts towards rung 4.
+                // What level 2 or 3 held back counts towards level 4.
                 if let Some(denied) = &permit.misses {
-                    let rung = if denied.cause == DenialCause::MissesHeld {
+                    let level = if denied.cause == DenialCause::MissesHeld {
                         PenaltyLevel::Misses
                     } else {
                         PenaltyLevel::MissesBanned
                     };
-                    self.record_failure(&config, client, about, status, Outcome::Denied(rung), now);
+                    self.record_failure(&config, client, about, status, Outcome::Denied(level), now);
                 }
             }
             _ => {}
@@ -210,11 +210,6 @@ impl Limits {
         }
         let about = RequestInfo { method: "", repository: "", reference: "" };
         self.record_failure(&config, client, about, 401, outcome, now);
-    }
-
-    /// Where a client stands with its throttles, counting nothing.
-    pub fn peek(&self, client: &ClientKey, meters: Meters, now: SystemTime) -> ThrottleDecision {
-        self.inner.throttles.peek(&self.config().throttles, client, meters, self.steady(now))
     }
 
     /// Counts the failure against the client, and bans it when that reaches the next level.

@@ -184,6 +184,12 @@ impl Limits {
         self.inner.bans.read(|list| list.list(filter, now).into_iter().cloned().collect())
     }
 
+    /// How many are in force, and how many are simulated.
+    pub fn count_bans(&self, now: SystemTime) -> (usize, usize) {
+        self.steady(now);
+        self.inner.bans.read(|list| list.count(now))
+    }
+
     /// One ban, in force or ended.
     pub fn get_ban(&self, id: &str) -> Option<BanRecord> {
         self.inner.bans.read(|list| list.get(id).cloned())

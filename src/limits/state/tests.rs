@@ -71,7 +71,7 @@ fn pull(limits: &Limits, address: &str, now: SystemTime) -> Result<Permit, Box<D
     )
 }
 
-/// Walks round missing references until a rung is reached, and gives back its ban.
+/// Walks round missing references until a level is reached, and gives back its ban.
 fn misbehave(limits: &Limits, address: &str, now: SystemTime) -> BanRecord {
     let permit = Permit::unlimited(client(address));
     for number in 0..60 {
@@ -92,6 +92,7 @@ fn an_own_ban_is_lifted_three_times_a_day_and_costs_half_the_quota_for_an_hour()
         assert!(limits.lift_own(&ban.id, "nobody", None, at(lift * 60)).is_err());
         let lifted = limits.lift_own(&ban.id, "ann", None, at(lift * 60)).unwrap();
         assert_eq!(lifted.left_today, 2 - lift as usize);
+        assert_eq!(lifted.probation, at(lift * 60 + 3600));
         assert!(limits.lift_own(&ban.id, "ann", None, at(lift * 60)).is_err(), "lifted already");
     }
     let fourth = misbehave(&limits, victim, at(300));
@@ -246,7 +247,7 @@ fn two_never_decide_on_the_same_pull() {
     // One came back. The second asks first and must not have it.
     assert_eq!(limits.poll_queue(&left(1, at(9)), second, &two, at(5)), QueueStatus::Waiting);
     assert_eq!(limits.poll_queue(&left(1, at(9)), first, &one, at(5)), QueueStatus::Granted);
-    assert_eq!(limits.poll_queue(&left(0, at(9)), second, &two, at(10)), QueueStatus::Expired);
+    assert_eq!(limits.poll_queue(&left(0, at(9)), second, &two, at(10)), QueueStatus::Waiting);
     assert_eq!(limits.spenders(&left(0, at(9)).identity), [(one, 1)]);
 }
 
@@ -454,4 +455,89 @@ fn two_requests_for_the_same_thing_each_get_the_pull_they_wait_for() {
     assert_eq!(limits.poll_queue(&left(1), second, &key, at(2)), QueueStatus::Granted);
     limits.leave_queue(&left(1).identity, second);
     assert_eq!(limits.waiting(&left(1).identity), 0);
+}
+
+#[test]
+fn a_failure_that_took_no_pull_gives_none_back() {
+    let limits = Limits::in_memory(config());
+    while pull(&limits, "192.0.2.7", at(0)).is_ok() {}
+    let head = Permit::unlimited(client("192.0.2.7"));
+    (0..5).for_each(|_| limits.record_outcome(&head, NOTHING, 404, at(0)));
+    assert!(pull(&limits, "192.0.2.7", at(0)).is_err());
+}
+
+#[test]
+fn chance_spreads_the_duration_of_a_ban_by_a_tenth() {
+    for (number, seconds) in [(0, 270), (u64::MAX / 2, 299), (u64::MAX, 330)] {
+        let kept = PersistedState::default();
+        let (limits, _) = Limits::new(config(), &kept, Arc::new(|_: &Entry| ()), Box::new(move || number), at(0));
+        let ban = misbehave(&limits, "192.0.2.7", at(0));
+        assert_eq!(ban.until.duration_since(ban.created).unwrap().as_secs(), seconds, "{number}");
+    }
+}
+
+#[test]
+fn a_restart_within_the_hour_leaves_half_the_quota() {
+    let limits = Limits::in_memory(config());
+    let ban = misbehave(&limits, "192.0.2.7", at(0));
+    limits.lift_own(&ban.id, "ann", None, at(0)).unwrap();
+    let kept = PersistedState { records: limits.records(), usage: Some(limits.usage(at(1000))) };
+    let (again, _) = Limits::new(config(), &kept, Arc::new(|_: &Entry| ()), Box::new(|| 1), at(1010));
+    assert_eq!((0..20).filter(|_| pull(&again, "192.0.2.7", at(2000)).is_ok()).count(), 5);
+}
+
+#[test]
+fn switching_one_throttle_leaves_another_as_it_was_switched() {
+    let settings = ["throttle_unauthenticated_pulls", "throttle_unauthenticated_registry_api"]
+        .map(|name| Throttle { name: name.into(), ..config().throttles.settings().remove(0) });
+    let limits = Limits::in_memory(LimitsConfig { throttles: Rules::new(&settings, &[], 0).unwrap(), ..config() });
+    let by = Actor::new("ops", None);
+    for (name, mode) in [
+        ("throttle_unauthenticated_pulls", Mode::Off),
+        ("throttle_unauthenticated_registry_api", Mode::DryRun),
+        ("throttle_unauthenticated_registry_api", Mode::Enforce),
+    ] {
+        assert_eq!(limits.set_mode(name, mode, &by, at(0)), 1);
+    }
+    let mut modes: Vec<_> = limits.throttles().into_iter().map(|throttle| (throttle.name, throttle.mode)).collect();
+    modes.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(modes.into_iter().map(|(_, mode)| mode).collect::<Vec<_>>(), [Mode::Off, Mode::Enforce]);
+}
+
+#[test]
+fn a_banned_client_reaches_the_pages_on_which_bans_are_lifted() {
+    let limits = Limits::in_memory(config());
+    let target = "192.0.2.7".parse().unwrap();
+    let wish = BanRequest { client: target, duration: Duration::from_secs(60), reason: String::new(), force: false };
+    limits.ban(wish, &Actor::new("ops", None), at(0)).unwrap();
+    let admitted = |kind| {
+        let request = AdmissionRequest { client: client("192.0.2.7"), kind, about: NOTHING, bypass: None };
+        limits.admit(&request, at(0)).is_ok()
+    };
+    for (kind, is_admitted) in [
+        (RequestKind::AdminWeb, true),
+        (RequestKind::AdminApi, true),
+        (RequestKind::Ping, true),
+        (RequestKind::Registry, false),
+        (RequestKind::Pull, false),
+    ] {
+        assert_eq!(admitted(kind), is_admitted, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_reload_of_another_limit_keeps_the_number_of_requests_that_were_used() {
+    for algorithm in [Algorithm::Gcra, Algorithm::FixedWindow] {
+        let with = |requests_per_period, burst| {
+            let burst = (algorithm == Algorithm::Gcra).then_some(burst);
+            let pulls = config().throttles.settings().remove(0);
+            let setting = Throttle { requests_per_period, burst, algorithm, ..pulls };
+            LimitsConfig { throttles: Rules::new(&[setting], &[], 0).unwrap(), ..config() }
+        };
+        let limits = Limits::in_memory(with(10, 10));
+        (0..4).for_each(|_| assert!(pull(&limits, "192.0.2.7", at(0)).is_ok()));
+        limits.reload(with(20, 20), &Actor::new("ops", None), at(0));
+        let passed = (0..30).filter(|_| pull(&limits, "192.0.2.7", at(0)).is_ok()).count();
+        assert_eq!(passed, 16, "{algorithm:?}");
+    }
 }

@@ -87,8 +87,9 @@ impl Limits {
         let mut clients: Vec<_> = spent.into_iter().collect();
         clients.sort_by_cached_key(|(client, spent)| (std::cmp::Reverse(*spent), client.to_string()));
         clients.truncate(most);
+        let (config, steady) = (self.config(), self.steady(now));
         let view = |(client, upstream_spent): (ClientKey, u32)| {
-            let decision = self.peek(&client, meters, now);
+            let decision = self.inner.throttles.peek(&config.throttles, &client, meters, steady);
             let throttles =
                 decision.standings().filter(|standing| standing.observed > 0).map(|standing| ThrottleStatusView {
                     name: standing.rule.name().to_owned(),

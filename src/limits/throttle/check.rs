@@ -52,7 +52,7 @@ pub struct ThrottleStatus<'a> {
     pub reset_in: Duration,
 }
 
-/// What became of a request. The default is what nobody limits.
+/// What became of a request. The default is that of a request without a limit.
 #[derive(Clone, Debug, Default)]
 pub struct ThrottleDecision {
     /// By whose leave it was judged: shared once for all of `judged`, since every worker counts its references to the same rules, and
@@ -98,7 +98,7 @@ impl ThrottleDecision {
         self.standings().filter(|standing| standing.over && standing.rule.mode() == Mode::DryRun)
     }
 
-    /// Of the throttles that act, the one with the least left for its limit: the one a client should be told of.
+    /// Of the throttles that act, the one with the least left for its limit: the one a client should read of.
     pub fn tightest(&self) -> Option<ThrottleStatus<'_>> {
         let part =
             |of: &ThrottleStatus<'_>, other: &ThrottleStatus<'_>| u64::from(of.remaining) * u64::from(other.limit);
@@ -223,7 +223,7 @@ impl Table {
         (self.clients.len() + self.principals.len(), self.networks.len())
     }
 
-    /// Lets what was used under `old` count as so much used under `new`: whoever used half of a small quota has used the same few requests
+    /// Lets what was used under `old` count as so much used under `new`: half of a small quota is the same few requests
     /// of a large one. Walks all accounts, one shard at a time.
     pub fn requota(&self, old: &Rules, new: &Rules, now: SystemTime) {
         let now = nanos(now);
@@ -231,8 +231,8 @@ impl Table {
             let before = |rule: &Rule| old.of(key).iter().find(|before| before.meter == rule.meter).cloned();
             new.of(key).iter().filter_map(|rule| Some((rule.clone(), before(rule)?))).collect::<Vec<_>>()
         };
-        let anybody = ClientKey::Address(std::net::IpAddr::from([0, 0, 0, 0]));
-        let addresses = pairs(&anybody);
+        let any_address = ClientKey::Address(std::net::IpAddr::from([0, 0, 0, 0]));
+        let addresses = pairs(&any_address);
         let principals = pairs(&ClientKey::Principal("".into()));
         for (seats, pairs) in [(&self.clients, &addresses), (&self.principals, &principals)] {
             for mut shard in seats.each() {
@@ -355,7 +355,7 @@ fn judge(
             return (Scope::Network, rule.network.read(&network[at], now, over));
         }
     }
-    // There is always one or the other: whoever has no seat is counted with the crowd.
+    // There is always one or the other: a client without a seat is counted with the crowd.
     let account = own.map_or_else(Account::default, |own| own[at]);
     (Scope::Client, rule.own.read(&account, now, false))
 }

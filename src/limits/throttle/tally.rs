@@ -10,7 +10,7 @@ use std::{
 
 use crate::client::ClientKey;
 
-/// Distinct clients that are told apart for each throttle; past it the number is a lower bound.
+/// Distinct clients that are distinguished for each throttle; past it the number is a lower bound.
 const CLIENTS: usize = 1000;
 
 /// "Would have denied 214 requests of 3 clients."
@@ -20,7 +20,7 @@ pub struct Tally {
     pub denied: u64,
     /// Requests that would have been denied, while in dry run.
     pub would_have_denied: u64,
-    /// Clients that either happened to; at most 1000 are told apart.
+    /// Clients that either happened to; at most 1000 are distinguished.
     pub clients: usize,
 }
 
@@ -28,7 +28,7 @@ pub struct Tally {
 pub(super) struct Count {
     denied: AtomicU64,
     would_have_denied: AtomicU64,
-    // Taken only when somebody is over a limit, for one look-up.
+    // Taken only when a client is over a limit, for one look-up.
     clients: Mutex<HashSet<ClientKey>>,
 }
 

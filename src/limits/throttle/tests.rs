@@ -357,7 +357,7 @@ fn a_spray_of_addresses_takes_no_more_memory_than_a_full_table() {
     assert!(clients <= MOST && networks <= MOST, "{clients} {networks}");
     // Who sprays is counted with the crowd once all seats are taken …
     assert!(passed <= clients + networks * 200 + 200, "{passed}");
-    // … and frees nobody, himself included, of what is owed.
+    // … and frees no client, itself included, of what is owed.
     assert_eq!(admitted(&table, &rules, &known, 1000, at(1)), 0);
     // When the spray is over the seats are given to others.
     let late: usize =
@@ -372,20 +372,20 @@ fn what_a_client_was_looked_at_for_and_has_not_used_is_not_told() {
     for not_found in [not_found.clone(), fixed(not_found)] {
         let (table, rules) = (Table::new(16), rules(&[pulls(100, 3600), not_found]));
         let client = address("192.0.2.1");
-        let told = |now| {
+        let limiting = |now| {
             let decision = table.check(&rules, &client, PULLS, Meter::NotFound.alone(), now);
             assert!(decision.counts(Meter::NotFound) && !decision.counts(Meter::Bytes));
             decision.standings().map(|standing| standing.rule.meter()).collect::<Vec<_>>()
         };
-        assert_eq!(told(at(0)), [Meter::Pulls]);
+        assert_eq!(limiting(at(0)), [Meter::Pulls]);
         table.charge(&rules, &client, Meter::NotFound, 1, at(0));
-        let mut both = told(at(1));
+        let mut both = limiting(at(1));
         both.sort_by_key(|meter| *meter as u8);
         assert_eq!(both, [Meter::Pulls, Meter::NotFound]);
         // Of its network, too.
         let neighbour = address("192.0.2.2");
         let decision = table.check(&rules, &neighbour, PULLS, Meter::NotFound.alone(), at(1));
         assert_eq!(decision.standings().count(), 2);
-        assert_eq!(told(at(3700)), [Meter::Pulls]);
+        assert_eq!(limiting(at(3700)), [Meter::Pulls]);
     }
 }

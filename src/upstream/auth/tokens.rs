@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,12 +15,12 @@ use futures_util::{
 };
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION},
 };
 use serde::Deserialize;
 use url::Url;
 
-use super::accounts::Accounts;
+use super::{accounts::Accounts, login::Login};
 use crate::upstream::{
     breaker::Breaker,
     concurrency::Lane,
@@ -36,6 +39,8 @@ const MAX_BODY: usize = 1024 * 1024;
 /// A token says how long it lives within these bounds; what says nothing lives a minute (distribution, spec/auth/token.md).
 const LIFETIME: (u64, u64) = (60, 24 * 3600);
 const EARLY: Duration = Duration::from_secs(30);
+/// A token that its registry never accepted is replaced once in this time: what the registry refuses for good costs no more.
+const REPLACED: Duration = Duration::from_secs(5);
 
 /// What a token is for. The origin is part of it so that a registry that was redirected to never shares with the configured one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,11 +52,18 @@ pub(super) struct Key {
     pub(super) account: Option<Arc<str>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Token {
     pub(super) header: HeaderValue,
-    pub(super) issued: Instant,
     until: Instant,
+    accepted: AtomicBool,
+}
+
+impl Token {
+    /// The registry answered what was asked with it.
+    pub(super) fn accept(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
 }
 
 type Flight = Shared<BoxFuture<'static, Result<Arc<Token>, Error>>>;
@@ -65,6 +77,7 @@ pub(super) struct Tokens {
     pub(super) breaker: Breaker,
     pub(super) metrics: Metrics,
     cache: moka::sync::Cache<Key, Arc<Token>>,
+    replaced: moka::sync::Cache<Key, ()>,
     // Held for a few lines, never across an await.
     flights: Mutex<HashMap<Key, Flight>>,
 }
@@ -91,7 +104,8 @@ impl Tokens {
         metrics: Metrics,
     ) -> Tokens {
         let (cache, flights) = (moka::sync::Cache::new(MAX_TOKENS), Mutex::default());
-        Tokens { upstream, accounts, token_hosts, transport, breaker, metrics, cache, flights }
+        let replaced = moka::sync::Cache::builder().max_capacity(MAX_TOKENS).time_to_live(REPLACED).build();
+        Tokens { upstream, accounts, token_hosts, transport, breaker, metrics, cache, replaced, flights }
     }
 
     /// A token, and whether it was fetched for this very call, so that another one would be no better.
@@ -117,8 +131,14 @@ impl Tokens {
         Ok((flight.await?, true))
     }
 
+    /// Whether another token may say more than one that was refused.
+    pub(super) fn may_replace(&self, key: &Key, refused: &Token) -> bool {
+        refused.accepted.load(Ordering::Relaxed) || !self.replaced.contains_key(key)
+    }
+
     /// Drops a token that a registry no longer accepts.
     pub(super) fn forget(&self, key: &Key, header: &HeaderValue) {
+        self.replaced.insert(key.clone(), ());
         if self.cache.get(key).is_some_and(|token| token.header == *header) {
             self.cache.invalidate(key);
         }
@@ -164,22 +184,21 @@ impl Tokens {
     /// With the account's password, and once more when its file holds another one than was refused.
     async fn fetch_as(&self, key: &Key) -> Result<Token, FetchError> {
         let Some(account) = &key.account else { return self.fetch_once(key, &key.scope, None).await };
-        let (mut header, mut password) = self.accounts.basic(account).await?;
-        let mut fetched = self.fetch_once(key, &key.scope, Some(header.clone())).await;
+        let mut login = self.accounts.login(account).await?;
+        let mut fetched = self.fetch_once(key, &key.scope, Some(&login)).await;
         let refused =
             |fetched: &Result<Token, FetchError>| matches!(fetched, Err(FetchError { error: Error::Denied, .. }));
-        if refused(&fetched) && self.accounts.changed(account, &password).await {
-            (header, password) = self.accounts.basic(account).await?;
-            fetched = self.fetch_once(key, &key.scope, Some(header.clone())).await;
+        if refused(&fetched) && self.accounts.changed(account, &login).await {
+            login = self.accounts.login(account).await?;
+            fetched = self.fetch_once(key, &key.scope, Some(&login)).await;
         }
-        drop(password);
         match &fetched {
             Ok(_) => self.accounts.accepted(account),
             Err(FetchError { error: Error::Denied, .. }) => {
                 // A token service that accepted the password before may refuse this scope. One login without a scope tells; a
                 // password that was never accepted is not tried again, because that is what locks accounts.
                 let (proven, lately) = self.accounts.proven(account);
-                if !lately && (!proven || refused(&self.fetch_once(key, "", Some(header)).await)) {
+                if !lately && (!proven || refused(&self.fetch_once(key, "", Some(&login)).await)) {
                     return Err(self.accounts.park(account).into());
                 }
                 self.accounts.refused_repository(account, &key.scope);
@@ -189,19 +208,27 @@ impl Tokens {
         fetched
     }
 
-    async fn fetch_once(&self, key: &Key, scope: &str, basic: Option<HeaderValue>) -> Result<Token, FetchError> {
+    /// By GET with Basic or anonymous (distribution, spec/auth/token.md), or by POST with an identity token (spec/auth/oauth.md).
+    async fn fetch_once(&self, key: &Key, scope: &str, login: Option<&Login>) -> Result<Token, FetchError> {
         let malformed = |what: &str| Error::Malformed(what.into());
         let mut url = Url::parse(&key.realm).map_err(|_| malformed("a token realm that is no address"))?;
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = &key.service {
-                query.append_pair("service", service);
+        let named = key.service.as_deref().map(|service| ("service", service));
+        let wanted = named.into_iter().chain((!scope.is_empty()).then_some(("scope", scope)));
+        let (mut basic, mut form) = (None, None);
+        match login {
+            Some(login) if login.identity_token => {
+                let grant =
+                    [("grant_type", "refresh_token"), ("client_id", "weir"), ("refresh_token", &*login.secret.0)];
+                form = Some(
+                    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(wanted.chain(grant)).finish(),
+                );
             }
-            if !scope.is_empty() {
-                query.append_pair("scope", scope);
+            login => {
+                basic = login.map(Login::basic).transpose().map_err(malformed)?;
+                url.query_pairs_mut().extend_pairs(wanted);
             }
         }
-        let mut received = self.ask(&url, basic.clone()).await?;
+        let mut received = self.ask(&url, basic.clone(), form.clone()).await?;
         if received.response.status().is_redirection() {
             // One redirect to where a realm may be: anything else could be led to the password.
             let location = received.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
@@ -209,7 +236,7 @@ impl Tokens {
                 location.ok_or("a redirect to no address").and_then(|location| redirect::target(&url, location));
             let target = target.map_err(|why| malformed(&format!("token service: {why}")))?;
             let vetted = redirect::realm(&url, target.as_str(), &self.token_hosts).map_err(Error::Malformed)?;
-            received = self.ask(&vetted, basic).await?;
+            received = self.ask(&vetted, basic, form).await?;
         }
         let mut permit = self.breaker.untracked();
         let (status, headers) = (received.response.status(), received.response.headers().clone());
@@ -218,8 +245,11 @@ impl Tokens {
             return Ok(read(&body)?);
         }
         match error_response::classify(Operation::Tags, status, &headers, &body, SystemTime::now()) {
-            // 403 is about the scope; 401 may be about the password.
+            // 403 is about the scope; 401 may be about the password, and so is 400 about an identity token (RFC 6749 section 5.2).
             ErrorResponse::Denied => Err(Error::Denied.into()),
+            _ if status == StatusCode::BAD_REQUEST && login.is_some_and(|login| login.identity_token) => {
+                Err(Error::Denied.into())
+            }
             ErrorResponse::AbuseLimit(asked, message) => {
                 self.transport.limiter.shrink();
                 let retry_after = permit.limited(asked, &message, Instant::now());
@@ -238,14 +268,19 @@ impl Tokens {
         }
     }
 
-    async fn ask(&self, url: &Url, basic: Option<HeaderValue>) -> Result<Received, FetchError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.extend(basic.map(|header| (AUTHORIZATION, header)));
+    async fn ask(&self, url: &Url, basic: Option<HeaderValue>, form: Option<String>) -> Result<Received, FetchError> {
+        let method = if form.is_some() { Method::POST } else { Method::GET };
+        let mut request = reqwest::Request::new(method, url.clone());
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        request.headers_mut().extend(basic.map(|header| (AUTHORIZATION, header)));
+        if let Some(form) = form {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            *request.body_mut() = Some(form.into());
+        }
         // The request that needs the token has the breaker's leave already, and may be its probe; so this one asks for none,
         // but tells what it learned.
         let mut permit = self.breaker.untracked();
-        let sent = self.transport.send(&permit, Method::GET, url, headers, Lane::Short, || {}).await;
+        let sent = self.transport.send(&permit, request, Lane::Short, || {}).await;
         sent.map_err(|failed| {
             let (reason, retry) = match failed {
                 TransportError::Rejected(error) => return error.into(),
@@ -293,6 +328,6 @@ fn read(body: &[u8]) -> Result<Token, Error> {
     // A cast of a float saturates, and NaN is zero. `issued_at` is of another machine's clock and is not believed.
     let lifetime = seconds.map_or(LIFETIME.0, |seconds| seconds as u64).clamp(LIFETIME.0, LIFETIME.1);
     let lifetime = Duration::from_secs(lifetime) - EARLY;
-    let issued = Instant::now();
-    Ok(Token { header, issued, until: issued + lifetime - jitter(Duration::from_secs(1)) })
+    let until = Instant::now() + lifetime - jitter(Duration::from_secs(1));
+    Ok(Token { header, until, accepted: AtomicBool::new(false) })
 }

@@ -7,12 +7,11 @@ use std::{
 
 use super::{
     Balance,
+    entry::BLIND_WAIT,
     record::{Reading, Record},
 };
 use crate::upstream::{identity::Identity, ratelimit::RateLimit};
 
-/// How long a refused pull limit holds when neither window nor `Retry-After` is known.
-pub(super) const BLIND_WAIT: Duration = Duration::from_secs(60);
 /// How far back spends are counted while no window is known.
 const A_DAY: Duration = Duration::from_secs(86_400);
 /// Spends remembered for the forecast; more of them in one window count as spent, but are not forecast one by one.
@@ -21,7 +20,7 @@ const LONGEST_LOG: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Account {
     reading: Option<Reading>,
-    /// Grows whenever the reading changes, so that an answer can be told from one that crossed it.
+    /// Grows whenever the reading changes, so that an answer is distinguished from one that crossed it.
     version: u64,
     /// The version at which the reading last went up.
     raised: u64,

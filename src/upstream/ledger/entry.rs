@@ -1,18 +1,19 @@
 //! What goes into the ledger and what it answers, as values.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32},
-    },
+    sync::{Arc, atomic::AtomicU32},
     time::{Duration, SystemTime},
 };
 
 use crate::{
     client::Class,
+    clock,
     oci::{Name, Reference},
     upstream::Identity,
 };
+
+/// How long a refused pull limit holds when neither window nor `Retry-After` is known.
+pub(super) const BLIND_WAIT: Duration = Duration::from_secs(60);
 
 /// Why upstream was asked for a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -20,7 +21,7 @@ use crate::{
 pub enum Reason {
     /// Nothing was cached.
     Cold,
-    /// A HEAD told of another digest than the cached one.
+    /// A HEAD named another digest than the cached one.
     Changed,
     /// Upstream answers no HEAD, so a GET stood in.
     HeadRefused,
@@ -45,8 +46,6 @@ pub struct Purpose {
     pub reason: Reason,
     /// How many requests this one spares besides the first; read when the spend is committed.
     pub waiters: Arc<AtomicU32>,
-    /// Becomes true when it is given back, because nothing was sent.
-    pub refunded: Arc<AtomicBool>,
 }
 
 /// One counted request, as `/api/v1/spends` shows it.
@@ -112,7 +111,7 @@ pub struct Balance {
 impl Balance {
     /// How long a caller waits for the next pull, at least a second; a minute when nothing can be forecast.
     pub fn retry_after(&self, now: SystemTime) -> Duration {
-        let wait = self.next_at.map_or(super::account::BLIND_WAIT, |at| at.duration_since(now).unwrap_or_default());
+        let wait = self.next_at.map_or(BLIND_WAIT, |at| at.duration_since(now).unwrap_or_default());
         wait.max(Duration::from_secs(1))
     }
 }
@@ -128,6 +127,6 @@ pub struct Exhausted {
 
 impl Exhausted {
     pub(super) fn new(left: Box<Balance>) -> Exhausted {
-        Exhausted { retry_after: left.retry_after(SystemTime::now()), left }
+        Exhausted { retry_after: left.retry_after(clock::now()), left }
     }
 }

@@ -72,7 +72,6 @@ fn purpose() -> Purpose {
         class: Class::Standard,
         reason: Reason::Cold,
         waiters: Arc::new(AtomicU32::new(0)),
-        refunded: Arc::default(),
     }
 }
 
@@ -201,7 +200,7 @@ async fn what_was_reserved_when_the_process_was_killed_is_spent() {
     let restarted = open(&journal);
     assert_eq!((left(&restarted).spent, left(&restarted).remaining), (1, Some(50)));
     assert_eq!(restarted.spends(9).len(), 1);
-    // Nor is it somebody else's when upstream tells that it counted.
+    // Nor is it external spend when upstream says that it counted.
     observe(&restarted, 49);
     assert_eq!(left(&restarted).external, 0);
     restarted.persist().await;
@@ -256,7 +255,7 @@ async fn of_answers_that_crossed_the_lower_one_holds() {
     assert_eq!(left(&ledger).remaining, Some(9));
 }
 
-/// An answer ends what was in flight and says what is left in one step; whoever came in between would count it twice or never.
+/// An answer ends what was in flight and says what is left in one step; a request in between would count it twice or never.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_ends_while_others_ask_is_neither_external_nor_spent_twice() {
     const PULLS: i64 = 8_000;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{
     StatusCode,
     header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue},
@@ -9,12 +10,26 @@ use reqwest::{
 
 use super::Upstream;
 use crate::oci::{Digest, Name};
-use crate::upstream::{body::Body, error::Error, identity::Identity, metrics::Operation, request::Request};
+use crate::upstream::{
+    body::Body,
+    encoding::{self, Decoder},
+    error::Error,
+    identity::Identity,
+    metrics::Operation,
+    request::Request,
+};
+
+/// Bytes of a body that are read before the blob is begun, when its size or its coding cannot be told otherwise.
+const LOOK_AHEAD: usize = 4 << 20;
+/// And what those may decode to.
+const LONGEST_DECODED: usize = 16 << 20;
+/// As much of a body tells whether it can be decoded.
+const PROBE: usize = 512;
 
 impl Upstream {
     /// Whether the repository has the blob, and its size in bytes, `None` when upstream does not say (end-2). A GET, whose body is
-    /// dropped, decides where a registry answers the HEAD with 400, 405 or 406, or counts no pulls and answers 404: proxy caches do so
-    /// for what they have not cached. GETs of blobs are not counted.
+    /// dropped, decides where a registry answers the HEAD with 400, 405 or 406, or with 404 for what a manifest of the repository
+    /// names (`named`) or where it counts no pulls: proxy caches do so for what they have not cached. GETs of blobs are not counted.
     ///
     /// # Errors
     /// As [`Upstream::get_blob`].
@@ -23,10 +38,11 @@ impl Upstream {
         identity: &Identity,
         repository: &Name,
         digest: &Digest,
+        named: bool,
     ) -> Result<Option<u64>, Error> {
         match self.head_blob_only(identity, repository, digest).await {
             Err(Error::HeadRefused | Error::Status(_)) => {}
-            Err(Error::NotFound) if self.is_unmetered(identity) => {}
+            Err(Error::NotFound) if named || self.is_unmetered(identity) => {}
             answer => return answer,
         }
         Ok(self.get_blob(identity, repository, digest, 0, None).await?.size)
@@ -39,13 +55,13 @@ impl Upstream {
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
         let reply = self.inner.exchange.send(blob(Operation::BlobHead, identity, repository, digest, None)).await?;
-        Ok(number(reply.response.headers()).filter(|_| reply.response.status().is_success()))
+        Ok(size(reply.response.headers()).filter(|_| reply.response.status().is_success()))
     }
 
     /// From `from` on, to `to` (exclusive) when given. Redirects are walked anew each time: signed CDN addresses expire (end-2).
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the reply is of another range, compressed, or shorter than `from`.
+    /// [`Error::Malformed`] when the reply is of another range, shorter than `from`, or the part of an encoded body.
     pub async fn get_blob(
         &self,
         identity: &Identity,
@@ -64,9 +80,16 @@ impl Upstream {
         let headers = reply.response.headers();
         let malformed = |what: &str| Error::Malformed(what.into());
         let transport = self.inner.exchange.endpoint.transport.clone();
-        let body = |size, start, open| Body { size, start, open, transport, waited: Duration::ZERO, received: 0 };
+        let body = |size, start, open| {
+            let (ahead, decoder, waited, received) = (Bytes::new(), None, Duration::ZERO, 0);
+            Body { size, start, ahead, decoder, open, transport, waited, received }
+        };
         match reply.response.status() {
-            StatusCode::OK => Ok(body(number(headers), 0, Some((reply.response, reply.permits)))),
+            StatusCode::OK => Ok(body(size(headers), 0, Some((reply.response, reply.permits)))),
+            // Nothing would tell what a part of an encoded body decodes to.
+            StatusCode::PARTIAL_CONTENT if to.is_some() && encoding::coding(headers).is_some() => {
+                Err(malformed("a range of an encoded body"))
+            }
             StatusCode::PARTIAL_CONTENT => match content_range(headers) {
                 Some((Some((first, last)), total))
                     if first == from && number(headers).is_none_or(|n| n == last - first + 1) =>
@@ -84,14 +107,30 @@ impl Upstream {
         }
     }
 
-    /// As [`Upstream::get_blob`] of the whole blob, with its size, which upstream need not say (RFC 9112 section 6.3): then
-    /// its HEAD is asked, and when that does not say either, the body is read once to count its bytes and asked for again.
+    /// As [`Upstream::get_blob`] of the whole blob, decoded if it has to be, with its size: what upstream says, else what a manifest
+    /// says (`named`), else what can be read of it at once, else what its HEAD says. Where nothing does (RFC 9112 section 6.3),
+    /// the body is read once to count its bytes and asked for again.
     ///
     /// # Errors
     /// As [`Upstream::get_blob`].
-    pub async fn get_whole_blob(&self, identity: &Identity, repository: &Name, digest: &Digest) -> Result<Body, Error> {
+    pub async fn get_whole_blob(
+        &self,
+        identity: &Identity,
+        repository: &Name,
+        digest: &Digest,
+        named: Option<u64>,
+    ) -> Result<Body, Error> {
         let mut body = self.get_blob(identity, repository, digest, 0, None).await?;
+        let headers = body.open.as_ref().map(|(response, _)| response.headers().clone()).unwrap_or_default();
+        if encoding::coding(&headers).is_some() {
+            settle(&mut body, &headers, digest, named).await?;
+        }
+        body.size = body.size.or(named);
         if body.size.is_some() {
+            return Ok(body);
+        }
+        if body.look_ahead(LOOK_AHEAD).await? {
+            body.size = Some(body.ahead.len() as u64);
             return Ok(body);
         }
         // Some servers send a length of zero with every HEAD.
@@ -109,6 +148,29 @@ impl Upstream {
     }
 }
 
+/// Finds out whether a body that has a Content-Encoding is encoded: what is short enough to be read at once by the digest, what is
+/// longer by the size that its manifest says.
+async fn settle(body: &mut Body, headers: &HeaderMap, digest: &Digest, named: Option<u64>) -> Result<(), Error> {
+    let said = number(headers);
+    if body.look_ahead(LOOK_AHEAD).await? {
+        let readings = encoding::readings(headers, body.ahead.clone(), LONGEST_DECODED);
+        if let Some(content) = readings.into_iter().find(|content| digest.algorithm().digest(content) == *digest) {
+            (body.size, body.ahead) = (Some(content.len() as u64), content);
+            return Ok(());
+        }
+    }
+    body.size = said;
+    if let Some(size) = named.filter(|size| said != Some(*size))
+        && let Some(mut trial) = Decoder::new(headers, size)
+    {
+        trial.give(body.ahead.slice(..body.ahead.len().min(PROBE)));
+        if trial.next().is_ok() {
+            (body.size, body.decoder) = (Some(size), Decoder::new(headers, size));
+        }
+    }
+    Ok(())
+}
+
 fn blob<'a>(
     operation: Operation,
     identity: &'a Identity,
@@ -118,6 +180,12 @@ fn blob<'a>(
 ) -> Request<'a> {
     Request { range, ..Request::new(operation, identity, repository, format!("{repository}/blobs/{digest}")) }
 }
+
+/// The size of what a body stands for, if that is what Content-Length counts.
+fn size(headers: &HeaderMap) -> Option<u64> {
+    number(headers).filter(|_| encoding::coding(headers).is_none())
+}
+
 fn number(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }

@@ -7,8 +7,8 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, Heade
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::{Head, Upstream, schema1};
-use crate::oci::{Algorithm, Digest, MANIFEST_ACCEPT, Manifest, MediaType, Name, OCI_IMAGE_INDEX, Reference};
+use super::{Head, Upstream};
+use crate::oci::{Digest, MANIFEST_ACCEPT, Manifest, MediaType, Name, OCI_IMAGE_INDEX, Reference};
 use crate::upstream::{
     encoding, error::Error, identity::Identity, ledger::Reservation, metrics::Operation, request::Request, retry,
 };
@@ -21,7 +21,7 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const RETRIES: u32 = 2;
 
 impl Upstream {
-    /// end-3. Not counted by Docker Hub, and told of what is left all the same.
+    /// end-3. Not counted by Docker Hub, which names what is left all the same.
     ///
     /// # Errors
     /// [`Error::HeadRefused`] where a GET may know better: without asking, when this repository refused a HEAD within the last
@@ -65,15 +65,14 @@ impl Upstream {
     }
 
     /// end-3, the counted request. Verifies: bytes against a digest reference, else against Docker-Content-Digest; JSON; at most 4 MiB.
-    /// Commits the reservation when the request was sent, refunds it when it was not. A body that broke off is asked for again,
-    /// and paid again.
+    /// The reservation knows whether it was sent. A body that broke off is asked for again, and paid again.
     ///
     /// # Errors
     /// [`Error::Malformed`] for what does not verify, without asking when the content of this digest proved to be unusable
     /// before; [`Error::Unavailable`] for what did not come whole.
     pub async fn get_manifest(
         &self,
-        mut reservation: Reservation,
+        reservation: &mut Reservation,
         repository: &Name,
         reference: &Reference,
     ) -> Result<Manifest, Error> {
@@ -87,7 +86,7 @@ impl Upstream {
         }
         let mut attempt = 0;
         let (headers, bytes) = loop {
-            let request = manifest(Operation::ManifestGet, &identity, repository, reference, Some(&mut reservation));
+            let request = manifest(Operation::ManifestGet, &identity, repository, reference, Some(&mut *reservation));
             let mut reply = self.inner.exchange.send(request).await?;
             let headers = reply.response.headers().clone();
             match self.inner.exchange.endpoint.transport.body(&mut reply.response, LONGEST).await {
@@ -121,18 +120,13 @@ fn verified(expected: Option<Digest>, readings: Vec<Bytes>) -> Result<(Digest, B
     let Some(expected) = expected else {
         let readable = readings.iter().find(|bytes| serde_json::from_slice::<IgnoredAny>(bytes).is_ok());
         let bytes = readable.or(readings.first()).cloned().unwrap_or_default();
-        return Ok((Algorithm::Sha256.digest(schema1::payload(&bytes).as_deref().unwrap_or(&bytes)), bytes));
+        return Ok((Manifest::name(&bytes), bytes));
     };
-    let mut actual = None;
-    for bytes in readings {
-        let found = expected.algorithm().digest(&bytes);
-        let payload = || schema1::payload(&bytes).map(|payload| expected.algorithm().digest(&payload));
-        if found == expected || payload().as_ref() == Some(&expected) {
-            return Ok((expected, bytes));
-        }
-        actual.get_or_insert(found);
+    if let Some(bytes) = readings.iter().find(|bytes| Manifest::is_named(bytes, &expected)) {
+        return Ok((expected, bytes.clone()));
     }
-    let actual = actual.map_or_else(|| "nothing".to_owned(), |actual| actual.to_string());
+    let actual = readings.first().map(|bytes| expected.algorithm().digest(bytes).to_string());
+    let actual = actual.unwrap_or_else(|| "nothing".to_owned());
     Err(Error::Malformed(format!("content that is {actual} and not {expected}").into()))
 }
 

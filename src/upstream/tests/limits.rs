@@ -1,10 +1,17 @@
 //! 429s, failures, and who is asked afterwards.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Instant,
+};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 
-use super::{super::Error, server::answer, *};
+use super::{
+    super::{Error, concurrency::Lane},
+    server::answer,
+    *,
+};
 
 const PULL_LIMIT: &str =
     r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
@@ -60,6 +67,30 @@ async fn fifty_cold_images_under_the_abuse_limit_cost_a_few_requests() {
 }
 
 #[tokio::test]
+async fn a_reply_that_may_open_the_breaker_keeps_its_place_until_it_is_judged() {
+    for (status, others) in [(429, 0), (503, 0), (200, 4)] {
+        let server = Server::start(move |_| answer(status, &[], "the reason")).await;
+        let upstream = upstream(&server);
+        let (transport, breaker) =
+            (&upstream.inner.exchange.endpoint.transport, &upstream.inner.exchange.endpoint.breaker);
+        let (url, permit) = (Url::parse(&server.url()).unwrap(), breaker.admit(Instant::now()).unwrap());
+        let host = url.host_str().unwrap();
+        // As many as may wait for headers from rest.
+        let send =
+            || transport.send(&permit, reqwest::Request::new(reqwest::Method::GET, url.clone()), Lane::Short, || {});
+        let mut replies = join_all((0..4).map(|_| send())).await;
+        let mut places = Vec::new();
+        while let Some(place) = transport.limiter.take(host, Lane::Short, Duration::from_secs(60)).now_or_never() {
+            places.push(place.unwrap());
+        }
+        assert_eq!(places.len(), others, "{status}");
+        drop((replies.pop(), places));
+        let after = transport.limiter.take(host, Lane::Short, Duration::from_secs(60)).now_or_never();
+        assert!(after.is_some_and(|place| place.is_ok()), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_error_is_repeated_twice_and_paid_when_it_may_have_been_served() {
     let served = Arc::new(AtomicUsize::new(0));
     let count = served.clone();
@@ -73,7 +104,7 @@ async fn a_server_error_is_repeated_twice_and_paid_when_it_may_have_been_served(
     let upstream = upstream(&server);
     get(&upstream, &tag("latest")).await.unwrap();
     assert_eq!(server.asked().len(), 3);
-    // The 503 was not served; of the silence nobody knows.
+    // The 503 was not served; of the silence it is unknown.
     assert_eq!(ledger(&upstream).spends(10).len(), 2);
 }
 
@@ -99,7 +130,7 @@ async fn a_get_that_is_redirected_back_home_is_paid_twice_and_sent_once_when_one
         let got = get(&upstream, &tag("latest")).await;
         let paid: Vec<_> = ledger.spends(10).iter().filter_map(|spend| spend.remaining).collect();
         let left = ledger.balance(&anonymous(), std::time::SystemTime::now());
-        assert_eq!(left.external, 0, "nobody else is blamed for it");
+        assert_eq!(left.external, 0, "no one else is blamed for it");
         match served {
             true => {
                 got.unwrap();
@@ -137,13 +168,12 @@ async fn a_second_get_that_was_not_served_is_refunded_and_the_first_is_not() {
     })
     .await;
     let upstream = upstream(&server);
-    let purpose = purpose(&tag("latest"));
-    let refunded = purpose.refunded.clone();
-    let reservation = ledger(&upstream).reserve(&anonymous(), purpose).await.unwrap();
-    let got = upstream.get_manifest(reservation, &name("a/b"), &tag("latest")).await;
+    let mut reservation = reserved(&upstream, &tag("latest")).await;
+    let got = upstream.get_manifest(&mut reservation, &name("a/b"), &tag("latest")).await;
     assert_eq!(got, Err(Error::NotFound));
+    assert!(!reservation.is_refunded());
+    drop(reservation);
     assert_eq!(ledger(&upstream).spends(10).len(), 1);
-    assert!(!refunded.load(Ordering::Relaxed));
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ async fn a_head_that_is_refused_is_no_absence_where_pulls_are_not_counted() {
 #[tokio::test]
 async fn a_head_tells_what_it_knows() {
     let named = digest(INDEX).to_string();
-    let told = move |headers: &[(&str, &str)]| head(200, headers, 77);
+    let answering = move |headers: &[(&str, &str)]| head(200, headers, 77);
     for (headers, expected) in [
         (
             vec![OCI_INDEX, ("Docker-Content-Digest", named.as_str())],
@@ -186,7 +186,7 @@ async fn a_head_tells_what_it_knows() {
             Some(Head { digest: None, media_type: OCI_INDEX.1.parse().ok(), size: Some(77) }),
         ),
     ] {
-        let reply = told(&headers);
+        let reply = answering(&headers);
         let server = Server::start(move |_| reply.clone()).await;
         let got = upstream(&server).head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await;
         match expected {

@@ -1,12 +1,17 @@
 //! Which blobs are in use, so that eviction leaves them alone and readers share one open file.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
-use crate::{files::Stamp, oci::Digest};
+use crate::{
+    files::Stamp,
+    oci::Digest,
+    sync::{Condvar, Mutex, MutexGuard},
+};
 
 /// As many locks as this stand between the workers, so that two rarely meet at one.
 const SHARDS: usize = 64;
@@ -14,6 +19,8 @@ const SHARDS: usize = 64;
 /// What the readers of one digest share, and whether one more may still join.
 pub(crate) trait Usable {
     fn is_usable(&self) -> bool;
+    /// Whether nothing more happens to it.
+    fn is_settled(&self) -> bool;
 }
 
 /// The digests in use, and what their readers share.
@@ -23,14 +30,21 @@ pub(crate) struct InUse<T>(Arc<Inner<T>>);
 #[derive(Debug)]
 struct Inner<T> {
     hasher: RandomState,
-    // Held for one lookup, and by eviction for one rename: a reader takes a hold before it opens, so that the file is
-    // either gone by then or stays.
+    /// How long readers join an open file before one opens it again, and sees by its stamp whether it is what was verified. A
+    /// file that is read without pause would never be looked at otherwise.
+    look_again: Duration,
+    // Held for one lookup.
     shards: Vec<Mutex<Shard<T>>>,
+    /// Of each shard, notified when a digest has left.
+    left: Vec<Condvar>,
 }
 
 #[derive(Debug)]
 struct Shard<T> {
     held: HashMap<Digest, Held<T>>,
+    // What is being evicted. A reader takes a hold before it opens, and waits for as long as the digest leaves, so that the
+    // file is either gone by then or stays.
+    leaving: HashSet<Digest>,
     // Blobs verified since the start and what their files were then, each as 64 bits of a keyed hash: sixteen bytes per blob,
     // and one collision in a lifetime skips one check.
     verified: HashMap<u64, u64>,
@@ -40,6 +54,17 @@ struct Shard<T> {
 struct Held<T> {
     count: usize,
     open: Weak<T>,
+    /// When that was opened.
+    since: Instant,
+    /// What was open before, as far as it is read still.
+    older: Vec<Weak<T>>,
+}
+
+impl<T: Usable> Held<T> {
+    /// What one more reader may join.
+    fn joinable(&self, open: &T, look_again: Duration) -> bool {
+        open.is_usable() && (!open.is_settled() || self.since.elapsed() < look_again)
+    }
 }
 
 // By hand, for a derived one would ask `T` to be `Clone`.
@@ -50,24 +75,43 @@ impl<T> Clone for InUse<T> {
 }
 
 impl<T: Usable> InUse<T> {
-    pub(crate) fn new() -> InUse<T> {
-        let shards =
-            (0..SHARDS).map(|_| Mutex::new(Shard { held: HashMap::new(), verified: HashMap::new() })).collect();
-        InUse(Arc::new(Inner { hasher: RandomState::new(), shards }))
+    /// Readers join an open file for `look_again`; then one opens it again.
+    pub(crate) fn new(look_again: Duration) -> InUse<T> {
+        let shard = || Shard { held: HashMap::new(), leaving: HashSet::new(), verified: HashMap::new() };
+        let shards = (0..SHARDS).map(|_| Mutex::new(shard())).collect();
+        let left = (0..SHARDS).map(|_| Condvar::new()).collect();
+        InUse(Arc::new(Inner { hasher: RandomState::new(), look_again, shards, left }))
     }
 
-    /// Keeps eviction away from the digest until the hold is dropped.
+    /// Keeps eviction away from the digest until the hold is dropped. Waits for the disk while the digest is being evicted, so
+    /// it is for blocking threads.
     pub(crate) fn hold(&self, digest: &Digest) -> Hold<T> {
-        let unused = || Held { count: 0, open: Weak::new() };
-        self.0.shard(digest).held.entry(digest.clone()).or_insert_with(unused).count += 1;
+        let unused = || Held { count: 0, open: Weak::new(), since: Instant::now(), older: Vec::new() };
+        let mut shard = self.0.shard(digest);
+        while shard.leaving.contains(digest) {
+            shard = self.0.left[self.0.at(digest)].wait(shard).unwrap_or_else(PoisonError::into_inner);
+        }
+        shard.held.entry(digest.clone()).or_insert_with(unused).count += 1;
+        drop(shard);
         Hold { inner: self.0.clone(), digest: digest.clone() }
     }
 
-    /// The blob as a reader has it open already.
+    /// The blob as a reader has it open already, to be joined.
     pub(crate) fn opened(&self, digest: &Digest) -> Option<Arc<T>> {
         // Not out of the lock: what is upgraded here may be dropped here, and its hold takes the lock.
-        let open = self.0.shard(digest).held.get(digest)?.open.upgrade();
-        open.filter(|shared| shared.is_usable())
+        let shard = self.0.shard(digest);
+        let held = shard.held.get(digest)?;
+        let open = held.open.upgrade()?;
+        let joinable = held.joinable(&open, self.0.look_again);
+        drop(shard);
+        joinable.then_some(open)
+    }
+
+    /// All that readers of the digest have open.
+    pub(crate) fn all(&self, digest: &Digest) -> Vec<Arc<T>> {
+        let shard = self.0.shard(digest);
+        let open = shard.held.get(digest).map(|held| std::iter::once(&held.open).chain(&held.older));
+        open.into_iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
     /// From now on [`InUse::opened`] gives this, for as long as one has it; or what another thread shared first.
@@ -75,27 +119,28 @@ impl<T: Usable> InUse<T> {
         let mut shard = self.0.shard(digest);
         let Some(held) = shard.held.get_mut(digest) else { return shared };
         let first = held.open.upgrade();
-        match first {
-            Some(first) if first.is_usable() => {
-                drop(shard);
-                first
-            }
-            stopped => {
-                held.open = Arc::downgrade(&shared);
-                drop(shard);
-                drop(stopped);
-                shared
-            }
+        if let Some(first) = first.as_ref().filter(|first| held.joinable(first, self.0.look_again)) {
+            drop(shard);
+            return first.clone();
         }
+        held.older.retain(|older| older.strong_count() > 0);
+        held.older.push(std::mem::replace(&mut held.open, Arc::downgrade(&shared)));
+        held.since = Instant::now();
+        drop(shard);
+        drop(first);
+        shared
     }
 
-    /// Does `work` while no new use of the digest can begin; `None`, and nothing is done, when it is in use.
+    /// Does `work` while no new use of the digest can begin; `None`, and nothing is done, when it is in use. No lock is held
+    /// meanwhile.
     pub(crate) fn unless_held<R>(&self, digest: &Digest, work: impl FnOnce() -> R) -> Option<R> {
         let mut shard = self.0.shard(digest);
-        if shard.held.contains_key(digest) {
+        if shard.held.contains_key(digest) || !shard.leaving.insert(digest.clone()) {
             return None;
         }
         shard.verified.remove(&self.0.hasher.hash_one(digest));
+        drop(shard);
+        let _leaving = Leaving { inner: &self.0, digest };
         Some(work())
     }
 
@@ -113,9 +158,25 @@ impl<T: Usable> InUse<T> {
 }
 
 impl<T> Inner<T> {
+    fn at(&self, digest: &Digest) -> usize {
+        self.hasher.hash_one(digest) as usize % SHARDS
+    }
+
     fn shard(&self, digest: &Digest) -> MutexGuard<'_, Shard<T>> {
-        let at = self.hasher.hash_one(digest) as usize % SHARDS;
-        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[self.at(digest)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A digest that is being evicted, until this is dropped.
+struct Leaving<'a, T> {
+    inner: &'a Inner<T>,
+    digest: &'a Digest,
+}
+
+impl<T> Drop for Leaving<'_, T> {
+    fn drop(&mut self) {
+        self.inner.shard(self.digest).leaving.remove(self.digest);
+        self.inner.left[self.inner.at(self.digest)].notify_all();
     }
 }
 

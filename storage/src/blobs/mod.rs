@@ -17,7 +17,7 @@ pub(crate) use self::{
     verify::Verifier,
 };
 pub use self::{
-    read::{Arriving, Extent, Reader},
+    read::{Arriving, Extent, Reader, Rest},
     shared::{HOLD_BACK, Stopped},
     write::Writer,
 };
@@ -45,7 +45,7 @@ pub struct Blobs {
 
 impl Blobs {
     pub(crate) fn new(files: Arc<Files>, capacity: Arc<Capacity>, settings: &Settings) -> Blobs {
-        let in_use = InUse::new();
+        let in_use = InUse::new(settings.look_again);
         let (verify, write_buffer) = (settings.verify_on_first_read, settings.write_buffer);
         Blobs {
             partials: Arc::new(Partials::new(files.clone(), capacity.clone())),
@@ -74,30 +74,31 @@ impl Blobs {
             return Ok(Some(reader));
         }
         let (blobs, digest) = (self.clone(), digest.clone());
-        reading("blob", move || blobs.read(&digest)).await
+        reading("blob", move || blobs.open(&digest)).await
     }
 
-    /// As [`Blobs::load`], on this thread: one `open` and one `fstat`, or neither when a reader has it open.
-    ///
-    /// # Errors
-    /// As [`Blobs::load`].
-    pub fn read(&self, digest: &Digest) -> Result<Option<Reader>, Error> {
-        if let Some(reader) = self.now(digest) {
-            return Ok(Some(reader));
-        }
+    /// One `open` and one `fstat`.
+    fn open(&self, digest: &Digest) -> Result<Option<Reader>, Error> {
         let hold = self.in_use.hold(digest);
         let Some(file) = self.files.disk.open(&self.files.layout.object(Kind::Blob, digest))? else { return Ok(None) };
         self.capacity.note(Kind::Blob, digest);
         Ok(self.verifier.share(digest, file, hold)?.map(|shared| Reader::of(&shared)))
     }
 
-    /// The size of a whole blob in bytes. One `stat`.
+    /// The size of a whole blob in bytes. One `stat`, or none when a reader has it open.
     ///
     /// # Errors
-    /// [`Error::Io`] for anything but absence.
-    pub fn size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
-        let metadata = self.files.disk.metadata(&self.files.layout.object(Kind::Blob, digest))?;
-        Ok(metadata.map(|metadata| metadata.len()))
+    /// As [`Blobs::load`].
+    pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        if let Some(size) = self.in_use.opened(digest).and_then(|shared| shared.size()) {
+            return Ok(Some(size));
+        }
+        let (files, digest) = (self.files.clone(), digest.clone());
+        reading("blob size", move || {
+            let metadata = files.disk.metadata(&files.layout.object(Kind::Blob, &digest))?;
+            Ok(metadata.map(|metadata| metadata.len()))
+        })
+        .await
     }
 
     /// Starts to write a blob, adopting a partial file of an earlier attempt: [`Writer::written`] says where to go on.

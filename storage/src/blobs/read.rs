@@ -1,6 +1,7 @@
 //! Reading one blob by position, whole, still arriving, or only passing through.
 
 use std::{
+    fmt,
     fs::File,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::shared::{SharedBlob, Stopped, UNKNOWN};
+use crate::oci::Hasher;
 
 /// Some bytes of a blob, ready to be sent.
 #[derive(Clone, Debug)]
@@ -33,10 +35,21 @@ pub enum Extent {
 #[derive(Debug)]
 pub struct Reader(Origin);
 
-#[derive(Debug)]
+/// The rest of a blob from elsewhere: given where it begins and the hash of all bytes before, a reader that begins there.
+pub type Rest = Box<dyn FnOnce(u64, Hasher) -> Reader + Send + Sync>;
+
 enum Origin {
-    File { shared: Arc<SharedBlob>, number: u64 },
+    File { shared: Arc<SharedBlob>, number: u64, rest: Option<Rest> },
     Passing(Passing),
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::File { shared, number, .. } => write!(f, "File {{ {shared:?}, {number} }}"),
+            Origin::Passing(passing) => passing.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -49,13 +62,13 @@ struct Passing {
 
 impl Reader {
     pub(crate) fn of(shared: &Arc<SharedBlob>) -> Reader {
-        Reader(Origin::File { shared: shared.clone(), number: shared.join() })
+        Reader(Origin::File { shared: shared.clone(), number: shared.join(), rest: None })
     }
 
     /// A reader over bytes that are passed through: the disk is full, or a range far ahead of the fill was asked.
     ///
     /// `size` is that of the blob in bytes, `start` the offset of the first byte that will come. Extents come in order
-    /// only: an offset before what was read already is [`Stopped`], one after it skips. A channel that closes
+    /// only: an offset before that of the last extent is [`Stopped`], one after it skips. A channel that closes
     /// early is a failure, never an end.
     pub fn passing(size: u64, start: u64, bytes: mpsc::Receiver<Result<Bytes, Stopped>>) -> Reader {
         Reader(Origin::Passing(Passing { size, position: start, rest: Bytes::new(), bytes }))
@@ -94,22 +107,27 @@ impl Reader {
     /// # Errors
     /// [`Stopped`], at once for every reader, even when bytes before the failure were not read yet.
     pub fn poll_extent(&mut self, cx: &mut Context<'_>, offset: u64, end: u64) -> Poll<Result<Extent, Stopped>> {
-        match &mut self.0 {
-            Origin::File { shared, number } => {
-                let readable = ready!(shared.poll_readable(*number, cx, offset))?;
-                Poll::Ready(Ok(match readable.min(end).saturating_sub(offset) {
-                    0 => Extent::Bytes(Bytes::new()),
-                    length => Extent::File { file: shared.file.clone(), offset, length },
-                }))
-            }
-            Origin::Passing(passing) => passing.poll(cx, offset, end),
-        }
+        let (stopped, resumed) = match &mut self.0 {
+            Origin::File { shared, number, rest } => match ready!(shared.poll_readable(*number, cx, offset)) {
+                Ok(readable) => {
+                    return Poll::Ready(Ok(match readable.min(end).saturating_sub(offset) {
+                        0 => Extent::Bytes(Bytes::new()),
+                        length => Extent::File { file: shared.file.clone(), offset, length },
+                    }));
+                }
+                Err(stopped) => (stopped, shared.unwritable().zip(rest.take())),
+            },
+            Origin::Passing(passing) => return passing.poll(cx, offset, end),
+        };
+        let Some(((at, hasher), rest)) = resumed else { return Poll::Ready(Err(stopped)) };
+        *self = rest(at, hasher);
+        self.poll_extent(cx, offset, end)
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Origin::File { shared, number } = &self.0 {
+        if let Origin::File { shared, number, .. } = &self.0 {
             shared.leave(*number);
         }
     }
@@ -127,9 +145,8 @@ impl Passing {
             self.position += skip as u64;
             if !self.rest.is_empty() {
                 let wanted = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
-                let extent = self.rest.split_to(wanted.min(self.rest.len()));
-                self.position += extent.len() as u64;
-                return Poll::Ready(Ok(Extent::Bytes(extent)));
+                // It stays until the next is asked for: who only looked whether something came may read it again.
+                return Poll::Ready(Ok(Extent::Bytes(self.rest.slice(..wanted.min(self.rest.len())))));
             }
             match ready!(self.bytes.poll_recv(cx)) {
                 Some(Ok(bytes)) => self.rest = bytes,
@@ -152,14 +169,9 @@ impl Arriving {
         Reader::of(&self.0)
     }
 
-    /// The size in bytes, once it is known.
-    pub fn size(&self) -> Option<u64> {
-        self.0.size()
-    }
-
-    /// Whether it is whole and verified.
-    pub fn is_whole(&self) -> bool {
-        self.0.is_whole()
+    /// As [`Arriving::reader`]; when the disk fails before the blob is whole, the reader goes on with `rest` where writing ended.
+    pub fn reader_or(&self, rest: Rest) -> Reader {
+        Reader(Origin::File { shared: self.0.clone(), number: self.0.join(), rest: Some(rest) })
     }
 
     /// Whether it ended without being whole; its readers get the reason.
@@ -170,5 +182,10 @@ impl Arriving {
     /// How many bytes from 0 may be read now.
     pub fn readable(&self) -> u64 {
         self.0.readable()
+    }
+
+    /// Tells its readers that it will not be whole, unless it is: for a writer that the disk keeps from saying so.
+    pub fn stop(&self, why: Arc<str>) {
+        self.0.stop(why);
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! # What this guarantees
 //! Readers never see a byte at or beyond `readable`, which only grows while the blob arrives and becomes the whole size
-//! only by [`SharedBlob::finish`], which is called after the digest was verified and nowhere else. An end has two names,
-//! whole and stopped; the owner of the arrival must reach one of them, and does so in its `Drop` if not before.
+//! only by [`SharedBlob::finish`], which is called after the digest was verified and nowhere else. An end has three names,
+//! whole, stopped and unwritable; the owner of the arrival must reach one of them, and does so in its `Drop` if not before.
+//!
+//! # Unwritable
+//! When the disk fails in the middle, what was written may be read to its end, and the hash of it is kept: a reader that can have
+//! the rest from elsewhere goes on there, and verifies the whole. The last bytes are then among those that come from elsewhere.
 //!
 //! # Waking
 //! A reader that has caught up leaves one waker, under its own number, so that polling twice does not leave two and a
@@ -17,14 +21,13 @@ use std::{
     collections::HashMap,
     fs::File,
     mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
 };
 
 use super::in_use::{Hold, Usable};
+use crate::oci::Hasher;
+use crate::sync::{AtomicU8, AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// The bytes at the end of an arriving blob that no reader gets before the digest is verified.
 pub const HOLD_BACK: u64 = 64 * 1024;
@@ -35,6 +38,7 @@ pub(crate) const UNKNOWN: u64 = u64::MAX;
 const ARRIVING: u8 = 0;
 const WHOLE: u8 = 1;
 const STOPPED: u8 = 2;
+const UNWRITABLE: u8 = 3;
 
 /// Why an arriving blob stopped; the connection must be cut, never ended cleanly.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -58,11 +62,17 @@ pub(crate) struct SharedBlob {
 struct Waiting {
     wakers: HashMap<u64, Waker>,
     stopped: Option<Stopped>,
+    /// Where the disk failed, and the hash of all bytes before.
+    unwritable: Option<(u64, Hasher)>,
 }
 
 impl Usable for SharedBlob {
     fn is_usable(&self) -> bool {
         !self.is_stopped()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.is_whole()
     }
 }
 
@@ -108,7 +118,7 @@ impl SharedBlob {
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == STOPPED
+        matches!(self.phase.load(Ordering::Acquire), STOPPED | UNWRITABLE)
     }
 
     /// A number for one more reader.
@@ -156,6 +166,27 @@ impl SharedBlob {
             self.phase.store(STOPPED, Ordering::Release);
         }
         wake(mem::take(&mut waiting.wakers), waiting);
+    }
+
+    /// The disk takes no more; all of the `written` bytes may be read, and `hasher` has taken them.
+    pub(crate) fn stop_writing(&self, written: u64, hasher: Hasher, why: Arc<str>) {
+        // Bytes that could be the last are given after they are verified only.
+        if self.size().is_none_or(|size| written >= size) {
+            return self.stop(why);
+        }
+        let mut waiting = self.waiting();
+        if self.phase.load(Ordering::Acquire) == ARRIVING {
+            waiting.stopped = Some(Stopped(why));
+            waiting.unwritable = Some((written, hasher));
+            self.readable.fetch_max(written, Ordering::AcqRel);
+            self.phase.store(UNWRITABLE, Ordering::Release);
+        }
+        wake(mem::take(&mut waiting.wakers), waiting);
+    }
+
+    /// Where the disk failed, and the hash of all bytes before.
+    pub(crate) fn unwritable(&self) -> Option<(u64, Hasher)> {
+        self.waiting().unwritable.clone()
     }
 
     /// The whole blob turned out to be corrupt: its readers stop where they are.

@@ -78,7 +78,7 @@ impl Verifier {
     /// Shares the open file of a blob among its readers, verified first when it must be; `None` when it is corrupt.
     ///
     /// # Errors
-    /// [`Error::Io`] when a small blob cannot be read; of a large one the readers are told.
+    /// [`Error::Io`] when a small blob cannot be read; of a large one the readers get the error.
     pub(crate) fn share(
         self: &Arc<Verifier>,
         digest: &Digest,
@@ -211,8 +211,6 @@ impl Verifier {
     pub(crate) fn quarantine(&self, digest: &Digest, why: &str) {
         self.files.quarantine(Kind::Blob, digest, why);
         self.capacity.quarantined(Kind::Blob, digest);
-        if let Some(shared) = self.in_use.opened(digest) {
-            shared.condemn(Arc::from(why));
-        }
+        self.in_use.all(digest).iter().for_each(|shared| shared.condemn(Arc::from(why)));
     }
 }

@@ -5,7 +5,8 @@
 //!   the end of [`Ingest::finish`]. Without the sync a power cut would leave zeros under the name of a digest.
 //! * The last bytes are released when the digest is verified and before the sync: clients do not wait for the disk.
 //! * A sync that failed is not tried again. The kernel reports lost pages once, and a second sync would say that all is well.
-//! * However this ends, by error, panic, or because the writer was dropped, the readers are told, and the file is renamed,
+//! * When the disk fails, the readers may have what was written, and the rest from elsewhere: [`SharedBlob::stop_writing`].
+//! * However this ends, by error, panic, or because the writer was dropped, the readers get the outcome, and the file is renamed,
 //!   left to be resumed, or removed; its bytes of the capacity go with it. That is [`Drop`].
 //!
 //! # Two ends
@@ -127,7 +128,8 @@ impl Writer {
     pub(super) async fn begin(target: Target, digest: Digest, expected: Option<u64>) -> Result<Writer, Error> {
         let (writer, ingest) = blocking("open", move || Ingest::begin(target, digest, expected)).await?;
         // Not awaited: it ends when the writer is dropped, at the latest.
-        drop(tokio::task::spawn_blocking(move || ingest.run()));
+        let span = tracing::debug_span!("storage", call = "write");
+        drop(tokio::task::spawn_blocking(move || span.in_scope(|| ingest.run())));
         Ok(writer)
     }
 
@@ -146,7 +148,7 @@ impl Writer {
         Arriving(self.shared.clone())
     }
 
-    /// Says how large the blob is, once upstream's headers told; reserves it when `writer()` could not.
+    /// Says how large the blob is, once upstream's headers say it; reserves it when `writer()` could not.
     ///
     /// # Errors
     /// [`Error::WrongSize`] when another size was announced or more bytes are here already; [`Error::Full`]. The readers stop.
@@ -190,8 +192,10 @@ impl Writer {
 
     /// Gives up: readers learn `why` at once. `keep` leaves the partial file for a later attempt.
     pub async fn abandon(self, why: Arc<str>, keep: bool) {
-        // The readers need not wait for what is still on its way to the disk.
-        self.shared.stop(why.clone());
+        // The readers need not wait for what is still on its way to the disk. A thread that failed tells them itself.
+        if !self.buffer.permits.is_closed() {
+            self.shared.stop(why.clone());
+        }
         let (done, answer) = oneshot::channel();
         if self.send(Message::Abandon { why, keep, done }).is_ok() {
             // A thread that is gone has cleaned up.
@@ -471,10 +475,13 @@ impl Ingest {
         if !error.is_full() {
             error!(digest = %self.digest, %error, "a blob cannot be written");
         }
+        let (why, disk) = (Arc::from(error.to_string()), matches!(error, Error::Io { .. } | Error::Full { .. }));
         // Who learns from a reader that it stopped finds the writer closed.
-        let why = Arc::from(error.to_string());
         self.buffer.close(Some(error));
-        self.shared.stop(why);
+        match disk {
+            true => self.shared.stop_writing(self.written, self.hasher.clone(), why),
+            false => self.shared.stop(why),
+        }
     }
 }
 

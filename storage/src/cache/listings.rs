@@ -65,11 +65,7 @@ impl Listings {
         reading("listing", move || listings.read(&source, &kind)).await
     }
 
-    /// As [`Listings::load`], on this thread.
-    ///
-    /// # Errors
-    /// As [`Listings::load`].
-    pub fn read(&self, source: &Source, kind: &str) -> Result<Option<Listing>, Error> {
+    fn read(&self, source: &Source, kind: &str) -> Result<Option<Listing>, Error> {
         let read = || self.files.read_record(&self.files.layout.listing(source, kind)?);
         self.memory.get_or_read((source.clone(), kind.to_owned()), read)
     }

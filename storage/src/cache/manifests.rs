@@ -1,10 +1,10 @@
-//! Manifests: one line with the media type, then the exact bytes, under the digest of the bytes.
+//! Manifests: one line with the media type, then the exact bytes, under their digest.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::memory::Memory;
+use super::{inventory::Inventory, memory::Memory};
 use crate::{
     Error,
     blobs::InUse,
@@ -15,6 +15,8 @@ use crate::{
 
 /// Upstream's manifests are bounded by 4 MiB; a larger file is none that was written here.
 const MOST: u64 = 5 << 20;
+/// A media type has up to 255 bytes.
+const LONGEST_LINE: usize = 300;
 
 /// The manifests of a store, mirrored and hosted. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -22,12 +24,20 @@ pub struct Manifests {
     files: Arc<Files>,
     capacity: Arc<Capacity>,
     in_use: InUse,
+    inventory: Arc<Inventory>,
     memory: Memory<Digest, Manifest>,
 }
 
 impl Manifests {
-    pub(super) fn new(files: Arc<Files>, capacity: Arc<Capacity>, in_use: InUse, memory: u64) -> Manifests {
-        Manifests { files, capacity, in_use, memory: Memory::new(memory, |manifest: &Manifest| manifest.bytes.len()) }
+    pub(super) fn new(
+        files: Arc<Files>,
+        capacity: Arc<Capacity>,
+        in_use: InUse,
+        inventory: Arc<Inventory>,
+        memory: u64,
+    ) -> Manifests {
+        let memory = Memory::new(memory, |manifest: &Manifest| manifest.bytes.len());
+        Manifests { files, capacity, in_use, inventory, memory }
     }
 
     /// A manifest that was read or written lately. No system call.
@@ -50,10 +60,7 @@ impl Manifests {
     }
 
     /// As [`Manifests::load`], on this thread.
-    ///
-    /// # Errors
-    /// As [`Manifests::load`].
-    pub fn read(&self, digest: &Digest) -> Result<Option<Manifest>, Error> {
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Option<Manifest>, Error> {
         let manifest = self.memory.get_or_read(digest.clone(), || self.read_file(digest))?;
         if manifest.is_some() {
             self.capacity.note(Kind::Manifest, digest);
@@ -87,6 +94,12 @@ impl Manifests {
         Ok(manifest)
     }
 
+    /// Whether the file is what its name says; nothing is done about it.
+    pub(crate) fn is_sound(&self, digest: &Digest) -> Result<bool, Error> {
+        let bytes = self.files.disk.read(&self.files.layout.object(Kind::Manifest, digest), MOST)?;
+        Ok(bytes.is_some_and(|bytes| parse(digest, bytes.into()).is_some()))
+    }
+
     /// Takes a corrupt manifest out of the way; it is absent from now on.
     pub(crate) fn quarantine(&self, digest: &Digest, why: &str) {
         self.files.quarantine(Kind::Manifest, digest, why);
@@ -96,13 +109,12 @@ impl Manifests {
 
     /// `synced`: the bytes are on the disk before this returns; who needs the name there syncs its directory.
     pub(crate) fn write(&self, manifest: &Manifest, synced: bool) -> Result<(), Error> {
-        let actual = manifest.digest.algorithm().digest(&manifest.bytes);
-        if actual != manifest.digest {
-            return Err(Error::mismatch(&manifest.digest, actual));
+        if !Manifest::is_named(&manifest.bytes, &manifest.digest) {
+            return Err(Error::mismatch(&manifest.digest, manifest.digest.algorithm().digest(&manifest.bytes)));
         }
         let (disk, layout) = (&self.files.disk, &self.files.layout);
         let path = layout.object(Kind::Manifest, &manifest.digest);
-        let pieces = [Bytes::from(format!("{}\n", manifest.media_type)), manifest.bytes.clone()];
+        let pieces = [Bytes::from(first_line(&manifest.media_type) + "\n"), manifest.bytes.clone()];
         let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let _hold = self.in_use.hold(&manifest.digest);
         // What is here already may be a pushed one, which is synced.
@@ -116,6 +128,7 @@ impl Manifests {
         self.memory.put(manifest.digest.clone(), manifest.clone(), || {
             self.capacity.make_room_and_retry(size, write)?;
             self.capacity.insert(Kind::Manifest, &manifest.digest, size);
+            self.inventory.manifest(manifest, false);
             Ok(())
         })
     }
@@ -124,12 +137,47 @@ impl Manifests {
     pub(crate) fn forget(&self, digest: &Digest) {
         let forgotten: Result<(), Error> = self.memory.remove(digest, || Ok(()));
         debug_assert!(forgotten.is_ok());
+        self.inventory.gone(digest);
     }
 }
 
+/// The first line of a manifest's file: `weir1 <crc32 of the media type, 8 hex> <media type>`.
+fn first_line(media_type: &MediaType) -> String {
+    let media_type = media_type.to_string();
+    format!("weir1 {:08x} {media_type}", crc32fast::hash(media_type.as_bytes()))
+}
+
+/// The digest holds the bytes, and the checksum the media type. An older file begins with the media type alone.
 fn parse(digest: &Digest, file: Bytes) -> Option<Manifest> {
-    let line = file.iter().take(256).position(|byte| *byte == b'\n')?;
-    let media_type: MediaType = std::str::from_utf8(&file[..line]).ok()?.parse().ok()?;
-    let bytes = file.slice(line + 1..);
-    (digest.algorithm().digest(&bytes) == *digest).then(|| Manifest { digest: digest.clone(), media_type, bytes })
+    let end = file.iter().take(LONGEST_LINE).position(|byte| *byte == b'\n')?;
+    let line = std::str::from_utf8(&file[..end]).ok()?;
+    let media_type: MediaType = line.rsplit(' ').next()?.parse().ok()?;
+    let sound = line == first_line(&media_type) || line == media_type.to_string();
+    let bytes = file.slice(end + 1..);
+    (sound && Manifest::is_named(&bytes, digest)).then(|| Manifest { digest: digest.clone(), media_type, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn a_media_type_that_changed_a_bit_is_no_manifest() {
+        let bytes = Bytes::from_static(br#"{"schemaVersion":2}"#);
+        let digest = Algorithm::Sha256.digest(&bytes);
+        let media_type: MediaType = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+        let line = first_line(&media_type);
+        let file = [line.as_bytes(), b"\n", &bytes].concat();
+        assert_eq!(parse(&digest, file.clone().into()).unwrap().media_type, media_type);
+        for at in 0..=line.len() {
+            for bit in 0..8 {
+                let mut flipped = file.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(parse(&digest, flipped.into()).is_none(), "bit {bit} of byte {at}");
+            }
+        }
+        let old = [format!("{media_type}\n").as_bytes(), &bytes].concat();
+        assert_eq!(parse(&digest, old.into()).unwrap().media_type, media_type);
+    }
 }

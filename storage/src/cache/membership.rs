@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{manifests::Manifests, memory::Memory, sources::Sources};
+use super::{inventory::Inventory, manifests::Manifests, memory::Memory, sources::Sources};
 use crate::{
     Error, Source,
     capacity::Capacity,
@@ -21,6 +21,7 @@ pub struct Membership {
     capacity: Arc<Capacity>,
     manifests: Manifests,
     sources: Arc<Sources>,
+    inventory: Arc<Inventory>,
     memory: Memory<(Source, Digest), ()>,
 }
 
@@ -30,9 +31,10 @@ impl Membership {
         capacity: Arc<Capacity>,
         manifests: Manifests,
         sources: Arc<Sources>,
+        inventory: Arc<Inventory>,
         memory: u64,
     ) -> Membership {
-        Membership { files, capacity, manifests, sources, memory: Memory::new(memory, |()| 0) }
+        Membership { files, capacity, manifests, sources, inventory, memory: Memory::new(memory, |()| 0) }
     }
 
     /// Whether this source is known to have the digest, as far as that was read or written lately. No system call.
@@ -52,11 +54,7 @@ impl Membership {
         reading("membership", move || members.read(&source, &digest)).await
     }
 
-    /// As [`Membership::load`], on this thread: one `stat`, or none.
-    ///
-    /// # Errors
-    /// As [`Membership::load`].
-    pub fn read(&self, source: &Source, digest: &Digest) -> Result<bool, Error> {
+    fn read(&self, source: &Source, digest: &Digest) -> Result<bool, Error> {
         let found = self.memory.get_or_read((source.clone(), digest.clone()), || {
             let metadata = self.files.disk.metadata(&self.files.layout.member(source, digest)?)?;
             Ok(metadata.map(drop))
@@ -84,7 +82,10 @@ impl Membership {
             let path = self.files.layout.member(source, &digest)?;
             let touch = || self.capacity.make_room_and_retry(0, || self.files.disk.touch(&path));
             self.memory.put(key, (), touch)?;
-            listed |= self.manifests.contains(&digest)?;
+            if self.manifests.contains(&digest)? {
+                self.inventory.member(source, &digest, false);
+                listed = true;
+            }
         }
         if listed {
             self.sources.found(source);
@@ -95,11 +96,23 @@ impl Membership {
     /// Forgets all that this source is known to have; gives how many there were.
     pub(super) fn forget(&self, source: &Source) -> Result<u64, Error> {
         let mut gone = 0;
-        let names = self.files.disk.list(&self.files.layout.source(source)?.join(MEMBERS))?;
-        for digest in names.iter().filter_map(|name| unflat(name)) {
-            let path = self.files.layout.member(source, &digest)?;
-            gone += u64::from(self.memory.remove(&(source.clone(), digest), || self.files.disk.remove(&path))?);
+        for digest in self.all(source)? {
+            gone += u64::from(self.forget_one(source, &digest)?);
         }
         Ok(gone)
+    }
+
+    /// All that this source is known to have. Lists one directory.
+    pub(crate) fn all(&self, source: &Source) -> Result<Vec<Digest>, Error> {
+        let names = self.files.disk.list(&self.files.layout.source(source)?.join(MEMBERS))?;
+        Ok(names.iter().filter_map(|name| unflat(name)).collect())
+    }
+
+    /// Forgets that this source has the digest; `false` when it was not known to.
+    pub(crate) fn forget_one(&self, source: &Source, digest: &Digest) -> Result<bool, Error> {
+        let path = self.files.layout.member(source, digest)?;
+        let gone = self.memory.remove(&(source.clone(), digest.clone()), || self.files.disk.remove(&path));
+        self.inventory.unmember(source, digest);
+        gone
     }
 }

@@ -4,6 +4,7 @@
 //! the disk, elsewhere, and does not wait for a disk that hangs. What is `async` and writes is done even when its future is
 //! dropped.
 
+mod inventory;
 mod listings;
 mod manifests;
 mod membership;
@@ -13,12 +14,16 @@ mod tags;
 
 use std::sync::Arc;
 
-pub(crate) use self::sources::{Sources, source_of};
 pub use self::{
+    inventory::{Image, Repository},
     listings::{Listing, Listings},
     manifests::Manifests,
     membership::Membership,
     tags::{TagRecord, Tags},
+};
+pub(crate) use self::{
+    inventory::{Inventory, State},
+    sources::{Sources, source_of},
 };
 use crate::{
     Error, Source,
@@ -41,21 +46,31 @@ pub struct Cache {
     pub listings: Listings,
     files: Arc<Files>,
     pub(crate) sources: Arc<Sources>,
+    pub(crate) inventory: Arc<Inventory>,
 }
 
 impl Cache {
     /// Of `memory` bytes manifests may have half, tags and members an eighth each, lists a quarter.
     pub(crate) fn new(files: Arc<Files>, capacity: Arc<Capacity>, in_use: InUse, memory: u64) -> Cache {
-        let manifests = Manifests::new(files.clone(), capacity.clone(), in_use, memory / 2);
+        let inventory = Arc::<Inventory>::default();
+        let manifests = Manifests::new(files.clone(), capacity.clone(), in_use, inventory.clone(), memory / 2);
         let sources = Arc::new(Sources::new(files.clone(), manifests.clone()));
         let (to, from) = (capacity, files.clone());
         Cache {
-            tags: Tags::new(from.clone(), to.clone(), sources.clone(), memory / 8),
-            members: Membership::new(from.clone(), to.clone(), manifests.clone(), sources.clone(), memory / 8),
+            tags: Tags::new(from.clone(), to.clone(), sources.clone(), inventory.clone(), memory / 8),
+            members: Membership::new(
+                from.clone(),
+                to.clone(),
+                manifests.clone(),
+                sources.clone(),
+                inventory.clone(),
+                memory / 8,
+            ),
             listings: Listings::new(from, to, memory / 4),
             manifests,
             files,
             sources,
+            inventory,
         }
     }
 
@@ -70,7 +85,7 @@ impl Cache {
         blocking("forget", move || cache.forget_now(&upstream, &repository, tag.as_ref())).await
     }
 
-    fn forget_now(&self, upstream: &str, repository: &Name, tag: Option<&Tag>) -> Result<u64, Error> {
+    pub(crate) fn forget_now(&self, upstream: &str, repository: &Name, tag: Option<&Tag>) -> Result<u64, Error> {
         let directory = self.files.layout.repositories().join(escape(upstream)?);
         let mut gone = 0;
         for credential in self.files.disk.list(&directory)?.iter().filter_map(|name| unescape(name)) {

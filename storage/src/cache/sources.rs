@@ -20,7 +20,7 @@ use crate::{
 /// Sources that wait for the index; with more of them it is made anew instead.
 const WAITING: usize = 100_000;
 
-/// What the index has to be told of sources.
+/// What the index does not have yet of sources.
 #[derive(Debug)]
 pub(crate) struct Sources {
     files: Arc<Files>,

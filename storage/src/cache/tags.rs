@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{memory::Memory, sources::Sources};
+use super::{inventory::Inventory, memory::Memory, sources::Sources};
 use crate::{
     Error, Source,
     capacity::Capacity,
@@ -31,12 +31,19 @@ pub struct Tags {
     files: Arc<Files>,
     capacity: Arc<Capacity>,
     sources: Arc<Sources>,
+    inventory: Arc<Inventory>,
     memory: Memory<(Source, Tag), TagRecord>,
 }
 
 impl Tags {
-    pub(super) fn new(files: Arc<Files>, capacity: Arc<Capacity>, sources: Arc<Sources>, memory: u64) -> Tags {
-        Tags { files, capacity, sources, memory: Memory::new(memory, |_| 0) }
+    pub(super) fn new(
+        files: Arc<Files>,
+        capacity: Arc<Capacity>,
+        sources: Arc<Sources>,
+        inventory: Arc<Inventory>,
+        memory: u64,
+    ) -> Tags {
+        Tags { files, capacity, sources, inventory, memory: Memory::new(memory, |_| 0) }
     }
 
     /// What a tag named when upstream was last asked, when that was read or written lately. No system call.
@@ -56,13 +63,13 @@ impl Tags {
         reading("tag", move || tags.read(&source, &tag)).await
     }
 
-    /// As [`Tags::load`], on this thread.
-    ///
-    /// # Errors
-    /// As [`Tags::load`].
-    pub fn read(&self, source: &Source, tag: &Tag) -> Result<Option<TagRecord>, Error> {
-        let read = || self.files.read_record(&self.files.layout.tag(source, tag)?);
-        self.memory.get_or_read((source.clone(), tag.clone()), read)
+    fn read(&self, source: &Source, tag: &Tag) -> Result<Option<TagRecord>, Error> {
+        self.memory.get_or_read((source.clone(), tag.clone()), || self.read_file(source, tag))
+    }
+
+    /// From disk, past the memory of what was asked for lately.
+    pub(crate) fn read_file(&self, source: &Source, tag: &Tag) -> Result<Option<TagRecord>, Error> {
+        self.files.read_record(&self.files.layout.tag(source, tag)?)
     }
 
     /// Notes what a tag names.
@@ -74,7 +81,8 @@ impl Tags {
         blocking("put tag", move || {
             let path = tags.files.layout.tag(&source, &tag)?;
             let write = || tags.capacity.make_room_and_retry(0, || tags.files.write_record(&path, &record));
-            tags.memory.put((source.clone(), tag), record.clone(), write)?;
+            tags.memory.put((source.clone(), tag.clone()), record.clone(), write)?;
+            tags.inventory.tag(&source, &tag, &record.digest, record.checked_at, false);
             tags.sources.found(&source);
             Ok(())
         })
@@ -90,9 +98,11 @@ impl Tags {
         blocking("remove tag", move || tags.forget(&source, &tag).map(drop)).await
     }
 
-    pub(super) fn forget(&self, source: &Source, tag: &Tag) -> Result<bool, Error> {
+    pub(crate) fn forget(&self, source: &Source, tag: &Tag) -> Result<bool, Error> {
         let path = self.files.layout.tag(source, tag)?;
-        self.memory.remove(&(source.clone(), tag.clone()), || self.files.disk.remove(&path))
+        let removed = self.memory.remove(&(source.clone(), tag.clone()), || self.files.disk.remove(&path));
+        self.inventory.untag(source, tag);
+        removed
     }
 
     /// The cached tags of a repository, in byte order. Lists one directory.
@@ -104,7 +114,7 @@ impl Tags {
         reading("tags", move || tags.all(&source)).await
     }
 
-    pub(super) fn all(&self, source: &Source) -> Result<Vec<Tag>, Error> {
+    pub(crate) fn all(&self, source: &Source) -> Result<Vec<Tag>, Error> {
         let names = self.files.disk.list(&self.files.layout.source(source)?.join(TAGS))?;
         let mut tags: Vec<Tag> = names.iter().filter_map(|name| name.parse().ok()).collect();
         tags.sort_unstable();

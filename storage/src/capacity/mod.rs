@@ -18,7 +18,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tracing::warn;
@@ -32,7 +32,7 @@ const MANIFEST_SHARE: u64 = 10;
 /// Threads that note accesses each have their own map, up to so many.
 const SHARDS: usize = 16;
 
-/// Digests noted per shard between two drains; more than that in a second and the rest are not told apart from each other.
+/// Digests noted per shard between two drains; more than that in a second and the rest are not distinguished.
 const NOTED: usize = 8192;
 
 /// Demands that wait for the evictor; more wait for their turn to ask.
@@ -99,6 +99,12 @@ pub(crate) struct Capacity {
     full: AtomicU64,
 }
 
+/// Seconds since 1970; good until 2106.
+pub(crate) fn seconds(time: SystemTime) -> u32 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
     pub(crate) blobs: Ranks,
@@ -107,7 +113,7 @@ pub(crate) struct Accounts {
     reserved: u64,
     /// Bytes of partial files that wait to be resumed.
     idle: u64,
-    /// What the index has to be told.
+    /// What the index does not have yet.
     pub(crate) changed: HashSet<(Kind, Digest)>,
 }
 
@@ -142,7 +148,15 @@ impl Capacity {
             quarantined: AtomicU64::new(0),
             full: AtomicU64::new(0),
         };
+        // What comes before the evictor's first look has a time, too.
+        capacity.set_now(seconds(SystemTime::now()));
         (Arc::new(capacity), received)
+    }
+
+    /// So late it is: seconds since 1970.
+    pub(crate) fn set_now(&self, now: u32) {
+        let mut accounts = self.accounts();
+        Kind::ALL.into_iter().for_each(|kind| accounts.of(kind).set_now(now));
     }
 
     pub(crate) fn accounts(&self) -> MutexGuard<'_, Accounts> {
@@ -216,11 +230,11 @@ impl Capacity {
         self.removed(kind, digest);
     }
 
-    /// An object that is gone for another reason.
-    pub(crate) fn removed(&self, kind: Kind, digest: &Digest) {
+    /// An object that is gone for another reason; gives its size.
+    pub(crate) fn removed(&self, kind: Kind, digest: &Digest) -> u64 {
         let mut accounts = self.accounts();
-        accounts.of(kind).remove(digest);
         accounts.changed.insert((kind, digest.clone()));
+        accounts.of(kind).remove(digest).map_or(0, |entry| entry.size)
     }
 
     /// The size an object was stored with, as far as it is counted yet.

@@ -16,6 +16,8 @@ pub(crate) struct Ranks {
     entries: HashMap<Digest, Entry>,
     bytes: u64,
     age: f64,
+    /// Seconds since 1970, as the evictor counts them.
+    now: u32,
 }
 
 /// One object's standing.
@@ -23,6 +25,8 @@ pub(crate) struct Ranks {
 pub(crate) struct Entry {
     pub(crate) size: u64,
     pub(crate) frequency: u32,
+    /// When it was last asked for, in seconds since 1970.
+    pub(crate) used: u32,
     pub(crate) priority: f64,
 }
 
@@ -61,7 +65,7 @@ impl Ranks {
 
     /// A new object, which was asked for just now.
     pub(crate) fn insert(&mut self, digest: &Digest, size: u64) {
-        self.put(digest, Entry { size, frequency: 1, priority: self.age + worth(size, 1) });
+        self.put(digest, Entry { size, frequency: 1, used: self.now, priority: self.age + worth(size, 1) });
     }
 
     /// An object found on disk of which nothing is known but when it was written. Unknown objects are worth the less the
@@ -71,7 +75,9 @@ impl Ranks {
             return;
         }
         let weeks = unused.as_secs_f64() / (7.0 * 24.0 * 3600.0);
-        self.put(digest, Entry { size, frequency: 1, priority: self.age + worth(size, 1) / (1.0 + weeks) });
+        // When it was asked for last, only the index remembers; without it, its idle time begins anew.
+        let priority = self.age + worth(size, 1) / (1.0 + weeks);
+        self.put(digest, Entry { size, frequency: 1, used: self.now, priority });
     }
 
     fn put(&mut self, digest: &Digest, entry: Entry) {
@@ -82,10 +88,14 @@ impl Ranks {
     }
 
     /// What an earlier run remembered of an object that is here.
-    pub(crate) fn remember(&mut self, digest: &Digest, frequency: u32, priority: f64) {
+    pub(crate) fn remember(&mut self, digest: &Digest, frequency: u32, priority: f64, used: u32) {
         if let Some(entry) = self.entries.get_mut(digest)
             && priority.is_finite()
         {
+            // Unless it was asked for since the start.
+            if entry.frequency == 1 {
+                entry.used = entry.used.min(used);
+            }
             entry.frequency = entry.frequency.max(frequency);
             entry.priority = entry.priority.max(priority);
         }
@@ -93,9 +103,10 @@ impl Ranks {
 
     /// It was asked for `hits` times.
     pub(crate) fn touch(&mut self, digest: &Digest, hits: u32) -> bool {
-        let age = self.age;
+        let (age, now) = (self.age, self.now);
         let Some(entry) = self.entries.get_mut(digest) else { return false };
         entry.frequency = entry.frequency.saturating_add(hits);
+        entry.used = now;
         entry.priority = age + worth(entry.size, entry.frequency);
         true
     }
@@ -112,6 +123,17 @@ impl Ranks {
         let entry = self.remove(digest)?;
         self.age = self.age.max(entry.priority);
         Some(entry)
+    }
+
+    /// So late it is: seconds since 1970.
+    pub(crate) fn set_now(&mut self, now: u32) {
+        self.now = now;
+    }
+
+    /// What no client asked for in the last so many seconds.
+    pub(crate) fn idle(&self, seconds: u64) -> Vec<Digest> {
+        let is_idle = |entry: &Entry| u64::from(self.now.saturating_sub(entry.used)) > seconds;
+        self.entries.iter().filter(|(_, entry)| is_idle(entry)).map(|(digest, _)| digest.clone()).collect()
     }
 
     /// Everything, the first to go first.
@@ -174,8 +196,30 @@ mod tests {
         ranks.find(&digest(1), 1_000_000, day);
         ranks.find(&digest(2), 1_000_000, day * 30);
         assert_eq!(ranks.order()[0], digest(2));
-        ranks.remember(&digest(2), 50, 40.0);
+        ranks.remember(&digest(2), 50, 40.0, 0);
         assert_eq!(ranks.order()[0], digest(1));
+    }
+
+    #[test]
+    fn what_is_idle_is_known_after_a_restart_too() {
+        let mut ranks = Ranks::default();
+        ranks.set_now(1000);
+        for number in 1..=4 {
+            ranks.find(&digest(number), 10, Duration::from_secs(1 << 30));
+        }
+        assert!(ranks.idle(0).is_empty(), "without a memory all begin anew");
+        ranks.touch(&digest(2), 1);
+        for number in 1..=3 {
+            ranks.remember(&digest(number), 7, 1.0, 500 + number as u32);
+        }
+        let mut idle = ranks.idle(498);
+        assert_eq!(idle, [digest(1)], "{idle:?}");
+        ranks.set_now(1002);
+        idle = ranks.idle(498);
+        idle.sort();
+        let mut wanted = [digest(1), digest(3)];
+        wanted.sort();
+        assert_eq!(idle, wanted, "the second was asked for since, and nothing is known of the fourth");
     }
 
     /// GDSF earns its keep against the simplest thing that could be here instead.

@@ -79,10 +79,15 @@ struct Rules {
     rules: Mutex<Vec<Rule>>,
     // Held for one push. `None`: nothing is recorded.
     calls: Mutex<Option<Vec<(Call, PathBuf)>>>,
+    // Held to clone or replace it.
+    synced: Mutex<Option<Arc<AfterSync>>>,
 }
 
+type AfterSync = dyn Fn(&Path) + Send + Sync;
+
 struct Rule {
-    call: Call,
+    /// `None`: every call.
+    call: Option<Call>,
     skip: u32,
     times: u32,
     action: Action,
@@ -97,12 +102,24 @@ enum Action {
 impl Faults {
     /// The next `times` calls of this kind after `skip` others fail with `errno`.
     pub fn fail(&self, call: Call, skip: u32, times: u32, errno: i32) {
-        self.add(Rule { call, skip, times, action: Action::Fail(errno) });
+        self.add(Rule { call: Some(call), skip, times, action: Action::Fail(errno) });
+    }
+
+    /// From now on every call fails with `errno`, so that the directory stays as it is.
+    pub fn fail_all(&self, errno: i32) {
+        self.add(Rule { call: None, skip: 0, times: u32::MAX, action: Action::Fail(errno) });
+    }
+
+    /// After each sync of a file or directory this runs, with its path, until the last clone is dropped: what a test must know
+    /// to tell what a power cut leaves.
+    pub fn after_sync(&self, run: impl Fn(&Path) + Send + Sync + 'static) {
+        *self.0.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(run));
+        self.0.armed.store(true, Ordering::Relaxed);
     }
 
     /// Before the next call of this kind after `skip` others this runs, where the call is made.
     pub fn before(&self, call: Call, skip: u32, run: impl FnOnce() + Send + 'static) {
-        self.add(Rule { call, skip, times: 1, action: Action::Run(Some(Box::new(run))) });
+        self.add(Rule { call: Some(call), skip, times: 1, action: Action::Run(Some(Box::new(run))) });
     }
 
     /// From now on all calls are recorded, until they are healed.
@@ -125,7 +142,8 @@ impl Faults {
     pub fn heal(&self) {
         self.0.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
         *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.0.armed.store(false, Ordering::Relaxed);
+        let watched = self.0.synced.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        self.0.armed.store(watched, Ordering::Relaxed);
     }
 
     fn check(&self, call: Call, path: &Path) -> io::Result<()> {
@@ -137,7 +155,7 @@ impl Faults {
         }
         let mut run = None;
         let mut rules = self.0.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        for rule in rules.iter_mut().filter(|rule| rule.call == call && rule.times > 0) {
+        for rule in rules.iter_mut().filter(|rule| rule.call.is_none_or(|wanted| wanted == call) && rule.times > 0) {
             if rule.skip > 0 {
                 rule.skip -= 1;
             } else {
@@ -154,6 +172,15 @@ impl Faults {
         }
         Ok(())
     }
+
+    fn synced(&self, path: &Path) {
+        if self.0.armed.load(Ordering::Relaxed) {
+            let run = self.0.synced.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(run) = run {
+                run(path);
+            }
+        }
+    }
 }
 
 /// What the file system has left for an unprivileged process.
@@ -162,6 +189,8 @@ pub(crate) struct Free {
     pub(crate) bytes: u64,
     /// All inodes of the file system; 0 where it does not count them.
     pub(crate) inodes: u64,
+    /// Those of them that are free.
+    pub(crate) free_inodes: u64,
 }
 
 /// A file as it was at one moment: its size, its inode, and when the file system last changed either bytes or inode.
@@ -185,6 +214,9 @@ impl Disk {
 
     fn run<T>(&self, call: Call, path: &Path, work: impl FnOnce() -> io::Result<T>) -> Result<T, Error> {
         let result = self.faults.check(call, path).and_then(|()| work());
+        if call == Call::Sync && result.is_ok() {
+            self.faults.synced(path);
+        }
         result.map_err(|source| Error::Io { call: call.name(), path: path.to_owned(), source })
     }
 
@@ -379,7 +411,8 @@ impl Disk {
     pub(crate) fn free(&self, path: &Path) -> Result<Free, Error> {
         self.run(Call::Space, path, || {
             let answer = rustix::fs::statvfs(path)?;
-            Ok(Free { bytes: answer.f_bavail.saturating_mul(answer.f_frsize), inodes: answer.f_files })
+            let bytes = answer.f_bavail.saturating_mul(answer.f_frsize);
+            Ok(Free { bytes, inodes: answer.f_files, free_inodes: answer.f_favail })
         })
     }
 

@@ -233,7 +233,7 @@ impl JournalWriter {
         self.open = None;
         disk.rename(&new, &self.path)?;
         if let Some(directory) = self.path.parent() {
-            disk.sync_directory(directory)?;
+            self.files.sync_names(directory)?;
         }
         self.open = Some((file, pieces.iter().map(|piece| piece.len() as u64).sum()));
         Ok(())
@@ -258,6 +258,12 @@ struct Parsed {
     snapshot: u64,
     /// Where the last good frame ends.
     end: u64,
+}
+
+/// The records of a journal's bytes, and where the last good one ends.
+#[cfg(any(test, fuzzing))]
+pub(super) fn records(bytes: &Bytes) -> Option<(Vec<Bytes>, u64)> {
+    parse(bytes).map(|parsed| (parsed.records, parsed.end))
 }
 
 /// `None` when the first line is not a journal's.

@@ -110,6 +110,11 @@ impl Layout {
         self.root.join("scrub")
     }
 
+    /// Patterns of images that eviction leaves alone.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
     pub(crate) fn repositories(&self) -> PathBuf {
         self.root.join("repositories")
     }

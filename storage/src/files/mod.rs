@@ -4,6 +4,8 @@
 //! the lock of the directory, so that code that can touch a file holds the directory.
 
 mod disk;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod journal;
 mod layout;
 mod record;
@@ -131,12 +133,14 @@ impl Files {
     }
 }
 
-/// Runs what writes away from the async threads. It is done even when the future is dropped.
+/// Runs what writes away from the async threads, in a span of its own. It is done even when the future is dropped.
 pub(crate) async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Error::vanished(what)))
+    let span = tracing::debug_span!("storage", call = what);
+    let work = tokio::task::spawn_blocking(move || span.in_scope(work));
+    work.await.unwrap_or_else(|_| Err(Error::vanished(what)))
 }
 
 /// Runs what only reads away from the async threads, and does not wait for a disk that hangs.

@@ -11,6 +11,7 @@
 //! Who may do what, and whether a manifest is one, was decided before.
 
 mod collect;
+mod delete;
 
 use std::{
     collections::BTreeMap,
@@ -26,14 +27,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::pins::Pins;
+use super::{pins::Pins, protection::Protection};
 use crate::{
     Error, Reader, Settings, TagRecord,
     blobs::Blobs,
     cache::Manifests,
     capacity::Capacity,
-    files::{Files, Kind, TAGS, blocking, flat, held_in, held_name, unflat},
-    oci::{Digest, Manifest, MediaType, Name, Tag},
+    files::{Files, Kind, TAGS, blocking, flat, held_in, held_name, reading, unflat},
+    oci::{Child, Digest, Manifest, MediaType, Name, Reference, Tag},
 };
 
 /// Locks of which each stands for many repositories.
@@ -65,7 +66,9 @@ pub struct Push {
     /// Its bytes, digest and media type.
     pub manifest: Manifest,
     /// What it names: what of it the repository holds is not collected meanwhile.
-    pub children: Vec<Digest>,
+    pub children: Vec<Child>,
+    /// Whether it is taken while the repository lacks blobs that it names.
+    pub may_lack_blobs: bool,
     /// What it refers to, and how it is described there (end-12).
     pub subject: Option<(Digest, serde_json::Value)>,
     /// Tags that shall name it, and whether each may not be moved.
@@ -175,10 +178,10 @@ impl Repositories {
     /// A blob that the repository holds.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn blob(&self, name: &Name, digest: &Digest) -> Result<Option<Reader>, Error> {
+    /// [`Error::Io`], also when the disk does not answer in time.
+    pub async fn blob(&self, name: &Name, digest: &Digest) -> Result<Option<Reader>, Error> {
         match self.0.pins.held(Kind::Blob, digest, name) {
-            Some(_) => self.0.blobs.read(digest),
+            Some(_) => self.0.blobs.load(digest).await,
             None => Ok(None),
         }
     }
@@ -186,13 +189,13 @@ impl Repositories {
     /// Its size. The client may be about to name it in a manifest, so it is not collected for a while.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn blob_size(&self, name: &Name, digest: &Digest) -> Result<Option<u64>, Error> {
+    /// As [`Repositories::blob`].
+    pub async fn blob_size(&self, name: &Name, digest: &Digest) -> Result<Option<u64>, Error> {
         if self.0.pins.held(Kind::Blob, digest, name).is_none() {
             return Ok(None);
         }
         self.0.pins.touch(Kind::Blob, digest, name);
-        self.0.blobs.size(digest)
+        self.0.blobs.size(digest).await
     }
 
     /// The repositories that hold a blob.
@@ -223,44 +226,44 @@ impl Repositories {
     /// Takes a blob from the repository; `false` when it did not hold it.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub async fn delete_blob(&self, name: &Name, digest: &Digest) -> Result<bool, Error> {
+    /// [`Error::Immutable`] or [`Error::Referenced`] when it is protected, and nothing is changed; [`Error::Io`].
+    pub async fn delete_blob(&self, name: &Name, digest: &Digest, protection: Protection) -> Result<bool, Error> {
         let (inner, name, digest) = (self.0.clone(), name.clone(), digest.clone());
-        blocking("delete blob", move || {
-            let _stripe = inner.lock(&name);
-            inner.give_up(Kind::Blob, &name, &digest)
-        })
-        .await
+        blocking("delete blob", move || inner.delete_blob(&name, &digest, &protection)).await
     }
 
-    /// Keeps a manifest, what it refers to, and its tags.
+    /// Keeps a manifest, what it refers to, and its tags; gives how many of the manifests that it lists are not here.
     ///
     /// # Errors
-    /// [`Error::Immutable`], and nothing is changed; [`Error::Quota`], [`Error::Full`], [`Error::Io`].
-    pub async fn put_manifest(&self, name: &Name, push: Push) -> Result<(), Error> {
+    /// [`Error::Immutable`] or [`Error::MissingBlobs`], and nothing is changed; [`Error::Quota`], [`Error::Full`], [`Error::Io`].
+    pub async fn put_manifest(&self, name: &Name, push: Push) -> Result<usize, Error> {
         let (inner, name) = (self.0.clone(), name.clone());
         blocking("host manifest", move || inner.host_manifest(&name, &push)).await
     }
 
-    /// A manifest that the repository holds, with the media type it was pushed with.
+    /// A manifest that the repository holds, by digest or as a tag names it, with the media type it was pushed with.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn manifest(&self, name: &Name, digest: &Digest) -> Result<Option<Manifest>, Error> {
-        let Some(size) = self.0.pins.held(Kind::Manifest, digest, name) else { return Ok(None) };
-        let Some(manifest) = self.0.manifests.read(digest)? else { return Ok(None) };
-        let held: Option<Held> =
-            self.0.files.read_record(&self.0.files.layout.held(name, Kind::Manifest, digest, size))?;
-        Ok(held.map(|held| Manifest { media_type: held.media_type, ..manifest }))
+    /// As [`Repositories::blob`].
+    pub async fn manifest(&self, name: &Name, reference: &Reference) -> Result<Option<Manifest>, Error> {
+        let (inner, name, reference) = (self.0.clone(), name.clone(), reference.clone());
+        reading("hosted manifest", move || match &reference {
+            Reference::Digest(digest) => inner.manifest(&name, digest),
+            Reference::Tag(tag) => match inner.tag(&name, tag)? {
+                Some(record) => inner.manifest(&name, &record.digest),
+                None => Ok(None),
+            },
+        })
+        .await
     }
 
     /// What a tag names, when the repository holds that.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn tag(&self, name: &Name, tag: &Tag) -> Result<Option<TagRecord>, Error> {
-        let record: Option<TagRecord> = self.0.files.read_record(&self.0.files.layout.hosted_tag(name, tag))?;
-        Ok(record.filter(|record| self.0.pins.held(Kind::Manifest, &record.digest, name).is_some()))
+    /// As [`Repositories::blob`].
+    pub async fn tag(&self, name: &Name, tag: &Tag) -> Result<Option<TagRecord>, Error> {
+        let (inner, name, tag) = (self.0.clone(), name.clone(), tag.clone());
+        reading("hosted tag", move || inner.tag(&name, &tag)).await
     }
 
     /// All tags, in byte order.
@@ -269,7 +272,7 @@ impl Repositories {
     /// [`Error::Io`].
     pub async fn tags(&self, name: &Name) -> Result<Vec<Tag>, Error> {
         let (inner, name) = (self.0.clone(), name.clone());
-        blocking("tags", move || inner.tags(&name)).await
+        reading("hosted tags", move || inner.tags(&name)).await
     }
 
     /// Removes a tag; `false` when there was none.
@@ -294,15 +297,10 @@ impl Repositories {
     /// Removes a manifest, the tags that name it, and its place among the referrers of its subject; `false` when there was none.
     ///
     /// # Errors
-    /// [`Error::Immutable`] when one of those tags `is_immutable`, and nothing is changed; [`Error::Io`].
-    pub async fn delete_manifest(
-        &self,
-        name: &Name,
-        digest: &Digest,
-        is_immutable: impl Fn(&Tag) -> bool + Send + 'static,
-    ) -> Result<bool, Error> {
+    /// As [`Repositories::delete_blob`].
+    pub async fn delete_manifest(&self, name: &Name, digest: &Digest, protection: Protection) -> Result<bool, Error> {
         let (inner, name, digest) = (self.0.clone(), name.clone(), digest.clone());
-        blocking("delete manifest", move || inner.drop_manifest(&name, &digest, is_immutable)).await
+        blocking("delete manifest", move || inner.delete_manifest(&name, &digest, &protection)).await
     }
 
     /// The descriptors of what refers to a subject, in the order of their digests after `last`, until there are `most` of them
@@ -318,7 +316,7 @@ impl Repositories {
         page: ReferrersPage,
     ) -> Result<(Vec<serde_json::Value>, Option<Digest>), Error> {
         let (inner, name, subject) = (self.0.clone(), name.clone(), subject.clone());
-        blocking("referrers", move || inner.referrers(&name, &subject, more, &page)).await
+        reading("hosted referrers", move || inner.referrers(&name, &subject, more, &page)).await
     }
 
     /// Gives up what was pushed, is named by no manifest of its repository, and was not asked for in a while. Safe beside
@@ -364,6 +362,18 @@ impl Inner {
     fn lock(&self, name: &Name) -> MutexGuard<'_, ()> {
         let at = self.hasher.hash_one(name) as usize % LOCKS;
         self.locks[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn manifest(&self, name: &Name, digest: &Digest) -> Result<Option<Manifest>, Error> {
+        let Some(size) = self.pins.held(Kind::Manifest, digest, name) else { return Ok(None) };
+        let Some(manifest) = self.manifests.read(digest)? else { return Ok(None) };
+        let held: Option<Held> = self.files.read_record(&self.files.layout.held(name, Kind::Manifest, digest, size))?;
+        Ok(held.map(|held| Manifest { media_type: held.media_type, ..manifest }))
+    }
+
+    fn tag(&self, name: &Name, tag: &Tag) -> Result<Option<TagRecord>, Error> {
+        let record: Option<TagRecord> = self.files.read_record(&self.files.layout.hosted_tag(name, tag))?;
+        Ok(record.filter(|record| self.pins.held(Kind::Manifest, &record.digest, name).is_some()))
     }
 
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), Error> {
@@ -422,7 +432,7 @@ impl Inner {
         Ok(true)
     }
 
-    fn host_manifest(&self, name: &Name, push: &Push) -> Result<(), Error> {
+    fn host_manifest(&self, name: &Name, push: &Push) -> Result<usize, Error> {
         let (digest, size) = (&push.manifest.digest, push.manifest.bytes.len() as u64);
         let _hold = self.blobs.in_use.hold(digest);
         self.manifests.write(&push.manifest, true)?;
@@ -434,13 +444,35 @@ impl Inner {
                 return Err(Error::Immutable(tag.clone()));
             }
         }
-        push.children.iter().for_each(|child| self.pins.touch(Kind::Blob, child, name));
+        // Under the lock: what is here now cannot be deleted before the manifest names it.
+        let (mut blobs, mut manifests) = (Vec::new(), 0);
+        for Child { digest, is_manifest, is_foreign, .. } in &push.children {
+            self.pins.touch(Kind::Blob, digest, name);
+            if *is_foreign || self.is_here(Kind::Blob, digest, name)? {
+                continue;
+            }
+            match is_manifest {
+                false => blobs.push(digest),
+                // An index may list blobs, too: BuildKit's cache does.
+                true => manifests += usize::from(!self.is_here(Kind::Manifest, digest, name)?),
+            }
+        }
+        if let Some(first) = blobs.first().filter(|_| !push.may_lack_blobs) {
+            return Err(Error::MissingBlobs { digest: Box::new((*first).clone()), missing: blobs.len() });
+        }
         let new = self.pins.add(Kind::Manifest, digest, size, name)?;
         self.write_push(name, push, size).inspect_err(|_| {
             if new {
                 self.pins.remove(Kind::Manifest, digest, name);
             }
-        })
+        })?;
+        Ok(manifests)
+    }
+
+    /// Whether the repository holds it and its bytes were not lost.
+    fn is_here(&self, kind: Kind, digest: &Digest, name: &Name) -> Result<bool, Error> {
+        let object = self.files.layout.object(kind, digest);
+        Ok(self.pins.held(kind, digest, name).is_some() && self.files.disk.metadata(&object)?.is_some())
     }
 
     fn write_push(&self, name: &Name, push: &Push, size: u64) -> Result<(), Error> {
@@ -470,35 +502,6 @@ impl Inner {
         let mut tags: Vec<Tag> = names.iter().filter_map(|name| name.parse().ok()).collect();
         tags.sort_unstable();
         Ok(tags)
-    }
-
-    fn drop_manifest(&self, name: &Name, digest: &Digest, is_immutable: impl Fn(&Tag) -> bool) -> Result<bool, Error> {
-        let _stripe = self.lock(name);
-        let Some(size) = self.pins.held(Kind::Manifest, digest, name) else { return Ok(false) };
-        let mut tags = Vec::new();
-        for tag in self.tags(name)? {
-            let path = self.files.layout.hosted_tag(name, &tag);
-            let record: Option<TagRecord> = self.files.read_record(&path)?;
-            if record.is_some_and(|record| record.digest == *digest) {
-                if is_immutable(&tag) {
-                    return Err(Error::Immutable(tag));
-                }
-                tags.push(path);
-            }
-        }
-        for path in &tags {
-            self.files.disk.remove(path)?;
-        }
-        if let Some(path) = tags.first() {
-            self.files.sync_parent(path)?;
-        }
-        let held: Option<Held> = self.files.read_record(&self.files.layout.held(name, Kind::Manifest, digest, size))?;
-        if let Some(subject) = held.and_then(|held| held.subject) {
-            let path = self.files.layout.referrers(name, &subject).join(flat(digest));
-            self.files.disk.remove(&path)?;
-            self.files.sync_parent(&path)?;
-        }
-        self.give_up(Kind::Manifest, name, digest)
     }
 
     fn referrers(

@@ -2,10 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
-use super::{Invalid, Tag};
+use super::{Invalid, Tag, text::as_text};
 
 /// The hash functions a digest may name. Others (md5, sha1) are refused: a mirror that cannot verify must not serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,22 +52,35 @@ impl Algorithm {
 ///
 /// The private bytes are the point: a `Digest` can be put into a path because nothing but hexadecimal can come out.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest {
-    algorithm: Algorithm,
-    // sha256 leaves the upper half zero, so equality and hashing need no special case.
-    bytes: [u8; 64],
+pub struct Digest(Bytes);
+
+/// There are millions in memory, nearly all of them sha256, so that the longer hash is the one behind a pointer.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Bytes {
+    Sha256([u8; 32]),
+    Sha512(Box<[u8; 64]>),
 }
 
 impl Digest {
     /// The hash function that made it.
     pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+        match self.0 {
+            Bytes::Sha256(_) => Algorithm::Sha256,
+            Bytes::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Sha256(bytes) => bytes,
+            Bytes::Sha512(bytes) => &**bytes,
+        }
     }
 
     /// The hash in lower-case hexadecimal, without the algorithm.
     pub fn hex(&self) -> String {
-        let mut hex = String::with_capacity(self.algorithm.length() * 2);
-        for byte in &self.bytes[..self.algorithm.length()] {
+        let mut hex = String::with_capacity(self.bytes().len() * 2);
+        for byte in self.bytes() {
             for nibble in [byte >> 4, byte & 15] {
                 hex.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
             }
@@ -80,13 +92,7 @@ impl Digest {
     /// the hash cut to 64 (distribution-spec, "Referrers tag schema").
     pub fn fallback_tag(&self) -> Option<Tag> {
         let hex = self.hex();
-        format!("{}-{}", self.algorithm.as_str(), hex.get(..64)?).parse().ok()
-    }
-
-    fn from_hash(algorithm: Algorithm, hash: &[u8]) -> Digest {
-        let mut bytes = [0; 64];
-        bytes[..hash.len()].copy_from_slice(hash);
-        Digest { algorithm, bytes }
+        format!("{}-{}", self.algorithm().as_str(), hex.get(..64)?).parse().ok()
     }
 }
 
@@ -103,12 +109,19 @@ impl FromStr for Digest {
         if hex.len() != algorithm.length() * 2 {
             return Err(Invalid::Digest("the hash has the wrong length for its algorithm"));
         }
-        let mut bytes = [0; 64];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
-        Ok(Digest { algorithm, bytes })
+        Ok(Digest(match algorithm {
+            Algorithm::Sha256 => Bytes::Sha256(hash(hex)?),
+            Algorithm::Sha512 => Bytes::Sha512(Box::new(hash(hex)?)),
+        }))
     }
+}
+
+fn hash<const LENGTH: usize>(hex: &str) -> Result<[u8; LENGTH], Invalid> {
+    let mut bytes = [0; LENGTH];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Ok(bytes)
 }
 
 fn nibble(character: u8) -> Result<u8, Invalid> {
@@ -121,27 +134,11 @@ fn nibble(character: u8) -> Result<u8, Invalid> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.as_str(), self.hex())
+        write!(f, "{}:{}", self.algorithm().as_str(), self.hex())
     }
 }
 
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Digest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(Digest);
 
 /// Hashes content in the order it arrives.
 #[derive(Clone, Debug)]
@@ -164,8 +161,8 @@ impl Hasher {
     /// The digest of all bytes taken.
     pub fn finish(self) -> Digest {
         match self {
-            Hasher::Sha256(hasher) => Digest::from_hash(Algorithm::Sha256, &hasher.finalize()),
-            Hasher::Sha512(hasher) => Digest::from_hash(Algorithm::Sha512, &hasher.finalize()),
+            Hasher::Sha256(hasher) => Digest(Bytes::Sha256(hasher.finalize().into())),
+            Hasher::Sha512(hasher) => Digest(Bytes::Sha512(Box::new(hasher.finalize().into()))),
         }
     }
 }
@@ -182,6 +179,11 @@ mod tests {
         assert_eq!(Algorithm::Sha256.digest(b"").to_string(), EMPTY);
         let long = Algorithm::Sha512.digest(b"weir");
         assert_eq!(long.to_string().parse::<Digest>().unwrap(), long);
+    }
+
+    #[test]
+    fn a_digest_takes_40_bytes_of_memory() {
+        assert_eq!(size_of::<Digest>(), 40);
     }
 
     #[test]

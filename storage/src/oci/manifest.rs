@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, MediaType};
+use super::{Algorithm, Digest, MediaType, schema1};
 
 /// A whole, verified manifest. Cloning shares the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// What the bytes hash to.
+    /// What the bytes hash to, or the payload of a signed schema 1 manifest.
     pub digest: Digest,
     /// What upstream said it is; the body decides when the two differ in letter case or parameters only.
     pub media_type: MediaType,
@@ -31,6 +31,10 @@ pub struct Child {
     pub size: u64,
     /// Whether it is a manifest (an index lists manifests) or a blob.
     pub is_manifest: bool,
+    /// The platform that an index claims for it, as `linux/arm64/v8`.
+    pub platform: Option<Box<str>>,
+    /// Whether its media type says that clients fetch it elsewhere and push it nowhere: a non-distributable layer.
+    pub is_foreign: bool,
 }
 
 /// What a manifest says of itself, as far as Weir needs it.
@@ -47,6 +51,10 @@ pub struct Description {
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
 }
+
+/// How the media types of layers begin that are not pushed (image-spec, "Non-Distributable Layers"; Docker's foreign layers).
+const FOREIGN: [&str; 2] =
+    ["application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign."];
 
 /// The bytes are no manifest: not JSON, or one document in two shapes (CVE-2021-41190).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +86,16 @@ struct Descriptor {
     digest: Digest,
     #[serde(default)]
     size: u64,
+    #[serde(default, skip_serializing, deserialize_with = "platform")]
+    platform: Option<Box<str>>,
+}
+
+/// One text of a platform's fields; `None` for what has none, be it malformed: it is shown and decides nothing.
+fn platform<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<str>>, D::Error> {
+    let fields = serde_json::Value::deserialize(deserializer)?;
+    let fields = ["os", "architecture", "variant"].map(|name| fields.get(name).and_then(|field| field.as_str()));
+    let fields: Vec<&str> = fields.into_iter().flatten().filter(|field| !field.is_empty()).collect();
+    Ok((!fields.is_empty()).then(|| fields.join("/").into()))
 }
 
 #[derive(Deserialize)]
@@ -87,6 +105,18 @@ struct FsLayer {
 }
 
 impl Manifest {
+    /// Whether these bytes are the manifest of a digest: it is that of the bytes or, of signed schema 1, that of the payload.
+    pub fn is_named(bytes: &[u8], digest: &Digest) -> bool {
+        let algorithm = digest.algorithm();
+        let signed = || schema1::payload(bytes).is_some_and(|payload| algorithm.digest(&payload) == *digest);
+        algorithm.digest(bytes) == *digest || signed()
+    }
+
+    /// The digest of these bytes as a registry names it that names none.
+    pub fn name(bytes: &[u8]) -> Digest {
+        Algorithm::Sha256.digest(schema1::payload(bytes).as_deref().unwrap_or(bytes))
+    }
+
     /// Reads what the bytes say of themselves. Costs one pass over the bytes.
     ///
     /// # Errors
@@ -116,12 +146,20 @@ impl Description {
         let manifests = document.manifests.into_iter().flatten().map(|descriptor| (descriptor, true));
         let mut children: Vec<Child> = blobs
             .chain(manifests)
-            .map(|(Descriptor { digest, size, .. }, is_manifest)| Child { digest, size, is_manifest })
+            .map(|(Descriptor { digest, size, media_type, platform }, is_manifest)| Child {
+                digest,
+                size,
+                is_manifest,
+                platform,
+                is_foreign: media_type.is_some_and(|text| FOREIGN.iter().any(|begin| text.starts_with(begin))),
+            })
             .collect();
         children.extend(document.fs_layers.into_iter().flatten().map(|layer| Child {
             digest: layer.digest,
             size: 0,
             is_manifest: false,
+            platform: None,
+            is_foreign: false,
         }));
         Ok(Description {
             media_type: document.media_type,
@@ -149,8 +187,14 @@ mod tests {
         assert_eq!(image.children.iter().map(|child| child.size).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(image.artifact_type.as_deref(), Some("c/t"));
         assert!(image.subject.is_some());
-        let index = format!(r#"{{"manifests":[{{"digest":"{A}","size":9}}]}}"#);
-        assert!(Description::read(index.as_bytes()).unwrap().children[0].is_manifest);
+        let platform = r#""platform":{"architecture":"arm64","os":"linux","variant":"v8"}"#;
+        let index = format!(
+            r#"{{"manifests":[{{"digest":"{A}","size":9,{platform}}},{{"digest":"{A}","platform":[7]}},{{"digest":"{A}"}}]}}"#
+        );
+        let children = Description::read(index.as_bytes()).unwrap().children;
+        assert!(children.iter().all(|child| child.is_manifest));
+        let platforms: Vec<_> = children.iter().map(|child| child.platform.as_deref()).collect();
+        assert_eq!(platforms, [Some("linux/arm64/v8"), None, None]);
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use super::text::as_text;
 
 /// The media type of an OCI image index, which is also that of a referrers answer (end-12).
 pub const OCI_IMAGE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The canonical `Accept` of every manifest request to an upstream.
 ///
-/// It is one constant because the answer to a tag depends on it: a registry that is not told of indexes answers with
+/// It is one constant because the answer to a tag depends on it: a registry that reads no index in `Accept` answers with
 /// one platform's manifest, another digest. A tag is cached under this set alone.
 pub const MANIFEST_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
@@ -51,16 +51,16 @@ impl MediaType {
 }
 
 impl FromStr for MediaType {
-    type Err = ();
+    type Err = &'static str;
 
     /// Drops parameters (`; charset=utf-8`): spec line "manifest Content-Type SHOULD NOT have parameters".
-    fn from_str(text: &str) -> Result<MediaType, ()> {
+    fn from_str(text: &str) -> Result<MediaType, &'static str> {
         let essence = text.split(';').next().unwrap_or_default().trim();
         let visible = essence.bytes().all(|byte| byte.is_ascii_graphic());
         if visible && essence.contains('/') && essence.len() <= 255 {
             Ok(MediaType(Arc::from(essence.to_ascii_lowercase())))
         } else {
-            Err(())
+            Err("not a media type")
         }
     }
 }
@@ -71,20 +71,4 @@ impl fmt::Display for MediaType {
     }
 }
 
-impl fmt::Debug for MediaType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Serialize for MediaType {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for MediaType {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MediaType, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(|()| serde::de::Error::custom("not a media type"))
-    }
-}
+as_text!(MediaType);

@@ -11,8 +11,10 @@ mod name;
 mod paging;
 mod pattern;
 mod reference;
+mod schema1;
 mod strict;
 mod tag;
+mod text;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use invalid::Invalid;
@@ -24,3 +26,4 @@ pub use pattern::matches;
 pub use reference::Reference;
 pub use strict::unambiguous;
 pub use tag::Tag;
+pub(crate) use text::as_text;

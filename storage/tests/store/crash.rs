@@ -81,27 +81,27 @@ async fn what_was_stored_survives_a_kill_and_what_was_not_is_resumed() {
         assert_every_blob_is_what_its_name_says(root.path());
         let store = open(root.path());
         let (digest, bytes) = content(0, SIZE);
-        assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
+        assert_eq!(drain(&mut store.blobs.load(&digest).await.unwrap().unwrap()).await.0, bytes);
         let (digest, bytes) = content(1, SIZE);
-        assert!(store.blobs.read(&digest).unwrap().is_none());
+        assert!(store.blobs.load(&digest).await.unwrap().is_none());
         if last != "whole" {
             let mut writer = store.blobs.write(&digest, Some(SIZE as u64)).await.unwrap();
             assert_eq!(writer.written(), SIZE as u64 / 2);
             writer.append(bytes.slice(SIZE / 2..)).await.unwrap();
             writer.commit().await.unwrap();
-            assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
+            assert_eq!(drain(&mut store.blobs.load(&digest).await.unwrap().unwrap()).await.0, bytes);
         }
         let journaled = store.journals.open("ledger").unwrap().replay().unwrap();
         if let Some((verb, seed)) = last.split_once(' ') {
             let seed: u64 = seed.parse().unwrap();
             assert!(journaled.len() as u64 >= seed - 1, "{last}: {journaled:?}");
             let (digest, _) = content(seed, 50_000);
-            assert!(verb == "journaled" || store.blobs.read(&digest).unwrap().is_some());
+            assert!(verb == "journaled" || store.blobs.load(&digest).await.unwrap().is_some());
         }
     }
 }
 
-/// One directory, one process: the second is told who has it.
+/// One directory, one process: the second reads who has it.
 #[test]
 fn two_processes_cannot_share_a_directory() {
     let root = tempdir().unwrap();
@@ -123,5 +123,5 @@ async fn what_a_cut_left_on_its_way_does_not_keep_the_store_closed() {
     let store = open(directory.path());
     let (digest, bytes) = content(7, 1000);
     put(&store, &digest, &bytes).await.unwrap();
-    assert!(store.blobs.read(&digest).unwrap().is_some());
+    assert!(store.blobs.load(&digest).await.unwrap().is_some());
 }

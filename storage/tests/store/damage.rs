@@ -1,12 +1,16 @@
 //! Files that rot, and an index that is hurt: found, put aside, and made good.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tempfile::tempdir;
 use weir_storage::{Call, Error, HOLD_BACK, Settings, Store, oci::Digest};
 
 use crate::{
-    EIO, blob_path, content, drain, names, open, open_faulty, put, settings,
+    EIO, blob_path, content, drain, names, next, open, open_faulty, put, settings,
     small::{manifest, record},
     source, until,
 };
@@ -31,10 +35,10 @@ async fn check(root: &Path, digests: &[Digest], what: &str) {
     let store = open(root);
     // Answers do not wait for the index.
     for (seed, digest) in digests.iter().enumerate() {
-        assert!(store.blobs.read(digest).unwrap().is_some(), "{what}");
+        assert!(store.blobs.load(digest).await.unwrap().is_some(), "{what}");
         let source = source(&format!("library/r{seed:02}"));
         assert_eq!(
-            store.cache.tags.read(&source, &"latest".parse().unwrap()).unwrap(),
+            store.cache.tags.load(&source, &"latest".parse().unwrap()).await.unwrap(),
             Some(record(&manifest(seed as u64).digest))
         );
     }
@@ -125,7 +129,7 @@ fn flip(bytes: &mut [u8], part: usize, of: usize) {
     }
 }
 
-/// Invariant 1: what rotted between two runs is never complete for anybody; it is put aside and absent, and can be put again.
+/// Invariant 1: what rotted between two runs is never complete for any reader; it is put aside and absent, and can be put again.
 #[tokio::test]
 async fn a_blob_that_rotted_is_never_given_whole() {
     for (length, at) in [(1000, 0), (1000, 999), (HOLD_BACK as usize + 1, 0), (3 << 20, 5), (3 << 20, (3 << 20) - 1)] {
@@ -139,14 +143,14 @@ async fn a_blob_that_rotted_is_never_given_whole() {
         rotten[at] ^= 0x80;
         std::fs::write(&path, rotten).unwrap();
         let store = open(root.path());
-        if let Some(mut reader) = store.blobs.read(&digest).unwrap() {
+        if let Some(mut reader) = store.blobs.load(&digest).await.unwrap() {
             let (got, end) = drain(&mut reader).await;
             assert!(end.is_err() && got.len() < length);
         }
-        assert!(store.blobs.read(&digest).unwrap().is_none());
+        assert!(store.blobs.load(&digest).await.unwrap().is_none());
         assert_eq!(store.usage().quarantined, 1);
         put(&store, &digest, &bytes).await.unwrap();
-        assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
+        assert_eq!(drain(&mut store.blobs.load(&digest).await.unwrap().unwrap()).await.0, bytes);
     }
 }
 
@@ -159,12 +163,12 @@ async fn a_read_error_quarantines_nothing() {
         put(&open(root.path()), &digest, &bytes).await.unwrap();
         let (store, faults) = open_faulty(root.path());
         faults.fail(Call::Read, 0, 1, EIO);
-        match store.blobs.read(&digest) {
+        match store.blobs.load(&digest).await {
             Ok(reader) => assert!(drain(&mut reader.unwrap()).await.1.is_err()),
             Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
         }
         assert_eq!(store.usage().quarantined, 0);
-        let mut reader = store.blobs.read(&digest).unwrap().unwrap();
+        let mut reader = store.blobs.load(&digest).await.unwrap().unwrap();
         assert_eq!(drain(&mut reader).await.0, bytes);
     }
 }
@@ -178,16 +182,19 @@ async fn a_blob_of_an_earlier_run_is_verified_once() {
     put(&store, &digest, &bytes).await.unwrap();
     drop(store);
     let store = open(root.path());
-    let mut readers: Vec<_> = (0..10).map(|_| store.blobs.read(&digest).unwrap().unwrap()).collect();
+    let mut readers = Vec::new();
+    for _ in 0..10 {
+        readers.push(store.blobs.load(&digest).await.unwrap().unwrap());
+    }
     for reader in &mut readers {
         assert_eq!(drain(reader).await.0, bytes);
     }
     drop(readers);
-    assert!(store.blobs.read(&digest).unwrap().unwrap().is_whole());
+    assert!(store.blobs.load(&digest).await.unwrap().unwrap().is_whole());
     // Who does not want it has it whole at once.
     drop(store);
     let store = Store::open(Settings { verify_on_first_read: false, ..settings(root.path()) }).unwrap();
-    assert!(store.blobs.read(&digest).unwrap().unwrap().is_whole());
+    assert!(store.blobs.load(&digest).await.unwrap().unwrap().is_whole());
 }
 
 /// A file that was changed while the store runs is not given whole: cut, flipped, swapped for another, or gone.
@@ -216,17 +223,87 @@ async fn a_file_that_was_changed_in_service_is_not_given_whole() {
             let (store, _) = open_faulty(root.path());
             let (digest, bytes) = content(1, length);
             put(&store, &digest, &bytes).await.unwrap();
-            assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes);
+            assert_eq!(drain(&mut store.blobs.load(&digest).await.unwrap().unwrap()).await.0, bytes);
             damage(&blob_path(root.path(), &digest), bytes.to_vec());
-            if let Some(mut reader) = store.blobs.read(&digest).unwrap() {
+            if let Some(mut reader) = store.blobs.load(&digest).await.unwrap() {
                 assert_eq!(reader.size(), length as u64, "{what}");
                 let (got, end) = drain(&mut reader).await;
                 assert!(end.is_err() && got.len() < length, "{what}");
             }
-            assert!(store.blobs.read(&digest).unwrap().is_none(), "{what}");
+            assert!(store.blobs.load(&digest).await.unwrap().is_none(), "{what}");
             put(&store, &digest, &bytes).await.unwrap();
-            assert_eq!(drain(&mut store.blobs.read(&digest).unwrap().unwrap()).await.0, bytes, "{what}");
+            assert_eq!(drain(&mut store.blobs.load(&digest).await.unwrap().unwrap()).await.0, bytes, "{what}");
         }
+    }
+}
+
+/// A blob that is never without a reader is opened again now and then, and its change is seen by its size or its stamp.
+#[tokio::test]
+async fn a_file_that_changes_under_a_reader_that_never_leaves_is_found_before_the_scrub() {
+    for truncated in [false, true] {
+        let root = tempdir().unwrap();
+        let store = Store::open(Settings { look_again: Duration::ZERO, ..settings(root.path()) }).unwrap();
+        let (digest, bytes) = content(1, 300_000);
+        put(&store, &digest, &bytes).await.unwrap();
+        let mut first = store.blobs.load(&digest).await.unwrap().unwrap();
+        let size = first.size();
+        assert_eq!(drain(&mut first).await.0, bytes);
+        // As long as it is what it was, no reader is disturbed.
+        assert_eq!(drain(&mut store.blobs.load(&digest).await.unwrap().unwrap()).await.0, bytes);
+        assert!(next(&mut first, 0, size).await.is_ok());
+
+        let mut changed = bytes.to_vec();
+        changed[200_000] ^= 1;
+        let length = if truncated { 100_000 } else { changed.len() };
+        std::fs::write(blob_path(root.path(), &digest), &changed[..length]).unwrap();
+        if let Some(mut second) = store.blobs.load(&digest).await.unwrap() {
+            assert!(drain(&mut second).await.1.is_err());
+        }
+        until("it is put aside", || store.usage().quarantined == 1).await;
+        // All who read it still are stopped where they are, a moment after it is put aside.
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while next(&mut first, 0, size).await.is_ok() {
+            assert!(std::time::Instant::now() < deadline, "the first reader goes on");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(store.blobs.load(&digest).await.unwrap().is_none());
+    }
+}
+
+/// Files of the store that this process has open.
+fn open_files(root: &Path) -> usize {
+    let targets = names("/proc/self/fd")
+        .into_iter()
+        .filter_map(|fd| std::fs::read_link(Path::new("/proc/self/fd").join(fd)).ok());
+    targets.filter(|target| target.starts_with(root.join("blobs"))).count()
+}
+
+/// After a start every first reading waits to be verified. Those whose readers have left wait without an open file.
+#[tokio::test]
+async fn blobs_whose_readers_left_before_they_were_verified_hold_no_open_file() {
+    let root = tempdir().unwrap();
+    let all: Vec<_> = (0..100).map(|seed| content(seed, HOLD_BACK as usize + 1)).collect();
+    let store = open(root.path());
+    for (digest, bytes) in &all {
+        put(&store, digest, bytes).await.unwrap();
+    }
+    drop(store);
+    let (store, faults) = open_faulty(root.path());
+    // The threads that verify are held up by a slow disk.
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(std::sync::Mutex::new(gate));
+    for number in 0..4 {
+        let gate = gate.clone();
+        faults.before(Call::Read, number, move || _ = gate.lock().unwrap().recv());
+    }
+    for (digest, _) in &all {
+        drop(store.blobs.load(digest).await.unwrap().unwrap());
+    }
+    let open = open_files(root.path());
+    assert!(open <= 4, "{open} files are open without a reader");
+    drop(go);
+    for (digest, bytes) in &all {
+        assert_eq!(&drain(&mut store.blobs.load(digest).await.unwrap().unwrap()).await.0, bytes);
     }
 }
 

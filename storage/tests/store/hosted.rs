@@ -1,24 +1,25 @@
-//! What lives in the store: it outlives the process, is never evicted, has its bound, and is given up when nobody names it.
+//! What lives in the store: it outlives the process, is never evicted, has its bound, and is given up when nothing names it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use weir_storage::{
-    Call, Error, Faults, Push, Settings, Store,
-    oci::{Algorithm, Digest, Manifest, Name, Tag},
+    Call, Error, Faults, IsImmutable, Protection, Push, Settings, Store,
+    oci::{Algorithm, Digest, Manifest, Name, Reference, Tag},
 };
 
-use crate::{EIO, content, settings};
+use crate::{EIO, blob_path, content, settings};
 
-fn hosting(root: &std::path::Path) -> Settings {
+pub(crate) fn hosting(root: &std::path::Path) -> Settings {
     Settings { namespaces: vec!["local/*".into()], ..settings(root) }
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-async fn push(store: &Store, repository: &str, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
+pub(crate) async fn push(store: &Store, repository: &str, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
     let upload = store.uploads.begin(&name(repository), "", Algorithm::Sha256).await?;
     for piece in bytes.chunks(100_000) {
         upload.append(vec![Bytes::copy_from_slice(piece)]).await?;
@@ -26,15 +27,17 @@ async fn push(store: &Store, repository: &str, digest: &Digest, bytes: &Bytes) -
     upload.commit(digest).await
 }
 
-fn manifest(blob: &Digest, size: usize, tag: &str) -> Push {
+pub(crate) fn manifest(blob: &Digest, size: usize, tag: &str) -> Push {
     let text = format!(
         r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{blob}","size":{size}}},"layers":[],"x":"{tag}"}}"#
     );
     let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
     let digest = Algorithm::Sha256.digest(text.as_bytes());
+    let manifest = Manifest { digest, media_type, bytes: text.into() };
     Push {
-        manifest: Manifest { digest, media_type, bytes: text.into() },
-        children: vec![blob.clone()],
+        children: manifest.describe().unwrap().children,
+        manifest,
+        may_lack_blobs: true,
         subject: None,
         tags: vec![(tag.parse().unwrap(), false)],
     }
@@ -56,13 +59,14 @@ async fn what_was_pushed_is_there_after_a_restart_and_without_the_index() {
     let store = Store::open(hosting(directory.path())).unwrap();
     let hosted = store.repositories.clone();
     let tag: Tag = "v1".parse().unwrap();
-    assert_eq!(hosted.tag(&name("local/a"), &tag).unwrap().unwrap().digest, pushed.manifest.digest);
-    assert_eq!(hosted.manifest(&name("local/a"), &pushed.manifest.digest).unwrap().unwrap(), pushed.manifest);
-    assert_eq!(hosted.blob_size(&name("local/a"), &digest).unwrap(), Some(300_000));
+    let by_digest = Reference::Digest(pushed.manifest.digest.clone());
+    assert_eq!(hosted.tag(&name("local/a"), &tag).await.unwrap().unwrap().digest, pushed.manifest.digest);
+    assert_eq!(hosted.manifest(&name("local/a"), &by_digest).await.unwrap().unwrap(), pushed.manifest);
+    assert_eq!(hosted.blob_size(&name("local/a"), &digest).await.unwrap(), Some(300_000));
     assert_eq!(hosted.names(), [name("local/a")]);
     // It is this repository's alone.
-    assert_eq!(hosted.blob_size(&name("local/b"), &digest).unwrap(), None);
-    assert!(hosted.manifest(&name("local/b"), &pushed.manifest.digest).unwrap().is_none());
+    assert_eq!(hosted.blob_size(&name("local/b"), &digest).await.unwrap(), None);
+    assert!(hosted.manifest(&name("local/b"), &by_digest).await.unwrap().is_none());
 }
 
 /// A manifest that was pushed is synced; that the mirror sees the same one does not replace it by a file that is not.
@@ -91,22 +95,22 @@ async fn eviction_never_takes_what_is_hosted() {
         let mut writer = store.blobs.write(&digest, Some(bytes.len() as u64)).await.unwrap();
         writer.append(bytes).await.unwrap();
         writer.commit().await.unwrap();
-        drop(store.blobs.read(&digest).unwrap());
+        drop(store.blobs.load(&digest).await.unwrap());
     }
     assert!(store.usage().evicted > 0);
-    assert_eq!(hosted.blob_size(&name("local/a"), &kept).unwrap(), Some(10 << 20));
+    assert_eq!(hosted.blob_size(&name("local/a"), &kept).await.unwrap(), Some(10 << 20));
     // Given up, it is a cached blob like any other.
-    assert!(hosted.delete_blob(&name("local/a"), &kept).await.unwrap());
-    assert!(!hosted.delete_blob(&name("local/a"), &kept).await.unwrap());
+    assert!(hosted.delete_blob(&name("local/a"), &kept, Protection::default()).await.unwrap());
+    assert!(!hosted.delete_blob(&name("local/a"), &kept, Protection::default()).await.unwrap());
     for seed in 14..26 {
         let (digest, bytes) = content(seed, 10 << 20);
         let mut writer = store.blobs.write(&digest, Some(bytes.len() as u64)).await.unwrap();
         writer.append(bytes).await.unwrap();
         writer.commit().await.unwrap();
-        store.blobs.read(&digest).unwrap();
-        store.blobs.read(&digest).unwrap();
+        store.blobs.load(&digest).await.unwrap();
+        store.blobs.load(&digest).await.unwrap();
     }
-    assert_eq!(store.blobs.size(&kept).unwrap(), None);
+    assert_eq!(store.blobs.size(&kept).await.unwrap(), None);
     // A push that cannot fit beside what stays is refused, and its bytes are given back.
     let before = store.usage().partial_bytes;
     for seed in 30..40 {
@@ -132,9 +136,9 @@ async fn a_namespace_holds_what_it_may_and_counts_once_what_its_repositories_sha
     let (second, more) = content(2, 600_000);
     let refused = push(&store, "local/c", &second, &more).await;
     assert!(matches!(refused, Err(Error::Quota { capacity: 1_000_000, .. })), "{refused:?}");
-    assert!(hosted.delete_blob(&name("local/a"), &first).await.unwrap());
+    assert!(hosted.delete_blob(&name("local/a"), &first, Protection::default()).await.unwrap());
     assert!(push(&store, "local/c", &second, &more).await.is_err(), "another repository holds it still");
-    assert!(hosted.delete_blob(&name("local/b"), &first).await.unwrap());
+    assert!(hosted.delete_blob(&name("local/b"), &first, Protection::default()).await.unwrap());
     push(&store, "local/c", &second, &more).await.unwrap();
 }
 
@@ -150,9 +154,9 @@ async fn what_no_manifest_names_is_given_up_in_time_and_what_one_names_is_not() 
     let pushed = manifest(&named, bytes.len(), "v1");
     hosted.put_manifest(&repository, pushed.clone()).await.unwrap();
     assert_eq!(hosted.collect().await.unwrap(), 1);
-    assert!(hosted.blob_size(&repository, &named).unwrap().is_some());
-    assert!(hosted.blob_size(&repository, &unnamed).unwrap().is_none());
-    assert!(hosted.delete_manifest(&repository, &pushed.manifest.digest, |_| false).await.unwrap());
+    assert!(hosted.blob_size(&repository, &named).await.unwrap().is_some());
+    assert!(hosted.blob_size(&repository, &unnamed).await.unwrap().is_none());
+    assert!(hosted.delete_manifest(&repository, &pushed.manifest.digest, Protection::default()).await.unwrap());
     assert!(hosted.tags(&repository).await.unwrap().is_empty());
     assert_eq!(hosted.collect().await.unwrap(), 1);
     assert!(!hosted.has(&repository));
@@ -160,7 +164,7 @@ async fn what_no_manifest_names_is_given_up_in_time_and_what_one_names_is_not() 
     assert_eq!((usage.collected, usage.collected_bytes), (2, 2000));
     assert_eq!(usage.namespaces, [("local/*".to_owned(), 0)]);
 
-    // Not before its time, counted from when somebody last asked.
+    // Not before its time, counted from when it was asked for last.
     let store = {
         drop((store, hosted));
         Store::open(Settings { unnamed_ttl: Duration::from_secs(3600), ..hosting(directory.path()) }).unwrap()
@@ -202,7 +206,7 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
     assert!(matches!(early.append(vec![bytes.clone()]).await, Err(Error::Superseded)));
     late.append(vec![bytes.slice(100_000..)]).await.unwrap();
     late.commit(&digest).await.unwrap();
-    assert_eq!(hosted.blob_size(&repository, &digest).unwrap(), Some(300_000));
+    assert_eq!(hosted.blob_size(&repository, &digest).await.unwrap(), Some(300_000));
     assert!(reopened.uploads.get(&id, &repository, "ann").is_none());
     drop((early, late, hosted, reopened));
 
@@ -260,6 +264,49 @@ async fn a_push_is_acknowledged_after_its_names_are_on_the_disk() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_blob_was_lost_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(hosting(directory.path())).unwrap();
+    let (digest, bytes) = content(1, 1000);
+    push(&store, "local/a", &digest, &bytes).await.unwrap();
+    let pushed = Push { may_lack_blobs: false, ..manifest(&digest, bytes.len(), "v1") };
+    std::fs::remove_file(blob_path(directory.path(), &digest)).unwrap();
+    let refused = store.repositories.put_manifest(&name("local/a"), pushed.clone()).await;
+    assert!(matches!(&refused, Err(Error::MissingBlobs { digest: lost, .. }) if **lost == digest), "{refused:?}");
+    push(&store, "local/a", &digest, &bytes).await.unwrap();
+    store.repositories.put_manifest(&name("local/a"), pushed).await.unwrap();
+}
+
+/// Whether it may go is decided under the lock that a push takes: the push waits, and is refused when it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_and_a_delete_of_what_it_names_never_both_succeed() {
+    for is_immutable in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let faults = Faults::default();
+        let store = Store::open_on(hosting(directory.path()), faults.clone()).unwrap();
+        let (digest, bytes) = content(1, 1000);
+        push(&store, "local/a", &digest, &bytes).await.unwrap();
+        let protection = Protection {
+            is_immutable: is_immutable.then(|| Box::new(|_: &Tag| true) as IsImmutable),
+            referenced: !is_immutable,
+        };
+        let (hosted, pushed) =
+            (store.repositories.clone(), Push { may_lack_blobs: false, ..manifest(&digest, 1000, "v1") });
+        let (send, put) = std::sync::mpsc::channel();
+        let (sent, done) = std::sync::mpsc::channel();
+        let runtime = Handle::current();
+        // Between the decision and the removal a push comes.
+        faults.before(Call::Remove, 0, move || {
+            runtime.spawn(async move { send.send(hosted.put_manifest(&name("local/a"), pushed).await) });
+            sent.send(put.recv_timeout(Duration::from_millis(500)).map_err(|_| put)).unwrap();
+        });
+        assert!(store.repositories.delete_blob(&name("local/a"), &digest, protection).await.unwrap());
+        let put = done.recv().unwrap().unwrap_or_else(|waiting| waiting.recv().unwrap());
+        assert!(matches!(put, Err(Error::MissingBlobs { .. })), "{put:?}");
+    }
+}
+
 /// What is named again while it is about to be collected stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_touched_while_it_is_collected_stays() {
@@ -281,12 +328,12 @@ async fn what_is_touched_while_it_is_collected_stays() {
     let store = Store::open_on(hosting(directory.path()), faults.clone()).unwrap();
     crate::until("the index is there", || store.usage().index_ready).await;
     // Its manifest is read after the first look at what is idle, and before what is idle goes.
-    let (toucher, digest) = (store.repositories.clone(), unnamed.0.clone());
+    let (toucher, digest, runtime) = (store.repositories.clone(), unnamed.0.clone(), Handle::current());
     faults.before(Call::Read, 0, move || {
-        assert!(toucher.blob_size(&name("local/a"), &digest).unwrap().is_some());
+        assert!(runtime.block_on(toucher.blob_size(&name("local/a"), &digest)).unwrap().is_some());
     });
     assert_eq!(store.repositories.collect().await.unwrap(), 0);
-    assert!(store.repositories.blob_size(&name("local/a"), &unnamed.0).unwrap().is_some());
+    assert!(store.repositories.blob_size(&name("local/a"), &unnamed.0).await.unwrap().is_some());
 }
 
 /// One principal has a quarter of the sessions; its oldest empty one makes way, and what has bytes is never taken.

@@ -4,8 +4,10 @@ mod arriving;
 mod crash;
 mod damage;
 mod hosted;
+mod images;
 mod journal;
 mod model;
+mod pushes;
 mod room;
 mod scrub;
 mod small;
@@ -30,7 +32,7 @@ pub(crate) fn open(root: &Path) -> Store {
     Store::open(settings(root)).unwrap()
 }
 
-/// With the index open, so that nobody but the test writes: a fault armed earlier could meet the sentinel instead.
+/// With the index open, so that only the test writes: a fault armed earlier could meet the sentinel instead.
 pub(crate) fn open_faulty(root: &Path) -> (Store, Faults) {
     let faults = Faults::default();
     let store = Store::open_on(settings(root), faults.clone()).unwrap();

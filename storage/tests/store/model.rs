@@ -7,7 +7,7 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use weir_storage::{
-    Call, Faults, Settings, Store,
+    Call, Faults, Protection, Settings, Store,
     oci::{Algorithm, Name},
 };
 
@@ -137,7 +137,7 @@ impl StateMachineTest for Machine {
             }
             Step::Read(n) => {
                 let (digest, bytes) = blob(n);
-                if let Ok(Some(mut reader)) = store.blobs.read(&digest) {
+                if let Ok(Some(mut reader)) = machine.runtime.block_on(store.blobs.load(&digest)) {
                     let (got, end) = machine.runtime.block_on(drain(&mut reader));
                     assert!(if end.is_ok() { got == bytes } else { got.len() < bytes.len() });
                 }
@@ -153,7 +153,11 @@ impl StateMachineTest for Machine {
                 Some((held, true, pushed.map(drop)))
             }
             Step::Delete(held) => {
-                let deleted = machine.runtime.block_on(store.repositories.delete_blob(&name(held.0), &blob(held.1).0));
+                let deleted = machine.runtime.block_on(store.repositories.delete_blob(
+                    &name(held.0),
+                    &blob(held.1).0,
+                    Protection::default(),
+                ));
                 Some((held, false, deleted.map(drop)))
             }
             Step::Fail(call, skip) => {
@@ -183,7 +187,8 @@ impl StateMachineTest for Machine {
         let store = machine.store.as_ref().unwrap();
         for held in (0..REPOSITORIES).flat_map(|repository| (0..BLOBS).map(move |n| (repository, n))) {
             let (digest, bytes) = blob(held.1);
-            let Ok(size) = store.repositories.blob_size(&name(held.0), &digest) else {
+            let found = machine.runtime.block_on(store.repositories.blob_size(&name(held.0), &digest));
+            let Ok(size) = found else {
                 assert!(model.failing);
                 continue;
             };

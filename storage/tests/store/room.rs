@@ -1,7 +1,9 @@
 //! Capacity, eviction, and disks that are full.
 
+use std::time::Duration;
+
 use tempfile::tempdir;
-use weir_storage::{Call, Error, Settings, Store};
+use weir_storage::{Call, Error, Faults, Settings, Store};
 
 use crate::{
     ENOSPC, assert_every_blob_is_what_its_name_says, blob_path, content, drain, names, open, open_faulty, put,
@@ -17,7 +19,7 @@ fn narrow(root: &std::path::Path) -> Store {
     Store::open(Settings { capacity: 10 * MIB, ..settings(root) }).unwrap()
 }
 
-/// Neither a file nor the room that was kept for it; which goes first is nobody's business.
+/// Neither a file nor the room that was kept for it; which goes first does not matter.
 fn nothing_partial(store: &Store, root: &std::path::Path) -> bool {
     names(root.join("partial")).is_empty() && store.usage().partial_bytes == 0
 }
@@ -31,7 +33,7 @@ async fn the_capacity_is_kept_and_what_is_asked_for_stays() {
     put(&store, &loved, &bytes).await.unwrap();
     for seed in 1..40 {
         for _ in 0..3 {
-            assert!(store.blobs.read(&loved).unwrap().is_some(), "it went at {seed}");
+            assert!(store.blobs.load(&loved).await.unwrap().is_some(), "it went at {seed}");
         }
         let (digest, bytes) = content(seed, MIB as usize);
         put(&store, &digest, &bytes).await.unwrap();
@@ -42,7 +44,7 @@ async fn the_capacity_is_kept_and_what_is_asked_for_stays() {
     assert_every_blob_is_what_its_name_says(root.path());
 }
 
-/// Invariant 7: a blob that somebody reads, or that arrives, is not evicted, even when there is no room for another.
+/// Invariant 7: a blob that is being read, or that arrives, is not evicted, even when there is no room for another.
 #[tokio::test]
 async fn what_is_in_use_is_never_evicted() {
     let root = tempdir().unwrap();
@@ -51,7 +53,7 @@ async fn what_is_in_use_is_never_evicted() {
     for seed in 0..6 {
         let (digest, bytes) = content(seed, MIB as usize);
         put(&store, &digest, &bytes).await.unwrap();
-        readers.push((store.blobs.read(&digest).unwrap().unwrap(), digest, bytes));
+        readers.push((store.blobs.load(&digest).await.unwrap().unwrap(), digest, bytes));
     }
     let (arriving, _) = content(100, 3 * MIB as usize);
     let writer = store.blobs.write(&arriving, Some(3 * MIB)).await.unwrap();
@@ -64,13 +66,49 @@ async fn what_is_in_use_is_never_evicted() {
         assert!(blob_path(root.path(), &digest).exists());
         assert_eq!(drain(&mut reader).await.0, bytes);
     }
-    // Nobody reads any more: the same write finds room.
+    // It is not read any more: the same write finds room.
     put(&store, &more, &bytes).await.unwrap();
     assert!(blob_path(root.path(), &more).exists());
     drop(writer);
 }
 
-/// What can never fit costs nobody its place.
+/// A disk that hangs in an eviction keeps no reader waiting that needs no disk, not even one of the same blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_in_an_eviction_holds_no_lock() {
+    let root = tempdir().unwrap();
+    let faults = Faults::default();
+    let store = Store::open_on(Settings { capacity: 10 * MIB, ..settings(root.path()) }, faults.clone()).unwrap();
+    until("the index is there", || store.usage().index_ready).await;
+    let mut blobs = Vec::new();
+    for seed in 0..8 {
+        let (digest, bytes) = content(seed, MIB as usize);
+        put(&store, &digest, &bytes).await.unwrap();
+        blobs.push(digest);
+    }
+    let (enter, mut entered) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    faults.before(Call::Rename, 0, move || {
+        enter.send(()).unwrap();
+        let _ = released.recv();
+    });
+    let (digest, bytes) = content(9, 3 * MIB as usize);
+    let writing = tokio::spawn({
+        let store = store.clone();
+        async move { put(&store, &digest, &bytes).await }
+    });
+    entered.recv().await.unwrap();
+    let looking = tokio::task::spawn_blocking({
+        let store = store.clone();
+        move || blobs.iter().filter(|digest| store.blobs.now(digest).is_some()).count()
+    });
+    let looked = tokio::time::timeout(Duration::from_secs(10), looking).await;
+    release.send(()).unwrap();
+    assert_eq!(looked.expect("a look in memory waits for the disk").unwrap(), 0);
+    writing.await.unwrap().unwrap();
+    assert!(store.usage().evicted > 0);
+}
+
+/// What can never fit evicts nothing.
 #[tokio::test]
 async fn a_blob_larger_than_the_capacity_evicts_nothing() {
     let root = tempdir().unwrap();
@@ -99,7 +137,9 @@ async fn blobs_never_displace_manifests() {
     }
     assert!(store.usage().evicted > 0);
     assert_eq!(store.usage().manifests, 50);
-    assert!((0..50).all(|seed| store.cache.manifests.read(&manifest(seed).digest).unwrap().is_some()));
+    for seed in 0..50 {
+        assert!(store.cache.manifests.load(&manifest(seed).digest).await.unwrap().is_some(), "{seed}");
+    }
 }
 
 /// Manifests in turn have a tenth of the capacity and no more.
@@ -114,7 +154,7 @@ async fn manifests_keep_to_their_share() {
     assert!(store.usage().manifests > 50);
 }
 
-/// What nobody fills goes before what somebody may ask for.
+/// What is not being filled goes before what may be asked for.
 #[tokio::test]
 async fn partial_files_go_first() {
     let root = tempdir().unwrap();
@@ -217,7 +257,7 @@ async fn a_disk_that_fills_up_in_the_middle_gives_its_bytes_back() {
     put(&store, &digest, &bytes).await.unwrap();
 }
 
-/// After a start everything is counted again, and what nobody asked for in the last run goes first.
+/// After a start everything is counted again, and what was not asked for in the last run goes first.
 #[tokio::test]
 async fn eviction_remembers_across_a_start() {
     let root = tempdir().unwrap();
@@ -228,7 +268,7 @@ async fn eviction_remembers_across_a_start() {
     }
     let (loved, _) = content(0, MIB as usize);
     for _ in 0..50 {
-        store.blobs.read(&loved).unwrap().unwrap();
+        store.blobs.load(&loved).await.unwrap().unwrap();
     }
     until("the index is there", || store.usage().index_ready).await;
     store.close().await;
@@ -240,7 +280,7 @@ async fn eviction_remembers_across_a_start() {
         let (digest, bytes) = content(seed, MIB as usize);
         put(&store, &digest, &bytes).await.unwrap();
     }
-    assert!(store.blobs.read(&loved).unwrap().is_some());
+    assert!(store.blobs.load(&loved).await.unwrap().is_some());
 }
 
 /// A partial file past its time is swept at start, and so is what was on its way.

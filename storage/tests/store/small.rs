@@ -35,17 +35,17 @@ async fn a_manifest_keeps_its_bytes() {
     let mut long = manifest(2);
     long.digest = Algorithm::Sha512.digest(&long.bytes);
     for manifest in [manifest(1), long] {
-        assert_eq!(store.cache.manifests.read(&manifest.digest).unwrap(), None);
+        assert_eq!(store.cache.manifests.load(&manifest.digest).await.unwrap(), None);
         store.cache.manifests.put(&manifest).await.unwrap();
-        assert_eq!(store.cache.manifests.read(&manifest.digest).unwrap().as_ref(), Some(&manifest));
+        assert_eq!(store.cache.manifests.load(&manifest.digest).await.unwrap().as_ref(), Some(&manifest));
     }
     drop(store);
     let store = open(root.path());
-    assert_eq!(store.cache.manifests.read(&manifest(1).digest).unwrap(), Some(manifest(1)));
+    assert_eq!(store.cache.manifests.load(&manifest(1).digest).await.unwrap(), Some(manifest(1)));
     // From memory it is the same allocation.
     let (a, b) = (
-        store.cache.manifests.read(&manifest(1).digest).unwrap(),
-        store.cache.manifests.read(&manifest(1).digest).unwrap(),
+        store.cache.manifests.load(&manifest(1).digest).await.unwrap(),
+        store.cache.manifests.load(&manifest(1).digest).await.unwrap(),
     );
     assert_eq!(a.unwrap().bytes.as_ptr(), b.unwrap().bytes.as_ptr());
 }
@@ -58,7 +58,7 @@ async fn a_manifest_that_does_not_match_is_nowhere() {
     let good = manifest(1);
     let bad = Manifest { bytes: Bytes::from_static(b"{}"), ..good.clone() };
     assert!(matches!(store.cache.manifests.put(&bad).await, Err(Error::DigestMismatch { .. })));
-    assert_eq!(store.cache.manifests.read(&good.digest).unwrap(), None);
+    assert_eq!(store.cache.manifests.load(&good.digest).await.unwrap(), None);
     store.cache.manifests.put(&good).await.unwrap();
     drop(store);
     let path = manifest_path(root.path(), &good.digest);
@@ -66,12 +66,12 @@ async fn a_manifest_that_does_not_match_is_nowhere() {
     for damage in [&whole[..whole.len() - 1], b"", b"text/html", &[0; 100][..]] {
         std::fs::write(&path, damage).unwrap();
         let store = open(root.path());
-        assert_eq!(store.cache.manifests.read(&good.digest).unwrap(), None);
+        assert_eq!(store.cache.manifests.load(&good.digest).await.unwrap(), None);
         assert_eq!(store.usage().quarantined, 1);
         assert!(!path.exists());
         assert!(!names(root.path().join("quarantine")).is_empty());
         store.cache.manifests.put(&good).await.unwrap();
-        assert_eq!(store.cache.manifests.read(&good.digest).unwrap().as_ref(), Some(&good));
+        assert_eq!(store.cache.manifests.load(&good.digest).await.unwrap().as_ref(), Some(&good));
     }
 }
 
@@ -82,22 +82,22 @@ async fn a_tag_is_what_it_was_last_seen_to_be() {
     let store = open(root.path());
     let (a, latest) = (source("library/busybox"), "latest".parse().unwrap());
     let private = Source { credential: "ann@example.com/..".into(), ..a.clone() };
-    assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), None);
+    assert_eq!(store.cache.tags.load(&a, &latest).await.unwrap(), None);
     for seed in 1..3 {
         store.cache.tags.put(&a, &latest, &record(&manifest(seed).digest)).await.unwrap();
-        assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), Some(record(&manifest(seed).digest)));
+        assert_eq!(store.cache.tags.load(&a, &latest).await.unwrap(), Some(record(&manifest(seed).digest)));
     }
     store.cache.tags.put(&a, &"1.0".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
     // What one credential saw is not for another.
-    assert_eq!(store.cache.tags.read(&private, &latest).unwrap(), None);
+    assert_eq!(store.cache.tags.load(&private, &latest).await.unwrap(), None);
     store.cache.tags.put(&private, &latest, &record(&manifest(9).digest)).await.unwrap();
     drop(store);
     let store = open(root.path());
-    assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), Some(record(&manifest(2).digest)));
-    assert_eq!(store.cache.tags.read(&private, &latest).unwrap(), Some(record(&manifest(9).digest)));
+    assert_eq!(store.cache.tags.load(&a, &latest).await.unwrap(), Some(record(&manifest(2).digest)));
+    assert_eq!(store.cache.tags.load(&private, &latest).await.unwrap(), Some(record(&manifest(9).digest)));
     assert_eq!(store.cache.tags.list(&a).await.unwrap(), ["1.0".parse().unwrap(), latest.clone()]);
     store.cache.tags.remove(&a, &latest).await.unwrap();
-    assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), None);
+    assert_eq!(store.cache.tags.load(&a, &latest).await.unwrap(), None);
     assert!(!root.path().parent().unwrap().join("example.com").exists());
 }
 
@@ -118,8 +118,8 @@ async fn a_torn_record_is_absent() {
             std::fs::write(base.join(name), &bytes[..cut]).unwrap();
         }
         let store = open(root.path());
-        assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), None);
-        assert_eq!(store.cache.listings.read(&a, "tags").unwrap(), None);
+        assert_eq!(store.cache.tags.load(&a, &latest).await.unwrap(), None);
+        assert_eq!(store.cache.listings.load(&a, "tags").await.unwrap(), None);
         assert!(!base.join("_tags/latest").exists());
     }
 }
@@ -131,17 +131,19 @@ async fn a_repository_has_the_members_that_were_added_to_it() {
     let store = open(root.path());
     let (a, b) = (source("a"), source("a/b"));
     let digests = [manifest(1).digest, Algorithm::Sha512.digest(b"x")];
-    assert!(!store.cache.members.read(&a, &digests[0]).unwrap());
+    assert!(!store.cache.members.load(&a, &digests[0]).await.unwrap());
     store.cache.members.add(&a, &digests).await.unwrap();
     store.cache.members.add(&a, &digests).await.unwrap();
-    let check = |store: &Store| {
-        assert!(digests.iter().all(|digest| store.cache.members.read(&a, digest).unwrap()));
-        assert!(!digests.iter().any(|digest| store.cache.members.read(&b, digest).unwrap()));
+    let check = async |store: &Store| {
+        for digest in &digests {
+            assert!(store.cache.members.load(&a, digest).await.unwrap());
+            assert!(!store.cache.members.load(&b, digest).await.unwrap());
+        }
     };
-    check(&store);
+    check(&store).await;
     drop(store);
     let store = open(root.path());
-    check(&store);
+    check(&store).await;
     // Read before, they are answered without the disk.
     assert!(store.cache.members.now(&a, &digests[0]) && !store.cache.members.now(&b, &digests[0]));
 }
@@ -156,7 +158,7 @@ async fn a_write_that_fails_changes_nothing() {
     for call in [Call::Create, Call::Write, Call::Rename] {
         faults.fail(call, 0, 1, EIO);
         assert!(store.cache.tags.put(&a, &latest, &record(&manifest(2).digest)).await.is_err());
-        assert_eq!(store.cache.tags.read(&a, &latest).unwrap(), Some(record(&manifest(1).digest)));
+        assert_eq!(store.cache.tags.load(&a, &latest).await.unwrap(), Some(record(&manifest(1).digest)));
         assert!(names(root.path().join("partial")).is_empty());
     }
 }
@@ -205,10 +207,10 @@ async fn what_is_forgotten_is_gone() {
     assert_eq!(store.cache.forget("ghcr.io", &name, None).await.unwrap(), 0);
     for source in [&a, &private] {
         assert!(store.cache.tags.list(source).await.unwrap().is_empty());
-        assert!(!store.cache.members.read(source, &manifest(1).digest).unwrap());
-        assert_eq!(store.cache.listings.read(source, "tags").unwrap(), None);
+        assert!(!store.cache.members.load(source, &manifest(1).digest).await.unwrap());
+        assert_eq!(store.cache.listings.load(source, "tags").await.unwrap(), None);
     }
     assert_eq!(store.cache.tags.list(&nested).await.unwrap().len(), 2);
-    assert!(store.cache.members.read(&nested, &manifest(1).digest).unwrap());
-    assert!(store.cache.listings.read(&nested, "../../x").is_err());
+    assert!(store.cache.members.load(&nested, &manifest(1).digest).await.unwrap());
+    assert!(store.cache.listings.load(&nested, "../../x").await.is_err());
 }

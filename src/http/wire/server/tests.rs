@@ -174,6 +174,7 @@ fn settings() -> Settings {
         keep_alive: PATIENCE,
         body_stall: PATIENCE,
         write_stall: PATIENCE,
+        cors: Vec::new(),
         drain: PATIENCE,
         routes: Routes::default(),
     }
@@ -473,7 +474,7 @@ async fn the_oldest_idle_connection_of_the_client_with_most_gives_way() {
         connection
     };
     let mut first = connect(2).await;
-    // Its time is told from that of the others.
+    // Its time does not follow from that of the others.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let mut many = Vec::new();
     for _ in 0..28 {

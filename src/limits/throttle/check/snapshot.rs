@@ -75,7 +75,7 @@ impl Table {
         snapshot
     }
 
-    /// Puts accounts back, into a table that has served nobody yet. What came back in the meantime is as if the process had never
+    /// Puts accounts back, into a table that no request has used yet. What came back in the meantime is as if the process had never
     /// stopped; more than there are seats is dropped.
     pub fn restore(&self, snapshot: &Snapshot) {
         for entry in &snapshot.clients {

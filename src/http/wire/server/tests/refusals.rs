@@ -3,23 +3,23 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::*;
-use crate::http::raw::Heard;
+use crate::http::raw::RawResponse;
 
 /// The answer to a request that no handler saw: whole, in JSON, with a sentence, the last thing on its connection.
-async fn refused<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Raw<S>, method: &str) -> Heard {
-    let heard = client.heard(method).await;
-    assert_eq!(heard.header("connection"), Some("close"), "{}", heard.head);
-    assert_eq!(heard.header("content-type"), Some("application/json"), "{}", heard.head);
-    assert!(heard.header("date").is_some_and(|date| date.ends_with(" GMT")), "{}", heard.head);
+async fn refused<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Raw<S>, method: &str) -> RawResponse {
+    let response = client.response(method).await;
+    assert_eq!(response.header("connection"), Some("close"), "{}", response.head);
+    assert_eq!(response.header("content-type"), Some("application/json"), "{}", response.head);
+    assert!(response.header("date").is_some_and(|date| date.ends_with(" GMT")), "{}", response.head);
     if method == "HEAD" {
-        assert!(heard.header("content-length").is_some_and(|length| length != "0"), "{}", heard.head);
+        assert!(response.header("content-length").is_some_and(|length| length != "0"), "{}", response.head);
     } else {
-        let error = &heard.json()["errors"][0];
+        let error = &response.json()["errors"][0];
         assert!(error["message"].as_str().is_some_and(|message| message.contains("send")), "{error}");
         assert_eq!((&error["code"], error.get("detail")), (&"UNSUPPORTED".into(), None));
     }
     assert_eq!(client.rest().await, b"");
-    heard
+    response
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,13 +75,13 @@ async fn a_refusal_waits_for_the_answer_before_it_and_an_interim_answer_is_none(
     client
         .send("GET /file HTTP/1.1\r\nHost: x\r\n\r\nHEAD /x HTTP/1.1\r\nHost: x\r\n\r\nGET /y HTTP/1.1\r\n\r\n")
         .await;
-    assert_eq!(client.heard("GET").await.body.len(), SIZE);
-    assert_eq!(client.heard("HEAD").await.status, 200);
+    assert_eq!(client.response("GET").await.body.len(), SIZE);
+    assert_eq!(client.response("HEAD").await.status, 200);
     assert_eq!(refused(&mut client, "GET").await.status, 400);
     let mut client = Raw::to(&serving).await;
     client.send("PUT /slow HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(client.head().await, "http/1.1 100 continue\r\n\r\n");
-    assert_eq!(client.heard("PUT").await.body, b"slow");
+    assert_eq!(client.response("PUT").await.body, b"slow");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +103,7 @@ async fn a_head_that_does_not_end_closes_the_connection_on_every_request() {
     stray.send("\r\n").await;
     assert_eq!(refused(&mut first, "GET").await.status, 408);
     assert_eq!(refused(&mut second, "HEAD").await.status, 408);
-    // Who asked nothing is told nothing, nor is who asked nothing more.
+    // A client that asked nothing gets nothing, nor does one that asked nothing more.
     assert_eq!(mute.rest().await, b"");
     assert_eq!(stray.rest().await, b"");
     assert!(begun.elapsed() < PATIENCE, "an empty line keeps an idle connection");
@@ -155,7 +155,7 @@ async fn an_answer_is_with_the_kernel_before_the_next_request_is_read() {
         client.send("GET /x HTTP/1.1\r\n\r\n").await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         for _ in 0..requests {
-            assert_eq!(client.heard("GET").await.body.len(), WIDE);
+            assert_eq!(client.response("GET").await.body.len(), WIDE);
         }
         assert_eq!(refused(&mut client, "GET").await.status, 400);
     }

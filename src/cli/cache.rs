@@ -1,0 +1,319 @@
+//! `weir cache`: what a running weir has cached, and what is to be kept or removed.
+
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use url::form_urlencoded::Serializer;
+
+use super::{
+    ask::{Admin, Ask, repository_and_reference, split_reference},
+    say,
+    table::table,
+};
+use crate::config::Config;
+
+/// What to do about the cache.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List cached images, with how much of each is here
+    List {
+        /// A pattern such as docker.io/library/*, or a part of a name
+        pattern: Option<String>,
+        /// Only images of which something is missing
+        #[arg(long)]
+        incomplete: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show one image: its platforms and objects, and what it shares
+    Show {
+        /// As in an image name: busybox:1.36, ghcr.io/acme/app; latest when there is no tag
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Remove images from the cache, with the bytes that no other image needs
+    Purge(Purge),
+    /// Keep the images of a pattern from eviction
+    Pin {
+        /// Such as docker.io/library/*
+        pattern: String,
+        /// Why, for the audit
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let the images of a pattern be evicted again
+    Unpin {
+        /// The pattern as it was pinned
+        pattern: String,
+        /// Why, for the audit
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Ask upstream what a tag names now, and fetch its manifests when it moved
+    Refresh {
+        /// An image: busybox:1.36, ghcr.io/acme/app; latest when there is no tag
+        image: String,
+        /// Why, for the audit
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List what is pinned
+    Pins {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List what allow and deny of the upstreams refuse, with how many requests they refused
+    Rules {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// Print what the API answers, as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+#[derive(Debug, Args)]
+struct Purge {
+    /// A repository, an image, a digest, or a pattern with a star: busybox, ghcr.io/acme/app:1, docker.io/acme/*
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    what: Option<String>,
+    /// Everything that is cached
+    #[arg(long)]
+    all: bool,
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for the audit
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
+    match &arguments.what {
+        What::List { pattern, incomplete, output } => list(pattern.as_deref(), *incomplete, output, config),
+        What::Show { name, output } => {
+            let path = format!("/api/v1/cache/image?{}", repository_and_reference(name));
+            print(output, &Ask::new(&output.admin, config)?.json("GET", &path)?, shown)
+        }
+        What::Purge(purge) => {
+            let answer = Ask::new(&purge.output.admin, config)?.json("DELETE", &purge.path())?;
+            print(&purge.output, &answer, |purged| removed(purged, purge.dry_run))
+        }
+        What::Pin { pattern, reason, output } => {
+            let body = json!({"pattern": pattern, "reason": reason}).to_string();
+            print(output, &Ask::new(&output.admin, config)?.send_json("POST", "/api/v1/cache/pins", body)?, pinned)
+        }
+        What::Unpin { pattern, reason, output } => {
+            let path = format!("/api/v1/cache/pins?{}", query(&[("pattern", pattern), ("reason", reason)]));
+            print(output, &Ask::new(&output.admin, config)?.json("DELETE", &path)?, pins)
+        }
+        What::Refresh { image, reason, output } => {
+            let (repository, reference) = split_reference(image);
+            let body = json!({"repository": repository, "reference": reference.unwrap_or("latest"), "reason": reason});
+            let ask = Ask::new(&output.admin, config)?;
+            print(output, &ask.send_json("POST", "/api/v1/cache/refresh", body.to_string())?, refreshed)
+        }
+        What::Pins { output } => {
+            print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/pins")?, pins)
+        }
+        What::Rules { output } => {
+            print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/rules")?, rules)
+        }
+    }
+}
+
+impl Purge {
+    fn path(&self) -> String {
+        let what = self.what.as_deref().unwrap_or_default();
+        let selection = match what {
+            _ if self.all => query(&[("all", "true")]),
+            what if what.contains('*') => query(&[("pattern", what)]),
+            what if what.starts_with("sha256:") || what.starts_with("sha512:") => query(&[("digest", what)]),
+            what => repository_and_reference(what),
+        };
+        let dry_run = if self.dry_run { "&dry_run=true" } else { "" };
+        format!("/api/v1/cache?{selection}{dry_run}&{}", query(&[("reason", &self.reason)]))
+    }
+}
+
+fn query(pairs: &[(&str, &str)]) -> String {
+    Serializer::new(String::new()).extend_pairs(pairs).finish()
+}
+
+fn print(output: &Output, answer: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), String> {
+    say(&if output.json { format!("{answer:#}\n") } else { text(answer) })
+}
+
+/// Asks page by page, and prints each as it comes.
+fn list(pattern: Option<&str>, incomplete: bool, output: &Output, config: &Config) -> Result<(), String> {
+    let ask = Ask::new(&output.admin, config)?;
+    let mut last = String::new();
+    loop {
+        let mut pairs = vec![("pattern", pattern.unwrap_or_default()), ("last", &last)];
+        pairs.extend(incomplete.then_some(("complete", "false")));
+        let page = ask.json("GET", &format!("/api/v1/cache?{}", query(&pairs)))?;
+        let images = entries(&page, "images");
+        match (images, last.is_empty()) {
+            ([], true) if !output.json => say(match (page["counted"] == true, pattern) {
+                (false, _) => "what is cached is still being counted; try again in a minute\n",
+                (true, None) if !incomplete => "nothing is cached\n",
+                (true, _) => "nothing of it is cached\n",
+            })?,
+            _ if output.json => say(&images.iter().map(|image| format!("{image}\n")).collect::<String>())?,
+            (images, first) => {
+                let heading = ["IMAGE", "SIZE", "HERE", "PLATFORMS", "FRESH", "PINNED"].map(str::to_owned);
+                let rows: Vec<_> = first.then_some(heading).into_iter().chain(images.iter().map(row)).collect();
+                say(&table(&rows))?;
+            }
+        }
+        match page["next"].as_str() {
+            Some(next) => last = next.to_owned(),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn entries<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+    answer[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn row(image: &Value) -> [String; 6] {
+    let platforms = entries(image, "platforms");
+    let complete = platforms.iter().filter(|platform| platform["complete"] == true).count();
+    [
+        image["name"].as_str().unwrap_or_default().to_owned(),
+        size(&image["size"]),
+        if image["complete"] == true { "all".to_owned() } else { size(&image["here"]) },
+        if platforms.is_empty() { String::new() } else { format!("{complete} of {}", platforms.len()) },
+        fresh(image),
+        if image["pinned"] == true { "yes".to_owned() } else { String::new() },
+    ]
+}
+
+fn fresh(image: &Value) -> String {
+    let until = image["fresh_until"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
+    match until.map(|until| until > SystemTime::now()) {
+        None => "always".to_owned(),
+        Some(true) => "fresh".to_owned(),
+        Some(false) => "stale".to_owned(),
+    }
+}
+
+/// Bytes for people.
+fn size(bytes: &Value) -> String {
+    let bytes = bytes.as_f64().unwrap_or_default();
+    match bytes {
+        _ if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
+        _ if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.1} kB", bytes / 1e3),
+    }
+}
+
+fn shown(image: &Value) -> String {
+    let word = |key: &str| image[key].as_str().unwrap_or("-").to_owned();
+    let mut text = format!("{}\n  digest {}\n", word("name"), word("digest"));
+    text += &format!("  {} of {} are here", size(&image["here"]), size(&image["size"]));
+    text += if image["complete"] == true { ": complete\n" } else { ": not complete\n" };
+    text += &format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until"));
+    let platforms = entries(image, "platforms").iter().map(|platform| {
+        let name = platform["platform"].as_str().unwrap_or("unknown").to_owned();
+        let state =
+            if platform["complete"] == true { "complete".to_owned() } else { size(&platform["here"]) + " here" };
+        [format!("  {name}"), size(&platform["size"]), state]
+    });
+    let objects = entries(image, "objects").iter().map(|object| {
+        let here = if object["here"] == true { "here" } else { "missing" };
+        let shared = if object["shared"] == true { ", shared" } else { "" };
+        let digest = object["digest"].as_str().unwrap_or_default();
+        [format!("  {digest}"), size(&object["size"]), format!("{here}{shared}")]
+    });
+    text + &table(&platforms.chain(objects).collect::<Vec<_>>())
+}
+
+fn refreshed(answer: &Value) -> String {
+    let word = |key: &str| answer[key].as_str().unwrap_or_default();
+    let (name, digest) = (word("name"), word("digest"));
+    match (answer["before"].as_str(), answer["platforms"].as_u64()) {
+        (Some(before), _) if before == digest => format!("{name} is unchanged: {digest}\n"),
+        (Some(before), Some(0)) => format!("{name} moved from {before} to {digest}\n"),
+        (Some(before), platforms) => format!(
+            "{name} moved from {before} to {digest}; fetched with {} of its platforms\n",
+            platforms.unwrap_or_default()
+        ),
+        (None, _) => format!("{name} is new here: {digest}\n"),
+    }
+}
+
+fn removed(purged: &Value, dry_run: bool) -> String {
+    let (would, was) = if dry_run { ("would be ", "would be") } else { ("", "is") };
+    let count = |key: &str| purged[key].as_u64().unwrap_or_default();
+    if ["removed", "manifests", "blobs", "kept"].iter().all(|key| count(key) == 0) {
+        return "nothing of it is cached\n".to_owned();
+    }
+    let counted =
+        |key: &str, one: &str, many: &str| format!("{} {}", count(key), if count(key) == 1 { one } else { many });
+    let mut text = format!(
+        "{} {would}freed: {} and {}; {} {would}forgotten\n",
+        size(&purged["freed"]),
+        counted("manifests", "manifest", "manifests"),
+        counted("blobs", "blob", "blobs"),
+        counted("removed", "name", "names"),
+    );
+    if count("kept") > 0 {
+        let objects = counted("kept", "object stays", "objects stay");
+        text += &format!("{objects}: what is hosted or being pulled {was} not removed\n");
+    }
+    text
+}
+
+fn pinned(answer: &Value) -> String {
+    match answer["covered"].as_u64() {
+        Some(0) => "nothing that is cached has this name or pattern yet\n".to_owned() + &pins(answer),
+        _ => pins(answer),
+    }
+}
+
+fn pins(answer: &Value) -> String {
+    let rows: Vec<_> = entries(answer, "pins")
+        .iter()
+        .map(|pin| ["pattern", "by", "at", "reason"].map(|key| pin[key].as_str().unwrap_or_default().to_owned()))
+        .collect();
+    let share = format!("{} of {} are pinned\n", size(&answer["bytes"]), size(&answer["most_bytes"]));
+    if rows.is_empty() { "nothing is pinned\n".to_owned() } else { table(&rows) + &share }
+}
+
+fn rules(answer: &Value) -> String {
+    let patterns = |rule: &Value| {
+        let patterns = rule["patterns"].as_array().map(Vec::as_slice).unwrap_or_default();
+        patterns.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+    };
+    let word = |rule: &Value, key: &str| rule[key].as_str().unwrap_or_default().to_owned();
+    let row = |rule: &Value| {
+        let refused = format!("{} refused", rule["refused"].as_u64().unwrap_or_default());
+        [word(rule, "upstream"), word(rule, "rule"), patterns(rule), refused]
+    };
+    let rows: Vec<_> = entries(answer, "rules").iter().map(row).collect();
+    if rows.is_empty() { "every repository is mirrored\n".to_owned() } else { table(&rows) }
+}

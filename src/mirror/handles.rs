@@ -1,0 +1,18 @@
+//! What the parts of the mirror have in common.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::{metrics::Metrics, named::NamedBlobs, negative::NegativeCache, settings::Settings, sources::Sources};
+
+/// What each part of the mirror is made with. Each handle is shared by cloning it.
+pub(super) struct Handles {
+    pub(super) settings: Arc<Settings>,
+    pub(super) sources: Sources,
+    pub(super) negative: Arc<NegativeCache>,
+    pub(super) named: NamedBlobs,
+    pub(super) metrics: Arc<Metrics>,
+    /// Where work goes on that outlives the client that asked for it.
+    pub(super) runtime: Handle,
+}

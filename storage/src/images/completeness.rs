@@ -1,0 +1,236 @@
+//! How much of an image is here, from the inventory and the accounts. No system call.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::RwLockReadGuard,
+};
+
+use serde::Serialize;
+
+use crate::{
+    cache::{Image, Repository, State},
+    capacity::{Accounts, Capacity},
+    files::Kind,
+    oci::{Child, Digest},
+};
+
+/// How deep indexes stand in indexes.
+const DEPTH: usize = 4;
+
+/// How much of an image is here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Completeness {
+    /// All of it is here, for every platform.
+    pub complete: bool,
+    /// Bytes of the manifests and blobs that it names, as far as manifests are here to name them.
+    pub size: u64,
+    /// Bytes of them that are here.
+    pub here: u64,
+    /// For an index, each of its manifests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
+}
+
+/// A manifest of an index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Platform {
+    /// As `linux/arm64/v8`; `unknown/unknown` is an attestation.
+    pub platform: Option<Box<str>>,
+    /// The manifest.
+    #[serde(serialize_with = "as_text")]
+    pub digest: Digest,
+    /// All of it is here.
+    pub complete: bool,
+    /// Bytes that it names, as far as its manifest is here to name them.
+    pub size: u64,
+    /// Bytes of them that are here; none for a platform that was never pulled.
+    pub here: u64,
+}
+
+fn as_text<S: serde::Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(digest)
+}
+
+/// The inventory while it is looked at. What changes it waits, so it is held for one answer.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    pub(super) state: RwLockReadGuard<'a, State>,
+    pub(super) capacity: &'a Capacity,
+}
+
+impl Reading<'_> {
+    /// The images from this repository on, by upstream, repository, tag in byte order.
+    pub fn images(&self, from: Option<&Repository>) -> impl Iterator<Item = Image> {
+        self.state.repositories(from).flat_map(|repository| self.state.images(repository))
+    }
+
+    /// The images of one repository.
+    pub fn images_of(&self, repository: &Repository) -> Vec<Image> {
+        self.state.images(repository)
+    }
+
+    /// Whether all that a manifest names is here; [`Reading::completeness`] says how much is. Ends at the first that is missing.
+    pub fn is_complete(&self, digest: &Digest) -> bool {
+        self.is_whole(&self.capacity.accounts(), digest, &mut HashSet::new(), DEPTH)
+    }
+
+    /// `seen` are manifests that were looked at: an index may name one a thousand times.
+    fn is_whole<'a>(
+        &'a self,
+        accounts: &Accounts,
+        digest: &Digest,
+        seen: &mut HashSet<&'a Digest>,
+        depth: usize,
+    ) -> bool {
+        let is_here = |child: &'a Child| match child.is_manifest {
+            true if !seen.insert(&child.digest) => true,
+            true => depth > 0 && self.is_whole(accounts, &child.digest, seen, depth - 1),
+            false => accounts.blobs.get(&child.digest).is_some(),
+        };
+        accounts.manifests.get(digest).is_some()
+            && self.state.children(digest).is_some_and(|children| children.iter().all(is_here))
+    }
+
+    /// How much of what a manifest names is here.
+    pub fn completeness(&self, digest: &Digest) -> Completeness {
+        let mut seen = HashSet::new();
+        let (size, here, complete) = self.measure(digest, None, &mut seen, DEPTH);
+        let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
+        let mut measured = HashMap::new();
+        let platforms = children.filter(|child| child.is_manifest).map(|child| {
+            let measure = || self.measure(&child.digest, Some(child.size), &mut HashSet::new(), DEPTH - 1);
+            let (size, here, complete) = *measured.entry(&child.digest).or_insert_with(measure);
+            Platform { platform: child.platform.clone(), digest: child.digest.clone(), complete, size, here }
+        });
+        Completeness { complete, size, here, platforms: platforms.collect() }
+    }
+
+    /// Bytes named and bytes here, each object once, and whether all is here. `claimed` is the size that a parent claims.
+    fn measure<'a>(
+        &'a self,
+        digest: &'a Digest,
+        claimed: Option<u64>,
+        seen: &mut HashSet<&'a Digest>,
+        depth: usize,
+    ) -> (u64, u64, bool) {
+        if !seen.insert(digest) {
+            return (0, 0, true);
+        }
+        let stored = self.capacity.size(Kind::Manifest, digest);
+        let Some((children, stored)) = self.state.children(digest).zip(stored) else {
+            return (claimed.unwrap_or_default(), 0, false);
+        };
+        let (mut size, mut here, mut complete) = (stored, stored, true);
+        for child in children.iter() {
+            let (more, present, whole) = match child.is_manifest {
+                true if depth == 0 => (child.size, 0, false),
+                true => self.measure(&child.digest, Some(child.size), seen, depth - 1),
+                false if !seen.insert(&child.digest) => (0, 0, true),
+                false => match self.capacity.size(Kind::Blob, &child.digest) {
+                    Some(stored) => (stored, stored, true),
+                    None => (child.size, 0, false),
+                },
+            };
+            size += more;
+            here += present;
+            complete &= whole;
+        }
+        (size, here, complete)
+    }
+
+    /// What a manifest names, in order: config, layers, manifests; and the size of each as it is stored here.
+    pub fn objects(&self, digest: &Digest) -> Vec<(Child, Option<u64>)> {
+        let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
+        let stored = |child: &Child| {
+            let kind = if child.is_manifest { Kind::Manifest } else { Kind::Blob };
+            self.capacity.size(kind, &child.digest)
+        };
+        children.map(|child| (child.clone(), stored(child))).collect()
+    }
+
+    /// What a manifest names and manifests outside of it name too. A scan in memory.
+    pub fn shared(&self, manifest: &Digest) -> HashSet<Digest> {
+        let own = self.state.reach([manifest]);
+        let named: HashSet<&Digest> = self
+            .state
+            .children(manifest)
+            .into_iter()
+            .flat_map(|children| children.iter())
+            .map(|child| &child.digest)
+            .collect();
+        let others = self.state.manifests().filter(|(digest, _)| !own.contains(*digest));
+        let shared = others.flat_map(|(_, children)| children.iter()).filter(|child| named.contains(&child.digest));
+        shared.map(|child| child.digest.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+    use crate::{
+        Settings, Source,
+        cache::Inventory,
+        oci::{Algorithm, Manifest},
+    };
+
+    /// Kilobytes of anonymous memory that this process has.
+    fn memory() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    fn blob(number: usize) -> Digest {
+        Algorithm::Sha256.digest(&number.to_le_bytes())
+    }
+
+    /// `WEIR_IMAGES=100000 cargo test -p weir-storage --lib -- --nocapture at_scale` measures what so many images of a million
+    /// objects take, alone in its process.
+    #[test]
+    fn at_scale_a_list_takes_little_time_and_memory() {
+        let wanted = std::env::var("WEIR_IMAGES").ok().map(|text| text.parse::<usize>().unwrap());
+        let (images, layers) = (wanted.unwrap_or(2000), 9);
+        let (capacity, _demands) = Capacity::new(&Settings::default(), 0);
+        for number in 0..images * layers {
+            capacity.insert(Kind::Blob, &blob(number), 1000);
+        }
+        let inventory = Inventory::default();
+        let mut manifests = Vec::with_capacity(images);
+        for number in 0..images {
+            let layers: Vec<String> = (number * layers..(number + 1) * layers)
+                .map(|layer| format!(r#"{{"digest":"{}","size":1000}}"#, blob(layer)))
+                .collect();
+            let bytes = bytes::Bytes::from(format!(r#"{{"schemaVersion":2,"layers":[{}]}}"#, layers.join(",")));
+            let digest = Algorithm::Sha256.digest(&bytes);
+            let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+            capacity.insert(Kind::Manifest, &digest, bytes.len() as u64);
+            manifests.push(Manifest { digest, media_type, bytes });
+        }
+        let before = memory();
+        for (number, manifest) in manifests.iter().enumerate() {
+            let repository = format!("team{}/app", number % 1000).parse().unwrap();
+            let source = Source { upstream: "docker.io".into(), credential: Source::ANONYMOUS.into(), repository };
+            inventory.manifest(manifest, false);
+            inventory.member(&source, &manifest.digest, false);
+            let tag = format!("v{number}").parse().unwrap();
+            inventory.tag(&source, &tag, &manifest.digest, SystemTime::now(), false);
+        }
+        let more = memory().saturating_sub(before) >> 10;
+        let reading = Reading { state: inventory.read(), capacity: &capacity };
+        let timed = |what: &str, found: usize, work: &dyn Fn() -> usize| {
+            let start = Instant::now();
+            assert_eq!(work(), found, "{what}");
+            println!("{what}: {:?}", start.elapsed());
+        };
+        let complete = |image: &Image| reading.is_complete(&image.digest);
+        timed("first page", 100, &|| reading.images(None).take(100).filter(complete).count());
+        let last = format!("v{}", images - 1);
+        timed("search", 1, &|| reading.images(None).filter(|image| image.name().ends_with(&last)).count());
+        timed("incomplete", 0, &|| reading.images(None).filter(|image| !complete(image)).count());
+        println!("memory: {more} MiB");
+        // Beside other tests the process has other memory, too.
+        assert!(wanted.is_none() || more * 2000 < 3 * images as u64, "{more} MiB");
+    }
+}

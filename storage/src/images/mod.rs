@@ -1,0 +1,171 @@
+//! Images as an operator sees them: whether all of one is here, what it shares, pins that eviction leaves alone, and purge.
+//!
+//! # What this guarantees
+//! Lists and searches are answered from memory. Whether an object is here is asked of the accounts, so that an image is complete
+//! exactly when a pull of it needs nothing from upstream but the word that its tag still names it. A purge removes no object that
+//! an image outside of the purge names, that a hosted repository holds, or that a pull is reading; a pull that is reading ends well,
+//! and the object is removed after it.
+//!
+//! # What this refuses
+//! A purge before everything that is stored has been counted: what other images need is not known then.
+
+mod completeness;
+mod pins;
+mod purge;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+
+pub(crate) use self::pins::Pinned;
+use self::purge::Plan;
+pub use self::{
+    completeness::{Completeness, Platform, Reading},
+    pins::Pin,
+    purge::{Purged, Selection},
+};
+use crate::{
+    Error,
+    cache::{Cache, Inventory, source_of},
+    capacity::Capacity,
+    files::{Files, blocking},
+    oci::Digest,
+    remove::Remover,
+};
+
+/// How long a purge waits for what is stored to be counted, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_millis(50);
+/// How long after a failure what is stored is read again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The images of a store. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Images {
+    pub(crate) cache: Cache,
+    pub(crate) capacity: Arc<Capacity>,
+    pub(crate) remover: Remover,
+    pub(crate) pinned: Arc<Pinned>,
+}
+
+impl Images {
+    /// Whether everything that was stored before the start is known yet.
+    pub fn is_complete(&self) -> bool {
+        self.cache.inventory.is_complete()
+    }
+
+    /// Looks at the images. No system call; see [`Reading`].
+    pub fn read(&self) -> Reading<'_> {
+        Reading { state: self.cache.inventory.read(), capacity: &self.capacity }
+    }
+
+    /// Reads what is stored into the inventory. Runs on a thread of its own, after the objects were counted.
+    pub(crate) fn fill(&self, files: &Files) {
+        let started = Instant::now();
+        // Without the inventory nothing can be purged, and with pins nothing evicted: a disk that fails for a while is asked again.
+        while let Err(error) = self.try_fill(files) {
+            if files.is_closing() {
+                return;
+            }
+            warn!(%error, "the inventory of what is stored could not be read; trying again");
+            let until = Instant::now() + RETRY;
+            while Instant::now() < until && !files.is_closing() {
+                std::thread::sleep(EVERY);
+            }
+        }
+        if !files.is_closing() {
+            self.cache.inventory.set_complete(true);
+            info!(took = ?started.elapsed(), "read the inventory of what is stored");
+        }
+    }
+
+    /// Ends early when the store is closed.
+    fn try_fill(&self, files: &Files) -> Result<(), Error> {
+        let (cache, inventory): (&Cache, &Inventory) = (&self.cache, &self.cache.inventory);
+        let manifests: Vec<Digest> = self.capacity.accounts().manifests.digests().cloned().collect();
+        for digest in manifests {
+            if files.is_closing() {
+                return Ok(());
+            }
+            // Not into the memory of what was asked for lately. One that cannot be read cannot be served either.
+            match cache.manifests.read_file(&digest) {
+                Ok(Some(manifest)) => inventory.manifest(&manifest, true),
+                Ok(None) => {}
+                Err(error) => warn!(%digest, %error, "a manifest could not be read into the inventory"),
+            }
+        }
+        for source in cache.sources.walk()?.iter().filter_map(|key| source_of(key)) {
+            if files.is_closing() {
+                return Ok(());
+            }
+            for tag in cache.tags.all(&source)? {
+                if let Some(record) = cache.tags.read_file(&source, &tag)? {
+                    inventory.tag(&source, &tag, &record.digest, record.checked_at, true);
+                }
+            }
+            for digest in cache.members.all(&source)? {
+                if inventory.read().children(&digest).is_some() {
+                    inventory.member(&source, &digest, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is selected: the names at once, and the bytes that nothing else names. `dry_run` removes nothing and says what
+    /// would go. Waits up to 8 s for pulls that read what is removed.
+    ///
+    /// # Errors
+    /// [`Error::Counting`] while what is stored is still counted; [`Error::Io`], some may be gone then.
+    pub async fn purge(&self, selections: Vec<Selection>, dry_run: bool) -> Result<Purged, Error> {
+        let until = Instant::now() + PATIENCE;
+        while !self.is_complete() {
+            if Instant::now() >= until {
+                return Err(Error::Counting);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+        let images = self.clone();
+        let work = move || {
+            let plan = Plan::new(&images.read(), &selections);
+            if dry_run { Ok(plan.rehearse(&images.remover)) } else { plan.execute(&images.cache, &images.remover) }
+        };
+        blocking("purge", work).await
+    }
+
+    /// The pins, in the order in which they were made.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.pinned.all()
+    }
+
+    /// Bytes that pinned images have, and that they may have. A scan in memory.
+    pub fn pinned_bytes(&self) -> (u64, u64) {
+        let (_, bytes) = self.pinned.covered(&self.pinned.all());
+        (bytes, self.pinned.most)
+    }
+
+    /// Pins a pattern; one that is there is replaced. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] when pinned images would have more than their share, or there are too many pins; [`Error::Io`].
+    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
+        let pinned = self.pinned.clone();
+        let change = move |pins: &mut Vec<Pin>| {
+            pins.retain(|old| old.pattern != pin.pattern);
+            pins.push(pin);
+        };
+        blocking("pin", move || pinned.change(change, true)).await.map(drop)
+    }
+
+    /// Takes a pin back; `false` when there was none of this pattern.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub async fn unpin(&self, pattern: &str) -> Result<bool, Error> {
+        let (pinned, pattern) = (self.pinned.clone(), pattern.to_owned());
+        blocking("unpin", move || pinned.change(|pins| pins.retain(|old| old.pattern != pattern), false)).await
+    }
+}

@@ -1,0 +1,70 @@
+//! Removing one object: eviction and purge do it in the same way.
+//!
+//! # What this guarantees
+//! What a client reads or writes is not removed, nor what a hosted repository holds. The file leaves its name and the accounts
+//! while new readers wait, so that a commit of the same digest comes before both or after both; it is unlinked after
+//! that, since to unlink a large file takes long.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::{
+    blobs::InUse,
+    cache::Manifests,
+    capacity::Capacity,
+    files::{Files, Kind},
+    hosted::Pins,
+    oci::Digest,
+};
+
+/// What it takes to remove an object. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(crate) struct Remover {
+    pub(crate) files: Arc<Files>,
+    pub(crate) capacity: Arc<Capacity>,
+    pub(crate) in_use: InUse,
+    pub(crate) manifests: Manifests,
+    pub(crate) pins: Arc<Pins>,
+}
+
+/// What became of an object that was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// It is gone; its size in bytes.
+    Removed(u64),
+    /// A client reads or writes it.
+    InUse,
+    /// A hosted repository holds it, or it could not be removed.
+    Kept,
+}
+
+impl Remover {
+    /// Removes an object. `account` takes it out of the accounts and gives its size.
+    pub(crate) fn remove(&self, kind: Kind, digest: &Digest, account: impl FnOnce(&Capacity) -> u64) -> Removal {
+        let (disk, layout) = (&self.files.disk, &self.files.layout);
+        let trash = layout.temporary();
+        let moved = self.in_use.unless_held(digest, || {
+            // A pin is taken under a hold, so that none comes between the look and the removal.
+            (!self.pins.is_pinned(kind, digest)).then(|| {
+                let moved = disk.take_away(&layout.object(kind, digest), &trash);
+                moved.map(|_| account(&self.capacity))
+            })
+        });
+        let moved = match moved {
+            None => return Removal::InUse,
+            Some(None) => return Removal::Kept,
+            Some(Some(moved)) => moved,
+        };
+        if kind == Kind::Manifest {
+            self.manifests.forget(digest);
+        }
+        match moved.and_then(|size| disk.remove(&trash).map(|_| size)) {
+            Ok(size) => Removal::Removed(size),
+            Err(error) => {
+                warn!(%digest, %error, "cannot be removed");
+                Removal::Kept
+            }
+        }
+    }
+}

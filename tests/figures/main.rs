@@ -1,0 +1,12 @@
+//! Figures that take too long for a plain `cargo test`: `cargo test --test figures -- --nocapture --test-threads 1`.
+//!
+//! `WEIR_PROGRAM` names another program than that of this build. `WEIR_SOAK_MINUTES` (30) and `WEIR_SOAK_SEED` (1), `WEIR_VERIFY_RUNS`
+//! (100) and `WEIR_WRONG_PASSWORDS` (10,000) are the sizes.
+
+mod damage;
+#[path = "../simulation/random.rs"]
+mod random;
+mod siege;
+mod soak;
+mod support;
+mod verify;

@@ -1,0 +1,92 @@
+//! The program as a process, and what the kernel says of it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest as _, Sha256};
+use url::Url;
+use weir_conformance::{
+    client::{Client, Request},
+    mirror::process::{free_address, resident},
+};
+
+/// A number from the environment.
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// The program of `WEIR_PROGRAM`, or of this build, without the environment's settings.
+pub(crate) fn program() -> Command {
+    let program = std::env::var("WEIR_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into());
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The program, serving. Dropping it kills it.
+pub(crate) struct Weir {
+    child: Child,
+    pub(crate) client: Client,
+    pub(crate) admin: Client,
+    directory: tempfile::TempDir,
+}
+
+impl Weir {
+    /// With `storage` in the table of that name, and `extra` below all.
+    pub(crate) async fn start(upstream: Url, storage: &str, extra: &str) -> Weir {
+        let directory = tempfile::tempdir().unwrap();
+        let (listen, admin) = (free_address().unwrap(), free_address().unwrap());
+        let config = directory.path().join("config");
+        let text = format!(
+            "[server]\nlisten = \"{listen}\"\n[admin]\nlisten = \"{admin}\"\n[storage]\nroot = \"data\"\n{storage}\n\
+             [[upstream]]\nname = \"docker.io\"\nurl = \"{upstream}\"\ndefault = true\n{extra}"
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let mut command = program();
+        command.args(["serve", "--config"]).arg(&config).current_dir(directory.path());
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let weir = Weir { child, client: Client::new(listen, ""), admin: Client::new(admin, ""), directory };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while weir.client.send(&Request::get("/v2/")).await.is_err() {
+            assert!(Instant::now() < deadline, "it does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        weir
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Resident MiB, and open descriptors.
+    pub(crate) fn measure(&self) -> (f64, f64) {
+        let pid = self.child.id();
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        (resident(pid).unwrap() as f64 / f64::from(1 << 20), descriptors as f64)
+    }
+}
+
+impl Drop for Weir {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where a store keeps what has that digest.
+pub(crate) fn object(root: &Path, kind: &str, digest: &str) -> PathBuf {
+    let hex = digest.trim_start_matches("sha256:");
+    root.join(kind).join("sha256").join(&hex[..2]).join(hex)
+}
