@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Debian's containerd, through `ctr` with a hosts directory. `server` names the mirror, which closes the side door: an error
+# Debian's containerd (or containerd 2, see containerd2.sh), through `ctr` with a hosts directory. `server` names the mirror, which closes the side door: an error
 # of the mirror is final, and nothing is asked of Docker Hub.
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
-# shellcheck disable=SC2034 # lib.sh reads it
-client=containerd
-export CONTAINERD_ADDRESS=/run/ctr.sock
+# shellcheck disable=SC2034 # lib.sh reads them
+client=${client:-containerd} longest=20 manifests=${all_manifests:-2} blobs=${all_blobs:-4}
+export CONTAINERD_ADDRESS=/run/$client.sock
 
 start_daemon() {
-    cat >"$WORK/containerd.toml" <<TOML
+    cat >"$WORK/$client.toml" <<TOML
 version = 2
-root = "$WORK/containerd"
-state = "/run/containerd-state"
+root = "$WORK/$client"
+state = "/run/$client-state"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "$CONTAINERD_ADDRESS"
@@ -24,7 +24,7 @@ TOML
         file { print > file }'
     # They say that nothing is pushed this way; here it is tried all the same.
     sed 's/"resolve"/&, "push"/' "$WORK/hosts.d/docker.io/hosts.toml" >"$WORK/push.d/docker.io/hosts.toml"
-    containerd --config "$WORK/containerd.toml" >"$WORK/containerd.log" 2>&1 &
+    containerd --config "$WORK/$client.toml" >"$WORK/$client.log" 2>&1 &
     daemon=$!
     wait_until ctr version
 }
@@ -37,7 +37,9 @@ push() { ctr images push --platform linux/amd64 --hosts-dir "$WORK/push.d" docke
 
 pull_debian() { ctr images pull --hosts-dir "$WORK/hosts.d" debian.test/debian/busybox:latest; }
 
-use_debian() { ctr run --rm debian.test/debian/busybox:latest weir-client-test cat /etc/os-release; }
+if ! declare -F use_debian >/dev/null; then
+    use_debian() { ctr run --rm debian.test/debian/busybox:latest weir-client-test cat /etc/os-release; }
+fi
 
 start_daemon
 scenario

@@ -39,8 +39,7 @@ set_budget 0
 golden out-of-budget counting image "$SEMVER"
 
 reset_hub
-LIMITS=$QUOTA
-restart_mirror 0s
+restart_with_quota
 curl -fs -o "$WORK/output" "http://$MIRROR/v2/$COLD/manifests/latest"
 golden quota counting image "$SEMVER"
 LIMITS=

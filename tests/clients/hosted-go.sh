@@ -7,31 +7,10 @@ client=hosted-go
 export DOCKER_CONFIG=$WORK/go-login REGCTL_CONFIG=$WORK/regctl-login.json
 export HELM_CACHE_HOME=$WORK/helm-cache HELM_CONFIG_HOME=$WORK/helm-config HELM_DATA_HOME=$WORK/helm-data
 PATH=$GO_CLIENTS:$PATH
-HERE=127.0.0.1:5443
-user=ci password="a password of ci's"
 
-weir_toml
-cat >>"$WORK/weir.toml" <<TOML
-[hosted]
-namespaces = ["local/*"]
-[[listener]]
-address = "$HERE"
-login = true
-[[account]]
-name = "$user"
-password_hash = "$(printf %s "$password" | "$BIN/weir" hash-password)"
-push = ["local/*"]
-delete = ["local/*"]
-TOML
-rm -rf "$WORK/mirror"
-"$BIN/weir" serve --config "$WORK/weir.toml" >>"$WORK/mirror.log" 2>&1 &
-mirror=$!
-wait_until answers_or_ended "$mirror" "http://$MIRROR/v2/"
+start_hosting
 layout=$WORK/debian-image
 index=$(jq -r '.manifests[0].digest' "$layout/index.json")
-
-# refused COMMAND…: whether it fails.
-refused() { if "$@" >"$WORK/output" 2>&1; then echo taken; else echo refused; fi; }
 
 # --- crane
 equal "crane pushes nothing without a login" refused "$(refused crane push --insecure "$layout" "$HERE/local/crane:1")"

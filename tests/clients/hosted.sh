@@ -8,30 +8,7 @@ client=hosted
 export DOCKER_HOST=unix:///run/docker-push.sock DOCKER_CONFIG=$WORK/docker-login REGISTRY_AUTH_FILE=$WORK/podman-login.json
 export CONTAINERD_ADDRESS=/run/ctr-push.sock
 docker=/usr/bin/docker
-HERE=127.0.0.1:5443
-user=ci password="a password of ci's"
 big=$((5 << 30))
-
-start_weir() {
-    weir_toml
-    cat >>"$WORK/weir.toml" <<TOML
-[hosted]
-namespaces = ["local/*"]
-[[listener]]
-address = "$HERE"
-login = true
-[[account]]
-name = "$user"
-password_hash = "$(printf %s "$password" | "$BIN/weir" hash-password)"
-push = ["local/*"]
-delete = ["local/*"]
-TOML
-    sed -i 's/^capacity = .*/capacity = "16GiB"/' "$WORK/weir.toml"
-    rm -rf "$WORK/mirror"
-    "$BIN/weir" serve --config "$WORK/weir.toml" >>"$WORK/mirror.log" 2>&1 &
-    mirror=$!
-    wait_until answers_or_ended "$mirror" "http://$MIRROR/v2/"
-}
 
 start_daemons() {
     dockerd --host "$DOCKER_HOST" --data-root "$WORK/docker-push" --exec-root /run/docker-push --pidfile /run/docker-push.pid \
@@ -103,7 +80,7 @@ big_image() { # LAYOUT
 }
 
 reset_hub
-start_weir
+capacity=16GiB start_hosting
 start_daemons
 
 # --- docker

@@ -2,8 +2,8 @@
 # Debian's podman, through registries.conf. `location` names the mirror, which closes the side door to Docker Hub.
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
-# shellcheck disable=SC2034 # lib.sh reads it
-client=podman
+# shellcheck disable=SC2034 # lib.sh reads them
+client=podman longest=20
 export CONTAINERS_REGISTRIES_CONF=$WORK/registries.conf
 client_config podman >"$CONTAINERS_REGISTRIES_CONF"
 
