@@ -3,6 +3,9 @@
 
 #[path = "../src/mirror/flight.rs"]
 mod flight;
+#[path = "../src/mirror/outcome.rs"]
+#[expect(dead_code, reason = "a flight of one kind is explored, and no fill")]
+mod outcome;
 
 mod error {
     pub(super) use weir::mirror::Error;
@@ -11,26 +14,7 @@ mod error {
 mod metrics {
     use std::sync::Mutex;
 
-    #[derive(Clone, Copy, Debug)]
-    #[expect(non_camel_case_types, reason = "as in the mirror")]
-    pub(super) enum FlightKind {
-        manifest,
-    }
-
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[expect(non_camel_case_types, reason = "as in the mirror")]
-    pub(super) enum FlightOutcome {
-        done,
-        absent,
-        budget_spent,
-        throttled,
-        upstream_limited,
-        upstream_unavailable,
-        upstream_malformed,
-        internal,
-        vanished,
-        too_old,
-    }
+    use super::outcome::{FlightKind, FlightOutcome};
 
     #[derive(Debug, Default)]
     pub(super) struct Metrics(Mutex<Vec<FlightOutcome>>);
@@ -226,7 +210,8 @@ use shuttle::{
 use self::{
     error::Error,
     flight::{AGE_LIMIT, Flights},
-    metrics::{FlightKind, FlightOutcome, Metrics},
+    metrics::Metrics,
+    outcome::{FlightKind, FlightOutcome},
     sync::{AtomicU32, Handle, Ordering, pass},
 };
 

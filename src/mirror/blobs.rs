@@ -19,9 +19,10 @@ use super::{
     flight::{AGE_LIMIT, Flights},
     handles::Handles,
     lookup::{Key, Lookup, Object},
-    metrics::{FlightKind, Metrics},
+    metrics::Metrics,
     named::NamedBlobs,
     negative::NegativeCache,
+    outcome::FlightKind,
     settings::Settings,
     sources::Sources,
 };

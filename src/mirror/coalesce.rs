@@ -18,7 +18,8 @@ use super::{
     error::Error,
     flight::{AGE_LIMIT, Flights},
     lookup::{Key, Lookup},
-    metrics::{FlightKind, Metrics},
+    metrics::Metrics,
+    outcome::FlightKind,
 };
 use crate::{
     answer::ManifestAnswer,

@@ -41,7 +41,8 @@ use weir_storage::{Reader, Stopped, Store, Writer};
 
 use super::{
     fills::{ArrivingBlob, Found, Permit, Supplier, Suppliers},
-    metrics::{FillOutcome, Metrics},
+    metrics::Metrics,
+    outcome::FillOutcome,
 };
 use crate::{
     oci::{Digest, Hasher},

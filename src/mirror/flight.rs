@@ -35,7 +35,8 @@ use tracing::Instrument as _;
 
 use super::{
     error::Error,
-    metrics::{FlightKind, FlightOutcome, Metrics},
+    metrics::Metrics,
+    outcome::{FlightKind, FlightOutcome},
     sync::{AtomicU32, Handle, Instant, Mutex, Ordering, timeout_at, watch},
 };
 

@@ -16,7 +16,8 @@ use tokio::{
 use super::{
     error::Error,
     flight::{AGE_LIMIT, Flights},
-    metrics::{FlightKind, FlightOutcome, Metrics},
+    metrics::Metrics,
+    outcome::{FlightKind, FlightOutcome},
 };
 
 fn flights() -> (Flights<u8, u32>, Arc<Metrics>) {

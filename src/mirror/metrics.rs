@@ -1,11 +1,12 @@
 //! What the mirror counts. Handles are cached in the struct; counting is one atomic increment and no label look-up.
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
 
+use super::outcome::{FillOutcome, FlightKind, FlightOutcome};
 use crate::answer::CacheStatus;
 
 /// Counters of the mirror, all since start.
@@ -33,55 +34,9 @@ struct FlightLabels {
     outcome: FlightOutcome,
 }
 
-/// What a flight is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
-pub(super) enum FlightKind {
-    manifest,
-    manifest_head,
-    tag,
-    blob,
-    blob_head,
-    listing,
-}
-
-/// How a flight ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
-pub(super) enum FlightOutcome {
-    done,
-    absent,
-    budget_spent,
-    throttled,
-    upstream_limited,
-    upstream_unavailable,
-    upstream_malformed,
-    internal,
-    /// Its task panicked or was cancelled.
-    vanished,
-    /// It reached the age limit.
-    too_old,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FillLabels {
     outcome: FillOutcome,
-}
-
-/// How a fill ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
-pub(super) enum FillOutcome {
-    done,
-    /// What arrived does not match its digest or its size.
-    mismatch,
-    /// Upstream broke off, and the resumes failed.
-    upstream_failed,
-    disk_failed,
-    /// It made no progress for as long as a fill may.
-    too_old,
-    /// The mirror closed.
-    closed,
 }
 
 impl Default for Metrics {

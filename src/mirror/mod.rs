@@ -26,6 +26,7 @@ mod metrics;
 mod named;
 mod names;
 mod negative;
+mod outcome;
 mod refreshed;
 mod settings;
 mod sources;

@@ -18,9 +18,9 @@ use super::{
     freshness::{self, Freshness},
     handles::Handles,
     lookup::{Key, Lookup, Object},
-    metrics::FlightKind,
     names::Names,
     negative::NegativeCache,
+    outcome::FlightKind,
     settings::Settings,
     sources::{Sources, known},
 };
