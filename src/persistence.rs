@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_ban_on_a_full_disk_is_told_as_not_kept_and_is_written_when_there_is_room() {
+    async fn a_ban_on_a_full_disk_is_reported_as_not_kept_and_is_written_when_there_is_room() {
         let disk = Disk::default();
         let (lines, queue) = mpsc::channel(WAITING);
         let overflown = Arc::new(AtomicBool::new(false));

@@ -111,7 +111,7 @@ pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, extra: &str) ->
 }
 
 #[test]
-fn deploy_toml_is_a_configuration_and_a_mistake_in_it_is_told() {
+fn deploy_toml_is_a_configuration_and_a_mistake_in_it_is_named() {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy.toml");
     let output = weir(&["check", "--config", deploy]).output().unwrap();
     assert!(output.status.success(), "{}", printed(&output));
@@ -143,7 +143,7 @@ fn weir_without_arguments_serves_and_holds_its_directory() {
 }
 
 #[test]
-fn a_terminal_is_told_how_to_set_clients_up_and_a_log_is_not() {
+fn a_terminal_shows_how_to_set_clients_up_and_a_log_does_not() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("script");
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
@@ -168,7 +168,7 @@ fn a_terminal_is_told_how_to_set_clients_up_and_a_log_is_not() {
 }
 
 #[test]
-fn with_few_open_files_one_client_that_holds_connections_shuts_nobody_out() {
+fn with_few_open_files_one_client_that_holds_connections_shuts_no_other_out() {
     let mut command = Command::new("sh");
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
         command.env_remove(name);
@@ -259,7 +259,7 @@ fn the_admin_listener_answers_by_the_names_in_admin_hosts() {
 }
 
 #[test]
-fn a_request_that_nobody_could_read_is_in_the_log_and_the_metrics() {
+fn an_unreadable_request_is_in_the_log_and_the_metrics() {
     let running = Running::start(&[]);
     let (status, head, body) = ask(running.registry, "GET", "/v2/x?token=canary", "Host: a\r\nHost: b\r\n");
     assert_eq!((status, head.contains("connection: close")), (400, true), "{head}");

@@ -245,7 +245,7 @@ async fn labels_of_upstream_requests_are_words() {
 }
 
 #[tokio::test]
-async fn a_breaker_is_told_for_every_upstream_whether_asked_or_not() {
+async fn the_breaker_of_every_upstream_is_exported_before_its_first_request() {
     let hub = Hub::start(hub::Settings::default()).await.unwrap();
     for number in 0..10 {
         hub.push(Spec::new(format!("library/x{number}")).seed(number)).unwrap();

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_told_as_the_contract_says() {
+    fn an_identity_is_shown_as_the_contract_says() {
         let floors = json!({"critical": 0.0, "standard": 0.1, "bulk": 0.4});
         assert_eq!(
             identity(&left(Some(100)), &floors),

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_is_told_in_sentences() {
+    fn a_budget_is_printed_in_sentences() {
         let printed = identities(&json!({"identities": [
             {"upstream": "docker.io", "identity": "anonymous", "limit": 100, "remaining": 75, "window_seconds": 21600,
              "spent": 20, "external_spend": 5, "floors": {}, "metered": true, "next_at": "2026-11-21T18:00:00Z"},

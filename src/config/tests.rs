@@ -245,7 +245,7 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
 }
 
 #[test]
-fn a_mistyped_key_is_told_the_one_that_was_meant() {
+fn a_mistyped_key_is_answered_with_the_one_that_was_meant() {
     assert!(mistakes("[log]\nfromat = \"text\"").ends_with("these are: filter, format; did you mean format?"));
     assert!(mistakes("[servr]\nx = 1").ends_with("; did you mean server?"));
     assert!(!mistakes("[log]\nxyz = 1").contains("did you mean"));

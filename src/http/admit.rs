@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn without_accounts_nobody_s_password_is_looked_at() {
+    fn without_accounts_no_password_is_looked_at() {
         let gate = gate(&[], Vec::new());
         let peer = Peer::new(Some("[2001:db8::1]:5000".parse().unwrap()), false);
         let client = gate.at_once(&peer, &head(&[(AUTHORIZATION, &basic("hubuser:hubpassword"))])).unwrap();

@@ -417,7 +417,7 @@ async fn what_is_mirrored_is_read_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_is_a_4xx_and_asks_nobody() {
+async fn bad_input_is_a_4xx_and_asks_no_upstream() {
     const REGISTERED: [&str; 14] = [
         "BLOB_UNKNOWN",
         "BLOB_UPLOAD_INVALID",

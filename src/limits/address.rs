@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_chooses_who_they_are() {
+    fn no_client_chooses_its_own_address() {
         // An untrusted peer says whatever it likes.
         assert_eq!(who("192.0.2.1", &["1.2.3.4"], &["for=9.9.9.9"]), "192.0.2.1");
         assert_eq!(who("::ffff:192.0.2.1", &["1.2.3.4"], &[]), "192.0.2.1");

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_is_for_somebody() {
+    fn a_floor_holds_only_when_a_class_is_above() {
         let none = Classes::default();
         assert!([Class::Bulk, Class::Standard, Class::Critical].iter().all(|class| !none.is_anyone_above(*class)));
         let scanner = Classes(vec![rule(Class::Bulk, &["10.0.0.0/8"], &[], "")]);

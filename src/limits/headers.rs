@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_told_in_bytes_and_counted_in_units() {
+    fn bytes_are_shown_in_bytes_and_counted_in_units() {
         let rules = rules("throttle_unauthenticated_bytes", 64, 3600, Algorithm::FixedWindow);
         let (decision, _) = after(&rules, Meter::Bytes, 4, 1_609_833_930);
         let fields = ietf(&decision);

@@ -26,7 +26,7 @@ fn flights() -> (Flights<u8, u32>, Arc<Metrics>) {
 }
 
 #[tokio::test]
-async fn many_who_ask_share_one_piece_of_work_and_its_failure() {
+async fn many_lookups_share_one_flight_and_its_failure() {
     let (flights, _) = flights();
     let (go, gate) = oneshot::channel::<()>();
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -59,7 +59,7 @@ async fn many_who_ask_share_one_piece_of_work_and_its_failure() {
 }
 
 #[tokio::test]
-async fn work_goes_on_when_all_who_asked_have_left() {
+async fn a_flight_goes_on_when_all_its_clients_have_left() {
     let (flights, _) = flights();
     let (go, gate) = oneshot::channel::<()>();
     let (done, finished) = oneshot::channel();

@@ -33,7 +33,7 @@ pub fn registry() -> Registry {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_process_is_told_under_one_prefix() {
+    fn process_metrics_have_one_prefix() {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &super::registry()).unwrap();
         assert!(text.contains(concat!("weir_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")), "{text}");

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_limits_are_told_apart() {
+    fn the_two_limits_are_distinguished() {
         const PULLS: &str = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit"}]}"#;
         const GHCR: &str =
             r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"retry-after: 880.092µs, allowed: 44000/minute"}]}"#;

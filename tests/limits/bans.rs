@@ -5,7 +5,7 @@ use weir_conformance::hub::{Kind, Spec};
 use super::{PROXY, support::World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_banned_client_is_told_in_a_sentence_everywhere_and_let_in_again() {
+async fn a_banned_client_gets_a_sentence_everywhere_and_is_let_in_again() {
     let admin = "[admin]\npublic_url = \"https://mirror.example\"\n";
     let world = World::start(None, &format!("{PROXY}{admin}")).await;
     world.images("a", 1);

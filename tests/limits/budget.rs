@@ -62,7 +62,7 @@ async fn a_scanner_that_floods_leaves_production_every_pull_it_asks_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_nobody_s_but_the_refused_one_s() {
+async fn a_refusal_is_shared_with_no_other_client() {
     // The scanner asks first, production joins its flight: one pull is enough and production has it.
     let world = World::start(Some(100), &format!("{PROXY}{CLASSES}")).await;
     world.images("a", 3);

@@ -49,7 +49,7 @@ async fn wrong_passwords_take_no_memory_that_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guessing_is_slow_on_every_way_in_and_keeps_out_nobody_else() {
+async fn guessing_is_slow_on_every_way_in_and_keeps_no_other_client_out() {
     let world = World::start(None, &format!("{PROXY}{}", account("ops", "admin"))).await;
     let audit = |from: &str, password: &str| {
         world.weir.admin_as("GET", "/api/v1/audit?n=10000", &headers(from, "ops", password), "")

@@ -28,7 +28,7 @@ fn left_to(world: &World, client: &str, throttle: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_is_told_in_a_sentence_and_in_fields_and_a_head_is_free() {
+async fn a_quota_is_shown_in_a_sentence_and_in_fields_and_a_head_is_free() {
     let world = World::start(None, &format!("{PROXY}{}", throttle(PULLS, 20, "burst = 5"))).await;
     world.images("a", 1);
     let mut client = world.client("192.0.2.7");

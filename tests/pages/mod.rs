@@ -190,7 +190,7 @@ async fn without_tls_off_loopback_the_cookie_is_another_and_the_page_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn login_sends_nobody_elsewhere_and_guessing_is_slow() {
+async fn login_redirects_to_no_other_site_and_guessing_is_slow() {
     let harness = Harness::start().await;
     for next in ["https://evil.example/", "//evil.example", "/\\evil.example", "/logout", "javascript:alert(1)"] {
         let mut ann = Browser::new(&harness);

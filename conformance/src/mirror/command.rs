@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_at_the_url_is_told_before_a_client_loses_its_patience() {
+    async fn a_url_without_a_server_is_reported_before_a_client_times_out() {
         // Once with no listener, and once with one that accepts connections and never answers.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent = listener.local_addr().unwrap();

@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("warm pulls in every shape ask nobody", "invariant 9; 0 requests upstream", asks_nobody, LongTtl),
+    check!("warm pulls in every shape ask no upstream", "invariant 9; 0 requests upstream", asks_no_upstream, LongTtl),
     check!("warm: pull limit reached (budget 0)", "bar: served, 0 manifest GETs", no_budget),
     check!("warm: hub down", "bar: served, 0 manifest GETs", hub_down),
     check!("warm: abuse 429", "bar: served, 0 manifest GETs", abuse),
@@ -46,7 +46,7 @@ async fn all_shapes(harness: &Harness, image: &Image) -> Result<Duration, String
     Ok(slowest)
 }
 
-async fn asks_nobody(harness: Arc<Harness>) -> Outcome {
+async fn asks_no_upstream(harness: Arc<Harness>) -> Outcome {
     let image = warm_image(&harness).await?;
     let before = harness.requests();
     all_shapes(&harness, &image).await?;

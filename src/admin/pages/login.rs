@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_sent_elsewhere() {
+    fn no_login_redirects_to_another_site() {
         for (next, path) in [
             ("/unblock/3f2a", "/unblock/3f2a"),
             ("/audit", "/audit"),

@@ -472,7 +472,7 @@ async fn a_client_that_sends_next_to_nothing_is_cut_and_its_session_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_is_slow_with_large_manifests_stops_nobody_else() {
+async fn a_client_that_is_slow_with_large_manifests_stops_no_other_client() {
     let settings = hosted::Settings::default();
     let hosts = Hosting { namespaces: vec!["local/*".into()], settings, ..Hosting::default() };
     let accounts = ["bob", "ci"].map(|name| rights::account(name, "*", "*", "")).into();

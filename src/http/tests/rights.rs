@@ -131,7 +131,7 @@ async fn every_route_method_and_identity_is_as_the_table_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_writes_under_a_mirrored_name() {
+async fn no_client_writes_under_a_mirrored_name() {
     let world = world().await;
     let digest = Algorithm::Sha256.digest(b"x");
     for who in WHO {
@@ -158,7 +158,7 @@ async fn nobody_writes_under_a_mirrored_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_may_not_read_can_neither_be_had_nor_mounted_nor_told_from_nothing() {
+async fn what_one_may_not_read_can_neither_be_had_nor_mounted_nor_distinguished_from_nothing() {
     let world = world().await;
     let (secret, nothing) = (Algorithm::Sha256.digest(b"secret"), Algorithm::Sha256.digest(b"nothing"));
     let begin = |name: &str, query: String| format!("POST /v2/{name}/blobs/uploads/{query}");

@@ -18,9 +18,9 @@
 //! 7. A head ends where httparse says. (`a_head_ends_where_the_parser_says`)
 //! 8. A body ends where `body_length.rs` says. (`every_form_of_a_push_ends_in_the_same_blob_and_all_of_them_on_one_connection`)
 //! 9. What is written while no request is under way is an answer of actix-http's own, with its status in the bytes 9 to 12.
-//!    (`what_is_refused_before_a_handler_sees_it_is_told_in_json_and_counted`)
+//!    (`what_is_refused_before_a_handler_sees_it_is_answered_in_json_and_counted`)
 //! 10. `100 Continue` is the beginning of a write, after the service was called. (`a_push_that_is_refused_is_refused_before_its_body`)
-//! 11. A request whose body is not read to its end is the last on its connection. (`a_body_that_nobody_takes_is_not_waited_for`)
+//! 11. A request whose body is not read to its end is the last on its connection. (`a_body_that_no_handler_reads_is_not_waited_for`)
 //! 12. An error of `poll_read` or `poll_flush` closes the connection and drops the response's body.
 //!     (`a_body_that_ends_early_closes_the_connection`, `a_client_that_leaves_ends_its_turn`)
 //! 13. The signal of the drain closes idle connections and no other. (`a_drain_closes_the_idle_at_once_and_lets_bodies_finish`)

@@ -363,7 +363,7 @@ fn retries_of_many_things_at_once_are_one_failure_for_each() {
 }
 
 #[test]
-fn whoever_failed_more_than_once_is_remembered_longer_than_a_client_with_one_miss() {
+fn a_client_that_failed_more_than_once_is_remembered_longer_than_one_with_one_miss() {
     for (count, outcome) in [
         (41, Outcome::Missing),
         (5, Outcome::Missing),

@@ -120,7 +120,7 @@ fn what_is_wide_or_shuts_out_its_maker_must_be_meant() {
 }
 
 #[test]
-fn a_simulated_ban_stops_nobody() {
+fn a_simulated_ban_stops_no_request() {
     let mut book = BanList::default();
     book.add_automatic(NewBan { simulated: true, ..new("10.0.0.7") }, 1, now()).unwrap();
     assert_eq!(found(&book, "10.0.0.7", now()), None);
@@ -281,7 +281,7 @@ fn a_ban_of_one_ipv6_address_is_of_its_client() {
 }
 
 #[test]
-fn a_time_is_told_rounded_up() {
+fn a_time_is_shown_rounded_up() {
     use crate::limits::time::until;
     let at = |seconds| now() + Duration::from_secs(seconds);
     assert_eq!(until(at(0), now()), "12:00Z");

@@ -39,7 +39,7 @@ fn ask(client: &ClientKey, class: Class, what: u64) -> SpendRequest<'_> {
 }
 
 #[test]
-fn the_last_pull_may_be_spent_and_floors_hold_when_somebody_is_above() {
+fn the_last_pull_may_be_spent_and_floors_hold_when_a_class_is_above() {
     for (policy, remaining, class, spends) in [
         (Policy::default(), None, Class::Bulk, true),
         (Policy::default(), Some(1), Class::Bulk, true),
@@ -113,7 +113,7 @@ fn clients_wait_in_turn_and_higher_classes_go_first() {
 }
 
 #[test]
-fn nobody_overtakes_who_matters_as_much() {
+fn no_request_overtakes_one_of_the_same_class() {
     let (mut admission, policy) = (Admission::default(), configured());
     let (first, second) = (client(1), client(2));
     let BudgetDecision::Wait { ticket, .. } =

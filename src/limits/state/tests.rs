@@ -119,7 +119,7 @@ fn an_own_ban_is_lifted_three_times_a_day_and_costs_half_the_quota_for_an_hour()
 }
 
 #[test]
-fn another_s_ban_and_an_operator_s_are_nobody_s_to_lift() {
+fn a_client_cannot_lift_the_ban_of_another_client_or_of_an_operator() {
     let limits = Limits::in_memory(config());
     let ban = misbehave(&limits, "198.51.100.7", at(0));
     assert!(limits.lift_own(&ban.id, "ann", None, at(0)).is_err());

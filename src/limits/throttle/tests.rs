@@ -182,7 +182,7 @@ fn what_is_charged_afterwards_is_owed_and_denies_the_next() {
 }
 
 #[test]
-fn another_limit_takes_effect_at_once_and_nobody_starts_anew() {
+fn another_limit_takes_effect_at_once_and_no_client_starts_anew() {
     let (table, client) = (Table::new(16), address("192.0.2.1"));
     let wide = rules(&[Throttle { burst: Some(100), ..pulls(200, 100) }]);
     assert_eq!(admitted(&table, &wide, &client, 28, at(0)), 28);
@@ -235,7 +235,7 @@ fn a_restart_in_mid_window_changes_nothing_for_anybody() {
 }
 
 #[test]
-fn a_dry_run_denies_nobody_and_counts_every_denial() {
+fn a_dry_run_denies_no_request_and_counts_every_denial() {
     let settings = [Throttle { burst: Some(2), ..pulls(4, 60) }, setting("throttle_authenticated_pulls", 4, 60)];
     let enforced = rules(&settings);
     for selection in ["*", "throttle_unauthenticated_pulls", "throttle_unauthenticated", "throttle"] {
@@ -307,7 +307,7 @@ fn threads_that_race_are_admitted_exactly_the_burst() {
 }
 
 #[test]
-fn a_clock_that_jumps_back_shuts_nobody_out_for_long() {
+fn a_clock_that_jumps_back_shuts_no_client_out_for_long() {
     let (table, rules, client) = (Table::new(16), rules(&[pulls(60, 60)]), address("192.0.2.1"));
     admitted(&table, &rules, &client, 1, at(1_000_000));
     let wait = table.check(&rules, &client, PULLS, Meters::NONE, at(0)).denied().unwrap().more_in;
@@ -367,7 +367,7 @@ fn a_spray_of_addresses_takes_no_more_memory_than_a_full_table() {
 }
 
 #[test]
-fn what_a_client_was_looked_at_for_and_has_not_used_is_not_told() {
+fn a_throttle_that_a_client_has_not_used_is_not_shown() {
     let not_found = setting("throttle_unauthenticated_not_found", 100, 3600);
     for not_found in [not_found.clone(), fixed(not_found)] {
         let (table, rules) = (Table::new(16), rules(&[pulls(100, 3600), not_found]));

@@ -99,7 +99,7 @@ async fn insufficient_scope_to_a_token_that_was_good_is_answered_with_one_more()
 }
 
 #[tokio::test]
-async fn a_foreign_realm_is_told_nothing_and_a_good_one_beside_it_is_used() {
+async fn a_foreign_realm_gets_no_credential_and_a_good_one_beside_it_is_used() {
     let evil = Server::start(|_| answer(200, &[], TOKEN)).await;
     let port = evil.url().rsplit_once(':').unwrap().1.to_owned();
     for realm in [

@@ -346,7 +346,7 @@ async fn eviction_leaves_alone_what_is_pinned_and_pins_have_a_share() {
 }
 
 #[tokio::test]
-async fn what_nobody_asks_for_goes_in_time_and_what_is_asked_for_or_pinned_stays() {
+async fn what_no_client_asks_for_goes_in_time_and_what_is_asked_for_or_pinned_stays() {
     let root = tempdir().unwrap();
     let store = open(Settings { max_idle: Duration::from_secs(6), ..settings(root.path()) }).await;
     let blobs = [content(1, 100), content(2, 1000)];

@@ -147,7 +147,7 @@ async fn an_append_after_a_compaction_that_failed_halfway_is_not_lost() {
 
 /// A failed append is an error, and does not spoil what comes before or after it.
 #[tokio::test]
-async fn a_failed_append_is_told_and_leaves_the_journal_sound() {
+async fn a_failed_append_is_an_error_and_leaves_the_journal_sound() {
     let root = tempdir().unwrap();
     let (store, faults) = open_faulty(root.path());
     let journal = store.journals.open("ledger").unwrap();

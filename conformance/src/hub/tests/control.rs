@@ -100,7 +100,7 @@ async fn a_script_can_press_every_button() {
 }
 
 #[tokio::test]
-async fn what_a_script_gets_wrong_it_is_told() {
+async fn what_a_script_gets_wrong_is_named() {
     let (control, _) = control().await;
     for (method, target, body) in [
         ("POST", "/fault", "nonsense"),

@@ -326,7 +326,7 @@ async fn a_client_that_never_reads_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_never_reads_delays_nobody() {
+async fn a_client_that_never_reads_delays_no_other_client() {
     let (serving, _) = serving(&settings(), None);
     let begun = Instant::now();
     let mut stalled = Raw::to(&serving).await;
@@ -353,7 +353,7 @@ async fn a_slow_reader_that_makes_progress_is_served_to_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_nobody_takes_is_not_waited_for() {
+async fn a_body_that_no_handler_reads_is_not_waited_for() {
     let (serving, world) = serving(&settings(), None);
     for head in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
         let begun = Instant::now();
@@ -566,7 +566,7 @@ async fn over_tls_slow_clients_are_closed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn plain_http_on_a_tls_address_is_told_so() {
+async fn plain_http_on_a_tls_address_gets_a_400_that_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let (serving, world) = serving(&settings(), Some(certificate(directory.path()).server_config().unwrap()));
     let mut plain = Raw::to(&serving).await;

@@ -23,7 +23,7 @@ async fn refused<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Raw<S>, method:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_before_a_handler_sees_it_is_told_in_json_and_counted() {
+async fn what_is_refused_before_a_handler_sees_it_is_answered_in_json_and_counted() {
     let directory = tempfile::tempdir().unwrap();
     let tls = certificate(directory.path()).server_config().unwrap();
     let (serving, world) = serving(&settings(), None);
