@@ -13,9 +13,11 @@ use weir_conformance::{
     mirror::process::{free_address, resident},
 };
 
-/// A number from the environment.
+/// A number from the environment. Zero is refused: a figure of no runs would pass.
 pub(crate) fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
+    std::env::var(variable).map_or(default, |text| {
+        text.parse().ok().filter(|number| *number > 0).unwrap_or_else(|| panic!("{variable} is no positive number"))
+    })
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> String {
