@@ -130,6 +130,22 @@ impl Metrics {
         );
     }
 
+    /// All requests, and of them those that were refused with 429 and those that failed with 5xx. Adds up some 150 counters.
+    pub fn requests(&self) -> (u64, u64, u64) {
+        let of = |class: &str| {
+            let class = CLASSES.iter().position(|each| *each == class);
+            let counters = self.0.handles.requests.iter().flatten();
+            counters.flat_map(|classes| class.map(|class| classes[class].get())).sum::<u64>()
+        };
+        let all = self.0.handles.requests.iter().flatten().flatten().map(Counter::get).sum();
+        (all, of("429"), of("5xx"))
+    }
+
+    /// Bytes of bodies sent to clients.
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.handles.bytes.iter().map(Counter::get).sum()
+    }
+
     pub(crate) fn request(&self, kind: Kind, method: &Method, status: Option<StatusCode>) {
         let method = match *method {
             Method::GET => 0,

@@ -70,6 +70,14 @@ impl Metrics {
         self.blobs[status as usize].inc();
     }
 
+    /// GETs of manifests and blobs that were answered, and those of them for which no body was fetched.
+    pub fn answers(&self) -> (u64, u64) {
+        let of = |status: CacheStatus| self.manifests[status as usize].get() + self.blobs[status as usize].get();
+        let fetched = of(CacheStatus::Miss) + of(CacheStatus::Bypass);
+        let all = CacheStatus::ALL.into_iter().map(of).sum::<u64>();
+        (all, all.saturating_sub(fetched))
+    }
+
     /// Counts a flight that ended.
     pub(super) fn flight(&self, flight: FlightKind, outcome: FlightOutcome) {
         self.flights.get_or_create(&FlightLabels { flight, outcome }).inc();

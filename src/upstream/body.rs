@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use prometheus_client::metrics::counter::Counter;
 use reqwest::Response;
 
 use super::{concurrency::Permits, encoding::Decoder, error::Error, transport::Transport};
@@ -29,6 +30,8 @@ pub struct Body {
     pub(super) waited: Duration,
     /// What came meanwhile.
     pub(super) received: u64,
+    /// The bytes that came of all bodies of this upstream.
+    pub(super) counter: Counter,
 }
 
 impl Body {
@@ -80,7 +83,10 @@ impl Body {
         let piece = self.transport.piece(response).await;
         self.waited += asked.elapsed();
         match &piece {
-            Ok(Some(bytes)) => self.received += bytes.len() as u64,
+            Ok(Some(bytes)) => {
+                self.received += bytes.len() as u64;
+                self.counter.inc_by(bytes.len() as u64);
+            }
             _ => self.open = None,
         }
         piece

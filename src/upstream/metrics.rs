@@ -90,6 +90,7 @@ pub struct Metrics {
     requests: Family<Request, Counter>,
     retries: Family<Of, Counter>,
     tokens: Family<Token, Counter>,
+    received: Family<Of, Counter>,
     limit: Family<OfIdentity, Gauge>,
     remaining: Family<OfIdentity, Gauge>,
 }
@@ -108,6 +109,11 @@ impl Metrics {
             self.retries.clone(),
         );
         registry.register("upstream_tokens", "Tokens asked of token services", self.tokens.clone());
+        registry.register(
+            "upstream_received_bytes",
+            "Bytes of blobs received from upstreams, as they were sent",
+            self.received.clone(),
+        );
         registry.register("upstream_ratelimit_limit", "Pulls per window, as upstream last said", self.limit.clone());
         registry.register(
             "upstream_ratelimit_remaining",
@@ -122,6 +128,16 @@ impl Metrics {
 
     pub(crate) fn retried(&self, upstream: &str) {
         self.retries.get_or_create(&Of { upstream: upstream.into() }).inc();
+    }
+
+    /// Bytes of blobs that came from these upstreams.
+    pub fn received_bytes<'a>(&self, upstreams: impl IntoIterator<Item = &'a str>) -> u64 {
+        upstreams.into_iter().map(|upstream| self.received(upstream).get()).sum()
+    }
+
+    /// The counter of the bytes of blobs that come from an upstream.
+    pub(crate) fn received(&self, upstream: &str) -> Counter {
+        self.received.get_or_create(&Of { upstream: upstream.into() }).clone()
     }
 
     pub(crate) fn token(&self, upstream: &str, outcome: Outcome) {

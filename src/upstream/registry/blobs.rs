@@ -80,9 +80,10 @@ impl Upstream {
         let headers = reply.response.headers();
         let malformed = |what: &str| Error::Malformed(what.into());
         let transport = self.inner.exchange.endpoint.transport.clone();
+        let counter = self.inner.exchange.metrics.received(&self.inner.exchange.upstream);
         let body = |size, start, open| {
             let (ahead, decoder, waited, received) = (Bytes::new(), None, Duration::ZERO, 0);
-            Body { size, start, ahead, decoder, open, transport, waited, received }
+            Body { size, start, ahead, decoder, open, transport, waited, received, counter }
         };
         match reply.response.status() {
             StatusCode::OK => Ok(body(size(headers), 0, Some((reply.response, reply.permits)))),
