@@ -21,7 +21,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 use weir::{
-    admin::{self, Draining},
+    admin::{self, Draining, ReadTotals, Reloads, Totals},
     cli::{self, Cli, Command, Failure},
     config::{self, Config, Settings, Watch},
     hosted::Hosted,
@@ -119,12 +119,13 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
         limits.clone(),
         authenticator.clone(),
         hosted,
-        http_metrics,
+        http_metrics.clone(),
     )
     .await;
     let registry = registry.map_err(failed)?;
-    let reloading =
-        reload::start(cli, config.clone(), watch, certificates, reloaded, limits.clone(), signals.hangup()?);
+    let reloads = Reloads::default();
+    let parts = reload::Parts { certificates, upstreams: reloaded, limits: limits.clone(), reloads: reloads.clone() };
+    let reloading = reload::start(cli, config.clone(), watch, parts, signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();
     config.admin.listen = admin_socket.local_addr().map_err(failed)?;
@@ -135,6 +136,9 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
         settle: persistence.settle(),
         metrics,
         draining: draining.clone(),
+        sample_every: admin::MINUTE,
+        totals: read_totals(http_metrics, mirror.clone(), upstream_metrics),
+        reloads,
     };
     let admin = admin::serve(settings.admin, admin_socket, local, dependencies);
     let admin = admin.map_err(failed)?;
@@ -159,6 +163,17 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     cli::remove_socket(&config.admin_socket());
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The counters that the admin side shows, read from the parts that count.
+fn read_totals(http: http::Metrics, mirror: Mirror, upstream: upstream::Metrics) -> ReadTotals {
+    Box::new(move || {
+        let (requests, denied, failed) = http.requests();
+        let (answers, from_cache) = mirror.metrics().answers();
+        let upstreams = mirror.upstreams();
+        let received_bytes = upstream.received_bytes(upstreams.iter().map(|name| &**name));
+        Totals { requests, denied, failed, answers, from_cache, sent_bytes: http.sent_bytes(), received_bytes }
+    })
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {

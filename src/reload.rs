@@ -7,6 +7,7 @@ use std::{
 
 use tokio::{signal::unix::Signal, task::JoinHandle};
 use weir::{
+    admin::{Reload, Reloads},
     cli::Cli,
     config::{self, Config, Watch},
     http::Certificate,
@@ -17,14 +18,20 @@ use weir::{
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// What is replaced by a reload, and where its outcome is shown.
+pub(crate) struct Parts {
+    pub(crate) certificates: Vec<Arc<Certificate>>,
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) limits: Limits,
+    pub(crate) reloads: Reloads,
+}
+
 /// Reads again for as long as the process runs.
 pub(crate) fn start(
     cli: Cli,
     mut config: Config,
     mut watch: Watch,
-    certificates: Vec<Arc<Certificate>>,
-    upstreams: Vec<Upstream>,
-    limits: Limits,
+    parts: Parts,
     mut hangup: Signal,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
@@ -34,36 +41,41 @@ pub(crate) fn start(
                 _ = hangup.recv() => "SIGHUP",
                 _ = look.tick() => if watch.has_changed() { "file" } else { continue },
             };
-            match read(&cli, &config, &certificates, &upstreams, &limits, by) {
-                Ok(fresh) => (config, watch) = fresh,
-                Err(reason) => tracing::error!(%reason, "the new configuration is not used; the old one stays"),
+            let (at, mut problem, mut waits_for_restart) = (SystemTime::now(), None, false);
+            match read(&cli, &parts, by) {
+                Ok((fresh, fresh_watch)) => {
+                    waits_for_restart = fresh.needs_restart_after(&config);
+                    report(by, waits_for_restart);
+                    (config, watch) = (fresh, fresh_watch);
+                }
+                Err(reason) => {
+                    tracing::error!(%reason, "the new configuration is not used; the old one stays");
+                    problem = Some(reason);
+                }
             }
+            parts.reloads.record(Reload { at, problem, waits_for_restart });
         }
     })
 }
 
-fn read(
-    cli: &Cli,
-    old: &Config,
-    certificates: &[Arc<Certificate>],
-    upstreams: &[Upstream],
-    limits: &Limits,
-    by: &str,
-) -> Result<(Config, Watch), String> {
+fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
     let (fresh, watch) = cli.load().map_err(|errors| errors.to_string())?;
     let limits_config = config::limits_config(&fresh).map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
-    let prepared = certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
-    let renewed = upstreams.iter().map(Upstream::prepare).collect::<Result<Vec<_>, _>>()?;
+    let prepared = parts.certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
+    let renewed = parts.upstreams.iter().map(Upstream::prepare).collect::<Result<Vec<_>, _>>()?;
     prepared.into_iter().for_each(|certificate| certificate.install());
     renewed.into_iter().flatten().for_each(upstream::Renewed::install);
-    limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
-    if fresh.needs_restart_after(old) {
+    parts.limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
+    Ok((fresh, watch))
+}
+
+fn report(by: &str, waits_for_restart: bool) {
+    if waits_for_restart {
         tracing::warn!(
             "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, allow and deny of upstreams, trusted proxies and certificates are reloaded)"
         );
     } else {
         tracing::info!(by, "reloaded");
     }
-    Ok((fresh, watch))
 }

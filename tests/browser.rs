@@ -84,6 +84,9 @@ async fn every_page_but_the_human_test_works_without_javascript() {
     let at = |path: &str| format!("http://{}{path}", harness.admin);
 
     browser.open(&at("/"));
+    assert_eq!(browser.text("h1"), "Overview");
+    assert!(browser.text("main").contains("Healthy"), "{}", browser.text("main"));
+    browser.go("nav a[href='/budget']");
     assert!(browser.text("h1") == "Budget" && browser.text("main").contains("docker.io as anonymous"));
     browser.go("nav a[href='/throttles']");
     assert!(browser.text("main").contains("would have denied 5 requests of 1 client"), "{}", browser.text("main"));
@@ -155,7 +158,12 @@ async fn no_page_is_wider_than_its_window() {
             "return [...document.querySelectorAll('table')].filter(t => !t.querySelector('th[scope=col]')).length";
         assert_eq!(browser.evaluate(headless), 0, "{name}");
     };
-    look("budget", "/");
+    browser.open(&format!("http://{}/", harness.admin));
+    while !browser.has("svg.graph polyline") {
+        browser.open(&format!("http://{}/", harness.admin));
+    }
+    look("overview", "/");
+    look("budget", "/budget");
     look("throttles", "/throttles");
     look("blocked", "/blocked");
     look("ban", &format!("/blocked/{own}"));

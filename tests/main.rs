@@ -15,6 +15,7 @@ mod promises;
 mod registry;
 mod simulation;
 mod spans;
+mod status;
 mod suite;
 mod tls;
 mod upstreams;

@@ -14,7 +14,7 @@ use super::{
     json::{refuse, reply},
     metrics,
     state::State,
-    throttles, verify,
+    status, throttles, verify,
 };
 use crate::mirror::Check;
 
@@ -63,6 +63,8 @@ async fn dispatch(
         Endpoint::Health => reply(200, &json!({"status": "ok"})),
         Endpoint::Ready => ready(state, query).await,
         Endpoint::Metrics => metrics::metrics(state, request),
+        Endpoint::Status => status::show(state).await,
+        Endpoint::History => status::history(state, query),
         Endpoint::Budget => reply(200, &budget::budget(state)),
         Endpoint::Spends => budget::spends(state, query),
         Endpoint::Explain => budget::explain(state, query).await,

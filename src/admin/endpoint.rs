@@ -8,6 +8,8 @@ pub(super) enum Endpoint {
     Health,
     Ready,
     Metrics,
+    Status,
+    History,
     Budget,
     Spends,
     Explain,
@@ -35,10 +37,12 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 27] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 29] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
+    ("GET", "/api/v1/status", Endpoint::Status),
+    ("GET", "/api/v1/history", Endpoint::History),
     ("GET", "/api/v1/budget", Endpoint::Budget),
     ("GET", "/api/v1/spends", Endpoint::Spends),
     ("GET", "/api/v1/explain", Endpoint::Explain),

@@ -9,7 +9,10 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{json::refuse, state::State};
+use super::{
+    json::refuse,
+    state::{Reloads, State},
+};
 use crate::{
     limits::{Limits, state::ThrottleView},
     mirror::Mirror,
@@ -65,7 +68,7 @@ fn text_format(open_metrics: &str) -> String {
 
 /// What the mirror knows of itself without a counter.
 #[derive(Debug)]
-pub(super) struct MetricsCollector(pub(super) Mirror, pub(super) Limits);
+pub(super) struct MetricsCollector(pub(super) Mirror, pub(super) Limits, pub(super) Reloads);
 
 /// A figure of one identity's budget; `None` when it is not known, for a zero would read as spent.
 type BudgetFigure = fn(&Balance) -> Option<i64>;
@@ -176,11 +179,31 @@ impl Collector for MetricsCollector {
                 ConstGauge::new(i64::from(state == now)).encode(credentials.encode_family(&labels)?)?;
             }
         }
+        self.reload(&mut encoder)?;
         self.limits(&mut encoder)
     }
 }
 
 impl MetricsCollector {
+    /// The names are those that Prometheus and Alertmanager give to theirs.
+    fn reload(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let last = self.2.last();
+        let successful = last.as_ref().is_none_or(|reload| reload.problem.is_none());
+        let help = "1 unless the configuration that is written now could not be used";
+        let gauge = ConstGauge::new(i64::from(successful));
+        gauge.encode(encoder.encode_descriptor("config_last_reload_successful", help, None, MetricType::Gauge)?)?;
+        let Some(reload) = last else { return Ok(()) };
+        let at = reload.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let help = "When the configuration was last read again, since the epoch; absent since the start";
+        let gauge = ConstGauge::new(at as i64);
+        gauge.encode(encoder.encode_descriptor(
+            "config_last_reload_timestamp_seconds",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)
+    }
+
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let throttles = self.1.throttles();
         let denied = |view: &ThrottleView| view.matches.denied;

@@ -12,19 +12,23 @@ mod budget;
 mod cache;
 mod connections;
 mod endpoint;
+mod history;
 mod json;
 mod metrics;
 mod name;
 mod origin;
 mod pages;
 mod proof_of_work;
+mod sampling;
 mod server;
 mod state;
+mod status;
 mod throttles;
 mod verify;
 
 pub use self::{
+    history::{MINUTE, ReadTotals, Totals},
     origin::AllowedHosts,
     server::{Dependencies, Serving, serve},
-    state::{Draining, Settings, Settle},
+    state::{Draining, Reload, Reloads, Settings, Settle},
 };

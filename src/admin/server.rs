@@ -1,6 +1,11 @@
 //! The listener itself: one worker, short timeouts, nothing cached.
 
-use std::{io, net::TcpListener, os::unix::net::UnixListener, time::Duration};
+use std::{
+    io,
+    net::TcpListener,
+    os::unix::net::UnixListener,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     App, HttpServer,
@@ -19,10 +24,12 @@ use super::{
     api,
     authorize::Local,
     connections::{CAPACITY, Connections},
+    history::{History, ReadTotals},
     metrics::MetricsCollector,
     pages,
     proof_of_work::ProofOfWork,
-    state::{Draining, Settings, Settle, State},
+    sampling,
+    state::{Draining, Reloads, Settings, Settle, State},
 };
 use crate::{
     identity::{Authenticator, session::Sessions},
@@ -40,6 +47,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub struct Serving {
     handle: ServerHandle,
     running: JoinHandle<io::Result<()>>,
+    sampling: JoinHandle<()>,
 }
 
 impl Serving {
@@ -47,6 +55,7 @@ impl Serving {
     pub async fn stop(self) {
         self.handle.stop(false).await;
         self.running.abort();
+        self.sampling.abort();
     }
 }
 
@@ -64,6 +73,12 @@ pub struct Dependencies {
     pub metrics: Registry,
     /// Whether the process wants to be asked.
     pub draining: Draining,
+    /// Reads the counters of all parts.
+    pub totals: ReadTotals,
+    /// How often they are read for the history: each [`MINUTE`](super::MINUTE).
+    pub sample_every: Duration,
+    /// How the configuration was last read again.
+    pub reloads: Reloads,
 }
 
 impl std::fmt::Debug for Dependencies {
@@ -82,8 +97,9 @@ pub fn serve(
     local: Option<UnixListener>,
     dependencies: Dependencies,
 ) -> io::Result<Serving> {
-    let Dependencies { mirror, limits, authenticator, settle, mut metrics, draining } = dependencies;
-    metrics.register_collector(Box::new(MetricsCollector(mirror.clone(), limits.clone())));
+    let Dependencies { mirror, limits, authenticator, settle, mut metrics, draining, totals, sample_every, reloads } =
+        dependencies;
+    metrics.register_collector(Box::new(MetricsCollector(mirror.clone(), limits.clone(), reloads.clone())));
     let (connections, proxies) = (Connections::default(), limits.clone());
     let state = web::Data::new(State {
         settings,
@@ -95,7 +111,12 @@ pub fn serve(
         sessions: Sessions::new(),
         proof_of_work: ProofOfWork::new(),
         settle,
+        totals,
+        history: History::default(),
+        reloads,
+        started: Instant::now(),
     });
+    let sampling = sampling::start(state.clone().into_inner(), sample_every);
     let mut server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
@@ -130,5 +151,5 @@ pub fn serve(
     }
     let server = server.run();
     let handle = server.handle();
-    Ok(Serving { handle, running: tokio::spawn(server) })
+    Ok(Serving { handle, running: tokio::spawn(server), sampling })
 }

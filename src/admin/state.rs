@@ -3,14 +3,20 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Instant, SystemTime},
 };
 
 use actix_web::HttpResponse;
 
-use super::{json::refuse, origin::AllowedHosts, proof_of_work::ProofOfWork};
+use super::{
+    history::{History, ReadTotals},
+    json::refuse,
+    origin::AllowedHosts,
+    proof_of_work::ProofOfWork,
+};
 use crate::{
     identity::{Authenticator, session::Sessions},
     limits::Limits,
@@ -44,6 +50,33 @@ impl Draining {
     }
 }
 
+/// How the configuration was last read again. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads(Arc<Mutex<Option<Reload>>>);
+
+/// One time that the configuration was read again.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// When.
+    pub at: SystemTime,
+    /// Why what is written is not used.
+    pub problem: Option<String>,
+    /// Whether some of what changed waits for a restart.
+    pub waits_for_restart: bool,
+}
+
+impl Reloads {
+    /// The configuration was read again.
+    pub fn record(&self, reload: Reload) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reload);
+    }
+
+    /// The last time; `None` since the start.
+    pub(super) fn last(&self) -> Option<Reload> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What every request may need.
 pub(super) struct State {
     pub(super) settings: Settings,
@@ -55,6 +88,10 @@ pub(super) struct State {
     pub(super) sessions: Sessions,
     pub(super) proof_of_work: ProofOfWork,
     pub(super) settle: Settle,
+    pub(super) totals: ReadTotals,
+    pub(super) history: History,
+    pub(super) reloads: Reloads,
+    pub(super) started: Instant,
 }
 
 /// Resolves when what was decided so far is on disk, or with the reason why it is not. `main` gives it.

@@ -8,6 +8,7 @@ use url::form_urlencoded::Serializer;
 
 use super::{
     ask::{Admin, Ask, repository_and_reference, split_reference},
+    output::bytes,
     say,
     table::table,
 };
@@ -204,8 +205,8 @@ fn row(image: &Value) -> [String; 6] {
     let complete = platforms.iter().filter(|platform| platform["complete"] == true).count();
     [
         image["name"].as_str().unwrap_or_default().to_owned(),
-        size(&image["size"]),
-        if image["complete"] == true { "all".to_owned() } else { size(&image["here"]) },
+        bytes(&image["size"]),
+        if image["complete"] == true { "all".to_owned() } else { bytes(&image["here"]) },
         if platforms.is_empty() { String::new() } else { format!("{complete} of {}", platforms.len()) },
         fresh(image),
         if image["pinned"] == true { "yes".to_owned() } else { String::new() },
@@ -221,33 +222,23 @@ fn fresh(image: &Value) -> String {
     }
 }
 
-/// Bytes for people.
-fn size(bytes: &Value) -> String {
-    let bytes = bytes.as_f64().unwrap_or_default();
-    match bytes {
-        _ if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
-        _ if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
-        _ => format!("{:.1} kB", bytes / 1e3),
-    }
-}
-
 fn shown(image: &Value) -> String {
     let word = |key: &str| image[key].as_str().unwrap_or("-").to_owned();
     let mut text = format!("{}\n  digest {}\n", word("name"), word("digest"));
-    text += &format!("  {} of {} are here", size(&image["here"]), size(&image["size"]));
+    text += &format!("  {} of {} are here", bytes(&image["here"]), bytes(&image["size"]));
     text += if image["complete"] == true { ": complete\n" } else { ": not complete\n" };
     text += &format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until"));
     let platforms = entries(image, "platforms").iter().map(|platform| {
         let name = platform["platform"].as_str().unwrap_or("unknown").to_owned();
         let state =
-            if platform["complete"] == true { "complete".to_owned() } else { size(&platform["here"]) + " here" };
-        [format!("  {name}"), size(&platform["size"]), state]
+            if platform["complete"] == true { "complete".to_owned() } else { bytes(&platform["here"]) + " here" };
+        [format!("  {name}"), bytes(&platform["size"]), state]
     });
     let objects = entries(image, "objects").iter().map(|object| {
         let here = if object["here"] == true { "here" } else { "missing" };
         let shared = if object["shared"] == true { ", shared" } else { "" };
         let digest = object["digest"].as_str().unwrap_or_default();
-        [format!("  {digest}"), size(&object["size"]), format!("{here}{shared}")]
+        [format!("  {digest}"), bytes(&object["size"]), format!("{here}{shared}")]
     });
     text + &table(&platforms.chain(objects).collect::<Vec<_>>())
 }
@@ -276,7 +267,7 @@ fn removed(purged: &Value, dry_run: bool) -> String {
         |key: &str, one: &str, many: &str| format!("{} {}", count(key), if count(key) == 1 { one } else { many });
     let mut text = format!(
         "{} {would}freed: {} and {}; {} {would}forgotten\n",
-        size(&purged["freed"]),
+        bytes(&purged["freed"]),
         counted("manifests", "manifest", "manifests"),
         counted("blobs", "blob", "blobs"),
         counted("removed", "name", "names"),
@@ -300,7 +291,7 @@ fn pins(answer: &Value) -> String {
         .iter()
         .map(|pin| ["pattern", "by", "at", "reason"].map(|key| pin[key].as_str().unwrap_or_default().to_owned()))
         .collect();
-    let share = format!("{} of {} are pinned\n", size(&answer["bytes"]), size(&answer["most_bytes"]));
+    let share = format!("{} of {} are pinned\n", bytes(&answer["bytes"]), bytes(&answer["most_bytes"]));
     if rows.is_empty() { "nothing is pinned\n".to_owned() } else { table(&rows) + &share }
 }
 

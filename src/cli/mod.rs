@@ -12,6 +12,7 @@ mod local;
 mod output;
 mod purge;
 mod serve;
+mod status;
 mod table;
 mod throttle;
 mod verify;
@@ -49,6 +50,10 @@ pub enum Command {
     Check,
     /// Print the configuration file of a client, with notes on standard error
     ClientConfig(client_config::Arguments),
+    /// Show whether a running weir is well, and the figures to look at first
+    Status(status::Arguments),
+    /// Exit with 0 when a running weir answers; for the health check of a container
+    Healthcheck(status::HealthArguments),
     /// Show what is left of the upstream budget, and who spent it on what
     Budget(budget::Arguments),
     /// List, make, lift, export or import bans
@@ -92,6 +97,8 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         Command::Serve => Ok(()),
         Command::Check => check::run(config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
+        Command::Status(arguments) => return status::run(arguments, config),
+        Command::Healthcheck(arguments) => status::healthcheck(arguments, config),
         Command::Budget(arguments) => budget::run(arguments, config),
         Command::Ban(arguments) => ban::run(arguments, config),
         Command::Throttle(arguments) => throttle::run(arguments, config),

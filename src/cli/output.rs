@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use serde_json::Value;
+
 /// Prints to standard output. A reader that has gone (`weir budget | head -1`) is no error, and never a panic.
 ///
 /// # Errors
@@ -11,5 +13,15 @@ pub fn say(text: &str) -> Result<(), String> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
         _ => Ok(()),
+    }
+}
+
+/// A number of bytes of an answer, for people.
+pub(super) fn bytes(bytes: &Value) -> String {
+    let bytes = bytes.as_f64().unwrap_or_default();
+    match bytes {
+        _ if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
+        _ if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.1} kB", bytes / 1e3),
     }
 }

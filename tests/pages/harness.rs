@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -12,7 +15,7 @@ use argon2::{
     password_hash::{PasswordHasher as _, SaltString},
 };
 use weir::{
-    admin::{self, AllowedHosts, Dependencies, Draining},
+    admin::{self, AllowedHosts, Dependencies, Draining, Reloads, Totals},
     client::{Client, ClientKey},
     identity::Authenticator,
     limits::{
@@ -26,6 +29,18 @@ use weir::{
 use weir_conformance::hub::{self, Spec};
 
 use crate::mirror::support::{Bench, Change, lookup};
+
+/// Totals as of a busy registry: each reading finds some more.
+fn growing() -> admin::ReadTotals {
+    let readings = AtomicU64::new(0);
+    Box::new(move || {
+        let count = readings.fetch_add(1, Ordering::Relaxed);
+        let requests = 900 * count + 40 * (count % 17);
+        let (answers, from_cache) = (requests / 2, requests / 2 - count);
+        let (denied, failed, sent_bytes, received_bytes) = (count / 50, count / 300, requests << 20, count << 22);
+        Totals { requests, denied, failed, answers, from_cache, sent_bytes, received_bytes }
+    })
+}
 
 /// Everything that a page shows, running.
 pub(crate) struct Harness {
@@ -111,6 +126,10 @@ impl Harness {
             settle,
             metrics,
             draining: Draining::default(),
+            totals: growing(),
+            // A browser sees graphs of a day after a few seconds.
+            sample_every: Duration::from_millis(10),
+            reloads: Reloads::default(),
         };
         let serving = admin::serve(settings, socket, None, dependencies).unwrap();
         Harness { bench, limits, admin, _serving: serving }

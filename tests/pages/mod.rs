@@ -235,7 +235,7 @@ async fn every_page_forbids_what_it_does_not_need() {
     let human = ann.get(&format!("/unblock/{ban}"));
     let mut operator = Browser::new(&harness);
     let one = format!("/blocked/{ban}");
-    let pages = ["/", "/throttles", "/blocked", &one, "/audit", "/unblock", "/login", "/blocked/nothing"];
+    let pages = ["/", "/budget", "/throttles", "/blocked", &one, "/audit", "/unblock", "/login", "/blocked/nothing"];
     let mut answers: Vec<_> = pages.map(|path| operator.get(path)).into();
     answers.push(operator.post("/throttles/mode", &[]));
     for answer in &answers {
@@ -296,9 +296,15 @@ async fn what_others_wrote_is_text_on_every_page() {
     let encoded: String = url::form_urlencoded::byte_serialize(evil.as_bytes()).collect();
     let mut ann = Browser::logged_in(&harness, "ann");
     let mut answers = vec![ann.get(&format!("/unblock/{ban}"))];
-    for path in
-        ["/", "/throttles", "/blocked?ended=1", &format!("/blocked/{ban}"), &format!("/blocked/{second}"), "/audit"]
-    {
+    for path in [
+        "/",
+        "/budget",
+        "/throttles",
+        "/blocked?ended=1",
+        &format!("/blocked/{ban}"),
+        &format!("/blocked/{second}"),
+        "/audit",
+    ] {
         answers.push(operator.get(path));
     }
     answers.push(operator.get(&format!("/blocked?namespace={encoded}")));
@@ -318,7 +324,7 @@ async fn pages_of_operators_are_for_operators() {
     let harness = Harness::start().await;
     let ban = harness.block("10.1.0.7", "shop/api");
     let one = format!("/blocked/{ban}");
-    let pages = ["/", "/throttles", "/blocked", &one, "/audit"];
+    let pages = ["/", "/budget", "/throttles", "/blocked", &one, "/audit"];
     let mut local = Browser::new(&harness);
     let (mut visitor, mut through) = (Browser::new(&harness), Browser::new(&harness));
     visitor.host = "weir.example.com".to_owned();
@@ -347,7 +353,7 @@ async fn pages_of_operators_are_for_operators() {
 async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back() {
     let harness = Harness::start().await;
     harness.spend().await;
-    let page = Browser::new(&harness).get("/").body;
+    let page = Browser::new(&harness).get("/budget").body;
     for words in [
         "docker.io as anonymous",
         "75</b> of 100 pulls left",

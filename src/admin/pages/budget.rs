@@ -57,7 +57,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         } @else {
             (html::table("Newest spends", &["When", "Who", "Class", "On what", "Why", "Shared by", "Left"], spends.iter().take(LISTED).map(row).collect()))
         }
-        p { a href="/api/v1/openapi.json" { "API" } " · " a href="/metrics" { "Metrics" } }
+
     };
     html::page(context, 200, html::Tab::Budget, "Budget", body)
 }

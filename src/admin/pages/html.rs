@@ -12,6 +12,7 @@ use super::context::{PageContext, Viewer};
 /// Where a page stands in the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tab {
+    Overview,
     Budget,
     Throttles,
     Blocked,
@@ -20,8 +21,9 @@ pub(super) enum Tab {
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 5] = [
-    (Tab::Budget, "/", "Budget"),
+const OPERATORS: [(Tab, &str, &str); 6] = [
+    (Tab::Overview, "/", "Overview"),
+    (Tab::Budget, "/budget", "Budget"),
     (Tab::Throttles, "/throttles", "Throttles"),
     (Tab::Blocked, "/blocked", "Blocked"),
     (Tab::Audit, "/audit", "Audit"),
@@ -88,7 +90,7 @@ fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Mark
     let tabs = match &context.viewer {
         Viewer::Anonymous => &[][..],
         viewer if viewer.is_operator() => &OPERATORS[..],
-        _ => &OPERATORS[4..],
+        _ => &OPERATORS[OPERATORS.len() - 1..],
     };
     html! {
         (DOCTYPE)

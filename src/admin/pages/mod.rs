@@ -1,4 +1,4 @@
-//! Pages for people: Budget, Throttles, Blocked, Audit, and Unblock for owners of blocked clients. Made here, whole, for each request; without JavaScript
+//! Pages for people: Overview, Budget, Throttles, Blocked, Audit, and Unblock for owners of blocked clients. Made here, whole, for each request; without JavaScript
 //! but for the human test, and without a request to another host.
 //!
 //! # What it guarantees
@@ -19,6 +19,7 @@ mod context;
 mod form;
 mod html;
 mod login;
+mod overview;
 mod page;
 mod throttles;
 mod unblock;
@@ -82,7 +83,9 @@ async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Paylo
         return html::problem(&context, refusal.status(), "Refused", &refusal.to_string());
     }
     let mut response = match (request.method(), page.attempt()) {
-        (&Method::GET | &Method::HEAD, attempt) if attempt.is_none() || page == Page::Login => see(&context, page),
+        (&Method::GET | &Method::HEAD, attempt) if attempt.is_none() || page == Page::Login => {
+            see(&context, page).await
+        }
         (&Method::POST, Some(attempt)) => {
             let response = post(context, page, &attempt, &head, payload).await;
             state.settled(response).await
@@ -106,7 +109,7 @@ async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Paylo
     response
 }
 
-fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
+async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
     let may = match &context.viewer {
         Viewer::Anonymous => page == Page::Login,
         viewer => viewer.is_operator() || !page.is_operators(),
@@ -117,7 +120,7 @@ fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
             (Viewer::Anonymous, Page::Unblock) => html::see_other("/login?next=/unblock", None),
             (Viewer::Anonymous, _) => html::see_other("/login", None),
             // The start of the pages is another for a user.
-            (_, Page::Budget) => html::see_other("/unblock", None),
+            (_, Page::Overview) => html::see_other("/unblock", None),
             _ => html::problem(
                 context,
                 403,
@@ -134,7 +137,8 @@ fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Unblock => unblock::page(context),
         Page::UnblockOne(id) => unblock::one(context, &id, None),
         Page::Login => login::page(context, None),
-        _ => budget::page(context),
+        Page::Budget => budget::page(context),
+        _ => overview::page(context).await,
     }
 }
 

@@ -6,8 +6,9 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 17] = [
-    ("/", |_| Page::Budget),
+pub(super) const PAGES: [(&str, PageAt); 18] = [
+    ("/", |_| Page::Overview),
+    ("/budget", |_| Page::Budget),
     ("/throttles", |_| Page::Throttles),
     ("/throttles/mode", |_| Page::Switch),
     ("/blocked", |_| Page::Blocked),
@@ -30,6 +31,7 @@ pub(super) const PAGES: [(&str, PageAt); 17] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Page {
     // By GET.
+    Overview,
     Budget,
     Throttles,
     Blocked,
@@ -81,7 +83,8 @@ impl Page {
     pub(super) fn is_operators(&self) -> bool {
         matches!(
             self,
-            Page::Budget
+            Page::Overview
+                | Page::Budget
                 | Page::Throttles
                 | Page::Blocked
                 | Page::Ban(_)
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_place_is_found_by_its_path_and_by_no_other_spelling() {
-        assert_eq!(Page::find("/"), Some(Page::Budget));
+        assert_eq!(Page::find("/"), Some(Page::Overview));
         assert_eq!(Page::find("/blocked/3f2a"), Some(Page::Ban("3f2a".into())));
         assert_eq!(Page::find("/unblock/3f2a/lift"), Some(Page::LiftOwn("3f2a".into())));
         for nowhere in [

@@ -1,0 +1,151 @@
+//! The last 24 hours, minute by minute: what was served, fetched and refused, and what was left of each budget.
+//!
+//! # What this guarantees
+//! Memory is fixed: [`MINUTES`] entries, each with at most [`BUDGETS`] budgets. A reading costs one lock for a copy of the entries, and
+//! no request takes the lock. Differences are taken over monotonic time; the wall clock only labels them.
+//!
+//! # What it refuses
+//! A counter that went back (it cannot, within a process) counts as no change. Nothing is kept over a restart: the graphs begin anew, as the
+//! process's counters do.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::Serialize;
+
+/// Entries that are kept: a day.
+pub(super) const MINUTES: usize = 24 * 60;
+/// How long an entry is.
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// Budgets that an entry names; an installation has an account or two for each upstream.
+const BUDGETS: usize = 8;
+
+/// What was counted since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Requests of registry clients.
+    pub requests: u64,
+    /// Those that were refused with 429.
+    pub denied: u64,
+    /// Those that failed with 5xx.
+    pub failed: u64,
+    /// Manifests and blobs that were sent, by GET.
+    pub answers: u64,
+    /// Those of them for which no body was fetched: cached, fresh, confirmed or stale.
+    pub from_cache: u64,
+    /// Bytes of bodies sent to clients.
+    pub sent_bytes: u64,
+    /// Bytes of blobs received from upstreams.
+    pub received_bytes: u64,
+}
+
+impl Totals {
+    fn since(self, before: Totals) -> Totals {
+        Totals {
+            requests: self.requests.saturating_sub(before.requests),
+            denied: self.denied.saturating_sub(before.denied),
+            failed: self.failed.saturating_sub(before.failed),
+            answers: self.answers.saturating_sub(before.answers),
+            from_cache: self.from_cache.saturating_sub(before.from_cache),
+            sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
+            received_bytes: self.received_bytes.saturating_sub(before.received_bytes),
+        }
+    }
+
+    /// The share of answers that came from the cache, of 1; `None` before the first answer.
+    pub(super) fn hit_ratio(&self) -> Option<f64> {
+        (self.answers > 0).then(|| self.from_cache as f64 / self.answers as f64)
+    }
+}
+
+/// Reads the counters of the registry side, of the mirror and of the upstreams. `main` gives it.
+pub type ReadTotals = Box<dyn Fn() -> Totals + Send + Sync>;
+
+/// One entry: about a minute.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Minute {
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub(super) at: SystemTime,
+    /// How long it was: longer than a minute when the process did not run meanwhile.
+    pub(super) seconds: f64,
+    #[serde(flatten)]
+    pub(super) counted: Totals,
+    /// Pulls left at its end, by upstream and identity.
+    pub(super) remaining: BTreeMap<Arc<str>, i64>,
+}
+
+fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_seconds(*at))
+}
+
+/// The entries, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct History(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    last: Option<(Instant, Totals)>,
+    minutes: VecDeque<Minute>,
+}
+
+impl History {
+    /// Adds what was counted since the last call; the first call is where counting begins.
+    pub(super) fn sample(&self, now: (Instant, SystemTime), totals: Totals, remaining: BTreeMap<Arc<str>, i64>) {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((then, before)) = ring.last.replace((now.0, totals)) {
+            if ring.minutes.len() == MINUTES {
+                ring.minutes.pop_front();
+            }
+            let seconds = now.0.saturating_duration_since(then).as_secs_f64();
+            let remaining = remaining.into_iter().take(BUDGETS).collect();
+            ring.minutes.push_back(Minute { at: now.1, seconds, counted: totals.since(before), remaining });
+        }
+    }
+
+    /// The newest entries, oldest first.
+    pub(super) fn newest(&self, most: usize) -> Vec<Minute> {
+        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.minutes.iter().skip(ring.minutes.len().saturating_sub(most)).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals(requests: u64) -> Totals {
+        Totals { requests, ..Totals::default() }
+    }
+
+    #[test]
+    fn an_entry_holds_what_was_counted_since_the_one_before() {
+        let (history, start, wall) = (History::default(), Instant::now(), SystemTime::UNIX_EPOCH);
+        let left = |left| BTreeMap::from([("docker.io as anonymous".into(), left)]);
+        history.sample((start, wall), totals(5), left(100));
+        assert_eq!(history.newest(9), [], "what was counted before the first sample belongs to no minute");
+        history.sample((start + MINUTE, wall + MINUTE), totals(12), left(90));
+        // The wall clock jumps back, and the process stood still for a while.
+        history.sample((start + 4 * MINUTE, wall), totals(12), left(95));
+        let expected =
+            |at, seconds, requests, pulls| Minute { at, seconds, counted: totals(requests), remaining: left(pulls) };
+        assert_eq!(history.newest(9), [expected(wall + MINUTE, 60.0, 7, 90), expected(wall, 180.0, 0, 95)]);
+        assert_eq!(history.newest(1), [expected(wall, 180.0, 0, 95)]);
+    }
+
+    #[test]
+    fn a_day_is_kept_and_few_budgets_are_named() {
+        let (history, start, wall) = (History::default(), Instant::now(), SystemTime::UNIX_EPOCH);
+        let many: BTreeMap<Arc<str>, i64> = (0..100).map(|number| (format!("{number}").into(), number)).collect();
+        for minute in 0..MINUTES as u32 + 10 {
+            history.sample((start + minute * MINUTE, wall + minute * MINUTE), totals(minute.into()), many.clone());
+        }
+        let kept = history.newest(usize::MAX);
+        assert_eq!(kept.len(), MINUTES);
+        assert_eq!(kept.last().unwrap().at, wall + (MINUTES as u32 + 9) * MINUTE);
+        assert!(kept.iter().all(|minute| minute.remaining.len() == BUDGETS && minute.counted.requests == 1));
+    }
+}

@@ -1,0 +1,30 @@
+//! The task that adds an entry to the history at each interval.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::state::State;
+
+/// Samples so often, until it is aborted.
+pub(super) fn start(state: Arc<State>, every: Duration) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut tick = interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let left = state.mirror.budget();
+            let left = left.iter().filter_map(|left| {
+                let account = left.identity.account.as_deref().unwrap_or("anonymous");
+                Some((format!("{} as {account}", left.identity.upstream).into(), left.limit.and(left.remaining)?))
+            });
+            state.history.sample((Instant::now(), SystemTime::now()), (state.totals)(), left.collect());
+        }
+    })
+}

@@ -1,0 +1,154 @@
+//! Whether all is well, in a word and a sentence, with the figures that an operator looks at first.
+
+use std::time::{Duration, SystemTime};
+
+use actix_web::HttpResponse;
+use serde_json::{Value, json};
+
+use super::{
+    budget::{at, budget},
+    history::{MINUTES, Totals},
+    json::{count, reply},
+    state::{Reload, State},
+};
+use crate::mirror::Check;
+
+/// How Weir is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// All that it needs is well.
+    Healthy,
+    /// Cached content is served; something else is not well.
+    Degraded,
+    /// It drains, or no upstream answers: what is not cached cannot be pulled.
+    Down,
+}
+
+impl Health {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::Down => "down",
+        }
+    }
+}
+
+/// What is known at one moment.
+pub(super) struct Status {
+    pub(super) health: Health,
+    /// Why, for the operator; one sentence for each reason.
+    pub(super) reasons: Vec<String>,
+    pub(super) totals: Totals,
+    pub(super) uptime: Duration,
+    pub(super) reload: Option<Reload>,
+}
+
+/// Looks at all of it. One small file is written, at most once a second; no request is sent.
+pub(super) async fn status(state: &State) -> Status {
+    let checks = state.mirror.health().await;
+    let reload = state.reloads.last();
+    let (health, reasons) = judge(&checks, state.draining.has_begun(), reload.as_ref());
+    Status { health, reasons, totals: (state.totals)(), uptime: state.started.elapsed(), reload }
+}
+
+fn judge(checks: &[Check], draining: bool, reload: Option<&Reload>) -> (Health, Vec<String>) {
+    let mut reasons = Vec::new();
+    if draining {
+        reasons.push("It drains: it is about to stop.".to_owned());
+    }
+    // No answer waits for the index, which is rebuilt after each unclean end.
+    let needed = checks.iter().filter(|check| check.name != "index");
+    let problem = |check: &Check| check.problem.as_ref().map(|problem| format!("{}: {problem}.", check.name));
+    reasons.extend(needed.filter_map(problem));
+    if let Some(problem) = reload.and_then(|reload| reload.problem.as_ref()) {
+        reasons.push(format!("The configuration that is written now is not used: {problem}."));
+    }
+    let mut upstreams = checks.iter().filter(|check| check.name.starts_with("upstream ")).peekable();
+    let health = match reasons.is_empty() {
+        true => Health::Healthy,
+        _ if draining => Health::Down,
+        _ if upstreams.peek().is_some() && upstreams.all(|check| check.problem.is_some()) => Health::Down,
+        _ => Health::Degraded,
+    };
+    (health, reasons)
+}
+
+/// `GET /api/v1/status`.
+pub(super) async fn show(state: &State) -> HttpResponse {
+    let status = status(state).await;
+    let usage = state.mirror.usage();
+    let (acting, simulated) = state.limits.count_bans(SystemTime::now());
+    let mut body = json!({
+        "health": status.health.word(),
+        "reasons": status.reasons,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": status.uptime.as_secs(),
+        "totals": status.totals,
+        "hit_ratio": status.totals.hit_ratio(),
+        "fills": state.mirror.blobs.fills(),
+        "storage": {
+            "capacity_bytes": usage.capacity,
+            "used_bytes": usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes,
+            "blobs": usage.blobs,
+            "manifests": usage.manifests,
+        },
+        "bans": {"active": acting, "simulated": simulated},
+        "reload": status.reload.map(|reload| json!({
+            "at": at(reload.at), "problem": reload.problem, "waits_for_restart": reload.waits_for_restart,
+        })),
+    });
+    if let (Value::Object(body), Value::Object(budget)) = (&mut body, budget(state)) {
+        body.insert("budget".to_owned(), budget["identities"].clone());
+        body.insert("saved".to_owned(), budget["saved"].clone());
+        body.insert("saved_since".to_owned(), budget["saved_since"].clone());
+    }
+    reply(200, &body)
+}
+
+/// `GET /api/v1/history`: the newest `n` minutes, oldest first.
+pub(super) fn history(state: &State, query: &str) -> HttpResponse {
+    match count(query, 60, MINUTES) {
+        Ok(most) => reply(200, &json!({"minutes": state.history.newest(most)})),
+        Err(refusal) => *refusal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, problem: Option<&str>) -> Check {
+        Check { name: name.to_owned(), problem: problem.map(str::to_owned) }
+    }
+
+    #[test]
+    fn it_is_down_when_no_upstream_answers_and_degraded_when_one_of_several_does_not() {
+        let well = [check("disk", None), check("upstream docker.io", None), check("upstream ghcr.io", None)];
+        assert_eq!(judge(&well, false, None), (Health::Healthy, Vec::new()));
+        let rebuilding = [check("index", Some("it is being rebuilt"))];
+        assert_eq!(judge(&rebuilding, false, None), (Health::Healthy, Vec::new()), "no answer waits for the index");
+        let mut one = well.clone();
+        one[1].problem = Some("not asked until noon".to_owned());
+        let sentence = vec!["upstream docker.io: not asked until noon.".to_owned()];
+        assert_eq!(judge(&one, false, None), (Health::Degraded, sentence));
+        let mut all = one.clone();
+        all[2].problem = Some("connection refused".to_owned());
+        assert_eq!(judge(&all, false, None).0, Health::Down);
+        let disk = [check("disk", Some("it is full"))];
+        assert_eq!(judge(&disk, false, None).0, Health::Degraded, "without an upstream there is none to be down");
+    }
+
+    #[test]
+    fn a_drain_and_a_configuration_that_is_refused_are_said() {
+        assert_eq!(judge(&[], true, None).0, Health::Down);
+        let refused = Reload {
+            at: SystemTime::UNIX_EPOCH,
+            problem: Some("line 3 is no TOML".to_owned()),
+            waits_for_restart: false,
+        };
+        let (health, reasons) = judge(&[], false, Some(&refused));
+        assert_eq!(health, Health::Degraded);
+        assert_eq!(reasons, ["The configuration that is written now is not used: line 3 is no TOML."]);
+    }
+}

@@ -1,0 +1,126 @@
+//! `weir status`, `weir healthcheck` and the API behind them.
+
+use rustix::process::Signal;
+use serde_json::Value;
+use weir_conformance::hub::{self, Fault, Hub, Spec, What};
+
+use crate::deploy::{Running, ask, printed, weir};
+
+fn command(running: &Running, arguments: &[&str]) -> (Option<i32>, String) {
+    let admin = format!("http://{}", running.admin);
+    let output = weir(&[arguments, &["--admin", &admin]].concat()).output().unwrap();
+    (output.status.code(), printed(&output))
+}
+
+fn api(running: &Running, path: &str) -> Value {
+    let (status, _, body) = ask(running.admin, "GET", path, "");
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+fn get(running: &Running, path: &str) -> u16 {
+    ask(running.registry, "GET", path, "Accept: */*\r\n").0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_counts_what_was_served_from_the_cache_and_what_was_fetched() {
+    let hub = Hub::start(hub::Settings::default()).await.unwrap();
+    let image = hub.push(Spec::new("library/app").single()).unwrap();
+    let running = Running::start(&[("WEIR_UPSTREAM__0__URL", &format!("http://{}", hub.registry_address()))]);
+    let before = api(&running, "/api/v1/status");
+    assert_eq!((&before["health"], &before["hit_ratio"]), (&"healthy".into(), &Value::Null));
+    let layer = image.platforms[0].blobs().max_by_key(|blob| blob.size).unwrap();
+    let paths = ["manifests/latest".to_owned(), format!("blobs/{}", layer.digest)];
+    for _ in ["cold", "warm"] {
+        for path in &paths {
+            assert_eq!(get(&running, &format!("/v2/library/app/{path}")), 200);
+        }
+        // A blob that still arrives is no answer from the cache.
+        while api(&running, "/api/v1/status")["fills"] != 0 {
+            std::thread::yield_now();
+        }
+    }
+    let status = api(&running, "/api/v1/status");
+    let totals = &status["totals"];
+    assert_eq!((&totals["requests"], &totals["answers"], &totals["from_cache"]), (&4.into(), &4.into(), &2.into()));
+    assert_eq!(status["hit_ratio"], 0.5);
+    assert_eq!(totals["received_bytes"], layer.size, "a warm pull receives nothing");
+    assert!(totals["sent_bytes"].as_u64().unwrap() > 2 * layer.size, "{totals}");
+    let (code, text) = command(&running, &["status"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("healthy (weir ") && text.contains("50.0 %"), "{text}");
+    let (code, json) = command(&running, &["status", "--json"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["totals"], *totals);
+    assert_eq!(api(&running, "/api/v1/history?n=1440"), serde_json::json!({"minutes": []}), "no minute is over");
+    assert_eq!(ask(running.admin, "GET", "/api/v1/history?n=x", "").0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weir_is_down_when_no_upstream_answers_and_the_status_says_why() {
+    let hub = Hub::start(hub::Settings::default()).await.unwrap();
+    let running = Running::start(&[("WEIR_UPSTREAM__0__URL", &format!("http://{}", hub.registry_address()))]);
+    for number in 0..10 {
+        hub.push(Spec::new(format!("library/x{number}")).seed(number)).unwrap();
+    }
+    hub.fault(Fault::always(What::Status(503)));
+    let mut asked = 0;
+    while api(&running, "/api/v1/status")["health"] == "healthy" {
+        // The failures of one repository say nothing of the others.
+        assert_eq!(get(&running, &format!("/v2/library/x{asked}/manifests/latest")), 503);
+        asked += 1;
+    }
+    let (code, text) = command(&running, &["status"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("down (weir ") && text.contains("upstream docker.io: not asked until "), "{text}");
+    assert!(text.contains("it is down"), "{text}");
+    assert_eq!(command(&running, &["healthcheck"]), (Some(0), String::new()), "the process answers all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weir_that_does_not_answer_fails_the_health_check_and_has_no_status() {
+    let running = Running::start(&[]);
+    assert_eq!(command(&running, &["healthcheck", "--ready"]), (Some(0), String::new()));
+    let admin = format!("http://{}", running.admin);
+    running.signal(Signal::KILL);
+    drop(running);
+    for (arguments, expected) in [(&["healthcheck"][..], 1), (&["status"], 2)] {
+        let output = weir(&[arguments, &["--admin", &admin]].concat()).output().unwrap();
+        let text = printed(&output);
+        assert_eq!(output.status.code(), Some(expected), "{text}");
+        assert!(text.contains("no weir answers on "), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_refused_is_in_the_status_and_the_metrics_until_it_is_mended() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("weir.toml");
+    std::fs::write(&file, "[server]\n").unwrap();
+    let running = Running::start(&[("WEIR_CONFIG", file.to_str().unwrap())]);
+    assert_eq!(api(&running, "/api/v1/status")["reload"], Value::Null);
+    let successful = |value: u8| {
+        let line = format!("\nweir_config_last_reload_successful {value}\n");
+        ask(running.admin, "GET", "/metrics", "").2.contains(&line)
+    };
+    assert!(successful(1));
+    std::fs::write(&file, "[sever]\n").unwrap();
+    running.signal(Signal::HUP);
+    while api(&running, "/api/v1/status")["reload"] == Value::Null {
+        std::thread::yield_now();
+    }
+    let status = api(&running, "/api/v1/status");
+    assert_eq!(status["health"], "degraded");
+    let reason = status["reasons"][0].as_str().unwrap();
+    assert!(
+        reason.contains("The configuration that is written now is not used") && reason.contains("sever"),
+        "{reason}"
+    );
+    assert!(successful(0));
+    std::fs::write(&file, "[server]\n").unwrap();
+    running.signal(Signal::HUP);
+    while api(&running, "/api/v1/status")["health"] != "healthy" {
+        std::thread::yield_now();
+    }
+    assert!(successful(1));
+}
