@@ -459,6 +459,20 @@ fn the_configurations_in_the_examples_are_understood() {
 }
 
 #[test]
+fn the_systemd_unit_allows_what_is_asked_of_the_kernel() {
+    let unit = include_str!("../examples/systemd/weir.service");
+    let allows = |key: &str, name: &str| {
+        let values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        values.flat_map(|value| value.split(' ')).any(|value| value == name)
+    };
+    // The local socket of the admin API; the limits on open files and core dumps; the priority of password checks.
+    assert!(allows("RestrictAddressFamilies", "AF_UNIX"));
+    for call in ["setrlimit", "prlimit64", "setpriority"] {
+        assert!(allows("SystemCallFilter", call), "{call} is among @resources, which the unit forbids");
+    }
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_panic() {
     let mut child =
         weir(&["client-config", "containerd", "--raw"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

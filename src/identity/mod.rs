@@ -2,7 +2,7 @@
 //!
 //! # What it guarantees
 //!
-//! - Passwords are hashed one at a time, in memory that is used again.
+//! - Passwords are hashed one at a time, in memory that is used again, at a lower priority than requests are served.
 //! - An address is verified one login at a time, so that many logins of one address do not delay another. After ten wrong passwords
 //!   in a row it waits; no other address does, and what has verified from this address before still does.
 //! - Credentials that verified are remembered for [`REMEMBER_SUCCESS`], and wrong ones for [`REMEMBER_FAILURE`], by a keyed hash of them,
@@ -141,7 +141,10 @@ impl Authenticator {
         let hash = account.as_ref().or(config.accounts.first()).map(|account| account.password_hash.clone());
         drop(config);
         let is_right = match hash {
-            Some(hash) => self.0.passwords.matches(credentials.password.clone(), hash).await,
+            Some(hash) => self.0.passwords.matches(credentials.password.clone(), hash).await.map_err(|error| {
+                tracing::warn!(%error, "no thread for a password check");
+                AuthError::Busy
+            })?,
             None => false,
         };
         let (key, now) = (self.key(credentials, from, account.as_ref()), SystemTime::now());

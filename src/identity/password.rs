@@ -1,12 +1,12 @@
 //! Passwords and their hashes: Argon2 in PHC form, as `weir hash-password` makes them, or bcrypt out of an htpasswd file.
 
-use std::sync::Arc;
+use std::{io, sync::Arc, thread};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHasher as _, Version,
     password_hash::{self, Output, PasswordHash, Salt, SaltString},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::random;
 
@@ -16,17 +16,34 @@ pub(crate) fn hash(password: &str) -> Result<String, password_hash::Error> {
     Ok(Argon2::default().hash_password(password.as_bytes(), &salt)?.to_string())
 }
 
+/// By how much a check gives way to other threads. Ten is a tenth of the weight of a thread that serves: while all cores are busy, a check
+/// takes ten times as long, and still ends within a second.
+const NICE: i32 = 10;
+
 /// Compares passwords with hashes, one at a time, for each takes tens of milliseconds of a core and the memory that its hash names, 19 MiB by
 /// default. The memory is kept and used again: freed and taken anew on whichever thread, it would stay with the allocator once for each of
-/// the allocator's arenas.
+/// the allocator's arenas. The thread is new for each check, since a thread without privileges never regains its priority.
 #[derive(Default)]
 pub(super) struct PasswordVerifier(Arc<Mutex<Vec<Block>>>);
 
 impl PasswordVerifier {
     /// Whether `hash` was made of this password. Waits until those before it are compared; when the caller leaves, the work goes on.
-    pub(super) async fn matches(&self, password: String, hash: Arc<str>) -> bool {
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(super) async fn matches(&self, password: String, hash: Arc<str>) -> io::Result<bool> {
         let mut memory = self.0.clone().lock_owned().await;
-        tokio::task::spawn_blocking(move || matches(&password, &hash, &mut memory)).await.unwrap_or(false)
+        let (send, answer) = oneshot::channel();
+        let check = move || {
+            // Where that is forbidden, checks compete with what serves.
+            let _ = rustix::process::nice(NICE);
+            let is_match = matches(&password, &hash, &mut memory);
+            drop(memory);
+            // The caller may have left.
+            let _ = send.send(is_match);
+        };
+        thread::Builder::new().name("password".into()).spawn(check)?;
+        Ok(answer.await.unwrap_or(false))
     }
 }
 
@@ -58,6 +75,8 @@ fn argon2_matches(password: &str, hash: &PasswordHash<'_>, memory: &mut Vec<Bloc
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Pid, getpriority_process};
+
     use super::*;
 
     #[test]
@@ -81,8 +100,35 @@ mod tests {
             tokio::spawn(async move { verifier.matches("hunter3".to_owned(), hash).await })
         });
         for check in checks.collect::<Vec<_>>() {
-            assert!(!check.await.unwrap());
+            assert!(!check.await.unwrap().unwrap());
         }
         assert_eq!(verifier.0.lock().await.capacity(), Params::DEFAULT_M_COST as usize);
+    }
+
+    /// Whether a thread that compares a password gives way to one that was started with the priority `own`.
+    fn gives_way(own: i32) -> bool {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let named =
+            tasks.filter(|task| std::fs::read(task.path().join("comm")).is_ok_and(|name| name == b"password\n"));
+        let ids = named.filter_map(|task| task.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+        ids.into_iter().any(|id| getpriority_process(Some(id)).is_ok_and(|priority| priority > own))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_check_gives_way_to_what_serves() {
+        let (verifier, own) = (Arc::new(PasswordVerifier::default()), getpriority_process(None).unwrap());
+        let hash: Arc<str> = hash("hunter2").unwrap().into();
+        // A check may be over before it is looked at.
+        for _ in 0..100 {
+            let (verifier, hash) = (verifier.clone(), hash.clone());
+            let check = tokio::spawn(async move { verifier.matches("hunter2".to_owned(), hash).await });
+            while !check.is_finished() {
+                if gives_way(own) {
+                    return;
+                }
+            }
+            assert!(check.await.unwrap().unwrap());
+        }
+        panic!("no check was seen at a lower priority than {own}");
     }
 }
