@@ -109,10 +109,15 @@ impl OpenConnections {
             let idle = idle.map(|usage| (usage.idle_since.load(Ordering::Relaxed), usage));
             idle.filter(|(since, _)| *since > 0).min_by_key(|(since, _)| *since).map(|(_, usage)| usage.clone())
         };
-        let candidates = self.clients.values().filter_map(|open| Some((open.len(), oldest(open)?)));
-        if let Some((_, usage)) = candidates.max_by_key(|(held, _)| *held) {
-            usage.closing.store(true, Ordering::Release);
-            usage.waker.wake();
+        // Nearly always the client with the most has one, so that a new connection costs little however many there are.
+        let mut bound = usize::MAX;
+        while let Some(held) = self.clients.values().map(Vec::len).filter(|held| *held < bound).max() {
+            if let Some(usage) = self.clients.values().filter(|open| open.len() == held).find_map(oldest) {
+                usage.closing.store(true, Ordering::Release);
+                usage.waker.wake();
+                return;
+            }
+            bound = held;
         }
     }
 }
@@ -191,5 +196,19 @@ mod tests {
         drop((first, second, many));
         assert!(enter("192.0.2.1").is_some());
         assert!(limit.open().clients.is_empty(), "an address is remembered that holds nothing");
+    }
+
+    #[test]
+    fn of_the_clients_that_have_an_idle_connection_the_one_with_most_gives_it_up() {
+        let limit = ConnectionLimit::new(6, 6, Box::new(|_| false), Metrics::new());
+        let enter = |client: u8| limit.enter(IpAddr::from([192, 0, 2, client])).unwrap();
+        let open = [1, 1, 1, 2, 2, 3].map(enter);
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        // The first client has the most, and all of its connections are in use.
+        assert!(open[3..].iter().all(|slot| !slot.idle(cx)));
+        let _new = enter(4);
+        let is_closing = open.each_ref().map(|slot| slot.usage.closing.load(Ordering::Relaxed));
+        assert_eq!(is_closing[..3], [false; 3]);
+        assert!(is_closing[3] != is_closing[4] && !is_closing[5], "{is_closing:?}");
     }
 }
