@@ -6,6 +6,12 @@
 //! Dependencies run one way: `main → {http, admin, cli} → {mirror, hosted, limits, identity} → {upstream, storage}`.
 //! `tests/architecture.rs` holds that.
 
+// What a client, an upstream or a disk sends never ends the process.
+#![cfg_attr(
+    not(any(test, fuzzing)),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
+
 pub mod admin;
 pub mod answer;
 pub mod cli;

@@ -14,6 +14,7 @@ pub fn bytes<const N: usize>() -> [u8; N] {
         match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
             Ok(count) => filled += count,
             Err(rustix::io::Errno::INTR) => {}
+            #[cfg_attr(not(any(test, fuzzing)), expect(clippy::panic, reason = "nothing may be served without"))]
             Err(error) => panic!("getrandom(2): {error}"),
         }
     }

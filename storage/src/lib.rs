@@ -47,6 +47,12 @@
 //! * No lock that a reader takes is held while a file is read, written, renamed or unlinked.
 //! * Losing the index loses nothing.
 
+// What a client or a disk sends never ends the process.
+#![cfg_attr(
+    not(any(test, fuzzing)),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
+
 mod blobs;
 mod cache;
 mod capacity;
