@@ -22,7 +22,7 @@ use super::{
 use crate::{
     answer::{BlobAnswer, CacheFacts},
     hosted::Right,
-    mirror::{Lookup, Reader},
+    mirror::{Lookup, Reader, Stopped},
     oci::{Digest, Name},
 };
 
@@ -61,7 +61,7 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, digest
         };
         let mut found = mirror.blobs.get(&lookup, &digest, hint).await?;
         if found.reader.size() <= VERIFIED_FIRST {
-            verified(&mut found.reader).await?;
+            verified(&mut found.reader, &digest).await?;
         }
         send(&request, named, found)
     })
@@ -92,14 +92,17 @@ pub(crate) fn delete(cx: &Context, request: &Request, name: &Name, digest: &Dige
 }
 
 /// Waits until the first byte may be read, which of a small blob is the last, too.
-async fn verified(reader: &mut Reader) -> Result<(), ApiError> {
+///
+/// Of an empty one the head is all there is, so that it never goes out before.
+async fn verified(reader: &mut Reader, digest: &Digest) -> Result<(), ApiError> {
     let size = reader.size();
-    if size == 0 {
+    if size == 0 && *digest == digest.algorithm().digest(b"") {
         return Ok(());
     }
     let first = std::future::poll_fn(|cx| reader.poll_extent(cx, 0, size));
     match tokio::time::timeout(VERIFICATION, first).await {
         Ok(Err(stopped)) => Err(ApiError::BlobStopped(stopped)),
+        Ok(Ok(_)) | Err(_) if size == 0 => Err(ApiError::BlobStopped(Stopped("upstream sent no byte of it".into()))),
         // The head goes out, and the body is cut if it must be.
         Ok(Ok(_)) | Err(_) => Ok(()),
     }
