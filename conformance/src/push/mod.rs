@@ -3,12 +3,14 @@
 //! - [`crash`] kill -9 in the middle of pushes, two hundred times: everything acknowledged is there, nothing else is half there
 //! - [`power`] the power is cut in the middle of pushes, a hundred times: a file system in a file is copied while it is being
 //!   written, and the copy is mounted and served. What the kernel had not yet written is lost in it
+//! - [`faults`] system calls fail in the middle of pushes, three hundred of them, and a kill -9 follows
 //! - [`rate`] layers pushed over eight connections, by turns to Weir and to Debian's `docker-registry`
 //!
 //! All of them drive a process from outside and judge by what it answers. Each moment comes from a seed, so that one that
 //! fails can be had again, as far as the scheduler allows.
 
 mod crash;
+mod faults;
 mod load;
 mod power;
 mod rate;
@@ -35,6 +37,9 @@ pub struct Command {
     /// How often the power is cut, which takes root and a loop device; 0 leaves it out
     #[arg(long, default_value_t = 100)]
     cuts: u64,
+    /// How many system calls are made to fail, which takes root and strace; 0 leaves it out
+    #[arg(long, default_value_t = 300)]
+    faults: u64,
     /// How often each registry has its turn when the rates are compared; 0 leaves it out
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -69,6 +74,9 @@ impl Command {
         }
         if self.cuts > 0 {
             row("power cut", kept, Instant::now(), power::run(&weir, self.cuts, self.seed).await);
+        }
+        if self.faults > 0 {
+            row("failing calls", kept, Instant::now(), faults::run(&weir, self.faults, self.seed).await);
         }
         if self.rounds > 0 {
             let rate = rate::run(&weir, &self.registry, self.rounds);
