@@ -4,6 +4,7 @@
 //! (100) and `WEIR_WRONG_PASSWORDS` (10,000) are the sizes.
 
 mod damage;
+mod hostile;
 #[path = "../simulation/random.rs"]
 mod random;
 mod siege;

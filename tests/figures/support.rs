@@ -72,6 +72,10 @@ impl Weir {
         self.directory.path().join("data")
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident MiB, and open descriptors.
     pub(crate) fn measure(&self) -> (f64, f64) {
         let pid = self.child.id();
