@@ -119,6 +119,9 @@ pub(crate) async fn read(reader: &mut Reader, start: u64, end: u64) -> Result<Ve
             }
             Extent::Bytes(piece) => piece.to_vec(),
         };
+        if piece.is_empty() {
+            return Err(Stopped("it ended early".into()));
+        }
         at += piece.len() as u64;
         bytes.extend(piece);
     }
