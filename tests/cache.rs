@@ -119,7 +119,17 @@ async fn a_command_shows_pins_and_purges() {
     let image = world.hub.push(Spec::new("library/one").single()).unwrap();
     world.pull(&image, 0);
     assert_eq!(world.command(&["list", "zzz"]), "nothing of it is cached\n");
+    // A pull is in the record within a second.
+    while world.api("GET", "/api/v1/cache")["images"][0]["pulls"] != 3 {
+        std::thread::yield_now();
+    }
+    let entry = world.api("GET", "/api/v1/cache")["images"][0].take();
+    assert!(
+        entry["pulled_by"][0]["client"] == "127.0.0.1" && entry["last_pull"] == entry["pulled_by"][0]["at"],
+        "{entry}"
+    );
     let text = world.command(&["show", "one"]);
+    assert!(text.contains("pulled 3 times, last ") && text.contains("; lately by 127.0.0.1\n"), "{text}");
     assert!(text.contains(": complete") && text.contains(&image.blobs()[0].digest), "{text}");
     assert_eq!(text, world.command(&["show", "docker.io/library/one:latest"]));
     assert_eq!(text, world.command(&["show", &format!("one@{}", image.digest())]));

@@ -19,7 +19,7 @@ use crate::{
         audit::{Actor, AdminEvent, Event},
         repositories::RepositoryRule,
     },
-    mirror::{self, Image, Lookup, Pin, Reading, Refreshed, Repository, Selection, Source, StoreError},
+    mirror::{self, Image, Lookup, Pin, Reading, Refreshed, Repository, Selection, Source, StoreError, client_of},
     oci::{Reference, matches},
 };
 
@@ -40,6 +40,12 @@ fn image(state: &State, reading: &Reading<'_>, image: &Image, pins: &[Pin]) -> V
         "account": (*image.credential != *Source::ANONYMOUS).then_some(&*image.credential),
         "pinned": pins.iter().any(|pin| pin.covers(image)),
     });
+    let pulled = state.mirror.images().pulled(image);
+    entry["last_pull"] = pulled.as_ref().map(|pulled| at(pulled.last)).into();
+    entry["pulls"] = pulled.as_ref().map_or(0, |pulled| pulled.pulls).into();
+    let clients = pulled.iter().flat_map(|pulled| &pulled.clients);
+    entry["pulled_by"] =
+        clients.map(|(client, last)| json!({"client": client_of(client).to_string(), "at": at(*last)})).collect();
     let completeness = serde_json::to_value(reading.completeness(&image.digest)).unwrap_or_default();
     if let (Value::Object(entry), Value::Object(more)) = (&mut entry, completeness) {
         entry.extend(more);

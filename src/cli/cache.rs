@@ -228,6 +228,7 @@ fn shown(image: &Value) -> String {
     text += &format!("  {} of {} are here", bytes(&image["here"]), bytes(&image["size"]));
     text += if image["complete"] == true { ": complete\n" } else { ": not complete\n" };
     text += &format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until"));
+    text += &pulled(image);
     let platforms = entries(image, "platforms").iter().map(|platform| {
         let name = platform["platform"].as_str().unwrap_or("unknown").to_owned();
         let state =
@@ -241,6 +242,17 @@ fn shown(image: &Value) -> String {
         [format!("  {digest}"), bytes(&object["size"]), format!("{here}{shared}")]
     });
     text + &table(&platforms.chain(objects).collect::<Vec<_>>())
+}
+
+/// When and by whom it was pulled.
+fn pulled(image: &Value) -> String {
+    let Some(last) = image["last_pull"].as_str() else { return "  no pull of it is remembered\n".to_owned() };
+    let times = match image["pulls"].as_u64() {
+        Some(1) => "once".to_owned(),
+        pulls => format!("{} times", pulls.unwrap_or_default()),
+    };
+    let clients: Vec<_> = entries(image, "pulled_by").iter().filter_map(|pull| pull["client"].as_str()).collect();
+    format!("  pulled {times}, last {last}; lately by {}\n", clients.join(", "))
 }
 
 fn refreshed(answer: &Value) -> String {

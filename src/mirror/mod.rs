@@ -34,6 +34,7 @@ mod sync;
 mod tags;
 
 use std::{
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -58,15 +59,15 @@ use self::{
 };
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
-    client::Client,
+    client::{Client, ClientKey},
     clock,
     limits::Limits,
-    oci::{Name, Tag},
+    oci::{Name, Reference, Tag},
     upstream::{CredentialState, Ledger, Upstream},
 };
 pub use weir_storage::{
-    Error as StoreError, Extent, Image, Images, Pin, Purged, Reader, Reading, Repair, Report, Repository, Scrub,
-    Selection, Source, Stopped, Usage,
+    Error as StoreError, Extent, Image, Images, Pin, Pulled, Puller, Purged, Reader, Reading, Repair, Report,
+    Repository, Scrub, Selection, Source, Stopped, Usage,
 };
 
 /// The mirror. Cloning is cheap.
@@ -217,6 +218,12 @@ impl Mirror {
         &self.sources.store.images
     }
 
+    /// Notes that a client got a manifest by GET: a pull, as Docker Hub counts it. No system call.
+    pub fn note_pull(&self, lookup: &Lookup, reference: &Reference, now: SystemTime) {
+        let repository = Repository { upstream: lookup.upstream.clone(), name: lookup.repository.clone() };
+        self.images().note_pull(repository, reference.clone(), &puller(&lookup.client.key), now);
+    }
+
     /// Until when the tag of an image is answered without asking upstream; `None` for a digest, which never changes.
     pub fn fresh_until(&self, image: &Image) -> Option<SystemTime> {
         let Repository { upstream, name } = &image.repository;
@@ -247,5 +254,22 @@ impl Mirror {
         self.blobs.close().await;
         self.ledger.persist().await;
         self.sources.store.close().await;
+    }
+}
+
+/// The client of a pull, as the store remembers it.
+pub(crate) fn puller(key: &ClientKey) -> Puller {
+    match key {
+        ClientKey::Address(IpAddr::V4(address)) => Puller::Address(address.to_ipv6_mapped().to_bits()),
+        ClientKey::Address(IpAddr::V6(address)) => Puller::Address(address.to_bits()),
+        ClientKey::Principal(name) => Puller::Account(name.clone()),
+    }
+}
+
+/// The client that the store remembers.
+pub(crate) fn client_of(puller: &Puller) -> ClientKey {
+    match puller {
+        Puller::Address(bits) => ClientKey::Address(IpAddr::V6(Ipv6Addr::from_bits(*bits)).to_canonical()),
+        Puller::Account(name) => ClientKey::Principal(name.clone()),
     }
 }

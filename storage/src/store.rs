@@ -14,7 +14,7 @@ use crate::{
     evict::Evictor,
     files::{Disk, Files, Journals, Layout, blocking},
     hosted::{Repositories, Uploads},
-    images::{Images, Pinned},
+    images::{Images, Pinned, Pulls},
     index::{self, Index},
     probe::Probe,
     recover,
@@ -24,6 +24,9 @@ use crate::{
 
 /// How often the housekeeper looks for what has expired.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How often the record of pulls is written: a kill forgets so much of it.
+const PULLS_EVERY: Duration = Duration::from_secs(10);
 
 /// Everything on the disk, part by part. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ pub struct Store {
     /// Whether the disk takes writes.
     pub probe: Probe,
     capacity: Arc<Capacity>,
-    _threads: Arc<Threads>,
+    threads: Arc<Threads>,
 }
 
 /// The threads of a store, which end with it.
@@ -136,6 +139,7 @@ impl Store {
             capacity: capacity.clone(),
             remover: remover.clone(),
             pinned: pinned.clone(),
+            pulls: Arc::new(Pulls::new()),
         };
         let evictor = Evictor {
             files: files.clone(),
@@ -162,15 +166,15 @@ impl Store {
                 listed.fill(&files);
             }
         })?;
-        let (expiring, written) = (uploads.clone(), index.clone());
-        threads.start("housekeeper", move || keep_house(&closing, &expiring, &written))?;
+        let (expiring, written, pulled) = (uploads.clone(), index.clone(), images.clone());
+        threads.start("housekeeper", move || keep_house(&closing, &expiring, &written, &pulled))?;
         let scrubbing = scrub.clone();
         if !settings.scrub.is_zero() {
             threads.start("scrub", move || scrubbing.serve(settings.scrub))?;
         }
         let (journals, probe) = (Journals::new(threads.files.clone()), Probe::new(threads.files.clone()));
-        let _threads = Arc::new(threads);
-        Ok(Store { blobs, cache, repositories, uploads, journals, images, index, scrub, probe, capacity, _threads })
+        let threads = Arc::new(threads);
+        Ok(Store { blobs, cache, repositories, uploads, journals, images, index, scrub, probe, capacity, threads })
     }
 
     /// What is used, for metrics, readiness and the dashboard. Takes one lock.
@@ -181,22 +185,29 @@ impl Store {
     /// Flushes the index; called when the process ends. Further calls still work.
     pub async fn close(&self) {
         let (capacity, index) = (self.capacity.clone(), self.index.clone());
+        let (images, files) = (self.images.clone(), self.threads.files.clone());
         // There is no one left to tell, and the index is rebuilt from the files.
         let _ = blocking("close", move || {
             capacity.drain_accesses();
             index.flush();
+            images.keep_pulls(&files, true);
             Ok(())
         })
         .await;
     }
 }
 
-/// Ends what expired and writes the index, until the store is closed.
-fn keep_house(files: &Files, uploads: &Uploads, index: &Index) {
-    let (mut written, mut mended) = (Instant::now(), Instant::now());
+/// Ends what expired and writes the index and the record of pulls, until the store is closed.
+fn keep_house(files: &Files, uploads: &Uploads, index: &Index, images: &Images) {
+    let (mut written, mut mended, mut pulled) = (Instant::now(), Instant::now(), Instant::now());
     while !files.is_closing() {
         std::thread::park_timeout(HOUSEKEEPING);
         uploads.expire();
+        let due = pulled.elapsed() >= PULLS_EVERY;
+        images.keep_pulls(files, due);
+        if due {
+            pulled = Instant::now();
+        }
         if written.elapsed() >= index::EVERY {
             index.flush();
             written = Instant::now();
@@ -207,4 +218,5 @@ fn keep_house(files: &Files, uploads: &Uploads, index: &Index) {
         }
     }
     index.flush();
+    images.keep_pulls(files, true);
 }

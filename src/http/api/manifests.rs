@@ -39,6 +39,7 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, refere
             return now(with_budget(head(request, found), &cx.mirror, request, lookup));
         }
     } else if let Some(found) = cx.mirror.manifests.cached(lookup, reference, at) {
+        cx.mirror.note_pull(lookup, reference, at);
         return now(whole(request, found));
     }
     let allowed = cx.may_fetch(request, lookup);
@@ -52,7 +53,9 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, refere
             allowed => allowed?,
         }
         if !request.is_head() {
-            return Ok(whole(&request, mirror.manifests.get(&lookup, &reference).await?));
+            let found = mirror.manifests.get(&lookup, &reference).await?;
+            mirror.note_pull(&lookup, &reference, at);
+            return Ok(whole(&request, found));
         }
         let found = mirror.manifests.head(&lookup, &reference).await?;
         Ok(with_budget(head(&request, found), &mirror, &request, &lookup))

@@ -226,6 +226,18 @@ impl State {
         images
     }
 
+    /// The tags of a repository that name one of these, whatever the credential; each with what it names.
+    pub(crate) fn tags_of(&self, repository: &Repository, wanted: &HashSet<&Digest>) -> Vec<(Tag, Digest)> {
+        let tags = self.repositories.get(repository).into_iter().flat_map(|contents| &contents.tags);
+        let mut named: Vec<(Tag, Digest)> = tags
+            .filter(|(_, (digest, _))| wanted.contains(digest))
+            .map(|((tag, _), (digest, _))| (tag.clone(), digest.clone()))
+            .collect();
+        // Several accounts may have the same.
+        named.dedup();
+        named
+    }
+
     fn child_manifests(&self, digest: &Digest) -> impl Iterator<Item = &Digest> {
         let children = self.manifests.get(digest).into_iter().flat_map(|children| children.iter());
         children.filter(|child| child.is_manifest).map(|child| &child.digest)

@@ -115,6 +115,11 @@ impl Layout {
         self.root.join("pins")
     }
 
+    /// A part of the record of pulls.
+    pub(crate) fn pulls(&self, part: usize) -> PathBuf {
+        self.root.join(format!("pulls/{part:02x}"))
+    }
+
     pub(crate) fn repositories(&self) -> PathBuf {
         self.root.join("repositories")
     }

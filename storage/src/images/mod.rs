@@ -1,4 +1,4 @@
-//! Images as an operator sees them: whether all of one is here, what it shares, pins that eviction leaves alone, and purge.
+//! Images as an operator sees them: whether all of one is here, what it shares, who pulled it, pins that eviction leaves alone, and purge.
 //!
 //! # What this guarantees
 //! Lists and searches are answered from memory. Whether an object is here is asked of the accounts, so that an image is complete
@@ -11,28 +11,30 @@
 
 mod completeness;
 mod pins;
+mod pulls;
 mod purge;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tracing::{info, warn};
 
-pub(crate) use self::pins::Pinned;
 use self::purge::Plan;
 pub use self::{
     completeness::{Completeness, Platform, Reading},
     pins::Pin,
+    pulls::{Pulled, Puller},
     purge::{Purged, Selection},
 };
+pub(crate) use self::{pins::Pinned, pulls::Pulls};
 use crate::{
     Error,
-    cache::{Cache, Inventory, source_of},
+    cache::{Cache, Image, Inventory, Repository, source_of},
     capacity::Capacity,
     files::{Files, blocking},
-    oci::Digest,
+    oci::{Digest, Reference},
     remove::Remover,
 };
 
@@ -49,6 +51,7 @@ pub struct Images {
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) remover: Remover,
     pub(crate) pinned: Arc<Pinned>,
+    pub(crate) pulls: Arc<Pulls>,
 }
 
 impl Images {
@@ -62,9 +65,38 @@ impl Images {
         Reading { state: self.cache.inventory.read(), capacity: &self.capacity }
     }
 
+    /// Notes that a client got a manifest by GET. No system call; it is on the disk some 10 s later.
+    pub fn note_pull(&self, repository: Repository, reference: Reference, client: &Puller, now: SystemTime) {
+        self.pulls.note((repository, reference), client, now);
+    }
+
+    /// How an image was pulled; `None` when no pull of it is remembered.
+    pub fn pulled(&self, image: &Image) -> Option<Pulled> {
+        self.pulls.of(&image.repository, image.tag.as_ref(), &image.digest)
+    }
+
+    /// The images that a client pulled at this time or later, in the order of their names. What was pulled in the last second may
+    /// be missing. A scan in memory.
+    pub fn pulled_since(&self, since: SystemTime) -> Vec<Image> {
+        let images = self.read().images(None).collect::<Vec<_>>();
+        images.into_iter().filter(|image| self.pulled(image).is_some_and(|pulled| pulled.last >= since)).collect()
+    }
+
+    /// Takes what was noted into the record of pulls, and writes it when `written`. Nothing before the inventory is complete, for it is
+    /// not known which tags a digest stands for.
+    pub(crate) fn keep_pulls(&self, files: &Files, written: bool) {
+        if self.is_complete() {
+            self.pulls.drain(&self.cache.inventory);
+            if written {
+                self.pulls.write(files);
+            }
+        }
+    }
+
     /// Reads what is stored into the inventory. Runs on a thread of its own, after the objects were counted.
     pub(crate) fn fill(&self, files: &Files) {
         let started = Instant::now();
+        self.pulls.load(files);
         // Without the inventory nothing can be purged, and with pins nothing evicted: a disk that fails for a while is asked again.
         while let Err(error) = self.try_fill(files) {
             if files.is_closing() {
