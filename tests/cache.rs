@@ -12,9 +12,13 @@ struct World {
 
 impl World {
     async fn start() -> World {
+        World::start_with(&[]).await
+    }
+
+    async fn start_with(environment: &[(&str, &str)]) -> World {
         let hub = Hub::start(hub::Settings::default()).await.unwrap();
         let url = format!("http://{}", hub.registry_address());
-        let running = Running::start(&[("WEIR_UPSTREAM__0__URL", &url)]);
+        let running = Running::start(&[&[("WEIR_UPSTREAM__0__URL", &*url)], environment].concat());
         World { hub, running }
     }
 
@@ -45,6 +49,16 @@ impl World {
         let admin = format!("http://{}", self.running.admin);
         let output = weir(&[&["cache"], arguments, &["--admin", &admin]].concat()).output().unwrap();
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    }
+
+    /// Pushes an index that lists nothing.
+    fn host(&self, repository: &str, tag: &str) {
+        let body = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let head = "Content-Type: application/vnd.oci.image.index.v1+json\r\n";
+        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        let (status, _, answer) =
+            ask(self.running.registry, "PUT", &format!("/v2/{repository}/manifests/{tag}"), &request);
+        assert_eq!(status, 201, "{answer}");
     }
 
     fn blob_gets(&self) -> usize {
@@ -214,4 +228,99 @@ async fn a_refresh_asks_at_once_and_fetches_what_moved() {
     let text = world.command(&["refresh", "two"]);
     assert!(text.contains("weir answered 404"), "{text}");
     assert_eq!(named().0, 404, "it is gone upstream, and the operator has seen it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
+    let world =
+        World::start_with(&[("WEIR_HOSTED__NAMESPACES", "team/*"), ("WEIR_HOSTED__ANONYMOUS_PUSH", "true")]).await;
+    world.counted();
+    let platforms = ["linux/amd64", "linux/arm64/v8"];
+    let two = world.hub.push(Spec::new("library/two").platforms(platforms)).unwrap();
+    let one = world.hub.push(Spec::new("acme/one").seed(7).single()).unwrap();
+    world.pull(&two, 0);
+    world.pull(&one, 0);
+    world.host("team/app", "v1");
+    let list = |query: &str| -> Vec<String> {
+        names(&world.api("GET", &format!("/api/v1/cache?{query}"))).into_iter().map(str::to_owned).collect()
+    };
+    let (hub_one, hub_two, hosted) = ("docker.io/acme/one:latest", "docker.io/library/two:latest", "team/app:v1");
+    while list("pulled_within=1h").len() < 2 {
+        std::thread::yield_now();
+    }
+    for (query, expected) in [
+        ("", &[hub_one, hub_two, hosted][..]),
+        ("hosted=true", &[hosted]),
+        ("hosted=false", &[hub_one, hub_two]),
+        ("registry=hosted", &[hosted]),
+        ("registry=docker.io&complete=true", &[hub_one]),
+        ("repository=two", &[hub_two]),
+        ("repository=team/app", &[hosted]),
+        ("platform=linux/arm64/v8", &[hub_two]),
+        ("stale=false", &[hub_one, hub_two, hosted]),
+        ("stale=true", &[]),
+        ("pinned=true", &[hosted]),
+        ("pulled_within=1h", &[hub_one, hub_two]),
+        ("not_pulled_within=1h", &[]),
+        ("not_pulled_within=0s&pattern=one", &[hub_one]),
+        ("sort=size&n=2", &[hub_two, hub_one]),
+        ("sort=idle&n=1&hosted=true", &[hosted]),
+        ("last=docker.io/library/two:latest", &[hosted]),
+        ("last=team/app:v1", &[]),
+    ] {
+        assert_eq!(list(query), expected, "{query}");
+    }
+    for (query, why) in [
+        ("stale=maybe", "stale is true or false"),
+        ("pulled_within=soon", "pulled_within is a duration such as 12h or 30d"),
+        ("sort=age", "sort is name, size, last_pull or idle"),
+        ("repository=ghcr.io/x", "no configured upstream"),
+        ("last=docker.io", "last is the name of an image"),
+        ("order=name", "no parameter here"),
+    ] {
+        let (status, _, body) = ask(world.running.admin, "GET", &format!("/api/v1/cache?{query}"), "");
+        assert!(status == 400 && body.contains(why), "{query}: {body}");
+    }
+    let registries = world.api("GET", "/api/v1/cache/registries");
+    let counts = |at: usize| {
+        let registry = &registries["registries"][at];
+        (
+            registry["registry"].as_str().unwrap().to_owned(),
+            registry["repositories"].clone(),
+            registry["images"].clone(),
+        )
+    };
+    assert_eq!(counts(0), ("docker.io".to_owned(), 2.into(), 2.into()), "{registries:#}");
+    assert_eq!(counts(1), ("hosted".to_owned(), 1.into(), 1.into()), "{registries:#}");
+    let first = world.api("GET", "/api/v1/cache/repositories?n=1");
+    assert_eq!(
+        (&first["repositories"][0]["name"], &first["next"]),
+        (&"docker.io/acme/one".into(), &"docker.io/acme/one".into())
+    );
+    let rest = world.api("GET", "/api/v1/cache/repositories?last=docker.io/acme/one");
+    assert_eq!((&rest["repositories"][1]["name"], &rest["next"]), (&"team/app".into(), &Value::Null), "{rest:#}");
+    let here: u64 = registries["registries"][0]["bytes"].as_u64().unwrap();
+    let of_two = rest["repositories"][0]["bytes"].as_u64().unwrap();
+    assert_eq!(here, first["repositories"][0]["bytes"].as_u64().unwrap() + of_two, "nothing is shared");
+    let text = world.command(&["repositories", "hosted"]);
+    assert!(text.contains("team/app    1 "), "{text}");
+    let text = world.command(&["show", "team/app:v1"]);
+    assert!(text.contains("hosted here") && text.contains("no pull of it is remembered"), "{text}");
+
+    for (arguments, why) in [
+        (&["purge", "team/app:v1"][..], "weir answered 409: team/app is hosted here"),
+        (&["refresh", "team/app:v1"], "weir answered 409: team/app is hosted here"),
+        (&["purge", "--older-than", "soon"], "older_than is a duration"),
+        (&["purge", "--older-than", "30d"], "nothing of it is cached"),
+    ] {
+        let text = world.command(arguments);
+        assert!(text.contains(why), "{arguments:?}: {text}");
+    }
+    let text = world.command(&["purge", "docker.io/acme/*", "--older-than", "0s"]);
+    assert!(text.contains(" freed: 1 manifest"), "{text}");
+    world.command(&["purge", "--all"]);
+    assert_eq!(list(""), [hosted], "what is hosted stays");
+    let (status, ..) = ask(world.running.registry, "DELETE", "/v2/team/app/manifests/v1", "");
+    let left = list("");
+    assert!(status == 202 && left.len() == 1 && left[0].starts_with("team/app@sha256:"), "the tag is gone: {left:?}");
 }

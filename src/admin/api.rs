@@ -70,6 +70,8 @@ async fn dispatch(
         Endpoint::Explain => budget::explain(state, query).await,
         Endpoint::CachedImages => cache::list(state, query),
         Endpoint::CachedImage => cache::show(state, query),
+        Endpoint::CachedRegistries => cache::registries(state, query),
+        Endpoint::CachedRepositories => cache::repositories(state, query),
         Endpoint::Purge => cache::purge(state, authorized, query).await,
         Endpoint::Refresh => cache::refresh(state, authorized, payload).await,
         Endpoint::Pins => cache::pins(state),

@@ -15,6 +15,8 @@ pub(super) enum Endpoint {
     Explain,
     CachedImages,
     CachedImage,
+    CachedRegistries,
+    CachedRepositories,
     Purge,
     Refresh,
     Pins,
@@ -37,7 +39,7 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 29] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 31] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -49,6 +51,8 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 29] = [
     ("GET", "/api/v1/cache", Endpoint::CachedImages),
     ("DELETE", "/api/v1/cache", Endpoint::Purge),
     ("GET", "/api/v1/cache/image", Endpoint::CachedImage),
+    ("GET", "/api/v1/cache/registries", Endpoint::CachedRegistries),
+    ("GET", "/api/v1/cache/repositories", Endpoint::CachedRepositories),
     ("POST", "/api/v1/cache/refresh", Endpoint::Refresh),
     ("GET", "/api/v1/cache/pins", Endpoint::Pins),
     ("POST", "/api/v1/cache/pins", Endpoint::Pin),

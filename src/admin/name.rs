@@ -1,7 +1,10 @@
 //! Which repository is meant by a name as people write it.
 
 use super::json::parameter;
-use crate::route::{Mirrored, RequestedName, Routes, is_registry};
+use crate::{
+    mirror::Repository,
+    route::{Mirrored, RequestedName, Route, Routes, is_registry},
+};
 
 /// The repository that a query names as people write it: `busybox`, `docker.io/library/busybox`, `ghcr.io/acme/app`.
 pub(super) fn located(routes: &Routes, query: &str) -> Result<Mirrored, &'static str> {
@@ -11,13 +14,26 @@ pub(super) fn located(routes: &Routes, query: &str) -> Result<Mirrored, &'static
 
 /// The repository of a name.
 pub(super) fn named(routes: &Routes, text: &str) -> Result<Mirrored, &'static str> {
+    routes.route(&requested(text)?, None).ok_or(NOT_FOUND)
+}
+
+/// The repository of a name, be it mirrored or hosted.
+pub(super) fn cached(routes: &Routes, text: &str) -> Result<Repository, &'static str> {
+    match routes.find(&requested(text)?, None).ok_or(NOT_FOUND)? {
+        Route::Hosted(name) => Ok(Repository::hosted(name)),
+        Route::Mirrored(Mirrored { upstream, repository, .. }) => Ok(Repository { upstream, name: repository }),
+    }
+}
+
+const NOT_FOUND: &str = "no configured upstream has this repository";
+
+fn requested(text: &str) -> Result<RequestedName, &'static str> {
     let (registry, name) = match text.split_once('/') {
         Some((first, rest)) if is_registry(first) => (Some(first), rest),
         _ => (None, text),
     };
     let name = name.parse().map_err(|_| "this is no repository name; write it as in an image, without the tag")?;
-    let asked = RequestedName { registry: registry.map(Into::into), name, whole: None };
-    routes.route(&asked, None).ok_or("no configured upstream has this repository")
+    Ok(RequestedName { registry: registry.map(Into::into), name, whole: None })
 }
 
 #[cfg(test)]

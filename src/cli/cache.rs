@@ -27,9 +27,15 @@ enum What {
     List {
         /// A pattern such as docker.io/library/*, or a part of a name
         pattern: Option<String>,
-        /// Only images of which something is missing
-        #[arg(long)]
-        incomplete: bool,
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List registries, or the repositories of one, with their images and bytes
+    Repositories {
+        /// As docker.io; hosted is what is hosted here
+        registry: Option<String>,
         #[command(flatten)]
         output: Output,
     },
@@ -85,6 +91,42 @@ enum What {
 }
 
 #[derive(Debug, Args)]
+struct Filter {
+    /// Only images of which something is missing
+    #[arg(long)]
+    incomplete: bool,
+    /// Only of this registry; hosted is what is hosted here
+    #[arg(long)]
+    registry: Option<String>,
+    /// Only images whose index names this platform, as linux/arm64
+    #[arg(long)]
+    platform: Option<String>,
+    /// Only what a client pulled in this time, as 12h
+    #[arg(long)]
+    pulled_within: Option<String>,
+    /// Only what no client pulled in this time, as 30d
+    #[arg(long)]
+    not_pulled_within: Option<String>,
+    /// By name, size, last_pull, or idle for what was not pulled for longest; all but name give the first 100
+    #[arg(long)]
+    sort: Option<String>,
+}
+
+impl Filter {
+    fn pairs(&self) -> Vec<(&str, &str)> {
+        let options = [
+            ("registry", &self.registry),
+            ("platform", &self.platform),
+            ("pulled_within", &self.pulled_within),
+            ("not_pulled_within", &self.not_pulled_within),
+            ("sort", &self.sort),
+        ];
+        let given = options.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        given.chain(self.incomplete.then_some(("complete", "false"))).collect()
+    }
+}
+
+#[derive(Debug, Args)]
 struct Output {
     /// Print what the API answers, as JSON
     #[arg(long)]
@@ -96,8 +138,11 @@ struct Output {
 #[derive(Debug, Args)]
 struct Purge {
     /// A repository, an image, a digest, or a pattern with a star: busybox, ghcr.io/acme/app:1, docker.io/acme/*
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present_any = ["all", "older_than"], conflicts_with = "all")]
     what: Option<String>,
+    /// Only what no client pulled for so long, as 30d; of a pattern, or of everything
+    #[arg(long, conflicts_with = "all")]
+    older_than: Option<String>,
     /// Everything that is cached
     #[arg(long)]
     all: bool,
@@ -113,7 +158,13 @@ struct Purge {
 
 pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
     match &arguments.what {
-        What::List { pattern, incomplete, output } => list(pattern.as_deref(), *incomplete, output, config),
+        What::List { pattern, filter, output } => list(pattern.as_deref(), filter, output, config),
+        What::Repositories { registry, output } => match registry {
+            None => {
+                print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/registries")?, registries)
+            }
+            Some(registry) => repositories(registry, output, config),
+        },
         What::Show { name, output } => {
             let path = format!("/api/v1/cache/image?{}", repository_and_reference(name));
             print(output, &Ask::new(&output.admin, config)?.json("GET", &path)?, shown)
@@ -150,12 +201,14 @@ impl Purge {
         let what = self.what.as_deref().unwrap_or_default();
         let selection = match what {
             _ if self.all => query(&[("all", "true")]),
-            what if what.contains('*') => query(&[("pattern", what)]),
+            "" => String::new(),
+            what if what.contains('*') || self.older_than.is_some() => query(&[("pattern", what)]),
             what if what.starts_with("sha256:") || what.starts_with("sha512:") => query(&[("digest", what)]),
             what => repository_and_reference(what),
         };
         let dry_run = if self.dry_run { "&dry_run=true" } else { "" };
-        format!("/api/v1/cache?{selection}{dry_run}&{}", query(&[("reason", &self.reason)]))
+        let older = self.older_than.as_deref().unwrap_or_default();
+        format!("/api/v1/cache?{selection}{dry_run}&{}", query(&[("older_than", older), ("reason", &self.reason)]))
     }
 }
 
@@ -168,18 +221,18 @@ fn print(output: &Output, answer: &Value, text: impl FnOnce(&Value) -> String) -
 }
 
 /// Asks page by page, and prints each as it comes.
-fn list(pattern: Option<&str>, incomplete: bool, output: &Output, config: &Config) -> Result<(), String> {
+fn list(pattern: Option<&str>, filter: &Filter, output: &Output, config: &Config) -> Result<(), String> {
     let ask = Ask::new(&output.admin, config)?;
     let mut last = String::new();
     loop {
         let mut pairs = vec![("pattern", pattern.unwrap_or_default()), ("last", &last)];
-        pairs.extend(incomplete.then_some(("complete", "false")));
+        pairs.extend(filter.pairs());
         let page = ask.json("GET", &format!("/api/v1/cache?{}", query(&pairs)))?;
         let images = entries(&page, "images");
         match (images, last.is_empty()) {
             ([], true) if !output.json => say(match (page["counted"] == true, pattern) {
                 (false, _) => "what is cached is still being counted; try again in a minute\n",
-                (true, None) if !incomplete => "nothing is cached\n",
+                (true, None) if filter.pairs().is_empty() => "nothing is cached\n",
                 (true, _) => "nothing of it is cached\n",
             })?,
             _ if output.json => say(&images.iter().map(|image| format!("{image}\n")).collect::<String>())?,
@@ -189,6 +242,43 @@ fn list(pattern: Option<&str>, incomplete: bool, output: &Output, config: &Confi
                 say(&table(&rows))?;
             }
         }
+        match page["next"].as_str() {
+            Some(next) => last = next.to_owned(),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn registries(answer: &Value) -> String {
+    let row = |registry: &Value| {
+        let number = |key: &str| registry[key].as_u64().unwrap_or_default().to_string();
+        let name = registry["registry"].as_str().unwrap_or_default().to_owned();
+        [name, number("repositories"), number("images"), bytes(&registry["bytes"])]
+    };
+    let heading = ["REGISTRY", "REPOSITORIES", "IMAGES", "HERE"].map(str::to_owned);
+    let rows: Vec<_> = [heading].into_iter().chain(entries(answer, "registries").iter().map(row)).collect();
+    if rows.len() == 1 { "nothing is cached\n".to_owned() } else { table(&rows) }
+}
+
+fn repositories(registry: &str, output: &Output, config: &Config) -> Result<(), String> {
+    let ask = Ask::new(&output.admin, config)?;
+    let (mut last, heading) = (String::new(), ["REPOSITORY", "IMAGES", "HERE"].map(str::to_owned));
+    loop {
+        let pairs = [("registry", registry), ("last", &last)];
+        let page = ask.json("GET", &format!("/api/v1/cache/repositories?{}", query(&pairs)))?;
+        let row = |it: &Value| {
+            let name = it["name"].as_str().unwrap_or_default().to_owned();
+            [name, it["images"].as_u64().unwrap_or_default().to_string(), bytes(&it["bytes"])]
+        };
+        let found = entries(&page, "repositories");
+        say(&match (output.json, found.is_empty() && last.is_empty()) {
+            (true, _) => found.iter().map(|it| format!("{it}\n")).collect(),
+            (false, true) => "nothing of it is cached\n".to_owned(),
+            (false, false) => {
+                let heading = last.is_empty().then(|| heading.clone());
+                table(&heading.into_iter().chain(found.iter().map(row)).collect::<Vec<_>>())
+            }
+        })?;
         match page["next"].as_str() {
             Some(next) => last = next.to_owned(),
             None => return Ok(()),
@@ -208,7 +298,7 @@ fn row(image: &Value) -> [String; 6] {
         bytes(&image["size"]),
         if image["complete"] == true { "all".to_owned() } else { bytes(&image["here"]) },
         if platforms.is_empty() { String::new() } else { format!("{complete} of {}", platforms.len()) },
-        fresh(image),
+        if image["hosted"] == true { "hosted".to_owned() } else { fresh(image) },
         if image["pinned"] == true { "yes".to_owned() } else { String::new() },
     ]
 }
@@ -227,7 +317,11 @@ fn shown(image: &Value) -> String {
     let mut text = format!("{}\n  digest {}\n", word("name"), word("digest"));
     text += &format!("  {} of {} are here", bytes(&image["here"]), bytes(&image["size"]));
     text += if image["complete"] == true { ": complete\n" } else { ": not complete\n" };
-    text += &format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until"));
+    text += &format!("  other images need {} of it too\n", bytes(&image["shared"]));
+    text += &match image["hosted"] == true {
+        true => "  hosted here\n".to_owned(),
+        false => format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until")),
+    };
     text += &pulled(image);
     let platforms = entries(image, "platforms").iter().map(|platform| {
         let name = platform["platform"].as_str().unwrap_or("unknown").to_owned();

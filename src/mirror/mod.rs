@@ -28,6 +28,7 @@ mod names;
 mod negative;
 mod outcome;
 mod refreshed;
+mod registries;
 mod settings;
 mod sources;
 mod sync;
@@ -55,7 +56,7 @@ pub use self::{
 };
 use self::{
     budgeted_fetch::BudgetedFetch, handles::Handles, named::NamedBlobs, names::Names, negative::NegativeCache,
-    sources::Sources, tags::Tags,
+    registries::Registries, sources::Sources, tags::Tags,
 };
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
@@ -67,7 +68,7 @@ use crate::{
 };
 pub use weir_storage::{
     Error as StoreError, Extent, Image, Images, Pin, Pulled, Puller, Purged, Reader, Reading, Repair, Report,
-    Repository, Scrub, Selection, Source, Stopped, Usage,
+    Repository, Scrub, Selection, Source, Stopped, Summary, Usage,
 };
 
 /// The mirror. Cloning is cheap.
@@ -86,6 +87,7 @@ pub struct Mirror {
     ledger: Ledger,
     limits: Limits,
     metrics: Arc<Metrics>,
+    registries: Arc<Registries>,
 }
 
 impl Mirror {
@@ -125,6 +127,7 @@ impl Mirror {
             ledger,
             limits,
             metrics,
+            registries: Arc::default(),
         }
     }
 
@@ -224,8 +227,23 @@ impl Mirror {
         self.images().note_pull(repository, reference.clone(), &puller(&lookup.client.key), now);
     }
 
+    /// As [`Mirror::note_pull`], of a manifest that is hosted, since the images of both are listed together.
+    pub fn note_hosted_pull(&self, client: &Client, name: &Name, reference: &Reference, now: SystemTime) {
+        let repository = Repository::hosted(name.clone());
+        self.images().note_pull(repository, reference.clone(), &puller(&client.key), now);
+    }
+
+    /// What each registry has here, and `hosted`, by name. As it was at most a minute ago when there is much of it, for it is a scan of
+    /// all that is cached.
+    pub fn registries(&self, now: SystemTime) -> Arc<[(Arc<str>, Summary)]> {
+        self.registries.get(self.images(), now)
+    }
+
     /// Until when the tag of an image is answered without asking upstream; `None` for a digest, which never changes.
     pub fn fresh_until(&self, image: &Image) -> Option<SystemTime> {
+        if image.repository.is_hosted() {
+            return None;
+        }
         let Repository { upstream, name } = &image.repository;
         let ttl = self.settings.ttl_of(upstream, name, image.tag.as_ref()?);
         image.checked_at?.checked_add(ttl)

@@ -112,8 +112,9 @@ impl Store {
         let blobs = Blobs::new(files.clone(), capacity.clone(), &settings);
         let cache = Cache::new(files.clone(), capacity.clone(), blobs.in_use.clone(), settings.memory_cache);
         let (manifests, sources) = (cache.manifests.clone(), cache.sources.clone());
+        let inventory = cache.inventory.clone();
         let repositories =
-            Repositories::new(files.clone(), capacity.clone(), blobs.clone(), manifests.clone(), &settings);
+            Repositories::new(files.clone(), capacity.clone(), blobs.clone(), manifests.clone(), inventory, &settings);
         let uploads = Uploads::new(files.clone(), capacity.clone(), repositories.clone(), server, &settings);
         let index = Index::new(files.clone(), capacity.clone(), sources, settings.index_cache);
         let scrub = Scrub {
@@ -158,12 +159,12 @@ impl Store {
         threads.start("evictor", move || evictor.run())?;
         uploads.recover()?;
         let (counted, in_use, opened) = (capacity.clone(), blobs.in_use.clone(), index.clone());
-        let (closing, listed) = (files.clone(), images.clone());
+        let (closing, listed, hosted) = (files.clone(), images.clone(), repositories.clone());
         threads.start("recover", move || {
             recover::count(&files, &counted, &in_use);
             if !files.is_closing() {
                 opened.open();
-                listed.fill(&files);
+                listed.fill(&files, &hosted);
             }
         })?;
         let (expiring, written, pulled) = (uploads.clone(), index.clone(), images.clone());

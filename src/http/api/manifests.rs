@@ -64,9 +64,13 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, refere
 
 /// A hosted manifest.
 pub(crate) fn get_hosted(cx: &Context, request: &SharedRequest, name: &Name, reference: &Reference) -> Handled {
-    let (hosted, request, name, reference) = (cx.hosted.clone(), request.clone(), name.clone(), reference.clone());
+    let (hosted, mirror) = (cx.hosted.clone(), cx.mirror.clone());
+    let (request, name, reference) = (request.clone(), name.clone(), reference.clone());
     later(async move {
         let found = hosted.manifest(&request.client, &name, &reference).await?;
+        if !request.is_head() {
+            mirror.note_hosted_pull(&request.client, &name, &reference, SystemTime::now());
+        }
         Ok(if request.is_head() { head(&request, found.head()) } else { whole(&request, found) })
     })
 }

@@ -4,30 +4,61 @@
 //! report the change; what was there before the start is read from the files in the background. Nothing here is the
 //! truth: without it the same answers come from the same files, later.
 //!
+//! What lists looks at a copy that shares all with the original, so that it holds no lock while it scans.
+//!
 //! # Cost
-//! About 100 bytes for each reference from a manifest to an object, and 200 for each tag.
+//! About 100 bytes for each reference from a manifest to an object, and 500 for each tag.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::HashSet,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, LazyLock, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::SystemTime,
 };
+
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use crate::{
     Source,
     oci::{Child, Digest, Manifest, Name, Tag},
 };
 
-/// A repository of an upstream, whatever the credential.
+/// The upstream of what is hosted. No upstream can be configured by this name, for it is no host.
+const HOSTED: &str = "hosted";
+
+/// A repository of an upstream, whatever the credential; or one that is hosted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Repository {
     /// The upstream's configured name.
     pub upstream: Arc<str>,
     /// The repository, as upstream names it.
     pub name: Name,
+}
+
+impl Repository {
+    /// One that is hosted.
+    pub fn hosted(name: Name) -> Repository {
+        Repository::from(&hosted_source(name))
+    }
+
+    /// Whether it is hosted: nothing of it is evicted or purged, and no upstream confirms it.
+    pub fn is_hosted(&self) -> bool {
+        *self.upstream == *HOSTED
+    }
+
+    /// As people write it: `docker.io/library/busybox`, and `team/app` when it is hosted.
+    pub fn full_name(&self) -> String {
+        let Repository { upstream, name } = self;
+        if self.is_hosted() { name.to_string() } else { format!("{upstream}/{name}") }
+    }
+}
+
+/// What is hosted, as one of the sources of the inventory.
+pub(crate) fn hosted_source(name: Name) -> Source {
+    static UPSTREAM: LazyLock<Arc<str>> = LazyLock::new(|| HOSTED.into());
+    Source { upstream: UPSTREAM.clone(), credential: Source::ANONYMOUS.into(), repository: name }
 }
 
 /// What a repository has cached under a tag, or under a digest that none of its tags reaches.
@@ -48,35 +79,47 @@ pub struct Image {
 impl Image {
     /// `docker.io/library/busybox:1.36`, as patterns see it; with `@` and the digest when there is no tag.
     pub fn name(&self) -> String {
-        let Repository { upstream, name } = &self.repository;
+        let mut name = self.repository.full_name();
         match &self.tag {
-            Some(tag) => format!("{upstream}/{name}:{tag}"),
-            None => format!("{upstream}/{name}@{}", self.digest),
+            Some(tag) => {
+                name.push(':');
+                name.push_str(tag.as_str());
+            }
+            None => {
+                name.push('@');
+                name.push_str(&self.digest.to_string());
+            }
         }
+        name
     }
 }
 
 /// The inventory of a store.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
-    // Held for a few map operations by what writes, and for a scan in memory by what lists. No pull takes it but when it changes
-    // something.
-    state: RwLock<State>,
+    // Held for a few map operations. No pull takes it but when it changes something.
+    now: RwLock<Now>,
     complete: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
-    repositories: BTreeMap<Repository, Contents>,
-    manifests: HashMap<Digest, Arc<[Child]>>,
+struct Now {
+    state: State,
     /// What went while the files are read: what the reader found before is not believed.
     gone: HashSet<Entry>,
 }
 
-#[derive(Debug, Default)]
+/// What is cached, at a moment. Cloning is cheap, and the clone stays as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    repositories: RedBlackTreeMapSync<Repository, Contents>,
+    manifests: HashTrieMapSync<Digest, Arc<[Child]>>,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Contents {
-    tags: BTreeMap<(Tag, Arc<str>), (Digest, SystemTime)>,
-    manifests: BTreeSet<(Digest, Arc<str>)>,
+    tags: RedBlackTreeMapSync<(Tag, Arc<str>), (Digest, SystemTime)>,
+    manifests: RedBlackTreeSetSync<(Digest, Arc<str>)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,12 +130,13 @@ enum Entry {
 }
 
 impl Inventory {
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    /// What is cached now.
+    pub(crate) fn read(&self) -> State {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).state.clone()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Now> {
+        self.now.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether everything that was there before the start has been read.
@@ -110,41 +154,41 @@ impl Inventory {
 
     /// A tag names this, as upstream said at `checked_at`. `found`: a file says so that was there before the start, and anything newer wins.
     pub(crate) fn tag(&self, source: &Source, tag: &Tag, digest: &Digest, checked_at: SystemTime, found: bool) {
-        let mut state = self.write();
-        if found && state.gone.contains(&Entry::Tag(source.clone(), tag.clone())) {
+        let mut now = self.write();
+        if found && now.gone.contains(&Entry::Tag(source.clone(), tag.clone())) {
             return;
         }
-        let tags = &mut state.repositories.entry(source.into()).or_default().tags;
-        let (key, value) = ((tag.clone(), source.credential.clone()), (digest.clone(), checked_at));
-        match found {
-            true => drop(tags.entry(key).or_insert(value)),
-            false => drop(tags.insert(key, value)),
-        }
+        now.state.change(source.into(), |contents| {
+            let key = (tag.clone(), source.credential.clone());
+            if !(found && contents.tags.contains_key(&key)) {
+                contents.tags.insert_mut(key, (digest.clone(), checked_at));
+            }
+        });
     }
 
-    pub(super) fn untag(&self, source: &Source, tag: &Tag) {
+    pub(crate) fn untag(&self, source: &Source, tag: &Tag) {
         self.removed(Entry::Tag(source.clone(), tag.clone()), |state| {
-            let Some(contents) = state.repositories.get_mut(&source.into()) else { return };
-            contents.tags.remove(&(tag.clone(), source.credential.clone()));
-            state.drop_empty(&source.into());
+            state.take(&source.into(), |contents| {
+                contents.tags.remove_mut(&(tag.clone(), source.credential.clone()));
+            });
         });
     }
 
     /// The source has this manifest.
     pub(crate) fn member(&self, source: &Source, digest: &Digest, found: bool) {
-        let mut state = self.write();
-        if found && state.gone.contains(&Entry::Member(source.clone(), digest.clone())) {
+        let mut now = self.write();
+        if found && now.gone.contains(&Entry::Member(source.clone(), digest.clone())) {
             return;
         }
-        let contents = state.repositories.entry(source.into()).or_default();
-        contents.manifests.insert((digest.clone(), source.credential.clone()));
+        let key = (digest.clone(), source.credential.clone());
+        now.state.change(source.into(), |contents| contents.manifests.insert_mut(key));
     }
 
-    pub(super) fn unmember(&self, source: &Source, digest: &Digest) {
+    pub(crate) fn unmember(&self, source: &Source, digest: &Digest) {
         self.removed(Entry::Member(source.clone(), digest.clone()), |state| {
-            let Some(contents) = state.repositories.get_mut(&source.into()) else { return };
-            contents.manifests.remove(&(digest.clone(), source.credential.clone()));
-            state.drop_empty(&source.into());
+            state.take(&source.into(), |contents| {
+                contents.manifests.remove_mut(&(digest.clone(), source.credential.clone()));
+            });
         });
     }
 
@@ -152,31 +196,45 @@ impl Inventory {
     pub(crate) fn manifest(&self, manifest: &Manifest, found: bool) {
         // One that cannot be read names nothing, as for a client.
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
-        let mut state = self.write();
-        if !(found && state.gone.contains(&Entry::Manifest(manifest.digest.clone()))) {
-            state.manifests.insert(manifest.digest.clone(), children.into());
+        let mut now = self.write();
+        if !(found && now.gone.contains(&Entry::Manifest(manifest.digest.clone()))) {
+            now.state.manifests.insert_mut(manifest.digest.clone(), children.into());
         }
     }
 
     /// A manifest is here no more.
     pub(super) fn gone(&self, digest: &Digest) {
-        self.removed(Entry::Manifest(digest.clone()), |state| drop(state.manifests.remove(digest)));
+        self.removed(Entry::Manifest(digest.clone()), |state| {
+            state.manifests.remove_mut(digest);
+        });
     }
 
     fn removed(&self, entry: Entry, remove: impl FnOnce(&mut State)) {
         let complete = self.is_complete();
-        let mut state = self.write();
+        let mut now = self.write();
         if !complete {
-            state.gone.insert(entry);
+            now.gone.insert(entry);
         }
-        remove(&mut state);
+        remove(&mut now.state);
     }
 }
 
 impl State {
-    fn drop_empty(&mut self, repository: &Repository) {
-        if self.repositories.get(repository).is_some_and(|it| it.tags.is_empty() && it.manifests.is_empty()) {
-            self.repositories.remove(repository);
+    fn change(&mut self, repository: Repository, change: impl FnOnce(&mut Contents)) {
+        if let Some(contents) = self.repositories.get_mut(&repository) {
+            return change(contents);
+        }
+        let mut contents = Contents::default();
+        change(&mut contents);
+        self.repositories.insert_mut(repository, contents);
+    }
+
+    /// A repository of which nothing is left is gone.
+    fn take(&mut self, repository: &Repository, take: impl FnOnce(&mut Contents)) {
+        let Some(contents) = self.repositories.get_mut(repository) else { return };
+        take(contents);
+        if contents.tags.is_empty() && contents.manifests.is_empty() {
+            self.repositories.remove_mut(repository);
         }
     }
 
@@ -206,7 +264,7 @@ impl State {
             digest: digest.clone(),
             checked_at,
         };
-        let mut images: Vec<Image> = Vec::with_capacity(contents.tags.len());
+        let mut images: Vec<Image> = Vec::with_capacity(contents.tags.size());
         for ((tag, credential), (digest, checked_at)) in &contents.tags {
             images.push(image(credential, Some(tag.clone()), digest, Some(*checked_at)));
         }
@@ -255,6 +313,19 @@ impl State {
         found
     }
 
+    /// Each tag of each repository with what it names.
+    pub(crate) fn tags(&self) -> impl Iterator<Item = (&Repository, &Tag, &Digest)> {
+        self.repositories.iter().flat_map(|(repository, contents)| {
+            contents.tags.iter().map(move |((tag, _), (digest, _))| (repository, tag, digest))
+        })
+    }
+
+    /// What a repository has, under any credential, whether the bytes are here or not.
+    pub(crate) fn digests(&self, repository: &Repository) -> impl Iterator<Item = &Digest> {
+        let contents = self.repositories.get(repository).into_iter();
+        contents.flat_map(|contents| contents.manifests.iter().map(|(digest, _)| digest))
+    }
+
     /// The manifests that a repository has, under any credential, whether their bytes are here or not.
     pub(crate) fn members(&self, repository: &Repository) -> impl Iterator<Item = (Source, &Digest)> {
         self.repositories.get(repository).into_iter().flat_map(|contents| &contents.manifests).map(
@@ -301,5 +372,30 @@ impl State {
 impl From<&Source> for Repository {
     fn from(source: &Source) -> Repository {
         Repository { upstream: source.upstream.clone(), name: source.repository.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn what_lists_keeps_no_writer_waiting_and_sees_one_moment() {
+        let (inventory, digest) = (Inventory::default(), Algorithm::Sha256.digest(b"image"));
+        let source = hosted_source("team/app".parse().unwrap());
+        let repository = Repository::from(&source);
+        let tag = |name: &str| name.parse::<Tag>().unwrap();
+        inventory.tag(&source, &tag("1"), &digest, SystemTime::UNIX_EPOCH, false);
+        let before = inventory.read();
+        inventory.tag(&source, &tag("2"), &digest, SystemTime::UNIX_EPOCH, false);
+        inventory.untag(&source, &tag("1"));
+        let tags = |state: &State| state.images(&repository).iter().map(Image::name).collect::<Vec<_>>();
+        assert_eq!(
+            (tags(&before), tags(&inventory.read())),
+            (vec!["team/app:1".to_owned()], vec!["team/app:2".to_owned()])
+        );
+        inventory.untag(&source, &tag("2"));
+        assert_eq!(inventory.read().repositories(None).count(), 0, "a repository of which nothing is left is gone");
     }
 }

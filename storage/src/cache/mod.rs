@@ -22,7 +22,7 @@ pub use self::{
     tags::{TagRecord, Tags},
 };
 pub(crate) use self::{
-    inventory::{Inventory, State},
+    inventory::{Inventory, State, hosted_source},
     sources::{Sources, source_of},
 };
 use crate::{

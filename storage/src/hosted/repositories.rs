@@ -31,7 +31,7 @@ use super::{pins::Pins, protection::Protection};
 use crate::{
     Error, Reader, Settings, TagRecord,
     blobs::Blobs,
-    cache::Manifests,
+    cache::{Inventory, Manifests, hosted_source},
     capacity::Capacity,
     files::{Files, Kind, TAGS, blocking, flat, held_in, held_name, reading, unflat},
     oci::{Child, Digest, Manifest, MediaType, Name, Reference, Tag},
@@ -88,6 +88,7 @@ struct Inner {
     blobs: Blobs,
     manifests: Manifests,
     pins: Arc<Pins>,
+    inventory: Arc<Inventory>,
     /// Bytes that each namespace may hold.
     namespace_capacity: u64,
     /// What no manifest names stays for so long.
@@ -126,6 +127,7 @@ impl Repositories {
         capacity: Arc<Capacity>,
         blobs: Blobs,
         manifests: Manifests,
+        inventory: Arc<Inventory>,
         settings: &Settings,
     ) -> Repositories {
         Repositories(Arc::new(Inner {
@@ -133,6 +135,7 @@ impl Repositories {
             capacity,
             blobs,
             manifests,
+            inventory,
             pins: Arc::new(Pins::new(settings.namespaces.clone(), settings.namespace_capacity)),
             namespace_capacity: settings.namespace_capacity,
             unnamed_ttl: settings.unnamed_ttl,
@@ -156,11 +159,31 @@ impl Repositories {
                 let entries = disk.list(&root.join(&path).join(held_in(kind)))?;
                 for (digest, size) in entries.iter().filter_map(|entry| held_name(entry)) {
                     self.0.pins.find(kind, &digest, size, &name);
+                    if kind == Kind::Manifest {
+                        self.0.inventory.member(&hosted_source(name.clone()), &digest, true);
+                    }
                 }
             }
             let children = disk.list(&root.join(&path))?;
             below
                 .extend(children.iter().filter(|child| !child.starts_with('_')).map(|child| format!("{path}/{child}")));
+        }
+        Ok(())
+    }
+
+    /// Reads the tags of what is hosted into the inventory. A file for each.
+    pub(crate) fn list_tags(&self) -> Result<(), Error> {
+        let inner = &self.0;
+        for name in self.names() {
+            let source = hosted_source(name.clone());
+            for tag in inner.tags(&name)? {
+                if inner.files.is_closing() {
+                    return Ok(());
+                }
+                if let Some(record) = inner.tag(&name, &tag)? {
+                    inner.inventory.tag(&source, &tag, &record.digest, record.checked_at, true);
+                }
+            }
         }
         Ok(())
     }
@@ -288,6 +311,7 @@ impl Repositories {
                 return Err(Error::Immutable(tag));
             }
             let removed = inner.files.disk.remove(&path)?;
+            inner.inventory.untag(&hosted_source(name), &tag);
             inner.files.sync_parent(&path)?;
             Ok(removed)
         })
@@ -428,6 +452,9 @@ impl Inner {
         self.files.disk.remove(&path)?;
         // From here on it is absent, whatever a power cut makes of it: an answer that it is gone comes only after the sync.
         self.pins.remove(kind, digest, name);
+        if kind == Kind::Manifest {
+            self.inventory.unmember(&hosted_source(name.clone()), digest);
+        }
         self.files.sync_parent(&path)?;
         Ok(true)
     }
@@ -466,6 +493,9 @@ impl Inner {
                 self.pins.remove(Kind::Manifest, digest, name);
             }
         })?;
+        let (source, now) = (hosted_source(name.clone()), SystemTime::now());
+        self.inventory.member(&source, digest, false);
+        push.tags.iter().for_each(|(tag, _)| self.inventory.tag(&source, tag, digest, now, false));
         Ok(manifests)
     }
 

@@ -1,9 +1,9 @@
 //! How much of an image is here, from the inventory and the accounts. No system call.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::RwLockReadGuard,
-};
+mod shared;
+mod summary;
+
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -51,10 +51,21 @@ fn as_text<S: serde::Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok
     serializer.collect_str(digest)
 }
 
-/// The inventory while it is looked at. What changes it waits, so it is held for one answer.
+/// What a registry or a repository has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Repositories.
+    pub repositories: u64,
+    /// Images: tags, and digests that no tag reaches.
+    pub images: u64,
+    /// Bytes that are here; what several of its images name counts once.
+    pub bytes: u64,
+}
+
+/// The inventory at a moment, and the accounts as they are. Nothing waits for it.
 #[derive(Debug)]
 pub struct Reading<'a> {
-    pub(super) state: RwLockReadGuard<'a, State>,
+    pub(super) state: State,
     pub(super) capacity: &'a Capacity,
 }
 
@@ -147,21 +158,6 @@ impl Reading<'_> {
         };
         children.map(|child| (child.clone(), stored(child))).collect()
     }
-
-    /// What a manifest names and manifests outside of it name too. A scan in memory.
-    pub fn shared(&self, manifest: &Digest) -> HashSet<Digest> {
-        let own = self.state.reach([manifest]);
-        let named: HashSet<&Digest> = self
-            .state
-            .children(manifest)
-            .into_iter()
-            .flat_map(|children| children.iter())
-            .map(|child| &child.digest)
-            .collect();
-        let others = self.state.manifests().filter(|(digest, _)| !own.contains(*digest));
-        let shared = others.flat_map(|(_, children)| children.iter()).filter(|child| named.contains(&child.digest));
-        shared.map(|child| child.digest.clone()).collect()
-    }
 }
 
 #[cfg(test)]
@@ -219,6 +215,7 @@ mod tests {
         }
         let more = memory().saturating_sub(before) >> 10;
         let reading = Reading { state: inventory.read(), capacity: &capacity };
+        let page: Vec<Image> = reading.images(None).take(100).collect();
         let timed = |what: &str, found: usize, work: &dyn Fn() -> usize| {
             let start = Instant::now();
             assert_eq!(work(), found, "{what}");
@@ -226,6 +223,11 @@ mod tests {
         };
         let complete = |image: &Image| reading.is_complete(&image.digest);
         timed("first page", 100, &|| reading.images(None).take(100).filter(complete).count());
+        timed("what a page shares", 100, &|| reading.shared(&page).iter().filter(|shared| shared.is_empty()).count());
+        timed("a registry", 1, &|| {
+            let all = reading.summary(reading.repositories(None));
+            usize::from(all.images == images as u64 && all.bytes > (images * layers * 1000) as u64)
+        });
         let last = format!("v{}", images - 1);
         timed("search", 1, &|| reading.images(None).filter(|image| image.name().ends_with(&last)).count());
         timed("incomplete", 0, &|| reading.images(None).filter(|image| !complete(image)).count());

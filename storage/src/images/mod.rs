@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use self::purge::Plan;
 pub use self::{
-    completeness::{Completeness, Platform, Reading},
+    completeness::{Completeness, Platform, Reading, Summary},
     pins::Pin,
     pulls::{Pulled, Puller},
     purge::{Purged, Selection},
@@ -34,6 +34,7 @@ use crate::{
     cache::{Cache, Image, Inventory, Repository, source_of},
     capacity::Capacity,
     files::{Files, blocking},
+    hosted::Repositories,
     oci::{Digest, Reference},
     remove::Remover,
 };
@@ -75,11 +76,22 @@ impl Images {
         self.pulls.of(&image.repository, image.tag.as_ref(), &image.digest)
     }
 
-    /// The images that a client pulled at this time or later, in the order of their names. What was pulled in the last second may
+    /// The mirrored images that a client pulled at this time or later, in the order of their names. What was pulled in the last second may
     /// be missing. A scan in memory.
     pub fn pulled_since(&self, since: SystemTime) -> Vec<Image> {
-        let images = self.read().images(None).collect::<Vec<_>>();
-        images.into_iter().filter(|image| self.pulled(image).is_some_and(|pulled| pulled.last >= since)).collect()
+        let is_pulled = |image: &Image| self.pulled(image).is_some_and(|pulled| pulled.last >= since);
+        let images = self.read();
+        images.images(None).filter(|image| !image.repository.is_hosted() && is_pulled(image)).collect()
+    }
+
+    /// Since when no client pulled an image: since it was last pulled, or when no pull is remembered, since upstream last confirmed its
+    /// tag, or since a client last asked for its manifest under any name.
+    pub fn idle_since(&self, image: &Image) -> SystemTime {
+        let used = || {
+            let used = self.capacity.accounts().manifests.get(&image.digest).map_or(0, |entry| entry.used);
+            SystemTime::UNIX_EPOCH + Duration::from_secs(used.into())
+        };
+        self.pulled(image).map(|pulled| pulled.last).or(image.checked_at).unwrap_or_else(used)
     }
 
     /// Takes what was noted into the record of pulls, and writes it when `written`. Nothing before the inventory is complete, for it is
@@ -94,11 +106,11 @@ impl Images {
     }
 
     /// Reads what is stored into the inventory. Runs on a thread of its own, after the objects were counted.
-    pub(crate) fn fill(&self, files: &Files) {
+    pub(crate) fn fill(&self, files: &Files, hosted: &Repositories) {
         let started = Instant::now();
         self.pulls.load(files);
         // Without the inventory nothing can be purged, and with pins nothing evicted: a disk that fails for a while is asked again.
-        while let Err(error) = self.try_fill(files) {
+        while let Err(error) = self.try_fill(files, hosted) {
             if files.is_closing() {
                 return;
             }
@@ -115,7 +127,7 @@ impl Images {
     }
 
     /// Ends early when the store is closed.
-    fn try_fill(&self, files: &Files) -> Result<(), Error> {
+    fn try_fill(&self, files: &Files, hosted: &Repositories) -> Result<(), Error> {
         let (cache, inventory): (&Cache, &Inventory) = (&self.cache, &self.cache.inventory);
         let manifests: Vec<Digest> = self.capacity.accounts().manifests.digests().cloned().collect();
         for digest in manifests {
@@ -144,7 +156,7 @@ impl Images {
                 }
             }
         }
-        Ok(())
+        hosted.list_tags()
     }
 
     /// Removes what is selected: the names at once, and the bytes that nothing else names. `dry_run` removes nothing and says what

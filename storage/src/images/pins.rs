@@ -36,12 +36,12 @@ pub struct Pin {
 impl Pin {
     /// Whether an image is pinned by it.
     pub fn covers(&self, image: &Image) -> bool {
-        self.pattern == repository(image) || matches(&self.pattern, &image.name())
+        !image.repository.is_hosted() && (self.pattern == repository(image) || matches(&self.pattern, &image.name()))
     }
 }
 
 fn repository(image: &Image) -> String {
-    format!("{}/{}", image.repository.upstream, image.repository.name)
+    image.repository.full_name()
 }
 
 /// The pins, and the bytes that they may keep from eviction.
@@ -98,7 +98,8 @@ impl Pinned {
         let (patterns, names): (Vec<&Pin>, Vec<&Pin>) = pins.iter().partition(|pin| pin.pattern.contains(['*', '[']));
         let names: HashSet<&str> = names.into_iter().map(|pin| &*pin.pattern).collect();
         let reading = Reading { state: self.inventory.read(), capacity: &self.capacity };
-        for image in reading.images(None) {
+        // What is hosted is never evicted.
+        for image in reading.images(None).filter(|image| !image.repository.is_hosted()) {
             let is_named = names.contains(&*image.name()) || names.contains(&*repository(&image));
             if !is_named && !patterns.iter().any(|pin| pin.covers(&image)) {
                 continue;

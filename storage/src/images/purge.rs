@@ -69,7 +69,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(reading: &Reading<'_>, selections: &[Selection]) -> Plan {
-        let state = &*reading.state;
+        let state = &reading.state;
         let mut plan = Plan::default();
         let (mut by_digest, mut tags, mut manifests) = (HashSet::new(), HashSet::new(), HashSet::new());
         for selection in selections {
@@ -78,13 +78,19 @@ impl Plan {
                 Selection::Tag(repository, tag) => drop(tags.insert((repository, tag))),
                 Selection::Manifest(repository, digest) => drop(manifests.insert((repository, digest))),
                 Selection::Digest(digest) => drop(by_digest.insert(digest.clone())),
-                Selection::All => plan.repositories.extend(state.repositories(None).cloned()),
+                Selection::All => {
+                    plan.repositories.extend(state.repositories(None).filter(|it| !it.is_hosted()).cloned());
+                }
             }
         }
         // What goes is what the selected images reach and no other image does. A manifest that was selected by its digest goes
         // whatever names it, and so does a tag that names it.
         let (mut going, mut staying) = (by_digest.clone(), HashSet::new());
         for repository in state.repositories(None) {
+            if repository.is_hosted() {
+                staying.extend(state.images(repository).into_iter().map(|image| image.digest));
+                continue;
+            }
             let all = plan.repositories.contains(repository);
             let (mut going_here, mut staying_here, mut sources) = (HashSet::new(), HashSet::new(), HashSet::new());
             for image in state.images(repository) {
@@ -121,7 +127,7 @@ impl Plan {
         // What goes is looked at from the selected ones down: a manifest that stays keeps what it names.
         let going: HashSet<Digest> =
             state.reach(&going).into_iter().filter(|digest| !staying.contains(digest)).collect();
-        for repository in state.repositories(None) {
+        for repository in state.repositories(None).filter(|it| !it.is_hosted()) {
             let members = state.members(repository).filter(|(_, digest)| going.contains(*digest));
             plan.members.extend(members.map(|(source, digest)| (source, digest.clone())));
         }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use super::Inner;
 use crate::{
     Error, TagRecord,
+    cache::hosted_source,
     files::{Kind, flat},
     hosted::protection::Protection,
     oci::{Digest, Name},
@@ -31,13 +32,14 @@ impl Inner {
             let path = self.files.layout.hosted_tag(name, &tag);
             let record: Option<TagRecord> = self.files.read_record(&path)?;
             if record.is_some_and(|record| record.digest == *digest) {
-                tags.push(path);
+                tags.push((tag, path));
             }
         }
-        for path in &tags {
+        for (tag, path) in &tags {
             self.files.disk.remove(path)?;
+            self.inventory.untag(&hosted_source(name.clone()), tag);
         }
-        if let Some(path) = tags.first() {
+        if let Some((_, path)) = tags.first() {
             self.files.sync_parent(path)?;
         }
         let held: Option<super::Held> =

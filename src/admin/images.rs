@@ -1,0 +1,241 @@
+//! Which images are looked for, for programs and for the page alike: filters, their order, and the place where a page of a list begins.
+
+use std::time::{Duration, SystemTime};
+
+use super::{json::parameter, name, state::State};
+use crate::{
+    mirror::{Image, Pin, Reading, Repository},
+    oci::{Reference, matches},
+    route::is_registry,
+};
+
+/// The parameters of a list but for its paging.
+pub(super) const FILTERS: [&str; 11] = [
+    "pattern",
+    "registry",
+    "repository",
+    "platform",
+    "hosted",
+    "complete",
+    "stale",
+    "pinned",
+    "pulled_within",
+    "not_pulled_within",
+    "sort",
+];
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// By registry, repository, tag in byte order. Only this one has further pages.
+    #[default]
+    Name,
+    /// The largest first.
+    Size,
+    /// The one that was pulled last first; those of which no pull is remembered are not listed.
+    LastPull,
+    /// The one that was not pulled for the longest time first.
+    Idle,
+}
+
+/// What is looked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Filter {
+    pub(super) pattern: String,
+    pub(super) registry: Option<String>,
+    pub(super) repository: Option<Repository>,
+    pub(super) platform: Option<String>,
+    pub(super) hosted: Option<bool>,
+    pub(super) complete: Option<bool>,
+    pub(super) stale: Option<bool>,
+    pub(super) pinned: Option<bool>,
+    pub(super) pulled_within: Option<Duration>,
+    pub(super) not_pulled_within: Option<Duration>,
+    pub(super) sort: Sort,
+}
+
+/// A page of a list.
+pub(super) struct Page {
+    pub(super) images: Vec<Image>,
+    /// After what the next page begins.
+    pub(super) next: Option<String>,
+}
+
+/// A boolean parameter; `None` when it is not there.
+pub(super) fn flag(query: &str, key: &str) -> Result<Option<bool>, String> {
+    match parameter(query, key).as_deref() {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(format!("{key} is true or false")),
+    }
+}
+
+/// A parameter that is a span, such as 30d; `None` when it is not there.
+pub(super) fn span(query: &str, key: &str) -> Result<Option<Duration>, String> {
+    let Some(text) = parameter(query, key) else { return Ok(None) };
+    humantime::parse_duration(&text).map(Some).map_err(|_| format!("{key} is a duration such as 12h or 30d"))
+}
+
+/// `names` are those of a repository or of images: a pattern when there is a star, else a part of the name.
+pub(super) fn is_wanted(pattern: &str, name: &str) -> bool {
+    if pattern.contains('*') { matches(pattern, name) } else { name.contains(pattern) }
+}
+
+impl Filter {
+    /// Reads it from a query.
+    ///
+    /// # Errors
+    /// A sentence that says which parameter is wrong.
+    pub(super) fn parse(state: &State, query: &str) -> Result<Filter, String> {
+        let repository = parameter(query, "repository");
+        let repository = repository.map(|text| name::cached(&state.settings.routes, &text)).transpose()?;
+        let sort = match parameter(query, "sort").as_deref() {
+            None | Some("name") => Sort::Name,
+            Some("size") => Sort::Size,
+            Some("last_pull") => Sort::LastPull,
+            Some("idle") => Sort::Idle,
+            Some(_) => return Err("sort is name, size, last_pull or idle".to_owned()),
+        };
+        Ok(Filter {
+            pattern: parameter(query, "pattern").unwrap_or_default(),
+            registry: parameter(query, "registry"),
+            repository,
+            platform: parameter(query, "platform"),
+            hosted: flag(query, "hosted")?,
+            complete: flag(query, "complete")?,
+            stale: flag(query, "stale")?,
+            pinned: flag(query, "pinned")?,
+            pulled_within: span(query, "pulled_within")?,
+            not_pulled_within: span(query, "not_pulled_within")?,
+            sort,
+        })
+    }
+
+    /// A page of at most so many images; a name that several accounts have is not cut in two.
+    ///
+    /// # Errors
+    /// A sentence, when `last` is no name of an image.
+    pub(super) fn find(
+        &self,
+        state: &State,
+        reading: &Reading<'_>,
+        most: usize,
+        last: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Page, String> {
+        let after = match last.map(cursor) {
+            Some(None) => return Err("last is the name of an image, as in the last page".to_owned()),
+            after => after.flatten(),
+        };
+        let pins = state.mirror.images().pins();
+        let wanted = |image: &Image| self.has(state, reading, image, &pins, now);
+        if self.sort != Sort::Name {
+            return Ok(Page { images: self.first(state, reading, most, wanted), next: None });
+        }
+        let is_after = |image: &Image| {
+            after.as_ref().is_none_or(|(repository, last)| image.repository != *repository || place(image) > *last)
+        };
+        let from = self.repository.as_ref().max(after.as_ref().map(|(repository, _)| repository));
+        let is_past = |image: &Image| self.repository.as_ref().is_some_and(|it| image.repository != *it);
+        let images = reading.images(from).take_while(|image| !is_past(image));
+        let mut images = images.filter(|image| is_after(image) && wanted(image));
+        let mut page: Vec<Image> = images.by_ref().take(most).collect();
+        let mut next = images.next();
+        while let Some(same) = next.take_if(|next| page.last().is_some_and(|last| last.name() == next.name())) {
+            page.push(same);
+            next = images.next();
+        }
+        Ok(Page { next: next.and(page.last()).map(Image::name), images: page })
+    }
+
+    /// The first of all, in another order than that of their names.
+    fn first(&self, state: &State, reading: &Reading<'_>, most: usize, wanted: impl Fn(&Image) -> bool) -> Vec<Image> {
+        let images = state.mirror.images();
+        let key = |image: &Image| match self.sort {
+            Sort::Size | Sort::Name => reading.completeness(&image.digest).size,
+            Sort::LastPull => images.pulled(image).map_or(0, |pulled| seconds(pulled.last)),
+            Sort::Idle => u64::MAX - seconds(images.idle_since(image)),
+        };
+        let all = reading.images(self.repository.as_ref()).filter(wanted).map(|image| (key(&image), image));
+        let mut all: Vec<(u64, Image)> = all.filter(|(key, _)| *key > 0).collect();
+        all.sort_by_key(|(key, _)| std::cmp::Reverse(*key));
+        all.truncate(most);
+        all.into_iter().map(|(_, image)| image).collect()
+    }
+
+    fn has(&self, state: &State, reading: &Reading<'_>, image: &Image, pins: &[Pin], now: SystemTime) -> bool {
+        let (images, is_hosted) = (state.mirror.images(), image.repository.is_hosted());
+        let is = |wanted: Option<bool>, it: &dyn Fn() -> bool| wanted.is_none_or(|wanted| it() == wanted);
+        let before = |span: Duration| now.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.registry.as_ref().is_none_or(|registry| **registry == *image.repository.upstream)
+            && self.repository.as_ref().is_none_or(|repository| image.repository == *repository)
+            && is(self.hosted, &|| is_hosted)
+            && (self.pattern.is_empty() || is_wanted(&self.pattern, &image.name()))
+            && is(self.stale, &|| state.mirror.fresh_until(image).is_some_and(|until| until <= now))
+            && is(self.pinned, &|| is_hosted || pins.iter().any(|pin| pin.covers(image)))
+            && self.pulled_within.is_none_or(|span| images.pulled(image).is_some_and(|it| it.last >= before(span)))
+            && self.not_pulled_within.is_none_or(|span| images.idle_since(image) < before(span))
+            && self.platform.as_ref().is_none_or(|platform| {
+                let objects = reading.objects(&image.digest);
+                objects.iter().any(|(child, _)| child.platform.as_deref() == Some(&**platform))
+            })
+            && is(self.complete, &|| reading.is_complete(&image.digest))
+    }
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The place of an image in the list of its repository: tags come before digests.
+fn place(image: &Image) -> (bool, String) {
+    (image.tag.is_none(), image.name())
+}
+
+/// The repository of an image's full name, and the place of the image in it.
+fn cursor(name: &str) -> Option<(Repository, (bool, String))> {
+    let (path, has_tag) = match name.split_once('@') {
+        Some((path, _)) => (path, false),
+        None => (name.rsplit_once(':')?.0, true),
+    };
+    Some((repository(path)?, (!has_tag, name.to_owned())))
+}
+
+/// A repository by its full name, as lists print it.
+pub(super) fn repository(full_name: &str) -> Option<Repository> {
+    match full_name.split_once('/') {
+        Some((upstream, name)) if is_registry(upstream) => {
+            Some(Repository { upstream: upstream.into(), name: name.parse().ok()? })
+        }
+        _ => Some(Repository::hosted(full_name.parse().ok()?)),
+    }
+}
+
+/// A page of repositories in the order of their names, and after what the next begins.
+pub(super) fn repositories<'a>(
+    reading: &'a Reading<'_>,
+    registry: Option<&str>,
+    pattern: &str,
+    most: usize,
+    last: Option<&str>,
+) -> Result<(Vec<&'a Repository>, Option<String>), ()> {
+    let last = last.map(|last| repository(last).ok_or(())).transpose()?;
+    let mut wanted = reading.repositories(last.as_ref()).filter(|it| {
+        last.as_ref() != Some(*it)
+            && registry.is_none_or(|registry| *it.upstream == *registry)
+            && is_wanted(pattern, &it.full_name())
+    });
+    let page: Vec<&Repository> = wanted.by_ref().take(most).collect();
+    let next = wanted.next().and(page.last()).map(|last| last.full_name());
+    Ok((page, next))
+}
+
+/// The image of a name.
+pub(super) fn one(reading: &Reading<'_>, repository: &Repository, reference: &Reference) -> Option<Image> {
+    let is_meant = |image: &Image| match reference {
+        Reference::Tag(tag) => image.tag.as_ref() == Some(tag),
+        Reference::Digest(digest) => image.digest == *digest,
+    };
+    reading.images_of(repository).into_iter().find(is_meant)
+}

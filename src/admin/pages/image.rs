@@ -1,0 +1,306 @@
+//! One image: what it is, what of it is here, who pulled it, what was spent on it; and pin, unpin, refresh and purge, each with a reason.
+
+use actix_web::HttpResponse;
+use maud::{Markup, html};
+use url::form_urlencoded::Serializer;
+
+use super::{
+    budget,
+    context::PageContext,
+    form::Form,
+    html::{self, Tab, sentence},
+    images::{chips, freshness},
+};
+use crate::{
+    admin::{
+        changes::{self, LONGEST, Refusal},
+        images, name,
+        json::parameter,
+    },
+    mirror::{Image, Purged, client_of},
+    oci::Reference,
+};
+
+/// Spends that are listed.
+const LISTED: usize = 20;
+
+/// The names of an image, and what became of a form.
+#[derive(Default)]
+struct Shown<'a> {
+    repository: &'a str,
+    reference: &'a str,
+    /// What was done.
+    done: Option<String>,
+    refusal: Option<Refusal>,
+    /// The reason that was typed.
+    reason: &'a str,
+}
+
+/// The one that the query names.
+pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
+    let [repository, reference] = ["repository", "reference"].map(|name| parameter(context.query, name).unwrap_or_default());
+    show(context, Shown { repository: &repository, reference: &reference, ..Shown::default() }).await
+}
+
+fn find(context: &PageContext<'_>, repository: &str, reference: &str) -> Option<Image> {
+    let repository = name::cached(&context.state.settings.routes, repository).ok()?;
+    let reference: Reference = reference.parse().ok()?;
+    images::one(&context.state.mirror.images().read(), &repository, &reference)
+}
+
+async fn show(context: &PageContext<'_>, shown: Shown<'_>) -> HttpResponse {
+    let status = shown.refusal.as_ref().map_or(200, |refusal| refusal.status);
+    let outcome = html! {
+        @if let Some(refusal) = &shown.refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
+        @if let Some(done) = &shown.done { p class="good" role="status" { (done) } }
+    };
+    let Some(image) = find(context, shown.repository, shown.reference) else {
+        let body = html! {
+            (outcome)
+            p { "No image of this name is cached." }
+            p { a href="/images" { "All images" } }
+        };
+        return html::page(context, if status == 200 && shown.done.is_none() { 404 } else { status }, Tab::Images, "No such image", body);
+    };
+    let spends = match image.repository.is_hosted() {
+        true => Vec::new(),
+        false => {
+            let repository = &image.repository;
+            context.state.mirror.explain(&repository.upstream, &repository.name, Some(shown.reference)).await
+        }
+    };
+    let rows: Vec<_> = spends.iter().take(LISTED).map(budget::row).collect();
+    let body = html! {
+        (outcome)
+        (about(context, &image))
+        (parts(context, &image))
+        h2 { "What was spent on it" }
+        @if rows.is_empty() { p { "No counted request upstream is remembered." } } @else {
+            (html::table("What was spent on it", &budget::HEADS, rows))
+        }
+        @if !image.repository.is_hosted() { (actions(context, &image, &shown)) }
+    };
+    html::page(context, status, Tab::Images, &title(&image), body)
+}
+
+fn title(image: &Image) -> String {
+    match &image.tag {
+        Some(_) => image.name(),
+        None => image.repository.full_name(),
+    }
+}
+
+fn about(context: &PageContext<'_>, image: &Image) -> Markup {
+    let images = context.state.mirror.images();
+    let reading = images.read();
+    let (it, pulled) = (reading.completeness(&image.digest), images.pulled(image));
+    let shared = reading.shared(std::slice::from_ref(image)).pop().unwrap_or_default();
+    let clients = pulled.iter().flat_map(|pulled| &pulled.clients);
+    let pulls = html! {
+        @match &pulled {
+            None => "no pull of it is remembered",
+            Some(pulled) => { (html::count(pulled.pulls, "pull", "pulls")) ", the last at " (html::time(pulled.last)) },
+        }
+    };
+    html::facts(&[
+        ("Digest", html! { code { (image.digest) } " " (chips(image, &images.pins())) }),
+        ("Here", html! {
+            @if it.complete { "all of " (html::bytes(it.size)) } @else { (html::bytes(it.here)) " of " (html::bytes(it.size)) ": not complete" }
+        }),
+        ("Shared", html! { (html::bytes(reading.stored(&shared))) ", which other images need too" }),
+        ("Confirmed", html! {
+            @match image.checked_at.filter(|_| !image.repository.is_hosted()) {
+                Some(at) => { (html::time(at)) },
+                None => "no upstream is asked for it",
+            }
+        }),
+        ("Fresh", freshness(context, image)),
+        ("Pulled", pulls),
+        ("Pulled by", html! { @for (client, at) in clients { (client_of(client)) " at " (html::time(*at)) br; } }),
+    ])
+}
+
+/// Its platforms, and its layers with what shares them.
+fn parts(context: &PageContext<'_>, image: &Image) -> Markup {
+    let reading = context.state.mirror.images().read();
+    let it = reading.completeness(&image.digest);
+    let shared = reading.shared(std::slice::from_ref(image)).pop().unwrap_or_default();
+    let platforms = it.platforms.iter().map(|platform| {
+        vec![
+            html::text(platform.platform.as_deref().unwrap_or("unknown")),
+            html! { code { (platform.digest) } },
+            html::text(html::bytes(platform.size)),
+            html! { @if platform.complete { "all" } @else { (html::bytes(platform.here)) } },
+        ]
+    });
+    let objects: Vec<_> = reading.objects(&image.digest).into_iter().filter(|(child, _)| !child.is_manifest).collect();
+    let layers = objects.iter().map(|(child, stored)| {
+        vec![
+            html! { code { (child.digest) } },
+            html::text(html::bytes(stored.unwrap_or(child.size))),
+            html::text(if stored.is_some() { "here" } else { "missing" }),
+            html::text(if shared.contains(&child.digest) { "other images too" } else { "this image alone" }),
+        ]
+    });
+    html! {
+        @if !it.platforms.is_empty() {
+            h2 { "Platforms" }
+            (html::table("Platforms", &["Platform", "Manifest", "Size", "Here"], platforms.collect()))
+        }
+        @if !objects.is_empty() {
+            h2 { "Layers" }
+            (html::table("Layers", &["Digest", "Size", "Here", "Needed by"], layers.collect()))
+        }
+    }
+}
+
+/// The fields that name the image in a form.
+fn named(context: &PageContext<'_>, repository: &str, reference: &str) -> Markup {
+    html! {
+        (html::token(context))
+        input type="hidden" name="repository" value=(repository);
+        input type="hidden" name="reference" value=(reference);
+    }
+}
+
+fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Markup {
+    let pinned = context.state.mirror.images().pins().into_iter().filter(|pin| pin.covers(image)).collect::<Vec<_>>();
+    let repository = image.repository.full_name();
+    let reference = image.tag.as_ref().map_or_else(|| image.digest.to_string(), ToString::to_string);
+    let query = Serializer::new(String::new()).extend_pairs([("repository", &repository), ("reference", &reference)]).finish();
+    let is_pinned_alone = pinned.iter().any(|pin| pin.pattern == image.name());
+    let action = |path: &str, words: &str, explained: Markup| {
+        html! {
+            h3 { (words) }
+            p { (explained) }
+            form class="line" method="post" action=(path) {
+                (named(context, &repository, &reference))
+                label for={ (words) "-reason" } { "Why" }
+                input id={ (words) "-reason" } name="reason" required maxlength=(LONGEST) value=(shown.reason);
+                button class="main" { (words) }
+            }
+        }
+    };
+    html! {
+        h2 { "Actions" }
+        @for pin in &pinned { p { "Pinned by " b { (pin.by) } " as " code { (pin.pattern) } ": " (pin.reason) } }
+        @if is_pinned_alone {
+            (action("/image/unpin", "Unpin", html! { "It may be evicted again." }))
+        } @else {
+            (action("/image/pin", "Pin", html! { "Eviction leaves it alone, within the share of storage.pinned_share." }))
+        }
+        @if image.tag.is_some() {
+            (action("/image/refresh", "Refresh", html! { "Upstream is asked now what the tag names. When it moved, its manifests are fetched; these are counted. The layers come with the next pull." }))
+        }
+        h3 { "Purge" }
+        p { a href={ "/image/remove?" (query) } { "See what a purge would free" } ", and confirm it there." }
+    }
+}
+
+pub(super) async fn pin(context: &PageContext<'_>, form: &Form) -> HttpResponse {
+    change(context, form, |name, reason| async move {
+        changes::pin(context.state, &context.by(), name, reason).await.map(|_| "Pinned.".to_owned())
+    })
+    .await
+}
+
+pub(super) async fn unpin(context: &PageContext<'_>, form: &Form) -> HttpResponse {
+    change(context, form, |name, reason| async move {
+        changes::unpin(context.state, &context.by(), name, reason).await.map(|()| "Unpinned.".to_owned())
+    })
+    .await
+}
+
+pub(super) async fn refresh(context: &PageContext<'_>, form: &Form) -> HttpResponse {
+    let named = (form.get("repository"), form.get("reference"));
+    change(context, form, |_, reason| async move {
+        let (_, refreshed) = changes::refresh(context.state, &context.by(), named, reason).await?;
+        let moved = refreshed.before.as_ref() != Some(&refreshed.digest);
+        Ok(if moved { format!("The tag moved to {}.", refreshed.digest) } else { "The tag is unchanged.".to_owned() })
+    })
+    .await
+}
+
+/// Makes a change of the image that a form names, and shows the image with what became of it.
+async fn change<F: Future<Output = Result<String, Refusal>>>(
+    context: &PageContext<'_>,
+    form: &Form,
+    change: impl FnOnce(String, String) -> F,
+) -> HttpResponse {
+    let (repository, reference, reason) = (form.get("repository"), form.get("reference"), form.line("reason", LONGEST));
+    let outcome = match find(context, repository, reference) {
+        None => Err(Refusal::new(404, "MANIFEST_UNKNOWN", "no image of this name is cached")),
+        Some(_) if reason.is_empty() => Err(Refusal::new(400, "INVALID", "say why")),
+        Some(image) => change(image.name(), reason.clone()).await,
+    };
+    let shown = Shown { repository, reference, ..Shown::default() };
+    match outcome {
+        Ok(done) => show(context, Shown { done: Some(done), ..shown }).await,
+        Err(refusal) => show(context, Shown { refusal: Some(refusal), reason: &reason, ..shown }).await,
+    }
+}
+
+/// What a purge would free, and the form that confirms it.
+pub(super) async fn confirm(context: &PageContext<'_>) -> HttpResponse {
+    let [repository, reference] = ["repository", "reference"].map(|name| parameter(context.query, name).unwrap_or_default());
+    ask(context, &repository, &reference, None).await
+}
+
+async fn ask(context: &PageContext<'_>, repository: &str, reference: &str, refusal: Option<&Refusal>) -> HttpResponse {
+    let would = match changes::select_one(context.state, repository, Some(reference)) {
+        Ok(selected) => changes::purge(context.state, &context.by(), selected, true, String::new()).await,
+        Err(refusal) => Err(refusal),
+    };
+    let would = match would {
+        Ok(would) => would,
+        Err(refusal) => {
+            return html::problem(context, refusal.status, "Not purged", &sentence(&refusal.sentence));
+        }
+    };
+    let body = html! {
+        @if let Some(refusal) = refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
+        p { (freed(&would, "would be ")) }
+        p { "What other images need stays. The next pull fetches it anew, and is counted." }
+        form class="line" method="post" action="/image/purge" {
+            (named(context, repository, reference))
+            label for="reason" { "Why" }
+            input id="reason" name="reason" required maxlength=(LONGEST);
+            button class="main" { "Purge" }
+        }
+        p { a href="/images" { "All images" } }
+    };
+    let status = refusal.map_or(200, |refusal| refusal.status);
+    html::page(context, status, Tab::Images, &format!("Purge {repository} {reference}"), body)
+}
+
+fn freed(purged: &Purged, would: &str) -> String {
+    format!(
+        "{} {would}freed: {} and {}; {} {would}forgotten.",
+        html::bytes(purged.freed),
+        html::count(purged.manifests, "manifest", "manifests"),
+        html::count(purged.blobs, "blob", "blobs"),
+        html::count(purged.removed, "name", "names"),
+    )
+}
+
+pub(super) async fn purge(context: &PageContext<'_>, form: &Form) -> HttpResponse {
+    let (repository, reference, reason) = (form.get("repository"), form.get("reference"), form.line("reason", LONGEST));
+    if reason.is_empty() {
+        return ask(context, repository, reference, Some(&Refusal::new(400, "INVALID", "say why"))).await;
+    }
+    let purged = match changes::select_one(context.state, repository, Some(reference)) {
+        Ok(selected) => changes::purge(context.state, &context.by(), selected, false, reason).await,
+        Err(refusal) => Err(refusal),
+    };
+    match purged {
+        Ok(purged) => {
+            let body = html! {
+                p class="good" role="status" { "Purged. " (freed(&purged, "")) }
+                @if purged.kept > 0 { p { (html::count(purged.kept, "object stays", "objects stay")) ": hosted here, or still read by a pull." } }
+                p { a href="/images" { "All images" } }
+            };
+            html::page(context, 200, Tab::Images, "Purged", body)
+        }
+        Err(refusal) => html::problem(context, refusal.status, "Not purged", &sentence(&refusal.sentence)),
+    }
+}

@@ -1,0 +1,187 @@
+//! *Images*: registries, their repositories, and the images of both, with a search and filters. One page at a time.
+
+use actix_web::HttpResponse;
+use maud::{Markup, html};
+use url::form_urlencoded::Serializer;
+
+use super::{
+    context::PageContext,
+    html::{self, Tab, sentence},
+};
+use crate::{
+    admin::{
+        images::{self, FILTERS, Filter},
+        json::parameter,
+    },
+    mirror::{Image, Pin, Reading},
+};
+
+/// Images, and repositories, of one page.
+const SHOWN: usize = 50;
+
+pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
+    let reading = context.state.mirror.images().read();
+    let last = parameter(context.query, "last");
+    let found = Filter::parse(context.state, context.query)
+        .and_then(|filter| filter.find(context.state, &reading, SHOWN, last.as_deref(), context.now));
+    let is_filtered = FILTERS.iter().any(|name| parameter(context.query, name).is_some());
+    let registry = parameter(context.query, "registry");
+    let body = html! {
+        @if !context.state.mirror.images().is_complete() {
+            p class="bad" { "What is stored is still being read; the lists grow for some seconds." }
+        }
+        @if let Err(wrong) = &found { p class="bad" role="alert" { (sentence(wrong)) } }
+        (search(context))
+        @if !is_filtered && last.is_none() { (registries(context)) }
+        @if let Some(registry) = &registry { (repositories(context, &reading, registry)) }
+        @if let Ok(page) = &found {
+            h2 { "Images" }
+            @if page.images.is_empty() {
+                p { @if is_filtered { "No image fits." } @else { "Nothing is cached." } }
+            } @else {
+                (table(context, &reading, &page.images))
+            }
+            @if let Some(next) = &page.next {
+                p { a rel="next" href=(with(context.query, "last", next)) { "Next page" } }
+            }
+        }
+    };
+    html::page(context, if found.is_ok() { 200 } else { 400 }, Tab::Images, "Images", body)
+}
+
+/// This page with one parameter set.
+fn with(query: &str, name: &str, value: &str) -> String {
+    let kept = url::form_urlencoded::parse(query.as_bytes()).filter(|(kept, value)| kept != name && !value.is_empty());
+    let query = Serializer::new(String::new()).extend_pairs(kept).append_pair(name, value).finish();
+    format!("/images?{query}")
+}
+
+fn search(context: &PageContext<'_>) -> Markup {
+    let typed = |name: &str| parameter(context.query, name);
+    let boxes = [
+        ("complete", "false", "something is missing"),
+        ("stale", "true", "stale"),
+        ("pinned", "true", "pinned"),
+        ("hosted", "true", "hosted here"),
+    ];
+    html! {
+        form class="line" method="get" action="/images" {
+            label for="pattern" { "Part of a name, or a pattern with *" }
+            input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
+            label for="registry" { "Registry" }
+            input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
+            label for="platform" { "Platform" }
+            input id="platform" name="platform" value=[typed("platform")] placeholder="linux/arm64" spellcheck="false" autocapitalize="none";
+            label for="idle" { "Not pulled for" }
+            input id="idle" name="not_pulled_within" value=[typed("not_pulled_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
+            @for (name, value, words) in boxes {
+                label { input type="checkbox" name=(name) value=(value) checked[typed(name).as_deref() == Some(value)]; " " (words) }
+            }
+            button { "Show" }
+        }
+        p { "Order: "
+            @for (sort, words) in [("name", "name"), ("size", "largest"), ("last_pull", "last pulled"), ("idle", "longest not pulled")] {
+                @let is_this = typed("sort").as_deref().unwrap_or("name") == sort;
+                @if is_this { b { (words) } } @else { a href=(with(&first_page(context.query), "sort", sort)) { (words) } }
+                " "
+            }
+        }
+    }
+}
+
+/// A query without the place where its page begins.
+fn first_page(query: &str) -> String {
+    let kept = url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "last");
+    Serializer::new(String::new()).extend_pairs(kept).finish()
+}
+
+fn registries(context: &PageContext<'_>) -> Markup {
+    let registries = context.state.mirror.registries(context.now);
+    let rows = registries.iter().map(|(registry, summary)| {
+        vec![
+            html! { a href=(with("", "registry", registry)) { (registry) } },
+            html::text(summary.repositories.to_string()),
+            html::text(summary.images.to_string()),
+            html::text(html::bytes(summary.bytes)),
+        ]
+    });
+    html! {
+        @if !registries.is_empty() {
+            h2 { "Registries" }
+            (html::table("Registries", &["Registry", "Repositories", "Images", "Bytes here"], rows.collect()))
+        }
+    }
+}
+
+fn repositories(context: &PageContext<'_>, reading: &Reading<'_>, registry: &str) -> Markup {
+    let after = parameter(context.query, "after");
+    let found = images::repositories(reading, Some(registry), "", SHOWN, after.as_deref());
+    let (page, next) = found.unwrap_or_default();
+    let rows = page.into_iter().map(|repository| {
+        let summary = reading.summary([repository]);
+        let name = repository.full_name();
+        vec![
+            html! { a href=(with("", "repository", &name)) { (name) } },
+            html::text(summary.images.to_string()),
+            html::text(html::bytes(summary.bytes)),
+        ]
+    });
+    html! {
+        h2 { "Repositories of " (registry) }
+        (html::table("Repositories", &["Repository", "Images", "Bytes here"], rows.collect()))
+        @if let Some(next) = next { p { a href=(with(context.query, "after", &next)) { "More repositories" } } }
+    }
+}
+
+fn table(context: &PageContext<'_>, reading: &Reading<'_>, images: &[Image]) -> Markup {
+    let pins = context.state.mirror.images().pins();
+    let shared = reading.shared(images);
+    let rows = images.iter().zip(&shared).map(|(image, shared)| {
+        let pulled = context.state.mirror.images().pulled(image);
+        let it = reading.completeness(&image.digest);
+        let whole = it.platforms.iter().filter(|platform| platform.complete).count();
+        vec![
+            html! { a href=(href(image)) { (short_name(image)) } " " (chips(image, &pins)) },
+            html::text(html::bytes(it.size)),
+            html! { @if it.complete { "all" } @else { (html::bytes(it.here)) } },
+            html::text(html::bytes(reading.stored(shared))),
+            html! { @if !it.platforms.is_empty() { (whole) " of " (it.platforms.len()) } },
+            freshness(context, image),
+            html! { @if let Some(pulled) = pulled { (html::time(pulled.last)) } },
+        ]
+    });
+    let heads = ["Image", "Size", "Here", "Shared", "Platforms", "Fresh", "Last pull"];
+    html::table("Images", &heads, rows.collect())
+}
+
+/// The page of an image.
+pub(super) fn href(image: &Image) -> String {
+    let reference = image.tag.as_ref().map_or_else(|| image.digest.to_string(), ToString::to_string);
+    let repository = image.repository.full_name();
+    let pairs = [("repository", &repository), ("reference", &reference)];
+    format!("/image?{}", Serializer::new(String::new()).extend_pairs(pairs).finish())
+}
+
+fn short_name(image: &Image) -> Markup {
+    let reference = image.tag.as_ref().map_or_else(|| image.digest.to_string(), ToString::to_string);
+    html::image(&image.repository.full_name(), &reference)
+}
+
+/// What is special about an image.
+pub(super) fn chips(image: &Image, pins: &[Pin]) -> Markup {
+    html! {
+        @if image.repository.is_hosted() { span class="chip" { "hosted" } }
+        @if pins.iter().any(|pin| pin.covers(image)) { span class="chip" { "pinned" } }
+    }
+}
+
+/// Until when a tag is answered without asking upstream.
+pub(super) fn freshness(context: &PageContext<'_>, image: &Image) -> Markup {
+    html! {
+        @match context.state.mirror.fresh_until(image) {
+            None => "always",
+            Some(until) if until > context.now => { "until " (html::time(until)) },
+            Some(_) => "stale",
+        }
+    }
+}
