@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use prometheus_client::metrics::counter::Counter;
-use reqwest::Response;
+use reqwest::{Response, header::HeaderMap};
 
 use super::{concurrency::Permits, encoding::Decoder, error::Error, transport::Transport};
 
@@ -54,6 +54,11 @@ impl Body {
                 (_, piece) => return Ok(piece),
             }
         }
+    }
+
+    /// The header fields of the answer; none when it is over.
+    pub(super) fn headers(&self) -> HeaderMap {
+        self.open.as_ref().map(|(response, _)| response.headers().clone()).unwrap_or_default()
     }
 
     /// Whether its pieces are not the bytes that came, so that no range leads into it.

@@ -2,23 +2,13 @@
 
 use std::io::{self, Read as _, Write as _};
 
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use bytes::{Buf as _, Bytes};
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
-use reqwest::{
-    Response,
-    header::{CONTENT_ENCODING, HeaderMap},
-};
+use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder, StreamingDecoder};
 
 use super::error::Error;
-
-/// A listing has no digest that would tell whether a coding encodes anything.
-pub(super) fn refuse(response: &Response) -> Result<(), Error> {
-    match coding(response.headers()) {
-        Some(_) => Err(Error::Malformed("a compressed answer, which was not asked for".into())),
-        None => Ok(()),
-    }
-}
 
 /// The window of a frame of Zstandard that is sent over HTTP, at most (RFC 9659).
 const WINDOW: u64 = 8 << 20;
@@ -37,6 +27,7 @@ enum Coding {
     Gzip(MultiGzDecoder<Vec<u8>>),
     Deflate(ZlibDecoder<Vec<u8>>),
     Zstandard(Box<Frame>),
+    Brotli(Box<Stream>),
 }
 
 impl Decoder {
@@ -46,6 +37,7 @@ impl Decoder {
             "gzip" | "x-gzip" => Coding::Gzip(MultiGzDecoder::new(Vec::new())),
             "deflate" => Coding::Deflate(ZlibDecoder::new(Vec::new())),
             "zstd" => Coding::Zstandard(Box::new(Frame::new())),
+            "br" => Coding::Brotli(Box::new(Stream::new())),
             _ => return None,
         };
         Some(Decoder { input: Bytes::new(), coding, left: size })
@@ -61,11 +53,8 @@ impl Decoder {
     /// # Errors
     /// [`Error::Malformed`] for what cannot be decoded, or decodes to more than was said.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        while !self.input.is_empty() {
-            let step = &self.input[..self.input.len().min(self.coding.step())];
-            let taken = step.len();
-            let decoded = self.coding.decode(step);
-            self.input.advance(taken);
+        while !self.input.is_empty() || self.coding.has_more() {
+            let decoded = self.coding.decode(&mut self.input);
             let decoded =
                 decoded.map_err(|error| Error::Malformed(format!("a body that cannot be decoded: {error}").into()))?;
             let size = decoded.len() as u64;
@@ -80,30 +69,108 @@ impl Decoder {
 }
 
 impl Coding {
-    /// What is given to the decoder at once, in bytes: it decodes to a few MiB at most.
-    fn step(&self) -> usize {
-        match self {
-            // A byte decodes to a thousand at most.
-            Coding::Gzip(_) | Coding::Deflate(_) => 4096,
-            // Four bytes decode to a block of 128 KiB at most.
-            Coding::Zstandard(_) => 64,
-        }
-    }
-
-    fn decode(&mut self, input: &[u8]) -> io::Result<Vec<u8>> {
+    /// Takes some of the input; what it decodes to is a few MiB at most.
+    fn decode(&mut self, input: &mut Bytes) -> io::Result<Vec<u8>> {
+        // A byte of these decodes to a thousand at most; four bytes of Zstandard to a block of 128 KiB.
+        let step = |input: &mut Bytes, most: usize| input.split_to(input.len().min(most));
         match self {
             Coding::Gzip(decoder) => {
-                decoder.write_all(input)?;
+                decoder.write_all(&step(input, 4096))?;
                 decoder.flush()?;
                 Ok(std::mem::take(decoder.get_mut()))
             }
             Coding::Deflate(decoder) => {
-                decoder.write_all(input)?;
+                decoder.write_all(&step(input, 4096))?;
                 decoder.flush()?;
                 Ok(std::mem::take(decoder.get_mut()))
             }
-            Coding::Zstandard(frame) => frame.decode(input),
+            Coding::Zstandard(frame) => frame.decode(&step(input, 64)),
+            Coding::Brotli(stream) => {
+                let (taken, decoded) = stream.decode(input)?;
+                input.advance(taken);
+                Ok(decoded)
+            }
         }
+    }
+
+    /// Whether more comes out without more input.
+    fn has_more(&self) -> bool {
+        matches!(self, Coding::Brotli(stream) if stream.state == StreamState::Full)
+    }
+}
+
+/// A stream of Brotli (RFC 7932). A few bytes decode to megabytes, so that its decoder stops whenever it gave a piece.
+struct Stream {
+    decoder: BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>,
+    state: StreamState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StreamState {
+    /// More input is wanted.
+    Open,
+    /// A piece was given, and the next one needs no input.
+    Full,
+    Ended,
+}
+
+impl Stream {
+    /// What comes out at once, in bytes.
+    const PIECE: usize = 64 << 10;
+
+    /// Windows of up to 16 MiB, as RFC 7932 has them; the larger ones of the library are its own.
+    fn new() -> Stream {
+        let allocator = StandardAlloc::default;
+        let decoder = BrotliState::new_strict(allocator(), allocator(), allocator());
+        Stream { decoder, state: StreamState::Open }
+    }
+
+    /// How much of the input was taken, and what came out.
+    fn decode(&mut self, input: &[u8]) -> io::Result<(usize, Vec<u8>)> {
+        if self.state == StreamState::Ended {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "more follows the stream"));
+        }
+        let mut decoded = vec![0; Self::PIECE];
+        let (mut available, mut taken) = (input.len(), 0);
+        let (mut room, mut given, mut total) = (decoded.len(), 0, 0);
+        let result = BrotliDecompressStream(
+            &mut available,
+            &mut taken,
+            input,
+            &mut room,
+            &mut given,
+            &mut decoded,
+            &mut total,
+            &mut self.decoder,
+        );
+        self.state = match result {
+            BrotliResult::NeedsMoreInput => StreamState::Open,
+            BrotliResult::NeedsMoreOutput => StreamState::Full,
+            BrotliResult::ResultSuccess => StreamState::Ended,
+            BrotliResult::ResultFailure => return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no Brotli")),
+        };
+        decoded.truncate(given);
+        Ok((taken, decoded))
+    }
+
+    /// All of a short stream; `None` for what cannot be decoded or is longer than it may be.
+    fn read(mut self, mut input: &[u8], longest: usize) -> Option<Bytes> {
+        let mut whole = Vec::new();
+        while self.state == StreamState::Full || !input.is_empty() {
+            let (taken, decoded) = self.decode(input).ok()?;
+            input = &input[taken..];
+            whole.extend_from_slice(&decoded);
+            if whole.len() > longest {
+                return None;
+            }
+        }
+        (self.state == StreamState::Ended).then(|| whole.into())
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
     }
 }
 
@@ -184,15 +251,18 @@ pub(super) fn readings(headers: &HeaderMap, bytes: Bytes, longest: usize) -> Vec
         Some("gzip" | "x-gzip") => read(flate2::read::MultiGzDecoder::new(&bytes[..]), longest),
         Some("deflate") => read(flate2::read::ZlibDecoder::new(&bytes[..]), longest),
         Some("zstd") => frame(&bytes).and_then(|decoder| read(decoder, longest)),
+        Some("br") => Stream::new().read(&bytes, longest),
         _ => None,
     };
     std::iter::once(bytes.clone()).chain(decoded).collect()
 }
 
-/// The coding that a body is said to have.
+/// The coding that a body is said to have. Of several, Weir knows no order that registries mean by it.
 pub(super) fn coding(headers: &HeaderMap) -> Option<String> {
-    let coding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim().to_ascii_lowercase();
-    (!coding.is_empty() && coding != "identity").then_some(coding)
+    let fields = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let codings = fields.flat_map(|field| field.split(',')).map(|coding| coding.trim().to_ascii_lowercase());
+    let codings: Vec<String> = codings.filter(|coding| !coding.is_empty() && coding != "identity").collect();
+    (!codings.is_empty()).then(|| codings.join(","))
 }
 
 fn frame(bytes: &[u8]) -> Option<impl io::Read> {

@@ -27,6 +27,27 @@ fn zstandard(content: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(content, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
+/// Brotli of nothing but uncompressed blocks (RFC 7932 section 9.2).
+fn brotli(content: &[u8]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for (number, block) in content.chunks(1 << 16).enumerate() {
+        // The stream begins with a bit for its window. Then: not the last block, a length of 16 bits, less one, uncompressed.
+        let header = (block.len() as u32 - 1) << 3 | 1 << 19;
+        let header = if number == 0 { header << 1 } else { header };
+        stream.extend_from_slice(&header.to_le_bytes()[..3]);
+        stream.extend_from_slice(block);
+    }
+    // The last block is empty.
+    stream.push(3);
+    stream
+}
+
+/// What a compressor makes of 64 MiB of zeros.
+const BROTLI_BOMB: &[u8] = b"\xcb\xff\xff\x3f\xf8\x27\x00\xe2\xb1\x40\x20\xf7\xfe\x8f\xff\xff\x7f\xf0\x4f\x00\xc4\x61\x11\x80\
+    \xee\xfd\x1f\xff\xff\xff\xe0\x9f\x00\x88\xc3\x02\x00\xdd\xfb\x3f\xfe\xff\xff\xc1\x3f\x01\x10\x87\x05\x00\xba\xf7\x7f\
+    \xfc\xff\xff\x83\x7f\x02\x20\x0e\x0b\x00\x74\xef\xff\xf8\xff\xff\x07\xff\x04\x40\x1c\x16\x00\xe8\xde\xff\xf1\xff\xff\
+    \x0f\xfe\x09\x80\x38\x2c\x00\xd0\xbd\xff\xe3\xff\xff\x1f\xfc\x13\x00\x71\x58\x00\xa0\x7b\xff\x37";
+
 /// An image with this one layer.
 fn image(layer: &[u8]) -> String {
     format!(
@@ -74,15 +95,20 @@ fn a_blob_is_had_whatever_its_content_encoding_claims() {
             "nothing" => ("gzip", plain),
             "chunked" => ("aws-chunked", plain),
             "identity" => ("identity", plain),
+            "list" => ("identity, gzip", gzip(&plain)),
+            "br" => ("br", brotli(&plain)),
+            // What a compressor makes of it, which is no longer than the text.
+            "brotli" if plain == LAYER.as_bytes() => ("br", b"\x8b\x09\x80the bytes of a layer\x03".to_vec()),
             _ => ("br", plain),
         };
         answer(200, &[("Content-Encoding", coding)], body)
     });
     for named in [true, false] {
-        for coding in ["gzip", "xgzip", "deflate", "zstd", "nothing", "chunked", "identity", "br"] {
+        let codings = ["gzip", "xgzip", "deflate", "zstd", "br", "list", "nothing", "chunked", "identity", "brotli"];
+        for coding in codings {
             for (number, content) in contents.iter().enumerate() {
                 // What is large and really encoded is told from what is not by the size that its manifest says.
-                if !named && number == 2 && ["gzip", "xgzip", "deflate", "zstd"].contains(&coding) {
+                if !named && number == 2 && codings[..6].contains(&coding) {
                     continue;
                 }
                 let weir = Weir::start(&server.url(), "", &[]);
@@ -105,15 +131,19 @@ fn a_blob_is_had_whatever_its_content_encoding_claims() {
 fn an_encoded_blob_that_decodes_to_something_else_is_refused() {
     let zeros = vec![0; 32 << 20];
     let (bomb, zstandard) = (gzip(&zeros), zstandard(&zeros));
-    let longest = bomb.len();
+    let without_end = brotli(&vec![0; 5 << 20]);
+    let longest = bomb.len().max(without_end.len());
     let server = Server::start(move |asked, _| match (asked.path().contains("/manifests/"), name(asked)) {
         (true, _) => answer(200, &[IMAGE], image(LAYER.as_bytes())),
         (_, "bomb") => answer(200, &[("Content-Encoding", "gzip")], &bomb),
         (_, "zstd") => answer(200, &[("Content-Encoding", "zstd")], &zstandard),
+        (_, "br") => answer(200, &[("Content-Encoding", "br")], BROTLI_BOMB),
+        (_, "brlong") => answer(200, &[("Content-Encoding", "br")], &without_end),
+        (_, "brcut") => answer(200, &[("Content-Encoding", "br")], &brotli(LAYER.as_bytes())[..20]),
         (_, "other") => answer(200, &[("Content-Encoding", "gzip")], gzip(b"the bytes of a lAyer")),
         _ => answer(200, &[("Content-Encoding", "gzip")], &gzip(LAYER.as_bytes())[..20]),
     });
-    for repository in ["bomb", "zstd", "other", "cut"] {
+    for repository in ["bomb", "zstd", "br", "brlong", "brcut", "other", "cut"] {
         for named in [true, false] {
             let weir = Weir::start(&server.url(), "", &[]);
             if named {
@@ -121,9 +151,39 @@ fn an_encoded_blob_that_decodes_to_something_else_is_refused() {
             }
             let (status, body) = weir.get_bytes(&blob_path(repository));
             // What is too long to wait for is on its way before it is known to be wrong, and is cut before its end.
-            let cut = repository == "bomb" && status == 200 && body.len() < longest;
+            let cut = ["bomb", "brlong"].contains(&repository) && status == 200 && body.len() < longest;
             assert!(matches!(status, 502 | 503) || cut, "{repository}, {named}: {status}, {} bytes", body.len());
         }
+    }
+}
+
+/// Of the kinds of C1 and C13: a layer that is compressed by itself is labelled so, and how much of it comes is not said.
+#[test]
+fn a_layer_that_is_compressed_by_itself_is_told_from_an_encoded_one_by_its_length() {
+    // Longer than what is looked at in memory, compressed too.
+    let content: Vec<u8> = (0..1_500_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let layer = gzip(&content);
+    let server = Server::start(move |asked, _| {
+        let layer = if name(asked) == "unsaid" || name(asked) == "said" { &layer } else { &content };
+        if asked.path().contains("/manifests/") {
+            return answer(200, &[IMAGE], image(layer));
+        }
+        let body = if name(asked) == "encoded" { gzip(layer) } else { layer.clone() };
+        let mut response = match name(asked) {
+            "said" => head(200, &[("Content-Encoding", "gzip")], body.len()),
+            _ => b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n".to_vec(),
+        };
+        response.extend_from_slice(&body);
+        response
+    });
+    for repository in ["said", "unsaid", "encoded"] {
+        let weir = Weir::start(&server.url(), "", &[]);
+        let (_, manifest) = weir.get(&format!("/v2/{repository}/manifests/v1"));
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        let wanted = manifest["layers"][0]["digest"].as_str().unwrap();
+        let (status, body) = weir.get_bytes(&format!("/v2/{repository}/blobs/{wanted}"));
+        let found = weir::oci::Algorithm::Sha256.digest(&body).to_string();
+        assert_eq!((status, found.as_str()), (200, wanted), "{repository}");
     }
 }
 
@@ -166,14 +226,17 @@ fn a_get_decides_where_a_manifest_of_the_repository_names_the_blob() {
     const LEFT: (&str, &str) = ("RateLimit-Remaining", "99;w=21600");
     let server = Server::start(|asked, _| match (asked.method.as_str(), asked.path().contains("/manifests/")) {
         (_, true) => answer(200, &[IMAGE, COUNTED, LEFT], image(LAYER.as_bytes())),
+        ("HEAD", _) if name(asked) == "refused" => head(403, &[], 0),
         ("HEAD", _) if name(asked) != "sharer" => head(404, &[], 0),
         _ => answer(200, &[], LAYER),
     });
     let mut weir = Weir::start(&server.url(), "", &[]);
     assert_eq!(weir.get("/v2/sharer/manifests/v1").0, 200);
     assert_eq!(weir.get(&blob_path("sharer")).0, 200);
-    assert_eq!(weir.get("/v2/named/manifests/v1").0, 200);
-    assert_eq!(weir.get(&blob_path("named")), (200, LAYER.to_owned()));
+    for repository in ["named", "refused"] {
+        assert_eq!(weir.get(&format!("/v2/{repository}/manifests/v1")).0, 200);
+        assert_eq!(weir.get(&blob_path(repository)), (200, LAYER.to_owned()), "{repository}");
+    }
     assert_eq!(weir.get(&blob_path("stranger")).0, 404);
     assert_eq!(gets(&server, "stranger"), 0, "what no manifest names is not asked for where HEAD says no");
     assert_eq!(weir.get("/v2/later/manifests/v1").0, 200);

@@ -28,8 +28,8 @@ const PROBE: usize = 512;
 
 impl Upstream {
     /// Whether the repository has the blob, and its size in bytes, `None` when upstream does not say (end-2). A GET, whose body is
-    /// dropped, decides where a registry answers the HEAD with 400, 405 or 406, or with 404 for what a manifest of the repository
-    /// names (`named`) or where it counts no pulls: proxy caches do so for what they have not cached. GETs of blobs are not counted.
+    /// dropped, decides where a registry answers the HEAD with 400, 405 or 406, refuses what a manifest of the repository names
+    /// (`named`), or says 404 where it counts no pulls: proxy caches do so for what they have not cached. GETs of blobs are not counted.
     ///
     /// # Errors
     /// As [`Upstream::get_blob`].
@@ -42,7 +42,8 @@ impl Upstream {
     ) -> Result<Option<u64>, Error> {
         match self.head_blob_only(identity, repository, digest).await {
             Err(Error::HeadRefused | Error::Status(_)) => {}
-            Err(Error::NotFound) if named || self.is_unmetered(identity) => {}
+            Err(Error::NotFound | Error::Denied) if named => {}
+            Err(Error::NotFound) if self.is_unmetered(identity) => {}
             answer => return answer,
         }
         Ok(self.get_blob(identity, repository, digest, 0, None).await?.size)
@@ -122,9 +123,14 @@ impl Upstream {
         named: Option<u64>,
     ) -> Result<Body, Error> {
         let mut body = self.get_blob(identity, repository, digest, 0, None).await?;
-        let headers = body.open.as_ref().map(|(response, _)| response.headers().clone()).unwrap_or_default();
-        if encoding::coding(&headers).is_some() {
-            settle(&mut body, &headers, digest, named).await?;
+        let headers = body.headers();
+        if encoding::coding(&headers).is_some() && !settle(&mut body, &headers, digest, named).await? {
+            // A layer that is compressed by itself can be decoded, too. How many bytes come tells which of the two has the size.
+            let received = count(body).await?;
+            body = self.get_blob(identity, repository, digest, 0, None).await?;
+            if let Some(size) = named.filter(|size| received != *size) {
+                body.decoder = Decoder::new(&body.headers(), size);
+            }
         }
         body.size = body.size.or(named);
         if body.size.is_some() {
@@ -139,10 +145,7 @@ impl Upstream {
             body.size = Some(size);
             return Ok(body);
         }
-        let mut size = 0;
-        while let Some(bytes) = body.next().await? {
-            size += bytes.len() as u64;
-        }
+        let size = count(body).await?;
         let mut body = self.get_blob(identity, repository, digest, 0, None).await?;
         body.size.get_or_insert(size);
         Ok(body)
@@ -150,14 +153,14 @@ impl Upstream {
 }
 
 /// Finds out whether a body that has a Content-Encoding is encoded: what is short enough to be read at once by the digest, what is
-/// longer by the size that its manifest says.
-async fn settle(body: &mut Body, headers: &HeaderMap, digest: &Digest, named: Option<u64>) -> Result<(), Error> {
+/// longer by the size that its manifest says. Returns whether it could, which is not so when upstream does not say how much comes.
+async fn settle(body: &mut Body, headers: &HeaderMap, digest: &Digest, named: Option<u64>) -> Result<bool, Error> {
     let said = number(headers);
     if body.look_ahead(LOOK_AHEAD).await? {
         let readings = encoding::readings(headers, body.ahead.clone(), LONGEST_DECODED);
         if let Some(content) = readings.into_iter().find(|content| digest.algorithm().digest(content) == *digest) {
             (body.size, body.ahead) = (Some(content.len() as u64), content);
-            return Ok(());
+            return Ok(true);
         }
     }
     body.size = said;
@@ -166,10 +169,22 @@ async fn settle(body: &mut Body, headers: &HeaderMap, digest: &Digest, named: Op
     {
         trial.give(body.ahead.slice(..body.ahead.len().min(PROBE)));
         if trial.next().is_ok() {
+            if said.is_none() {
+                return Ok(false);
+            }
             (body.size, body.decoder) = (Some(size), Decoder::new(headers, size));
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// How many bytes a body has.
+async fn count(mut body: Body) -> Result<u64, Error> {
+    let mut size = 0;
+    while let Some(bytes) = body.next().await? {
+        size += bytes.len() as u64;
+    }
+    Ok(size)
 }
 
 fn blob<'a>(

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use serde::Deserialize;
 
 use super::Upstream;
 use crate::oci::{Digest, MediaType, Name, OCI_IMAGE_INDEX, Tag};
@@ -31,15 +30,11 @@ impl Upstream {
     /// # Errors
     /// [`Error::Malformed`] when the pages go round in a circle or lead to another origin.
     pub async fn tags(&self, identity: &Identity, repository: &Name) -> Result<Vec<String>, Error> {
-        #[derive(Deserialize)]
-        struct List {
-            tags: Option<Vec<String>>,
-        }
         let path = format!("{repository}/tags/list?n={PAGE}");
         let mut tags = BTreeSet::new();
         self.pages(Operation::Tags, identity, repository, &path, None, |bytes| {
-            let list: List = serde_json::from_slice(bytes).ok()?;
-            tags.extend(list.tags.into_iter().flatten().filter(|tag| tag.parse::<Tag>().is_ok()));
+            let listed = entries(bytes, "tags")?.into_iter().filter_map(|tag| Some(tag.as_str()?.to_owned()));
+            tags.extend(listed.filter(|tag| tag.parse::<Tag>().is_ok()));
             while tags.len() > MAX_ENTRIES {
                 tags.pop_last();
             }
@@ -50,7 +45,7 @@ impl Upstream {
     }
 
     /// The referrers index as upstream has it, all pages merged, or `None` when upstream does not offer the API (end-12): it answers
-    /// 400, 404, 405, 406 or 501, a page for people, or JSON of another type.
+    /// 400, 404, 405, 406, 410, 415, 422 or 501, a page for people, or JSON of another type.
     ///
     /// # Errors
     /// As [`Upstream::tags`]; [`Error::Malformed`] for what says that it is an OCI index and is none.
@@ -60,23 +55,20 @@ impl Upstream {
         repository: &Name,
         digest: &Digest,
     ) -> Result<Option<Vec<serde_json::Value>>, Error> {
-        #[derive(Deserialize)]
-        struct Index {
-            manifests: Option<Vec<serde_json::Value>>,
-        }
         let path = format!("{repository}/referrers/{digest}");
         let mut descriptors = Vec::new();
         let outcome = self
             .pages(Operation::Referrers, identity, repository, &path, Some(OCI_IMAGE_INDEX), |bytes| {
-                let index: Index = serde_json::from_slice(bytes).ok()?;
-                let objects = index.manifests.into_iter().flatten().filter(serde_json::Value::is_object);
+                let objects = entries(bytes, "manifests")?.into_iter().filter(serde_json::Value::is_object);
                 descriptors.extend(objects.take(MAX_ENTRIES - descriptors.len()));
                 Some(descriptors.len())
             })
             .await;
         match outcome {
             Ok(Pages::All) => Ok(Some(descriptors)),
-            Ok(Pages::OtherType) | Err(Error::NotFound | Error::Status(400 | 405 | 406 | 501)) => Ok(None),
+            Ok(Pages::OtherType) | Err(Error::NotFound | Error::Status(400 | 405 | 406 | 410 | 415 | 422 | 501)) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -105,22 +97,24 @@ impl Upstream {
             let request = Request { accept, ..Request::new(operation, identity, repository, path) };
             let mut reply = match self.inner.exchange.send(request).await {
                 // Registries bound `n` differently, and some refuse what is beyond their bound.
-                Err(Error::Status(400 | 413 | 416 | 422)) if query.starts_with("n=") && page < 2 => {
+                Err(Error::Status(_)) if query.starts_with("n=") && page < 2 => {
                     query = if page == 0 { "n=100".to_owned() } else { String::new() };
                     continue;
                 }
                 reply => reply?,
             };
-            encoding::refuse(&reply.response)?;
-            let next = link::next(reply.response.headers());
-            let said = reply.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let headers = reply.response.headers().clone();
+            let next = link::next(&headers);
+            let said = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let said: Option<MediaType> = said.and_then(|text| text.parse().ok());
             if media_type.is_some_and(|wanted| said.is_none_or(|said| said.as_str() != wanted)) {
                 return Ok(Pages::OtherType);
             }
             let bytes = endpoint.transport.body(&mut reply.response, LONGEST).await?;
             drop(reply);
-            let entries = take(&bytes).ok_or_else(|| malformed("a listing that is none"))?;
+            // A listing has no digest that would tell whether a coding encodes anything; what can be read tells.
+            let readings = encoding::readings(&headers, bytes, LONGEST);
+            let entries = readings.iter().find_map(&mut take).ok_or_else(|| malformed("a listing that is none"))?;
             match next {
                 Next::End => return Ok(Pages::All),
                 Next::Unreadable => return Err(malformed("a link to a next page that names no page")),
@@ -130,6 +124,18 @@ impl Upstream {
         }
         tracing::warn!(upstream = %self.inner.settings.name, %repository, kind = ?operation, "a listing is too long and was cut");
         Ok(Pages::All)
+    }
+}
+
+/// The entries of a page: none when the field is null or absent, and of two with its name the last. `None` for what is no page.
+fn entries(bytes: &[u8], field: &str) -> Option<Vec<serde_json::Value>> {
+    match serde_json::from_slice(bytes).ok()? {
+        serde_json::Value::Object(mut page) => match page.remove(field) {
+            None | Some(serde_json::Value::Null) => Some(Vec::new()),
+            Some(serde_json::Value::Array(entries)) => Some(entries),
+            Some(_) => None,
+        },
+        _ => None,
     }
 }
 
