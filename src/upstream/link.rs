@@ -28,10 +28,10 @@ pub(crate) fn next(headers: &HeaderMap) -> Next {
 fn next_in(header: &str) -> Next {
     let mut rest = header;
     while !rest.trim().is_empty() {
-        let (link, others) = split(rest);
+        let (link, others) = split(rest.trim_start_matches([',', ' ', '\t']));
         rest = others;
         let (target, parameters) = target(link);
-        let relation = parameters.split(';').find_map(relation);
+        let relation = relation_in(parameters);
         if relation.as_ref().is_some_and(|names| !names.split_ascii_whitespace().any(|name| name == "next")) {
             continue;
         }
@@ -39,10 +39,12 @@ fn next_in(header: &str) -> Next {
         match (query.filter(|query| !query.is_empty()), relation) {
             (Some(query), Some(_)) => return Next::Query(query.to_owned()),
             // A link without a relation is the next page when it looks like one.
-            (Some(query), None) if query.contains("last=") || query.contains("next_page=") => {
+            (Some(query), None) if ["last=", "page=", "/tags/list?"].iter().any(|part| target.contains(part)) => {
                 return Next::Query(query.to_owned());
             }
             (None, Some(_)) => return Next::Unreadable,
+            // What is no link at all may have meant one.
+            (_, None) if !link.trim().is_empty() && !is_bracketed(link) => return Next::Unreadable,
             (_, None) => {}
         }
     }
@@ -72,6 +74,20 @@ fn target(link: &str) -> (&str, &str) {
         Some(parts) => parts,
         None => link.split_once(';').unwrap_or((link, "")),
     }
+}
+
+fn is_bracketed(link: &str) -> bool {
+    link.trim().strip_prefix('<').is_some_and(|link| link.contains('>'))
+}
+
+/// The first relation among the parameters of a link. A semicolon within quotes separates nothing.
+fn relation_in(parameters: &str) -> Option<String> {
+    let mut quoted = false;
+    let separates = |character| {
+        quoted ^= character == '"';
+        character == ';' && !quoted
+    };
+    parameters.split(separates).find_map(relation).filter(|relation| !relation.is_empty())
 }
 
 /// The value of `rel`, in lower case.
@@ -107,6 +123,16 @@ mod tests {
             (r#"; rel="next""#, Next::Unreadable),
             (r#"</x?last=a>; rel="prev""#, Next::End),
             (r#"</docs>"#, Next::End),
+            (r#"</v2/a/tags/list?last=b>; title="x; rel=prev"; rel="next""#, at("last=b")),
+            (r#"</v2/a/tags/list?last=b>; title="a; b, c"; rel=next"#, at("last=b")),
+            (r#"</v2/a/tags/list?last=b>; rel="""#, at("last=b")),
+            (r#"</v2/a/tags/list?page=2>"#, at("page=2")),
+            (r#"</v2/a/tags/list?n=5>"#, at("n=5")),
+            (r#"<https://h/docs?a=1>"#, Next::End),
+            (r#", , <?last=b>; rel=next"#, at("last=b")),
+            ("garbage", Next::Unreadable),
+            ("<", Next::Unreadable),
+            (r#"{"next":"2"}"#, Next::Unreadable),
             ("", Next::End),
         ] {
             let mut headers = HeaderMap::new();

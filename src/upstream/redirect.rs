@@ -5,10 +5,21 @@
 
 use std::sync::Arc;
 
+use reqwest::header::{HeaderMap, LOCATION};
 use url::{Host, Url};
 
 /// Hops after which a chain of redirects is a loop.
 pub(crate) const MAX_REDIRECTS: usize = 10;
+
+/// Where a redirect says that it leads. Bytes beyond ASCII are not allowed there and are sent: they are escaped as they came.
+pub(crate) fn location(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(LOCATION)?.as_bytes();
+    let escaped = value.iter().map(|byte| match byte {
+        byte if byte.is_ascii() => char::from(*byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    Some(escaped.collect())
+}
 
 /// The target of a redirect from `current`. Whether its address may be spoken to is for [`super::address::Policy`] to say.
 ///
@@ -136,6 +147,20 @@ mod tests {
             let vetted = realm(&Url::parse(registry).unwrap(), asked, &hosts);
             assert_eq!(vetted.is_ok(), expected, "{registry} → {asked}: {vetted:?}");
         }
+    }
+
+    #[test]
+    fn a_location_is_read_whatever_bytes_it_has() {
+        for (sent, read) in [
+            (&b"/cdn/a?x=%2F"[..], "/cdn/a?x=%2F"),
+            ("/cdn/naïve".as_bytes(), "/cdn/na%C3%AFve"),
+            (b"/cdn/na\xefve", "/cdn/na%EFve"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, sent.try_into().unwrap());
+            assert_eq!(location(&headers).as_deref(), Some(read));
+        }
+        assert_eq!(location(&HeaderMap::new()), None);
     }
 
     #[test]

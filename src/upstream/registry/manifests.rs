@@ -1,10 +1,13 @@
 //! Manifests: the HEAD that is free, and the GET that is counted and verified.
 
-use std::sync::Arc;
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use serde::de::IgnoredAny;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::Value;
 
 use super::{Head, Upstream};
@@ -25,7 +28,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Error::HeadRefused`] where a GET may know better: without asking, when this repository refused a HEAD within the last
-    /// 10 min, and for 400, 404, 406 and pages for people, when upstream counts no pulls.
+    /// 10 min, and for 400, 404, 406 and the like, pages for people and another digest than was asked for, when upstream counts no pulls.
     pub async fn head_manifest(
         &self,
         identity: &Identity,
@@ -37,7 +40,7 @@ impl Upstream {
         }
         let request = manifest(Operation::ManifestHead, identity, repository, reference, None);
         let reply = match self.inner.exchange.send(request).await {
-            Err(Error::Status(400 | 406)) if self.is_unmetered(identity) => Err(Error::HeadRefused),
+            Err(Error::Status(_)) if self.is_unmetered(identity) => Err(Error::HeadRefused),
             // About this reference alone, so that nothing is learned of the repository.
             Err(Error::NotFound) if self.is_unmetered(identity) => return Err(Error::HeadRefused),
             Ok(reply) if is_html(reply.response.headers()) => match self.is_unmetered(identity) {
@@ -58,6 +61,9 @@ impl Upstream {
         };
         match (reference, &head.digest) {
             (Reference::Digest(asked), Some(said)) if asked.algorithm() == said.algorithm() && asked != said => {
+                if self.is_unmetered(identity) {
+                    return Err(Error::HeadRefused);
+                }
                 Err(Error::Malformed("a HEAD that names another digest".into()))
             }
             _ => Ok(head),
@@ -162,27 +168,62 @@ fn is_html(headers: &HeaderMap) -> bool {
 /// Types of manifests that no list holds, such as ORAS artifacts, are JSON by their suffix (RFC 6839).
 fn is_manifest(media_type: &MediaType) -> bool {
     media_type.is_manifest()
-        || media_type.as_str().starts_with("application/vnd.") && media_type.as_str().ends_with("+json")
+        || media_type.as_str().starts_with("application/") && media_type.as_str().ends_with("+json")
 }
 
-/// What a manifest is, from its own word, its header, or its shape. Lenient, as Go's clients are: a null or empty field is absent,
-/// and of two with one name the last counts.
+/// What tells of a manifest what it is. As Go's clients read it: a null field is absent, of two with one name the last counts, and
+/// nothing else need be what a JSON value can hold, be it half a surrogate pair or a number without end.
+#[derive(Default)]
+struct Document {
+    media_type: Option<Value>,
+    /// The other fields that are not null.
+    fields: HashSet<String>,
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Document;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+                let mut document = Document::default();
+                while let Some(field) = map.next_key::<String>()? {
+                    if field == "mediaType" {
+                        document.media_type = map.next_value()?;
+                    } else if map.next_value::<Option<IgnoredAny>>()?.is_some() {
+                        document.fields.insert(field);
+                    } else {
+                        document.fields.remove(&field);
+                    }
+                }
+                Ok(document)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// What a manifest is, from its own word, its header, or its shape; a word that names no type of a manifest says nothing.
 ///
 /// # Errors
 /// Why it is no manifest, in words.
 fn settle(header: Option<MediaType>, bytes: &[u8]) -> Result<MediaType, &'static str> {
-    let Ok(Value::Object(document)) = serde_json::from_slice(bytes) else {
+    let Ok(document) = serde_json::from_slice::<Document>(bytes) else {
         return Err("a manifest that is no JSON object");
     };
-    let has = |key: &str| document.get(key).is_some_and(|value| !value.is_null());
+    let has = |key: &str| document.fields.contains(key);
     let image = has("config") || has("layers");
     // One document in two roles is how a digest is made to mean two things (CVE-2021-41190).
     if image && has("manifests") {
         return Err("a manifest that is both an image and an index");
     }
-    let own = document.get("mediaType").and_then(Value::as_str).filter(|text| !text.is_empty());
-    let own =
-        own.map(|text| text.parse::<MediaType>().ok().filter(is_manifest).ok_or("a manifest of a type that is none"));
+    let own = document.media_type.as_ref().and_then(Value::as_str).and_then(|text| text.parse().ok());
+    let own = own.filter(is_manifest);
     let shape = || match () {
         () if has("manifests") => Some(OCI_IMAGE_INDEX),
         () if image => Some("application/vnd.oci.image.manifest.v1+json"),
@@ -190,9 +231,5 @@ fn settle(header: Option<MediaType>, bytes: &[u8]) -> Result<MediaType, &'static
         () if has("fsLayers") => Some("application/vnd.docker.distribution.manifest.v1+json"),
         () => None,
     };
-    match (own, header) {
-        (Some(own), _) => own,
-        (None, Some(header)) => Ok(header),
-        (None, None) => shape().and_then(|text| text.parse().ok()).ok_or("JSON that is no manifest"),
-    }
+    own.or(header).or_else(|| shape()?.parse().ok()).ok_or("JSON that is no manifest")
 }

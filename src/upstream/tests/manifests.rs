@@ -64,7 +64,14 @@ async fn what_is_no_manifest_is_malformed() {
         (vec![("Content-Type", "application/vnd.cncf.oras.artifact.manifest.v1+json")], r#"{"blobs":[]}"#, true),
         (vec![("Content-Type", "application/vnd.acme.thing.manifest.v1+json; charset=utf-8")], "{}", true),
         (vec![], r#"{"mediaType":"application/vnd.acme.thing.manifest.v1+json"}"#, true),
-        (vec![OCI_INDEX], r#"{"mediaType":"text/html","manifests":[]}"#, false),
+        (vec![OCI_INDEX], r#"{"mediaType":"text/html","manifests":[]}"#, true),
+        (vec![], r#"{"mediaType":" ","manifests":[]}"#, true),
+        (vec![], r#"{"mediaType":"application/json","layers":[],"layers":null,"manifests":[]}"#, true),
+        (vec![], r#"{"mediaType":"application/x.thing+json"}"#, true),
+        (vec![], r#"{"mediaType":"text/html"}"#, false),
+        // Half a surrogate pair, and a number without end.
+        (vec![OCI_INDEX], r#"{"manifests":[],"annotations":{"a":"\ud800"},"b":1e999}"#, true),
+        (vec![OCI_INDEX], r#"{"manifests":[],"b":1e}"#, false),
         (vec![("Content-Type", "text/html")], "<html>log in</html>", false),
         (vec![OCI_INDEX], "<html>log in</html>", false),
         (vec![OCI_INDEX], r#"{"manifests":[],"layers":[]}"#, false),
@@ -157,7 +164,7 @@ async fn a_manifest_that_came_compressed_is_what_its_digest_names() {
 /// Source: crazy-max/diun#1614, nicholas-fedor/watchtower#667, andrey-pohilko/registry-cli#43.
 #[tokio::test]
 async fn a_head_that_is_refused_is_no_absence_where_pulls_are_not_counted() {
-    for status in [400, 404, 405, 406, 501] {
+    for status in [400, 404, 405, 406, 410, 411, 415, 422, 501] {
         let server = Server::start(move |_| answer(status, &[], "")).await;
         let got = upstream(&server).head_manifest(&anonymous(), &name("a/b"), &tag("latest")).await;
         assert_eq!(got, Err(Error::HeadRefused), "{status}");
