@@ -8,8 +8,9 @@
 //!
 //! What a registry wants is learned with its first 401, of the repository and as a guess for all others, so that the next
 //! repository costs no such detour. A challenge that names another realm, service or scope than the token came from is a new
-//! question and is answered once; a token that was not made for this very request is replaced once, whatever the refusal, since
-//! access may have been granted, or the token revoked, a moment ago.
+//! question and is answered once; a token that was asked for before the request came is replaced once, whatever the refusal, since
+//! access may have been granted, or the token revoked, a moment ago. So a refusal says what was granted when the request came or
+//! later. All requests share the new token, and when a repository is refused again and again they wait for it a moment.
 //!
 //! # Scope
 //!
@@ -24,7 +25,7 @@ mod tokens;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use reqwest::{
@@ -53,8 +54,6 @@ use super::{
 
 /// What repositories want is remembered of so many.
 const MAX_LEARNED: u64 = 10_000;
-/// Challenges that are not answered are logged once in this time.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// Actions that only read: what ACR asks for besides `pull`.
 const READING: [&str; 3] = ["pull", "metadata_read", "content_read"];
 
@@ -74,7 +73,7 @@ enum AuthScheme {
 #[derive(Debug)]
 enum Credential {
     Basic { header: HeaderValue, account: Arc<str>, login: Arc<Login> },
-    Token { token: Arc<Token>, key: Key, fresh: bool },
+    Token { token: Arc<Token>, key: Key },
 }
 
 #[derive(Debug)]
@@ -84,10 +83,23 @@ pub(super) struct Auth {
     tokens: Arc<Tokens>,
     /// By repository, and whether it is for a listing, which may need another scope.
     learned: moka::sync::Cache<(Arc<str>, bool), AuthScheme>,
-    // Both are held for a line, never across an await.
+    // Held for a line, never across an await.
     usual: Mutex<Option<AuthScheme>>,
-    /// When a foreign realm was last logged.
-    logged: Mutex<Option<Instant>>,
+}
+
+/// An anonymous token for a registry that we were redirected to.
+pub(super) struct ForeignToken(Arc<Token>);
+
+impl ForeignToken {
+    /// The `Authorization` to send.
+    pub(super) fn header(&self) -> HeaderValue {
+        self.0.header.clone()
+    }
+
+    /// Whether another one may say more than this to a request that began then.
+    pub(super) fn is_older(&self, began: Instant) -> bool {
+        self.0.asked < began
+    }
 }
 
 /// What to do about a refusal.
@@ -104,6 +116,7 @@ pub(super) struct Session<'a> {
     account: Option<Arc<str>>,
     repository: Arc<str>,
     listing: bool,
+    began: Instant,
     sent: Option<Credential>,
     tried: Vec<Key>,
     bare: bool,
@@ -120,16 +133,6 @@ impl Auth {
             tokens: Arc::new(tokens),
             learned: moka::sync::Cache::new(MAX_LEARNED),
             usual: Mutex::default(),
-            logged: Mutex::default(),
-        }
-    }
-
-    /// Logs once in a while that a challenge names no realm that may be asked.
-    fn log_foreign(&self, repository: &str, error: &Error) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
-            *logged = Some(Instant::now());
-            tracing::warn!(upstream = %self.tokens.upstream, repository, %error, "a challenge of the registry is not answered");
         }
     }
 
@@ -143,6 +146,11 @@ impl Auth {
         self.accounts.parked(account).is_some()
     }
 
+    /// Whether an account was not refused lately and has a credential.
+    pub(super) fn is_usable(&self, account: &Arc<str>) -> bool {
+        !self.is_parked(account) && !self.credentials().contains(&(account.clone(), CredentialState::Unreadable))
+    }
+
     /// What to send to the configured origin with the first attempt: nothing, before it asked for something once.
     ///
     /// # Errors
@@ -153,6 +161,7 @@ impl Auth {
             account: request.identity.account.clone(),
             repository: request.repository.as_str().into(),
             listing: request.operation == Operation::Tags,
+            began: Instant::now(),
             sent: None,
             tried: Vec::new(),
             bare: false,
@@ -173,15 +182,23 @@ impl Auth {
         Ok(session)
     }
 
-    /// An anonymous token for a registry that we were redirected to, such as registry.k8s.io's `*.pkg.dev`. No credential of ours
-    /// is involved, and its realm must be at home there.
-    pub(super) async fn foreign_token(&self, registry: &Url, challenges: &[Challenge]) -> Result<HeaderValue, Error> {
+    /// An anonymous token for a registry that we were redirected to, such as registry.k8s.io's `*.pkg.dev`, another one than was
+    /// `refused`. No credential of ours is involved, and its realm must be at home there.
+    pub(super) async fn foreign_token(
+        &self,
+        registry: &Url,
+        challenges: &[Challenge],
+        refused: Option<ForeignToken>,
+    ) -> Result<ForeignToken, Error> {
         match choose(challenges, registry, &[]) {
             Ok((AuthScheme::Bearer { realm, service, .. }, challenge)) => {
                 let scope = challenge.get("scope").unwrap_or_default().into();
                 let origin = registry.origin().ascii_serialization();
                 let key = Key { origin, realm: realm.into(), service, scope, account: None };
-                Ok(self.tokens.get(&key).await?.0.header.clone())
+                if let Some(ForeignToken(token)) = refused {
+                    self.tokens.forget(&key, &token.header);
+                }
+                Ok(ForeignToken(self.tokens.get(&key).await?))
             }
             Ok((AuthScheme::Basic, _)) | Err(_) => {
                 Err(Error::Malformed("a redirect to where a password is asked for".into()))
@@ -218,8 +235,7 @@ impl Session<'_> {
     pub(super) fn accepted(&self) {
         match &self.sent {
             Some(Credential::Basic { account, .. }) => self.auth.accounts.accepted(account),
-            Some(Credential::Token { token, .. }) => token.accept(),
-            None => {}
+            Some(Credential::Token { .. }) | None => {}
         }
     }
 
@@ -231,9 +247,6 @@ impl Session<'_> {
     pub(super) async fn refused(&mut self, status: StatusCode, challenges: &[Challenge]) -> Result<Next, Error> {
         let challenged = status == StatusCode::UNAUTHORIZED;
         let scheme = if challenged { self.scheme(challenges) } else { Err(Error::Denied) };
-        if let Err(error @ Error::Malformed(_)) = &scheme {
-            self.auth.log_foreign(&self.repository, error);
-        }
         match self.sent.take() {
             None if !challenged => Ok(Next::Final),
             None => self.again(&scheme?).await,
@@ -251,14 +264,14 @@ impl Session<'_> {
                 self.auth.accounts.refused_repository(&account, &self.repository);
                 Ok(Next::Final)
             }
-            Some(Credential::Token { token, key, fresh }) => {
-                let last = fresh || !self.auth.tokens.may_replace(&key, &token);
+            Some(Credential::Token { token, key }) => {
+                let last = token.asked >= self.began;
                 let scheme = match scheme {
                     Ok(scheme) => scheme,
                     Err(error) if challenged => {
                         self.auth.tokens.forget(&key, &token.header);
                         // What an old token is answered says little; without it the registry says what it wants.
-                        if fresh || std::mem::replace(&mut self.bare, true) {
+                        if last || std::mem::replace(&mut self.bare, true) {
                             return Err(error);
                         }
                         return Ok(Next::Again);
@@ -266,8 +279,8 @@ impl Session<'_> {
                     Err(_) if last => return Ok(Next::Final),
                     Err(_) => {
                         self.auth.tokens.forget(&key, &token.header);
-                        let (token, _) = self.auth.tokens.get(&key).await?;
-                        self.sent = Some(Credential::Token { token, key, fresh: true });
+                        let token = self.auth.tokens.get(&key).await?;
+                        self.sent = Some(Credential::Token { token, key });
                         return Ok(Next::Again);
                     }
                 };
@@ -277,6 +290,8 @@ impl Session<'_> {
                 }
                 if same {
                     self.auth.tokens.forget(&key, &token.header);
+                    // It is another question to the token service than the one that was answered before.
+                    self.tried.retain(|tried| *tried != key);
                 }
                 self.again(&scheme).await
             }
@@ -308,8 +323,8 @@ impl Session<'_> {
     async fn credential(&self, scheme: &AuthScheme) -> Result<Credential, Error> {
         match (self.key(scheme), &self.account) {
             (Some(key), _) => {
-                let (token, fresh) = self.auth.tokens.get(&key).await?;
-                Ok(Credential::Token { token, key, fresh })
+                let token = self.auth.tokens.get(&key).await?;
+                Ok(Credential::Token { token, key })
             }
             (None, Some(account)) => {
                 let login = self.auth.accounts.login(account).await?;

@@ -7,12 +7,12 @@ use std::{
 
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE},
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE},
 };
 use url::Url;
 
 use super::{
-    auth::{Auth, Next},
+    auth::{Auth, ForeignToken, Next},
     breaker::{Breaker, BreakerPermit},
     challenge::Challenge,
     concurrency::Lane,
@@ -124,6 +124,7 @@ impl Endpoint {
         let mut target = Target::Origin;
         let mut hops = 0;
         let mut permit = self.breaker.untracked();
+        let (began, mut foreign): (_, Option<ForeignToken>) = (Instant::now(), None);
         loop {
             let status = received.response.status();
             // An address that is signed for a GET refuses a HEAD; that we were sent there says that the blob exists.
@@ -135,20 +136,26 @@ impl Endpoint {
                 return Ok(Reply { response, permits });
             }
             let mut authorization = None;
-            if status == StatusCode::UNAUTHORIZED && target == Target::Elsewhere && url.path().starts_with("/v2/") {
+            let is_asked = match target {
+                Target::Elsewhere => url.path().starts_with("/v2/"),
+                Target::ForeignRegistry => foreign.as_ref().is_some_and(|token| token.is_older(began)),
+                Target::Origin => false,
+            };
+            if status == StatusCode::UNAUTHORIZED && is_asked {
                 let challenges = Challenge::read(received.response.headers());
-                authorization = Some(self.auth.foreign_token(&url, &challenges).await?);
+                let token = self.auth.foreign_token(&url, &challenges, foreign.take()).await?;
+                authorization = Some(token.header());
+                foreign = Some(token);
                 target = Target::ForeignRegistry;
             } else if is_redirect(status) {
                 hops += 1;
                 if hops > redirect::MAX_REDIRECTS {
                     return Err(Error::Malformed("too many redirects".into()).into());
                 }
-                let location = received.response.headers().get(LOCATION);
-                // Raw UTF-8 is not allowed there and is sent; the address escapes it.
-                let location = location.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+                let location = redirect::location(received.response.headers());
                 let location = location.ok_or_else(|| Error::Malformed("a redirect to no address".into()))?;
-                url = redirect::target(&url, location).map_err(|why| Error::Malformed(why.into()))?;
+                foreign = None;
+                url = redirect::target(&url, &location).map_err(|why| Error::Malformed(why.into()))?;
                 target = Target::Elsewhere;
                 if redirect::same_origin(&url, &self.origin) {
                     (target, authorization) = (Target::Origin, own.clone());

@@ -57,6 +57,7 @@ fn a_challenge_is_answered_however_it_is_written() {
 fn a_manifest_is_had_however_it_is_described() {
     const SIZES: &str = r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:x","size":"7"},{"size":-1},null]}"#;
     const DOUBLED: &str = r#"{"mediaType":"text/html","manifests":null,"mediaType":"","manifests":[]}"#;
+    const UNREAD: &str = r#"{"mediaType":"application/json","manifests":[],"annotations":{"a":"\ud800"},"n":1e999}"#;
     const UNLISTED: &str = r#"{"mediaType":"application/vnd.in-toto.thing+json","subject":null,"config":null}"#;
     let server = Server::start(|asked, _| {
         let name = repository(asked.path());
@@ -64,6 +65,7 @@ fn a_manifest_is_had_however_it_is_described() {
             "sizes" => SIZES,
             "doubled" => DOUBLED,
             "unlisted" => UNLISTED,
+            "unread" => UNREAD,
             _ => INDEX,
         };
         let named = digest(body);
@@ -71,6 +73,9 @@ fn a_manifest_is_had_however_it_is_described() {
         match (asked.method.as_str(), name) {
             ("HEAD", "headpage") => head(200, &[("Content-Type", "TEXT/HTML; charset=utf-8")], 9),
             ("HEAD", "head501") => head(501, &[], 0),
+            ("HEAD", "head410") => head(410, &[], 0),
+            ("HEAD", "head422") => head(422, &[], 0),
+            ("HEAD", "headother") => head(200, &[OCI_INDEX, ("Docker-Content-Digest", &digest("other"))], 9),
             ("HEAD", "head405") => head(405, &[("Allow", "GET")], 0),
             ("HEAD", "nothing") => head(200, &[], 0),
             (_, "spaced") => answer(200, &[OCI_INDEX, ("Docker-Content-Digest", &format!(" \"{}\" ", named.1))], body),
@@ -85,6 +90,9 @@ fn a_manifest_is_had_however_it_is_described() {
         ("sizes", SIZES),
         ("doubled", DOUBLED),
         ("unlisted", UNLISTED),
+        ("unread", UNREAD),
+        ("head410", INDEX),
+        ("head422", INDEX),
         ("headpage", INDEX),
         ("head501", INDEX),
         ("head405", INDEX),
@@ -96,6 +104,8 @@ fn a_manifest_is_had_however_it_is_described() {
     ] {
         assert_eq!(weir.get(&format!("/v2/{name}/manifests/v1")), (200, body.to_owned()), "{name}");
     }
+    let by_digest = weir.get(&format!("/v2/headother/manifests/{}", digest(INDEX)));
+    assert_eq!(by_digest, (200, INDEX.to_owned()), "the digest that was asked for decides, and not the one of a HEAD");
 }
 
 /// Of the kinds of C1, C2, C5 and C9: the redirects are of 308, 303 and 302, the last of ten hops.
@@ -139,6 +149,9 @@ fn lists_end_where_the_registry_ends_them() {
             "encoded" => r#"<https://h/v2/%2e%2e/tags/list?n=5&last=a%2Fb>; rel="next""#,
             "empty" => r#"<>; rel="next""#,
             "question" => r#"<https://h/v2/x/tags/list?>; rel=next"#,
+            "quoted" => r#"</v2/x/tags/list?last=a>; title="x; rel=prev"; rel="next""#,
+            "unrelated" => r#"</v2/x/tags/list?page=last=a>"#,
+            "nothing" => "a page, and then another",
             "fragment" => r#"<#?last=a>; rel="next""#,
             _ => "",
         };
@@ -150,11 +163,11 @@ fn lists_end_where_the_registry_ends_them() {
         }
     });
     let weir = Weir::start(&server.url(), "", &[]);
-    for name in ["bare", "first", "encoded", "fifty"] {
+    for name in ["bare", "first", "encoded", "fifty", "quoted", "unrelated"] {
         let (status, body) = weir.get(&format!("/v2/{name}/tags/list"));
         assert!(status == 200 && body.contains(r#"["a","b"]"#), "{name}: {status} {body}");
     }
-    for name in ["empty", "question", "fragment"] {
+    for name in ["empty", "question", "fragment", "nothing"] {
         let (status, body) = weir.get(&format!("/v2/{name}/tags/list"));
         assert_eq!(status, 502, "{name}: a list that is cut short is an error: {body}");
     }
@@ -174,6 +187,9 @@ fn referrers_are_what_the_fallback_tag_holds_and_never_the_subject() {
             "mixed" => MIXED,
             _ => CHILD,
         };
+        if asked.method == "HEAD" && name.starts_with("head") {
+            return head(name[4..].parse().unwrap(), &[], 0);
+        }
         if path.contains("/manifests/") {
             return match name {
                 "none" => answer(404, &[], "{}"),
@@ -195,7 +211,7 @@ fn referrers_are_what_the_fallback_tag_holds_and_never_the_subject() {
         assert_eq!(status, 200, "{name}: {body}");
         serde_json::from_str::<serde_json::Value>(&body).unwrap()["manifests"].as_array().unwrap().len()
     };
-    for name in ["moved", "login", "text", "docker", "typeless", "mixed"] {
+    for name in ["moved", "login", "text", "docker", "typeless", "mixed", "head404", "head400", "head405"] {
         assert_eq!(referrers(name, "a subject"), 1, "{name}");
     }
     for name in ["none", "image"] {
@@ -242,7 +258,7 @@ fn a_token_that_is_refused_is_fetched_anew_however_it_is_refused() {
 
 /// Of the kind of A7, distribution/distribution#973: a token says what was granted when it was issued.
 #[test]
-fn access_that_was_granted_a_moment_ago_is_used_with_the_next_request() {
+fn access_that_was_granted_or_taken_a_moment_ago_shows_with_the_next_request() {
     let granted = Arc::new(AtomicBool::new(false));
     let now = granted.clone();
     let server = Server::start(move |asked, url| {
@@ -251,28 +267,27 @@ fn access_that_was_granted_a_moment_ago_is_used_with_the_next_request() {
             let says = if now.load(Ordering::Relaxed) { "granted" } else { "nothing" };
             return answer(200, &[], format!(r#"{{"token":"{says}","expires_in":3600}}"#));
         }
-        if token(asked) == "granted" {
+        if token(asked) == "granted" && now.load(Ordering::Relaxed) {
             return answer(200, &[OCI_INDEX, ("Docker-Content-Digest", &digest(INDEX))], INDEX);
         }
         let challenge = format!(r#"Bearer realm="{url}/token""#);
         match (name, token(asked)) {
-            ("forbidden", "nothing") => answer(403, &[], "{}"),
-            ("scope", "nothing") => {
+            ("forbidden", "nothing" | "granted") => answer(403, &[], "{}"),
+            ("scope", "nothing" | "granted") => {
                 answer(401, &[("WWW-Authenticate", &format!(r#"{challenge},error="insufficient_scope""#))], "")
             }
-            ("bare", "nothing") => answer(401, &[], ""),
+            ("bare", "nothing" | "granted") => answer(401, &[], ""),
             _ => answer(401, &[("WWW-Authenticate", &challenge)], ""),
         }
     });
     let weir = Weir::start(&server.url(), "", &[]);
     let names = ["forbidden", "scope", "bare", "again"];
-    for name in names {
-        assert_ne!(weir.get(&format!("/v2/{name}/i/manifests/v1")).0, 200, "{name}");
-    }
-    granted.store(true, Ordering::Relaxed);
-    for name in names {
-        let (status, body) = weir.get(&format!("/v2/{name}/i/manifests/v2"));
-        assert_eq!(status, 200, "{name}: {body}");
+    for (number, is_granted) in [false, true, false, true].into_iter().enumerate() {
+        granted.store(is_granted, Ordering::Relaxed);
+        for name in names {
+            let (status, body) = weir.get(&format!("/v2/{name}/i/manifests/v{number}"));
+            assert_eq!(status == 200, is_granted, "{name}, {number}: {status} {body}");
+        }
     }
 }
 
@@ -282,7 +297,7 @@ fn what_verifies_and_is_no_manifest_is_paid_for_once() {
     const BODIES: [(&str, &str); 4] = [
         ("list", r#"[{"schemaVersion":2}]"#),
         ("both", r#"{"manifests":[],"layers":[],"config":{}}"#),
-        ("typed", r#"{"mediaType":"text/html","manifests":[]}"#),
+        ("text", r#""a manifest""#),
         ("cut", r#"{"schemaVersion":2,"manifests":["#),
     ];
     let server = Server::start(|asked, _| {

@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,9 +12,8 @@ use futures_util::{
 };
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
-use serde::Deserialize;
 use url::Url;
 
 use super::{accounts::Accounts, login::Login};
@@ -39,8 +35,10 @@ const MAX_BODY: usize = 1024 * 1024;
 /// A token says how long it lives within these bounds; what says nothing lives a minute (distribution, spec/auth/token.md).
 const LIFETIME: (u64, u64) = (60, 24 * 3600);
 const EARLY: Duration = Duration::from_secs(30);
-/// A token that its registry never accepted is replaced once in this time: what the registry refuses for good costs no more.
-const REPLACED: Duration = Duration::from_secs(5);
+/// Refused tokens are replaced so many times at once, and then one in each such time, for which the refused request waits: a registry that
+/// refuses everything costs its token service no more.
+const REPLACED_AT_ONCE: u32 = 4;
+const REPLACED: Duration = Duration::from_secs(2);
 
 /// What a token is for. The origin is part of it so that a registry that was redirected to never shares with the configured one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,15 +53,9 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) struct Token {
     pub(super) header: HeaderValue,
+    /// When it was asked for. It says what was granted then or later, and nothing of what was granted after it came.
+    pub(super) asked: Instant,
     until: Instant,
-    accepted: AtomicBool,
-}
-
-impl Token {
-    /// The registry answered what was asked with it.
-    pub(super) fn accept(&self) {
-        self.accepted.store(true, Ordering::Relaxed);
-    }
 }
 
 type Flight = Shared<BoxFuture<'static, Result<Arc<Token>, Error>>>;
@@ -77,7 +69,8 @@ pub(super) struct Tokens {
     pub(super) breaker: Breaker,
     pub(super) metrics: Metrics,
     cache: moka::sync::Cache<Key, Arc<Token>>,
-    replaced: moka::sync::Cache<Key, ()>,
+    /// When the replacements of a token are paid for, that were had so far.
+    replaced: moka::sync::Cache<Key, Instant>,
     // Held for a few lines, never across an await.
     flights: Mutex<HashMap<Key, Flight>>,
 }
@@ -104,20 +97,21 @@ impl Tokens {
         metrics: Metrics,
     ) -> Tokens {
         let (cache, flights) = (moka::sync::Cache::new(MAX_TOKENS), Mutex::default());
-        let replaced = moka::sync::Cache::builder().max_capacity(MAX_TOKENS).time_to_live(REPLACED).build();
+        let remembered = REPLACED * (REPLACED_AT_ONCE + 1);
+        let replaced = moka::sync::Cache::builder().max_capacity(MAX_TOKENS).time_to_live(remembered).build();
         Tokens { upstream, accounts, token_hosts, transport, breaker, metrics, cache, replaced, flights }
     }
 
-    /// A token, and whether it was fetched for this very call, so that another one would be no better.
+    /// A token that is good as far as is known, or that is fetched now, once for all who need it.
     ///
     /// # Errors
     /// Whatever the token service did.
-    pub(super) async fn get(self: &Arc<Self>, key: &Key) -> Result<(Arc<Token>, bool), Error> {
+    pub(super) async fn get(self: &Arc<Self>, key: &Key) -> Result<Arc<Token>, Error> {
         let flight = {
             let mut flights = self.flights();
             // Looked for under the lock: a flight puts its token here before it leaves the map.
             if let Some(token) = self.cache.get(key).filter(|token| Instant::now() < token.until) {
-                return Ok((token, false));
+                return Ok(token);
             }
             match flights.get(key) {
                 Some(flight) => flight.clone(),
@@ -128,20 +122,19 @@ impl Tokens {
                 }
             }
         };
-        Ok((flight.await?, true))
-    }
-
-    /// Whether another token may say more than one that was refused.
-    pub(super) fn may_replace(&self, key: &Key, refused: &Token) -> bool {
-        refused.accepted.load(Ordering::Relaxed) || !self.replaced.contains_key(key)
+        flight.await
     }
 
     /// Drops a token that a registry no longer accepts.
     pub(super) fn forget(&self, key: &Key, header: &HeaderValue) {
-        self.replaced.insert(key.clone(), ());
         if self.cache.get(key).is_some_and(|token| token.header == *header) {
+            self.replaced.insert(key.clone(), self.replaced_until(key) + REPLACED);
             self.cache.invalidate(key);
         }
+    }
+
+    fn replaced_until(&self, key: &Key) -> Instant {
+        self.replaced.get(key).unwrap_or_else(Instant::now).max(Instant::now())
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
@@ -153,6 +146,9 @@ impl Tokens {
         let tokens = self.clone();
         let fetch = tokio::spawn(async move {
             let landing = Landing { tokens: &tokens, key: &key };
+            if let Some(turn) = tokens.replaced_until(&key).checked_sub(REPLACED * REPLACED_AT_ONCE) {
+                tokio::time::sleep_until(turn.into()).await;
+            }
             let fetched = tokens.fetch(&key).await.map(Arc::new);
             if let Ok(token) = &fetched {
                 tokens.cache.insert(key.clone(), token.clone());
@@ -228,12 +224,13 @@ impl Tokens {
                 url.query_pairs_mut().extend_pairs(wanted);
             }
         }
+        let asked = Instant::now();
         let mut received = self.ask(&url, basic.clone(), form.clone()).await?;
         if received.response.status().is_redirection() {
             // One redirect to where a realm may be: anything else could be led to the password.
-            let location = received.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let location = redirect::location(received.response.headers());
             let target =
-                location.ok_or("a redirect to no address").and_then(|location| redirect::target(&url, location));
+                location.ok_or("a redirect to no address").and_then(|location| redirect::target(&url, &location));
             let target = target.map_err(|why| malformed(&format!("token service: {why}")))?;
             let vetted = redirect::realm(&url, target.as_str(), &self.token_hosts).map_err(Error::Malformed)?;
             received = self.ask(&vetted, basic, form).await?;
@@ -241,8 +238,8 @@ impl Tokens {
         let mut permit = self.breaker.untracked();
         let (status, headers) = (received.response.status(), received.response.headers().clone());
         let body = self.transport.body(&mut received.response, MAX_BODY).await?;
-        if status == StatusCode::OK {
-            return Ok(read(&body)?);
+        if status.is_success() {
+            return Ok(read(&body, asked)?);
         }
         match error_response::classify(Operation::Tags, status, &headers, &body, SystemTime::now()) {
             // 403 is about the scope; 401 may be about the password, and so is 400 about an identity token (RFC 6749 section 5.2).
@@ -250,9 +247,9 @@ impl Tokens {
             _ if status == StatusCode::BAD_REQUEST && login.is_some_and(|login| login.identity_token) => {
                 Err(Error::Denied.into())
             }
-            ErrorResponse::AbuseLimit(asked, message) => {
+            ErrorResponse::AbuseLimit(wait, message) => {
                 self.transport.limiter.shrink();
-                let retry_after = permit.limited(asked, &message, Instant::now());
+                let retry_after = permit.limited(wait, &message, Instant::now());
                 Err(Error::AbuseLimit { retry_after, message }.into())
             }
             ErrorResponse::ServerError(retry_after) => {
@@ -308,26 +305,21 @@ impl Drop for Landing<'_> {
 }
 
 /// Reads a token service's answer. `token` and `access_token` are one; a lifetime that is no number is none.
-fn read(body: &[u8]) -> Result<Token, Error> {
-    #[derive(Deserialize)]
-    struct Answer {
-        token: Option<String>,
-        access_token: Option<String>,
-        expires_in: Option<serde_json::Value>,
-    }
+fn read(body: &[u8], asked: Instant) -> Result<Token, Error> {
     let not_a_token = || Error::Malformed("a token service that gives no token".into());
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| not_a_token())?;
-    let text = answer.token.into_iter().chain(answer.access_token).find(|token| !token.is_empty());
+    let answer: serde_json::Value = serde_json::from_slice(body).map_err(|_| not_a_token())?;
+    let texts = ["token", "access_token"].into_iter().filter_map(|name| answer[name].as_str());
+    let text = texts.map(str::trim).find(|token| !token.is_empty());
     let header = HeaderValue::from_str(&format!("Bearer {}", text.ok_or_else(not_a_token)?));
     let mut header = header.map_err(|_| not_a_token())?;
     header.set_sensitive(true);
-    let seconds = answer.expires_in.and_then(|value| match value {
+    let seconds = match &answer["expires_in"] {
         serde_json::Value::String(text) => text.parse::<f64>().ok(),
         value => value.as_f64(),
-    });
+    };
     // A cast of a float saturates, and NaN is zero. `issued_at` is of another machine's clock and is not believed.
     let lifetime = seconds.map_or(LIFETIME.0, |seconds| seconds as u64).clamp(LIFETIME.0, LIFETIME.1);
     let lifetime = Duration::from_secs(lifetime) - EARLY;
     let until = Instant::now() + lifetime - jitter(Duration::from_secs(1));
-    Ok(Token { header, until, accepted: AtomicBool::new(false) })
+    Ok(Token { header, asked, until })
 }

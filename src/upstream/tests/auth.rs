@@ -76,26 +76,68 @@ async fn a_token_that_is_no_longer_good_is_fetched_anew_once() {
     assert_eq!((server.count("/token"), server.count("/v2/")), (2, 4));
 }
 
+/// A token says what was granted when it was issued (distribution/distribution#973): so each change shows with the next request.
 #[tokio::test]
-async fn insufficient_scope_to_a_token_that_was_good_is_answered_with_one_more() {
-    let realm = Arc::new(OnceLock::<String>::new());
-    let place = realm.clone();
-    let server = Server::start(move |asked| match asked.path() {
-        "/token" => answer(200, &[], TOKEN),
-        _ if asked.path().contains("gone") || asked.header("authorization").is_none() => {
-            let challenge = format!(r#"{},error="insufficient_scope""#, bearer(place.get().unwrap()));
-            answer(401, &[("WWW-Authenticate", &challenge)], "{}")
+async fn a_refusal_says_what_is_granted_when_the_request_came() {
+    for refusal in [401, 403, 400] {
+        let realm = Arc::new(OnceLock::<String>::new());
+        let (place, granted, issued) = (realm.clone(), Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+        let grant = granted.clone();
+        let server = Server::start(move |asked| match (asked.path(), asked.header("authorization")) {
+            ("/token", _) => {
+                let grant = if grant.load(Ordering::Relaxed) { "all" } else { "nothing" };
+                let number = issued.fetch_add(1, Ordering::Relaxed);
+                answer(200, &[], format!(r#"{{"token":"{grant}-{number}","expires_in":3600}}"#))
+            }
+            (_, Some(token)) if token.starts_with("Bearer all") && grant.load(Ordering::Relaxed) => {
+                answer(200, &[OCI_INDEX], INDEX)
+            }
+            (_, Some(_)) if refusal != 401 => answer(refusal, &[], "{}"),
+            _ => {
+                let challenge = format!(r#"{},error="insufficient_scope""#, bearer(place.get().unwrap()));
+                answer(401, &[("WWW-Authenticate", &challenge)], "{}")
+            }
+        })
+        .await;
+        realm.set(server.at("/token")).unwrap();
+        let upstream = upstream(&server);
+        for (number, now) in [false, true, false, true, true].into_iter().enumerate() {
+            granted.store(now, Ordering::Relaxed);
+            let got = get(&upstream, &tag(&format!("v{number}"))).await;
+            assert_eq!(got.is_ok(), now, "{refusal}, {number}: {got:?}");
         }
-        _ => answer(200, &[OCI_INDEX], INDEX),
+        assert_eq!(server.count("/token"), 4, "{refusal}: a token for each change");
+    }
+}
+
+#[tokio::test]
+async fn a_token_service_is_asked_a_bounded_number_of_times_for_what_is_refused() {
+    let realm = Arc::new(OnceLock::<String>::new());
+    let (place, issued) = (realm.clone(), AtomicUsize::new(0));
+    let server = Server::start(move |asked| match asked.path() {
+        "/token" => {
+            let number = issued.fetch_add(1, Ordering::Relaxed);
+            answer(200, &[], format!(r#"{{"token":"{number}"}}"#))
+        }
+        _ => answer(401, &[("WWW-Authenticate", &bearer(place.get().unwrap()))], ""),
     })
     .await;
     realm.set(server.at("/token")).unwrap();
     let upstream = upstream(&server);
-    get(&upstream, &tag("latest")).await.unwrap();
-    for _ in 0..3 {
-        assert_eq!(get(&upstream, &tag("gone")).await, Err(Error::Denied));
+    let began = std::time::Instant::now();
+    let head = |reference: String| {
+        let upstream = upstream.clone();
+        async move { upstream.head_manifest(&anonymous(), &name("a/b"), &tag(&reference)).await }
+    };
+    for number in 0..6 {
+        assert_eq!(head(format!("one-{number}")).await, Err(Error::Denied));
     }
-    assert_eq!(server.count("/token"), 2, "what is refused for good costs no more");
+    for refused in futures_util::future::join_all((0..60).map(|number| head(format!("many-{number}")))).await {
+        assert_eq!(refused, Err(Error::Denied));
+    }
+    // The first, four more at once, and one in two seconds.
+    let most = 5 + began.elapsed().as_secs() / 2;
+    assert!(server.count("/token") as u64 <= most, "{} of {most}", server.count("/token"));
 }
 
 #[tokio::test]

@@ -74,6 +74,30 @@ async fn a_registry_that_was_redirected_to_gets_an_anonymous_token_of_its_own() 
     assert_eq!(other.count("/token"), 1);
 }
 
+/// Of the kinds of A4 and A14.
+#[tokio::test]
+async fn a_revoked_token_of_a_registry_that_was_redirected_to_is_fetched_anew() {
+    let (issued, realm) = (Arc::new(AtomicUsize::new(0)), Arc::new(OnceLock::<String>::new()));
+    let (current, place) = (issued.clone(), realm.clone());
+    let other = Server::start(move |asked| match (asked.path(), asked.header("authorization")) {
+        ("/token", _) => answer(200, &[], format!(r#"{{"token":"t{}"}}"#, current.load(Ordering::Relaxed))),
+        (_, Some(token)) if token == format!("Bearer t{}", current.load(Ordering::Relaxed)) => {
+            answer(200, &[OCI_INDEX], INDEX)
+        }
+        _ => answer(401, &[("WWW-Authenticate", &bearer(place.get().unwrap()))], ""),
+    })
+    .await;
+    realm.set(other.at("/token")).unwrap();
+    let target = other.at("/v2/real/b/manifests/latest");
+    let server = Server::start(move |_| answer(307, &[("Location", &target)], "")).await;
+    let upstream = upstream(&server);
+    for revoked in 0..3 {
+        issued.store(revoked, Ordering::Relaxed);
+        get(&upstream, &tag("latest")).await.unwrap_or_else(|error| panic!("{revoked}: {error}"));
+    }
+    assert_eq!(other.count("/token"), 3);
+}
+
 #[tokio::test]
 async fn redirects_to_where_we_do_not_go_are_malformed_and_end() {
     let loopback = Server::start(|_| answer(200, &[], "secret")).await;
@@ -231,12 +255,21 @@ async fn referrers_are_an_index_or_are_not_offered() {
         (answer(501, &[], ""), Ok(None)),
         (answer(400, &[], ""), Ok(None)),
         (answer(406, &[], ""), Ok(None)),
+        (answer(410, &[], ""), Ok(None)),
+        (answer(415, &[], ""), Ok(None)),
+        (answer(422, &[], ""), Ok(None)),
+        (answer(200, &[OCI_INDEX], r#"{"manifests":[],"manifests":[{"digest":"sha256:x"}]}"#), Ok(Some(1))),
+        (answer(200, &[OCI_INDEX], r#"{"manifests":null}"#), Ok(Some(0))),
+        // A coding that encodes nothing.
+        (answer(200, &[OCI_INDEX, ("Content-Encoding", "br")], good), Ok(Some(1))),
         (answer(200, &[("Content-Type", "text/html")], "<html>log in</html>"), Ok(None)),
         (answer(200, &[], "{}"), Ok(None)),
         (answer(500, &[], ""), Err(())),
         (answer(418, &[], ""), Err(())),
         (answer(200, &[("Content-Type", "application/json")], good), Ok(None)),
         (answer(200, &[OCI_INDEX], "<html>"), Err(())),
+        (answer(200, &[OCI_INDEX], "[]"), Err(())),
+        (answer(200, &[OCI_INDEX], r#"{"manifests":{}}"#), Err(())),
     ] {
         let server = Server::start(move |_| reply.clone()).await;
         let got = upstream(&server).referrers(&anonymous(), &name("a/b"), &digest("x")).await;
@@ -274,7 +307,7 @@ async fn the_next_page_is_the_same_listing_whatever_path_or_host_the_link_names(
 /// Source: google/go-containerregistry#1091 (ECR refuses a page that is too long).
 #[tokio::test]
 async fn a_page_that_is_refused_for_its_length_is_asked_for_shorter() {
-    for (most, status) in [(500, 400), (100, 422), (99, 416)] {
+    for (most, status) in [(500, 400), (100, 422), (99, 416), (999, 405), (100, 414), (50, 413)] {
         let server = Server::start(move |asked| {
             let n = asked.target.split("n=").nth(1).and_then(|n| n.parse::<u32>().ok());
             match n.is_some_and(|n| n > most) {
@@ -322,7 +355,7 @@ async fn a_blob_whose_size_is_not_said_is_had_with_its_size() {
 /// Source: goharbor/harbor#22609 (the HEAD of a blob that a proxy cache has not cached is 404).
 #[tokio::test]
 async fn a_get_decides_membership_where_a_head_is_refused() {
-    for status in [404, 405, 400, 406] {
+    for status in [404, 405, 400, 406, 401, 403, 410] {
         let server = Server::start(move |asked| match asked.method.as_str() {
             "HEAD" => head(status, &[], 0),
             _ if asked.path().contains("absent") => answer(404, &[], ""),
@@ -330,8 +363,10 @@ async fn a_get_decides_membership_where_a_head_is_refused() {
         })
         .await;
         let upstream = upstream(&server);
-        assert_eq!(upstream.head_blob(&anonymous(), &name("a/b"), &digest("x"), false).await, Ok(Some(10)), "{status}");
-        let absent = upstream.head_blob(&anonymous(), &name("absent"), &digest("x"), false).await;
+        // A refusal is one, unless a manifest of the repository names the blob.
+        let named = matches!(status, 401 | 403);
+        assert_eq!(upstream.head_blob(&anonymous(), &name("a/b"), &digest("x"), named).await, Ok(Some(10)), "{status}");
+        let absent = upstream.head_blob(&anonymous(), &name("absent"), &digest("x"), named).await;
         assert_eq!(absent, Err(Error::NotFound), "{status}");
     }
 }
