@@ -118,6 +118,10 @@ impl BudgetedFetch {
                     Err(error @ upstream::Error::PullLimit { .. }) => {
                         limited.get_or_insert(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown));
                     }
+                    // Nor does it need the credential of an account that has none now.
+                    Err(error @ upstream::Error::Unavailable { .. }) if upstream.has_no_credential(&identity) => {
+                        limited.get_or_insert(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown));
+                    }
                     Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown)),
                 },
                 Err(refused) => {

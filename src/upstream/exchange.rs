@@ -45,6 +45,10 @@ impl Exchange {
         let mut outcome = self.send_to(&self.endpoint, &mut request).await;
         for endpoint in &self.others {
             let Err(Error::Unavailable { .. }) = &outcome else { break };
+            // All URLs are of one registry: a credential that it refused is not refused once more.
+            if request.identity.account.as_ref().is_some_and(|account| !self.endpoint.auth.is_usable(account)) {
+                break;
+            }
             if !pay_again(&mut request).await {
                 break;
             }

@@ -108,6 +108,12 @@ impl Upstream {
         self.inner.exchange.endpoint.auth.credentials()
     }
 
+    /// Whether the credential of this identity could not be read, so that nothing was asked with it.
+    pub fn has_no_credential(&self, identity: &Identity) -> bool {
+        let is_unreadable = |(name, state)| Some(name) == identity.account && state == CredentialState::Unreadable;
+        self.credentials().into_iter().any(is_unreadable)
+    }
+
     /// Reads the files of certificates again, and gives what puts those in force that changed. Blocks for the read of a few small files.
     ///
     /// # Errors
@@ -120,7 +126,7 @@ impl Upstream {
     }
 
     /// Whether an identity's pulls are not counted, as far as upstream ever said. Docker Hub counts them, whatever it said yet.
-    pub(super) fn is_unmetered(&self, identity: &Identity) -> bool {
+    pub fn is_unmetered(&self, identity: &Identity) -> bool {
         let host = self.inner.settings.url.host_str().unwrap_or_default();
         let balance = self.inner.exchange.endpoint.ledger.balance(identity, clock::now());
         !host.ends_with("docker.io") && balance.limit.is_none() && balance.remaining.is_none()

@@ -116,6 +116,34 @@ fn a_credential_helper_that_fails_is_no_absence_and_is_logged() {
     }
 }
 
+/// What anybody may read needs no account, though the one with the most left pays for it.
+#[test]
+fn what_anybody_may_read_is_pulled_while_an_account_has_no_credential() {
+    let directory = tempfile::tempdir().unwrap();
+    let (command, file) = (helper(directory.path()), directory.path().join("password"));
+    let server = Server::start(|asked, url| {
+        if asked.path() == "/token" {
+            return answer(200, &[], r#"{"token":"anonymous"}"#);
+        }
+        match token(asked) {
+            "anonymous" if !asked.path().contains("/team/") => index(),
+            _ => answer(401, &[("WWW-Authenticate", &format!(r#"Bearer realm="{url}/token",service="s""#))], "{}"),
+        }
+    });
+    for keys in [format!("command = [{command:?}, \"get\"]"), format!("password_file = {file:?}")] {
+        fs::write(&file, "secret").unwrap();
+        let weir = Weir::start(&server.url(), &account(&keys), &[TOKEN_HEADER]);
+        fs::remove_file(&file).unwrap();
+        for repository in ["a", "b"] {
+            let (status, body) = weir.get(&format!("/v2/{repository}/c/manifests/v1"));
+            assert_eq!(status, 200, "{keys}, {repository}: {body}");
+        }
+        let (status, body) = weir.get_as_ci("/v2/team/a/manifests/v1");
+        assert!(status == 503 && body.contains("robot"), "{keys}: {status} {body}");
+        assert!(state(&weir, "unreadable"), "{keys}");
+    }
+}
+
 #[test]
 fn an_account_that_cannot_work_is_refused_at_start() {
     let directory = tempfile::tempdir().unwrap();
@@ -212,7 +240,7 @@ fn a_token_is_used_whatever_its_lifetime_says() {
             return answer(
                 200,
                 &[],
-                format!(r#"{{"token":null,"access_token":"good","issued_at":"1970-01-01"{expires}}}"#),
+                format!(r#"{{"token":7,"token":null,"access_token":"good\n","issued_at":"1970-01-01"{expires}}}"#),
             );
         }
         match token(asked) {

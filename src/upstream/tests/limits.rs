@@ -259,3 +259,25 @@ async fn the_next_url_serves_when_the_one_before_is_down_or_answers_5xx() {
         assert_eq!(good.asked().len() - before, if served { 8 } else { 0 });
     }
 }
+
+#[tokio::test]
+async fn a_credential_that_was_refused_is_not_shown_to_the_next_url() {
+    let challenge = [("WWW-Authenticate", "Basic")];
+    let first = Server::start(move |_| answer(401, &challenge, "")).await;
+    let next = Server::start(move |_| answer(401, &challenge, "")).await;
+    let (mut unread, good) = (Account::with_password("me", ""), Account::with_password("me", "canary"));
+    (unread.password, unread.password_file) = (None, Some("/nowhere".into()));
+    for account in [good, unread] {
+        let settings = Settings {
+            accounts: vec![account],
+            urls: vec![Url::parse(&next.url()).unwrap()],
+            ..settings(&first.url())
+        };
+        let upstream = Upstream::new(settings, Ledger::unkept()).unwrap();
+        for _ in 0..2 {
+            let got = upstream.head_manifest(&me(), &name("a/b"), &tag("latest")).await;
+            assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
+        }
+    }
+    assert_eq!(next.asked().len(), 0, "{:?}", next.asked());
+}
