@@ -165,7 +165,19 @@ fn an_error_names_the_key_the_value_and_the_fix() {
         ),
         (
             "[[upstream]]\nname = \"docker.io\"\nurl = \"https://bücher.example\"",
-            r#"upstream[0].url = "https://bücher.example": write http or https and a host in ASCII"#,
+            r#"upstream[0].url = "https://bücher.example": write a host with letters beyond ASCII as DNS has it, beginning with xn--"#,
+        ),
+        (
+            "[[upstream]]\nname = \"docker.io\"\nurl = \"https://x\"\nurls = [\"https://пример.example:5000/v\"]",
+            r#"such as "xn--bcher-kva.example""#,
+        ),
+        (
+            "[[upstream]]\nname = \"例え.example\"\nurl = \"https://x\"",
+            r#"upstream[0].name = "例え.example": write a host with letters beyond ASCII"#,
+        ),
+        (
+            "[[upstream]]\nname = \"x.io\"\nurl = \"https://x\"\ntoken_hosts = [\"bücher.example:8443\"]",
+            r#"upstream[0].token_hosts = "bücher.example:8443": write a host with letters beyond ASCII"#,
         ),
         ("[[upstream]]\nname = \"hub\"\nurl = \"https://x\"", r#"upstream[0].name = "hub": write a registry"#),
         ("[[upstream]]\nurl = \"https://x\"", "upstream[0]: name is missing; write it too"),

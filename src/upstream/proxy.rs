@@ -32,7 +32,7 @@ impl Proxies {
         let named = |name: &str| variable(name).and_then(|text| parse(&text));
         let bypassed = variable("NO_PROXY").unwrap_or_default();
         let bypassed =
-            bypassed.split([',', ' ']).filter(|entry| !entry.is_empty()).map(str::to_ascii_lowercase).collect();
+            bypassed.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()).map(str::to_ascii_lowercase).collect();
         match setting {
             none if NONE.contains(&none) => Ok(Proxies::default()),
             "" => {
@@ -111,7 +111,7 @@ fn covers(entry: &str, url: &Url) -> bool {
         return false;
     }
     let host = url.host_str().unwrap_or_default().trim_end_matches('.');
-    let name = entry.trim_start_matches('*');
+    let name = entry.trim_start_matches('*').trim_end_matches('.');
     let below = |domain: &str| host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
     match name.strip_prefix('.') {
         Some(domain) => below(domain),
@@ -183,6 +183,12 @@ mod tests {
             ("10.0.0.0/8", "https://11.1.2.3", false),
             ("fd00::/8", "https://[fd00::1]", true),
             ("::1", "https://[::1]:5000", true),
+            ("10.1.2.3:5000", "https://10.1.2.3:5000", true),
+            ("10.1.2.3:5000", "https://10.1.2.3", false),
+            ("[fd00::1]:5000", "https://[fd00::1]:5000", true),
+            ("[fd00::1]", "https://[fd00::1]:5000", true),
+            ("r.example.", "https://r.example", true),
+            (" , ,r.example\t", "https://r.example", true),
             ("", "https://r.example", false),
         ] {
             let proxies = with("http://p:1", &[("NO_PROXY", entries)]).unwrap();

@@ -167,6 +167,9 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Weir has no tables of Unicode: DNS, TLS and the grammar of references have host names in ASCII alone.
+const ASCII: &str = r#"write a host with letters beyond ASCII as DNS has it, beginning with xn--, such as "xn--bcher-kva.example" for "bücher.example""#;
+
 fn all() -> Vec<String> {
     vec!["*".to_owned()]
 }
@@ -374,13 +377,17 @@ impl Settings {
             let fix = "another upstream is the default already; only one serves names without a registry";
             wrong("default", &true, fix);
         }
-        if !is_registry(&self.name) {
+        if !self.name.is_ascii() {
+            wrong("name", &self.name, ASCII);
+        } else if !is_registry(&self.name) {
             let fix = r#"write a registry as it stands in image names, in lower case, with a dot or a port, such as "ghcr.io""#;
             wrong("name", &self.name, fix);
         }
         for host in &self.token_hosts {
             let url = Url::parse(&format!("https://{host}/"));
-            if url.map_or(true, |url| url.path() != "/" || !url.username().is_empty()) {
+            if !host.is_ascii() {
+                wrong("token_hosts", host, ASCII);
+            } else if url.map_or(true, |url| url.path() != "/" || !url.username().is_empty()) {
                 wrong("token_hosts", host, r#"write host names, such as "auth.docker.io""#);
             }
         }
@@ -488,7 +495,8 @@ mod address {
             let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
             matches!(url.scheme(), "http" | "https") && url.has_host() && bare && url.fragment().is_none()
         });
-        let fix = r#"write http or https and a host in ASCII, such as "https://ghcr.io"; credentials go into accounts"#;
+        let fix = r#"write http or https and a host, such as "https://ghcr.io"; credentials go into accounts"#;
+        let fix = if Url::parse(&text).is_err() && !text.is_ascii() { super::ASCII } else { fix };
         url.ok_or_else(|| D::Error::custom(fix))
     }
 }
