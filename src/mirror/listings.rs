@@ -23,11 +23,11 @@ use super::{
     tags::{Resolution, Tags},
 };
 use crate::{
-    answer::{CacheFacts, CacheStatus, ReferrersAnswer, TagsAnswer},
+    answer::{CacheFacts, CacheStatus, ManifestAnswer, ReferrersAnswer, TagsAnswer},
     client::Client,
     clock,
     limits::repositories::RepositoryRules,
-    oci::{Digest, Tag},
+    oci::{Digest, Reference, Tag},
     upstream::{self, Upstream, ledger::Reason},
 };
 
@@ -114,21 +114,38 @@ impl Listings {
             Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, Error::NameUnknown)),
         };
         let Some(tag) = subject.fallback_tag() else { return nothing };
-        let (source, record) = match self.tags.resolve(lookup, &tag).await {
-            Ok(Resolution::Named { source, record, .. }) => (source, record),
-            // A registry that refuses HEAD would make every look for referrers a counted pull; none are shown then.
-            Ok(Resolution::HeadRefused { .. }) => return nothing,
-            Err(error) if error.is_absence() => return nothing,
-            Err(error) => return Err(error),
+        let found = match self.tags.resolve(lookup, &tag).await {
+            // Some registries read the fallback tag as the digest. What an index lists does not refer to it.
+            Ok(Resolution::Named { record, .. }) if record.digest == *subject => return nothing,
+            Ok(Resolution::Named { source, record, .. }) => {
+                let answer = self.manifests.by_digest(lookup, &record.digest, Reason::Referrers, false).await?;
+                Ok((source, answer))
+            }
+            // Where pulls are counted, a registry that refuses HEAD would make every look for referrers a pull; none are shown then.
+            Ok(Resolution::HeadRefused { .. }) if !self.is_unmetered(lookup) => return nothing,
+            Ok(Resolution::HeadRefused { .. }) => self.by_get(lookup, &tag).await,
+            Err(error) => Err(error),
         };
-        // Some registries read the fallback tag as the digest. What an index lists does not refer to it.
-        if record.digest == *subject {
-            return nothing;
-        }
-        let answer = self.manifests.by_digest(lookup, &record.digest, Reason::Referrers, false).await?;
+        let (source, answer) = match found {
+            Ok((_, answer)) if answer.manifest.digest == *subject => return nothing,
+            Err(error) if error.is_absence() => return nothing,
+            found => found?,
+        };
         let index: Value = serde_json::from_slice(&answer.manifest.bytes).unwrap_or_default();
         let descriptors = index.get("manifests").and_then(Value::as_array).into_iter().flatten();
         Ok((source, descriptors.filter(|descriptor| descriptor.is_object()).cloned().collect()))
+    }
+
+    /// What a fallback tag names where a HEAD does not tell, and whose answer that is.
+    async fn by_get(&self, lookup: &Lookup, tag: &Tag) -> Result<(Source, ManifestAnswer), Error> {
+        let answer = self.manifests.get(lookup, &Reference::Tag(tag.clone())).await?;
+        let source = self.tags.load(lookup, tag).await?.map_or_else(|| lookup.public(), |(source, _)| source);
+        Ok((source, answer))
+    }
+
+    fn is_unmetered(&self, lookup: &Lookup) -> bool {
+        let upstream = self.sources.upstream(&lookup.upstream).ok();
+        upstream.is_some_and(|upstream| upstream.identities().iter().all(|identity| upstream.is_unmetered(identity)))
     }
 
     /// Forgets which subjects had no referrers, as a purge by an operator asks.
