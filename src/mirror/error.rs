@@ -1,6 +1,9 @@
 //! Why a request for mirrored content fails, and how upstream's and the store's failures become that.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use crate::{limits::permit::Denied, upstream};
 
@@ -56,6 +59,15 @@ pub enum Error {
     Internal,
 }
 
+/// What was logged of upstreams' failures lately: an upstream, and how the sentence begins.
+static LOGGED: LazyLock<moka::sync::Cache<String, ()>> =
+    LazyLock::new(|| moka::sync::Cache::builder().max_capacity(MAX_LOGGED).time_to_live(LOG_AGAIN).build());
+/// A failure is logged once in this time.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+const MAX_LOGGED: u64 = 1000;
+/// Words of what went wrong that tell one failure from another; those behind them name digests and the like.
+const TELLING: usize = 3;
+
 impl Error {
     /// Whether upstream said that it does not exist: the only failures the negative cache may hold.
     pub(super) fn is_absence(&self) -> bool {
@@ -75,8 +87,18 @@ impl Error {
         }
     }
 
-    /// Translates upstream's failure; `absent` is what a 404 means for what was lookup.
+    /// Translates upstream's failure, and logs it once in a while; `absent` is what a 404 means for what was lookup.
     pub(super) fn from_upstream(name: &str, error: upstream::Error, absent: Error) -> Error {
+        if let upstream::Error::Unavailable { .. } | upstream::Error::Malformed(_) | upstream::Error::Status(_) = &error
+        {
+            let text = error.to_string();
+            let telling = text.split_once(": ").map_or(&*text, |(_, what)| what);
+            let telling: Vec<&str> = telling.split(' ').take(TELLING).collect();
+            let key = format!("{name} {}", telling.join(" "));
+            if LOGGED.entry(key).or_insert(()).is_fresh() {
+                tracing::warn!(upstream = name, %error, "upstream failed");
+            }
+        }
         match error {
             upstream::Error::NotFound => absent,
             upstream::Error::Denied => Error::NameUnknown,
