@@ -89,8 +89,8 @@ pub(crate) fn serving(child: &mut Child, log: &std::path::Path, from: usize) -> 
     };
     let address = |key: &str| {
         let text = serving[key].as_str().unwrap();
-        // `addresses` is a list of one.
-        let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        // Of the list `addresses` the first.
+        let address = text.trim_matches(['[', ']']).split(", ").next().unwrap_or_default();
         let address: SocketAddr = address.parse().unwrap();
         if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address }
     };

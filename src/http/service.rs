@@ -64,7 +64,9 @@ pub async fn serve(
 ) -> io::Result<Serving> {
     let proxies = limits.clone();
     let exempt = Box::new(move |peer| address::is_trusted(&proxies.config().trusted_proxies, peer));
+    let login = listeners.iter().find(|listener| listener.login);
     let service = RegistryService(Arc::new(Shared {
+        login_port: login.and_then(|listener| listener.socket.local_addr().ok()).map(|address| address.port()),
         api: api::Context::new(mirror, hosted, limits.clone(), settings.routes.clone(), settings.body_stall),
         gate: Gate::new(limits, authenticator),
         metrics: metrics.clone(),
@@ -82,6 +84,8 @@ pub async fn serve(
 
 /// One for all workers.
 struct Shared {
+    /// Of the first listener with a login.
+    login_port: Option<u16>,
     api: api::Context,
     gate: Gate,
     metrics: Metrics,
@@ -157,7 +161,8 @@ impl RegistryService {
         let resource = api::parse(http.uri().path());
         scope.is_from(client.clone());
         scope.is_for(resource.as_ref().map_or(Kind::Other, kind));
-        let mut request = Request::new(http, client, resource, scope.connection().peer.login, body);
+        let login = scope.connection().peer.login;
+        let mut request = Request::new(http, client, resource, login, self.0.login_port, body);
         let admitted = self.admit(&mut scope, &mut request);
         let request = Rc::new(request);
         match admitted.and_then(|()| api::route(&self.0.api, &request)) {

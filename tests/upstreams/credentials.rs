@@ -1,9 +1,10 @@
 //! Accounts and tokens, through the front door: what only an account may read stays private, and a refusal says what would help.
 
 use super::{
-    INDEX, OCI_INDEX, Weir, digest,
+    ACCOUNT, INDEX, OCI_INDEX, TOKEN_HEADER, Weir, digest,
     server::{Server, answer, head},
 };
+use crate::deploy::ask;
 
 /// The registry's account "me", whose password "secret" stands in a file of this directory.
 fn accounts(directory: &std::path::Path) -> String {
@@ -40,6 +41,35 @@ fn what_only_an_account_may_read_stays_private_where_head_is_refused() {
             assert_eq!(status, 404, "{name} {reference}: {body}");
         }
     }
+}
+
+/// A listener that asks for no password gives no challenge either, so that the sentence alone tells a client to log in.
+#[test]
+fn a_name_that_may_be_private_says_that_no_credential_came_and_where_to_log_in() {
+    let server = Server::start(|asked, _| match (asked.header("authorization"), asked.path()) {
+        (Some(_), path) if path.contains("/team/") => {
+            answer(200, &[OCI_INDEX, ("Docker-Content-Digest", &digest(INDEX))], INDEX)
+        }
+        _ => answer(401, &[("WWW-Authenticate", "Basic realm=\"r\"")], ""),
+    });
+    let secrets = tempfile::tempdir().unwrap();
+    let keys = format!("{}[[listener]]\naddress = \"127.0.0.1:0\"\nlogin = true\n{ACCOUNT}", accounts(secrets.path()));
+    let weir = Weir::start(&server.url(), &keys, &[TOKEN_HEADER]);
+    let sentence = |name: &str| {
+        let (status, body) = weir.get(&format!("/v2/{name}/manifests/v1"));
+        assert!(status == 404 && body.contains("no valid credential came"), "{name}: {status} {body}");
+        body.replace(name, "NAME")
+    };
+    let private = sentence("team/a");
+    assert_eq!(private, sentence("nowhere/b"), "what is private looks like what is nowhere");
+    let (_, port) = private.split_once("docker login 127.0.0.1:").unwrap();
+    let port: u16 = port.split(',').next().unwrap().parse().unwrap();
+    let there = (weir.registry.ip(), port).into();
+    assert_eq!(ask(there, "GET", "/v2/", "").0, 401, "there a client can log in");
+    let (status, body) = weir.get_as_ci("/v2/team/a/manifests/v1");
+    assert_eq!((status, body), (200, INDEX.to_owned()));
+    let (_, body) = weir.get_as_ci("/v2/nowhere/a/manifests/v1");
+    assert!(!body.contains("docker login"), "a client that has logged in is not told to: {body}");
 }
 
 /// Anonymous is refused, and the account finds nothing: the first refusal is the answer, whether HEAD told it or GET.
@@ -129,5 +159,28 @@ fn the_way_out_is_the_proxy_that_is_named_with_its_password() {
             assert!(asked.iter().all(|asked| asked.method == "CONNECT" && asked.target == "registry.invalid:443"));
             assert!(body.contains("through"), "the refusal names the way: {body}");
         }
+    }
+}
+
+/// What a client is told of an odd registry, an operator finds in the log: once, however many ask.
+#[test]
+fn a_failure_of_an_upstream_is_logged_once_with_what_was_wrong() {
+    let server = Server::start(|asked, _| match asked.path().split('/').nth(2).unwrap_or_default() {
+        "page" => answer(200, &[OCI_INDEX], "<html>log in</html>"),
+        "loop" => answer(302, &[("Location", "?again")], ""),
+        "teapot" => answer(418, &[], ""),
+        _ => answer(500, &[], ""),
+    });
+    let weir = Weir::start(&server.url(), "", &[]);
+    for name in ["page", "loop", "teapot", "broken"] {
+        for tag in 0..3 {
+            assert!(weir.get(&format!("/v2/{name}/a/manifests/v{tag}")).0 >= 500, "{name}");
+        }
+    }
+    let log = weir.log();
+    for what in ["no JSON object", "too many redirects", "418", "500"] {
+        let lines: Vec<&str> =
+            log.lines().filter(|line| line.contains("upstream failed") && line.contains(what)).collect();
+        assert!(lines.len() == 1 && lines[0].contains("r.example"), "{what}: {lines:?}");
     }
 }

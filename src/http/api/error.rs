@@ -181,6 +181,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) repository: Option<String>,
     /// What the path names.
     pub(crate) resource: Option<&'a Resource>,
+    /// Where a client can log in that did not.
+    pub(crate) login: Option<String>,
 }
 
 impl Subject<'_> {
@@ -282,8 +284,15 @@ impl ApiError {
         use mirror::Error as Mirror;
         let repository = subject.repository();
         match self {
+            // The same for what is private and for what is nowhere.
             ApiError::Mirror(Mirror::NameUnknown) | ApiError::Hosted(hosted::Error::NameUnknown) => {
-                format!("{repository} does not exist, or may not be read from here")
+                match &subject.login {
+                    Some(address) => format!(
+                        "{repository} does not exist, or may not be read without a login; no valid credential came with the request: \
+                     docker login {address}, and pull from there"
+                    ),
+                    None => format!("{repository} does not exist, or may not be read from here"),
+                }
             }
             ApiError::Mirror(Mirror::ManifestUnknown) | ApiError::Hosted(hosted::Error::ManifestUnknown) => {
                 format!("{repository} has no {}", subject.object())

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actix_http::{
     Method, RequestHead,
-    header::{HeaderMap, HeaderName, HeaderValue},
+    header::{HOST, HeaderMap, HeaderName, HeaderValue},
 };
 
 use super::{
@@ -18,6 +18,9 @@ use crate::{
     oci::Name,
 };
 
+/// Bytes of a host with its port that are repeated to a client (RFC 1035 section 2.3.4).
+const MAX_HOST: usize = 255 + ":65535".len();
+
 /// A request that was admitted and whose path was understood.
 pub(crate) struct Request {
     http: actix_http::Request,
@@ -27,6 +30,8 @@ pub(crate) struct Request {
     pub(crate) repository: Option<Repository>,
     /// Whether the listener asks for a password.
     pub(crate) login: bool,
+    /// The port of a listener that does, if there is one.
+    login_port: Option<u16>,
     /// Whether no throttle counts it.
     pub(crate) exempt: bool,
     body: RefCell<Option<RequestBody>>,
@@ -58,9 +63,10 @@ impl Request {
         client: Arc<Client>,
         resource: Result<Resource, PathError>,
         login: bool,
+        login_port: Option<u16>,
         body: Option<RequestBody>,
     ) -> Request {
-        Request { http, client, resource, repository: None, login, exempt: false, body: RefCell::new(body) }
+        Request { http, client, resource, repository: None, login, login_port, exempt: false, body: RefCell::new(body) }
     }
 
     pub(crate) fn head(&self) -> &RequestHead {
@@ -90,6 +96,17 @@ impl Request {
     /// Whether no credential of the client was verified.
     pub(crate) fn is_anonymous(&self) -> bool {
         matches!(self.client.key, ClientKey::Address(_))
+    }
+
+    /// Where the client can log in that did not: this listener, or one with a login on the same host.
+    pub(crate) fn login_address(&self) -> Option<String> {
+        let login_port = self.login_port.filter(|_| self.is_anonymous())?;
+        let host = self.headers().get(HOST)?.to_str().ok().filter(|host| host.len() <= MAX_HOST)?;
+        match host.rsplit_once(':') {
+            _ if self.login => Some(host.to_owned()),
+            Some((name, port)) if port.parse::<u16>().is_ok() => Some(format!("{name}:{login_port}")),
+            _ => Some(format!("{host}:{login_port}")),
+        }
     }
 
     /// The value of a header that is a number.

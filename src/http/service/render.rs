@@ -33,6 +33,7 @@ pub(crate) fn render(
             let subject = Subject {
                 repository: request.and_then(|request| request.repository.as_ref()).map(Repository::display_name),
                 resource: request.and_then(|request| request.resource.as_ref().ok()),
+                login: request.and_then(Request::login_address),
             };
             let reply = error.reply(&subject, user_agent);
             if let (Some((permit, limits)), Some(request)) = (scope.admission(), request) {

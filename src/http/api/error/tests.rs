@@ -125,7 +125,8 @@ fn every_failure_has_its_row() {
         ApiError::Cut(Cut::Slow),
     ];
     let resource = path::parse("/v2/library/x/manifests/1.0").unwrap();
-    let subject = Subject { repository: Some("docker.io/library/x".into()), resource: Some(&resource) };
+    let subject =
+        Subject { repository: Some("docker.io/library/x".into()), resource: Some(&resource), ..Subject::default() };
     let mut table = String::new();
     for failure in &failures {
         let Reply { status, headers, content: Content::Bytes(body), .. } = failure.reply(&subject, None) else {
@@ -151,7 +152,7 @@ fn every_failure_has_its_row() {
 fn an_unknown_blob_says_nothing_of_its_digest() {
     let digest = crate::oci::Algorithm::Sha256.digest(b"x");
     let resource = path::parse(&format!("/v2/a/b/blobs/{digest}")).unwrap();
-    let subject = Subject { repository: Some("docker.io/a/b".into()), resource: Some(&resource) };
+    let subject = Subject { repository: Some("docker.io/a/b".into()), resource: Some(&resource), ..Subject::default() };
     for error in [ApiError::Mirror(mirror::Error::BlobUnknown), ApiError::MissThrottled(Duration::ZERO)] {
         assert!(!error.message(&subject).contains("sha256"), "{error:?}");
     }
