@@ -42,7 +42,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("weir::limits", "setting oci client upstream"),
     ("weir::telemetry", "setting"),
     ("weir::policy", "oci"),
-    ("weir::upstream", "clock setting oci random client"),
+    ("weir::upstream", "clock setting oci random client telemetry"),
     ("weir::route", "oci"),
     ("weir::answer", "oci storage"),
     ("weir::record_journal", "upstream storage"),

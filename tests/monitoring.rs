@@ -81,6 +81,15 @@ async fn metrics() -> String {
     answer.text()
 }
 
+/// The name under which a sample is described: a histogram's without the suffix of the sample.
+fn family<'a>(text: &str, name: &'a str) -> &'a str {
+    let of_histogram = |base: &&str| text.contains(&format!("# TYPE {base} histogram\n"));
+    ["_bucket", "_sum", "_count"]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix).filter(of_histogram))
+        .unwrap_or(name)
+}
+
 /// All that stands between an `open` and the next `close`.
 fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(open).skip(1).filter_map(move |rest| rest.split_once(close)).map(|(inner, _)| inner)
@@ -193,7 +202,7 @@ async fn dashboard_and_rules_name_only_what_is_exposed() {
 async fn each_sample_is_described_under_its_own_name() {
     let text = metrics().await;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let name = sample(line).0;
+        let name = family(&text, sample(line).0);
         for what in ["HELP", "TYPE"] {
             assert_eq!(text.matches(&format!("# {what} {name} ")).count(), 1, "{what} of {name}\n{text}");
         }
@@ -213,7 +222,7 @@ async fn the_reference_of_metrics_says_what_a_weir_says_of_itself() {
         let (name, help) = help.split_once(' ').unwrap();
         let typed = format!("# TYPE {name} ");
         let kind = between(&text, &typed, "\n").next().unwrap_or_default();
-        let Some(labels) = exposed.get(name) else { continue };
+        let Some(labels) = exposed.get(name).or_else(|| exposed.get(&format!("{name}_count"))) else { continue };
         let labels: Vec<String> = labels.keys().map(|label| format!("`{label}`")).collect();
         let row = format!("| `{name}` | {kind} | {} | {} |", labels.join(", "), help.trim_end_matches('.'));
         rows.insert(name.to_owned(), row);

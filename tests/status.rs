@@ -46,6 +46,17 @@ async fn the_status_counts_what_was_served_from_the_cache_and_what_was_fetched()
     assert_eq!(status["hit_ratio"], 0.5);
     assert_eq!(totals["received_bytes"], layer.size, "a warm pull receives nothing");
     assert!(totals["sent_bytes"].as_u64().unwrap() > 2 * layer.size, "{totals}");
+    let metrics = ask(running.admin, "GET", "/metrics", "").2;
+    for line in [
+        r#"weir_http_first_byte_seconds_count{kind="manifest",cache="miss"} 1"#,
+        r#"weir_http_first_byte_seconds_count{kind="manifest",cache="hit"} 1"#,
+        r#"weir_http_request_seconds_count{kind="blob",cache="hit"} 1"#,
+        r#"weir_upstream_request_seconds_count{upstream="docker.io",kind="blob_get"} 1"#,
+        "weir_fill_seconds_count 1",
+        "weir_budget_wait_seconds_count 0",
+    ] {
+        assert!(metrics.lines().any(|each| each == line), "{line}\n{metrics}");
+    }
     let (code, text) = command(&running, &["status"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.starts_with("healthy (weir ") && text.contains("50.0 %"), "{text}");

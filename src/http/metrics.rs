@@ -1,6 +1,9 @@
 //! What the registry side counts. Handles are looked up once; counting is an atomic addition.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use actix_http::{Method, StatusCode};
 use prometheus_client::{
@@ -8,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::answer::CacheStatus;
+use crate::{answer::CacheStatus, telemetry::Durations};
 
 /// What kind of resource a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,9 @@ struct Inner {
     cache: Family<Labels<2>, Counter>,
     /// `kind`.
     bytes: Family<Labels<1>, Counter<u64, AtomicU64>>,
+    /// `kind`, `cache`: until the answer began, and until its last byte.
+    first_byte: Family<Labels<2>, Durations>,
+    whole: Family<Labels<2>, Durations>,
     /// `kind`, `outcome`.
     pushes: Family<Labels<2>, Counter>,
     cut: Counter,
@@ -69,6 +75,31 @@ struct Handles {
     requests: [[[Counter; CLASSES.len()]; METHODS.len()]; KINDS.len()],
     cache: [[Counter; CacheStatus::ALL.len()]; KINDS.len()],
     bytes: [Counter<u64, AtomicU64>; KINDS.len()],
+    first_byte: Times,
+    whole: Times,
+}
+
+/// Of manifests and blobs by how they came about; then of those without that, and of all else.
+type Times = [[Durations; CacheStatus::ALL.len() + 1]; 3];
+
+/// The labels of [`Times`]: what is neither a manifest nor a blob has one histogram, which bounds how many there are.
+fn times(family: &Family<Labels<2>, Durations>) -> Times {
+    let of = |kind, cache| family.get_or_create(&[("kind", kind), ("cache", cache)]).clone();
+    let by_cache = |kind| {
+        let mut statuses = CacheStatus::ALL.into_iter().map(CacheStatus::as_str);
+        std::array::from_fn(|_| of(kind, statuses.next().unwrap_or("none")))
+    };
+    [by_cache("manifest"), by_cache("blob"), std::array::from_fn(|_| of("other", "none"))]
+}
+
+/// Where [`Times`] has it.
+fn place(kind: Kind, cache: Option<CacheStatus>) -> (usize, usize) {
+    let kind = match kind {
+        Kind::Manifest => 0,
+        Kind::Blob => 1,
+        _ => 2,
+    };
+    (kind, cache.map_or(CacheStatus::ALL.len(), |cache| cache as usize))
 }
 
 impl Default for Metrics {
@@ -83,7 +114,10 @@ impl Metrics {
         let requests = Family::<Labels<3>, Counter>::default();
         let cache = Family::<Labels<2>, Counter>::default();
         let bytes = Family::<Labels<1>, Counter<u64, AtomicU64>>::default();
+        let (first_byte, whole) = (Family::default(), Family::default());
         let handles = Handles {
+            first_byte: times(&first_byte),
+            whole: times(&whole),
             requests: KINDS.map(|(_, kind)| {
                 METHODS.map(|method| {
                     CLASSES.map(|status| {
@@ -103,7 +137,7 @@ impl Metrics {
             drop(pushes.get_or_create(&[("kind", KINDS[kind as usize].1), ("outcome", TAKEN)]));
         }
         let (cut, open, turned_away) = (Counter::default(), Gauge::default(), Counter::default());
-        Metrics(Arc::new(Inner { requests, cache, bytes, pushes, cut, open, turned_away, handles }))
+        Metrics(Arc::new(Inner { requests, cache, bytes, first_byte, whole, pushes, cut, open, turned_away, handles }))
     }
 
     /// Offers them to the registry, whose prefix is put before the names.
@@ -115,6 +149,16 @@ impl Metrics {
         );
         registry.register("http_cache", "Answers by how they came about", self.0.cache.clone());
         registry.register("http_sent_bytes", "Bytes of bodies sent to clients", self.0.bytes.clone());
+        registry.register(
+            "http_first_byte_seconds",
+            "From the head of a request to the head of its answer, by how the answer came about",
+            self.0.first_byte.clone(),
+        );
+        registry.register(
+            "http_request_seconds",
+            "From the head of a request to the last byte of its answer, or until the client left",
+            self.0.whole.clone(),
+        );
         registry.register(
             "hosted_pushes",
             "Manifests and blobs pushed, by how that ended: created, or the code of the error; not a PATCH that came out of \
@@ -161,6 +205,15 @@ impl Metrics {
             Some(_) => 5,
         };
         self.0.handles.requests[kind as usize][method][class].inc();
+    }
+
+    /// How long a request took: until its answer began, if it did, and in all.
+    pub(crate) fn took(&self, kind: Kind, cache: Option<CacheStatus>, first_byte: Option<Duration>, whole: Duration) {
+        let (kind, cache) = place(kind, cache);
+        if let Some(first_byte) = first_byte {
+            self.0.handles.first_byte[kind][cache].observe(first_byte);
+        }
+        self.0.handles.whole[kind][cache].observe(whole);
     }
 
     pub(crate) fn cache(&self, kind: Kind, status: CacheStatus) {

@@ -18,6 +18,7 @@ use super::{
     coalesce::{ShareScope, Waiters},
     error::Error,
     lookup::Lookup,
+    metrics::Metrics,
     names::Names,
     sources::Sources,
 };
@@ -48,13 +49,20 @@ pub(super) struct BudgetedFetch {
     pub(super) ledger: Ledger,
     pub(super) limits: Limits,
     names: Names,
+    metrics: Arc<Metrics>,
     /// When an identity that seemed to have nothing left was last probed by a HEAD.
     last_probes: Arc<Mutex<HashMap<Identity, Instant>>>,
 }
 
 impl BudgetedFetch {
-    pub(super) fn new(sources: Sources, ledger: Ledger, limits: Limits, names: Names) -> BudgetedFetch {
-        BudgetedFetch { sources, ledger, limits, names, last_probes: Arc::default() }
+    pub(super) fn new(
+        sources: Sources,
+        ledger: Ledger,
+        limits: Limits,
+        names: Names,
+        metrics: Arc<Metrics>,
+    ) -> BudgetedFetch {
+        BudgetedFetch { sources, ledger, limits, names, metrics, last_probes: Arc::default() }
     }
 
     /// The counted GET, and whose answer it is. What anonymous may read is paid by the identity with the most left, the rest by its
@@ -252,7 +260,7 @@ impl BudgetedFetch {
             Err(Refused { place: Some(place), .. }) => place,
             Err(_) => return Err(Queued::Refused),
         };
-        let _slot = QueueSlot { fetcher: self, identity, ticket };
+        let _slot = QueueSlot { fetcher: self, identity, ticket, since: Instant::now() };
         loop {
             let now = clock::now();
             let balance = self.ledger.balance(identity, now);
@@ -367,10 +375,12 @@ struct QueueSlot<'a> {
     fetcher: &'a BudgetedFetch,
     identity: &'a Identity,
     ticket: Ticket,
+    since: Instant,
 }
 
 impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
+        self.fetcher.metrics.budget_wait_seconds.observe(self.since.elapsed());
         self.fetcher.limits.leave_queue(self.identity, self.ticket);
     }
 }

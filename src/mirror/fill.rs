@@ -148,8 +148,10 @@ impl Fill {
         self.metrics.fills.inc();
         permit.progress.send_replace(Some(arriving.clone()));
         let (suppliers, mut permit) = (permit.suppliers.clone(), Some(permit));
+        let (metrics, started) = (self.metrics.clone(), Instant::now());
         tokio::spawn(async move {
             self.pump(writer, body, &suppliers, &mut permit).await;
+            metrics.fill_seconds.observe(started.elapsed());
             // Only now: see the module's essay.
             drop(permit);
             drop(slot);

@@ -7,7 +7,7 @@ use prometheus_client::{
 };
 
 use super::outcome::{FillOutcome, FlightKind, FlightOutcome};
-use crate::answer::CacheStatus;
+use crate::{answer::CacheStatus, telemetry::Durations};
 
 /// Counters of the mirror, all since start.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ pub struct Metrics {
     blobs: [Counter; CacheStatus::ALL.len()],
     flights: Family<FlightLabels, Counter>,
     fill_outcomes: Family<FillLabels, Counter>,
+    /// From the first header of a blob to its end on the disk.
+    pub(super) fill_seconds: Durations,
+    /// In the queue for a pull.
+    pub(super) budget_wait_seconds: Durations,
     /// Blobs that began to arrive.
     pub fills: Counter,
     /// Broken bodies that were picked up by Range.
@@ -51,6 +55,8 @@ impl Default for Metrics {
             answers,
             flights: Family::default(),
             fill_outcomes: Family::default(),
+            fill_seconds: Durations::default(),
+            budget_wait_seconds: Durations::default(),
             fills: Counter::default(),
             resumes: Counter::default(),
             mismatches: Counter::default(),
@@ -103,6 +109,16 @@ impl Metrics {
             "fill_outcomes",
             "Blobs that stopped arriving or could not begin to in time, by how that ended",
             self.fill_outcomes.clone(),
+        );
+        registry.register(
+            "fill_seconds",
+            "From the head of upstream's answer to the end of a blob on the disk, or of the attempt",
+            self.fill_seconds.clone(),
+        );
+        registry.register(
+            "budget_wait_seconds",
+            "Time that requests waited for a pull to come back, granted or not",
+            self.budget_wait_seconds.clone(),
         );
         registry.register("fill_resumes", "Broken upstream bodies picked up by Range", self.resumes.clone());
         registry.register("digest_mismatches", "Blobs from upstream thrown away", self.mismatches.clone());

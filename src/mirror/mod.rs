@@ -111,7 +111,8 @@ impl Mirror {
         };
         let names = Names::new();
         let tags = Tags::new(&handles, names.clone());
-        let fetcher = BudgetedFetch::new(handles.sources.clone(), ledger.clone(), limits.clone(), names);
+        let fetcher =
+            BudgetedFetch::new(handles.sources.clone(), ledger.clone(), limits.clone(), names, handles.metrics.clone());
         let manifests = Arc::new(Manifests::new(&handles, tags.clone(), fetcher));
         let listings = Listings::new(&handles, tags.clone(), manifests.clone());
         let blobs = Blobs::new(&handles);

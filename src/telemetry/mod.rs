@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod capture;
+mod durations;
 mod logs;
 mod process;
 mod settings;
@@ -17,6 +18,7 @@ use prometheus_client::{
 
 #[cfg(test)]
 pub(crate) use capture::logged;
+pub(crate) use durations::Durations;
 pub use logs::start as start_logs;
 pub use settings::{Format, Settings};
 

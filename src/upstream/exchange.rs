@@ -1,6 +1,6 @@
 //! How a request to an upstream is repeated, counted and logged.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tracing::Instrument as _;
 
@@ -29,9 +29,10 @@ impl Exchange {
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Reply, Error> {
         let (operation, repository) = (request.operation, request.repository);
         let span = tracing::debug_span!("upstream", upstream = %self.upstream, ?operation, %repository);
+        let started = Instant::now();
         let outcome = self.send_to_each(request).instrument(span.clone()).await;
         let result = outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
-        self.metrics.asked(&self.upstream, operation, result);
+        self.metrics.asked(&self.upstream, operation, result, started.elapsed());
         if let Err(error) = &outcome {
             span.in_scope(
                 || tracing::debug!(upstream = %self.upstream, ?operation, %repository, %error, "upstream failed"),

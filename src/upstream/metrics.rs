@@ -1,10 +1,14 @@
 //! What upstreams did to us, as counters and gauges.
 
+use std::time::Duration;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+use crate::telemetry::Durations;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +72,12 @@ struct Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOperation {
+    upstream: String,
+    kind: Operation,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
     upstream: String,
 }
@@ -88,6 +98,7 @@ struct Token {
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     requests: Family<Request, Counter>,
+    seconds: Family<OfOperation, Durations>,
     retries: Family<Of, Counter>,
     tokens: Family<Token, Counter>,
     received: Family<Of, Counter>,
@@ -102,6 +113,11 @@ impl Metrics {
             "upstream_requests",
             "Requests to upstreams, by kind and by what came of them",
             self.requests.clone(),
+        );
+        registry.register(
+            "upstream_request_seconds",
+            "Until an upstream's answer began, with its token, its redirects and what was repeated",
+            self.seconds.clone(),
         );
         registry.register(
             "upstream_retries",
@@ -122,7 +138,8 @@ impl Metrics {
         );
     }
 
-    pub(crate) fn asked(&self, upstream: &str, kind: Operation, outcome: Outcome) {
+    pub(crate) fn asked(&self, upstream: &str, kind: Operation, outcome: Outcome, took: Duration) {
+        self.seconds.get_or_create(&OfOperation { upstream: upstream.into(), kind }).observe(took);
         self.requests.get_or_create(&Request { upstream: upstream.into(), kind, outcome }).inc();
     }
 

@@ -6,7 +6,7 @@
 use std::{
     rc::Rc,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use actix_http::{Method, StatusCode, header::HeaderValue};
@@ -30,6 +30,8 @@ pub(crate) struct RequestScope {
     metrics: Metrics,
     method: Method,
     kind: Kind,
+    started: Instant,
+    first_byte: Option<Duration>,
     status: Option<StatusCode>,
     cache: Option<CacheStatus>,
     /// Bytes of a body that the dispatcher copies.
@@ -46,7 +48,6 @@ pub(crate) struct RequestScope {
 
 /// What the access log says beyond what is counted; gathered only when the access log is on.
 struct Line {
-    started: Instant,
     path: String,
     ns: Option<String>,
     rule: Option<String>,
@@ -67,13 +68,15 @@ impl RequestScope {
         let line = tracing::enabled!(target: "weir::access", tracing::Level::INFO).then(|| {
             let (path, ns) = named();
             let ns = ns.map(|ns| printable(&ns));
-            Box::new(Line { started: Instant::now(), path: printable(path), ns, rule: None })
+            Box::new(Line { path: printable(path), ns, rule: None })
         });
         RequestScope {
             connection,
             metrics,
             method,
             kind: Kind::Other,
+            started: Instant::now(),
+            first_byte: None,
             status: None,
             cache: None,
             copied: 0,
@@ -158,6 +161,7 @@ impl RequestScope {
     /// It is answered, with a body of so many bytes of which the dispatcher copies all or none.
     pub(crate) fn answered(&mut self, status: StatusCode, length: u64, copied: bool) {
         self.status = Some(status);
+        self.first_byte = Some(self.started.elapsed());
         self.length = length;
         self.copied = if copied { length } else { 0 };
     }
@@ -169,6 +173,8 @@ impl Drop for RequestScope {
         self.connection.end();
         self.metrics.request(self.kind, &self.method, self.status);
         self.metrics.sent(self.kind, bytes);
+        let took = self.started.elapsed();
+        self.metrics.took(self.kind, self.cache, self.first_byte, took);
         if let Some(cache) = self.cache {
             self.metrics.cache(self.kind, cache);
         }
@@ -190,7 +196,8 @@ impl Drop for RequestScope {
             status = self.status.map_or(499, |status| status.as_u16()),
             bytes,
             cut = (bytes < self.length).then_some(true),
-            ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            first_byte_ms = self.first_byte.map(|first| u64::try_from(first.as_millis()).unwrap_or(u64::MAX)),
             client = printable(&client),
             cache = self.cache.map(CacheStatus::as_str),
             rule = line.rule,
