@@ -135,7 +135,7 @@ impl Images {
                 return Ok(());
             }
             // Not into the memory of what was asked for lately. One that cannot be read cannot be served either.
-            match cache.manifests.read_file(&digest) {
+            match cache.manifests.look_at_file(&digest) {
                 Ok(Some(manifest)) => inventory.manifest(&manifest, true),
                 Ok(None) => {}
                 Err(error) => warn!(%digest, %error, "a manifest could not be read into the inventory"),

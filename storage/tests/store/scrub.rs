@@ -55,6 +55,21 @@ async fn a_verification_sees_everything_from_the_first_moment() {
     }
 }
 
+/// What reads the manifests at each start puts none aside, which a verification would not see then.
+#[tokio::test]
+async fn a_verification_after_the_inventory_was_read_names_what_is_damaged() {
+    let root = tempdir().unwrap();
+    filled(root.path()).await;
+    let path = manifest_path(root.path(), &manifest(1).digest);
+    flip(&path);
+    let store = open(root.path());
+    until("the inventory is read", || store.images.is_complete()).await;
+    let report = verify(&store, Repair::Nothing).await;
+    assert_eq!((report.objects, report.damaged), (40, 1), "{report:?}");
+    assert!(path.exists());
+    assert!(store.cache.manifests.load(&manifest(1).digest).await.unwrap().is_none(), "a client is not given it");
+}
+
 /// Nothing is changed unless it is asked for; then what is damaged is put aside and absent, and its readers stop.
 #[tokio::test]
 async fn only_a_repair_puts_aside_what_is_damaged() {

@@ -44,7 +44,7 @@ impl Inner {
         }
         for digest in self.pins.of(Kind::Manifest, name) {
             // Without its bytes it is not known what it names.
-            let described = self.manifests.read_file(&digest)?.and_then(|manifest| manifest.describe().ok());
+            let described = self.manifests.look_at_file(&digest)?.and_then(|manifest| manifest.describe().ok());
             let Some(description) = described else {
                 debug!(%digest, repository = %name, "a manifest cannot be read");
                 return Err(Error::Unusable(format!("{digest} cannot be read")));
