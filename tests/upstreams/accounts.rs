@@ -222,7 +222,7 @@ fn an_identity_token_is_exchanged_by_a_post_for_each_token() {
     let (status, body) = weir.get_as_ci("/v2/team/a/manifests/v1");
     assert!(status == 503 && body.contains("robot"), "a grant that is invalid is no absence: {status} {body}");
     assert!(weir.log().contains("an account was refused") && state(&weir, "refused"), "{}", weir.log());
-    let (_, _, page) = ask(weir.admin, "GET", "/", "");
+    let (_, _, page) = ask(weir.admin, "GET", "/budget", "");
     assert!(page.contains("refused the credential of account"), "{page}");
 }
 
