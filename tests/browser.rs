@@ -164,6 +164,11 @@ async fn no_page_is_wider_than_its_window() {
     }
     look("overview", "/");
     look("budget", "/budget");
+    look("images", "/images");
+    look("images-none", "/images?pattern=none");
+    look("registry", "/images?registry=docker.io");
+    look("image", "/image?repository=library/image-1&reference=latest");
+    look("purge", "/image/remove?repository=library/image-1&reference=latest");
     look("throttles", "/throttles");
     look("blocked", "/blocked");
     look("ban", &format!("/blocked/{own}"));

@@ -1,6 +1,7 @@
 //! The pages for people, over real sockets: who may see and do what, and what becomes of everything else.
 
 pub(crate) mod harness;
+mod images;
 
 use std::{sync::Arc, time::SystemTime};
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// Spends that are looked at for who spent and what comes back.
 const LOOKED_AT: usize = 10_000;
+/// The heads of a table of spends.
+pub(super) const HEADS: [&str; 7] = ["When", "Who", "Class", "On what", "Why", "Shared by", "Left"];
 /// Spends that are listed.
 const LISTED: usize = 50;
 /// Clients that are listed for an identity.
@@ -55,7 +57,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         @if spends.is_empty() {
             p { "Nothing was spent yet." }
         } @else {
-            (html::table("Newest spends", &["When", "Who", "Class", "On what", "Why", "Shared by", "Left"], spends.iter().take(LISTED).map(row).collect()))
+            (html::table("Newest spends", &HEADS, spends.iter().take(LISTED).map(row).collect()))
         }
 
     };
@@ -185,7 +187,8 @@ fn cache(context: &PageContext<'_>) -> Markup {
     }
 }
 
-fn row(spend: &Spend) -> Vec<Markup> {
+/// A spend, as a row below [`HEADS`].
+pub(super) fn row(spend: &Spend) -> Vec<Markup> {
     let class = serde_json::to_value(spend.class).unwrap_or_default();
     let why = match spend.reason {
         Reason::Cold => "was not here",

@@ -14,6 +14,7 @@ use super::context::{PageContext, Viewer};
 pub(super) enum Tab {
     Overview,
     Budget,
+    Images,
     Throttles,
     Blocked,
     Audit,
@@ -21,9 +22,10 @@ pub(super) enum Tab {
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 6] = [
+const OPERATORS: [(Tab, &str, &str); 7] = [
     (Tab::Overview, "/", "Overview"),
     (Tab::Budget, "/budget", "Budget"),
+    (Tab::Images, "/images", "Images"),
     (Tab::Throttles, "/throttles", "Throttles"),
     (Tab::Blocked, "/blocked", "Blocked"),
     (Tab::Audit, "/audit", "Audit"),

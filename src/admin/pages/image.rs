@@ -1,5 +1,7 @@
 //! One image: what it is, what of it is here, who pulled it, what was spent on it; and pin, unpin, refresh and purge, each with a reason.
 
+use std::collections::HashSet;
+
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 use url::form_urlencoded::Serializer;
@@ -14,8 +16,9 @@ use super::{
 use crate::{
     admin::{
         changes::{self, LONGEST, Refusal},
-        images, name,
+        images,
         json::parameter,
+        name,
     },
     mirror::{Image, Purged, client_of},
     oci::Reference,
@@ -38,7 +41,8 @@ struct Shown<'a> {
 
 /// The one that the query names.
 pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
-    let [repository, reference] = ["repository", "reference"].map(|name| parameter(context.query, name).unwrap_or_default());
+    let [repository, reference] =
+        ["repository", "reference"].map(|name| parameter(context.query, name).unwrap_or_default());
     show(context, Shown { repository: &repository, reference: &reference, ..Shown::default() }).await
 }
 
@@ -60,7 +64,13 @@ async fn show(context: &PageContext<'_>, shown: Shown<'_>) -> HttpResponse {
             p { "No image of this name is cached." }
             p { a href="/images" { "All images" } }
         };
-        return html::page(context, if status == 200 && shown.done.is_none() { 404 } else { status }, Tab::Images, "No such image", body);
+        return html::page(
+            context,
+            if status == 200 && shown.done.is_none() { 404 } else { status },
+            Tab::Images,
+            "No such image",
+            body,
+        );
     };
     let spends = match image.repository.is_hosted() {
         true => Vec::new(),
@@ -104,16 +114,22 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
     };
     html::facts(&[
         ("Digest", html! { code { (image.digest) } " " (chips(image, &images.pins())) }),
-        ("Here", html! {
-            @if it.complete { "all of " (html::bytes(it.size)) } @else { (html::bytes(it.here)) " of " (html::bytes(it.size)) ": not complete" }
-        }),
+        (
+            "Here",
+            html! {
+                @if it.complete { "all of " (html::bytes(it.size)) } @else { (html::bytes(it.here)) " of " (html::bytes(it.size)) ": not complete" }
+            },
+        ),
         ("Shared", html! { (html::bytes(reading.stored(&shared))) ", which other images need too" }),
-        ("Confirmed", html! {
-            @match image.checked_at.filter(|_| !image.repository.is_hosted()) {
-                Some(at) => { (html::time(at)) },
-                None => "no upstream is asked for it",
-            }
-        }),
+        (
+            "Confirmed",
+            html! {
+                @match image.checked_at.filter(|_| !image.repository.is_hosted()) {
+                    Some(at) => { (html::time(at)) },
+                    None => "no upstream is asked for it",
+                }
+            },
+        ),
         ("Fresh", freshness(context, image)),
         ("Pulled", pulls),
         ("Pulled by", html! { @for (client, at) in clients { (client_of(client)) " at " (html::time(*at)) br; } }),
@@ -133,7 +149,11 @@ fn parts(context: &PageContext<'_>, image: &Image) -> Markup {
             html! { @if platform.complete { "all" } @else { (html::bytes(platform.here)) } },
         ]
     });
-    let objects: Vec<_> = reading.objects(&image.digest).into_iter().filter(|(child, _)| !child.is_manifest).collect();
+    // Those of each platform whose manifest is here; what several of them name once.
+    let manifests = it.platforms.iter().map(|platform| &platform.digest).chain([&image.digest]);
+    let mut objects: Vec<_> = manifests.flat_map(|digest| reading.objects(digest)).collect();
+    let mut seen = HashSet::new();
+    objects.retain(|(child, _)| !child.is_manifest && seen.insert(child.digest.clone()));
     let layers = objects.iter().map(|(child, stored)| {
         vec![
             html! { code { (child.digest) } },
@@ -167,7 +187,8 @@ fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Marku
     let pinned = context.state.mirror.images().pins().into_iter().filter(|pin| pin.covers(image)).collect::<Vec<_>>();
     let repository = image.repository.full_name();
     let reference = image.tag.as_ref().map_or_else(|| image.digest.to_string(), ToString::to_string);
-    let query = Serializer::new(String::new()).extend_pairs([("repository", &repository), ("reference", &reference)]).finish();
+    let query =
+        Serializer::new(String::new()).extend_pairs([("repository", &repository), ("reference", &reference)]).finish();
     let is_pinned_alone = pinned.iter().any(|pin| pin.pattern == image.name());
     let action = |path: &str, words: &str, explained: Markup| {
         html! {
@@ -242,7 +263,8 @@ async fn change<F: Future<Output = Result<String, Refusal>>>(
 
 /// What a purge would free, and the form that confirms it.
 pub(super) async fn confirm(context: &PageContext<'_>) -> HttpResponse {
-    let [repository, reference] = ["repository", "reference"].map(|name| parameter(context.query, name).unwrap_or_default());
+    let [repository, reference] =
+        ["repository", "reference"].map(|name| parameter(context.query, name).unwrap_or_default());
     ask(context, &repository, &reference, None).await
 }
 

@@ -1,4 +1,4 @@
-//! Pages for people: Overview, Budget, Throttles, Blocked, Audit, and Unblock for owners of blocked clients. Made here, whole, for each request; without JavaScript
+//! Pages for people: Overview, Budget, Images, Throttles, Blocked, Audit, and Unblock for owners of blocked clients. Made here, whole, for each request; without JavaScript
 //! but for the human test, and without a request to another host.
 //!
 //! # What it guarantees
@@ -18,6 +18,8 @@ mod budget;
 mod context;
 mod form;
 mod html;
+mod image;
+mod images;
 mod login;
 mod overview;
 mod page;
@@ -138,6 +140,9 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::UnblockOne(id) => unblock::one(context, &id, None),
         Page::Login => login::page(context, None),
         Page::Budget => budget::page(context),
+        Page::Images => images::page(context),
+        Page::Image => image::page(context).await,
+        Page::ConfirmPurge => image::confirm(context).await,
         _ => overview::page(context).await,
     }
 }
@@ -180,6 +185,10 @@ async fn post(
         Page::Lift(id) => blocked::lift(&context, &id, &form),
         Page::Allow(id) => blocked::allow(&context, &id, &form),
         Page::LiftOwn(id) => unblock::lift(&context, &id, &form),
+        Page::Pin => image::pin(&context, &form).await,
+        Page::Unpin => image::unpin(&context, &form).await,
+        Page::Refresh => image::refresh(&context, &form).await,
+        Page::Purge => image::purge(&context, &form).await,
         _ => html::problem(&context, 404, "Nothing here", "There is no such page."),
     }
 }

@@ -6,9 +6,16 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 18] = [
+pub(super) const PAGES: [(&str, PageAt); 25] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
+    ("/images", |_| Page::Images),
+    ("/image", |_| Page::Image),
+    ("/image/pin", |_| Page::Pin),
+    ("/image/unpin", |_| Page::Unpin),
+    ("/image/refresh", |_| Page::Refresh),
+    ("/image/remove", |_| Page::ConfirmPurge),
+    ("/image/purge", |_| Page::Purge),
     ("/throttles", |_| Page::Throttles),
     ("/throttles/mode", |_| Page::Switch),
     ("/blocked", |_| Page::Blocked),
@@ -33,6 +40,9 @@ pub(super) enum Page {
     // By GET.
     Overview,
     Budget,
+    Images,
+    Image,
+    ConfirmPurge,
     Throttles,
     Blocked,
     Ban(String),
@@ -46,6 +56,10 @@ pub(super) enum Page {
     Login,
     // By POST.
     Logout,
+    Pin,
+    Unpin,
+    Refresh,
+    Purge,
     Switch,
     Add,
     Lift(String),
@@ -67,6 +81,10 @@ impl Page {
         Some(match self {
             Page::Login => "log in".to_owned(),
             Page::Logout => "log out".to_owned(),
+            Page::Pin => "pin an image".to_owned(),
+            Page::Unpin => "unpin an image".to_owned(),
+            Page::Refresh => "refresh an image".to_owned(),
+            Page::Purge => "purge an image".to_owned(),
             Page::Switch => "switch a throttle".to_owned(),
             Page::Add => "ban".to_owned(),
             Page::Lift(id) | Page::LiftOwn(id) => format!("lift {id}"),
@@ -85,6 +103,13 @@ impl Page {
             self,
             Page::Overview
                 | Page::Budget
+                | Page::Images
+                | Page::Image
+                | Page::ConfirmPurge
+                | Page::Pin
+                | Page::Unpin
+                | Page::Refresh
+                | Page::Purge
                 | Page::Throttles
                 | Page::Blocked
                 | Page::Ban(_)
@@ -124,6 +149,10 @@ mod tests {
     #[test]
     fn what_can_be_done_by_post_is_said_in_the_audit() {
         for path in [
+            "/image/pin",
+            "/image/unpin",
+            "/image/refresh",
+            "/image/purge",
             "/throttles/mode",
             "/blocked/add",
             "/blocked/1/lift",

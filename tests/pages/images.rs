@@ -1,0 +1,87 @@
+//! *Images* and one image: what they show, and that every change has a reason, an operator and an entry in the audit.
+
+use weir::limits::audit::{AdminEvent, Event};
+use weir_conformance::hub::Spec;
+
+use super::harness::{Browser, Harness};
+
+const IMAGE: &str = "/image?repository=docker.io%2Flibrary%2Fimage-1&reference=latest";
+
+/// The last change of the audit: by whom, what, why.
+fn last_change(harness: &Harness) -> (String, String, String) {
+    let entry = harness.limits.audit(1).remove(0);
+    let (what, reason) = match entry.event {
+        Event::Admin(AdminEvent::Pinned { pattern, reason }) => (format!("pinned {pattern}"), reason),
+        Event::Admin(AdminEvent::Unpinned { pattern, reason }) => (format!("unpinned {pattern}"), reason),
+        Event::Admin(AdminEvent::Refreshed { image, moved, reason }) => (format!("refreshed {image} {moved}"), reason),
+        Event::Admin(AdminEvent::Purged { selection, reason, .. }) => (format!("purged {selection}"), reason),
+        other => (format!("{other:?}"), String::new()),
+    };
+    (entry.by, what, reason)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audit() {
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let mut ops = Browser::logged_in(&harness, "ops");
+    let page = ops.get("/images");
+    for words in ["Registries", "docker.io", "library/image-0:latest", "href=\"/images?registry=docker.io\""] {
+        assert!(page.status == 200 && page.body.contains(words), "{words}: {}", page.body);
+    }
+    let page = ops.get("/images?pattern=image-1&stale=");
+    assert!(page.body.contains("image-1:latest") && !page.body.contains("image-2:latest"), "{}", page.body);
+    let page = ops.get("/images?registry=docker.io");
+    assert!(page.body.contains("Repositories of docker.io") && page.body.contains("docker.io/library/image-8"));
+    let page = ops.get("/images?pattern=typed&not_pulled_within=soon");
+    assert!(page.status == 400 && page.body.contains("Not_pulled_within is a duration"), "{}", page.body);
+    assert!(page.body.contains("value=\"typed\"") && page.body.contains("value=\"soon\""), "what was typed is kept");
+
+    let page = ops.get(IMAGE);
+    for words in ["docker.io/library/image-1:latest", "not complete", "linux/arm64", "had changed", "10.5.0.3"] {
+        assert!(page.status == 200 && page.body.contains(words), "{words}: {}", page.body);
+    }
+    let token = page.token();
+    let image = [("csrf", &*token), ("repository", "docker.io/library/image-1"), ("reference", "latest")];
+    let with = |reason: &'static str| [&image[..], &[("reason", reason)]].concat();
+    for path in ["/image/pin", "/image/refresh", "/image/purge"] {
+        let answer = ops.post(path, &with(" "));
+        assert!(answer.status == 400 && answer.body.contains("Say why."), "{path}: {}", answer.body);
+        let answer = ops.post(path, &with("x")[1..]);
+        assert_eq!((answer.status, harness.refusals()[0].2.as_str()), (403, "without the token of its form"), "{path}");
+    }
+    let name = "docker.io/library/image-1:latest";
+    let changed = |what: String, reason: &str| {
+        assert_eq!(last_change(&harness), ("ops".to_owned(), what, reason.to_owned()));
+    };
+    let answer = ops.post("/image/pin", &with("must start"));
+    assert!(answer.status == 200 && answer.body.contains("Pinned by <b>ops</b>"), "{}", answer.body);
+    changed(format!("pinned {name}"), "must start");
+    let answer = ops.post("/image/unpin", &with("no more"));
+    assert!(answer.status == 200 && !answer.body.contains("Pinned by"), "{}", answer.body);
+    changed(format!("unpinned {name}"), "no more");
+    let answer = ops.post("/image/unpin", &with("again"));
+    assert!(answer.status == 404 && answer.body.contains("value=\"again\""), "the reason is kept: {}", answer.body);
+    harness.bench.hub.push(Spec::new("library/image-1").seed(99)).unwrap();
+    let answer = ops.post("/image/refresh", &with("a release"));
+    assert!(answer.body.contains("The tag moved to sha256:"), "{}", answer.body);
+    changed(format!("refreshed {name} true"), "a release");
+
+    let page = ops.get("/image/remove?repository=docker.io%2Flibrary%2Fimage-1&reference=latest");
+    assert!(page.status == 200 && page.body.contains("would be freed: 1 manifest"), "{}", page.body);
+    let answer = ops.post("/image/purge", &with("a leak"));
+    assert!(answer.status == 200 && answer.body.contains("freed: 1 manifest"), "{}", answer.body);
+    changed(format!("purged {name}"), "a leak");
+    assert_eq!(ops.get(IMAGE).status, 404);
+
+    let mut ann = Browser::logged_in(&harness, "ann");
+    for path in ["/images", IMAGE, "/image/remove?repository=library/image-2&reference=latest"] {
+        assert_eq!(ann.get(path).status, 403, "{path} is for operators");
+    }
+    let token = ann.get("/unblock").token();
+    let answer = ann.post(
+        "/image/purge",
+        &[("csrf", &token), ("repository", "library/image-2"), ("reference", "latest"), ("reason", "x")],
+    );
+    assert_eq!((answer.status, harness.refusals()[0].1.as_str()), (403, "purge an image"));
+}
