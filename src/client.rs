@@ -13,6 +13,21 @@ pub enum ClientKey {
     Principal(Arc<str>),
 }
 
+/// How the key of a warm begins. A user name holds no colon (RFC 7617 section 2), and this begins no address.
+const WARM: &str = "warm:";
+
+impl ClientKey {
+    /// The key of what an operator or a schedule warms, which stands in the ledger in a client's place.
+    pub fn warm(by: &str) -> ClientKey {
+        ClientKey::Principal(format!("{WARM}{by}").into())
+    }
+
+    /// Whether it is that of a warm, and so of no client.
+    pub fn is_warm(&self) -> bool {
+        matches!(self, ClientKey::Principal(name) if name.starts_with(WARM))
+    }
+}
+
 impl fmt::Display for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -106,6 +121,35 @@ impl Client {
             address,
             on_exceed: OnExceed::default(),
             overrides: false,
+        }
+    }
+
+    /// A warm of the cache that `by` asked for: bulk, and it spends only what no client is expected to need. It may read what accounts
+    /// of ours may.
+    pub fn warm(by: &str) -> Client {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        Client {
+            key: ClientKey::warm(by),
+            class: Class::Bulk,
+            on_exceed: OnExceed::Deny,
+            pull: Arc::from(["*".to_owned()]),
+            ..Client::anonymous(loopback, loopback)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_a_warm_is_read_as_it_is_written_and_is_no_clients() {
+        let warm = ClientKey::warm("operator");
+        assert_eq!(warm.to_string(), "warm:operator");
+        assert_eq!(warm.to_string().parse(), Ok(warm.clone()));
+        assert!(warm.is_warm() && Client::warm("operator").key == warm);
+        for client in ["operator", "192.0.2.1", "2001:db8::/64", "warm"] {
+            assert!(!client.parse::<ClientKey>().unwrap().is_warm(), "{client}");
         }
     }
 }

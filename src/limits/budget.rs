@@ -8,6 +8,8 @@
 //! when.
 //!
 //! A floor binds only when a class above it is configured, a share only while several spend: a lone docker may use every pull there is.
+//! A warm spends what is left beyond the floor of bulk and what all clients above bulk are expected to need, whatever is configured; and
+//! what it spent changes no client's share.
 //!
 //! # Scope
 //!
@@ -17,6 +19,7 @@
 
 mod admission;
 mod budgets;
+mod forecast;
 mod policy;
 mod queue;
 mod settings;
@@ -28,6 +31,7 @@ mod tests;
 
 pub use admission::{Admission, BudgetDecision};
 pub use budgets::{BudgetQueue, Budgets, QueueStatus};
+pub use forecast::Demand;
 pub use policy::{Policy, RefusalReason, Spender};
 pub use queue::{Queue, QueueFull, SpendRequest, Ticket};
 pub use settings::{Floors, Settings, Shares};

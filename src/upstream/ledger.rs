@@ -44,6 +44,7 @@ use std::{
 };
 
 use super::{identity::Identity, ratelimit::RateLimit};
+use crate::client::Class;
 use crate::clock;
 use crate::oci::Name;
 use account::Account;
@@ -180,6 +181,19 @@ impl Ledger {
     /// The newest spends, newest first; at most 10,000 are known.
     pub fn spends(&self, most: usize) -> Vec<Spend> {
         self.lock().spends.iter().rev().take(most).cloned().collect()
+    }
+
+    /// When clients of the classes above this one spent, oldest first, and from when on all of these are known.
+    pub fn spent_above(&self, identity: &Identity, class: Class) -> (Vec<SystemTime>, SystemTime) {
+        let state = self.lock();
+        let name = identity.name();
+        let is_meant =
+            |spend: &&Spend| spend.class > class && spend.upstream == identity.upstream && spend.identity == name;
+        let mut times: Vec<SystemTime> = state.spends.iter().filter(is_meant).map(|spend| spend.at).collect();
+        // In the order in which they ended, and the clock may have been set meanwhile.
+        times.sort_unstable();
+        let oldest = state.spends.front().filter(|_| state.spends.len() >= NEWEST).map(|spend| spend.at);
+        (times, oldest.unwrap_or(state.saved.1))
     }
 
     /// All that are known for a repository and, when given, a reference; newest first.

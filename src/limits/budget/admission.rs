@@ -44,7 +44,7 @@ impl Admission {
     /// Decides for one request. After [`BudgetDecision::Spend`] and a reservation comes [`Admission::spend`].
     pub fn ask(&mut self, policy: &Policy, left: &Balance, ask: SpendRequest<'_>, now: SystemTime) -> BudgetDecision {
         self.age(left, now);
-        let spender = self.spender(ask.client, ask.class, ask.overrides);
+        let spender = Spender { expected: ask.expected, ..self.spender(ask.client, ask.class, ask.overrides) };
         let judged = policy.decide(left, &spender, now);
         // No client overtakes one of the same or a higher class that waits, or the queue would never move.
         let first = left.remaining.is_none() || ask.overrides || !self.queue.holds(ask.class);
@@ -54,7 +54,7 @@ impl Admission {
             Err(refused) => refused,
         };
         let retry_after = wait.max(Duration::from_secs(1));
-        if ask.on_exceed != OnExceed::Queue || wait > policy.queue_max_wait {
+        if ask.on_exceed != OnExceed::Queue || ask.expected.is_some() || wait > policy.queue_max_wait {
             return BudgetDecision::Refuse { retry_after, why };
         }
         match self.queue.enter(ask, policy.queue_per_client, policy.queue) {
@@ -131,5 +131,7 @@ fn spender(spent: &SpendLog, client: &ClientKey, class: Class, overrides: bool) 
         spent: spent.of(client),
         frees_at: spent.frees_at(client),
         others: spent.others(client),
+        warmed: spent.warmed(),
+        expected: None,
     }
 }

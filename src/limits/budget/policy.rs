@@ -49,14 +49,18 @@ pub struct Spender {
     pub spent: u32,
     /// When the oldest of these leaves the window.
     pub frees_at: Option<SystemTime>,
-    /// Whether others spent in the window, too.
+    /// Whether other clients spent in the window, too. A warm is no client.
     pub others: bool,
+    /// What warms spent in the window.
+    pub warmed: u64,
+    /// For a warm, what clients above bulk are expected to need until the window ends: it leaves that, and the floor of bulk.
+    pub expected: Option<u64>,
 }
 
 impl Spender {
     /// One who has spent nothing and is alone.
     pub fn alone(class: Class) -> Spender {
-        Spender { class, overrides: false, spent: 0, frees_at: None, others: false }
+        Spender { class, overrides: false, spent: 0, frees_at: None, others: false, warmed: 0, expected: None }
     }
 }
 
@@ -80,6 +84,15 @@ pub enum RefusalReason {
         /// What it may.
         share: u32,
     },
+    /// What is left is kept for clients, which are expected to need it. Only a warm is refused so.
+    Forecast {
+        /// How many are left.
+        left: u64,
+        /// How many the floor of bulk keeps.
+        kept: u64,
+        /// How many clients above bulk are expected to need until the window ends.
+        expected: u64,
+    },
     /// It would come back soon, but too many wait for it.
     QueueFull,
 }
@@ -94,6 +107,10 @@ impl std::fmt::Display for RefusalReason {
             RefusalReason::Share { spent, share } => {
                 write!(f, "this client spent {spent} upstream pulls and its share is {share}")
             }
+            RefusalReason::Forecast { left, kept, expected } => write!(
+                f,
+                "{left} upstream pulls are left, {kept} are kept for clients, and clients are expected to need {expected} more"
+            ),
             RefusalReason::QueueFull => f.write_str("too many wait for the next upstream pull"),
         }
     }
@@ -122,8 +139,16 @@ impl Policy {
         if spender.overrides {
             return Ok(());
         }
-        let kept = self.kept(spender.class, limit);
         let remaining = remaining.unsigned_abs();
+        if let Some(expected) = spender.expected {
+            let (kept, needed) = self.surplus_begins(limit, expected);
+            let refused = || RefusalReason::Forecast { left: remaining, kept, expected };
+            return match remaining > needed {
+                true => Ok(()),
+                false => Err((refused(), self.returns(left, needed - remaining + 1, now))),
+            };
+        }
+        let kept = self.kept(spender.class, limit);
         if remaining <= kept {
             return Err((
                 RefusalReason::Floor { kept, left: remaining },
@@ -131,12 +156,20 @@ impl Policy {
             ));
         }
         let share = self.share(spender.class, limit);
-        let is_plenty = remaining as f64 > limit as f64 * self.plenty;
+        // Shares bind no sooner because a warm spent: no client was to need that.
+        let is_plenty = remaining.saturating_add(spender.warmed) as f64 > limit as f64 * self.plenty;
         if let Some(share) = share.filter(|share| spender.others && !is_plenty && spender.spent >= *share) {
             let wait = spender.frees_at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
             return Err((RefusalReason::Share { spent: spender.spent, share }, wait.max(Duration::from_secs(1))));
         }
         Ok(())
+    }
+
+    /// What a warm leaves of `limit` to clients: the floor of bulk, and that with what clients above bulk are expected to need. Every
+    /// client is above a warm, so the floor counts without any `[[class]]`.
+    pub fn surplus_begins(&self, limit: u64, expected: u64) -> (u64, u64) {
+        let kept = (limit as f64 * self.floors.bulk) as u64;
+        (kept, kept.saturating_add(expected))
     }
 
     /// How many pulls of `limit` this class leaves alone.

@@ -18,6 +18,8 @@ pub struct SpendRequest<'a> {
     pub on_exceed: OnExceed,
     /// The right `budget_override`.
     pub overrides: bool,
+    /// For a warm, what clients above bulk are expected to need until the window ends. A warm never waits in the queue.
+    pub expected: Option<u64>,
 }
 
 /// A request in the queue.

@@ -3,6 +3,8 @@
 //! The hub grants 200 pulls in any 6 hours. Twelve production nodes, six build agents, fifteen developers, and one scanner that twice a day walks
 //! through 350 images and asks every ten minutes for those it did not get. Build agents and developers try twice more after 45 seconds. A
 //! pull is denied when its last try is. A toy: the order of the lines is what it shows, not the digits.
+//!
+//! In the second test a warm takes the place of the scanner, and the pulls that are denied are compared with those of a week without it.
 
 use std::{
     cmp::Reverse,
@@ -20,6 +22,8 @@ const LIMIT: usize = 200;
 const WINDOW: u64 = 6 * 3600;
 const DAY: u64 = 24 * 3600;
 const DAYS: u64 = 7;
+/// Who warms, beside the clients 0 to 33.
+const WARM: u8 = 34;
 
 /// What a pull is, and whose.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,21 +116,30 @@ fn trace(seed: u64) -> Vec<(u64, Pull)> {
     pulls
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Outcome {
     asked: [u32; 4],
     denied: [u32; 4],
     granted: u32,
+    /// Pulls of the warm.
+    warmed: u32,
+    /// When it had all of them.
+    done: Option<u64>,
 }
 
-/// Plays the trace; `policy` is `None` for first come, first served.
-fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
+/// Plays the trace; `policy` is `None` for first come, first served. With `warm`, so many pulls are warmed from the first minute on, and
+/// there is no scanner.
+fn play(seed: u64, policy: Option<&Policy>, warm: Option<u32>) -> Outcome {
     let mut outcome = Outcome::default();
+    // Times of what clients above bulk spent.
+    let mut above = Demand { spent: Vec::new(), since: time(0) };
     let mut hub = Hub(VecDeque::new());
     let mut admission = Admission::default();
     let mut waiting: Vec<(Ticket, Pull, u64)> = Vec::new();
     let mut events: BinaryHeap<Reverse<(u64, Option<Pull>)>> = BinaryHeap::new();
-    for (at, pull) in trace(seed) {
+    let warmer = Pull { client: WARM, what: 0, tries: 1, until: u64::MAX };
+    events.extend(warm.filter(|wanted| *wanted > 0).map(|_| Reverse((0, Some(warmer)))));
+    for (at, pull) in trace(seed).into_iter().filter(|(_, pull)| warm.is_none() || kind(pull.client) != 3) {
         outcome.asked[kind(pull.client)] += 1;
         events.push(Reverse((at, Some(pull))));
     }
@@ -143,6 +156,30 @@ fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
     };
     while let Some(Reverse((now, event))) = events.pop() {
         let left = hub.left(now);
+        if let (Some(policy), Some(pull)) = (policy, event.filter(|pull| pull.client == WARM)) {
+            let client = ClientKey::warm("night");
+            let window = Duration::from_secs(WINDOW);
+            let ask = SpendRequest {
+                client: &client,
+                class: Class::Bulk,
+                what: 0,
+                on_exceed: OnExceed::Deny,
+                overrides: false,
+                expected: Some(above.expected(LIMIT as u64, window, time(now))),
+            };
+            while Some(outcome.warmed) < warm
+                && admission.ask(policy, &hub.left(now), ask, time(now)) == BudgetDecision::Spend
+            {
+                hub.0.push_back(now);
+                admission.spend(&client, time(now));
+                outcome.warmed += 1;
+            }
+            match Some(outcome.warmed) < warm && now < DAYS * DAY {
+                true => events.push(Reverse((now + 60, Some(pull)))),
+                false => outcome.done = Some(now),
+            }
+            continue;
+        }
         let Some(policy) = policy else {
             let Some(pull) = event else { continue };
             match left.remaining > Some(0) {
@@ -154,11 +191,18 @@ fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
         };
         if let Some(pull) = event {
             let (client, class) = (key(pull.client), class(pull.client));
-            let ask =
-                SpendRequest { client: &client, class, what: pull.what, on_exceed: OnExceed::Queue, overrides: false };
+            let ask = SpendRequest {
+                client: &client,
+                class,
+                what: pull.what,
+                on_exceed: OnExceed::Queue,
+                overrides: false,
+                expected: None,
+            };
             match admission.ask(policy, &left, ask, time(now)) {
                 BudgetDecision::Spend => {
                     hub.0.push_back(now);
+                    above.spent.extend((class > Class::Bulk).then(|| time(now)));
                     outcome.granted += 1;
                     admission.spend(&client, time(now));
                 }
@@ -174,6 +218,7 @@ fn play(seed: u64, policy: Option<&Policy>) -> Outcome {
             let at = waiting.iter().position(|(waits, ..)| *waits == ticket).unwrap();
             let (_, pull, _) = waiting.remove(at);
             hub.0.push_back(now);
+            above.spent.extend((kind(pull.client) < 3).then(|| time(now)));
             outcome.granted += 1;
             admission.spend(&key(pull.client), time(now));
         }
@@ -203,7 +248,7 @@ fn a_scanner_does_not_starve_production() {
     ] {
         let mut total = Outcome::default();
         for seed in 1..=SEEDS {
-            let week = play(seed, policy);
+            let week = play(seed, policy, None);
             (0..4).for_each(|kind| {
                 total.asked[kind] += week.asked[kind];
                 total.denied[kind] += week.denied[kind];
@@ -220,4 +265,24 @@ fn a_scanner_does_not_starve_production() {
     assert!(rows[2][0] < 0.5, "production {:.2} %", rows[2][0]);
     assert!(rows[2][1] < 7.0, "CI {:.2} %", rows[2][1]);
     assert!(rows[0][0] > 10.0 * rows[2][0].max(0.5), "first come, first served would do as well");
+}
+
+/// A warm of 500 pulls, begun with a ledger that knows nothing, costs no client a pull, and has all of them within the week.
+#[test]
+fn a_warm_of_500_pulls_denies_no_client_one_and_ends_within_a_week() {
+    const SEEDS: u64 = 20;
+    // As a Weir without any [[class]], and as one with production in a class of its own.
+    for policy in [Policy::default(), Policy { above: [true, true, false], ..Policy::default() }] {
+        for seed in 1..=SEEDS {
+            let (without, with) = (play(seed, Some(&policy), Some(0)), play(seed, Some(&policy), Some(500)));
+            println!(
+                "seed {seed}: denied {:?}, with a warm {:?}, done {:?} h",
+                without.denied,
+                with.denied,
+                with.done.map(|at| at / 3600)
+            );
+            assert_eq!((with.denied, with.granted), (without.denied, without.granted), "seed {seed}");
+            assert_eq!(with.warmed, 500, "seed {seed}");
+        }
+    }
 }

@@ -13,6 +13,8 @@ pub struct SpendLog {
     log: VecDeque<(SystemTime, ClientKey)>,
     /// The same by client.
     by_client: HashMap<ClientKey, VecDeque<SystemTime>>,
+    /// The same of warms, which are no clients.
+    by_warm: HashMap<ClientKey, VecDeque<SystemTime>>,
     /// The window, as last aged by.
     window: Duration,
 }
@@ -29,7 +31,7 @@ impl SpendLog {
             self.forget_oldest();
         }
         self.log.push_back((now, client.clone()));
-        self.by_client.entry(client.clone()).or_default().push_back(now);
+        self.times(client).entry(client.clone()).or_default().push_back(now);
     }
 
     /// Not a pull after all.
@@ -45,7 +47,8 @@ impl SpendLog {
         self.window = window;
         // Spends in the future were booked before the clock was set back: they keep their distance from each other.
         if let Some(ahead) = self.log.back().and_then(|(newest, _)| newest.duration_since(now).ok()) {
-            let times = self.log.iter_mut().map(|(at, _)| at).chain(self.by_client.values_mut().flatten());
+            let spenders = self.by_client.values_mut().chain(self.by_warm.values_mut());
+            let times = self.log.iter_mut().map(|(at, _)| at).chain(spenders.flatten());
             times.for_each(|at| *at = at.checked_sub(ahead).unwrap_or(UNIX_EPOCH));
         }
         while self.log.front().is_some_and(|(at, _)| now.duration_since(*at).is_ok_and(|age| age >= window)) {
@@ -55,17 +58,24 @@ impl SpendLog {
 
     /// What this client spent.
     pub fn of(&self, client: &ClientKey) -> u32 {
-        self.by_client.get(client).map_or(0, |times| u32::try_from(times.len()).unwrap_or(u32::MAX))
+        let times = self.by_client.get(client).or_else(|| self.by_warm.get(client));
+        times.map_or(0, |times| u32::try_from(times.len()).unwrap_or(u32::MAX))
+    }
+
+    /// What warms spent.
+    pub fn warmed(&self) -> u64 {
+        self.by_warm.values().map(|times| times.len() as u64).sum()
     }
 
     /// What each client spent, the most first.
     pub fn all(&self) -> Vec<(ClientKey, u32)> {
-        let mut all: Vec<_> = self.by_client.keys().map(|client| (client.clone(), self.of(client))).collect();
+        let spenders = self.by_client.keys().chain(self.by_warm.keys());
+        let mut all: Vec<_> = spenders.map(|client| (client.clone(), self.of(client))).collect();
         all.sort_by_key(|(_, spent)| std::cmp::Reverse(*spent));
         all
     }
 
-    /// Whether another client spent.
+    /// Whether another client spent; a warm is none.
     pub fn others(&self, client: &ClientKey) -> bool {
         self.by_client.len() > usize::from(self.by_client.contains_key(client))
     }
@@ -82,11 +92,16 @@ impl SpendLog {
     }
 
     fn uncount(&mut self, client: &ClientKey, pop: fn(&mut VecDeque<SystemTime>) -> Option<SystemTime>) {
-        if let Some(times) = self.by_client.get_mut(client) {
+        let spenders = self.times(client);
+        if let Some(times) = spenders.get_mut(client) {
             pop(times);
             if times.is_empty() {
-                self.by_client.remove(client);
+                spenders.remove(client);
             }
         }
+    }
+
+    fn times(&mut self, client: &ClientKey) -> &mut HashMap<ClientKey, VecDeque<SystemTime>> {
+        if client.is_warm() { &mut self.by_warm } else { &mut self.by_client }
     }
 }

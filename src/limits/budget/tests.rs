@@ -35,7 +35,7 @@ fn client(number: u8) -> ClientKey {
 }
 
 fn ask(client: &ClientKey, class: Class, what: u64) -> SpendRequest<'_> {
-    SpendRequest { client, class, what, on_exceed: OnExceed::Queue, overrides: false }
+    SpendRequest { client, class, what, on_exceed: OnExceed::Queue, overrides: false, expected: None }
 }
 
 #[test]
@@ -263,4 +263,40 @@ fn the_floor_of_class_critical_binds_when_some_are_exempt() {
     let kept = Err((RefusalReason::Floor { kept: 5, left: 5 }, Duration::from_secs(90)));
     assert_eq!(decide(true, Class::Critical), kept);
     assert_eq!((decide(false, Class::Critical), decide(true, Class::Exempt)), (Ok(()), Ok(())));
+}
+
+#[test]
+fn a_warm_leaves_the_floor_of_bulk_and_what_clients_are_expected_to_need_whatever_is_configured() {
+    for policy in [Policy::default(), configured()] {
+        let decide = |remaining, expected| {
+            let spender = Spender { expected: Some(expected), spent: 99, others: true, ..Spender::alone(Class::Bulk) };
+            policy.decide(&left(Some(remaining), 90), &spender, at(0))
+        };
+        assert_eq!(decide(41, 0), Ok(()), "it has no share");
+        assert_eq!(decide(71, 30), Ok(()));
+        let why = RefusalReason::Forecast { left: 70, kept: 40, expected: 30 };
+        assert_eq!(decide(70, 30), Err((why, Duration::from_secs(90))));
+        assert!(decide(100, u64::MAX).is_err() && decide(0, 0).is_err());
+    }
+    let spender = Spender { expected: Some(u64::MAX), ..Spender::alone(Class::Bulk) };
+    assert_eq!(configured().decide(&left(None, 90), &spender, at(0)), Ok(()), "what is not metered is no budget");
+}
+
+#[test]
+fn what_a_warm_spent_changes_no_clients_share_and_a_warm_waits_in_no_queue() {
+    let (one, warm, mut admission) = (client(1), ClientKey::warm("operator"), Admission::default());
+    let policy = configured();
+    (0..30).for_each(|_| admission.spend(&one, at(0)));
+    (0..40).for_each(|_| admission.spend(&warm, at(0)));
+    let decision = admission.ask(&policy, &left(Some(30), 90), ask(&one, Class::Standard, 1), at(1));
+    assert_eq!(decision, BudgetDecision::Spend, "it is alone with a warm");
+    admission.spend(&client(2), at(1));
+    let decision = admission.ask(&policy, &left(Some(29), 90), ask(&one, Class::Standard, 1), at(1));
+    assert_eq!(decision, BudgetDecision::Spend, "without the warm, 69 of 100 would be left: there is plenty");
+    let decision = admission.ask(&policy, &left(Some(19), 90), ask(&one, Class::Standard, 1), at(1));
+    assert!(matches!(decision, BudgetDecision::Refuse { why: RefusalReason::Share { .. }, .. }), "{decision:?}");
+    let asked = SpendRequest { expected: Some(0), ..ask(&warm, Class::Bulk, 2) };
+    let decision = admission.ask(&policy, &left(Some(40), 2), asked, at(1));
+    assert!(matches!(decision, BudgetDecision::Refuse { .. }), "{decision:?}");
+    assert_eq!((admission.waiting(), admission.spent_by(&warm)), (0, 40));
 }

@@ -236,6 +236,7 @@ fn two_never_decide_on_the_same_pull() {
         what,
         on_exceed: Default::default(),
         overrides: false,
+        expected: None,
     };
     let place = |decision| match decision {
         BudgetDecision::Wait { ticket, .. } => ticket,
@@ -441,6 +442,7 @@ fn two_requests_for_the_same_thing_each_get_the_pull_they_wait_for() {
             what: 7,
             on_exceed: crate::client::OnExceed::Queue,
             overrides: false,
+            expected: None,
         };
         match limits.try_spend(&left(0), request, at(0)) {
             BudgetDecision::Wait { ticket, .. } => ticket,
