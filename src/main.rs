@@ -105,6 +105,10 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     tokio::spawn(async move { collector.collect_garbage().await });
     let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, limits.clone(), Handle::current());
     mirror.metrics().register(&mut metrics);
+    mirror.warm.register(&mut metrics);
+    let (schedules, routes) = settings.warm;
+    mirror.warm.schedule(schedules, routes);
+    mirror.warm.start().map_err(|error| error.to_string())?;
     let http_metrics = http::Metrics::new();
     http_metrics.register(&mut metrics);
     hosted.register(&mut metrics);
@@ -124,7 +128,13 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
     .await;
     let registry = registry.map_err(failed)?;
     let reloads = Reloads::default();
-    let parts = reload::Parts { certificates, upstreams: reloaded, limits: limits.clone(), reloads: reloads.clone() };
+    let parts = reload::Parts {
+        certificates,
+        upstreams: reloaded,
+        limits: limits.clone(),
+        warm: mirror.warm.clone(),
+        reloads: reloads.clone(),
+    };
     let reloading = reload::start(cli, config.clone(), watch, parts, signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
     config.server.listen.0 = registry.addresses.clone();

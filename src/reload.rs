@@ -12,6 +12,7 @@ use weir::{
     config::{self, Config, Watch},
     http::Certificate,
     limits::{Limits, audit::Actor},
+    mirror::warm::Warm,
     upstream::{self, Upstream},
 };
 
@@ -23,6 +24,7 @@ pub(crate) struct Parts {
     pub(crate) certificates: Vec<Arc<Certificate>>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) limits: Limits,
+    pub(crate) warm: Arc<Warm>,
     pub(crate) reloads: Reloads,
 }
 
@@ -61,11 +63,13 @@ pub(crate) fn start(
 fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
     let (fresh, watch) = cli.load().map_err(|errors| errors.to_string())?;
     let limits_config = config::limits_config(&fresh).map_err(|errors| errors.to_string())?;
+    let (schedules, routes) = config::warm_schedules(&fresh).map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
     let prepared = parts.certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
     let renewed = parts.upstreams.iter().map(Upstream::prepare).collect::<Result<Vec<_>, _>>()?;
     prepared.into_iter().for_each(|certificate| certificate.install());
     renewed.into_iter().flatten().for_each(upstream::Renewed::install);
+    parts.warm.schedule(schedules, routes);
     parts.limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
     Ok((fresh, watch))
 }
@@ -73,7 +77,7 @@ fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
 fn report(by: &str, waits_for_restart: bool) {
     if waits_for_restart {
         tracing::warn!(
-            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, allow and deny of upstreams, trusted proxies and certificates are reloaded)"
+            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, warms, allow and deny of upstreams, trusted proxies and certificates are reloaded)"
         );
     } else {
         tracing::info!(by, "reloaded");

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::oci::{Name, matches};
+use crate::oci::{Name, Reference, matches};
 
 /// The name under which Docker Hub goes; single-component names below it are official images.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -83,6 +83,29 @@ impl Routes {
         self.route(asked, ns).map(Route::Mirrored)
     }
 
+    /// The image that people mean by `busybox:1.36`, `ghcr.io/acme/app` or `ghcr.io/acme/app:1@sha256:…`; without a tag, `latest`.
+    ///
+    /// # Errors
+    /// A sentence that says what to write instead.
+    pub fn image(&self, text: &str) -> Result<(Mirrored, Reference), String> {
+        let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
+        // What comes after the last colon is a tag unless a slash follows, which is a registry's port.
+        let tagged = named.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+        let (path, tag) = tagged.map_or((named, "latest"), |(path, tag)| (path, tag));
+        let (registry, name) = match path.split_once('/') {
+            Some((first, rest)) if is_registry(first) => (Some(first), rest),
+            _ => (None, path),
+        };
+        let name: Name = name.parse().map_err(|_| "this is no image; write it as docker pull takes it".to_owned())?;
+        let reference: Reference = digest.unwrap_or(tag).parse().map_err(|error| format!("{error}"))?;
+        let asked = RequestedName { registry: registry.map(Into::into), name, whole: None };
+        match self.find(&asked, None) {
+            Some(Route::Mirrored(mirrored)) => Ok((mirrored, reference)),
+            Some(Route::Hosted(_)) => Err("this is hosted here, and comes from no upstream".to_owned()),
+            None => Err("no configured upstream has this repository; add an [[upstream]]".to_owned()),
+        }
+    }
+
     fn hosts(&self, name: &Name) -> bool {
         self.hosted.iter().any(|pattern| matches(pattern, name.as_str()))
     }
@@ -124,6 +147,33 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_read_as_people_write_it() {
+        let routes = Routes::new(Some("docker.io"), ["docker.io", "localhost:5000"]).hosting(&["own/*".to_owned()]);
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (text, found) in [
+            ("busybox", "docker.io library/busybox latest"),
+            ("acme/app:1", "docker.io acme/app 1"),
+            ("localhost:5000/app", "localhost:5000 app latest"),
+            ("localhost:5000/app:2", "localhost:5000 app 2"),
+            (&format!("busybox:1@{digest}"), &format!("docker.io library/busybox {digest}")),
+        ] {
+            let (place, reference) = routes.image(text).unwrap();
+            assert_eq!(format!("{} {} {reference}", place.upstream, place.repository), found);
+        }
+        for (bad, why) in [
+            ("", "no image"),
+            ("UPPER", "no image"),
+            ("a*", "no image"),
+            ("a@sha256:1", "digest"),
+            ("own/app", "hosted here"),
+            ("ghcr.io/a", "no configured upstream"),
+        ] {
+            let error = routes.image(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
 
     fn asked(registry: Option<&str>, name: &str) -> RequestedName {
         let whole = registry.and_then(|registry| format!("{registry}/{name}").parse().ok());

@@ -20,3 +20,4 @@ mod suite;
 mod tls;
 mod upstreams;
 mod verify;
+mod warm;

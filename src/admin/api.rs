@@ -14,7 +14,7 @@ use super::{
     json::{refuse, reply},
     metrics,
     state::State,
-    status, throttles, verify,
+    status, throttles, verify, warm,
 };
 use crate::mirror::Check;
 
@@ -78,6 +78,10 @@ async fn dispatch(
         Endpoint::Pin => cache::pin(state, authorized, payload).await,
         Endpoint::Unpin => cache::unpin(state, authorized, query).await,
         Endpoint::RepositoryRules => cache::rules(state),
+        Endpoint::Warms => warm::list(state),
+        Endpoint::Warm => warm::start(state, authorized, payload).await,
+        Endpoint::OneWarm => warm::one(state, id, query),
+        Endpoint::CancelWarm => warm::cancel(state, authorized, id, query).await,
         Endpoint::Verify => verify::start(state, query),
         Endpoint::Verification => verify::status(state),
         Endpoint::Clients => throttles::clients(state, query),

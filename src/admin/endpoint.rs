@@ -23,6 +23,10 @@ pub(super) enum Endpoint {
     Pin,
     Unpin,
     RepositoryRules,
+    Warms,
+    Warm,
+    OneWarm,
+    CancelWarm,
     Verify,
     Verification,
     Clients,
@@ -39,7 +43,7 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 31] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 35] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -58,6 +62,10 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 31] = [
     ("POST", "/api/v1/cache/pins", Endpoint::Pin),
     ("DELETE", "/api/v1/cache/pins", Endpoint::Unpin),
     ("GET", "/api/v1/cache/rules", Endpoint::RepositoryRules),
+    ("GET", "/api/v1/cache/warm", Endpoint::Warms),
+    ("POST", "/api/v1/cache/warm", Endpoint::Warm),
+    ("GET", "/api/v1/cache/warm/{id}", Endpoint::OneWarm),
+    ("DELETE", "/api/v1/cache/warm/{id}", Endpoint::CancelWarm),
     ("POST", "/api/v1/verify", Endpoint::Verify),
     ("GET", "/api/v1/verify", Endpoint::Verification),
     ("GET", "/api/v1/clients", Endpoint::Clients),

@@ -27,6 +27,7 @@ mod state;
 mod status;
 mod throttles;
 mod verify;
+mod warm;
 
 pub use self::{
     history::{MINUTE, ReadTotals, Totals},

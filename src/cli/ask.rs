@@ -88,7 +88,7 @@ impl Ask {
         let json: Value = serde_json::from_slice(body).map_err(|_| {
             format!("http://{}{path} answered {status} without JSON: not an admin listener", self.authority)
         })?;
-        if matches!(status, 200 | 201) {
+        if matches!(status, 200..=202) {
             return Ok(json);
         }
         let message = json["errors"][0]["message"].as_str().unwrap_or("no reason given");

@@ -11,6 +11,7 @@ use super::{
     output::bytes,
     say,
     table::table,
+    warm,
 };
 use crate::config::Config;
 
@@ -78,6 +79,12 @@ enum What {
         #[command(flatten)]
         output: Output,
     },
+    /// Fetch images before a client asks, with pulls that no client is expected to need
+    Warm(warm::Warm),
+    /// Show warms, or one with what became of each image; fails when that is not all here
+    WarmStatus(warm::Status),
+    /// End a warm; what came stays
+    WarmCancel(warm::Cancel),
     /// List what is pinned
     Pins {
         #[command(flatten)]
@@ -187,6 +194,9 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
             let ask = Ask::new(&output.admin, config)?;
             print(output, &ask.send_json("POST", "/api/v1/cache/refresh", body.to_string())?, refreshed)
         }
+        What::Warm(new) => new.run(config),
+        What::WarmStatus(status) => status.run(config),
+        What::WarmCancel(cancel) => cancel.run(config),
         What::Pins { output } => {
             print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/pins")?, pins)
         }

@@ -16,6 +16,7 @@ mod status;
 mod table;
 mod throttle;
 mod verify;
+mod warm;
 
 use std::path::{Path, PathBuf};
 
@@ -60,7 +61,7 @@ pub enum Command {
     Ban(ban::Arguments),
     /// Show throttles with what they matched, or switch them
     Throttle(throttle::Arguments),
-    /// List, show, pin, unpin or purge what is cached
+    /// List, show, warm, pin, unpin or purge what is cached
     Cache(cache::Arguments),
     /// Forget a cached tag or repository; the same as cache purge
     Purge(purge::Arguments),

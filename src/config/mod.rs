@@ -37,7 +37,7 @@ pub use self::{
     listener::Listener,
     places::Places,
     server::Server,
-    settings::{Listen, Settings, limits_config},
+    settings::{Listen, Settings, limits_config, read_list, warm_schedules},
     tls::Tls,
     warnings::warnings,
     watch::Watch,
@@ -65,6 +65,8 @@ pub struct Config {
     pub mirror: mirror::Settings,
     /// Registries that are mirrored.
     pub upstream: Vec<upstream::Settings>,
+    /// Lists that are warmed at an hour.
+    pub warm: Vec<mirror::warm::Table>,
     /// Namespaces that live here.
     pub hosted: hosted::Settings,
     /// How often a client may ask.
@@ -98,6 +100,7 @@ impl Default for Config {
             storage: weir_storage::Settings::default(),
             mirror: mirror::Settings::default(),
             upstream: upstream::Settings::defaults(),
+            warm: Vec::new(),
             hosted: hosted::Settings::default(),
             limits: limits::Settings::default(),
             budget: budget::Settings::default(),
@@ -223,6 +226,7 @@ impl Config {
         same.class.clone_from(&old.class);
         same.ban.clone_from(&old.ban);
         same.account.clone_from(&old.account);
+        same.warm.clone_from(&old.warm);
         for upstream in &mut same.upstream {
             if let Some(before) = old.upstream.iter().find(|before| before.name == upstream.name) {
                 upstream.allow.clone_from(&before.allow);

@@ -34,6 +34,8 @@ pub struct Settings {
     pub listeners: Vec<Listen>,
     /// For the admin side.
     pub admin: admin::Settings,
+    /// What is warmed by itself, and how names are read; reloaded too.
+    pub warm: (Vec<mirror::warm::Schedule>, Routes),
     /// What is reloaded: throttles, classes, budget, bans, accounts.
     pub limits: LimitsConfig,
     /// What is logged, and how.
@@ -87,9 +89,44 @@ impl Settings {
             listeners: listeners(config)?,
             admin: admin(config),
             limits: limits_config(config)?,
+            warm: warm_schedules(config)?,
             log: config.log.clone(),
         })
     }
+}
+
+/// What is warmed by itself, and how names are read. Reads the lists that `[[warm]]` names.
+///
+/// # Errors
+/// What is wrong, with its key.
+pub fn warm_schedules(config: &Config) -> Result<(Vec<mirror::warm::Schedule>, Routes), ConfigErrors> {
+    read_schedules(config).map_err(|errors| config.places.name(errors))
+}
+
+fn read_schedules(config: &Config) -> Result<(Vec<mirror::warm::Schedule>, Routes), ConfigErrors> {
+    let routes = routes(config);
+    let errors = mirror::warm::Table::validate(&config.warm, &routes);
+    if !errors.is_empty() {
+        return Err(ConfigErrors(errors));
+    }
+    let schedule = |(number, table): (usize, &mirror::warm::Table)| {
+        let listed = match table.file.as_os_str().is_empty() {
+            true => Vec::new(),
+            false => read_list(&std::fs::read_to_string(&table.file).map_err(|error| {
+                let fix = format!("{error}; name a readable list of images");
+                ConfigError::new(format!("warm[{number}].file"), &table.file, fix)
+            })?),
+        };
+        table.schedule(number, &listed, &routes)
+    };
+    let schedules = config.warm.iter().enumerate().map(schedule).collect::<Result<_, ConfigError>>();
+    Ok((schedules?, routes))
+}
+
+/// The images of a list: one a line; what follows `#` is a comment.
+pub fn read_list(text: &str) -> Vec<String> {
+    let line = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+    text.lines().map(line).filter(|line| !line.is_empty()).collect()
 }
 
 fn routes(config: &Config) -> Routes {

@@ -7,7 +7,7 @@ use std::{
 
 use super::Config;
 
-/// The configuration file, the htpasswd file, certificates and keys, as they were at the last look.
+/// The configuration file, the htpasswd file, lists of images, certificates and keys, as they were at the last look.
 #[derive(Debug)]
 pub struct Watch(Vec<(PathBuf, Seen)>);
 
@@ -26,7 +26,9 @@ impl Watch {
         let upstreams = config.upstream.iter();
         let upstreams = upstreams.flat_map(|upstream| [&upstream.ca_file, &upstream.client_cert, &upstream.client_key]);
         let tls = tls.chain(upstreams.flatten().cloned());
-        let files = tls.chain([config.server.htpasswd.clone()]).filter(|file| !file.as_os_str().is_empty());
+        let lists = config.warm.iter().map(|table| table.file.clone());
+        let files =
+            tls.chain(lists).chain([config.server.htpasswd.clone()]).filter(|file| !file.as_os_str().is_empty());
         self.0.extend(files.map(|file| (file.clone(), seen(&file))));
     }
 

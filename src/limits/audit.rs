@@ -100,6 +100,22 @@ pub enum AdminEvent {
         /// Why.
         reason: String,
     },
+    /// Images are to be fetched before a client asks.
+    Warmed {
+        /// The number of the job.
+        job: u64,
+        /// How many images.
+        images: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A job that fetches images was ended.
+    WarmCancelled {
+        /// The number of the job.
+        job: u64,
+        /// Why.
+        reason: String,
+    },
     /// A pattern of images was kept from eviction.
     Pinned {
         /// The pattern.
@@ -259,6 +275,12 @@ mod tests {
                 .prop_map(|(selection, freed, reason)| AdminEvent::Purged { selection, freed, reason }),
             (any::<String>(), any::<bool>(), any::<String>())
                 .prop_map(|(image, moved, reason)| AdminEvent::Refreshed { image, moved, reason }),
+            (any::<u64>(), any::<u64>(), any::<String>()).prop_map(|(job, images, reason)| AdminEvent::Warmed {
+                job,
+                images,
+                reason
+            }),
+            (any::<u64>(), any::<String>()).prop_map(|(job, reason)| AdminEvent::WarmCancelled { job, reason }),
             (any::<String>(), any::<String>()).prop_map(|(pattern, reason)| AdminEvent::Pinned { pattern, reason }),
             (any::<String>(), any::<String>()).prop_map(|(pattern, reason)| AdminEvent::Unpinned { pattern, reason }),
             Just(AdminEvent::Reloaded),

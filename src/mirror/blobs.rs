@@ -1,5 +1,9 @@
 //! Blobs: from disk, from the fill under way, or by starting one.
 
+mod keep;
+
+pub(super) use self::keep::Kept;
+
 use std::{
     ops::Range,
     sync::{Arc, PoisonError},

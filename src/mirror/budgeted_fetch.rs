@@ -23,7 +23,7 @@ use super::{
     sources::Sources,
 };
 use crate::{
-    client::OnExceed,
+    client::{Class, OnExceed},
     clock,
     limits::{
         Limits,
@@ -41,6 +41,9 @@ use crate::{
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a waiting request asks whether it is its turn: a pull may come back unforecast.
 const QUEUE_POLL: Duration = Duration::from_millis(250);
+/// How finely, and how far, it is forecast when a warm may spend: a day in steps of ten minutes.
+const SURPLUS_STEP: Duration = Duration::from_secs(600);
+const SURPLUS_STEPS: u32 = 144;
 
 /// Sends counted GETs. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -82,7 +85,12 @@ impl BudgetedFetch {
         let now = clock::now();
         let name = reference.to_string();
         let about = RequestInfo { method: "GET", repository: lookup.repository.as_str(), reference: &name };
-        self.limits.admit_upstream(&lookup.client, about, now).map_err(|denied| Error::Throttled(Arc::from(denied)))?;
+        // A warm is no client: what it may spend is what clients leave, and no throttle is for it.
+        let is_throttled = !lookup.client.key.is_warm();
+        if is_throttled {
+            let admitted = self.limits.admit_upstream(&lookup.client, about, now);
+            admitted.map_err(|denied| Error::Throttled(Arc::from(denied)))?;
+        }
         let mut fetched = None;
         for reader in source.cloned().map_or_else(|| self.sources.readable(lookup).collect(), |source| vec![source]) {
             let payers = self.payers(upstream, &reader, source.is_some());
@@ -97,7 +105,7 @@ impl BudgetedFetch {
         let fetched = fetched.unwrap_or(Err(Error::NameUnknown));
         if let Ok((_, manifest)) = &fetched {
             self.names.learn_platforms(lookup, manifest);
-        } else {
+        } else if is_throttled {
             self.limits.refund_upstream(&lookup.client, clock::now());
         }
         fetched
@@ -221,7 +229,10 @@ impl BudgetedFetch {
     ) -> Result<Reservation, Refused> {
         let mut balance = self.ledger.balance(identity, clock::now());
         loop {
-            match self.limits.try_spend(&balance, spend_request(lookup, purpose, on_exceed), clock::now()) {
+            let expected =
+                lookup.client.key.is_warm().then(|| expected(&self.demand(identity), &balance, clock::now()));
+            let request = budget::SpendRequest { expected, ..spend_request(lookup, purpose, on_exceed) };
+            match self.limits.try_spend(&balance, request, clock::now()) {
                 BudgetDecision::Spend => {}
                 BudgetDecision::Wait { ticket, .. } => {
                     let (why, place) = (RefusalReason::Exhausted, Some(ticket));
@@ -296,6 +307,30 @@ impl BudgetedFetch {
                 }
             }
         }
+    }
+
+    /// When clients above bulk spent of an identity.
+    fn demand(&self, identity: &Identity) -> budget::Demand {
+        let (spent, since) = self.ledger.spent_above(identity, Class::Bulk);
+        budget::Demand { spent, since }
+    }
+
+    /// When a warm may spend a pull of this upstream, by forecast; `None` when it may now, or nothing is metered there.
+    pub(super) fn surplus_at(&self, upstream: &str, now: SystemTime) -> Option<SystemTime> {
+        let upstream = self.sources.upstream(upstream).ok()?;
+        let policy = self.limits.config().budget.clone();
+        let identities: Vec<_> =
+            upstream.identities().into_iter().map(|identity| (self.demand(&identity), identity)).collect();
+        let has_surplus = |time: SystemTime| {
+            identities.iter().any(|(demand, identity)| {
+                let left = self.ledger.balance(identity, time);
+                let (_, needed) = policy.surplus_begins(limit_of(&left), expected(demand, &left, time));
+                left.remaining.is_none_or(|left| u64::try_from(left).is_ok_and(|left| left > needed))
+            })
+        };
+        let time = (0..SURPLUS_STEPS).map(|step| now + SURPLUS_STEP * step).find(|time| has_surplus(*time));
+        let time = time.unwrap_or(now + SURPLUS_STEP * SURPLUS_STEPS);
+        (time > now).then_some(time)
     }
 
     fn purpose(&self, lookup: &Lookup, reference: &Reference, reason: Reason, waiters: &Waiters) -> Purpose {
@@ -385,6 +420,17 @@ impl Drop for QueueSlot<'_> {
     }
 }
 
+fn limit_of(left: &Balance) -> u64 {
+    u64::try_from(left.limit.unwrap_or(0)).unwrap_or(0)
+}
+
+/// What clients above bulk are expected to need until the window ends; and others behind the address or account, of whom it is expected
+/// that they go on as in the last window.
+fn expected(demand: &budget::Demand, left: &Balance, now: SystemTime) -> u64 {
+    let window = left.window.unwrap_or(budget::SpendLog::WINDOW);
+    demand.expected(limit_of(left), window, now).saturating_add(left.external)
+}
+
 fn spend_request<'a>(lookup: &'a Lookup, purpose: &Purpose, on_exceed: OnExceed) -> budget::SpendRequest<'a> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut what = DefaultHasher::new();
@@ -396,6 +442,7 @@ fn spend_request<'a>(lookup: &'a Lookup, purpose: &Purpose, on_exceed: OnExceed)
         what: what.finish(),
         on_exceed,
         overrides: client.overrides,
+        expected: None,
     }
 }
 
@@ -423,6 +470,10 @@ pub(super) fn spent(lookup: &Lookup, left: &Balance, why: RefusalReason, wait: D
             "{} must wait about {more}: it spent {spent} pulls of {upstream}, and the share of one client (class \
              {class}) is {share}; this mirror has {of}; cached images are served",
             lookup.client.key
+        ),
+        RefusalReason::Forecast { kept, expected, .. } => format!(
+            "this mirror has {of} at {upstream}, keeps {kept} of them for clients and expects clients to need {expected} \
+             more within the window"
         ),
         RefusalReason::QueueFull => format!(
             "too many wait for the next pull of {upstream} (class {class}); this mirror has {of}; more in about {more}; \

@@ -118,6 +118,13 @@ impl Fills {
         under_way.get(digest)?.arriving.borrow().as_ref().map(|arriving| arriving.size)
     }
 
+    /// Resolves when no fill of this digest is under way.
+    pub(super) async fn ended(&self, digest: &Digest) {
+        let progress = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        let Some(Progress { mut arriving, .. }) = progress else { return };
+        while arriving.changed().await.is_ok() {}
+    }
+
     /// How many fills are under way.
     pub(super) fn count(&self) -> usize {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()

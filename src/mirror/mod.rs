@@ -33,6 +33,7 @@ mod settings;
 mod sources;
 mod sync;
 mod tags;
+pub mod warm;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -56,7 +57,7 @@ pub use self::{
 };
 use self::{
     budgeted_fetch::BudgetedFetch, handles::Handles, named::NamedBlobs, names::Names, negative::NegativeCache,
-    registries::Registries, sources::Sources, tags::Tags,
+    registries::Registries, sources::Sources, tags::Tags, warm::Warm,
 };
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
@@ -80,6 +81,8 @@ pub struct Mirror {
     pub blobs: Arc<Blobs>,
     /// Answers for tag lists, referrers and the catalog.
     pub listings: Arc<Listings>,
+    /// Fetches what clients have not asked for yet.
+    pub warm: Arc<Warm>,
     settings: Arc<Settings>,
     sources: Sources,
     tags: Tags,
@@ -115,13 +118,16 @@ impl Mirror {
             BudgetedFetch::new(handles.sources.clone(), ledger.clone(), limits.clone(), names, handles.metrics.clone());
         let manifests = Arc::new(Manifests::new(&handles, tags.clone(), fetcher));
         let listings = Listings::new(&handles, tags.clone(), manifests.clone());
-        let blobs = Blobs::new(&handles);
-        let Handles { settings, sources, negative, metrics, .. } = handles;
+        let blobs = Arc::new(Blobs::new(&handles));
+        let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
+        let warmed = (manifests.clone(), blobs.clone());
+        let warm = Arc::new(Warm::new(&settings, warmed, sources.store.clone(), runtime));
         Mirror {
             settings,
             manifests,
-            blobs: Arc::new(blobs),
+            blobs,
             listings: Arc::new(listings),
+            warm,
             sources,
             tags,
             negative,
@@ -270,6 +276,7 @@ impl Mirror {
 
     /// Stops fills so that they can be resumed, and flushes. The end of the drain.
     pub async fn close(&self) {
+        self.warm.close().await;
         self.blobs.close().await;
         self.ledger.persist().await;
         self.sources.store.close().await;

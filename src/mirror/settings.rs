@@ -48,6 +48,10 @@ pub struct Settings {
     pub ahead_ranges: usize,
     /// Entries of the negative cache (100,000, about 20 MiB).
     pub negative_entries: u64,
+    /// Images that warms fetch at once (4).
+    pub warm_images: usize,
+    /// The share of the capacity of which one warm may displace what is cached (0.1).
+    pub warm_displaces: f64,
     /// The way out to upstreams that name none of their own; empty is as the environment says, `none` is directly.
     pub proxy: String,
     /// Exceptions to `tag_ttl`; the first match wins.
@@ -81,6 +85,8 @@ impl Default for Settings {
             ahead_range: 4 << 20,
             ahead_ranges: 4,
             negative_entries: 100_000,
+            warm_images: 4,
+            warm_displaces: 0.1,
             proxy: String::new(),
             tag: Vec::new(),
         }
@@ -102,6 +108,14 @@ impl Settings {
         if self.revalidate_timeout.is_zero() || self.revalidate_timeout > Duration::from_secs(25) {
             let fix = r#"write "1s" to "25s": containerd gives up on a mirror that is silent for 30 s"#;
             errors.push(ConfigError::new("mirror.revalidate_timeout", Span(self.revalidate_timeout).to_string(), fix));
+        }
+        if !(1..=64).contains(&self.warm_images) {
+            let fix = "write 1 to 64: each fetches one layer at a time, and clients need their share of mirror.fills";
+            errors.push(ConfigError::new("mirror.warm_images", self.warm_images, fix));
+        }
+        if !(0.0..=1.0).contains(&self.warm_displaces) {
+            let fix = "write a share of the capacity between 0 and 1, such as 0.1";
+            errors.push(ConfigError::new("mirror.warm_displaces", self.warm_displaces, fix));
         }
         if let Err(fix) = check_proxy(&self.proxy) {
             errors.push(ConfigError::without_value("mirror.proxy", fix));

@@ -46,6 +46,14 @@ fn weir_check_refuses_what_cannot_work_and_warns_of_what_is_hardly_meant() {
     let upstream = |rest: &str| format!("[[upstream]]\nname = \"x.io\"\n{rest}");
     for (text, said) in [
         (upstream("url = \"https://x.io\"\nca_file = \"PASSWORD\""), "upstream[0].ca_file = "),
+        (
+            "[[warm]]\nname = \"night\"\nimages = [\"a\"]\nat = \"2 am\"".to_owned(),
+            "warm[0].at = \"2 am\": write a time of day in UTC",
+        ),
+        (
+            "[[warm]]\nname = \"night\"\nfile = \"/nonexistent\"\nat = \"02:00\"".to_owned(),
+            "warm[0].file = \"/nonexistent\": No such file",
+        ),
         ("[storage]\nroot = \"/proc/weir\"".to_owned(), "storage.root = \"/proc/weir\": /proc is a view of the kernel"),
         ("[server]\nlisten = \"192.0.2.1:5000\"".to_owned(), "server.listen = \"192.0.2.1:5000\": "),
         (

@@ -48,6 +48,10 @@ fn row(entry: &Entry) -> Vec<Markup> {
         Event::Admin(AdminEvent::Refreshed { image, moved, reason }) => {
             (html! { "refreshed " code { (image) } @if *moved { ", which moved" } }, reason.as_str())
         }
+        Event::Admin(AdminEvent::Warmed { job, images, reason }) => {
+            (html! { "began warm " (job) " of " (images) " images" }, reason.as_str())
+        }
+        Event::Admin(AdminEvent::WarmCancelled { job, reason }) => (html! { "cancelled warm " (job) }, reason.as_str()),
         Event::Admin(AdminEvent::Pinned { pattern, reason }) => {
             (html! { "pinned " code { (pattern) } }, reason.as_str())
         }

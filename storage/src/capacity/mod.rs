@@ -58,6 +58,8 @@ pub(crate) enum Demand {
 pub struct Usage {
     /// Bytes that may be used.
     pub capacity: u64,
+    /// Bytes above which eviction begins.
+    pub high: u64,
     /// Bytes of whole blobs. Complete when the count after the start is.
     pub blob_bytes: u64,
     /// Whole blobs.
@@ -168,6 +170,7 @@ impl Capacity {
         let accounts = self.accounts();
         Usage {
             capacity: self.bytes,
+            high: self.high,
             blob_bytes: accounts.blobs.bytes(),
             blobs: accounts.blobs.count(),
             manifest_bytes: accounts.manifests.bytes(),
