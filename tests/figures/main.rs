@@ -1,7 +1,7 @@
 //! Figures that take too long for a plain `cargo test`: `cargo test --test figures -- --nocapture --test-threads 1`.
 //!
 //! `WEIR_PROGRAM` names another program than that of this build. `WEIR_SOAK_MINUTES` (30) and `WEIR_SOAK_SEED` (1), `WEIR_VERIFY_RUNS`
-//! (100) and `WEIR_WRONG_PASSWORDS` (10,000) are the sizes.
+//! (100), `WEIR_WRONG_PASSWORDS` (10,000) and `WEIR_WARM_IMAGES` (500) are the sizes.
 
 mod damage;
 mod hostile;
@@ -11,3 +11,4 @@ mod siege;
 mod soak;
 mod support;
 mod verify;
+mod warm;

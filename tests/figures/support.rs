@@ -55,17 +55,34 @@ impl Weir {
              [[upstream]]\nname = \"docker.io\"\nurl = \"{upstream}\"\ndefault = true\n{extra}"
         );
         std::fs::write(&config, text).unwrap();
-        let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let mut command = program();
-        command.args(["serve", "--config"]).arg(&config).current_dir(directory.path());
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = serve(directory.path());
         let weir = Weir { child, client: Client::new(listen, ""), admin: Client::new(admin, ""), directory };
+        weir.answers().await;
+        weir
+    }
+
+    /// Kills it where it stands, and starts it on what it left.
+    pub(crate) async fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = serve(self.directory.path());
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while weir.client.send(&Request::get("/v2/")).await.is_err() {
+        while self.client.send(&Request::get("/v2/")).await.is_err() {
             assert!(Instant::now() < deadline, "it does not answer");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        weir
+    }
+
+    /// A command of the program about this one, and whether it succeeded.
+    pub(crate) fn command(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = program();
+        command.args(arguments).arg("--config").arg(self.directory.path().join("config"));
+        let output = command.current_dir(self.directory.path()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -82,6 +99,13 @@ impl Weir {
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
         (resident(pid).unwrap() as f64 / f64::from(1 << 20), descriptors as f64)
     }
+}
+
+fn serve(directory: &Path) -> Child {
+    let log = std::fs::File::create(directory.join("log")).unwrap();
+    let mut command = program();
+    command.args(["serve", "--config"]).arg(directory.join("config")).current_dir(directory);
+    command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 impl Drop for Weir {
