@@ -14,6 +14,7 @@
 
 pub mod admin;
 pub mod answer;
+pub mod archive;
 pub mod cli;
 pub mod client;
 #[doc(hidden)]

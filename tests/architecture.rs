@@ -28,21 +28,22 @@ use source::Source;
 /// row that fits counts.
 const LAYERS: &[(&str, &str)] = &[
     ("main", "*"),
-    ("weir::cli", "config setting oci identity random client limits admin http storage"),
+    ("weir::cli", "archive config setting oci identity random client limits admin http storage"),
     // The settings of a module are its own types; the configuration collects them.
     (
         "weir::config",
         "setting oci identity random client route telemetry limits hosted mirror policy upstream http admin storage",
     ),
     ("weir::http", "answer setting oci identity random client route telemetry limits hosted mirror policy"),
-    ("weir::admin", "setting oci identity random client route telemetry limits hosted mirror policy upstream"),
-    ("weir::mirror", "clock answer setting oci client route telemetry limits policy upstream storage"),
+    ("weir::admin", "archive setting oci identity random client route telemetry limits hosted mirror policy upstream"),
+    ("weir::mirror", "archive clock answer setting oci client route telemetry limits policy upstream storage"),
     ("weir::hosted", "answer setting oci client storage"),
     ("weir::identity", "setting oci random client limits"),
     ("weir::limits", "setting oci client upstream"),
     ("weir::telemetry", "setting"),
     ("weir::policy", "oci"),
     ("weir::upstream", "clock setting oci random client telemetry"),
+    ("weir::archive", "oci"),
     ("weir::route", "oci"),
     ("weir::answer", "oci storage"),
     ("weir::record_journal", "upstream storage"),
@@ -137,6 +138,7 @@ const RESERVED: &[Reserved] = &[
 ];
 
 const PURE: &[&str] = &[
+    "src/archive",
     "src/limits",
     "src/http/api/path.rs",
     "src/http/api/range.rs",

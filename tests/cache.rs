@@ -5,13 +5,13 @@ use weir_conformance::hub::{self, Hub, Image, Kind, Spec};
 
 use crate::deploy::{Running, ask, weir};
 
-struct World {
-    hub: Hub,
-    running: Running,
+pub(crate) struct World {
+    pub(crate) hub: Hub,
+    pub(crate) running: Running,
 }
 
 impl World {
-    async fn start() -> World {
+    pub(crate) async fn start() -> World {
         World::start_with(&[]).await
     }
 
@@ -23,7 +23,7 @@ impl World {
     }
 
     /// Pulls the index and one platform's manifest and blobs, as a container engine does.
-    fn pull(&self, image: &Image, platform: usize) {
+    pub(crate) fn pull(&self, image: &Image, platform: usize) {
         let platform = &image.platforms[platform];
         let manifests = [image.tags[0].as_str(), image.digest(), platform.manifest.digest.as_str()]
             .map(|it| format!("manifests/{it}"));
@@ -39,13 +39,13 @@ impl World {
         }
     }
 
-    fn api(&self, method: &str, path: &str) -> Value {
+    pub(crate) fn api(&self, method: &str, path: &str) -> Value {
         let (status, _, body) = ask(self.running.admin, method, path, "");
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> String {
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
         let admin = format!("http://{}", self.running.admin);
         let output = weir(&[&["cache"], arguments, &["--admin", &admin]].concat()).output().unwrap();
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// What was there before the start is read: there is nothing.
-    fn counted(&self) {
+    pub(crate) fn counted(&self) {
         while self.api("GET", "/api/v1/cache")["counted"] != true {
             std::thread::yield_now();
         }

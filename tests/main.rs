@@ -1,6 +1,7 @@
 //! Through the front door: one binary, real sockets.
 
 mod architecture;
+mod archives;
 mod cache;
 mod checks;
 mod cors;

@@ -8,6 +8,7 @@ use actix_web::{
 use serde_json::json;
 
 use super::{
+    archives,
     authorize::{self, Authorized},
     bans, budget, cache,
     endpoint::{Endpoint, OPENAPI, ROUTES},
@@ -77,6 +78,8 @@ async fn dispatch(
         Endpoint::Pins => cache::pins(state),
         Endpoint::Pin => cache::pin(state, authorized, payload).await,
         Endpoint::Unpin => cache::unpin(state, authorized, query).await,
+        Endpoint::ExportImages => archives::export(state, authorized, query).await,
+        Endpoint::ImportImages => archives::import(state, authorized, query, payload).await,
         Endpoint::RepositoryRules => cache::rules(state),
         Endpoint::Warms => warm::list(state),
         Endpoint::Warm => warm::start(state, authorized, payload).await,

@@ -58,7 +58,8 @@ pub(super) async fn authorize(
         let operator = Actor::new("local", None);
         return Ok(Authorized { operator, permit: None, now });
     }
-    if let Err(refusal) = origin::judge(&state.settings.hosts, &origin::Head::of(request)) {
+    let head = origin::Head { takes_tar: endpoint.takes_tar(), ..origin::Head::of(request) };
+    if let Err(refusal) = origin::judge(&state.settings.hosts, &head) {
         return Err(refuse(refusal.status(), "DENIED", &refusal.to_string()));
     }
     let address = address(state, request);

@@ -46,6 +46,7 @@ fn image(state: &State, reading: &Reading<'_>, image: &Image, shared: &HashSet<D
         "checked_at": image.checked_at.filter(|_| !is_hosted).map(at),
         "fresh_until": state.mirror.fresh_until(image).map(at),
         "account": (*image.credential != *Source::ANONYMOUS).then_some(&*image.credential),
+        "imported": state.mirror.imported(image).map(|mark| json!({"at": at(mark.at), "by": mark.by})),
         "pinned": is_hosted || pins.iter().any(|pin| pin.covers(image)),
         "last_pull": pulled.as_ref().map(|pulled| at(pulled.last)),
         "pulls": pulled.as_ref().map_or(0, |pulled| pulled.pulls),
@@ -60,7 +61,7 @@ fn image(state: &State, reading: &Reading<'_>, image: &Image, shared: &HashSet<D
 }
 
 /// Refuses what is no parameter here: who mistypes `dry_run` must not purge.
-fn only(query: &str, known: &[&str]) -> Result<(), Box<HttpResponse>> {
+pub(super) fn only(query: &str, known: &[&str]) -> Result<(), Box<HttpResponse>> {
     match url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| !known.contains(&&**name)) {
         None => Ok(()),
         Some((name, _)) => {

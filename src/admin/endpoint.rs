@@ -22,6 +22,8 @@ pub(super) enum Endpoint {
     Pins,
     Pin,
     Unpin,
+    ExportImages,
+    ImportImages,
     RepositoryRules,
     Warms,
     Warm,
@@ -43,7 +45,7 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 35] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 37] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -61,6 +63,8 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 35] = [
     ("GET", "/api/v1/cache/pins", Endpoint::Pins),
     ("POST", "/api/v1/cache/pins", Endpoint::Pin),
     ("DELETE", "/api/v1/cache/pins", Endpoint::Unpin),
+    ("GET", "/api/v1/cache/export", Endpoint::ExportImages),
+    ("POST", "/api/v1/cache/import", Endpoint::ImportImages),
     ("GET", "/api/v1/cache/rules", Endpoint::RepositoryRules),
     ("GET", "/api/v1/cache/warm", Endpoint::Warms),
     ("POST", "/api/v1/cache/warm", Endpoint::Warm),
@@ -88,6 +92,11 @@ impl Endpoint {
     /// Whether it answers without a login at any address: probes know no password and no name.
     pub(super) fn is_health(self) -> bool {
         matches!(self, Endpoint::Health | Endpoint::Ready)
+    }
+
+    /// Whether its body is an archive, and not JSON.
+    pub(super) fn takes_tar(self) -> bool {
+        self == Endpoint::ImportImages
     }
 
     /// What it counts for. Probes and scrapers count for nothing.

@@ -6,6 +6,7 @@
 //! health needs no login.
 
 mod api;
+mod archives;
 mod authorize;
 mod bans;
 mod budget;

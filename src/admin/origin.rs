@@ -37,6 +37,8 @@ pub(super) struct Head<'a> {
     pub(super) content_type: Option<&'a str>,
     /// A form is wanted, as pages send it, and not JSON.
     pub(super) takes_form: bool,
+    /// An archive is wanted. No form of a browser can send this type, as it cannot send JSON.
+    pub(super) takes_tar: bool,
 }
 
 impl<'a> Head<'a> {
@@ -53,6 +55,7 @@ impl<'a> Head<'a> {
             has_body: length.unwrap_or(request.headers().contains_key(header::TRANSFER_ENCODING)),
             content_type: text("content-type"),
             takes_form: false,
+            takes_tar: false,
         }
     }
 }
@@ -66,7 +69,10 @@ pub(super) enum Refusal {
     Host,
     #[error("requests from pages of another origin are not answered")]
     Origin,
-    #[error("a body must be application/json, or application/x-www-form-urlencoded where a page sends it")]
+    #[error(
+        "a body must be application/json, application/x-www-form-urlencoded where a page sends it, or application/x-tar where an archive is \
+         imported"
+    )]
     ContentType,
 }
 
@@ -97,7 +103,11 @@ pub(super) fn judge(hosts: &AllowedHosts, head: &Head<'_>) -> Result<(), Refusal
         return Err(Refusal::Origin);
     }
     let essence = head.content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
-    let wanted = if head.takes_form { "application/x-www-form-urlencoded" } else { "application/json" };
+    let wanted = match head {
+        Head { takes_form: true, .. } => "application/x-www-form-urlencoded",
+        Head { takes_tar: true, .. } => "application/x-tar",
+        _ => "application/json",
+    };
     if head.has_body && !essence.is_some_and(|essence| essence.eq_ignore_ascii_case(wanted)) {
         return Err(Refusal::ContentType);
     }

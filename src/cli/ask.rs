@@ -1,10 +1,10 @@
 //! Asks the admin API of a running weir: the least HTTP/1.1 that does, over a blocking socket.
 //!
 //! The registry client (reqwest) is `upstream`'s alone, and a command that asks one question of its own server needs
-//! no connection pool, no TLS and no redirects. The answer is bounded in size and in time.
+//! no connection pool, no TLS and no redirects. The answer is bounded in size and in time, but for an archive, which is passed on as it comes.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -39,8 +39,17 @@ pub(super) struct Ask {
     authorization: Option<String>,
 }
 
+/// A connection to the admin listener, or to its local socket.
+trait Socket: Read + Write {}
+
+impl<S: Read + Write> Socket for S {}
+
 /// An answer that is longer is none of ours.
 const LONGEST_ANSWER: u64 = 64 << 20;
+/// Bytes that are sent at once.
+const UPLOAD_PIECE: usize = 256 << 10;
+/// A head that is longer is none of ours.
+const LONGEST_HEAD: u64 = 64 << 10;
 /// The API answers from memory; a minute is a server that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,13 +87,13 @@ impl Ask {
 
     /// The same, with a body of JSON.
     pub(super) fn send_json(&self, method: &str, path: &str, body: String) -> Result<Value, String> {
-        let answer = self.send(method, path, &body).map_err(|error| {
-            format!(
-                "no weir answers on http://{}: {error}; is it running, and is that its admin listener?",
-                self.authority
-            )
-        })?;
-        let (status, body) = split(&answer).ok_or_else(|| format!("http://{} does not speak HTTP", self.authority))?;
+        let answer = self.exchange(method, path, &body).map_err(|error| self.silent(&error))?;
+        self.answered(path, &answer)
+    }
+
+    /// The JSON of a whole answer, or the sentence that the server refused with.
+    fn answered(&self, path: &str, answer: &[u8]) -> Result<Value, String> {
+        let (status, body) = split(answer).ok_or_else(|| format!("http://{} does not speak HTTP", self.authority))?;
         let json: Value = serde_json::from_slice(body).map_err(|_| {
             format!("http://{}{path} answered {status} without JSON: not an admin listener", self.authority)
         })?;
@@ -95,30 +104,92 @@ impl Ask {
         Err(format!("weir answered {status}: {message}"))
     }
 
-    fn send(&self, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {
+    /// A body that is not JSON, of any length: its length, when the server says it, and a reader of it.
+    ///
+    /// # Errors
+    /// The sentence that the server refused with.
+    pub(super) fn download(&self, path: &str) -> Result<(Option<u64>, impl Read + use<>), String> {
+        let (authorization, authority) = (self.authorization(), &self.authority);
+        let begin = || -> std::io::Result<_> {
+            let mut socket = self.connect()?;
+            write!(socket, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n{authorization}Accept: */*\r\n\r\n")?;
+            let mut reader = BufReader::new(socket);
+            let head = read_head(&mut reader)?;
+            Ok((head, reader))
+        };
+        let (head, reader) = begin().map_err(|error| self.silent(&error))?;
+        let Some((200, _)) = split(head.as_bytes()) else {
+            let mut answer = head.into_bytes();
+            reader.take(LONGEST_ANSWER).read_to_end(&mut answer).map_err(|error| self.silent(&error))?;
+            return Err(self
+                .answered(path, &answer)
+                .err()
+                .unwrap_or_else(|| "it answered without an archive".to_owned()));
+        };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            if name.eq_ignore_ascii_case("content-length") { value.trim().parse().ok() } else { None }
+        });
+        Ok((length, reader))
+    }
+
+    /// Sends a body of any length, as it is read, and gives the JSON answer.
+    ///
+    /// # Errors
+    /// The sentence that the server refused with; that the body cannot be read.
+    pub(super) fn upload(&self, path: &str, content_type: &str, body: &mut dyn Read) -> Result<Value, String> {
+        let (authorization, authority) = (self.authorization(), &self.authority);
+        let mut socket = self.connect().map_err(|error| self.silent(&error))?;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {authority}\r\n{authorization}Accept: application/json\r\nConnection: close\r\n\
+             Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        let mut sent = socket.write_all(head.as_bytes());
+        let mut buffer = vec![0; UPLOAD_PIECE];
+        while sent.is_ok() {
+            let count = body.read(&mut buffer).map_err(|error| format!("cannot be read: {error}"))?;
+            let size = format!("{count:x}\r\n");
+            sent = [size.as_bytes(), &buffer[..count], b"\r\n"].iter().try_for_each(|piece| socket.write_all(piece));
+            if count == 0 {
+                break;
+            }
+        }
+        // A server that refuses may say so before it has read everything.
+        let mut answer = Vec::new();
+        let read = socket.take(LONGEST_ANSWER).read_to_end(&mut answer);
+        match (sent, read) {
+            (Err(error), _) | (_, Err(error)) if answer.is_empty() => Err(self.silent(&error)),
+            _ => self.answered(path, &answer),
+        }
+    }
+
+    fn silent(&self, error: &std::io::Error) -> String {
+        let authority = &self.authority;
+        format!("no weir answers on http://{authority}: {error}; is it running, and is that its admin listener?")
+    }
+
+    fn connect(&self) -> std::io::Result<Box<dyn Socket>> {
         if let Some(local) = &self.local
             && let Ok(socket) = UnixStream::connect(local)
         {
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.set_write_timeout(Some(PATIENCE))?;
-            return self.exchange(socket, method, path, body);
+            return Ok(Box::new(socket));
         }
         let address = self.authority.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::AddrNotAvailable)?;
         let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        self.exchange(socket, method, path, body)
+        Ok(Box::new(socket))
     }
 
-    fn exchange(
-        &self,
-        mut socket: impl Read + Write,
-        method: &str,
-        path: &str,
-        body: &str,
-    ) -> std::io::Result<Vec<u8>> {
-        let authorization =
-            self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
+    fn authorization(&self) -> String {
+        self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default()
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {
+        let mut socket = self.connect()?;
+        let authorization = self.authorization();
         let authority = &self.authority;
         let content = match (method, body.len()) {
             ("GET", 0) => String::new(),
@@ -133,6 +204,17 @@ impl Ask {
         socket.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
         Ok(answer)
     }
+}
+
+/// The head of an answer with the empty line behind it.
+fn read_head(reader: &mut impl BufRead) -> std::io::Result<String> {
+    let (mut head, mut reader) = (String::new(), reader.take(LONGEST_HEAD));
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(head)
 }
 
 /// Status and body.

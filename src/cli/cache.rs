@@ -8,6 +8,7 @@ use url::form_urlencoded::Serializer;
 
 use super::{
     ask::{Admin, Ask, repository_and_reference, split_reference},
+    export, import,
     output::bytes,
     say,
     table::table,
@@ -85,6 +86,10 @@ enum What {
     WarmStatus(warm::Status),
     /// End a warm; what came stays
     WarmCancel(warm::Cancel),
+    /// Write cached images to an OCI image layout, for a site without a network
+    Export(export::Arguments),
+    /// Take images in from an OCI image layout, verified, under the names that it gives them
+    Import(import::Arguments),
     /// List what is pinned
     Pins {
         #[command(flatten)]
@@ -197,6 +202,8 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
         What::Warm(new) => new.run(config),
         What::WarmStatus(status) => status.run(config),
         What::WarmCancel(cancel) => cancel.run(config),
+        What::Export(arguments) => export::run(arguments, config),
+        What::Import(arguments) => import::run(arguments, config),
         What::Pins { output } => {
             print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/pins")?, pins)
         }
@@ -314,6 +321,9 @@ fn row(image: &Value) -> [String; 6] {
 }
 
 fn fresh(image: &Value) -> String {
+    if image["imported"].is_object() {
+        return "imported".to_owned();
+    }
     let until = image["fresh_until"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
     match until.map(|until| until > SystemTime::now()) {
         None => "always".to_owned(),
@@ -328,9 +338,10 @@ fn shown(image: &Value) -> String {
     text += &format!("  {} of {} are here", bytes(&image["here"]), bytes(&image["size"]));
     text += if image["complete"] == true { ": complete\n" } else { ": not complete\n" };
     text += &format!("  other images need {} of it too\n", bytes(&image["shared"]));
-    text += &match image["hosted"] == true {
-        true => "  hosted here\n".to_owned(),
-        false => format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until")),
+    text += &match (image["hosted"] == true, image["imported"]["at"].as_str(), image["imported"]["by"].as_str()) {
+        (true, ..) => "  hosted here\n".to_owned(),
+        (false, Some(at), Some(by)) => format!("  imported {at} by {by}; upstream has not confirmed it since\n"),
+        _ => format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until")),
     };
     text += &pulled(image);
     let platforms = entries(image, "platforms").iter().map(|platform| {

@@ -116,6 +116,28 @@ pub enum AdminEvent {
         /// Why.
         reason: String,
     },
+    /// Cached images were given out as an archive.
+    Exported {
+        /// What was asked for.
+        selection: String,
+        /// How many images.
+        images: u64,
+        /// Bytes of the archive.
+        bytes: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Images were taken in from an archive.
+    Imported {
+        /// Their names, as many as fit.
+        selection: String,
+        /// How many images.
+        images: u64,
+        /// How many were refused.
+        refused: u64,
+        /// Why.
+        reason: String,
+    },
     /// A pattern of images was kept from eviction.
     Pinned {
         /// The pattern.
@@ -283,6 +305,12 @@ mod tests {
             (any::<u64>(), any::<String>()).prop_map(|(job, reason)| AdminEvent::WarmCancelled { job, reason }),
             (any::<String>(), any::<String>()).prop_map(|(pattern, reason)| AdminEvent::Pinned { pattern, reason }),
             (any::<String>(), any::<String>()).prop_map(|(pattern, reason)| AdminEvent::Unpinned { pattern, reason }),
+            (any::<String>(), any::<u64>(), any::<u64>(), any::<String>()).prop_map(
+                |(selection, images, bytes, reason)| AdminEvent::Exported { selection, images, bytes, reason }
+            ),
+            (any::<String>(), any::<u64>(), any::<u64>(), any::<String>()).prop_map(
+                |(selection, images, refused, reason)| AdminEvent::Imported { selection, images, refused, reason }
+            ),
             Just(AdminEvent::Reloaded),
             Just(AdminEvent::LoggedIn),
         ];

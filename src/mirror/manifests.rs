@@ -7,7 +7,10 @@
 mod head;
 mod refresh;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::runtime::Handle;
 use weir_storage::{Source, TagRecord};
@@ -41,6 +44,8 @@ struct Named {
     checked_at: SystemTime,
     /// The tag, when it is to be revalidated.
     stale: Option<Tag>,
+    /// What the client is told of an answer that upstream has not confirmed.
+    warning: Option<Arc<str>>,
 }
 
 /// The manifests of all mirrored repositories.
@@ -118,8 +123,8 @@ impl Manifests {
     /// The answer from memory for a digest that is there or a tag that is not expired.
     fn fresh_now(self: &Arc<Self>, lookup: &Lookup, reference: &Reference, now: SystemTime) -> Option<ManifestAnswer> {
         let named = match reference {
-            Reference::Digest(digest) => Named { digest: digest.clone(), checked_at: now, stale: None },
-            Reference::Tag(tag) => self.named(lookup, tag, self.tags.now(lookup, tag)?.1, now)?,
+            Reference::Digest(digest) => Named { digest: digest.clone(), checked_at: now, stale: None, warning: None },
+            Reference::Tag(tag) => self.named(lookup, tag, self.tags.now(lookup, tag)?, now)?,
         };
         let manifest = self.sources.manifest_now(lookup, &named.digest)?;
         Some(self.hit(lookup, named, manifest, now))
@@ -133,10 +138,10 @@ impl Manifests {
         now: SystemTime,
     ) -> Result<Option<ManifestAnswer>, Error> {
         let named = match reference {
-            Reference::Digest(digest) => Named { digest: digest.clone(), checked_at: now, stale: None },
+            Reference::Digest(digest) => Named { digest: digest.clone(), checked_at: now, stale: None, warning: None },
             Reference::Tag(tag) => {
                 let record = self.tags.load(lookup, tag).await?;
-                let named = record.and_then(|(_, record)| self.named(lookup, tag, record, now));
+                let named = record.and_then(|found| self.named(lookup, tag, found, now));
                 let Some(named) = named else { return Ok(None) };
                 named
             }
@@ -146,13 +151,19 @@ impl Manifests {
     }
 
     /// What a tag names, unless the record of it expired.
-    fn named(&self, lookup: &Lookup, tag: &Tag, record: TagRecord, now: SystemTime) -> Option<Named> {
-        let stale = match self.tags.freshness(lookup, tag, &record, now) {
+    fn named(&self, lookup: &Lookup, tag: &Tag, found: (Source, TagRecord), now: SystemTime) -> Option<Named> {
+        let (source, record) = found;
+        let stale = match self.tags.freshness(lookup, &source, tag, &record, now) {
             Freshness::Fresh => None,
             Freshness::Stale => Some(tag.clone()),
             Freshness::Expired => return None,
         };
-        Some(Named { digest: record.digest, checked_at: record.checked_at, stale })
+        let warning = self.tags.imported(&source, tag).map(|mark| {
+            let age = Duration::from_secs(freshness::age(mark.at, now).as_secs());
+            let age = humantime::format_duration(age);
+            format!("answer was imported {age} ago, and upstream has not confirmed it").into()
+        });
+        Some(Named { digest: record.digest, checked_at: record.checked_at, stale, warning })
     }
 
     /// The answer; a stale one is revalidated while it goes out.
@@ -161,7 +172,8 @@ impl Manifests {
             self.revalidate_behind(lookup, tag);
         }
         let age = freshness::age(named.checked_at, now);
-        ManifestAnswer { manifest, facts: CacheFacts { status: CacheStatus::Hit, age, warning: None } }
+        let status = if named.warning.is_some() { CacheStatus::Stale } else { CacheStatus::Hit };
+        ManifestAnswer { manifest, facts: CacheFacts { status, age, warning: named.warning } }
     }
 
     async fn find(self: &Arc<Self>, lookup: &Lookup, reference: &Reference) -> Result<ManifestAnswer, Error> {
@@ -325,7 +337,7 @@ impl Manifests {
             return Ok(Resolution::Named { source, record, changed: true });
         }
         match self.tags.load(lookup, tag).await? {
-            Some((source, record)) if self.tags.freshness(lookup, tag, &record, now) == Freshness::Fresh => {
+            Some((source, record)) if self.tags.freshness(lookup, &source, tag, &record, now) == Freshness::Fresh => {
                 Ok(Resolution::Named { source, record, changed: false })
             }
             _ => self.tags.resolve(lookup, tag).await,
@@ -383,11 +395,13 @@ impl Manifests {
         self.runtime.spawn(async move {
             let key = lookup.key(Object::Revalidation(tag.clone()));
             let (worker, owned) = (manifests.clone(), lookup.clone());
+            let wanted = tag.clone();
             let work = |waiters| async move {
-                let resolution = worker.tags.resolve(&owned, &tag).await?;
-                worker.fetch_named(&owned, &tag, resolution, &waiters).await
+                let resolution = worker.tags.resolve(&owned, &wanted).await?;
+                worker.fetch_named(&owned, &wanted, resolution, &waiters).await
             };
             if let Err(error) = manifests.flights.background(key, work).await {
+                manifests.tags.denied(&lookup, &tag, &error).await;
                 tracing::info!(%error, upstream = %lookup.upstream, repository = %lookup.repository, "revalidation failed");
             }
         });

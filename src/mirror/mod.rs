@@ -7,10 +7,12 @@
 //!
 //! All work that asks upstream runs on the background runtime that `main` owns, and outlives the client that asked.
 
+mod archive_entries;
 mod blobs;
 mod budgeted_fetch;
 mod coalesce;
 mod error;
+mod export;
 mod fill;
 mod fills;
 mod flight;
@@ -19,6 +21,9 @@ mod flight_tests;
 mod freshness;
 mod handles;
 mod health;
+mod import;
+mod import_image;
+mod import_staging;
 mod listings;
 mod lookup;
 mod manifests;
@@ -41,13 +46,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 use weir_storage::Store;
 
 pub use self::{
     blobs::Blobs,
     error::Error,
+    export::{Export, ExportError, ExportRequest, Exports, Wanted},
     health::Check,
+    import::{ImportError, Imported, Imports, Resolve},
+    import_image::ImportTarget,
+    import_staging::ArchiveError,
     listings::Listings,
     lookup::Lookup,
     manifests::Manifests,
@@ -68,9 +77,12 @@ use crate::{
     upstream::{CredentialState, Ledger, Upstream},
 };
 pub use weir_storage::{
-    Error as StoreError, Extent, Image, Images, Pin, Pulled, Puller, Purged, Reader, Reading, Repair, Report,
-    Repository, Scrub, Selection, Source, Stopped, Summary, Usage,
+    Error as StoreError, Extent, Image, Images, ImportMark, Pin, Pulled, Puller, Purged, Reader, Reading, Repair,
+    Report, Repository, Scrub, Selection, Source, Stopped, Summary, Usage,
 };
+
+/// Exports and imports at once: each reads or writes as fast as the disk does, and one more is for who comes meanwhile.
+const ARCHIVES: usize = 2;
 
 /// The mirror. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -83,6 +95,10 @@ pub struct Mirror {
     pub listings: Arc<Listings>,
     /// Fetches what clients have not asked for yet.
     pub warm: Arc<Warm>,
+    /// Archives of what is cached.
+    pub exports: Exports,
+    /// Archives that come in.
+    pub imports: Imports,
     settings: Arc<Settings>,
     sources: Sources,
     tags: Tags,
@@ -119,6 +135,8 @@ impl Mirror {
         let manifests = Arc::new(Manifests::new(&handles, tags.clone(), fetcher));
         let listings = Listings::new(&handles, tags.clone(), manifests.clone());
         let blobs = Arc::new(Blobs::new(&handles));
+        let permits = Arc::new(Semaphore::new(ARCHIVES));
+        let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let warmed = (manifests.clone(), blobs.clone());
         let warm = Arc::new(Warm::new(&settings, warmed, sources.store.clone(), runtime));
@@ -126,6 +144,8 @@ impl Mirror {
             settings,
             manifests,
             blobs,
+            exports,
+            imports,
             listings: Arc::new(listings),
             warm,
             sources,
@@ -254,6 +274,14 @@ impl Mirror {
         let Repository { upstream, name } = &image.repository;
         let ttl = self.settings.ttl_of(upstream, name, image.tag.as_ref()?);
         image.checked_at?.checked_add(ttl)
+    }
+
+    /// How the image was imported, when upstream has not confirmed it since.
+    pub fn imported(&self, image: &Image) -> Option<ImportMark> {
+        let Image { repository: Repository { upstream, name }, credential, tag, digest, .. } = image;
+        let source = Source { upstream: upstream.clone(), credential: credential.clone(), repository: name.clone() };
+        let reference = tag.clone().map_or_else(|| Reference::Digest(digest.clone()), Reference::Tag);
+        self.sources.store.cache.imports.get(&source, &reference)
     }
 
     /// Removes what is selected from the cache, and forgets what was known to be absent; see [`Images::purge`].

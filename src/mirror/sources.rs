@@ -80,6 +80,7 @@ impl Sources {
         if let Err(error) = self.store.cache.members.add(source, std::slice::from_ref(digest)).await {
             tracing::warn!(%error, %digest, "membership could not be kept; upstream will be asked again");
         }
+        self.store.cache.imports.confirm(source, &Reference::Digest(digest.clone())).await;
     }
 
     /// The manifest from memory, if this client may have it. No system call.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use weir_storage::{Source, TagRecord};
+use weir_storage::{ImportMark, Source, TagRecord};
 
 use super::{
     error::Error,
@@ -97,9 +97,49 @@ impl Tags {
         names
     }
 
-    pub(super) fn freshness(&self, lookup: &Lookup, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
+    /// What was imported is answered at once, however old it is, and upstream is asked meanwhile: a site without a network waits for
+    /// no connection, and where upstream answers, its word is the next answer.
+    pub(super) fn freshness(
+        &self,
+        lookup: &Lookup,
+        source: &Source,
+        tag: &Tag,
+        record: &TagRecord,
+        now: SystemTime,
+    ) -> Freshness {
+        if self.imported(source, tag).is_some() {
+            return Freshness::Stale;
+        }
+        self.age_of(lookup, tag, record, now)
+    }
+
+    /// The freshness of what upstream said.
+    fn age_of(&self, lookup: &Lookup, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
         let ttl = self.settings.ttl_of(&lookup.upstream, &lookup.repository, tag);
         freshness::judge(record.checked_at, ttl, self.settings.stale_while_revalidate, now)
+    }
+
+    /// How the tag was imported, when upstream has not confirmed it since. No system call.
+    pub(super) fn imported(&self, source: &Source, tag: &Tag) -> Option<ImportMark> {
+        let imports = &self.sources.store.cache.imports;
+        if imports.is_empty() {
+            return None;
+        }
+        imports.get(source, &Reference::Tag(tag.clone()))
+    }
+
+    /// Upstream answered that it has no such tag, or shows it to no client like this one: an import of it is believed no longer.
+    pub(super) async fn denied(&self, lookup: &Lookup, tag: &Tag, error: &Error) {
+        if error.is_absence()
+            && let Ok(Some((source, _))) = self.load(lookup, tag).await
+            && self.imported(&source, tag).is_some()
+        {
+            self.sources.store.cache.imports.confirm(&source, &Reference::Tag(tag.clone())).await;
+            // Removes it when it is gone. A refusal leaves it to expire, and no stale answer follows a refusal.
+            if let Err(error) = self.stale(lookup, tag, error, clock::now()).await {
+                tracing::warn!(%error, %tag, "an imported tag could not be looked at");
+            }
+        }
     }
 
     /// Asks upstream what a tag names, once for all that ask at this moment.
@@ -165,7 +205,7 @@ impl Tags {
     /// What a HEAD lately found this tag to name, when that is newer than what is cached.
     pub(super) fn pending(&self, lookup: &Lookup, tag: &Tag, now: SystemTime) -> Option<(Source, TagRecord)> {
         let (source, record) = self.pending.get(&Tags::key(lookup, tag))?;
-        (self.freshness(lookup, tag, &record, now) == Freshness::Fresh).then_some((source, record))
+        (self.age_of(lookup, tag, &record, now) == Freshness::Fresh).then_some((source, record))
     }
 
     /// Keeps what a HEAD found a tag to name, beside the older answer.
@@ -247,7 +287,9 @@ impl Tags {
     pub(super) async fn put(&self, source: &Source, tag: &Tag, record: &TagRecord) {
         if let Err(error) = self.sources.store.cache.tags.put(source, tag, record).await {
             tracing::warn!(%error, %tag, "a tag could not be kept; upstream will be asked again");
+            return;
         }
+        self.sources.store.cache.imports.confirm(source, &Reference::Tag(tag.clone())).await;
     }
 
     pub(super) fn record_of(manifest: &Manifest) -> TagRecord {

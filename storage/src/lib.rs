@@ -20,6 +20,7 @@
 //!   server                                      names this server in the ids of its uploads
 //!   journals/<name>                             what no upstream can give again
 //!   scrub                                       where the scrub in service is
+//!   journals/imports                            names that came by an import, until upstream confirms them
 //!   pins                                        patterns of images that eviction leaves alone
 //!   quarantine/                                 what did not match its digest, for the operator to look at
 //!   index/, index.sentinel                      sled: rebuildable from all of the above
@@ -74,7 +75,9 @@ mod store;
 mod sync;
 
 pub use blobs::{Arriving, Blobs, Extent, HOLD_BACK, Reader, Rest, Stopped, Writer};
-pub use cache::{Cache, Image, Listing, Listings, Manifests, Membership, Repository, TagRecord, Tags};
+pub use cache::{
+    Cache, Image, ImportMark, ImportMarks, Listing, Listings, Manifests, Membership, Repository, TagRecord, Tags,
+};
 pub use capacity::Usage;
 pub use error::Error;
 #[cfg(any(test, fuzzing))]

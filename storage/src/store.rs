@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Error, Faults, Settings,
     blobs::Blobs,
-    cache::Cache,
+    cache::{Cache, ImportMarks},
     capacity::{Capacity, Usage},
     evict::Evictor,
     files::{Disk, Files, Journals, Layout, blocking},
@@ -110,7 +110,9 @@ impl Store {
         let files = Arc::new(Files::new(disk, layout, lock));
         let (capacity, demands) = Capacity::new(&settings, inodes);
         let blobs = Blobs::new(files.clone(), capacity.clone(), &settings);
-        let cache = Cache::new(files.clone(), capacity.clone(), blobs.in_use.clone(), settings.memory_cache);
+        let journals = Journals::new(files.clone());
+        let imports = ImportMarks::open(&journals)?;
+        let cache = Cache::new(files.clone(), capacity.clone(), blobs.in_use.clone(), imports, settings.memory_cache);
         let (manifests, sources) = (cache.manifests.clone(), cache.sources.clone());
         let inventory = cache.inventory.clone();
         let repositories =
@@ -173,7 +175,7 @@ impl Store {
         if !settings.scrub.is_zero() {
             threads.start("scrub", move || scrubbing.serve(settings.scrub))?;
         }
-        let (journals, probe) = (Journals::new(threads.files.clone()), Probe::new(threads.files.clone()));
+        let probe = Probe::new(threads.files.clone());
         let threads = Arc::new(threads);
         Ok(Store { blobs, cache, repositories, uploads, journals, images, index, scrub, probe, capacity, threads })
     }

@@ -52,6 +52,16 @@ fn row(entry: &Entry) -> Vec<Markup> {
             (html! { "began warm " (job) " of " (images) " images" }, reason.as_str())
         }
         Event::Admin(AdminEvent::WarmCancelled { job, reason }) => (html! { "cancelled warm " (job) }, reason.as_str()),
+        Event::Admin(AdminEvent::Exported { selection, images, bytes, reason }) => {
+            let what = html! { "exported " code { (selection) } ", " (images) " images in " (bytes) " bytes" };
+            (what, reason.as_str())
+        }
+        Event::Admin(AdminEvent::Imported { selection, images, refused, reason }) => {
+            let what = html! {
+                "imported " (images) " images" @if *refused > 0 { " and refused " (refused) } " " code { (selection) }
+            };
+            (what, reason.as_str())
+        }
         Event::Admin(AdminEvent::Pinned { pattern, reason }) => {
             (html! { "pinned " code { (pattern) } }, reason.as_str())
         }

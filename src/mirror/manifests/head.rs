@@ -88,8 +88,8 @@ impl Manifests {
             return Ok(ManifestHead::of(record, facts));
         }
         let cached = self.tags.load(lookup, tag).await?;
-        if let Some((_, record)) = &cached
-            && self.tags.freshness(lookup, tag, record, now) == Freshness::Fresh
+        if let Some((source, record)) = &cached
+            && self.tags.freshness(lookup, source, tag, record, now) == Freshness::Fresh
         {
             let facts =
                 CacheFacts { status: CacheStatus::Hit, age: freshness::age(record.checked_at, now), warning: None };

@@ -10,7 +10,9 @@ mod shared;
 mod verify;
 mod write;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
 
 pub(crate) use self::{
     partial::{Idle, Partials},
@@ -97,6 +99,41 @@ impl Blobs {
         reading("blob size", move || {
             let metadata = files.disk.metadata(&files.layout.object(Kind::Blob, &digest))?;
             Ok(metadata.map(|metadata| metadata.len()))
+        })
+        .await
+    }
+
+    /// The size of a whole blob in bytes, and when it was stored. One `stat`.
+    ///
+    /// # Errors
+    /// As [`Blobs::load`].
+    pub async fn stored(&self, digest: &Digest) -> Result<Option<(u64, SystemTime)>, Error> {
+        let (files, digest) = (self.files.clone(), digest.clone());
+        reading("blob size", move || {
+            let path = files.layout.object(Kind::Blob, &digest);
+            let Some(metadata) = files.disk.metadata(&path)? else { return Ok(None) };
+            let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            Ok(Some((metadata.len(), modified)))
+        })
+        .await
+    }
+
+    /// At most `most` bytes from the beginning of an extent of this blob, in memory; none behind the end of the file.
+    ///
+    /// # Errors
+    /// As [`Blobs::load`].
+    pub async fn copy(&self, digest: &Digest, extent: Extent, most: usize) -> Result<Bytes, Error> {
+        let (file, offset, length) = match extent {
+            Extent::Bytes(bytes) => return Ok(bytes.slice(..most.min(bytes.len()))),
+            Extent::File { file, offset, length } => (file, offset, length),
+        };
+        let (files, digest) = (self.files.clone(), digest.clone());
+        reading("blob", move || {
+            let mut buffer = vec![0; most.min(usize::try_from(length).unwrap_or(most))];
+            let path = files.layout.object(Kind::Blob, &digest);
+            let count = files.disk.read_at(&file, &path, &mut buffer, offset)?;
+            buffer.truncate(count);
+            Ok(buffer.into())
         })
         .await
     }

@@ -4,6 +4,7 @@
 //! the disk, elsewhere, and does not wait for a disk that hangs. What is `async` and writes is done even when its future is
 //! dropped.
 
+mod imports;
 mod inventory;
 mod listings;
 mod manifests;
@@ -15,6 +16,7 @@ mod tags;
 use std::sync::Arc;
 
 pub use self::{
+    imports::{ImportMark, ImportMarks},
     inventory::{Image, Repository},
     listings::{Listing, Listings},
     manifests::Manifests,
@@ -44,6 +46,8 @@ pub struct Cache {
     pub members: Membership,
     /// Tag lists and referrers.
     pub listings: Listings,
+    /// Names that came by an import and that upstream has not confirmed.
+    pub imports: ImportMarks,
     files: Arc<Files>,
     pub(crate) sources: Arc<Sources>,
     pub(crate) inventory: Arc<Inventory>,
@@ -51,7 +55,13 @@ pub struct Cache {
 
 impl Cache {
     /// Of `memory` bytes manifests may have half, tags and members an eighth each, lists a quarter.
-    pub(crate) fn new(files: Arc<Files>, capacity: Arc<Capacity>, in_use: InUse, memory: u64) -> Cache {
+    pub(crate) fn new(
+        files: Arc<Files>,
+        capacity: Arc<Capacity>,
+        in_use: InUse,
+        imports: ImportMarks,
+        memory: u64,
+    ) -> Cache {
         let inventory = Arc::<Inventory>::default();
         let manifests = Manifests::new(files.clone(), capacity.clone(), in_use, inventory.clone(), memory / 2);
         let sources = Arc::new(Sources::new(files.clone(), manifests.clone()));
@@ -67,6 +77,7 @@ impl Cache {
                 memory / 8,
             ),
             listings: Listings::new(from, to, memory / 4),
+            imports,
             manifests,
             files,
             sources,

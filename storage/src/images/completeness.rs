@@ -80,6 +80,13 @@ impl Reading<'_> {
         self.state.images(repository)
     }
 
+    /// All that the cached images of a credential reach; not what is hosted. A scan in memory.
+    pub fn reach(&self, credential: &str) -> HashSet<Digest> {
+        let is_of = |image: &Image| !image.repository.is_hosted() && *image.credential == *credential;
+        let images: Vec<Image> = self.images(None).filter(is_of).collect();
+        self.state.reach(images.iter().map(|image| &image.digest))
+    }
+
     /// Whether all that a manifest names is here; [`Reading::completeness`] says how much is. Ends at the first that is missing.
     pub fn is_complete(&self, digest: &Digest) -> bool {
         self.is_whole(&self.capacity.accounts(), digest, &mut HashSet::new(), DEPTH)

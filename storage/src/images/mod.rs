@@ -15,6 +15,7 @@ mod pulls;
 mod purge;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -33,10 +34,10 @@ use crate::{
     Error,
     cache::{Cache, Image, Inventory, Repository, source_of},
     capacity::Capacity,
-    files::{Files, blocking},
+    files::{Files, Kind, blocking},
     hosted::Repositories,
     oci::{Digest, Reference},
-    remove::Remover,
+    remove::{Removal, Remover},
 };
 
 /// How long a purge waits for what is stored to be counted, and how often it looks.
@@ -178,6 +179,31 @@ impl Images {
             if dry_run { Ok(plan.rehearse(&images.remover)) } else { plan.execute(&images.cache, &images.remover) }
         };
         blocking("purge", work).await
+    }
+
+    /// Removes those of these blobs that no cached manifest names, no hosted repository holds and no client reads; gives how many.
+    ///
+    /// # Errors
+    /// [`Error::Counting`] while it is not known yet what names them.
+    pub async fn discard(&self, blobs: Vec<Digest>) -> Result<u64, Error> {
+        if !self.is_complete() {
+            return Err(Error::Counting);
+        }
+        let images = self.clone();
+        let work = move || {
+            let mut unnamed: HashSet<Digest> = blobs.into_iter().collect();
+            for (_, children) in images.read().state.manifests() {
+                for child in children.iter().filter(|child| !child.is_manifest) {
+                    unnamed.remove(&child.digest);
+                }
+            }
+            let remove = |digest: &&Digest| {
+                let account = |capacity: &Capacity| capacity.removed(Kind::Blob, digest);
+                matches!(images.remover.remove(Kind::Blob, digest, account), Removal::Removed(_))
+            };
+            Ok(unnamed.iter().filter(remove).count() as u64)
+        };
+        blocking("discard", work).await
     }
 
     /// The pins, in the order in which they were made.
