@@ -1,8 +1,9 @@
 //! Who may have what: sources, and the digests that each is known to hold.
 //!
 //! Bytes are shared by digest, the right to them is not. A digest is served under a repository when upstream, asked
-//! under that repository's name, answered 200 for it: to the GET that brought it, or to a HEAD, which is free. That some
-//! manifest names a digest is not enough: a publisher can name the private layer of another in a manifest.
+//! under that repository's name, answered 200 for it: to the GET that brought it, or to a HEAD, which is free; or when an operator
+//! imported it there, as what anonymous may read. That some manifest names a digest is not enough: a publisher can name the private
+//! layer of another in a manifest.
 //!
 //! What anonymous may read upstream is public here. What only an account of ours could read is served only to principals
 //! whose `pull` patterns name it, and is kept under that account, so that one client's right never answers for another's. The

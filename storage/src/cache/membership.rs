@@ -1,7 +1,7 @@
 //! Which digests a source has: one empty file each.
 //!
-//! A blob is served under a repository only when that repository said that it has it, so this is what keeps private content from
-//! leaking across names. A file per pair costs an inode and no block, is created by one call, cannot be torn, and is found by
+//! A blob is served under a repository only when that repository said that it has it, or when an operator imported it there, so
+//! this is what keeps private content from leaking across names. A file per pair costs an inode and no block, is created by one call, cannot be torn, and is found by
 //! one `stat`; that it is a file is what makes it survive the index.
 
 use std::sync::Arc;
