@@ -69,8 +69,8 @@ impl Manifests {
 
     /// What a fresh tag names, when that is here.
     async fn fresh_tag(&self, lookup: &Lookup, tag: &Tag) -> Result<Option<ManifestAnswer>, Error> {
-        let Some((_, record)) = self.tags.load(lookup, tag).await? else { return Ok(None) };
-        if self.tags.freshness(lookup, tag, &record, clock::now()) != Freshness::Fresh {
+        let Some((source, record)) = self.tags.load(lookup, tag).await? else { return Ok(None) };
+        if self.tags.freshness(lookup, &source, tag, &record, clock::now()) != Freshness::Fresh {
             return Ok(None);
         }
         let manifest = self.sources.manifest(lookup, &record.digest).await?;
