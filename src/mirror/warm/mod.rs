@@ -119,7 +119,8 @@ impl Warm {
             tracing::warn!(unreadable, "the journal of the warms holds records that cannot be read");
         }
         let (jobs, changed, metrics) = (Mutex::new(jobs), Notify::new(), self.metrics.clone());
-        let shared = self.shared.get_or_init(|| Arc::new(Shared { jobs, changed, journal, metrics }));
+        let adding = tokio::sync::Mutex::default();
+        let shared = self.shared.get_or_init(|| Arc::new(Shared { jobs, changed, journal, adding, metrics }));
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         if tasks.is_empty() {
             let runner = Runner {

@@ -55,6 +55,7 @@ pub(super) async fn take(shared: &Shared, order: Order) -> Result<Job, WarmError
     platforms.iter().try_for_each(|platform| platforms::check(platform)).map_err(WarmError::Invalid)?;
     let job = shared.lock().make(images, platforms, (by, reason), clock::now()).map_err(WarmError::Full)?;
     let record = Record::Job { job: job.clone() };
+    let _adding = shared.adding.lock().await;
     shared.write(&record).await.map_err(|error| WarmError::Journal(error.to_string()))?;
     shared.lock().insert(job.clone());
     shared.count_jobs();

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     /// A job came or was cancelled.
     pub(super) changed: Notify,
     pub(super) journal: Journal,
+    /// Held while a new job is in the journal and not yet in memory: a snapshot of memory must not replace the journal then.
+    pub(super) adding: tokio::sync::Mutex<()>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -210,6 +212,7 @@ impl Runner {
             let record = self.shared.lock().end(id, JobState::Done, clock::now());
             tracing::info!(job = id, by = job.by, images = job.items.len(), evicted = gone.len(), "a warm is done");
             // The ended job as a whole replaces the records that led to it.
+            let _adding = self.shared.adding.lock().await;
             let records = self.shared.lock().records();
             let records = records.iter().map(|record| record.bytes().into()).collect();
             if let (Err(error), Some(record)) = (self.shared.journal.compact(records).await, record) {

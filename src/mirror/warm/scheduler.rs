@@ -110,6 +110,7 @@ mod tests {
             jobs: Mutex::new(Jobs::default()),
             changed: tokio::sync::Notify::new(),
             journal: store.journals.open("warm").unwrap(),
+            adding: tokio::sync::Mutex::default(),
             metrics: Arc::default(),
         });
         let limits = Limits::in_memory(LimitsConfig::default());
