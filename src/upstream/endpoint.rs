@@ -281,8 +281,9 @@ impl Endpoint {
                 let reason: Arc<str> = format!("it answers {status}").into();
                 permit.server_error(&reason, request.repository.as_str(), Instant::now());
                 // Who says when to come back is not asked before.
-                let retry = retry::is_transient(status) && retry_after.is_none_or(|wait| wait <= retry::MAX_BACKOFF);
-                AttemptError { error: Error::Unavailable { reason, retry_after }, retry }
+                let soon = retry_after.is_none_or(|wait| wait <= retry::MAX_BACKOFF);
+                let retries = if soon { retry::after(status) } else { 0 };
+                AttemptError { error: Error::Unavailable { reason, retry_after }, retries }
             }
             other => {
                 permit.answered();
@@ -309,12 +310,12 @@ impl Endpoint {
         let error =
             match error_response::classify(operation, status, received.response.headers(), &body, SystemTime::now()) {
                 // A registry that was redirected to speaks for the blob; a content network only for an address that it was given,
-                // which may have expired. The origin vouched by redirecting, and is asked for another address.
+                // which may have expired. The origin vouched by redirecting, and is asked for another address once.
                 ErrorResponse::Denied | ErrorResponse::NotFound | ErrorResponse::Unexpected
                     if !of_registry && of_blob =>
                 {
                     let reason = format!("{} to which it redirects answers {status}", host(url)).into();
-                    return AttemptError { error: Error::Unavailable { reason, retry_after: None }, retry: true };
+                    return AttemptError { error: Error::Unavailable { reason, retry_after: None }, retries: 1 };
                 }
                 ErrorResponse::Denied if operation == Operation::Referrers => Error::NotFound,
                 ErrorResponse::Denied if target != Target::Elsewhere => Error::Denied,
@@ -331,7 +332,7 @@ impl Endpoint {
                     let reason = format!("where it redirects to, the answer is {status}").into();
                     return AttemptError {
                         error: Error::Unavailable { reason, retry_after },
-                        retry: retry::is_transient(status),
+                        retries: retry::after(status),
                     };
                 }
                 other => other_error(other, status),
@@ -371,7 +372,7 @@ fn transport_error(failure: TransportError, place: &str) -> AttemptError {
     match failure {
         TransportError::Rejected(error) => error.into(),
         TransportError::NotSent(reason) | TransportError::Broken(reason) => {
-            AttemptError { error: unavailable(&reason), retry: true }
+            AttemptError { error: unavailable(&reason), retries: retry::RETRIES }
         }
         TransportError::TimedOut(reason) => unavailable(&reason).into(),
     }

@@ -12,9 +12,6 @@ use super::{
     retry,
 };
 
-/// How often a request is repeated that got no response, or a 502, 503 or 504.
-const RETRIES: u32 = 2;
-
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) upstream: Arc<str>,
@@ -62,7 +59,7 @@ impl Exchange {
         let mut attempt = 0;
         loop {
             match endpoint.attempt(request).await {
-                Err(AttemptError { retry: true, error }) if attempt < RETRIES && endpoint.transport.may_retry() => {
+                Err(AttemptError { retries, error }) if attempt < retries && endpoint.transport.may_retry() => {
                     if !pay_again(request).await {
                         return Err(error);
                     }

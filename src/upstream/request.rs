@@ -31,14 +31,14 @@ pub(super) struct Reply {
     pub(super) permits: Permits,
 }
 
-/// Why one attempt failed, and whether another one makes sense.
+/// Why one attempt failed, and how many more make sense.
 pub(super) struct AttemptError {
     pub(super) error: Error,
-    pub(super) retry: bool,
+    pub(super) retries: u32,
 }
 
 impl From<Error> for AttemptError {
     fn from(error: Error) -> AttemptError {
-        AttemptError { error, retry: false }
+        AttemptError { error, retries: 0 }
     }
 }

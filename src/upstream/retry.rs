@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+/// How often a request is repeated that got no response, or a 502, 503 or 504.
+pub(super) const RETRIES: u32 = 2;
 /// A repeated request waits between nothing and 100 ms, then 200 ms, and never beyond this.
 pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
@@ -21,4 +23,9 @@ pub(super) fn jitter(most: Duration) -> Duration {
 /// Answers that a gateway gives while what is behind it restarts.
 pub(super) fn is_transient(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// How often a request is repeated that got this answer.
+pub(super) fn after(status: StatusCode) -> u32 {
+    if is_transient(status) { RETRIES } else { 0 }
 }

@@ -388,6 +388,7 @@ async fn a_content_network_that_refuses_once_is_no_absence_and_the_origin_is_ask
                 1 => assert_eq!(read(got.unwrap()).await.unwrap(), "0123456789"),
                 _ => assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}"),
             }
+            assert_eq!(server.asked().len(), 2, "once more, and no oftener");
         }
     }
 }
