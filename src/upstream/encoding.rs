@@ -281,3 +281,35 @@ fn read(decoder: impl std::io::Read, longest: usize) -> Option<Bytes> {
     decoder.take(longest as u64 + 1).read_to_end(&mut decoded).ok()?;
     (decoded.len() <= longest).then(|| decoded.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    /// What a compressor makes of 64 MiB of zeros.
+    const BOMB: &[u8] = b"\xcb\xff\xff\x3f\xf8\x27\x00\xe2\xb1\x40\x20\xf7\xfe\x8f\xff\xff\x7f\xf0\x4f\x00\xc4\x61\x11\x80\
+        \xee\xfd\x1f\xff\xff\xff\xe0\x9f\x00\x88\xc3\x02\x00\xdd\xfb\x3f\xfe\xff\xff\xc1\x3f\x01\x10\x87\x05\x00\xba\xf7\x7f\
+        \xfc\xff\xff\x83\x7f\x02\x20\x0e\x0b\x00\x74\xef\xff\xf8\xff\xff\x07\xff\x04\x40\x1c\x16\x00\xe8\xde\xff\xf1\xff\xff\
+        \x0f\xfe\x09\x80\x38\x2c\x00\xd0\xbd\xff\xe3\xff\xff\x1f\xfc\x13\x00\x71\x58\x00\xa0\x7b\xff\x37";
+
+    #[test]
+    fn a_bomb_of_brotli_ends_at_its_cap_and_comes_in_small_pieces() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
+        let bomb = Bytes::from_static(BOMB);
+        assert_eq!(readings(&headers, bomb.clone(), 64 << 20).len(), 2);
+        assert_eq!(readings(&headers, bomb.clone(), 1 << 20), [bomb.clone()]);
+        let mut decoder = Decoder::new(&headers, 1 << 20).unwrap();
+        decoder.give(bomb);
+        let mut size = 0;
+        let ended = loop {
+            match decoder.next() {
+                Ok(Some(piece)) if piece.len() <= Stream::PIECE => size += piece.len(),
+                ended => break ended,
+            }
+        };
+        assert!(matches!(ended, Err(Error::Malformed(_))) && size == 1 << 20, "{size}: {ended:?}");
+    }
+}
