@@ -42,7 +42,7 @@ flip() { # LAYOUT
     blob=$(find "$1/blobs" -type f -printf '%s %p\n' | sort -n | tail -1 | cut -d' ' -f2)
     at=$(($(stat -c %s "$blob") / 2))
     byte=$(od -An -tu1 -j "$at" -N 1 "$blob")
-    printf "\\x$(printf %x $((byte ^ 1)))" | dd of="$blob" bs=1 seek="$at" conv=notrunc status=none
+    printf '%b' "\\x$(printf %x $((byte ^ 1)))" | dd of="$blob" bs=1 seek="$at" conv=notrunc status=none
     echo "sha256:${blob##*/}"
 }
 
@@ -58,6 +58,7 @@ for image in "docker.io/$IMAGE:latest" "$real"; do
     works "a pull of $image, to be exported" skopeo copy --all "docker://$image" "oci:$WORK/offline-first:latest"
 done
 works "an export to a directory" weir_cache export "docker.io/$IMAGE:latest" "$real" --output "$out" --reason "a test"
+# shellcheck disable=SC2016 # bash -c expands its own arguments
 works "an export to a stream" bash -c '"$0" cache export --config "$1" "$2" "$3" --output - >"$4"' \
     "$BIN/weir" "$WORK/weir.toml" "docker.io/$IMAGE:latest" "$real" "$out-stream.tar"
 works "an export for docker load" weir_cache export "$real" --platform "linux/$(dpkg --print-architecture)" --format docker-archive \
