@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::future::join_all;
@@ -26,6 +26,9 @@ use crate::mirror::support::{lookup, read};
 
 /// The longest that one operation may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the mirror believes that nothing is left before it asks again.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Twenty years, and a little.
 const FAR: i64 = 640_000_000;
@@ -137,6 +140,9 @@ impl Simulation<'_> {
                 Ok(())
             }
             Operation::Budget(left) => {
+                if self.model.left() < 1 {
+                    self.model.refilled_at = Some(Instant::now());
+                }
                 self.world.hub.set_budget(left);
                 (self.model.budget, self.model.counted, self.model.balance_known) = (left, 0, false);
                 Ok(())
@@ -263,7 +269,11 @@ impl Simulation<'_> {
     fn failure(&self, error: &Error) -> Checked {
         let allowed = match error {
             Error::NameUnknown | Error::ManifestUnknown | Error::BlobUnknown => false,
-            Error::BudgetSpent { .. } | Error::UpstreamLimited { .. } => self.model.left() < 1 || self.failing(),
+            Error::BudgetSpent { .. } | Error::UpstreamLimited { .. } => {
+                // Whether an identity without pulls has some again is asked once in PROBE.
+                let refilled = self.model.refilled_at.is_some_and(|at| at.elapsed() < PROBE);
+                self.model.left() < 1 || refilled || self.failing()
+            }
             Error::Internal => self.model.disk_failed,
             _ => self.failing(),
         };

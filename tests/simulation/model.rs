@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use weir::oci::Digest;
@@ -47,6 +47,8 @@ pub(super) struct Model {
     pub(super) ledger_lost: bool,
     /// What the ledger says is left is what upstream said last.
     pub(super) balance_known: bool,
+    /// When pulls came back after none was left, which the mirror cannot know at once.
+    pub(super) refilled_at: Option<Instant>,
 }
 
 impl Model {
@@ -69,6 +71,7 @@ impl Model {
             surplus: (0, 0),
             ledger_lost: false,
             balance_known: false,
+            refilled_at: None,
         }
     }
 
