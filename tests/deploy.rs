@@ -94,8 +94,9 @@ pub(crate) fn serving(child: &mut Child, log: &std::path::Path, from: usize) -> 
     };
     let address = |key: &str| {
         let text = serving[key].as_str().unwrap();
-        // Of the list `addresses` the first.
-        let address = text.trim_matches(['[', ']']).split(", ").next().unwrap_or_default();
+        // Of the list `addresses` the first. One of IPv6 has brackets of its own.
+        let list = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        let address = list.split(", ").next().unwrap_or_default();
         let address: SocketAddr = address.parse().unwrap();
         if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address }
     };

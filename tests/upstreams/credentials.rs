@@ -178,7 +178,7 @@ fn a_failure_of_an_upstream_is_logged_once_with_what_was_wrong() {
         }
     }
     let log = weir.log();
-    for what in ["no JSON object", "too many redirects", "418", "500"] {
+    for what in ["no JSON object", "too many redirects", "answers 418", "answers 500"] {
         let lines: Vec<&str> =
             log.lines().filter(|line| line.contains("upstream failed") && line.contains(what)).collect();
         assert!(lines.len() == 1 && lines[0].contains("r.example"), "{what}: {lines:?}");
