@@ -44,7 +44,7 @@ struct Named {
     checked_at: SystemTime,
     /// The tag, when it is to be revalidated.
     stale: Option<Tag>,
-    /// What the client is told of an answer that upstream has not confirmed.
+    /// What the client learns of an answer that upstream has not confirmed.
     warning: Option<Arc<str>>,
 }
 

@@ -8,13 +8,13 @@
 //! warm's flight and finds it refused asks again for itself, and the first byte goes to the client as it comes.
 //!
 //! An image is said to be here when the inventory says so: its manifests and blobs, of each wanted platform. That is looked at once more when
-//! the job ends, so that what was evicted or purged meanwhile is told. Each result is in the journal when it is shown; after a crash the job
-//! goes on with what was not settled, and looks at what was. What is here costs nothing again: a fresh tag asks nobody, an expired one
+//! the job ends, so that what was evicted or purged meanwhile is reported. Each result is in the journal when it is shown; after a crash the job
+//! goes on with what was not settled, and looks at what was. What is here costs nothing again: a fresh tag asks no upstream, an expired one
 //! costs a HEAD. `[[warm]]` makes a job of a list when its hour comes, unless its last one is still open.
 //!
 //! # What it refuses
 //!
-//! More than a share of what clients have (`mirror.warm_displaces`) is displaced by no job: what does not fit is told. What `allow` or `deny` of
+//! More than a share of what clients have (`mirror.warm_displaces`) is displaced by no job: what does not fit is reported. What `allow` or `deny` of
 //! an upstream refuses, what upstream refuses, and platforms that an image does not have are refused with a sentence. Upstreams that fail
 //! are tried four times, over ten minutes; a wait for budget ends after a week. No stale answer stands in for a tag that cannot be confirmed.
 //!
