@@ -171,6 +171,9 @@ impl Simulation<'_> {
             Operation::UpstreamDown => {
                 self.world.hub.down().await;
                 self.model.upstream_failed = true;
+                // A GET that is written to a kept connection before its reset is seen may have been counted, and so may its two
+                // repetitions: the ledger takes each for a spend.
+                self.model.surplus.1 += 3;
                 Ok(())
             }
             Operation::UpstreamWell => {
