@@ -9,7 +9,7 @@ use url::form_urlencoded::Serializer;
 use super::{
     ask::{Admin, Ask, repository_and_reference, split_reference},
     export, import,
-    output::bytes,
+    output::{bytes, entries},
     say,
     table::table,
     warm,
@@ -301,10 +301,6 @@ fn repositories(registry: &str, output: &Output, config: &Config) -> Result<(), 
             None => return Ok(()),
         }
     }
-}
-
-fn entries<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
-    answer[key].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 fn row(image: &Value) -> [String; 6] {

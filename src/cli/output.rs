@@ -25,3 +25,8 @@ pub(super) fn bytes(bytes: &Value) -> String {
         _ => format!("{:.1} kB", bytes / 1e3),
     }
 }
+
+/// A list of an answer; none when it is not there.
+pub(super) fn entries<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+    answer[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}

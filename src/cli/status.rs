@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Failure,
     ask::{Admin, Ask},
-    output::{bytes, say},
+    output::{bytes, entries, say},
     table::table,
 };
 use crate::config::Config;
@@ -49,10 +49,6 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure>
 pub(super) fn healthcheck(arguments: &HealthArguments, config: &Config) -> Result<(), String> {
     let path = if arguments.ready { "/readyz" } else { "/healthz" };
     Ask::new(&arguments.admin, config)?.json("GET", path).map(drop)
-}
-
-fn entries<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value[key].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 fn text(status: &Value) -> String {
