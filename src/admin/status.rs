@@ -89,7 +89,7 @@ pub(super) async fn show(state: &State) -> HttpResponse {
         "fills": state.mirror.blobs.fills(),
         "storage": {
             "capacity_bytes": usage.capacity,
-            "used_bytes": usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes,
+            "used_bytes": usage.used(),
             "blobs": usage.blobs,
             "manifests": usage.manifests,
         },

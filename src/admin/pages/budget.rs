@@ -170,7 +170,7 @@ fn returns(whose: &str, own: &[&Spend], window: Duration, now: SystemTime) -> Ma
 fn cache(context: &PageContext<'_>) -> Markup {
     let usage = context.state.mirror.usage();
     let (saved, since) = context.state.mirror.saved();
-    let used = usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes;
+    let used = usage.used();
     let part = 1000 * used.min(usage.capacity) / usage.capacity.max(1);
     html! {
         p {

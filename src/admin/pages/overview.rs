@@ -94,7 +94,7 @@ fn forecast(series: &[f64], minutes: &[Minute], remaining: i64) -> String {
 fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Markup {
     let state = context.state;
     let (usage, (saved, since)) = (state.mirror.usage(), state.mirror.saved());
-    let used = usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes;
+    let used = usage.used();
     let last_hour = &minutes[minutes.len().saturating_sub(60)..];
     let denied: u64 = last_hour.iter().map(|minute| minute.counted.denied).sum();
     let (acting, _) = state.limits.count_bans(context.now);

@@ -173,7 +173,7 @@ impl Runner {
             Some(bytes) => bytes,
             None => {
                 let usage = self.store.usage();
-                let used = usage.blob_bytes + usage.manifest_bytes + usage.partial_bytes;
+                let used = usage.used();
                 let displaced = ((usage.capacity as f64 * self.displaces) as u64).min(used);
                 let bytes = usage.high.saturating_sub(used).saturating_add(displaced);
                 let record = self.shared.lock().set_room(id, bytes);

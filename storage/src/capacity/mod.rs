@@ -80,6 +80,13 @@ pub struct Usage {
     pub index_ready: bool,
 }
 
+impl Usage {
+    /// Bytes of everything that is stored, arriving or reserved.
+    pub fn used(&self) -> u64 {
+        self.blob_bytes + self.manifest_bytes + self.partial_bytes
+    }
+}
+
 /// The capacity and its accounts.
 #[derive(Debug)]
 pub(crate) struct Capacity {
