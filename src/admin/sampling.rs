@@ -20,10 +20,9 @@ pub(super) fn start(state: Arc<State>, every: Duration) -> JoinHandle<()> {
         loop {
             tick.tick().await;
             let left = state.mirror.budget();
-            let left = left.iter().filter_map(|left| {
-                let account = left.identity.account.as_deref().unwrap_or("anonymous");
-                Some((format!("{} as {account}", left.identity.upstream).into(), left.limit.and(left.remaining)?))
-            });
+            let left = left
+                .iter()
+                .filter_map(|left| Some((left.identity.to_string().into(), left.limit.and(left.remaining)?)));
             state.history.sample((Instant::now(), SystemTime::now()), (state.totals)(), left.collect());
         }
     })

@@ -28,3 +28,10 @@ impl Identity {
         }
     }
 }
+
+/// `docker.io as anonymous`: what pages show, and the key of a budget in the history.
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} as {}", self.upstream, self.account.as_deref().unwrap_or(Identity::ANONYMOUS))
+    }
+}

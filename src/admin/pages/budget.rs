@@ -69,7 +69,7 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
     let window = left.window.unwrap_or(WINDOW);
     let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
     let own: Vec<&Spend> = own.filter(|spend| spend.at + window > context.now).collect();
-    let whose = format!("{} as {account}", left.identity.upstream);
+    let whose = left.identity.to_string();
     let waiting = context.state.limits.waiting(&left.identity);
     html! {
         section {

@@ -62,7 +62,7 @@ fn budget(context: &PageContext<'_>, minutes: &[Minute]) -> Markup {
     }
     html! {
         @for (left, limit, remaining) in rows {
-            @let whose = format!("{} as {}", left.identity.upstream, left.identity.account.as_deref().unwrap_or("anonymous"));
+            @let whose = left.identity.to_string();
             @let series: Vec<f64> = minutes.iter().filter_map(|minute| minute.remaining.get(&*whose)).map(|left| *left as f64).collect();
             section {
                 h3 { (whose) }
