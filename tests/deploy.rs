@@ -473,7 +473,7 @@ fn the_systemd_unit_allows_what_is_asked_of_the_kernel() {
     };
     // The local socket of the admin API; the limits on open files and core dumps; the priority of password checks.
     assert!(allows("RestrictAddressFamilies", "AF_UNIX"));
-    for call in ["setrlimit", "prlimit64", "setpriority"] {
+    for call in ["setrlimit", "prlimit64", "sched_setscheduler", "setpriority"] {
         assert!(allows("SystemCallFilter", call), "{call} is among @resources, which the unit forbids");
     }
 }

@@ -1,10 +1,19 @@
 //! Passwords and their hashes: Argon2 in PHC form, as `weir hash-password` makes them, or bcrypt out of an htpasswd file.
 
-use std::{io, sync::Arc, thread};
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHasher as _, Version,
     password_hash::{self, Output, PasswordHash, Salt, SaltString},
+};
+use rustix::time::{ClockId, clock_gettime};
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
 };
 use tokio::sync::{Mutex, oneshot};
 
@@ -16,15 +25,27 @@ pub(crate) fn hash(password: &str) -> Result<String, password_hash::Error> {
     Ok(Argon2::default().hash_password(password.as_bytes(), &salt)?.to_string())
 }
 
-/// By how much a check gives way to other threads. Ten is a tenth of the weight of a thread that serves: while all cores are busy, a check
-/// takes ten times as long, and still ends within a second.
+/// By how much a check gives way to other threads, where it does not run on idle cores alone. Ten is a tenth of the weight of a thread that
+/// serves: while all cores are busy, a check takes ten times as long, and still ends within a second.
 const NICE: i32 = 10;
 
+/// A check that takes longer than this may be kept from a core by threads that serve.
+const SLOW: Duration = Duration::from_millis(500);
+
 /// Compares passwords with hashes, one at a time, for each takes tens of milliseconds of a core and the memory that its hash names, 19 MiB by
-/// default. The memory is kept and used again: freed and taken anew on whichever thread, it would stay with the allocator once for each of
-/// the allocator's arenas. The thread is new for each check, since a thread without privileges never regains its priority.
+/// default. The thread is new for each check, since a thread without privileges never regains its priority.
 #[derive(Default)]
-pub(super) struct PasswordVerifier(Arc<Mutex<Vec<Block>>>);
+pub(super) struct PasswordVerifier(Arc<Mutex<Check>>);
+
+/// What a check leaves to the next.
+#[derive(Default)]
+struct Check {
+    /// Kept and used again: freed and taken anew on whichever thread, it would stay with the allocator once for each of the allocator's
+    /// arenas.
+    memory: Vec<Block>,
+    /// Whether threads that serve kept it from a core.
+    starved: bool,
+}
 
 impl PasswordVerifier {
     /// Whether `hash` was made of this password. Waits until those before it are compared; when the caller leaves, the work goes on.
@@ -32,19 +53,41 @@ impl PasswordVerifier {
     /// # Errors
     /// There is no thread for it.
     pub(super) async fn matches(&self, password: String, hash: Arc<str>) -> io::Result<bool> {
-        let mut memory = self.0.clone().lock_owned().await;
+        let mut check = self.0.clone().lock_owned().await;
         let (send, answer) = oneshot::channel();
-        let check = move || {
-            // Where that is forbidden, checks compete with what serves.
-            let _ = rustix::process::nice(NICE);
-            let is_match = matches(&password, &hash, &mut memory);
-            drop(memory);
+        let compare = move || {
+            give_way(check.starved);
+            let begun = Instant::now();
+            let is_match = matches(&password, &hash, &mut check.memory);
+            check.starved = starved(check.starved, begun.elapsed(), core_time());
+            drop(check);
             // The caller may have left.
             let _ = send.send(is_match);
         };
-        thread::Builder::new().name("password".into()).spawn(check)?;
+        thread::Builder::new().name("password".into()).spawn(compare)?;
         Ok(answer.await.unwrap_or(false))
     }
+}
+
+/// Lowers the priority of this thread. A thread of the policy `SCHED_IDLE` leaves its core at once to another that wakes, where a nice one
+/// keeps it to the end of its slice of about 3 ms, and a pull would wait for that. While `starved`, it is nice: on busy cores an idle one
+/// takes several hundred times as long.
+fn give_way(starved: bool) {
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    if starved || set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle).is_err() {
+        // Where that is forbidden, checks compete with what serves.
+        let _ = rustix::process::nice(NICE);
+    }
+}
+
+/// The time that this thread has had a core.
+fn core_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
+/// Whether a check of this length had a core for less than a quarter of it. A short one is no sign, but does not end what a long one began.
+fn starved(before: bool, length: Duration, core: Duration) -> bool {
+    (before || length > SLOW) && length > 4 * core
 }
 
 fn matches(password: &str, hash: &str, memory: &mut Vec<Block>) -> bool {
@@ -75,8 +118,6 @@ fn argon2_matches(password: &str, hash: &PasswordHash<'_>, memory: &mut Vec<Bloc
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::{Pid, getpriority_process};
-
     use super::*;
 
     #[test]
@@ -102,33 +143,46 @@ mod tests {
         for check in checks.collect::<Vec<_>>() {
             assert!(!check.await.unwrap().unwrap());
         }
-        assert_eq!(verifier.0.lock().await.capacity(), Params::DEFAULT_M_COST as usize);
+        assert_eq!(verifier.0.lock().await.memory.capacity(), Params::DEFAULT_M_COST as usize);
     }
 
-    /// Whether a thread that compares a password gives way to one that was started with the priority `own`.
-    fn gives_way(own: i32) -> bool {
+    /// The policies of the threads that compare passwords: field 41 of proc_pid_stat(5).
+    fn policies() -> Vec<u32> {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let named =
-            tasks.filter(|task| std::fs::read(task.path().join("comm")).is_ok_and(|name| name == b"password\n"));
-        let ids = named.filter_map(|task| task.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
-        ids.into_iter().any(|id| getpriority_process(Some(id)).is_ok_and(|priority| priority > own))
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        let of = |stat: String| stat.split_once("(password) ")?.1.split(' ').nth(38)?.parse().ok();
+        stats.filter_map(of).collect()
     }
+
+    /// `SCHED_IDLE`
+    const IDLE: u32 = 5;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_check_gives_way_to_what_serves() {
-        let (verifier, own) = (Arc::new(PasswordVerifier::default()), getpriority_process(None).unwrap());
+        let verifier = Arc::new(PasswordVerifier::default());
         let hash: Arc<str> = hash("hunter2").unwrap().into();
         // A check may be over before it is looked at.
         for _ in 0..100 {
             let (verifier, hash) = (verifier.clone(), hash.clone());
             let check = tokio::spawn(async move { verifier.matches("hunter2".to_owned(), hash).await });
             while !check.is_finished() {
-                if gives_way(own) {
+                if policies().contains(&IDLE) {
                     return;
                 }
             }
             assert!(check.await.unwrap().unwrap());
         }
-        panic!("no check was seen at a lower priority than {own}");
+        panic!("no check was seen to run on idle cores alone");
+    }
+
+    #[test]
+    fn a_check_that_is_kept_from_a_core_lets_the_next_compete_until_cores_are_free() {
+        let [core, busy, long] = [30, 130, 3000].map(Duration::from_millis);
+        assert!(!starved(false, core, core) && !starved(false, busy, core));
+        assert!(starved(false, long, core));
+        assert!(starved(true, busy, core));
+        assert!(!starved(true, 2 * core, core));
+        // A hash may be meant to take long.
+        assert!(!starved(false, long, long / 2));
     }
 }
