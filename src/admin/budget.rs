@@ -10,10 +10,7 @@ use super::{
     name::located,
     state::State,
 };
-use crate::upstream::{
-    Identity,
-    ledger::{Balance, Spend},
-};
+use crate::upstream::ledger::{Balance, Spend};
 
 /// The most spends that one answer holds.
 const MOST: usize = 10_000;
@@ -47,10 +44,9 @@ fn whole(state: &State, left: &Balance, floors: &Value) -> Value {
 }
 
 fn identity(left: &Balance, floors: &Value) -> Value {
-    let Identity { upstream, account } = &left.identity;
     json!({
-        "upstream": &**upstream,
-        "identity": account.as_deref().unwrap_or("anonymous"),
+        "upstream": &*left.identity.upstream,
+        "identity": left.identity.name(),
         "limit": left.limit,
         "remaining": left.limit.and(left.remaining),
         "window_seconds": left.window.map(|window| window.as_secs()),
@@ -125,6 +121,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::upstream::Identity;
 
     fn left(limit: Option<i64>) -> Balance {
         Balance {

@@ -162,8 +162,7 @@ impl Collector for MetricsCollector {
             let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for left in &budget {
                 let Some(value) = value(left) else { continue };
-                let account = left.identity.account.as_deref().unwrap_or("anonymous");
-                let labels = [("upstream", &*left.identity.upstream), ("identity", account)];
+                let labels = [("upstream", &*left.identity.upstream), ("identity", left.identity.name())];
                 ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
             }
         }
@@ -239,8 +238,7 @@ impl MetricsCollector {
         let mut encoder =
             encoder.encode_descriptor("budget_waiting", "Requests that wait for a pull", None, MetricType::Gauge)?;
         for left in self.0.budget() {
-            let account = left.identity.account.as_deref().unwrap_or("anonymous");
-            let labels = [("upstream", &*left.identity.upstream), ("identity", account)];
+            let labels = [("upstream", &*left.identity.upstream), ("identity", left.identity.name())];
             ConstGauge::new(self.1.waiting(&left.identity) as i64).encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())

@@ -237,7 +237,7 @@ impl Endpoint {
         }
         if let Some(reading) = reading {
             let (upstream, identity) = (&self.name, request.identity.name());
-            self.metrics.rate_limit(upstream, &identity, reading.limit, reading.remaining);
+            self.metrics.rate_limit(upstream, identity, reading.limit, reading.remaining);
             let source = ratelimit::source(headers);
             tracing::debug!(%upstream, %identity, ?reading, source, "upstream says what is left");
         }

@@ -16,8 +16,8 @@ impl Identity {
     pub const ANONYMOUS: &'static str = "anonymous";
 
     /// The account's user name, or [`Identity::ANONYMOUS`].
-    pub fn name(&self) -> Arc<str> {
-        self.account.clone().unwrap_or_else(|| Arc::from(Identity::ANONYMOUS))
+    pub fn name(&self) -> &str {
+        self.account.as_deref().unwrap_or(Identity::ANONYMOUS)
     }
 
     /// Who else may spend from its budget, as the subject of a sentence.
@@ -32,6 +32,6 @@ impl Identity {
 /// `docker.io as anonymous`: what pages show, and the key of a budget in the history.
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} as {}", self.upstream, self.account.as_deref().unwrap_or(Identity::ANONYMOUS))
+        write!(f, "{} as {}", self.upstream, self.name())
     }
 }

@@ -188,7 +188,7 @@ impl Ledger {
         let state = self.lock();
         let name = identity.name();
         let is_meant =
-            |spend: &&Spend| spend.class > class && spend.upstream == identity.upstream && spend.identity == name;
+            |spend: &&Spend| spend.class > class && spend.upstream == identity.upstream && &*spend.identity == name;
         let mut times: Vec<SystemTime> = state.spends.iter().filter(is_meant).map(|spend| spend.at).collect();
         // In the order in which they ended, and the clock may have been set meanwhile.
         times.sort_unstable();
@@ -294,7 +294,7 @@ impl Ledger {
         let spend = Spend {
             at: now,
             upstream: identity.upstream.clone(),
-            identity: identity.name(),
+            identity: identity.name().into(),
             repository: purpose.repository.clone(),
             reference: purpose.reference.to_string(),
             tag: purpose.tag.clone(),

@@ -158,6 +158,6 @@ async fn no_redirect_makes_it_connect_to_another_private_address() {
     let hex = super::support::digest(b"last").replace("sha256:", "");
     let connects: Vec<String> =
         trace(&world, from, &hex).await.into_iter().filter(|line| line.contains("connect(")).collect();
-    let strangers: Vec<_> = connects.iter().filter(|line| !line.contains("inet_addr(\"127.0.0.1\")")).collect();
-    assert!(strangers.is_empty(), "{strangers:?}");
+    let elsewhere: Vec<_> = connects.iter().filter(|line| !line.contains("inet_addr(\"127.0.0.1\")")).collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
 }

@@ -237,8 +237,8 @@ fn a_get_decides_where_a_manifest_of_the_repository_names_the_blob() {
         assert_eq!(weir.get(&format!("/v2/{repository}/manifests/v1")).0, 200);
         assert_eq!(weir.get(&blob_path(repository)), (200, LAYER.to_owned()), "{repository}");
     }
-    assert_eq!(weir.get(&blob_path("stranger")).0, 404);
-    assert_eq!(gets(&server, "stranger"), 0, "what no manifest names is not asked for where HEAD says no");
+    assert_eq!(weir.get(&blob_path("unknown")).0, 404);
+    assert_eq!(gets(&server, "unknown"), 0, "what no manifest names is not asked for where HEAD says no");
     assert_eq!(weir.get("/v2/later/manifests/v1").0, 200);
     weir.restart();
     assert_eq!(weir.get("/v2/later/manifests/v1").0, 200);

@@ -65,7 +65,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
 }
 
 fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: &[Spend]) -> Markup {
-    let account = left.identity.account.as_deref().unwrap_or("anonymous");
+    let account = left.identity.name();
     let window = left.window.unwrap_or(WINDOW);
     let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
     let own: Vec<&Spend> = own.filter(|spend| spend.at + window > context.now).collect();

@@ -211,7 +211,7 @@ async fn what_one_may_not_read_can_neither_be_had_nor_mounted_nor_distinguished_
 async fn a_mirrored_blob_that_is_here_is_mounted_for_those_who_may_read_it_there() {
     let namespaces = vec!["local/*".into()];
     let hosts = Hosting { namespaces, robot: Some(("robot", "secret")), ..Hosting::default() };
-    let accounts = vec![account("reader", "docker.io/corp/*", "local/*", ""), account("stranger", "", "local/*", "")];
+    let accounts = vec![account("reader", "docker.io/corp/*", "local/*", ""), account("other", "", "local/*", "")];
     let world = hosting(patient(), accounts, hosts).await;
     let open = world.image("library/open");
     let secret = world.hub.push(Spec::new("corp/app").seed(7).private().layers([1_000])).unwrap();
@@ -225,15 +225,15 @@ async fn a_mirrored_blob_that_is_here_is_mounted_for_those_who_may_read_it_there
 
     let asked = world.hub.log().len();
     for (number, (who, digest, from, mounted)) in [
-        ("stranger", secret, "&from=corp/app", false),
-        ("stranger", secret, "&from=docker.io/corp/app", false),
+        ("other", secret, "&from=corp/app", false),
+        ("other", secret, "&from=docker.io/corp/app", false),
         // Nothing tells whose it would be, or that repository never had it.
         ("reader", secret, "", false),
         ("reader", secret, "&from=library/open", false),
         ("reader", cold, "&from=library/cold", false),
         ("reader", secret, "&from=corp/app", true),
-        ("stranger", open, "&from=library/open", true),
-        ("stranger", open, "&from=Docker.io/library/open", true),
+        ("other", open, "&from=library/open", true),
+        ("other", open, "&from=Docker.io/library/open", true),
     ]
     .into_iter()
     .enumerate()
