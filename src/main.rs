@@ -4,6 +4,7 @@ mod core_dumps;
 mod file_limit;
 mod persistence;
 mod reload;
+mod service_manager;
 
 use std::{
     io::IsTerminal,
@@ -34,7 +35,13 @@ use weir::{
 };
 use weir_storage::Store;
 
-use self::persistence::Persistence;
+use self::{
+    persistence::Persistence,
+    service_manager::{ServiceManager, Sockets, wait_for_old_process},
+};
+
+/// What an old process may take after its drain to close its files.
+const CLOSING: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
+    let passed = Sockets::take()?;
     let mut settings = Settings::new(&config).map_err(|errors| errors.to_string())?;
     telemetry::start_logs(&settings.log);
     for warning in config::warnings(&config, SystemTime::now()) {
@@ -62,23 +70,39 @@ fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
     core_dumps::forbid();
     file_limit::raise(&mut settings.http);
     let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
-    let done = runtime.block_on(run(cli, config, watch, settings));
+    let done = runtime.block_on(run(cli, config, watch, settings, passed));
     // What still runs is abandoned work whose results no task waits for; files on disk are whole at any moment.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> Result<(), String> {
+async fn run(
+    cli: Cli,
+    mut config: Config,
+    watch: Watch,
+    settings: Settings,
+    mut passed: Sockets,
+) -> Result<(), String> {
     // Before anything listens, so that no signal meets the default action.
     let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let manager = ServiceManager::new();
+    if !passed.is_empty() {
+        let patience = settings.http.drain.saturating_add(CLOSING);
+        tokio::select! {
+            () = wait_for_old_process(&settings.storage, patience) => {}
+            () = signals.stop() => return Ok(()),
+        }
+    }
     let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
     for listen in settings.listeners {
-        let socket = bind(&listen.key, listen.address)?;
+        let socket = passed.find(listen.address).map_or_else(|| bind(&listen.key, listen.address), Ok)?;
         let tls = listen.certificate.as_ref().map(|certificate| certificate.server_config()).transpose()?;
         certificates.extend(listen.certificate);
         listeners.push(http::Listener { socket, login: listen.login, tls });
     }
-    let admin_socket = bind("admin.listen", config.admin.listen)?;
+    let admin_address = config.admin.listen;
+    let admin_socket = passed.find(admin_address).map_or_else(|| bind("admin.listen", admin_address), Ok)?;
+    passed.must_be_used()?;
 
     let store = Store::open(settings.storage).map_err(|error| error.to_string())?;
     let journal = store.journals.open("ledger").map_err(|error| error.to_string())?;
@@ -134,6 +158,7 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
         limits: limits.clone(),
         warm: mirror.warm.clone(),
         reloads: reloads.clone(),
+        manager: manager.clone(),
     };
     let reloading = reload::start(cli, config.clone(), watch, parts, signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.
@@ -157,9 +182,12 @@ async fn run(cli: Cli, mut config: Config, watch: Watch, settings: Settings) -> 
         cli::say(&cli::greeting(&config))?;
     }
     tracing::info!(addresses = ?registry.addresses, admin = %config.admin.listen, "serving");
+    manager.ready("serving");
+    manager.keep_watchdog_quiet();
 
     signals.stop().await;
     draining.begin();
+    manager.stopping();
     tracing::info!("draining; a second signal ends at once");
     tokio::select! {
         stopped = registry.stop() => stopped.map_err(failed)?,

@@ -16,6 +16,8 @@ use weir::{
     upstream::{self, Upstream},
 };
 
+use super::service_manager::ServiceManager;
+
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -26,6 +28,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) warm: Arc<Warm>,
     pub(crate) reloads: Reloads,
+    pub(crate) manager: ServiceManager,
 }
 
 /// Reads again for as long as the process runs.
@@ -43,6 +46,7 @@ pub(crate) fn start(
                 _ = hangup.recv() => "SIGHUP",
                 _ = look.tick() => if watch.has_changed() { "file" } else { continue },
             };
+            parts.manager.reloading();
             let (at, mut problem, mut waits_for_restart) = (SystemTime::now(), None, false);
             match read(&cli, &parts, by) {
                 Ok((fresh, fresh_watch)) => {
@@ -55,6 +59,10 @@ pub(crate) fn start(
                     problem = Some(reason);
                 }
             }
+            parts.manager.ready(match &problem {
+                None => "serving",
+                Some(_) => "serving; the new configuration is not used, see the log",
+            });
             parts.reloads.record(Reload { at, problem, waits_for_restart });
         }
     })

@@ -1,6 +1,7 @@
 //! `weir` as it is started: its configuration, what it prints, its admin listener, and how it stops.
 
 mod check;
+mod service_manager;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -31,6 +32,28 @@ pub(crate) fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
+/// A weir that may not serve yet.
+struct Starting {
+    child: Child,
+    log: std::path::PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Starting {
+    fn spawn(mut command: Command, environment: &[(&str, &str)]) -> Starting {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        command
+            .current_dir(directory.path())
+            .env("WEIR_SERVER__LISTEN", "127.0.0.1:0")
+            .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap());
+        Starting { child: command.spawn().unwrap(), log, directory }
+    }
+}
+
 /// A running weir on ports of the kernel's choice. Dropping it kills it.
 pub(crate) struct Running {
     child: Child,
@@ -44,19 +67,10 @@ impl Running {
         Running::run(weir(&[]), environment)
     }
 
-    fn run(mut command: Command, environment: &[(&str, &str)]) -> Running {
-        let directory = tempfile::tempdir().unwrap();
-        let log = directory.path().join("log");
-        command
-            .current_dir(directory.path())
-            .env("WEIR_SERVER__LISTEN", "127.0.0.1:0")
-            .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap());
-        let mut child = command.spawn().unwrap();
-        let (registry, admin) = serving(&mut child, &log, 0);
-        Running { child, registry, admin, directory }
+    fn run(command: Command, environment: &[(&str, &str)]) -> Running {
+        let mut starting = Starting::spawn(command, environment);
+        let (registry, admin) = serving(&mut starting.child, &starting.log, 0);
+        Running { child: starting.child, registry, admin, directory: starting.directory }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -91,6 +91,11 @@ impl Store {
         Store::open_on(settings, Faults::default())
     }
 
+    /// Whether a process has the directory now. One that cannot be looked at has none.
+    pub fn is_in_use(settings: &Settings) -> bool {
+        matches!(Disk::default().lock(&Layout::new(settings.root.clone()).lock()), Ok(None))
+    }
+
     /// As [`Store::open`], of a directory that a store has made before; makes nothing when it is not there.
     ///
     /// # Errors
