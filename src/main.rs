@@ -45,6 +45,9 @@ const CLOSING: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(done) = cli.command.as_ref().and_then(cli::run_without_configuration) {
+        return end(done);
+    }
     let (config, watch) = match cli.load() {
         Ok(loaded) => loaded,
         Err(errors) => return fail(&errors.to_string().into()),
@@ -53,10 +56,11 @@ fn main() -> ExitCode {
         None | Some(Command::Serve) => serve(cli, config, watch).map_err(Failure::from),
         Some(ref command) => cli::run(command, &config),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => fail(&failure),
-    }
+    end(done)
+}
+
+fn end(done: Result<(), Failure>) -> ExitCode {
+    done.map_or_else(|failure| fail(&failure), |()| ExitCode::SUCCESS)
 }
 
 fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {

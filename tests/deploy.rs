@@ -2,6 +2,7 @@
 
 mod check;
 mod service_manager;
+mod shell;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -14,6 +14,7 @@ mod local;
 mod output;
 mod purge;
 mod serve;
+mod shell;
 mod status;
 mod table;
 mod throttle;
@@ -22,7 +23,7 @@ mod warm;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use self::{
     failure::Failure,
@@ -71,6 +72,10 @@ pub enum Command {
     Verify(verify::Arguments),
     /// Print a password's hash for an `[[account]]`; the password is read from standard input
     HashPassword,
+    /// Print a shell's completions of these commands
+    Completions(shell::CompletionsArguments),
+    /// Write the manual pages of these commands into a directory
+    Manual(shell::ManualArguments),
 }
 
 impl Cli {
@@ -91,13 +96,24 @@ impl Cli {
     }
 }
 
+/// Runs a command that needs no configuration; `None` for any other.
+pub fn run_without_configuration(command: &Command) -> Option<Result<(), Failure>> {
+    let done = match command {
+        Command::HashPassword => hash_password::run(),
+        Command::Completions(arguments) => shell::completions(arguments, Cli::command()),
+        Command::Manual(arguments) => shell::manual(arguments, Cli::command()),
+        _ => return None,
+    };
+    Some(done.map_err(Failure::from))
+}
+
 /// Runs a command that is not `serve`.
 ///
 /// # Errors
 /// What goes wrong.
 pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
     let done = match command {
-        Command::Serve => Ok(()),
+        Command::Serve | Command::HashPassword | Command::Completions(_) | Command::Manual(_) => Ok(()),
         Command::Check => check::run(config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
         Command::Status(arguments) => return status::run(arguments, config),
@@ -108,7 +124,6 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         Command::Cache(arguments) => cache::run(arguments, config),
         Command::Purge(arguments) => purge::run(arguments, config),
         Command::Verify(arguments) => return verify::run(arguments, config),
-        Command::HashPassword => hash_password::run(),
     };
     Ok(done?)
 }
