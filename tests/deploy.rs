@@ -3,6 +3,7 @@
 mod check;
 mod service_manager;
 mod shell;
+mod top;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

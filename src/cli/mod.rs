@@ -18,6 +18,7 @@ mod shell;
 mod status;
 mod table;
 mod throttle;
+mod top;
 mod verify;
 mod warm;
 
@@ -56,6 +57,8 @@ pub enum Command {
     ClientConfig(client_config::Arguments),
     /// Show whether a running weir is well, and the figures to look at first
     Status(status::Arguments),
+    /// Watch a running weir in a terminal: rates, budget, clients
+    Top(top::Arguments),
     /// Exit with 0 when a running weir answers; for the health check of a container
     Healthcheck(status::HealthArguments),
     /// Show what is left of the upstream budget, and who spent it on what
@@ -117,6 +120,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         Command::Check => check::run(config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
         Command::Status(arguments) => return status::run(arguments, config),
+        Command::Top(arguments) => top::run(arguments, config),
         Command::Healthcheck(arguments) => status::healthcheck(arguments, config),
         Command::Budget(arguments) => budget::run(arguments, config),
         Command::Ban(arguments) => ban::run(arguments, config),
