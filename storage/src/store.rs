@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::warn;
+
 use crate::{
     Error, Faults, Settings,
     blobs::Blobs,
@@ -70,6 +72,16 @@ impl Threads {
     }
 }
 
+/// The capacity, or the size of the disk when that is less: otherwise the disk would be full before eviction began, and each pull
+/// would take the place of the one before it.
+fn within(capacity: u64, size: u64) -> u64 {
+    if (1..capacity).contains(&size) {
+        warn!(capacity, disk = size, "storage.capacity is more than the disk has, whose size counts instead");
+        return size;
+    }
+    capacity
+}
+
 impl Drop for Threads {
     fn drop(&mut self) {
         self.files.close();
@@ -111,7 +123,9 @@ impl Store {
         let (disk, layout) = (Disk::new(faults), Layout::new(settings.root.clone()));
         let lock = recover::take(&disk, &layout)?;
         let server = recover::server(&disk, &layout)?;
-        let inodes = disk.free(layout.root())?.inodes;
+        let free = disk.free(layout.root())?;
+        let inodes = free.inodes;
+        let settings = Settings { capacity: within(settings.capacity, free.size), ..settings };
         let files = Arc::new(Files::new(disk, layout, lock));
         let (capacity, demands) = Capacity::new(&settings, inodes);
         let blobs = Blobs::new(files.clone(), capacity.clone(), &settings);

@@ -38,6 +38,14 @@ fn fill(directory: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_capacity_above_the_disk_is_the_disks_and_the_log_says_so() {
+    let world = on_tmpfs("size=16m").await;
+    let status = world.admin.send(&Request::get("/api/v1/status")).await.unwrap().json();
+    assert_eq!(status["storage"]["capacity_bytes"], 16 << 20, "{status}");
+    assert!(world.weir.log_tail().contains("storage.capacity is more than the disk has"), "{}", world.weir.log_tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_nothing_is_acknowledged_that_is_not_kept_and_pulls_go_on() {
     let world = on_tmpfs("size=16m").await;
     let kept = ban(&world, "192.0.2.7").await;

@@ -187,6 +187,8 @@ impl Faults {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Free {
     pub(crate) bytes: u64,
+    /// What it has of the whole file system when all is free; 0 where that is not counted.
+    pub(crate) size: u64,
     /// All inodes of the file system; 0 where it does not count them.
     pub(crate) inodes: u64,
     /// Those of them that are free.
@@ -412,7 +414,10 @@ impl Disk {
         self.run(Call::Space, path, || {
             let answer = rustix::fs::statvfs(path)?;
             let bytes = answer.f_bavail.saturating_mul(answer.f_frsize);
-            Ok(Free { bytes, inodes: answer.f_files, free_inodes: answer.f_favail })
+            // Some blocks are root's alone.
+            let blocks = answer.f_blocks.saturating_sub(answer.f_bfree.saturating_sub(answer.f_bavail));
+            let size = blocks.saturating_mul(answer.f_frsize);
+            Ok(Free { bytes, size, inodes: answer.f_files, free_inodes: answer.f_favail })
         })
     }
 
