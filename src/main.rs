@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     }
     let (config, watch) = match cli.load() {
         Ok(loaded) => loaded,
-        Err(errors) => return fail(&errors.to_string().into()),
+        Err(errors) => return fail(&cli::refuse(cli.command.as_ref(), &errors)),
     };
     let done = match cli.command {
         None | Some(Command::Serve) => serve(cli, config, watch).map_err(Failure::from),

@@ -15,6 +15,7 @@ use base64::Engine;
 use clap::Args;
 use serde_json::Value;
 
+use super::say;
 use crate::config::Config;
 
 /// Where the running weir is, and who asks.
@@ -29,6 +30,23 @@ pub(super) struct Admin {
     /// The file that holds its password
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+}
+
+/// Where to ask, and how to print the answer.
+#[derive(Debug, Args)]
+pub(super) struct Output {
+    /// Print what the API answers, as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: Admin,
+}
+
+impl Output {
+    /// Prints an answer as it is, or what `text` makes of it.
+    pub(super) fn print(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), String> {
+        say(&if self.json { format!("{answer:#}\n") } else { text(answer) })
+    }
 }
 
 /// A server to ask.

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    ask::{Admin, Ask},
+    ask::{Admin, Ask, Output},
     say,
     table::table,
 };
@@ -32,11 +32,8 @@ enum What {
         /// Also those that ended
         #[arg(long)]
         ended: bool,
-        /// Print what the API answers, as JSON
-        #[arg(long)]
-        json: bool,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
     /// Show one ban with its evidence, as JSON
     Show {
@@ -59,7 +56,7 @@ enum What {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
     /// Lift a ban
     Lift {
@@ -69,7 +66,7 @@ enum What {
         #[arg(long)]
         reason: String,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
     /// Print all bans as JSON, for another weir
     Export {
@@ -84,13 +81,13 @@ enum What {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
 }
 
 pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
     match &arguments.what {
-        What::List { namespace, client, ended, json, admin } => {
+        What::List { namespace, client, ended, output } => {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
             for (key, value) in [("namespace", namespace), ("client", client)] {
                 if let Some(value) = value {
@@ -100,33 +97,28 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
             if *ended {
                 query.append_pair("ended", "true");
             }
-            let bans = Ask::new(admin, config)?.json("GET", &format!("/api/v1/bans?{}", query.finish()))?;
-            say(&if *json { format!("{bans:#}\n") } else { list(&bans) })
+            let bans = Ask::new(&output.admin, config)?.json("GET", &format!("/api/v1/bans?{}", query.finish()))?;
+            output.print(&bans, list)
         }
         What::Show { id, admin } => {
             let ban = Ask::new(admin, config)?.json("GET", &format!("/api/v1/bans/{id}"))?;
             say(&format!("{ban:#}\n"))
         }
-        What::Add { client, duration, reason, force, admin } => {
+        What::Add { client, duration, reason, force, output } => {
             let body = json!({"client": client, "duration": duration, "reason": reason, "force": force});
-            let ban = Ask::new(admin, config)?.send_json("POST", "/api/v1/bans", body.to_string())?;
-            let [client, until, id] = ["client", "until", "id"].map(|key| word(&ban, key));
-            let replaced = ban["replaces"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let replaced = replaced.iter().map(|old| {
-                format!("it replaces ban {}, which would have lasted until {}\n", word(old, "id"), word(old, "until"))
-            });
-            say(&format!("{client} is banned until {until} (id {id})\n{}", replaced.collect::<String>()))
+            let ban = Ask::new(&output.admin, config)?.send_json("POST", "/api/v1/bans", body.to_string())?;
+            output.print(&ban, added)
         }
-        What::Lift { id, reason, admin } => {
+        What::Lift { id, reason, output } => {
             let body = json!({"reason": reason}).to_string();
-            let ban = Ask::new(admin, config)?.send_json("POST", &format!("/api/v1/bans/{id}/lift"), body)?;
-            say(&format!("the ban of {} (id {id}) is lifted\n", word(&ban, "client")))
+            let ban = Ask::new(&output.admin, config)?.send_json("POST", &format!("/api/v1/bans/{id}/lift"), body)?;
+            output.print(&ban, |ban| format!("the ban of {} (id {id}) is lifted\n", word(ban, "client")))
         }
         What::Export { admin } => {
             let bans = Ask::new(admin, config)?.json("GET", "/api/v1/bans/export")?;
             say(&format!("{bans:#}\n"))
         }
-        What::Import { file, force, admin } => {
+        What::Import { file, force, output } => {
             let json = if file.as_os_str() == "-" {
                 let mut text = String::new();
                 std::io::stdin().read_to_string(&mut text).map(|_| text)
@@ -135,10 +127,19 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
             };
             let json = json.map_err(|error| format!("{}: {error}", file.display()))?;
             let path = format!("/api/v1/bans/import?force={force}");
-            let done = Ask::new(admin, config)?.send_json("POST", &path, json)?;
-            say(&format!("{} bans taken over\n", done["imported"]))
+            let done = Ask::new(&output.admin, config)?.send_json("POST", &path, json)?;
+            output.print(&done, |done| format!("{} bans taken over\n", done["imported"]))
         }
     }
+}
+
+fn added(ban: &Value) -> String {
+    let [client, until, id] = ["client", "until", "id"].map(|key| word(ban, key));
+    let replaced = ban["replaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let replaced = replaced.iter().map(|old| {
+        format!("it replaces ban {}, which would have lasted until {}\n", word(old, "id"), word(old, "until"))
+    });
+    format!("{client} is banned until {until} (id {id})\n{}", replaced.collect::<String>())
 }
 
 fn word<'a>(value: &'a Value, key: &str) -> &'a str {

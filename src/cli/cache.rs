@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded::Serializer;
 
 use super::{
-    ask::{Admin, Ask, repository_and_reference, split_reference},
+    ask::{Ask, Output, repository_and_reference, split_reference},
     export, import,
     output::{bytes, entries},
     say,
@@ -139,15 +139,6 @@ impl Filter {
 }
 
 #[derive(Debug, Args)]
-struct Output {
-    /// Print what the API answers, as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    admin: Admin,
-}
-
-#[derive(Debug, Args)]
 struct Purge {
     /// A repository, an image, a digest, or a pattern with a star: busybox, ghcr.io/acme/app:1, docker.io/acme/*
     #[arg(required_unless_present_any = ["all", "older_than"], conflicts_with = "all")]
@@ -173,31 +164,31 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
         What::List { pattern, filter, output } => list(pattern.as_deref(), filter, output, config),
         What::Repositories { registry, output } => match registry {
             None => {
-                print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/registries")?, registries)
+                output.print(&Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/registries")?, registries)
             }
             Some(registry) => repositories(registry, output, config),
         },
         What::Show { name, output } => {
             let path = format!("/api/v1/cache/image?{}", repository_and_reference(name));
-            print(output, &Ask::new(&output.admin, config)?.json("GET", &path)?, shown)
+            output.print(&Ask::new(&output.admin, config)?.json("GET", &path)?, shown)
         }
         What::Purge(purge) => {
             let answer = Ask::new(&purge.output.admin, config)?.json("DELETE", &purge.path())?;
-            print(&purge.output, &answer, |purged| removed(purged, purge.dry_run))
+            purge.output.print(&answer, |purged| removed(purged, purge.dry_run))
         }
         What::Pin { pattern, reason, output } => {
             let body = json!({"pattern": pattern, "reason": reason}).to_string();
-            print(output, &Ask::new(&output.admin, config)?.send_json("POST", "/api/v1/cache/pins", body)?, pinned)
+            output.print(&Ask::new(&output.admin, config)?.send_json("POST", "/api/v1/cache/pins", body)?, pinned)
         }
         What::Unpin { pattern, reason, output } => {
             let path = format!("/api/v1/cache/pins?{}", query(&[("pattern", pattern), ("reason", reason)]));
-            print(output, &Ask::new(&output.admin, config)?.json("DELETE", &path)?, pins)
+            output.print(&Ask::new(&output.admin, config)?.json("DELETE", &path)?, pins)
         }
         What::Refresh { image, reason, output } => {
             let (repository, reference) = split_reference(image);
             let body = json!({"repository": repository, "reference": reference.unwrap_or("latest"), "reason": reason});
             let ask = Ask::new(&output.admin, config)?;
-            print(output, &ask.send_json("POST", "/api/v1/cache/refresh", body.to_string())?, refreshed)
+            output.print(&ask.send_json("POST", "/api/v1/cache/refresh", body.to_string())?, refreshed)
         }
         What::Warm(new) => new.run(config),
         What::WarmStatus(status) => status.run(config),
@@ -205,10 +196,10 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
         What::Export(arguments) => export::run(arguments, config),
         What::Import(arguments) => import::run(arguments, config),
         What::Pins { output } => {
-            print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/pins")?, pins)
+            output.print(&Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/pins")?, pins)
         }
         What::Rules { output } => {
-            print(output, &Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/rules")?, rules)
+            output.print(&Ask::new(&output.admin, config)?.json("GET", "/api/v1/cache/rules")?, rules)
         }
     }
 }
@@ -231,10 +222,6 @@ impl Purge {
 
 fn query(pairs: &[(&str, &str)]) -> String {
     Serializer::new(String::new()).extend_pairs(pairs).finish()
-}
-
-fn print(output: &Output, answer: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), String> {
-    say(&if output.json { format!("{answer:#}\n") } else { text(answer) })
 }
 
 /// Asks page by page, and prints each as it comes.

@@ -7,30 +7,64 @@ use std::{
     time::SystemTime,
 };
 
+use clap::Args;
 use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
+use serde_json::json;
 
-use super::say;
-use crate::config::{Config, ConfigError, Settings, warnings};
+use super::{Failure, say};
+use crate::config::{Config, ConfigError, ConfigErrors, Settings, warnings};
 
-pub(super) fn run(config: &Config) -> Result<(), String> {
-    // Password files and certificates are part of a configuration that works.
-    let settings = Settings::new(config).map_err(|errors| errors.to_string())?;
-    if let Some(error) = unusable_root(&config.storage.root) {
-        return Err(config.places.name(error.into()).to_string());
+/// How to print it.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Print errors and warnings as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure> {
+    let errors = errors(config);
+    let warnings = warnings(config, SystemTime::now());
+    if arguments.json {
+        say(&as_json(&errors, &warnings))?;
+        return if errors.is_empty() { Ok(()) } else { Err(Failure { reason: String::new(), status: 1 }) };
     }
-    for listen in settings
-        .listeners
-        .iter()
-        .map(|listen| (&*listen.key, listen.address))
-        .chain([("admin.listen", config.admin.listen)])
-    {
-        can_listen(listen.0, listen.1)?;
+    if !errors.is_empty() {
+        return Err(ConfigErrors(errors).to_string().into());
     }
     let mut text = String::new();
-    for warning in warnings(config, SystemTime::now()) {
+    for warning in warnings {
         let _ = writeln!(text, "warning: {warning}");
     }
     text.push_str("the configuration is fine\n");
+    describe(config, &mut text);
+    Ok(say(&text)?)
+}
+
+/// Errors and warnings with the place, key and value of each, for `--json`.
+pub(super) fn as_json(errors: &[ConfigError], warnings: &[ConfigError]) -> String {
+    let one = |error: &ConfigError| json!({"place": error.place, "key": error.key, "value": error.value, "problem": error.fix});
+    let list = |errors: &[ConfigError]| errors.iter().map(one).collect::<Vec<_>>();
+    format!("{:#}\n", json!({"errors": list(errors), "warnings": list(warnings)}))
+}
+
+/// What would fail at the start, though the configuration itself is right: password files and certificates, the data directory, addresses.
+fn errors(config: &Config) -> Vec<ConfigError> {
+    let mut listeners = vec![("admin.listen".to_owned(), config.admin.listen)];
+    let mut errors = match Settings::new(config) {
+        Ok(settings) => {
+            listeners.splice(0..0, settings.listeners.into_iter().map(|listen| (listen.key, listen.address)));
+            Vec::new()
+        }
+        Err(errors) => errors.0,
+    };
+    errors.extend(unusable_root(&config.storage.root));
+    errors.extend(listeners.into_iter().filter_map(|(key, address)| cannot_listen(key, address)));
+    config.places.name(ConfigErrors(errors)).0
+}
+
+/// What it comes to.
+fn describe(config: &Config, text: &mut String) {
     for upstream in &config.upstream {
         let default = if upstream.default { ", names without a registry too" } else { "" };
         let accounts = match upstream.accounts.len() {
@@ -50,17 +84,13 @@ pub(super) fn run(config: &Config) -> Result<(), String> {
         let _ =
             writeln!(text, "  {name}: {} in {} s, {mode}", throttle.requests_per_period, throttle.period_in_seconds);
     }
-    say(&text)
 }
 
-/// Whether this machine has the address. The port may be in use: a Weir that runs has it.
-fn can_listen(key: &str, address: SocketAddr) -> Result<(), String> {
-    match TcpListener::bind((address.ip(), 0)) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            Err(format!("{key} = \"{address}\": {error}; write an address of this machine, or 0.0.0.0 for all"))
-        }
-    }
+/// What is wrong with an address that this machine lacks. The port may be in use: a Weir that runs has it.
+fn cannot_listen(key: String, address: SocketAddr) -> Option<ConfigError> {
+    let error = TcpListener::bind((address.ip(), 0)).err()?;
+    let fix = format!("{error}; write an address of this machine, or 0.0.0.0 for all");
+    Some(ConfigError::new(key, address.to_string(), fix))
 }
 
 /// What is wrong with the data directory as the disk is now: it, or what it would be made in, is no directory that this user may write in.

@@ -34,9 +34,15 @@ pub use self::{
 };
 use crate::config::{Config, ConfigErrors, Watch};
 
+/// The version, with its commit in what `.ci/release` builds.
+const VERSION: &str = match option_env!("WEIR_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// A pull-through mirror for OCI registries that never wastes an upstream pull.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version = VERSION, about)]
 pub struct Cli {
     /// The configuration file; without one, the defaults. WEIR_CONFIG names one too
     #[arg(long, global = true, value_name = "FILE")]
@@ -52,7 +58,7 @@ pub enum Command {
     /// Serve registry clients until a signal (the default)
     Serve,
     /// Check a configuration: errors, warnings, and what it does
-    Check,
+    Check(check::Arguments),
     /// Print the configuration file of a client, with notes on standard error
     ClientConfig(client_config::Arguments),
     /// Show whether a running weir is well, and the figures to look at first
@@ -99,6 +105,17 @@ impl Cli {
     }
 }
 
+/// How a command fails whose configuration cannot be used.
+pub fn refuse(command: Option<&Command>, errors: &ConfigErrors) -> Failure {
+    match command {
+        Some(Command::Check(arguments)) if arguments.json => {
+            let reason = say(&check::as_json(&errors.0, &[])).err().unwrap_or_default();
+            Failure { reason, status: 1 }
+        }
+        _ => errors.to_string().into(),
+    }
+}
+
 /// Runs a command that needs no configuration; `None` for any other.
 pub fn run_without_configuration(command: &Command) -> Option<Result<(), Failure>> {
     let done = match command {
@@ -117,7 +134,7 @@ pub fn run_without_configuration(command: &Command) -> Option<Result<(), Failure
 pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
     let done = match command {
         Command::Serve | Command::HashPassword | Command::Completions(_) | Command::Manual(_) => Ok(()),
-        Command::Check => check::run(config),
+        Command::Check(arguments) => return check::run(arguments, config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
         Command::Status(arguments) => return status::run(arguments, config),
         Command::Top(arguments) => top::run(arguments, config),

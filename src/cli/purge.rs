@@ -2,10 +2,7 @@
 
 use clap::Args;
 
-use super::{
-    ask::{Admin, Ask, repository_and_reference},
-    say,
-};
+use super::ask::{Ask, Output, repository_and_reference};
 use crate::config::Config;
 
 /// What to forget.
@@ -15,14 +12,14 @@ pub struct Arguments {
     #[arg(value_name = "REPOSITORY[:TAG]")]
     image: String,
     #[command(flatten)]
-    admin: Admin,
+    output: Output,
 }
 
 pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
     let query = repository_and_reference(&arguments.image);
-    let answer = Ask::new(&arguments.admin, config)?.json("DELETE", &format!("/api/v1/cache?{query}"))?;
+    let answer = Ask::new(&arguments.output.admin, config)?.json("DELETE", &format!("/api/v1/cache?{query}"))?;
     let removed = answer["removed"].as_u64().unwrap_or_default();
-    say(&match removed {
+    arguments.output.print(&answer, |_| match removed {
         0 => format!("nothing was cached of {}\n", arguments.image),
         1 => format!("1 entry of {} is forgotten\n", arguments.image),
         count => format!("{count} entries of {} are forgotten\n", arguments.image),

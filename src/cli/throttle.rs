@@ -3,10 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{
-    ask::{Admin, Ask},
-    say,
-};
+use super::ask::{Ask, Output};
 use crate::config::Config;
 
 /// What to do about throttles.
@@ -20,48 +17,45 @@ pub struct Arguments {
 enum What {
     /// List throttles, and what each denied or would have denied
     List {
-        /// Print what the API answers, as JSON
-        #[arg(long)]
-        json: bool,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
     /// Switch throttles off until the next start
     Off {
         /// A name, the beginning of names such as throttle_unauthenticated, or *
         name: String,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
     /// Let throttles only count, until the next start
     DryRun {
         /// A name, the beginning of names such as throttle_unauthenticated, or *
         name: String,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
     /// Let throttles act, until the next start
     Enforce {
         /// A name, the beginning of names such as throttle_unauthenticated, or *
         name: String,
         #[command(flatten)]
-        admin: Admin,
+        output: Output,
     },
 }
 
 pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
-    let (name, mode, admin) = match &arguments.what {
-        What::List { json, admin } => {
-            let throttles = Ask::new(admin, config)?.json("GET", "/api/v1/throttles")?;
-            return say(&if *json { format!("{throttles:#}\n") } else { table(&throttles) });
+    let (name, mode, output) = match &arguments.what {
+        What::List { output } => {
+            let throttles = Ask::new(&output.admin, config)?.json("GET", "/api/v1/throttles")?;
+            return output.print(&throttles, table);
         }
-        What::Off { name, admin } => (name, "off", admin),
-        What::DryRun { name, admin } => (name, "dry_run", admin),
-        What::Enforce { name, admin } => (name, "enforce", admin),
+        What::Off { name, output } => (name, "off", output),
+        What::DryRun { name, output } => (name, "dry_run", output),
+        What::Enforce { name, output } => (name, "enforce", output),
     };
     let body = json!({"name": name, "mode": mode}).to_string();
-    let throttles = Ask::new(admin, config)?.send_json("POST", "/api/v1/throttles", body)?;
-    say(&table(&throttles))
+    let throttles = Ask::new(&output.admin, config)?.send_json("POST", "/api/v1/throttles", body)?;
+    output.print(&throttles, table)
 }
 
 fn table(throttles: &Value) -> String {

@@ -154,3 +154,37 @@ fn weir_check_names_every_mistake_with_its_line_or_variable() {
     begins.retain(|begins| !printed(&output).lines().any(|line| line.starts_with(begins)));
     assert_eq!((begins, printed(&output).lines().count()), (Vec::new(), 4), "{}", printed(&output));
 }
+
+#[test]
+fn weir_check_says_all_mistakes_at_once_to_a_person_and_to_a_script() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("weir.toml");
+    let check = |text: &str, arguments: &[&str]| {
+        std::fs::write(&config, text).unwrap();
+        let output = weir(&[&["check", "--config", config.to_str().unwrap()], arguments].concat()).output().unwrap();
+        let json = serde_json::from_slice::<serde_json::Value>(&output.stdout).ok();
+        (output, json)
+    };
+    // None of these is seen by reading the file alone.
+    let text = "[server]\nlisten = \"192.0.2.1:5000\"\n[storage]\nroot = \"/proc/weir\"\n[[warm]]\nname = \"a\"\nfile = \"/nonexistent\"\nat = \"02:00\"\n[admin]\nlisten = \"192.0.2.1:5001\"\n[[account]]\nname = \"ops\"\nrole = \"admin\"\npassword_hash = \"$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$1hDPFpFtKWtvzCYWjxAeyDpHpXwYpFkAB2XV0nqqqqM\"\n";
+    let (output, _) = check(text, &[]);
+    let said = printed(&output);
+    for key in ["storage.root", "warm[0].file", "admin.listen"] {
+        assert!(said.lines().any(|line| line.contains(&format!(": {key} = "))), "{key} is not in {said}");
+    }
+    let (output, json) = check(text, &["--json"]);
+    let json = json.unwrap_or_else(|| panic!("{}", printed(&output)));
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(1), 0));
+    assert_eq!(json["errors"].as_array().unwrap().len(), said.lines().count(), "{json}");
+
+    let (output, json) = check("[log]\nfromat = \"text\"\n", &["--json"]);
+    let error = &json.unwrap_or_else(|| panic!("{}", printed(&output)))["errors"][0];
+    assert_eq!((output.status.code(), &error["key"]), (Some(1), &"log.fromat".into()));
+    assert!(error["place"].as_str().unwrap().ends_with("weir.toml:2"), "{error}");
+    assert!(error["problem"].as_str().unwrap().ends_with("did you mean format?"), "{error}");
+
+    let (output, json) = check("[mirror]\ntag_ttl = \"99999999d\"\n", &["--json"]);
+    let json = json.unwrap_or_else(|| panic!("{}", printed(&output)));
+    assert!(output.status.success() && json["errors"] == serde_json::json!([]), "{json}");
+    assert_eq!(json["warnings"][0]["key"], "mirror.tag_ttl", "{json}");
+}
