@@ -107,6 +107,7 @@ async fn run(
     let admin_address = config.admin.listen;
     let admin_socket = passed.find(admin_address).map_or_else(|| bind("admin.listen", admin_address), Ok)?;
     passed.must_be_used()?;
+    certificates.extend(settings.admin_certificate);
 
     let store = Store::open(settings.storage).map_err(|error| error.to_string())?;
     let journal = store.journals.open("ledger").map_err(|error| error.to_string())?;

@@ -1,5 +1,6 @@
 //! Through the front door: one binary, real sockets.
 
+mod admin_tls;
 mod architecture;
 mod archives;
 mod cache;

@@ -12,6 +12,7 @@ mod bans;
 mod budget;
 mod cache;
 mod changes;
+mod connection;
 mod connections;
 mod endpoint;
 mod history;

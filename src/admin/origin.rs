@@ -23,6 +23,8 @@ pub struct AllowedHosts {
     pub public_is_https: bool,
     /// `admin.hosts`: more names, without a port.
     pub others: Vec<String>,
+    /// Whether the listener itself speaks TLS.
+    pub is_tls: bool,
 }
 
 /// What is looked at.
@@ -123,7 +125,7 @@ impl AllowedHosts {
     /// Whether what is asked for by this name reaches the browser unread by others: over TLS, or within one machine. These are the
     /// cases in which a browser takes a cookie that is `Secure`.
     pub(super) fn is_private(&self, host: &str) -> bool {
-        (self.is_public(host) && self.public_is_https) || is_loopback(host)
+        self.is_tls || (self.is_public(host) && self.public_is_https) || is_loopback(host)
     }
 
     /// Whether the configuration names this host: the public one with its port, others whatever their port is.
@@ -170,7 +172,7 @@ mod tests {
     fn loopback() -> AllowedHosts {
         let public = Some("weir.example.com".to_owned());
         let others = vec!["weir-admin.weir.svc".to_owned(), "fd00::7".to_owned()];
-        AllowedHosts { listen: "127.0.0.1:5001".parse().unwrap(), public, public_is_https: true, others }
+        AllowedHosts { listen: "127.0.0.1:5001".parse().unwrap(), public, public_is_https: true, others, is_tls: false }
     }
 
     #[test]
@@ -239,6 +241,7 @@ mod tests {
         for in_clear in ["10.0.0.7:5001", "weir.example.com:81", "localhost.evil.example", "?", ""] {
             assert!(!loopback().is_private(in_clear), "{in_clear}");
         }
+        assert!(AllowedHosts { is_tls: true, ..loopback() }.is_private("10.0.0.7:5001"));
         assert!(!AllowedHosts { public_is_https: false, ..loopback() }.is_private("weir.example.com"));
     }
 

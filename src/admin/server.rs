@@ -7,9 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_http::{HttpService, KeepAlive, error::DispatchError};
+use actix_server::Server;
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::{
-    App, HttpServer,
-    dev::ServerHandle,
+    App,
+    dev::{AppConfig, ServerHandle},
     http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY},
     middleware::DefaultHeaders,
     web,
@@ -23,6 +26,7 @@ use tokio::{
 use super::{
     api,
     authorize::Local,
+    connection::Connection,
     connections::{CAPACITY, Connections},
     history::{History, ReadTotals},
     metrics::MetricsCollector,
@@ -100,7 +104,7 @@ pub fn serve(
     let Dependencies { mirror, limits, authenticator, settle, mut metrics, draining, totals, sample_every, reloads } =
         dependencies;
     metrics.register_collector(Box::new(MetricsCollector(mirror.clone(), limits.clone(), reloads.clone())));
-    let (connections, proxies) = (Connections::default(), limits.clone());
+    let (connections, proxies, tls) = (Connections::default(), limits.clone(), settings.tls.clone());
     let state = web::Data::new(State {
         settings,
         mirror,
@@ -117,8 +121,8 @@ pub fn serve(
         started: Instant::now(),
     });
     let sampling = sampling::start(state.clone().into_inner(), sample_every);
-    let mut server = HttpServer::new(move || {
-        App::new()
+    let app = move || {
+        let app = App::new()
             .app_data(state.clone())
             .wrap(
                 DefaultHeaders::new()
@@ -126,28 +130,46 @@ pub fn serve(
                     .add((REFERRER_POLICY, "no-referrer")),
             )
             .configure(api::register)
-            .configure(pages::register)
-    })
-    .workers(1)
-    // Those that are being closed still count here.
-    .max_connections(4 * CAPACITY)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(1)
-    .on_connect(move |connection, data| {
-        if connection.is::<UnixStream>() {
-            data.insert(Local);
-        }
-        if let Some(socket) = connection.downcast_ref::<TcpStream>() {
-            let is_proxy =
-                socket.peer_addr().is_ok_and(|peer| is_trusted(&proxies.config().trusted_proxies, peer.ip()));
-            data.insert(connections.enter(socket, is_proxy));
-        }
-    })
-    .disable_signals()
-    .listen(socket)?;
+            .configure(pages::register);
+        // Nothing here asks the application under which address it serves.
+        let app = map_config(app.into_factory(), |()| AppConfig::default());
+        HttpService::<Connection, _, _>::build()
+            .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
+            .client_request_timeout(HEAD_TIMEOUT)
+            .on_connect_ext(|connection: &Connection, data| {
+                if connection.is_local() {
+                    data.insert(Local);
+                }
+            })
+            .h1(app)
+    };
+    let local_app = app.clone();
+    let mut server = Server::build()
+        .workers(1)
+        // Those that are being closed still count here.
+        .max_concurrent_connections(4 * CAPACITY)
+        .shutdown_timeout(1)
+        .disable_signals()
+        .listen("admin", socket, move || {
+            let (connections, proxies, tls) = (connections.clone(), proxies.clone(), tls.clone());
+            let accept = fn_service(move |socket: TcpStream| {
+                let peer = socket.peer_addr().ok();
+                let is_proxy = peer.is_some_and(|peer| is_trusted(&proxies.config().trusted_proxies, peer.ip()));
+                // Before the handshake, so that a client without one holds no more than its share either.
+                let slot = connections.enter(&socket, is_proxy);
+                let tls = tls.clone();
+                async move { Ok::<_, DispatchError>((Connection::accept(socket, slot, tls).await?, peer)) }
+            });
+            accept.into_factory().and_then(app())
+        })?;
     if let Some(local) = local {
-        server = server.listen_uds(local)?;
+        server = server.listen_uds("admin.socket", local, move || {
+            let accept =
+                fn_service(
+                    |socket: UnixStream| async move { Ok::<_, DispatchError>((Connection::local(socket), None)) },
+                );
+            accept.into_factory().and_then(local_app())
+        })?;
     }
     let server = server.run();
     let handle = server.handle();

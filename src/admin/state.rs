@@ -29,6 +29,8 @@ use crate::{
 pub struct Settings {
     /// Host names under which it is asked.
     pub hosts: AllowedHosts,
+    /// With this, TLS is spoken. ALPN must offer `http/1.1` alone, or nothing.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Whether an account is required in any case: unless the listener is on loopback.
     pub login: bool,
     /// For names without a registry, or with one.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ConfigError,
     account::{Account, Role},
+    tls::Tls,
 };
 
 /// Where the admin listener is, and as what the world knows it.
@@ -22,6 +23,9 @@ pub struct Admin {
     pub public_url: String,
     /// More names and addresses that are accepted as `Host`, such as that of a Kubernetes Service.
     pub hosts: Vec<String>,
+    /// Serve TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// A unix socket for `weir ban` and `weir throttle` on this machine; in storage.root when empty.
     pub socket: PathBuf,
 }
@@ -32,6 +36,7 @@ impl Default for Admin {
             listen: SocketAddr::from(([127, 0, 0, 1], 5001)),
             public_url: String::new(),
             hosts: Vec::new(),
+            tls: None,
             socket: PathBuf::new(),
         }
     }
@@ -45,6 +50,11 @@ impl Admin {
                 &self.public_url,
                 r#"write an absolute URL without a path, such as "https://weir.example.com""#,
             ));
+        }
+        if let Some(tls) = &self.tls
+            && let Err(error) = tls.load("admin.tls")
+        {
+            errors.push(error);
         }
         let plain = |host: &str| {
             let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');

@@ -270,6 +270,7 @@ fn known() -> toml::Value {
     let mut config = Config::default();
     config.server.connections_per_client = Some(1);
     config.server.tls = Some(Tls { cert: PathBuf::new(), key: PathBuf::new() });
+    config.admin.tls.clone_from(&config.server.tls);
     toml::Value::try_from(config).unwrap_or(toml::Value::Table(toml::Table::new()))
 }
 

@@ -34,6 +34,8 @@ pub struct Settings {
     pub listeners: Vec<Listen>,
     /// For the admin side.
     pub admin: admin::Settings,
+    /// That of the admin side, which is reloaded with those of the listeners.
+    pub admin_certificate: Option<Arc<http::Certificate>>,
     /// What is warmed by itself, and how names are read; reloaded too.
     pub warm: (Vec<mirror::warm::Schedule>, Routes),
     /// What is reloaded: throttles, classes, budget, bans, accounts.
@@ -73,6 +75,9 @@ impl Settings {
         for upstream in upstreams.iter_mut().filter(|upstream| upstream.proxy.is_empty()) {
             upstream.proxy.clone_from(&config.mirror.proxy);
         }
+        let admin_certificate = config.admin.tls.as_ref().map(|tls| tls.load("admin.tls")).transpose()?;
+        let tls = admin_certificate.as_ref().map(http::Certificate::server_config).transpose();
+        let tls = tls.map_err(|error| ConfigError::without_value("admin.tls", error))?;
         Ok(Settings {
             storage: weir_storage::Settings {
                 namespaces: config.hosted.namespaces.clone(),
@@ -87,7 +92,8 @@ impl Settings {
             upstreams,
             http: http(config),
             listeners: listeners(config)?,
-            admin: admin(config),
+            admin: admin(config, tls),
+            admin_certificate,
             limits: limits_config(config)?,
             warm: warm_schedules(config)?,
             log: config.log.clone(),
@@ -165,7 +171,7 @@ fn listeners(config: &Config) -> Result<Vec<Listen>, ConfigErrors> {
     Ok(listeners)
 }
 
-fn admin(config: &Config) -> admin::Settings {
+fn admin(config: &Config, tls: Option<Arc<rustls::ServerConfig>>) -> admin::Settings {
     let (public, public_is_https) = (config.admin.public_host(), config.admin.public_url.starts_with("https:"));
     admin::Settings {
         hosts: admin::AllowedHosts {
@@ -173,7 +179,9 @@ fn admin(config: &Config) -> admin::Settings {
             public,
             public_is_https,
             others: config.admin.hosts.clone(),
+            is_tls: tls.is_some(),
         },
+        tls,
         login: !config.admin.listen.ip().is_loopback(),
         routes: routes(config),
     }

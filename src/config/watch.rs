@@ -21,7 +21,8 @@ impl Watch {
 
     /// Looks at the files that the configuration names, before they are read.
     pub fn add(&mut self, config: &Config) {
-        let tls = config.server.tls.iter().chain(config.listener.iter().filter_map(|listener| listener.tls.as_ref()));
+        let tls = config.server.tls.iter().chain(&config.admin.tls);
+        let tls = tls.chain(config.listener.iter().filter_map(|listener| listener.tls.as_ref()));
         let tls = tls.flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
         let upstreams = config.upstream.iter();
         let upstreams = upstreams.flat_map(|upstream| [&upstream.ca_file, &upstream.client_cert, &upstream.client_key]);

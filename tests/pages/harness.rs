@@ -112,7 +112,9 @@ impl Harness {
                 public: Some("weir.example.com".to_owned()),
                 public_is_https: true,
                 others: Vec::new(),
+                is_tls: false,
             },
+            tls: None,
             login: false,
             routes: Routes::new(Some("docker.io"), ["docker.io"]),
         };
