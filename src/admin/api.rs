@@ -34,7 +34,7 @@ pub(super) fn register(config: &mut web::ServiceConfig) {
 async fn answer(state: &State, request: &HttpRequest, path: &str, payload: web::Payload) -> HttpResponse {
     let method = if *request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
     let here = || ROUTES.iter().filter(|(_, route, _)| *route == path);
-    let Some((.., endpoint)) = here().find(|(allowed, ..)| *allowed == method) else {
+    let Some((method, _, endpoint)) = here().find(|(allowed, ..)| *allowed == method) else {
         let mut response = refuse(405, "UNSUPPORTED", "this endpoint does not take this method");
         let methods: Vec<_> = here().map(|(allowed, ..)| *allowed).collect();
         if let Ok(allow) = header::HeaderValue::from_str(&methods.join(", ")) {
@@ -42,7 +42,7 @@ async fn answer(state: &State, request: &HttpRequest, path: &str, payload: web::
         }
         return response;
     };
-    let authorized = match authorize::authorize(state, request, *endpoint).await {
+    let authorized = match authorize::authorize(state, request, *endpoint, endpoint.access(method)).await {
         Ok(authorized) => authorized,
         Err(refusal) => return refusal,
     };

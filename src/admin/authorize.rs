@@ -12,7 +12,7 @@ use crate::{
     client::{Client, ClientKey},
     identity::{AuthError, Credentials},
     limits::{
-        Account, address,
+        Access, Account, Role, address,
         audit::Actor,
         headers,
         permit::{AdmissionRequest, Denied, Permit, RequestInfo, RequestKind},
@@ -51,10 +51,11 @@ pub(super) async fn authorize(
     state: &State,
     request: &HttpRequest,
     endpoint: Endpoint,
+    access: Access,
 ) -> Result<Authorized, HttpResponse> {
     let now = SystemTime::now();
     let is_local = request.conn_data::<Local>().is_some();
-    if endpoint.is_health() || is_local {
+    if access == Access::Health || is_local {
         let operator = Actor::new("local", None);
         return Ok(Authorized { operator, permit: None, now });
     }
@@ -77,10 +78,25 @@ pub(super) async fn authorize(
     };
     let client = Client { key: ClientKey::Principal(account.name.clone()), ..anonymous };
     let permit = throttle(state, client, endpoint.kind(), now).map_err(|refusal| *refusal)?;
-    Ok(Authorized { operator: Actor::new(&*account.name, Some(address)), permit: Some(permit), now })
+    let operator = Actor::new(&*account.name, Some(address));
+    if !account.role.may(access) {
+        let attempt = format!("{} {}", request.method(), request.path());
+        state.authenticator.note_refusal(&operator, &attempt, "not allowed to", now);
+        return Err(refuse(403, "DENIED", &beyond(account.role, access)));
+    }
+    Ok(Authorized { operator, permit: Some(permit), now })
 }
 
-/// The admin whose Basic credentials the request carries, or the answer for all others.
+fn beyond(role: Role, access: Access) -> String {
+    let wanted = match access {
+        Access::Change => "admin",
+        Access::Metrics => "metrics, viewer or admin",
+        Access::Read | Access::Health => "viewer or admin",
+    };
+    format!("an account with role {wanted} is required, and this one has role {}", role.word())
+}
+
+/// The account whose Basic credentials the request carries, or the answer for all others.
 async fn log_in(state: &State, request: &HttpRequest, from: IpAddr) -> Result<Account, HttpResponse> {
     let header = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let Some(credentials) = header.and_then(Credentials::basic) else { return Err(challenge()) };
@@ -90,11 +106,11 @@ async fn log_in(state: &State, request: &HttpRequest, from: IpAddr) -> Result<Ac
         response
     })?;
     let account = principal.and_then(|principal| state.authenticator.account(&principal));
-    account.filter(|account| account.is_admin).ok_or_else(challenge)
+    account.ok_or_else(challenge)
 }
 
 fn challenge() -> HttpResponse {
-    let mut response = refuse(401, "UNAUTHORIZED", "an account with role admin is required");
+    let mut response = refuse(401, "UNAUTHORIZED", "an account with a role for this is required");
     let realm = HeaderValue::from_static(r#"Basic realm="weir admin", charset="UTF-8""#);
     response.headers_mut().insert(WWW_AUTHENTICATE, realm);
     response

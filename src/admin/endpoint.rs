@@ -1,6 +1,6 @@
 //! The endpoints for programs, as one table.
 
-use crate::limits::permit::RequestKind;
+use crate::limits::{Access, permit::RequestKind};
 
 /// What there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +89,17 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 37] = [
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 impl Endpoint {
-    /// Whether it answers without a login at any address: probes know no password and no name.
-    pub(super) fn is_health(self) -> bool {
-        matches!(self, Endpoint::Health | Endpoint::Ready)
+    /// What a request for it by this method is for. Health answers without a login at any address: probes know no password and no
+    /// name. An endpoint that is new here is for viewers when it is asked by GET, and for admins else.
+    pub(super) fn access(self, method: &str) -> Access {
+        match (self, method) {
+            (Endpoint::Health | Endpoint::Ready, _) => Access::Health,
+            (Endpoint::Metrics, _) => Access::Metrics,
+            // What it sends may be what only some accounts may pull.
+            (Endpoint::ExportImages, _) => Access::Change,
+            (_, "GET") => Access::Read,
+            _ => Access::Change,
+        }
     }
 
     /// Whether its body is an archive, and not JSON.

@@ -31,6 +31,12 @@ mod throttles;
 mod verify;
 mod warm;
 
+/// Every method and path that the listener answers, as its two tables and so its router have them.
+pub fn routes() -> Vec<(&'static str, &'static str)> {
+    let endpoints = endpoint::ROUTES.iter().map(|(method, path, _)| (*method, *path));
+    endpoints.chain(pages::routes()).collect()
+}
+
 pub use self::{
     history::{MINUTE, ReadTotals, Totals},
     origin::AllowedHosts,

@@ -6,7 +6,7 @@ use argon2::password_hash::PasswordHash;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Network};
-use crate::limits::{self, class::ClassRule};
+use crate::limits::{self, Role, class::ClassRule};
 
 /// A user with a password.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,23 +43,12 @@ fn everything() -> Vec<String> {
     vec!["*".to_owned()]
 }
 
-/// What an account is to the admin listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// May see and do everything there.
-    Admin,
-    /// May lift its own bans.
-    #[default]
-    User,
-}
-
 impl Account {
     pub(super) fn principal(&self) -> limits::Account {
         limits::Account {
             name: self.name.as_str().into(),
             password_hash: self.password_hash.as_str().into(),
-            is_admin: self.role == Role::Admin,
+            role: self.role,
             budget_override: self.budget_override,
             networks: self.networks.iter().map(|network| network.0).collect(),
             namespaces: self.namespaces.clone(),
@@ -86,7 +75,7 @@ pub(super) fn htpasswd(path: &Path) -> Result<Vec<limits::Account>, String> {
         users.push(limits::Account {
             name: name.into(),
             password_hash: hash.into(),
-            is_admin: false,
+            role: Role::User,
             budget_override: false,
             networks: Vec::new(),
             namespaces: Vec::new(),

@@ -7,11 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    ConfigError,
-    account::{Account, Role},
-    tls::Tls,
-};
+use super::{ConfigError, account::Account, tls::Tls};
+use crate::limits::Role;
 
 /// Where the admin listener is, and as what the world knows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -32,7 +32,7 @@ use crate::{
 };
 
 pub use self::{
-    account::{Account, Role},
+    account::Account,
     admin::Admin,
     listener::Listener,
     places::Places,
@@ -42,6 +42,7 @@ pub use self::{
     warnings::warnings,
     watch::Watch,
 };
+pub use crate::limits::Role;
 pub use crate::setting::{ConfigError, ConfigErrors, Network, OneOrMany, Size, Span};
 
 /// The commented default configuration, which is also what `weir` runs without a file. A test holds it to the code.

@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Account, Config, ConfigError, ConfigErrors, Role, account};
+use super::{Account, Config, ConfigError, ConfigErrors, account};
 use crate::{
     admin, hosted, http,
     limits::{
-        self, LimitsConfig, abuse,
+        self, LimitsConfig, Role, abuse,
         budget::Policy,
         class::Classes,
         repositories::RepositoryRules,

@@ -213,7 +213,7 @@ mod tests {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
 
     use super::*;
-    use crate::limits::Account;
+    use crate::limits::{Account, Role};
 
     fn gate(trusted_proxies: &[&str], accounts: Vec<Account>) -> Gate {
         let trusted_proxies = trusted_proxies.iter().map(|network| network.parse().unwrap()).collect();
@@ -231,7 +231,7 @@ mod tests {
         Account {
             name: name.into(),
             password_hash: hash.into(),
-            is_admin: false,
+            role: Role::User,
             budget_override: false,
             networks: Vec::new(),
             namespaces: Vec::new(),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     hosted::{self, Hosted},
     identity::Authenticator,
-    limits::{Account, Limits, LimitsConfig},
+    limits::{Account, Limits, LimitsConfig, Role},
     mirror::{self, Mirror},
     route::Routes,
     upstream::{self, Ledger, Upstream},
@@ -143,7 +143,7 @@ async fn the_ping_answers_everybody_and_challenges_only_where_a_login_is_wanted(
     let account = Account {
         name: "ci".into(),
         password_hash: password_hash.into(),
-        is_admin: false,
+        role: Role::User,
         budget_override: false,
         networks: Vec::new(),
         namespaces: Vec::new(),

@@ -3,7 +3,7 @@
 use argon2::{Argon2, Params, PasswordHasher as _, password_hash::SaltString};
 
 use super::*;
-use crate::limits::{LimitsConfig, audit::Event, bans::BanEvent};
+use crate::limits::{LimitsConfig, Role, audit::Event, bans::BanEvent};
 
 /// A hash that costs nothing.
 fn cheap(password: &str) -> Arc<str> {
@@ -16,7 +16,7 @@ fn account(name: &str, password_hash: &Arc<str>) -> Account {
     Account {
         name: name.into(),
         password_hash: password_hash.clone(),
-        is_admin: false,
+        role: Role::User,
         budget_override: false,
         networks: Vec::new(),
         namespaces: Vec::new(),

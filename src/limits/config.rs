@@ -12,6 +12,7 @@ use super::{
     budget,
     class::Classes,
     repositories::RepositoryRules,
+    role::Role,
     target::Target,
     throttle::{Rules, covers_any},
 };
@@ -118,8 +119,8 @@ pub struct Account {
     pub name: Arc<str>,
     /// `$argon2id$…`, or `$2y$…` out of an htpasswd file.
     pub password_hash: Arc<str>,
-    /// Whether it may see and do everything on the admin listener.
-    pub is_admin: bool,
+    /// What it may see and do on the admin listener.
+    pub role: Role,
     /// It may pass floors and shares of the budget.
     pub budget_override: bool,
     /// Addresses that are its own: bans there it may lift.
@@ -137,7 +138,7 @@ pub struct Account {
 // A hash can be guessed at, offline.
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("name", &self.name).field("is_admin", &self.is_admin).finish_non_exhaustive()
+        f.debug_struct("Account").field("name", &self.name).field("role", &self.role).finish_non_exhaustive()
     }
 }
 

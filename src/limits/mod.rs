@@ -26,11 +26,13 @@ pub mod penalty;
 pub mod permit;
 mod probation;
 pub mod repositories;
+mod role;
 pub mod state;
 mod target;
 pub mod throttle;
 mod time;
 
 pub use config::{Account, LimitsConfig, Settings};
+pub use role::{Access, Role};
 pub use state::Limits;
 pub use target::Target;

@@ -19,7 +19,7 @@ use weir::{
     client::{Client, ClientKey},
     identity::Authenticator,
     limits::{
-        Account, Limits, LimitsConfig, abuse,
+        Account, Limits, LimitsConfig, Role, abuse,
         permit::{AdmissionRequest, RequestInfo, RequestKind},
         throttle::{Algorithm, Mode, Rules, Throttle},
     },
@@ -58,7 +58,7 @@ pub(crate) fn account(name: &str, is_admin: bool, networks: &[&str], namespaces:
     Account {
         name: name.into(),
         password_hash: hash.into(),
-        is_admin,
+        role: if is_admin { Role::Admin } else { Role::User },
         budget_override: false,
         networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
         namespaces: namespaces.iter().map(|namespace| (*namespace).to_owned()).collect(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod harness;
 mod images;
+mod roles;
 
 use std::{sync::Arc, time::SystemTime};
 

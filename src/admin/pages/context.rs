@@ -10,7 +10,7 @@ use actix_web::HttpRequest;
 use crate::{
     admin::{authorize, origin, state::State},
     identity::session::SessionId,
-    limits::{Account, audit::Actor},
+    limits::{Access, Account, audit::Actor},
 };
 
 /// The person before the browser.
@@ -25,9 +25,18 @@ pub(super) enum Viewer {
 
 impl Viewer {
     pub(super) fn is_operator(&self) -> bool {
+        self.may(Access::Change)
+    }
+
+    /// Whether an operator's pages are for them, too.
+    pub(super) fn sees_all(&self) -> bool {
+        self.may(Access::Read)
+    }
+
+    fn may(&self, access: Access) -> bool {
         match self {
             Viewer::Operator => true,
-            Viewer::Account(account) => account.is_admin,
+            Viewer::Account(account) => account.role.may(access),
             Viewer::Anonymous => false,
         }
     }
@@ -64,6 +73,7 @@ impl<'a> PageContext<'a> {
             cookie(request, if in_clear { IN_CLEAR } else { SECURE }).filter(|_| is_good).and_then(SessionId::parse);
         let principal = sent.as_ref().and_then(|session| state.sessions.principal(session, Instant::now()));
         let account = principal.and_then(|principal| state.authenticator.account(&principal));
+        let account = account.filter(|account| account.role.has_pages());
         let viewer = match account {
             Some(account) => Viewer::Account(account),
             None if is_good && !authorize::needs_login(state, request) => Viewer::Operator,

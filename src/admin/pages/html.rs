@@ -91,9 +91,10 @@ pub(super) fn see_other(path: &str, cookie: Option<String>) -> HttpResponse {
 fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Markup {
     let tabs = match &context.viewer {
         Viewer::Anonymous => &[][..],
-        viewer if viewer.is_operator() => &OPERATORS[..],
+        viewer if viewer.sees_all() => &OPERATORS[..],
         _ => &OPERATORS[OPERATORS.len() - 1..],
     };
+    let is_viewer = context.viewer.sees_all() && !context.viewer.is_operator();
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -105,7 +106,8 @@ fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Mark
                 link rel="stylesheet" href="/assets/weir.css";
                 link rel="icon" href="/assets/weir.svg" type="image/svg+xml";
             }
-            body {
+            // The stylesheet hides the forms that a viewer could not send.
+            body class=[is_viewer.then_some("viewer")] {
                 a class="skip" href="#main" { "To the content" }
                 header {
                     a class="name" href="/" { img src="/assets/weir.svg" alt="" width="28" height="28"; "Weir" }
@@ -124,6 +126,7 @@ fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Mark
                         }
                     }
                     h1 { (title) }
+                    @if is_viewer { p { small { "Your account has role viewer: it sees everything and changes nothing." } } }
                     (body)
                 }
             }

@@ -66,6 +66,9 @@ pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> Http
     let Some(account) = state.authenticator.account(&principal) else {
         return form(context, 401, &next, Some("Wrong name or password."));
     };
+    if !account.role.has_pages() {
+        return form(context, 403, &next, Some("This account reads /metrics alone; no page is for it."));
+    }
     let sessions = &state.sessions;
     // The session that the browser had before is forgotten, whatever site set it.
     sessions.end(&context.session);

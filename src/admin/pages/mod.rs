@@ -6,8 +6,8 @@
 //! - Nothing changes by GET. A POST counts when it comes from a page of this origin, as `Origin` or `Sec-Fetch-Site` say, and carries the token
 //!   of its cookie. What is refused of that is in the audit.
 //! - Who asks from loopback, directly, is the operator and needs no login. A visitor who comes through a proxy or by a configured name logs in, even when
-//!   the proxy stands on loopback: the message of each ban names that URL. An account with role admin is an operator; a user
-//!   sees and lifts the bans that are theirs.
+//!   the proxy stands on loopback: the message of each ban names that URL. An account with role admin is an operator; a viewer sees
+//!   what operators see and changes nothing; a user sees and lifts the bans that are theirs; an account with role metrics has no page.
 //! - Every page has a content security policy that allows no script, no frame and no other origin; the page of the human test allows
 //!   scripts of this origin.
 //! - Logins are throttled by address and by account; so are refusals, before they fill the audit.
@@ -40,6 +40,18 @@ use self::{
     page::{PAGES, Page},
 };
 use super::{authorize, json::refuse, origin, state::State};
+
+/// Every method and path of the table.
+pub(super) fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PAGES.into_iter().flat_map(|(path, page)| {
+        let methods = match page("1") {
+            Page::Login => &["GET", "POST"][..],
+            page if page.attempt().is_some() => &["POST"],
+            _ => &["GET"],
+        };
+        methods.iter().map(move |method| (*method, path))
+    })
+}
 
 /// Makes every path of the table known to the router.
 pub(super) fn register(config: &mut web::ServiceConfig) {
@@ -114,7 +126,7 @@ async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Paylo
 async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
     let may = match &context.viewer {
         Viewer::Anonymous => page == Page::Login,
-        viewer => viewer.is_operator() || !page.is_operators(),
+        viewer => viewer.sees_all() || !page.is_operators(),
     };
     if !may {
         return match (&context.viewer, page) {
@@ -169,7 +181,7 @@ async fn post(
     }
     let may = match &context.viewer {
         viewer if page.is_operators() => viewer.is_operator(),
-        Viewer::Account(_) => true,
+        Viewer::Account(account) => account.role.lifts_own() || !matches!(page, Page::LiftOwn(_)),
         _ => !matches!(page, Page::LiftOwn(_)),
     };
     if !may {

@@ -10,7 +10,7 @@ use super::{
     html::{self, Tab, sentence},
 };
 use crate::limits::{
-    Account,
+    Access, Account,
     bans::{BanFilter, BanRecord, Origin},
 };
 
@@ -49,7 +49,7 @@ fn own(context: &PageContext<'_>, account: &Account) -> Markup {
 /// One ban, as its owner sees it. Any other account reads no more than that there is none.
 pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
     let record = context.state.limits.get_ban(id).filter(|record| match &context.viewer {
-        Viewer::Account(account) => account.is_admin || account.owns(record),
+        Viewer::Account(account) => account.role.may(Access::Read) || account.owns(record),
         viewer => viewer.is_operator(),
     });
     let Some(record) = record else {

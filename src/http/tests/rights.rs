@@ -12,7 +12,7 @@ pub(super) fn account(name: &str, pull: &str, push: &str, delete: &str) -> Accou
     Account {
         name: name.into(),
         password_hash: hash.into(),
-        is_admin: false,
+        role: Role::User,
         budget_override: false,
         networks: Vec::new(),
         namespaces: Vec::new(),

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     client::{Client, ClientKey},
     limits::{
-        Account, abuse,
+        Account, Role, abuse,
         bans::{BanEvent, BanFilter, BanRecord},
         budget::{self, BudgetDecision, Policy, QueueStatus},
         class::Classes,
@@ -30,7 +30,7 @@ fn account(name: &str, networks: &[&str], namespaces: &[&str]) -> Account {
     Account {
         name: name.into(),
         password_hash: "".into(),
-        is_admin: false,
+        role: Role::User,
         budget_override: false,
         networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
         namespaces: namespaces.iter().map(|&namespace| namespace.to_owned()).collect(),
