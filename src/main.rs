@@ -30,7 +30,7 @@ use weir::{
     identity::Authenticator,
     mirror::Mirror,
     record_journal::RecordJournal,
-    telemetry,
+    telemetry::{self, Logs},
     upstream::{self, Ledger, Upstream},
 };
 use weir_storage::Store;
@@ -66,7 +66,7 @@ fn end(done: Result<(), Failure>) -> ExitCode {
 fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
     let passed = Sockets::take()?;
     let mut settings = Settings::new(&config).map_err(|errors| errors.to_string())?;
-    telemetry::start_logs(&settings.log);
+    let logs = telemetry::start_logs(&settings.log)?;
     for warning in config::warnings(&config, SystemTime::now()) {
         tracing::warn!("configuration: {warning}");
     }
@@ -74,9 +74,10 @@ fn serve(cli: Cli, config: Config, watch: Watch) -> Result<(), String> {
     core_dumps::forbid();
     file_limit::raise(&mut settings.http);
     let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
-    let done = runtime.block_on(run(cli, config, watch, settings, passed));
+    let done = runtime.block_on(run(cli, config, watch, settings, passed, logs.clone()));
     // What still runs is abandoned work whose results no task waits for; files on disk are whole at any moment.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    logs.flush();
     done
 }
 
@@ -86,6 +87,7 @@ async fn run(
     watch: Watch,
     settings: Settings,
     mut passed: Sockets,
+    logs: Logs,
 ) -> Result<(), String> {
     // Before anything listens, so that no signal meets the default action.
     let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
@@ -121,6 +123,7 @@ async fn run(
     let local = bind_local(&config.admin_socket());
 
     let mut metrics = telemetry::registry();
+    logs.register(&mut metrics);
     let upstream_metrics = upstream::Metrics::default();
     upstream_metrics.register(&mut metrics);
     let upstreams = settings.upstreams.into_iter();
@@ -164,6 +167,7 @@ async fn run(
         warm: mirror.warm.clone(),
         reloads: reloads.clone(),
         manager: manager.clone(),
+        logs,
     };
     let reloading = reload::start(cli, config.clone(), watch, parts, signals.hangup()?);
     // Port 0 was a wish for any; from here on the addresses are those that clients can use.

@@ -13,6 +13,7 @@ use weir::{
     http::Certificate,
     limits::{Limits, audit::Actor},
     mirror::warm::Warm,
+    telemetry::Logs,
     upstream::{self, Upstream},
 };
 
@@ -29,6 +30,7 @@ pub(crate) struct Parts {
     pub(crate) warm: Arc<Warm>,
     pub(crate) reloads: Reloads,
     pub(crate) manager: ServiceManager,
+    pub(crate) logs: Logs,
 }
 
 /// Reads again for as long as the process runs.
@@ -43,7 +45,11 @@ pub(crate) fn start(
         let mut look = tokio::time::interval(LOOK);
         loop {
             let by = tokio::select! {
-                _ = hangup.recv() => "SIGHUP",
+                _ = hangup.recv() => {
+                    // Whether or not the configuration is good: what rotates logs sends this signal.
+                    parts.logs.reopen();
+                    "SIGHUP"
+                }
                 _ = look.tick() => if watch.has_changed() { "file" } else { continue },
             };
             parts.manager.reloading();

@@ -287,6 +287,10 @@ fn an_unreadable_request_is_in_the_log_and_the_metrics() {
     let (status, head, body) = ask(running.registry, "GET", "/v2/x?token=canary", "Host: a\r\nHost: b\r\n");
     assert_eq!((status, head.contains("connection: close")), (400, true), "{head}");
     assert!(body.contains(r#""code":"UNSUPPORTED""#), "{body}");
+    // The line is written by a thread of its own.
+    while !running.log().contains("weir::access") {
+        std::thread::yield_now();
+    }
     let log = running.log();
     let line = log.lines().find(|line| line.contains("weir::access")).unwrap_or_else(|| panic!("{log}"));
     let line: serde_json::Value = serde_json::from_str(line).unwrap();

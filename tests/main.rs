@@ -1,5 +1,6 @@
 //! Through the front door: one binary, real sockets.
 
+mod access_log;
 mod admin_tls;
 mod architecture;
 mod archives;

@@ -10,7 +10,7 @@ use super::{name::cached, state::State};
 use crate::{
     client::{Client, ClientKey},
     limits::audit::{Actor, AdminEvent, Event},
-    mirror::{self, Image, Lookup, Pin, Purged, Refreshed, Repository, Selection, StoreError},
+    mirror::{self, Image, Lookup, Pin, Purged, Refreshed, Repository, Selection, StoreError, Waited},
     oci::{Reference, matches},
 };
 
@@ -100,7 +100,8 @@ pub(super) async fn refresh(
     let now = SystemTime::now();
     let image = format!("{}:{tag}", repository.full_name());
     let Repository { upstream, name: repository } = repository;
-    let lookup = Lookup { upstream, repository, client: Arc::new(operator(by)), cached_only: None };
+    let lookup =
+        Lookup { upstream, repository, client: Arc::new(operator(by)), cached_only: None, waited: Waited::default() };
     match state.mirror.manifests.refresh(&lookup, &tag).await {
         Ok(refreshed) => {
             let moved = refreshed.before.as_ref() != Some(&refreshed.digest);

@@ -259,7 +259,9 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
 
 #[test]
 fn a_mistyped_key_is_answered_with_the_one_that_was_meant() {
-    assert!(mistakes("[log]\nfromat = \"text\"").ends_with("these are: filter, format; did you mean format?"));
+    let said = mistakes("[log]\nfromat = \"text\"");
+    assert!(said.contains("these are: ") && said.contains("filter, format"), "{said}");
+    assert!(said.ends_with("; did you mean format?"), "{said}");
     assert!(mistakes("[servr]\nx = 1").ends_with("; did you mean server?"));
     assert!(!mistakes("[log]\nxyz = 1").contains("did you mean"));
 }

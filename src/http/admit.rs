@@ -8,7 +8,11 @@
 //!
 //! The permit that [`Gate::admit`] gives is held by the request's scope, and so until the last byte of the response is sent.
 
-use std::{net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use super::{peer::Peer, printable::printable};
 use crate::{
@@ -19,6 +23,7 @@ use crate::{
         allowlist::bypasses,
         permit::{AdmissionRequest, Denied, LogFields, Permit, RequestInfo, RequestKind},
     },
+    telemetry::DENIALS,
 };
 use actix_http::{
     RequestHead,
@@ -156,6 +161,7 @@ impl Gate {
 
 /// One decision in the log, with GitLab's field names as far as it has them.
 fn log(note: &LogFields, request: &AdmissionRequest<'_>, head: &RequestHead, status: u16) {
+    let Some(left_out) = DENIALS.judge((&request.client.key, &*note.matched, status), Instant::now()) else { return };
     tracing::info!(
         target: "weir::throttle",
         env = note.env,
@@ -172,6 +178,7 @@ fn log(note: &LogFields, request: &AdmissionRequest<'_>, head: &RequestHead, sta
         observed = note.observed,
         remaining = note.remaining,
         ban = note.ban.as_deref(),
+        left_out = (left_out > 0).then_some(left_out),
     );
 }
 

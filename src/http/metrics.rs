@@ -67,6 +67,7 @@ struct Inner {
     cut: Counter,
     open: Gauge,
     turned_away: Counter,
+    left_out: Counter,
     handles: Handles,
 }
 
@@ -136,8 +137,19 @@ impl Metrics {
             // From the start, so that the first one is seen as a change.
             drop(pushes.get_or_create(&[("kind", KINDS[kind as usize].1), ("outcome", TAKEN)]));
         }
-        let (cut, open, turned_away) = (Counter::default(), Gauge::default(), Counter::default());
-        Metrics(Arc::new(Inner { requests, cache, bytes, first_byte, whole, pushes, cut, open, turned_away, handles }))
+        Metrics(Arc::new(Inner {
+            requests,
+            cache,
+            bytes,
+            first_byte,
+            whole,
+            pushes,
+            cut: Counter::default(),
+            open: Gauge::default(),
+            turned_away: Counter::default(),
+            left_out: Counter::default(),
+            handles,
+        }))
     }
 
     /// Offers them to the registry, whose prefix is put before the names.
@@ -171,6 +183,11 @@ impl Metrics {
             "http_turned_away_connections",
             "Connections closed at once because their client had server.connections_per_client open",
             self.0.turned_away.clone(),
+        );
+        registry.register(
+            "log_left_out_lines",
+            "Refusals without a line of their own in the access log, since log.refusal_lines were written",
+            self.0.left_out.clone(),
         );
     }
 
@@ -232,6 +249,11 @@ impl Metrics {
 
     pub(crate) fn cut(&self) {
         self.0.cut.inc();
+    }
+
+    /// A request has no line in the access log.
+    pub(crate) fn left_out(&self) {
+        self.0.left_out.inc();
     }
 
     pub(crate) fn turned_away(&self) {

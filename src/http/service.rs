@@ -25,13 +25,19 @@ use actix_http::{
 };
 use actix_service::{Service, fn_factory};
 
-use self::{body::Body, refuse::refuse, render::render, scope::RequestScope};
+use self::{
+    body::Body,
+    refuse::refuse,
+    render::render,
+    scope::{Line, RequestScope},
+};
 use super::{
     admit::{Gate, LoginError},
     api::{self, ApiError, Outcome, Reply, Repository, Request, RequestBody, Resource, SharedRequest},
     cors::{self, Origin},
     metrics::{Kind, Metrics},
     peer::Peer,
+    printable::printable,
     settings::Settings,
     wire::{self, BodyLength, ConnectionState, Listener, Serving},
 };
@@ -43,8 +49,8 @@ use crate::{
         Limits, address,
         permit::{Denied, Permit, RequestInfo, RequestKind},
     },
-    mirror::{Lookup, Mirror},
-    route::Route,
+    mirror::{Lookup, Mirror, Waited},
+    route::{Mirrored, Route},
 };
 
 /// Serves the registry API on these listeners until [`Serving::stop`].
@@ -114,7 +120,15 @@ impl Service<actix_http::Request> for RegistryService {
         let method = http.method().clone();
         let (metrics, id) = (self.0.metrics.clone(), request_id::of(http.head().headers()));
         let mut scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, || {
-            (http.uri().path(), api::query_value(http.uri().query(), "ns").ok().flatten())
+            let ns = api::query_value(http.uri().query(), "ns").ok().flatten();
+            let user_agent = http.head().headers().get(USER_AGENT);
+            Line {
+                path: printable(http.uri().path()),
+                ns: ns.map(|ns| printable(&ns)),
+                user_agent: user_agent.map(|name| printable(&String::from_utf8_lossy(name.as_bytes()))),
+                waited: Waited::counted(),
+                ..Line::default()
+            }
         });
         if let Some(allowed) = cors::allowed(&self.0.cors, http.head().headers()) {
             let preflight = allowed.preflight(http.method(), http.head().headers());
@@ -185,7 +199,8 @@ impl RegistryService {
         if request.query().is_some_and(|query| query.len() > api::MAX_QUERY_BYTES) {
             return Err(api::QueryError::TooLong.into());
         }
-        request.repository = self.repository(request, misses)?;
+        let waited = scope.line().map(|line| line.waited.clone()).unwrap_or_default();
+        request.repository = self.repository(request, misses, waited)?;
         Ok(())
     }
 
@@ -205,7 +220,12 @@ impl RegistryService {
     }
 
     /// Where the name in the path leads, if there is one.
-    fn repository(&self, request: &Request, cached_only: Option<Arc<Denied>>) -> Result<Option<Repository>, ApiError> {
+    fn repository(
+        &self,
+        request: &Request,
+        cached_only: Option<Arc<Denied>>,
+        waited: Waited,
+    ) -> Result<Option<Repository>, ApiError> {
         let Some(name) = request.resource.as_ref().ok().and_then(Resource::name) else { return Ok(None) };
         // An empty one names nothing.
         let ns = api::query_value(request.query(), "ns")?.filter(|ns| !ns.is_empty());
@@ -217,7 +237,8 @@ impl RegistryService {
                 }
                 let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
                 let client = request.client.clone();
-                let lookup = Lookup { upstream: found.upstream, repository: found.repository, client, cached_only };
+                let Mirrored { upstream, repository, .. } = found;
+                let lookup = Lookup { upstream, repository, client, cached_only, waited };
                 Ok(Some(Repository::Mirrored { lookup, namespace }))
             }
             // As the name says, and whether it exists or not, so that the answer gives nothing away.

@@ -17,7 +17,7 @@ use weir_storage::Source;
 use super::{
     coalesce::{ShareScope, Waiters},
     error::Error,
-    lookup::Lookup,
+    lookup::{Lookup, Waited},
     metrics::Metrics,
     names::Names,
     sources::Sources,
@@ -271,7 +271,7 @@ impl BudgetedFetch {
             Err(Refused { place: Some(place), .. }) => place,
             Err(_) => return Err(Queued::Refused),
         };
-        let _slot = QueueSlot { fetcher: self, identity, ticket, since: Instant::now() };
+        let _slot = QueueSlot { fetcher: self, identity, ticket, waited: &lookup.waited, since: Instant::now() };
         loop {
             let now = clock::now();
             let balance = self.ledger.balance(identity, now);
@@ -410,12 +410,15 @@ struct QueueSlot<'a> {
     fetcher: &'a BudgetedFetch,
     identity: &'a Identity,
     ticket: Ticket,
+    waited: &'a Waited,
     since: Instant,
 }
 
 impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
-        self.fetcher.metrics.budget_wait_seconds.observe(self.since.elapsed());
+        let waited = self.since.elapsed();
+        self.waited.add(waited);
+        self.fetcher.metrics.budget_wait_seconds.observe(waited);
         self.fetcher.limits.leave_queue(self.identity, self.ticket);
     }
 }

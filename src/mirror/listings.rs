@@ -14,7 +14,7 @@ use super::{
     flight::{AGE_LIMIT, Flights},
     freshness,
     handles::Handles,
-    lookup::{Key, Lookup, Object},
+    lookup::{Key, Lookup, Object, Waited},
     manifests::Manifests,
     negative::NegativeCache,
     outcome::FlightKind,
@@ -233,6 +233,7 @@ impl Listings {
                     repository: source.repository.clone(),
                     client: client.clone(),
                     cached_only: None,
+                    waited: Waited::default(),
                 };
                 self.sources.readable(&lookup).any(|readable| readable.credential == source.credential)
             })

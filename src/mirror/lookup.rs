@@ -1,6 +1,12 @@
 //! What is looked up, for whom, and what two lookups have in common when they share work.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use weir_storage::Source;
 
@@ -25,6 +31,31 @@ pub struct Lookup {
     pub client: Arc<Client>,
     /// The reason when this client gets only what is cached, because its misses are throttled or banned.
     pub cached_only: Option<Arc<Denied>>,
+    /// How long this request waited for a pull to come back.
+    pub waited: Waited,
+}
+
+/// Adds up how long a request waited for a pull to come back, if anything wants to know. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Waited(Option<Arc<AtomicU64>>);
+
+impl Waited {
+    /// One that counts.
+    pub fn counted() -> Waited {
+        Waited(Some(Arc::default()))
+    }
+
+    /// How long it was; `None` when it was no wait at all.
+    pub fn total(&self) -> Option<Duration> {
+        let micros = self.0.as_ref()?.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    pub(super) fn add(&self, span: Duration) {
+        if let Some(micros) = &self.0 {
+            micros.fetch_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        }
+    }
 }
 
 impl Lookup {

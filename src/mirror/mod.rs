@@ -58,7 +58,7 @@ pub use self::{
     import_image::ImportTarget,
     import_staging::ArchiveError,
     listings::Listings,
-    lookup::Lookup,
+    lookup::{Lookup, Waited},
     manifests::Manifests,
     metrics::Metrics,
     refreshed::Refreshed,

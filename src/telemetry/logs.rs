@@ -1,21 +1,117 @@
-//! Where log lines go (stderr) and how they look.
+//! Where log lines go and how they look: events to stderr at once, and the access log through a queue to where it is wanted.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
-use tracing_subscriber::EnvFilter;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter},
+    registry::Registry,
+};
+use tracing::Metadata;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt as _, filter_fn},
+    fmt::MakeWriter,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
-use super::settings::{Format, Settings};
+use super::{
+    line_queue::LineQueue,
+    repeats,
+    settings::{Format, Settings},
+    sink::Sink,
+};
+
+/// The target of the lines of the access log.
+const ACCESS: &str = "weir::access";
+/// How long the end of the process waits for the access log.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The access log of the process. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Logs(LineQueue);
+
+impl Logs {
+    /// Opens the file of the access log anew, since another program may have moved it away.
+    pub fn reopen(&self) {
+        self.0.reopen();
+    }
+
+    /// Waits until what was logged is written, for a second at most.
+    pub fn flush(&self) {
+        LineQueue::flush(&self.0, PATIENCE);
+    }
+
+    /// Offers what is counted to the registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Lost(self.0.clone())));
+    }
+}
+
+#[derive(Debug)]
+struct Lost(LineQueue);
+
+impl Collector for Lost {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Lines of the access log that could not be written";
+        let encoder = encoder.encode_descriptor("log_lost_lines", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.lost()).encode(encoder)
+    }
+}
 
 /// Sets up logging for the process. `WEIR_LOG` wins over `log.filter`; a directive in it that cannot be read is left out.
-pub fn start(log: &Settings) {
-    let filter = std::env::var("WEIR_LOG").ok().filter(|filter| !filter.is_empty());
-    let filter = EnvFilter::builder().parse_lossy(filter.as_deref().unwrap_or(&log.filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+///
+/// # Errors
+/// When the access log cannot be opened, with its key.
+pub fn start(log: &Settings) -> Result<Logs, String> {
+    let variable = std::env::var("WEIR_LOG").ok().filter(|filter| !filter.is_empty());
+    let directives = variable.as_deref().unwrap_or(&log.filter);
+    let filter = || EnvFilter::builder().parse_lossy(directives);
     let terminal = std::io::stderr().is_terminal();
+    let is_own = log.has_access_sink();
+    let queue = LineQueue::start(sink(log)?).map_err(|error| format!("cannot start a thread: {error}"))?;
+    repeats::set_lines(log.refusal_lines);
+    let events = layer(log.format, terminal, std::io::stderr);
+    let access = layer(log.format, terminal && !is_own, queue.clone());
+    let subscriber = tracing_subscriber::registry()
+        .with(events.with_filter(filter().and(filter_fn(|about| !is_access(about)))))
+        .with(access.with_filter(filter().and(filter_fn(is_access))));
     // A subscriber that is there already belongs to a test and stays.
-    let _ = match log.format {
-        Format::Json => builder.json().flatten_event(true).try_init(),
-        Format::Auto if !terminal => builder.json().flatten_event(true).try_init(),
-        Format::Auto | Format::Text => builder.with_ansi(terminal).try_init(),
+    let _ = subscriber.try_init();
+    Ok(Logs(queue))
+}
+
+fn is_access(about: &Metadata<'_>) -> bool {
+    about.target() == ACCESS
+}
+
+fn sink(log: &Settings) -> Result<Sink, String> {
+    let refused = |key: &str, path: &std::path::Path, error: std::io::Error, fix: &str| {
+        format!("{key} = \"{}\": {error}; {fix}", path.display())
     };
+    if !log.access_file.as_os_str().is_empty() {
+        let fix = "name a file in a directory that Weir may write to";
+        return Sink::file(&log.access_file).map_err(|error| refused("log.access_file", &log.access_file, error, fix));
+    }
+    if !log.access_syslog.as_os_str().is_empty() {
+        let fix = "name the socket of a running syslog daemon, such as \"/dev/log\"";
+        return Sink::syslog(&log.access_syslog)
+            .map_err(|error| refused("log.access_syslog", &log.access_syslog, error, fix));
+    }
+    Ok(Sink::Stderr)
+}
+
+fn layer<S, W>(format: Format, terminal: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        Format::Text => layer.with_ansi(terminal).boxed(),
+        Format::Auto if terminal => layer.with_ansi(true).boxed(),
+        Format::Auto | Format::Json => layer.json().flatten_event(true).boxed(),
+    }
 }

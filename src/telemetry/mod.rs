@@ -7,9 +7,12 @@
 #[cfg(test)]
 mod capture;
 mod durations;
+mod line_queue;
 mod logs;
 mod process;
+mod repeats;
 mod settings;
+mod sink;
 
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
@@ -19,7 +22,8 @@ use prometheus_client::{
 #[cfg(test)]
 pub(crate) use capture::logged;
 pub(crate) use durations::Durations;
-pub use logs::start as start_logs;
+pub use logs::{Logs, start as start_logs};
+pub(crate) use repeats::{DENIALS, REFUSALS};
 pub use settings::{Format, Settings};
 
 /// A registry for every room to register with.

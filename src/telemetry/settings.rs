@@ -1,5 +1,7 @@
 //! `[log]`: what is logged, and how it looks.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::setting::ConfigError;
@@ -12,6 +14,12 @@ pub struct Settings {
     pub filter: String,
     /// Lines for people or for machines.
     pub format: Format,
+    /// The file of the access log, which is opened anew on SIGHUP; stderr when empty.
+    pub access_file: PathBuf,
+    /// The datagram socket of a syslog daemon that gets the access log instead.
+    pub access_syslog: PathBuf,
+    /// Lines within 10 s about refusals of one client by one rule; 0 is all.
+    pub refusal_lines: u32,
 }
 
 /// How a log line looks.
@@ -29,17 +37,32 @@ pub enum Format {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { filter: "info,actix_server=warn,actix_http=off".to_owned(), format: Format::Auto }
+        Settings {
+            filter: "info,actix_server=warn,actix_http=off".to_owned(),
+            format: Format::Auto,
+            access_file: PathBuf::new(),
+            access_syslog: PathBuf::new(),
+            refusal_lines: 5,
+        }
     }
 }
 
 impl Settings {
     /// Everything that is wrong with the table. The keys begin with `log`.
     pub fn validate(&self) -> Vec<ConfigError> {
+        if !self.access_file.as_os_str().is_empty() && !self.access_syslog.as_os_str().is_empty() {
+            let fix = "log.access_syslog is set, too, and the access log goes to one of them; leave one empty";
+            return vec![ConfigError::new("log.access_file", self.access_file.display().to_string(), fix)];
+        }
         if let Err(error) = self.filter.parse::<tracing_subscriber::EnvFilter>() {
             let fix = format!(r#"{error}; write "info" or "info,weir=debug""#);
             return vec![ConfigError::new("log.filter", &self.filter, fix)];
         }
         Vec::new()
+    }
+
+    /// Whether the access log goes to another place than the events.
+    pub(super) fn has_access_sink(&self) -> bool {
+        !self.access_file.as_os_str().is_empty() || !self.access_syslog.as_os_str().is_empty()
     }
 }

@@ -355,6 +355,8 @@ counting() {
     before=$(wc -l <"$WORK/mirror.log")
     log_of "$@" || status=$?
     [[ $MIRROR_KIND == weir ]] || return "$status"
+    # The mirror writes what it did in batches, some milliseconds later.
+    sleep 0.2
     for method in HEAD GET; do
         echo "--- $method of a manifest: $(tail -n "+$((before + 1))" "$WORK/mirror.log" | grep 'weir::access' |
             grep "\"method\":\"$method\"" | grep -c '/manifests/' || true)"

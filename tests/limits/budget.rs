@@ -104,6 +104,11 @@ async fn who_waits_for_a_pull_gets_it_when_it_comes_back() {
     let statuses: Vec<_> = response.iter().map(|response| response.status).collect();
     assert_eq!(statuses, [200, 200, 200], "{response:?}");
     assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    let waits = || world.weir.log().matches("\"wait_ms\":").count();
+    while waits() == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(waits(), 1, "the line of the third says that it waited");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use weir::{
     client::Client,
     limits::{Limits, LimitsConfig},
-    mirror::{Extent, Lookup, Mirror, Reader, Settings, Stopped},
+    mirror::{Extent, Lookup, Mirror, Reader, Settings, Stopped, Waited},
     upstream::{self, Account, Ledger, Upstream},
 };
 use weir_conformance::hub::{self, Hub};
@@ -103,6 +103,7 @@ pub(crate) fn lookup(repository: &str, pull: &[&str]) -> Lookup {
             ..Client::anonymous([127, 0, 0, 1].into(), [127, 0, 0, 1].into())
         }),
         cached_only: None,
+        waited: Waited::default(),
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) use self::{
     body::RequestBody,
     context::Context,
     error::{ApiError, MAX_HEADER_BYTES, Subject},
-    headers::{OCI_NAMESPACE, add_cache_facts, add_common, add_quota, add_warning},
+    headers::{DOCKER_CONTENT_DIGEST, OCI_NAMESPACE, add_cache_facts, add_common, add_quota, add_warning},
     outcome::{Handled, Outcome},
     path::{Resource, parse},
     query::{MAX_QUERY_BYTES, QueryError, value as query_value},

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     hosted::{Error, MountSource, Right, Upload},
-    mirror::Lookup,
+    mirror::{Lookup, Waited},
     oci::{Algorithm, Digest, Name},
     route::Route,
 };
@@ -56,6 +56,7 @@ pub(crate) fn begin(cx: &Context, request: &SharedRequest, name: &Name) -> Handl
                         repository: from.repository,
                         client: client.clone(),
                         cached_only: None,
+                        waited: Waited::default(),
                     };
                     match mirror.blobs.whole(&lookup, digest).await {
                         Ok(Some(held)) => hosted.mount(client, &name, digest, MountSource::Mirrored(&held)).await?,

@@ -4,11 +4,15 @@ use std::{sync::Arc, time::SystemTime};
 
 use actix_http::{Method, header::HttpDate};
 
-use super::{request_id, scope::RequestScope};
+use super::{
+    request_id,
+    scope::{Line, RequestScope},
+};
 use crate::{
     http::{
         api::{ApiError, Content, Subject},
         metrics::Metrics,
+        printable::printable,
         wire::{ProtocolError, Refuse},
     },
     mirror,
@@ -26,7 +30,10 @@ pub(crate) fn refuse(metrics: Metrics) -> Refuse {
         };
         let (method, path) = request_line(opening);
         let id = request_id::new();
-        let mut scope = RequestScope::begin(connection.clone(), metrics.clone(), method, false, id, || (&path, None));
+        let mut scope = RequestScope::begin(connection.clone(), metrics.clone(), method, false, id, || Line {
+            path: printable(&path),
+            ..Line::default()
+        });
         let mut reply = error.reply(&Subject::default(), None);
         let body = if let Content::Bytes(body) = reply.content { body } else { bytes::Bytes::new() };
         let mut text = format!(

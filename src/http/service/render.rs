@@ -7,9 +7,14 @@ use actix_http::{
     header::{HeaderMap, HeaderValue},
 };
 
-use super::{body::Body, request_id::X_REQUEST_ID, scope::RequestScope};
+use super::{
+    body::Body,
+    request_id::X_REQUEST_ID,
+    scope::{Line, RequestScope},
+};
 use crate::http::{
-    api::{self, ApiError, Content, Reply, Repository, Request, Subject},
+    api::{self, ApiError, Content, Reply, Repository, Request, Resource, Subject},
+    printable::printable,
     wire::Transfer,
 };
 
@@ -44,8 +49,9 @@ pub(crate) fn render(
             if pushes && !(*scope.method() == Method::PATCH && error.is_interruption()) {
                 scope.pushed(Some(error.code()));
             }
-            if let Some(rule) = error.rule() {
-                scope.refused_by(rule);
+            if let Some(line) = scope.line() {
+                line.code = Some(error.code());
+                line.rule = error.rule().map(str::to_owned);
             }
             (reply, error.reason())
         }
@@ -53,11 +59,31 @@ pub(crate) fn render(
     if let Some(facts) = &reply.cache {
         scope.came_from(facts.status);
     }
+    if let (Some(line), Some(request)) = (scope.line(), request) {
+        describe(line, request, &reply.headers);
+    }
     add_headers(&scope, request, &mut reply);
     let mut response = send(scope, reply.status, reply.content);
     response.head_mut().reason = reason;
     extend(&mut response, reply.headers);
     response
+}
+
+/// What the request was about, for its line in the access log.
+fn describe(line: &mut Line, request: &Request, headers: &HeaderMap) {
+    let resource = request.resource.as_ref().ok();
+    line.repository = match &request.repository {
+        Some(Repository::Mirrored { lookup, .. }) => {
+            line.upstream = Some(lookup.upstream.clone());
+            Some(lookup.repository.to_string())
+        }
+        Some(Repository::Hosted(name)) => Some(name.to_string()),
+        None => resource.and_then(Resource::name).map(|name| printable(name.name.as_str())),
+    };
+    // Both are of the grammar of references, which is printable.
+    line.reference = resource.map(Resource::reference).filter(|reference| !reference.is_empty());
+    let digest = headers.get(api::DOCKER_CONTENT_DIGEST).and_then(|digest| digest.to_str().ok()).map(str::to_owned);
+    line.digest = digest.or_else(|| line.reference.clone().filter(|reference| reference.contains(':')));
 }
 
 /// The headers that every response has.

@@ -14,7 +14,7 @@ use tracing::Span;
 
 use crate::{
     answer::CacheStatus,
-    client::Client,
+    client::{Client, ClientKey},
     http::{
         cors::Allowed,
         metrics::{Kind, Metrics},
@@ -22,6 +22,8 @@ use crate::{
         wire::ConnectionState,
     },
     limits::{Limits, permit::Permit, throttle::Meter},
+    mirror::Waited,
+    telemetry::REFUSALS,
 };
 
 /// A request under way.
@@ -47,29 +49,37 @@ pub(crate) struct RequestScope {
 }
 
 /// What the access log says beyond what is counted; gathered only when the access log is on.
-struct Line {
-    path: String,
-    ns: Option<String>,
-    rule: Option<String>,
+#[derive(Default)]
+pub(crate) struct Line {
+    /// Each is made printable.
+    pub(crate) path: String,
+    pub(crate) ns: Option<String>,
+    pub(crate) user_agent: Option<String>,
+    /// The registry, when the repository is mirrored.
+    pub(crate) upstream: Option<Arc<str>>,
+    pub(crate) repository: Option<String>,
+    pub(crate) reference: Option<String>,
+    pub(crate) digest: Option<String>,
+    /// The code of the error.
+    pub(crate) code: Option<&'static str>,
+    pub(crate) rule: Option<String>,
+    /// Counts the wait for a pull to come back.
+    pub(crate) waited: Waited,
 }
 
 impl RequestScope {
-    /// The request begins; its connection reads nothing more until the scope ends. Path and `ns` are asked for only when the log
-    /// wants them, and are made printable.
-    pub(crate) fn begin<'a>(
+    /// The request begins; its connection reads nothing more until the scope ends. Its line is asked for only when the log wants it.
+    pub(crate) fn begin(
         connection: Rc<ConnectionState>,
         metrics: Metrics,
         method: Method,
         has_body: bool,
         id: HeaderValue,
-        named: impl FnOnce() -> (&'a str, Option<std::borrow::Cow<'a, str>>),
+        line: impl FnOnce() -> Line,
     ) -> RequestScope {
         connection.begin(has_body);
-        let line = tracing::enabled!(target: "weir::access", tracing::Level::INFO).then(|| {
-            let (path, ns) = named();
-            let ns = ns.map(|ns| printable(&ns));
-            Box::new(Line { path: printable(path), ns, rule: None })
-        });
+        let is_logged = tracing::enabled!(target: "weir::access", tracing::Level::INFO);
+        let line = is_logged.then(|| Box::new(line()));
         RequestScope {
             connection,
             metrics,
@@ -132,11 +142,9 @@ impl RequestScope {
         self.admission = Some((permit, limits));
     }
 
-    /// It was refused by this rule: a throttle, or what led to a ban.
-    pub(crate) fn refused_by(&mut self, rule: &str) {
-        if let Some(line) = &mut self.line {
-            line.rule = Some(rule.to_owned());
-        }
+    /// Its line in the access log, if there will be one.
+    pub(crate) fn line(&mut self) -> Option<&mut Line> {
+        self.line.as_deref_mut()
     }
 
     /// The permit, and where it came from.
@@ -184,23 +192,47 @@ impl Drop for RequestScope {
             limits.charge_bytes(permit, bytes, SystemTime::now());
         }
         let Some(line) = self.line.take() else { return };
-        let client = match &self.client {
-            Some(client) => client.key.to_string(),
-            None => self.connection.peer.address.map(|peer| peer.ip().to_string()).unwrap_or_default(),
+        let peer = || self.connection.peer.address.map(|peer| peer.ip());
+        let (client, address, account) = match &self.client {
+            Some(client) => {
+                let account = if let ClientKey::Principal(name) = &client.key { Some(printable(name)) } else { None };
+                (printable(&client.key.to_string()), Some(client.address), account)
+            }
+            None => (peer().map(|peer| peer.to_string()).unwrap_or_default(), peer(), None),
         };
+        let status = self.status.map_or(499, |status| status.as_u16());
+        // Many refusals of one client are one story; what is counted is whole.
+        let left_out = match status {
+            401 | 403 | 429 => match REFUSALS.judge((&client, status, &line.rule), Instant::now()) {
+                Some(left_out) => left_out,
+                None => return self.metrics.left_out(),
+            },
+            _ => 0,
+        };
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             target: "weir::access",
             method = %self.method,
             path = line.path,
             ns = line.ns,
-            status = self.status.map_or(499, |status| status.as_u16()),
+            status,
             bytes,
             cut = (bytes < self.length).then_some(true),
-            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            first_byte_ms = self.first_byte.map(|first| u64::try_from(first.as_millis()).unwrap_or(u64::MAX)),
-            client = printable(&client),
+            ms = millis(took),
+            first_byte_ms = self.first_byte.map(millis),
+            wait_ms = line.waited.total().map(millis),
+            client,
+            account,
+            address = address.map(tracing::field::display),
+            user_agent = line.user_agent,
+            upstream = line.upstream.as_deref(),
+            repository = line.repository,
+            reference = line.reference,
+            digest = line.digest,
             cache = self.cache.map(CacheStatus::as_str),
+            code = line.code,
             rule = line.rule,
+            left_out = (left_out > 0).then_some(left_out),
             request_id = self.id.to_str().unwrap_or_default(),
         );
     }
@@ -219,7 +251,11 @@ mod tests {
             let begin = |path, ns: Option<&'static str>| {
                 let connection = connection.clone();
                 let id = HeaderValue::from_static("an-id");
-                RequestScope::begin(connection, Metrics::new(), Method::GET, false, id, || (path, ns.map(Into::into)))
+                RequestScope::begin(connection, Metrics::new(), Method::GET, false, id, || Line {
+                    path: printable(path),
+                    ns: ns.map(printable),
+                    ..Line::default()
+                })
             };
             let mut scope = begin("/v2/a/tags/list", None);
             scope.came_from(CacheStatus::Hit);
@@ -230,7 +266,7 @@ mod tests {
             // One that was refused names its client, which is not the proxy, and the rule.
             let mut scope = begin("/v2/c/tags/list", None);
             scope.is_from(Arc::new(Client::anonymous([192, 0, 2, 9].into(), [192, 0, 2, 9].into())));
-            scope.refused_by("throttle_unauthenticated_pulls");
+            scope.line().unwrap().rule = Some("throttle_unauthenticated_pulls".to_owned());
             scope.answered(StatusCode::TOO_MANY_REQUESTS, 7, true);
         });
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -17,7 +17,7 @@ use crate::{
     mirror::{
         blobs::{Blobs, Kept},
         error::Error,
-        lookup::Lookup,
+        lookup::{Lookup, Waited},
         manifests::Manifests,
     },
     oci::{Child, Digest, Reference},
@@ -97,6 +97,7 @@ impl Fetcher {
             repository: wanted.repository.clone(),
             client: client.clone(),
             cached_only: None,
+            waited: Waited::default(),
         };
         let (digest, manifests, blobs) = self.manifests(&lookup, &wanted.reference, platforms).await?;
         let mut missing = Vec::new();
