@@ -64,6 +64,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// All there are.
+    pub const ALL: [Class; 4] = [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt];
+
     /// As the configuration writes it.
     pub fn word(self) -> &'static str {
         match self {

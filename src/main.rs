@@ -143,6 +143,8 @@ async fn run(
     mirror.warm.start().map_err(|error| error.to_string())?;
     let http_metrics = http::Metrics::new();
     http_metrics.register(&mut metrics);
+    http_metrics.count_upstreams(mirror.upstreams());
+    metrics.register_collector(Box::new(http::Expiry::of(&certificates)));
     hosted.register(&mut metrics);
 
     let authenticator = Authenticator::new(limits.clone());

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     sync::Arc,
 };
 
@@ -45,6 +46,15 @@ fn ask(socket: TcpStream, path: &str) -> std::io::Result<String> {
     }
 }
 
+/// The answer on the local socket, which speaks no TLS.
+fn ask_locally(running: &Running, path: &str) -> String {
+    let mut socket = UnixStream::connect(running.directory().join("weir-data/weir.sock")).unwrap();
+    write!(socket, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 fn start(directory: &std::path::Path) -> Running {
     let file = directory.join("tls.pem");
     std::fs::write(&file, GOOD).unwrap();
@@ -69,6 +79,14 @@ async fn the_admin_listener_speaks_tls_with_a_certificate_that_is_reloaded() {
     let output = weir(&["healthcheck"]).current_dir(running.directory()).output().unwrap();
     assert!(output.status.success(), "{}", printed(&output));
 
+    // As openssl x509 -enddate says of each.
+    let expires = |seconds: u64| {
+        let file = directory.path().join("tls.pem");
+        let line = format!("weir_certificate_expiry_timestamp_seconds{{file=\"{}\"}} {seconds}\n", file.display());
+        let metrics = ask_locally(&running, "/metrics");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    };
+    expires(4_948_861_575);
     std::fs::write(directory.path().join("tls.pem"), EXPIRED).unwrap();
     running.signal(Signal::HUP);
     while !running.log().contains(r#""message":"reloaded""#) {
@@ -76,6 +94,7 @@ async fn the_admin_listener_speaks_tls_with_a_certificate_that_is_reloaded() {
     }
     let error = ask(connect(running.admin), "/healthz").unwrap_err().to_string();
     assert!(error.contains("xpired"), "{error}");
+    expires(1_609_459_200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,8 @@ mod metrics {
             self.0.lock().unwrap().push(outcome);
         }
 
+        pub(super) fn joined(&self, _: FlightKind) {}
+
         pub(super) fn count(&self, outcome: FlightOutcome) -> usize {
             self.0.lock().unwrap().iter().filter(|counted| **counted == outcome).count()
         }

@@ -12,10 +12,15 @@ use weir_conformance::{
     mirror::process::{Process, Program},
 };
 
+use crate::deploy::Running;
+
 fn read(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
+
+/// A certificate and its key.
+const LOCALHOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/wire/server/localhost.pem");
 
 fn dashboard() -> serde_json::Value {
     serde_json::from_str(&read("examples/grafana/weir.json")).unwrap()
@@ -64,6 +69,7 @@ async fn metrics() -> String {
     let extra = format!(
         "deny = [\"library/denied\"]\naccounts = [{{ username = \"acme\", password_file = \"{}\" }}]\n\
          [hosted]\nnamespaces = [\"local/*\"]\ncapacity = \"1MiB\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ cert = {LOCALHOST:?}, key = {LOCALHOST:?} }}\n\
          [[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 2\nperiod_in_seconds = 3600\nburst = 2\n",
         file.display()
     );
@@ -76,6 +82,12 @@ async fn metrics() -> String {
     }
     assert_eq!(answers, [200, 200, 429, 429], "a cold pull, a warm one, and what the throttle denies");
     let admin = Client::new(weir.admin.unwrap(), "");
+    let ban = Request::new("POST", "/api/v1/bans").with("Content-Type", "application/json");
+    let ban = admin
+        .send(&ban.body(r#"{"client":"127.0.0.1","duration":"1h","reason":"a test","force":true}"#))
+        .await
+        .unwrap();
+    assert_eq!((ban.status(), client.get_manifest("library/app", "latest").await.unwrap().status()), (201, 403));
     let answer = admin.send(&Request::get("/metrics")).await.unwrap();
     assert_eq!(answer.head.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     answer.text()
@@ -88,6 +100,11 @@ fn family<'a>(text: &str, name: &'a str) -> &'a str {
         .iter()
         .find_map(|suffix| name.strip_suffix(suffix).filter(of_histogram))
         .unwrap_or(name)
+}
+
+/// Whether this is the name of a metric that Weir exposes.
+fn is_ours(word: &str) -> bool {
+    word.starts_with("weir_") || word.starts_with("process_")
 }
 
 /// All that stands between an `open` and the next `close`.
@@ -107,7 +124,7 @@ fn check(expression: &str, exposed: &Exposed) -> BTreeSet<String> {
             // What was recorded has its labels in its name.
             labels.extend(word.split(':').next().unwrap_or_default().split('_').map(str::to_owned));
         }
-        if !word.starts_with("weir_") {
+        if !is_ours(word) {
             continue;
         }
         let has = exposed.get(word).unwrap_or_else(|| panic!("{word} is not exposed: {expression}"));
@@ -190,7 +207,7 @@ async fn dashboard_and_rules_name_only_what_is_exposed() {
         "docs/operating/sizing.md",
         "docs/operating/troubleshooting.md",
     ] {
-        for name in read(page).split('`').skip(1).step_by(2).filter(|name| name.starts_with("weir_")) {
+        for name in read(page).split('`').skip(1).step_by(2).filter(|name| is_ours(name)) {
             assert!(exposed.contains_key(name), "{page}: {name} is not exposed");
             checked += 1;
         }
@@ -212,6 +229,63 @@ async fn each_sample_is_described_under_its_own_name() {
     assert!(!text.contains("# EOF"));
 }
 
+/// promtool is what operators have; where it is not installed, CI runs this.
+#[tokio::test]
+async fn promtool_has_nothing_to_say_against_the_metrics() {
+    use std::{io::Write as _, process::Stdio};
+    let text = metrics().await;
+    let mut tool = std::process::Command::new("promtool");
+    tool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tool = match tool.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        tool => tool.unwrap(),
+    };
+    tool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = tool.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What clients make up (names, tags, methods, hosts, agents, addresses, credentials) makes no series.
+#[tokio::test]
+async fn no_label_takes_what_a_client_sends() {
+    let hub = Hub::start(hub::Settings::default()).await.unwrap();
+    let upstream = format!("http://{}", hub.registry_address());
+    let running =
+        Running::start(&[("WEIR_UPSTREAM__0__URL", &upstream), ("WEIR_SERVER__TRUSTED_PROXIES", "127.0.0.0/8")]);
+    let (client, admin) = (Client::new(running.registry, ""), Client::new(running.admin, ""));
+    let series = async || {
+        let text = admin.send(&Request::get("/metrics")).await.unwrap().text();
+        assert!(!text.contains("flood"), "{text}");
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let flood = async |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            let name = format!("flood{number}");
+            for path in [
+                format!("/v2/{name}/manifests/{name}"),
+                format!("/v2/{name}/manifests/latest?ns={name}.example"),
+                format!("/v2/{name}.example/{name}/blobs/sha256:{number:064}"),
+                format!("/v2/{name}/tags/list"),
+                format!("/{name}"),
+            ] {
+                for method in ["GET", "HEAD", "POST", "FLOOD"] {
+                    let request = Request::new(method, path.as_str())
+                        .with("User-Agent", name.as_str())
+                        .with("X-Forwarded-For", format!("10.0.{}.{}", number / 250, number % 250))
+                        .with("Authorization", format!("Basic {name}"))
+                        .with("X-Request-Id", name.as_str());
+                    client.send(&request).await.unwrap();
+                }
+            }
+        }
+    };
+    flood(0..10).await;
+    let before = series().await;
+    flood(10..40).await;
+    assert_eq!(series().await, before);
+    assert!(before < 1000, "{before} series");
+}
+
 /// The rows of docs/operating/metrics.md: name, type, labels, help. A metric of which nothing has happened yet is not exposed.
 #[tokio::test]
 async fn the_reference_of_metrics_says_what_a_weir_says_of_itself() {
@@ -229,8 +303,8 @@ async fn the_reference_of_metrics_says_what_a_weir_says_of_itself() {
     }
     let page = read("docs/operating/metrics.md");
     let mut described = BTreeSet::new();
-    for line in page.lines().filter(|line| line.starts_with("| `weir_")) {
-        let name = line.split('`').nth(1).unwrap();
+    let names = page.lines().filter_map(|line| Some((line, line.strip_prefix("| `")?.split('`').next()?)));
+    for (line, name) in names.filter(|(_, name)| is_ours(name)) {
         let row = rows.get(name).unwrap_or_else(|| panic!("{name} is not exposed"));
         assert_eq!(line, row);
         described.insert(name.to_owned());

@@ -53,10 +53,24 @@ async fn the_status_counts_what_was_served_from_the_cache_and_what_was_fetched()
         r#"weir_http_request_seconds_count{kind="blob",cache="hit"} 1"#,
         r#"weir_upstream_request_seconds_count{upstream="docker.io",kind="blob_get"} 1"#,
         "weir_fill_seconds_count 1",
+        r#"weir_http_upstream_requests_total{upstream="docker.io",cache="miss"} 2"#,
+        r#"weir_http_upstream_requests_total{upstream="docker.io",cache="hit"} 2"#,
+        r#"weir_budget_decisions_total{class="standard",decision="spent"} 1"#,
+        r#"weir_budget_decisions_total{class="standard",decision="denied"} 0"#,
         "weir_budget_wait_seconds_count 0",
     ] {
         assert!(metrics.lines().any(|each| each == line), "{line}\n{metrics}");
     }
+    let figure = |begin: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(begin)).unwrap_or_else(|| panic!("{begin}"));
+        line.trim().parse::<u64>().unwrap()
+    };
+    let sent = |cache: &str| {
+        figure(&format!(r#"weir_http_upstream_sent_bytes_total{{upstream="docker.io",cache="{cache}"}}"#))
+    };
+    assert_eq!((sent("hit"), sent("hit") + sent("miss")), (sent("miss"), totals["sent_bytes"].as_u64().unwrap()));
+    let (free, all) = (figure("weir_storage_filesystem_free_bytes "), figure("weir_storage_filesystem_bytes "));
+    assert!(free > 0 && free < all, "{free} of {all}");
     let (code, text) = command(&running, &["status"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.starts_with("healthy (weir ") && text.contains("50.0 %"), "{text}");

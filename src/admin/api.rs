@@ -63,7 +63,7 @@ async fn dispatch(
     match endpoint {
         Endpoint::Health => reply(200, &json!({"status": "ok"})),
         Endpoint::Ready => ready(state, query).await,
-        Endpoint::Metrics => metrics::metrics(state, request),
+        Endpoint::Metrics => metrics::metrics(state, request).await,
         Endpoint::Status => status::show(state).await,
         Endpoint::History => status::history(state, query),
         Endpoint::Budget => reply(200, &budget::budget(state)),

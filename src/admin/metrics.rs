@@ -1,6 +1,6 @@
 //! `/metrics`: what is counted elsewhere, and what is read when `/metrics` is.
 
-use std::time::UNIX_EPOCH;
+use std::{sync::PoisonError, time::UNIX_EPOCH};
 
 use actix_web::{HttpRequest, HttpResponse, http::header};
 use prometheus_client::{
@@ -11,22 +11,26 @@ use prometheus_client::{
 
 use super::{
     json::refuse,
-    state::{Reloads, State},
+    state::{LastSpace, Reloads, State},
 };
 use crate::{
+    identity::Authenticator,
     limits::{Limits, state::ThrottleView},
     mirror::Mirror,
+    telemetry,
     upstream::{CredentialState, ledger::Balance},
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// OpenMetrics for those who accept it, as Prometheus does, and Prometheus' text format for all others.
-pub(super) fn metrics(state: &State, request: &HttpRequest) -> HttpResponse {
-    let mut text = String::new();
-    if prometheus_client::encoding::text::encode(&mut text, &state.metrics).is_err() {
+pub(super) async fn metrics(state: &State, request: &HttpRequest) -> HttpResponse {
+    // A disk that hangs is asked before the registry is locked, and gives up in time.
+    let space = state.mirror.space().await;
+    *state.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
+    let Ok(text) = telemetry::open_metrics(&state.metrics) else {
         return refuse(500, "UNKNOWN", "the metrics cannot be written");
-    }
+    };
     let accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
     let (content_type, text) = if accepts.into_iter().any(|value| value.contains(OPEN_METRICS)) {
         ("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
@@ -67,8 +71,20 @@ fn text_format(open_metrics: &str) -> String {
 }
 
 /// What the mirror knows of itself without a counter.
-#[derive(Debug)]
-pub(super) struct MetricsCollector(pub(super) Mirror, pub(super) Limits, pub(super) Reloads);
+pub(super) struct MetricsCollector {
+    pub(super) mirror: Mirror,
+    pub(super) limits: Limits,
+    pub(super) reloads: Reloads,
+    pub(super) authenticator: Authenticator,
+    /// The file system as it was when this scrape began.
+    pub(super) space: LastSpace,
+}
+
+impl std::fmt::Debug for MetricsCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetricsCollector").finish_non_exhaustive()
+    }
+}
 
 /// A figure of one identity's budget; `None` when it is not known, for a zero would read as spent.
 type BudgetFigure = fn(&Balance) -> Option<i64>;
@@ -99,7 +115,7 @@ fn window(left: &Balance) -> Option<i64> {
 
 impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (usage, scrubbed) = (self.0.usage(), self.0.scrub().scrubbed());
+        let (usage, scrubbed) = (self.mirror.usage(), self.mirror.scrub().scrubbed());
         for (name, help, value) in [
             ("storage_capacity_bytes", "Bytes that the cache may take", usage.capacity),
             ("storage_blob_bytes", "Bytes of whole blobs", usage.blob_bytes),
@@ -107,7 +123,13 @@ impl Collector for MetricsCollector {
             ("storage_manifest_bytes", "Bytes of manifests", usage.manifest_bytes),
             ("storage_manifests", "Manifests", usage.manifests),
             ("storage_partial_bytes", "Bytes of blobs that are arriving or wait to be resumed", usage.partial_bytes),
-            ("fills_under_way", "Blobs arriving now", self.0.blobs.fills() as u64),
+            ("fills_under_way", "Blobs arriving now", self.mirror.blobs.fills() as u64),
+            (
+                "fills_waiting",
+                "Of these, blobs that wait for one of mirror.fills",
+                self.mirror.blobs.waiting_fills() as u64,
+            ),
+            ("logins_waiting", "Passwords that are being verified or wait for it", self.authenticator.waiting() as u64),
             ("storage_index_ready", "1 when the index answers, 0 while it is rebuilt", usage.index_ready.into()),
         ] {
             let gauge = ConstGauge::new(value as i64);
@@ -121,24 +143,34 @@ impl Collector for MetricsCollector {
             ("storage_scrubbed_bytes", "Bytes that were read again to see whether they rotted", scrubbed.bytes),
             ("storage_scrub_damaged", "Objects that the scrub found damaged", scrubbed.damaged),
             ("storage_scrub_passes", "Times that the scrub came round", scrubbed.passes),
-            ("saved_pulls", "Manifest GETs answered without one upstream", self.0.saved().0),
+            ("saved_pulls", "Manifest GETs answered without one upstream", self.mirror.saved().0),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
-        let open = self.0.breakers();
+        self.space(&mut encoder)?;
+        let open = self.mirror.breakers();
         let mut breakers = encoder.encode_descriptor(
             "upstream_breaker_open",
             "1 from when an upstream fails or limits us until it has answered again; meanwhile it is asked seldom",
             None,
             MetricType::Gauge,
         )?;
-        for upstream in self.0.upstreams() {
+        for upstream in self.mirror.upstreams() {
             let is_open = open.iter().any(|(name, ..)| *name == upstream);
             let labels = [("upstream", &*upstream)];
             ConstGauge::new(i64::from(is_open)).encode(breakers.encode_family(&labels)?)?;
         }
-        let budget = self.0.budget();
+        let mut waiting = encoder.encode_descriptor(
+            "upstream_waiting",
+            "Requests that wait for their turn to be sent to an upstream",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (upstream, count) in self.mirror.waiting_upstream() {
+            ConstGauge::new(count as i64).encode(waiting.encode_family(&[("upstream", &*upstream)])?)?;
+        }
+        let budget = self.mirror.budget();
         for (name, help, value) in [
             ("budget_limit", "Pulls that an upstream allows within the window", limit as BudgetFigure),
             (
@@ -172,7 +204,7 @@ impl Collector for MetricsCollector {
             None,
             MetricType::Gauge,
         )?;
-        for (upstream, account, now) in self.0.credentials() {
+        for (upstream, account, now) in self.mirror.credentials() {
             for state in CredentialState::ALL {
                 let labels = [("upstream", &*upstream), ("identity", &*account), ("state", state.word())];
                 ConstGauge::new(i64::from(state == now)).encode(credentials.encode_family(&labels)?)?;
@@ -184,9 +216,23 @@ impl Collector for MetricsCollector {
 }
 
 impl MetricsCollector {
+    fn space(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(space) = *self.space.lock().unwrap_or_else(PoisonError::into_inner) else { return Ok(()) };
+        for (name, help, value) in [
+            ("storage_filesystem_bytes", "Size of the file system that holds the cache", space.bytes),
+            ("storage_filesystem_free_bytes", "What Weir may still use of it", space.free_bytes),
+            ("storage_filesystem_inodes", "Inodes of the file system; 0 where it does not count them", space.inodes),
+            ("storage_filesystem_free_inodes", "Inodes that are free", space.free_inodes),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+
     /// The names are those that Prometheus and Alertmanager give to theirs.
     fn reload(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let last = self.2.last();
+        let last = self.reloads.last();
         let successful = last.as_ref().is_none_or(|reload| reload.problem.is_none());
         let help = "1 unless the configuration that is written now could not be used";
         let gauge = ConstGauge::new(i64::from(successful));
@@ -204,7 +250,7 @@ impl MetricsCollector {
     }
 
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let throttles = self.1.throttles();
+        let throttles = self.limits.throttles();
         let denied = |view: &ThrottleView| view.matches.denied;
         let would_have = |view: &ThrottleView| view.matches.would_have_denied;
         for (name, help, value) in [
@@ -222,12 +268,12 @@ impl MetricsCollector {
             None,
             MetricType::Counter,
         )?;
-        for rule in self.1.config().repositories.all() {
+        for rule in self.limits.config().repositories.all() {
             let patterns = rule.patterns.join(" ");
             let labels = [("upstream", &*rule.upstream), ("rule", rule.verdict.word()), ("patterns", &*patterns)];
             ConstCounter::new(rule.refused()).encode(refused.encode_family(&labels)?)?;
         }
-        let (acting, simulated) = self.1.count_bans(std::time::SystemTime::now());
+        let (acting, simulated) = self.limits.count_bans(std::time::SystemTime::now());
         for (name, help, value) in [
             ("bans_active", "Bans in force", acting),
             ("bans_simulated", "Bans that would be in force but for dry run", simulated),
@@ -237,9 +283,9 @@ impl MetricsCollector {
         }
         let mut encoder =
             encoder.encode_descriptor("budget_waiting", "Requests that wait for a pull", None, MetricType::Gauge)?;
-        for left in self.0.budget() {
+        for left in self.mirror.budget() {
             let labels = [("upstream", &*left.identity.upstream), ("identity", left.identity.name())];
-            ConstGauge::new(self.1.waiting(&left.identity) as i64).encode(encoder.encode_family(&labels)?)?;
+            ConstGauge::new(self.limits.waiting(&left.identity) as i64).encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())
     }

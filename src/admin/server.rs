@@ -33,7 +33,7 @@ use super::{
     pages,
     proof_of_work::ProofOfWork,
     sampling,
-    state::{Draining, Reloads, Settings, Settle, State},
+    state::{Draining, LastSpace, Reloads, Settings, Settle, State},
 };
 use crate::{
     identity::{Authenticator, session::Sessions},
@@ -103,13 +103,21 @@ pub fn serve(
 ) -> io::Result<Serving> {
     let Dependencies { mirror, limits, authenticator, settle, mut metrics, draining, totals, sample_every, reloads } =
         dependencies;
-    metrics.register_collector(Box::new(MetricsCollector(mirror.clone(), limits.clone(), reloads.clone())));
+    let space = LastSpace::default();
+    metrics.register_collector(Box::new(MetricsCollector {
+        mirror: mirror.clone(),
+        limits: limits.clone(),
+        reloads: reloads.clone(),
+        authenticator: authenticator.clone(),
+        space: space.clone(),
+    }));
     let (connections, proxies, tls) = (Connections::default(), limits.clone(), settings.tls.clone());
     let state = web::Data::new(State {
         settings,
         mirror,
         limits,
         metrics,
+        space,
         draining,
         authenticator,
         sessions: Sessions::new(),

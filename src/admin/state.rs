@@ -20,7 +20,7 @@ use super::{
 use crate::{
     identity::{Authenticator, session::Sessions},
     limits::Limits,
-    mirror::Mirror,
+    mirror::{Mirror, Space},
     route::Routes,
 };
 
@@ -79,12 +79,16 @@ impl Reloads {
     }
 }
 
+/// What the file system of the store said last. Cloning shares it.
+pub(super) type LastSpace = Arc<Mutex<Option<Space>>>;
+
 /// What every request may need.
 pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) mirror: Mirror,
     pub(super) limits: Limits,
     pub(super) metrics: prometheus_client::registry::Registry,
+    pub(super) space: LastSpace,
     pub(super) draining: Draining,
     pub(super) authenticator: Authenticator,
     pub(super) sessions: Sessions,

@@ -1,7 +1,11 @@
 //! What the registry side counts. Handles are looked up once; counting is an atomic addition.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,8 +72,26 @@ struct Inner {
     open: Gauge,
     turned_away: Counter,
     left_out: Counter,
+    /// `upstream`, `cache`: for a hit ratio of each registry. The names are the configuration's.
+    by_upstream: Family<UpstreamLabels, Counter>,
+    bytes_by_upstream: Family<UpstreamLabels, Counter<u64, AtomicU64>>,
+    upstreams: OnceLock<HashMap<Arc<str>, [ByUpstream; CacheStatus::ALL.len() + 1], foldhash::fast::RandomState>>,
+    /// `rule`.
+    bans: Family<[(&'static str, String); 1], Counter>,
+    ban_rules: AtomicUsize,
     handles: Handles,
 }
+
+type UpstreamLabels = [(&'static str, Arc<str>); 2];
+
+#[derive(Debug)]
+struct ByUpstream {
+    requests: Counter,
+    bytes: Counter<u64, AtomicU64>,
+}
+
+/// Rules of bans that are counted apart: there are six, and what a restored list may call its own. Others are counted as one.
+const BAN_RULES: usize = 32;
 
 #[derive(Debug)]
 struct Handles {
@@ -148,6 +170,11 @@ impl Metrics {
             open: Gauge::default(),
             turned_away: Counter::default(),
             left_out: Counter::default(),
+            by_upstream: Family::default(),
+            bytes_by_upstream: Family::default(),
+            upstreams: OnceLock::new(),
+            bans: Family::default(),
+            ban_rules: AtomicUsize::new(0),
             handles,
         }))
     }
@@ -177,6 +204,17 @@ impl Metrics {
              order or was cut, for its upload goes on",
             self.0.pushes.clone(),
         );
+        registry.register(
+            "http_upstream_requests",
+            "Requests for what is mirrored, by upstream and by how the answer came about; none is a refusal or an error",
+            self.0.by_upstream.clone(),
+        );
+        registry.register(
+            "http_upstream_sent_bytes",
+            "Bytes of bodies sent to clients, by upstream and by how the answer came about",
+            self.0.bytes_by_upstream.clone(),
+        );
+        registry.register("ban_refused", "Requests that a ban refused, by its rule", self.0.bans.clone());
         registry.register("http_cut", "Responses cut short because their bytes did not come", self.0.cut.clone());
         registry.register("http_open_connections", "Connections open now", self.0.open.clone());
         registry.register(
@@ -189,6 +227,40 @@ impl Metrics {
             "Refusals without a line of their own in the access log, since log.refusal_lines were written",
             self.0.left_out.clone(),
         );
+    }
+
+    /// Counts the requests for these upstreams apart from now on. Only the first call counts.
+    pub fn count_upstreams(&self, names: impl IntoIterator<Item = Arc<str>>) {
+        let of = |name: &Arc<str>, cache: &'static str| {
+            let labels = [("upstream", name.clone()), ("cache", cache.into())];
+            let requests = self.0.by_upstream.get_or_create(&labels).clone();
+            ByUpstream { requests, bytes: self.0.bytes_by_upstream.get_or_create(&labels).clone() }
+        };
+        let of_all = |name: &Arc<str>| {
+            let mut statuses = CacheStatus::ALL.into_iter().map(CacheStatus::as_str);
+            std::array::from_fn(|_| of(name, statuses.next().unwrap_or("none")))
+        };
+        self.0.upstreams.get_or_init(|| names.into_iter().map(|name| (name.clone(), of_all(&name))).collect());
+    }
+
+    /// A request for what is mirrored, and the bytes of its answer.
+    pub(crate) fn of_upstream(&self, upstream: &str, cache: Option<CacheStatus>, bytes: u64) {
+        let of = self.0.upstreams.get().and_then(|upstreams| upstreams.get(upstream));
+        let place = cache.map_or(CacheStatus::ALL.len(), |cache| cache as usize);
+        if let Some(of) = of.and_then(|of| of.get(place)) {
+            of.requests.inc();
+            of.bytes.inc_by(bytes);
+        }
+    }
+
+    /// A ban refused a request.
+    pub(crate) fn banned(&self, rule: &str) {
+        let known = self.0.bans.get(&[("rule", rule.to_owned())]).is_some();
+        if known || self.0.ban_rules.fetch_add(1, Ordering::Relaxed) < BAN_RULES {
+            self.0.bans.get_or_create(&[("rule", rule.to_owned())]).inc();
+        } else {
+            self.0.bans.get_or_create(&[("rule", "other".to_owned())]).inc();
+        }
     }
 
     /// All requests, and of them those that were refused with 429 and those that failed with 5xx. Adds up some 150 counters.

@@ -15,6 +15,7 @@
 mod admit;
 mod api;
 mod cors;
+mod expiry;
 mod metrics;
 mod peer;
 mod printable;
@@ -28,6 +29,7 @@ mod wire;
 pub use self::api::fuzzing;
 pub use self::{
     cors::Origin,
+    expiry::Expiry,
     metrics::Metrics,
     service::serve,
     settings::Settings,

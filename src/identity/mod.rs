@@ -164,6 +164,11 @@ impl Authenticator {
         Ok(account.as_ref().map(Principal::of))
     }
 
+    /// Logins that wait for their password to be verified, with the one that is.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.queue.count()
+    }
+
     /// The account that this principal still is; `None` when it is gone or has another password.
     pub(crate) fn account(&self, principal: &Principal) -> Option<Account> {
         let config = self.0.limits.config();

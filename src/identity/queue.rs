@@ -50,6 +50,11 @@ impl LoginQueue {
         Some(QueueSlot { queue: self, address, turn })
     }
 
+    /// Logins that have a place.
+    pub(super) fn count(&self) -> usize {
+        self.lock().count
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -121,6 +121,11 @@ impl Blobs {
         self.fills.count()
     }
 
+    /// Of these, blobs that wait for a slot among `mirror.fills`.
+    pub fn waiting_fills(&self) -> usize {
+        self.fills.waiting()
+    }
+
     /// Stops fills so that they can be resumed, and waits until they have.
     pub(super) async fn close(&self) {
         self.stop.send_replace(true);

@@ -20,6 +20,7 @@ use super::{
     lookup::{Lookup, Waited},
     metrics::Metrics,
     names::Names,
+    outcome::PullDecision,
     sources::Sources,
 };
 use crate::{
@@ -173,7 +174,10 @@ impl BudgetedFetch {
             }
         }
         match refusal {
-            Some((left, why, wait)) => Err(spent(lookup, &left, why, wait, false)),
+            Some((left, why, wait)) => {
+                self.metrics.decided(lookup.client.class, PullDecision::Denied);
+                Err(spent(lookup, &left, why, wait, false))
+            }
             None => Err(limited.unwrap_or(Error::NameUnknown)),
         }
     }
@@ -271,6 +275,7 @@ impl BudgetedFetch {
             Err(Refused { place: Some(place), .. }) => place,
             Err(_) => return Err(Queued::Refused),
         };
+        self.metrics.decided(lookup.client.class, PullDecision::Queued);
         let _slot = QueueSlot { fetcher: self, identity, ticket, waited: &lookup.waited, since: Instant::now() };
         loop {
             let now = clock::now();
@@ -361,6 +366,8 @@ impl BudgetedFetch {
         drop(reservation);
         if is_refunded {
             self.limits.refund_spend(&identity, &lookup.client.key);
+        } else {
+            self.metrics.decided(lookup.client.class, PullDecision::Spent);
         }
         sent
     }

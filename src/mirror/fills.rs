@@ -23,6 +23,7 @@ pub(super) struct Fills {
     under_way: Arc<Mutex<HashMap<Digest, Progress>>>,
     /// Fills that download at once.
     pub(super) slots: Arc<Semaphore>,
+    at_once: usize,
     /// Ranges far ahead of one fill that are passed through at once.
     pub(super) ahead_ranges: usize,
 }
@@ -94,7 +95,7 @@ pub(super) struct Permit {
 
 impl Fills {
     pub(super) fn new(slots: usize, ahead_ranges: usize) -> Fills {
-        Fills { under_way: Arc::default(), slots: Arc::new(Semaphore::new(slots)), ahead_ranges }
+        Fills { under_way: Arc::default(), slots: Arc::new(Semaphore::new(slots)), at_once: slots, ahead_ranges }
     }
 
     /// The right to start the fill of this digest.
@@ -123,6 +124,11 @@ impl Fills {
         let progress = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
         let Some(Progress { mut arriving, .. }) = progress else { return };
         while arriving.changed().await.is_ok() {}
+    }
+
+    /// How many of them have no slot: nearly exact, as slots are taken while this counts.
+    pub(super) fn waiting(&self) -> usize {
+        self.count().saturating_sub(self.at_once.saturating_sub(self.slots.available_permits()))
     }
 
     /// How many fills are under way.

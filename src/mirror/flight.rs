@@ -117,6 +117,7 @@ where
                 match under_way.get(&key).filter(|flight| flight.is_open()) {
                     Some(flight) => {
                         flight.waiters.fetch_add(1, Ordering::Relaxed);
+                        self.metrics.joined(self.kind);
                         tracing::Span::current().follows_from(&flight.span);
                         flight.clone()
                     }

@@ -6,8 +6,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::outcome::{FillOutcome, FlightKind, FlightOutcome};
-use crate::{answer::CacheStatus, telemetry::Durations};
+use super::outcome::{FillOutcome, FlightKind, FlightOutcome, PullDecision};
+use crate::{answer::CacheStatus, client::Class, telemetry::Durations};
 
 /// Counters of the mirror, all since start.
 #[derive(Debug)]
@@ -18,6 +18,9 @@ pub struct Metrics {
     blobs: [Counter; CacheStatus::ALL.len()],
     flights: Family<FlightLabels, Counter>,
     fill_outcomes: Family<FillLabels, Counter>,
+    joined: Family<JoinedLabels, Counter>,
+    /// By `class` and `decision`.
+    decisions: Family<[(&'static str, &'static str); 2], Counter>,
     /// From the first header of a blob to its end on the disk.
     pub(super) fill_seconds: Durations,
     /// In the queue for a pull.
@@ -39,6 +42,11 @@ struct FlightLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JoinedLabels {
+    flight: FlightKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FillLabels {
     outcome: FillOutcome,
 }
@@ -49,12 +57,25 @@ impl Default for Metrics {
         let handles = |kind| {
             CacheStatus::ALL.map(|status| answers.get_or_create(&[("kind", kind), ("status", status.as_str())]).clone())
         };
+        // From the start, so that the first one is seen as a change.
+        let (joined, decisions) =
+            (Family::<JoinedLabels, Counter>::default(), Family::<[(&str, &str); 2], _>::default());
+        for flight in FlightKind::ALL {
+            drop(joined.get_or_create(&JoinedLabels { flight }));
+        }
+        for class in Class::ALL {
+            for decision in PullDecision::ALL {
+                drop(decisions.get_or_create(&[("class", class.word()), ("decision", decision.word())]));
+            }
+        }
         Metrics {
             manifests: handles("manifest"),
             blobs: handles("blob"),
             answers,
             flights: Family::default(),
             fill_outcomes: Family::default(),
+            joined,
+            decisions,
             fill_seconds: Durations::default(),
             budget_wait_seconds: Durations::default(),
             fills: Counter::default(),
@@ -89,6 +110,16 @@ impl Metrics {
         self.flights.get_or_create(&FlightLabels { flight, outcome }).inc();
     }
 
+    /// Counts a lookup that joined a flight under way.
+    pub(super) fn joined(&self, flight: FlightKind) {
+        self.joined.get_or_create(&JoinedLabels { flight }).inc();
+    }
+
+    /// Counts what was decided about a pull of a client of this class.
+    pub(super) fn decided(&self, class: Class, decision: PullDecision) {
+        self.decisions.get_or_create(&[("class", class.word()), ("decision", decision.word())]).inc();
+    }
+
     /// Counts a fill that ended.
     pub(super) fn fill(&self, outcome: FillOutcome) {
         self.fill_outcomes.get_or_create(&FillLabels { outcome }).inc();
@@ -104,6 +135,10 @@ impl Metrics {
         registry.register("answers", "GETs answered, by kind and how", self.answers.clone());
         let help = "Pieces of work that lookups share, by what they are for and how they ended";
         registry.register("flights", help, self.flights.clone());
+        let help = "Lookups that waited for a flight of another one instead of asking upstream";
+        registry.register("flights_joined", help, self.joined.clone());
+        let help = "Pulls by the class of the client and by what was decided: spent, queued to wait for one, denied for want of budget";
+        registry.register("budget_decisions", help, self.decisions.clone());
         registry.register("fills", "Blobs that began to arrive from upstream", self.fills.clone());
         registry.register(
             "fill_outcomes",

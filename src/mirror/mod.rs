@@ -78,7 +78,7 @@ use crate::{
 };
 pub use weir_storage::{
     Error as StoreError, Extent, Image, Images, ImportMark, Pin, Pulled, Puller, Purged, Reader, Reading, Repair,
-    Report, Repository, Scrub, Selection, Source, Stopped, Summary, Usage,
+    Report, Repository, Scrub, Selection, Source, Space, Stopped, Summary, Usage,
 };
 
 /// Exports and imports at once: each reads or writes as fast as the disk does, and one more is for who comes meanwhile.
@@ -234,6 +234,16 @@ impl Mirror {
     /// The names of all upstreams.
     pub fn upstreams(&self) -> Vec<Arc<str>> {
         self.sources.upstreams().map(|upstream| upstream.settings().name.clone()).collect()
+    }
+
+    /// Requests that wait for their turn to be sent, by upstream.
+    pub fn waiting_upstream(&self) -> Vec<(Arc<str>, usize)> {
+        self.sources.upstreams().map(|upstream| (upstream.settings().name.clone(), upstream.waiting())).collect()
+    }
+
+    /// What the file system of the store has; `None` when it does not say so in time.
+    pub async fn space(&self) -> Option<Space> {
+        self.sources.store.space().await.ok()
     }
 
     /// Upstreams that are not asked now: name, until when, and why.

@@ -14,6 +14,17 @@ pub(super) enum FlightKind {
     listing,
 }
 
+impl FlightKind {
+    pub(super) const ALL: [FlightKind; 6] = [
+        FlightKind::manifest,
+        FlightKind::manifest_head,
+        FlightKind::tag,
+        FlightKind::blob,
+        FlightKind::blob_head,
+        FlightKind::listing,
+    ];
+}
+
 /// How a flight ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values as they are exported")]
@@ -46,4 +57,27 @@ pub(super) enum FillOutcome {
     too_old,
     /// The mirror closed.
     closed,
+}
+
+/// What was decided about a pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PullDecision {
+    /// It may be spent.
+    Spent,
+    /// It waits for one to come back.
+    Queued,
+    /// There is none for it.
+    Denied,
+}
+
+impl PullDecision {
+    pub(super) const ALL: [PullDecision; 3] = [PullDecision::Spent, PullDecision::Queued, PullDecision::Denied];
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            PullDecision::Spent => "spent",
+            PullDecision::Queued => "queued",
+            PullDecision::Denied => "denied",
+        }
+    }
 }

@@ -106,6 +106,11 @@ impl ConcurrencyLimiter {
         }
     }
 
+    /// Requests that wait for their turn.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// An answer came: if it was waited for, one more may wait at once.
     pub(crate) fn grow(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);

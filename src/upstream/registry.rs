@@ -132,6 +132,13 @@ impl Upstream {
         !host.ends_with("docker.io") && balance.limit.is_none() && balance.remaining.is_none()
     }
 
+    /// Requests that wait for their turn to be sent.
+    pub fn waiting(&self) -> usize {
+        let exchange = &self.inner.exchange;
+        let endpoints = std::iter::once(&exchange.endpoint).chain(&exchange.others);
+        endpoints.map(|endpoint| endpoint.transport.limiter.waiting()).sum()
+    }
+
     /// Closed, or until when it is open and why; for readiness and the dashboard.
     pub fn breaker(&self) -> Option<(SystemTime, Arc<str>)> {
         self.inner.exchange.endpoint.breaker.open(Instant::now())

@@ -91,4 +91,4 @@ pub use index::Index;
 pub use scrub::{Damage, Problem, Progress, Repair, Report, Scrub, Scrubbed, Status};
 pub use settings::Settings;
 pub use source::Source;
-pub use store::Store;
+pub use store::{Space, Store};

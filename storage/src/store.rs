@@ -14,7 +14,7 @@ use crate::{
     cache::{Cache, ImportMarks},
     capacity::{Capacity, Usage},
     evict::Evictor,
-    files::{Disk, Files, Journals, Layout, blocking},
+    files::{Disk, Files, Journals, Layout, blocking, reading},
     hosted::{Repositories, Uploads},
     images::{Images, Pinned, Pulls},
     index::{self, Index},
@@ -53,6 +53,19 @@ pub struct Store {
     pub probe: Probe,
     capacity: Arc<Capacity>,
     threads: Arc<Threads>,
+}
+
+/// The file system that holds a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all that an unprivileged process may have; 0 where that is not counted.
+    pub bytes: u64,
+    /// Bytes that an unprivileged process may still use.
+    pub free_bytes: u64,
+    /// Inodes in all; 0 where the file system does not count them.
+    pub inodes: u64,
+    /// Inodes that are free.
+    pub free_inodes: u64,
 }
 
 /// The threads of a store, which end with it.
@@ -202,6 +215,16 @@ impl Store {
     /// What is used, for metrics, readiness and the dashboard. Takes one lock.
     pub fn usage(&self) -> Usage {
         Usage { index_ready: self.index.is_ready(), ..self.capacity.usage() }
+    }
+
+    /// What the file system has, asked of it now.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or does not answer in time.
+    pub async fn space(&self) -> Result<Space, Error> {
+        let files = self.threads.files.clone();
+        let free = reading("space", move || files.disk.free(files.layout.root())).await?;
+        Ok(Space { bytes: free.size, free_bytes: free.bytes, inodes: free.inodes, free_inodes: free.free_inodes })
     }
 
     /// Flushes the index; called when the process ends. Further calls still work.

@@ -367,6 +367,16 @@ impl ApiError {
         }
     }
 
+    /// The rule of the ban that refused.
+    pub(crate) fn ban(&self) -> Option<&str> {
+        match self {
+            ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => {
+                denied.note.ban.as_ref().map(|_| &*denied.note.matched)
+            }
+            _ => None,
+        }
+    }
+
     /// The reason phrase, where it says more than the status: it is all that an old containerd prints.
     pub(crate) fn reason(&self) -> Option<&'static str> {
         match self {

@@ -49,6 +49,9 @@ pub(crate) fn render(
             if pushes && !(*scope.method() == Method::PATCH && error.is_interruption()) {
                 scope.pushed(Some(error.code()));
             }
+            if let Some(rule) = error.ban() {
+                scope.banned(rule);
+            }
             if let Some(line) = scope.line() {
                 line.code = Some(error.code());
                 line.rule = error.rule().map(str::to_owned);
@@ -58,6 +61,9 @@ pub(crate) fn render(
     };
     if let Some(facts) = &reply.cache {
         scope.came_from(facts.status);
+    }
+    if let Some(Repository::Mirrored { lookup, .. }) = request.and_then(|request| request.repository.as_ref()) {
+        scope.is_of(lookup.upstream.clone());
     }
     if let (Some(line), Some(request)) = (scope.line(), request) {
         describe(line, request, &reply.headers);
@@ -73,10 +79,7 @@ pub(crate) fn render(
 fn describe(line: &mut Line, request: &Request, headers: &HeaderMap) {
     let resource = request.resource.as_ref().ok();
     line.repository = match &request.repository {
-        Some(Repository::Mirrored { lookup, .. }) => {
-            line.upstream = Some(lookup.upstream.clone());
-            Some(lookup.repository.to_string())
-        }
+        Some(Repository::Mirrored { lookup, .. }) => Some(lookup.repository.to_string()),
         Some(Repository::Hosted(name)) => Some(name.to_string()),
         None => resource.and_then(Resource::name).map(|name| printable(name.name.as_str())),
     };

@@ -42,6 +42,7 @@ pub(crate) struct RequestScope {
     length: u64,
     line: Option<Box<Line>>,
     client: Option<Arc<Client>>,
+    upstream: Option<Arc<str>>,
     admission: Option<(Permit, Limits)>,
     id: HeaderValue,
     span: Span,
@@ -55,8 +56,6 @@ pub(crate) struct Line {
     pub(crate) path: String,
     pub(crate) ns: Option<String>,
     pub(crate) user_agent: Option<String>,
-    /// The registry, when the repository is mirrored.
-    pub(crate) upstream: Option<Arc<str>>,
     pub(crate) repository: Option<String>,
     pub(crate) reference: Option<String>,
     pub(crate) digest: Option<String>,
@@ -93,6 +92,7 @@ impl RequestScope {
             length: 0,
             line,
             client: None,
+            upstream: None,
             admission: None,
             span: tracing::debug_span!(target: "weir::http", "request", id = id.to_str().unwrap_or_default()),
             id,
@@ -166,6 +166,16 @@ impl RequestScope {
         self.cache = Some(cache);
     }
 
+    /// What it asks for is mirrored from this upstream.
+    pub(crate) fn is_of(&mut self, upstream: Arc<str>) {
+        self.upstream = Some(upstream);
+    }
+
+    /// A ban refused it.
+    pub(crate) fn banned(&self, rule: &str) {
+        self.metrics.banned(rule);
+    }
+
     /// It is answered, with a body of so many bytes of which the dispatcher copies all or none.
     pub(crate) fn answered(&mut self, status: StatusCode, length: u64, copied: bool) {
         self.status = Some(status);
@@ -185,6 +195,9 @@ impl Drop for RequestScope {
         self.metrics.took(self.kind, self.cache, self.first_byte, took);
         if let Some(cache) = self.cache {
             self.metrics.cache(self.kind, cache);
+        }
+        if let Some(upstream) = &self.upstream {
+            self.metrics.of_upstream(upstream, self.cache, bytes);
         }
         if let Some((permit, limits)) = &self.admission
             && permit.decision.counts(Meter::Bytes)
@@ -225,7 +238,7 @@ impl Drop for RequestScope {
             account,
             address = address.map(tracing::field::display),
             user_agent = line.user_agent,
-            upstream = line.upstream.as_deref(),
+            upstream = self.upstream.as_deref(),
             repository = line.repository,
             reference = line.reference,
             digest = line.digest,

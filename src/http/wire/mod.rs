@@ -39,6 +39,7 @@ mod state;
 mod stream;
 mod tls;
 mod upgrade;
+mod validity;
 
 pub(crate) use self::{
     body_length::BodyLength,

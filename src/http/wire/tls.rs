@@ -3,6 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
 };
 
 use rustls::{
@@ -12,6 +13,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+
+use super::validity::not_after;
 
 /// A certificate chain and its key, read from two PEM files.
 #[derive(Debug)]
@@ -38,6 +41,12 @@ impl Certificate {
     pub fn prepare(self: &Arc<Certificate>) -> Result<Prepared, String> {
         let fresh = certified(&self.chain, &self.key)?;
         Ok(Prepared { certificate: self.clone(), fresh })
+    }
+
+    /// Until when the leaf that is in force is valid; `None` when that cannot be read.
+    pub(crate) fn expires(&self) -> Option<SystemTime> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        not_after(current.cert.first()?)
     }
 
     /// The two files.
