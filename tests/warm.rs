@@ -294,11 +294,21 @@ async fn a_cancelled_warm_ends_at_once_and_what_is_wrong_is_told() {
     let (done, text) = world.command(&["warm", "--file", "/nonexistent"]);
     assert!(!done && text.contains("name a readable list of images"), "{text}");
 
+    let empty = world.root.path().join("empty");
+    std::fs::write(&empty, "# nothing\n").unwrap();
+    let empty = empty.to_str().unwrap();
+    let (done, text) = world.command(&["warm", "--file", empty]);
+    assert!(!done && text.contains("it names no image; write one a line"), "{text}");
+    let (done, text) = world.command(&["warm", "--file", empty, "--pulled-within", "7d"]);
+    assert!(!done && text.contains("no client pulled an image of an upstream within 7d"), "{text}");
+
     let (done, text) = world.command(&["pin", "docker.io/acme/slow:latest"]);
     assert!(done, "{text}");
     assert!(world.command(&["purge", "acme/slow"]).0);
     let (done, text) = world.command(&["warm", "--pinned"]);
     assert!(done && text.contains("fetched  docker.io/acme/slow:latest"), "what is pinned comes back: {text}");
+    let (done, text) = world.command(&["warm", "--pinned", "--pulled-within", "7d"]);
+    assert!(done && text.contains("1 here"), "that no client pulled anything leaves what is pinned: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 use super::{
     authorize::Authorized,
     budget::at,
+    changes::Refusal,
     json::{parameter, read, refuse, reply},
     state::State,
 };
 use crate::{
     limits::audit::{AdminEvent, Event},
-    mirror::warm::{Item, Job, JobState, Order, Outcome, Wanted, WarmError},
+    mirror::{
+        StoreError,
+        warm::{Item, Job, JobState, LONGEST_AGO, Order, Outcome, Wanted, WarmError},
+    },
 };
 
 /// The longest body: 5,000 names as long as names are.
@@ -22,8 +26,6 @@ const MAX_ORDER: usize = 2 << 20;
 /// The longest reason for the audit, in bytes, and the most platforms.
 const LONGEST: usize = 500;
 const MOST_PLATFORMS: usize = 50;
-/// The longest time that `pulled_within` names: a year.
-const LONGEST_AGO: Duration = Duration::from_secs(366 * 86_400);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +76,11 @@ fn images(state: &State, new: &NewWarm) -> Result<Vec<Wanted>, Box<HttpResponse>
             state.settings.routes.image(text).map_err(|why| refused(format!("{text:?}: {why}")))?;
         images.push(Wanted { upstream: place.upstream, repository: place.repository, reference });
     }
+    // A list that is made of a part of what is stored would be taken for the whole.
+    if (new.pinned || new.pulled_within.is_some()) && !state.mirror.images().is_complete() {
+        let refusal = Refusal::from(StoreError::Counting);
+        return Err(Box::new(refuse(refusal.status, refusal.code, &refusal.sentence)));
+    }
     if let Some(text) = &new.pulled_within {
         let within = humantime::parse_duration(text).ok().filter(|within| *within <= LONGEST_AGO);
         let since = within.and_then(|within| SystemTime::now().checked_sub(within));
@@ -81,7 +88,7 @@ fn images(state: &State, new: &NewWarm) -> Result<Vec<Wanted>, Box<HttpResponse>
             return Err(refused(format!("pulled_within = {text:?}: write a time of at most 366 days, such as 7d")));
         };
         images.extend(state.mirror.warm.pulled(since));
-        if images.is_empty() {
+        if images.is_empty() && !new.pinned {
             return Err(refused(format!("no client pulled an image of an upstream within {text}")));
         }
     }

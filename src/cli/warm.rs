@@ -92,7 +92,7 @@ impl Warm {
         let mut images = self.images.clone();
         if let Some(file) = &self.file {
             images.extend(read_list(file)?);
-            if images.is_empty() && !self.pinned {
+            if images.is_empty() && !self.pinned && self.pulled_within.is_none() {
                 return Err(format!("{}: it names no image; write one a line", file.display()));
             }
         }

@@ -59,7 +59,7 @@ use self::{
 pub use self::{
     job::{Item, Job, JobState, Outcome, Wanted},
     order::{Order, WarmError},
-    schedule::{Schedule, Table},
+    schedule::{LONGEST_AGO, Schedule, Table},
 };
 use super::{blobs::Blobs, budgeted_fetch::BudgetedFetch, manifests::Manifests, settings::Settings};
 use crate::{clock, route::Routes};
@@ -187,7 +187,7 @@ impl Warm {
         lists::pinned(&self.store.images, routes)
     }
 
-    /// The mirrored images that clients pulled at this time or later.
+    /// The mirrored images that clients pulled at this time or later; of more than one warm takes, those that were pulled last.
     pub fn pulled(&self, since: SystemTime) -> Vec<Wanted> {
         lists::pulled(&self.store.images, since)
     }

@@ -8,7 +8,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{job::Wanted, platforms};
-use crate::{route::Routes, setting::ConfigError};
+use crate::{
+    route::Routes,
+    setting::{ConfigError, Span, as_span},
+};
+
+/// The longest time that a warm looks back for what clients pulled: a year. The record of pulls reaches no further in practice.
+pub const LONGEST_AGO: Duration = Duration::from_secs(366 * 86_400);
 
 const A_DAY: i64 = 86_400;
 const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -28,6 +34,9 @@ pub struct Table {
     /// The images that pins name, and those that are cached of what they cover.
     #[serde(default)]
     pub pinned: bool,
+    /// What clients pulled in so long before the hour, at most [`LONGEST_AGO`]; zero is nothing.
+    #[serde(default, with = "as_span")]
+    pub pulled_within: Duration,
     /// Platforms; none is all that an image has.
     #[serde(default)]
     pub platforms: Vec<String>,
@@ -44,6 +53,7 @@ pub struct Schedule {
     pub(super) name: String,
     pub(super) images: Vec<Wanted>,
     pub(super) pinned: bool,
+    pub(super) pulled_within: Duration,
     pub(super) platforms: Vec<String>,
     time: TimeOfDay,
     /// By weekday, Monday first.
@@ -72,11 +82,14 @@ impl Table {
                 let fix = "another [[warm]] has this name; give each its own";
                 errors.push(ConfigError::new(key("name"), &table.name, fix));
             }
-            if table.images.is_empty() && table.file.as_os_str().is_empty() && !table.pinned {
-                errors.push(ConfigError::without_value(
-                    key("images"),
-                    "it warms nothing; give it images, file or pinned = true",
-                ));
+            let is_listed = !table.images.is_empty() || !table.file.as_os_str().is_empty();
+            if !is_listed && !table.pinned && table.pulled_within.is_zero() {
+                let fix = "it warms nothing; give it images, file, pinned = true or pulled_within";
+                errors.push(ConfigError::without_value(key("images"), fix));
+            }
+            if table.pulled_within > LONGEST_AGO {
+                let fix = r#"write a time of at most 366 days, such as "7d""#;
+                errors.push(ConfigError::new(key("pulled_within"), Span(table.pulled_within).to_string(), fix));
             }
             for image in &table.images {
                 if let Err(fix) = routes.image(image) {
@@ -120,6 +133,7 @@ impl Table {
             name: self.name.clone(),
             images,
             pinned: self.pinned,
+            pulled_within: self.pulled_within,
             platforms: self.platforms.clone(),
             time,
             days,
@@ -174,6 +188,7 @@ mod tests {
             images: vec!["busybox".into()],
             file: PathBuf::new(),
             pinned: false,
+            pulled_within: Duration::ZERO,
             platforms: Vec::new(),
             at: at.into(),
             days: days.iter().map(|day| (*day).to_owned()).collect(),
@@ -220,6 +235,8 @@ mod tests {
             Table::validate(&[table], &routes()).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         };
         assert_eq!(change(|_| {}), "");
+        let pulled = |table: &mut Table| (table.images, table.pulled_within) = (Vec::new(), LONGEST_AGO);
+        assert_eq!(change(pulled), "", "what clients pulled is a list, too");
         for (text, why) in [
             (change(|table| table.images.clear()), "warm[0].images: it warms nothing"),
             (
@@ -228,6 +245,10 @@ mod tests {
             ),
             (change(|table| table.platforms.push("linux".into())), "warm[0].platforms = \"linux\": "),
             (change(|table| table.days.push("monday".into())), "warm[0].days = \"monday\": write weekdays as mon"),
+            (
+                change(|table| table.pulled_within = LONGEST_AGO + Duration::from_secs(86_400)),
+                "warm[0].pulled_within = \"1year 1day 18h\": write a time of at most 366 days",
+            ),
             (change(|table| table.name = "a b".into()), "warm[0].name = \"a b\": write 1 to 64 letters"),
         ] {
             assert!(text.starts_with(why), "{text}");
