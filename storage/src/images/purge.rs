@@ -38,7 +38,7 @@ pub enum Selection {
 /// What a purge removed, or would remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Purged {
-    /// Tags, and of whole repositories memberships and lists as well, that are forgotten.
+    /// Tags that are forgotten.
     pub removed: u64,
     /// Manifests whose bytes are gone.
     pub manifests: u64,
@@ -168,11 +168,12 @@ impl Plan {
     /// [`Error::Io`]; some may be gone then.
     pub(super) fn execute(&self, cache: &Cache, remover: &Remover) -> Result<Purged, Error> {
         let mut purged = Purged::default();
-        for repository in &self.repositories {
-            purged.removed += cache.forget_now(&repository.upstream, &repository.name, None)?;
-        }
         for (source, tag) in &self.tags {
             purged.removed += u64::from(cache.tags.forget(source, tag)?);
+        }
+        // The memberships and the lists of a whole repository are no names that an operator knows.
+        for repository in &self.repositories {
+            cache.forget_now(&repository.upstream, &repository.name, None)?;
         }
         for (source, digest) in &self.members {
             cache.members.forget_one(source, digest)?;

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tempfile::tempdir;
 use weir_storage::{
-    Faults, Image, Pin, Purged, Repository, Selection, Settings, Source, Store,
+    Faults, Image, Pin, Repository, Selection, Settings, Source, Store,
     oci::{Algorithm, Digest, Manifest, MediaType, Tag},
 };
 
@@ -245,7 +245,7 @@ async fn purge(
     let freed = files.values().sum::<u64>() - after.values().sum::<u64>();
     assert_eq!(purged.freed, freed, "seed {seed}: {selection:?}");
     assert_eq!(purged.manifests + purged.blobs, (files.len() - after.len()) as u64, "seed {seed}: {selection:?}");
-    assert_eq!(Purged { removed: 0, ..rehearsed }, Purged { removed: 0, ..purged }, "seed {seed}: {selection:?}");
+    assert_eq!(rehearsed, purged, "seed {seed}: {selection:?}");
     assert!(!images(store).iter().any(is_selected), "seed {seed}: {selection:?} is still there");
     if !matches!(selection, Selection::Digest(_)) {
         assert_eq!(measure(&others), untouched, "seed {seed}: {selection:?} took what another image needs");
