@@ -184,6 +184,16 @@ impl Inventory {
         now.state.change(source.into(), |contents| contents.manifests.insert_mut(key));
     }
 
+    /// Whether a manifest is here and not listed under this source.
+    pub(crate) fn lacks_member(&self, source: &Source, digest: &Digest) -> bool {
+        let state = self.read();
+        state.manifests.contains_key(digest)
+            && state
+                .repositories
+                .get(&source.into())
+                .is_none_or(|contents| !contents.manifests.contains(&(digest.clone(), source.credential.clone())))
+    }
+
     pub(crate) fn unmember(&self, source: &Source, digest: &Digest) {
         self.removed(Entry::Member(source.clone(), digest.clone()), |state| {
             state.take(&source.into(), |contents| {
@@ -252,6 +262,14 @@ impl State {
     pub(crate) fn repositories(&self, from: Option<&Repository>) -> impl Iterator<Item = &Repository> {
         let from = from.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Included);
         self.repositories.range((from, std::ops::Bound::Unbounded)).map(|(repository, _)| repository)
+    }
+
+    /// Whether a repository has an image: memberships alone are none, when the bytes are not here.
+    pub(crate) fn has_images(&self, repository: &Repository) -> bool {
+        self.repositories.get(repository).is_some_and(|contents| {
+            !contents.tags.is_empty()
+                || contents.manifests.iter().any(|(digest, _)| self.manifests.contains_key(digest))
+        })
     }
 
     /// The images of a repository: its tags in byte order, then the manifests that none of them reaches.

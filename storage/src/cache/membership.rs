@@ -59,6 +59,11 @@ impl Membership {
             let metadata = self.files.disk.metadata(&self.files.layout.member(source, digest)?)?;
             Ok(metadata.map(drop))
         })?;
+        // At the start it was not listed when its bytes were not there, and another repository may have brought them since.
+        if found.is_some() && self.inventory.lacks_member(source, digest) {
+            self.inventory.member(source, digest, false);
+            self.sources.found(source);
+        }
         Ok(found.is_some())
     }
 
@@ -76,12 +81,12 @@ impl Membership {
         let mut listed = false;
         for digest in digests {
             let key = (source.clone(), digest.clone());
-            if self.memory.contains(&key) {
-                continue;
+            if !self.memory.contains(&key) {
+                let path = self.files.layout.member(source, &digest)?;
+                let touch = || self.capacity.make_room_and_retry(0, || self.files.disk.touch(&path));
+                self.memory.put(key, (), touch)?;
             }
-            let path = self.files.layout.member(source, &digest)?;
-            let touch = || self.capacity.make_room_and_retry(0, || self.files.disk.touch(&path));
-            self.memory.put(key, (), touch)?;
+            // Also of what was known: its bytes may have come back.
             if self.manifests.contains(&digest)? {
                 self.inventory.member(source, &digest, false);
                 listed = true;

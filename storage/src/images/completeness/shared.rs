@@ -37,7 +37,9 @@ impl Reading<'_> {
             }
         }
         for repository in self.state.repositories(None) {
-            for digest in self.state.digests(repository).filter(|digest| named.contains_key(digest)) {
+            // A repository that is known to have a manifest whose bytes are gone has no image of it.
+            let is_here = |digest: &&Digest| named.contains_key(digest) && self.state.children(digest).is_some();
+            for digest in self.state.digests(repository).filter(is_here) {
                 roots.entry(digest).or_default().repositories.insert(repository);
             }
         }

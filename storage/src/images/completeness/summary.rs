@@ -6,9 +6,9 @@ use super::{Reading, Summary};
 use crate::{cache::Repository, oci::Digest};
 
 impl Reading<'_> {
-    /// The repositories from this one on, by upstream and name in byte order.
+    /// The repositories from this one on that have an image, by upstream and name in byte order.
     pub fn repositories(&self, from: Option<&Repository>) -> impl Iterator<Item = &Repository> {
-        self.state.repositories(from)
+        self.state.repositories(from).filter(|repository| self.state.has_images(repository))
     }
 
     /// What these repositories have together.
