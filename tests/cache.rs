@@ -1,9 +1,14 @@
 //! `weir cache` and its API: what is here, what a purge frees, and what a pin keeps.
 
+mod completeness;
+mod keeping;
+
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use weir_conformance::hub::{self, Hub, Image, Kind, Spec};
 
-use crate::deploy::{Running, ask, weir};
+use crate::deploy::{PATIENCE, Running, ask, weir};
 
 pub(crate) struct World {
     pub(crate) hub: Hub,
@@ -15,7 +20,7 @@ impl World {
         World::start_with(&[]).await
     }
 
-    async fn start_with(environment: &[(&str, &str)]) -> World {
+    pub(crate) async fn start_with(environment: &[(&str, &str)]) -> World {
         let hub = Hub::start(hub::Settings::default()).await.unwrap();
         let url = format!("http://{}", hub.registry_address());
         let running = Running::start(&[&[("WEIR_UPSTREAM__0__URL", &*url)], environment].concat());
@@ -33,7 +38,11 @@ impl World {
                 ask(self.running.registry, "GET", &format!("/v2/{}/{path}", image.repository), "Accept: */*\r\n");
             assert_eq!(status, 200, "{path}");
         }
-        // A client has the last bytes before the disk has them.
+        self.kept();
+    }
+
+    /// A client has the last bytes before the disk has them.
+    pub(crate) fn kept(&self) {
         while !ask(self.running.admin, "GET", "/metrics", "").2.contains("\nweir_fills_under_way 0\n") {
             std::thread::yield_now();
         }
@@ -52,7 +61,7 @@ impl World {
     }
 
     /// Pushes an index that lists nothing.
-    fn host(&self, repository: &str, tag: &str) {
+    pub(crate) fn host(&self, repository: &str, tag: &str) {
         let body = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
         let head = "Content-Type: application/vnd.oci.image.index.v1+json\r\n";
         let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
@@ -70,6 +79,15 @@ impl World {
         while self.api("GET", "/api/v1/cache")["counted"] != true {
             std::thread::yield_now();
         }
+    }
+}
+
+/// Waits until it is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

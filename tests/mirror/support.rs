@@ -78,6 +78,11 @@ pub(crate) fn assemble(root: &Path, url: url::Url, change: &Change, faults: Faul
         ..weir_storage::Settings::default()
     };
     let store = Store::open_on(settings, faults).unwrap();
+    (over(&store, url, change), store)
+}
+
+/// A mirror of the registry at `url`, on that store.
+pub(crate) fn over(store: &Store, url: url::Url, change: &Change) -> Mirror {
     let keep = |_: Vec<Vec<u8>>| -> upstream::ledger::WriteFuture { Box::pin(std::future::ready(Ok(()))) };
     let ledger = Ledger::new(Vec::new(), Arc::new(keep));
     let account = |(username, password): &(&str, &str)| Account::with_password(username, password);
@@ -89,8 +94,7 @@ pub(crate) fn assemble(root: &Path, url: url::Url, change: &Change, faults: Faul
     };
     let upstream = Upstream::new(settings, ledger.clone()).unwrap();
     let limits = Limits::in_memory(change.rulebook.clone());
-    let mirror = Mirror::new(change.mirror.clone(), store.clone(), vec![upstream], ledger, limits, Handle::current());
-    (mirror, store)
+    Mirror::new(change.mirror.clone(), store.clone(), vec![upstream], ledger, limits, Handle::current())
 }
 
 /// A client at an address, who may pull what `pull` names beyond what anonymous may.

@@ -23,7 +23,7 @@ use weir::{
         permit::{AdmissionRequest, RequestInfo, RequestKind},
         throttle::{Algorithm, Mode, Rules, Throttle},
     },
-    mirror::Lookup,
+    mirror::{Lookup, Mirror},
     route::Routes,
 };
 use weir_conformance::hub::{self, Spec};
@@ -94,6 +94,43 @@ pub(crate) fn rulebook() -> LimitsConfig {
     }
 }
 
+/// The admin listener of a mirror, and where it listens.
+pub(crate) fn listen(
+    mirror: Mirror,
+    limits: Limits,
+    change: impl FnOnce(&mut admin::Settings),
+) -> (SocketAddr, admin::Serving) {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = socket.local_addr().unwrap();
+    let mut settings = admin::Settings {
+        hosts: AllowedHosts {
+            listen: admin,
+            public: Some("weir.example.com".to_owned()),
+            public_is_https: true,
+            others: Vec::new(),
+            is_tls: false,
+        },
+        tls: None,
+        login: false,
+        routes: Routes::new(Some("docker.io"), ["docker.io"]),
+    };
+    change(&mut settings);
+    let settle: admin::Settle = Box::new(|| Box::pin(std::future::ready(Ok(()))));
+    let dependencies = Dependencies {
+        mirror,
+        limits: limits.clone(),
+        authenticator: Authenticator::new(limits),
+        settle,
+        metrics: weir::telemetry::registry(),
+        draining: Draining::default(),
+        totals: growing(),
+        // A browser sees graphs of a day after a few seconds.
+        sample_every: Duration::from_millis(10),
+        reloads: Reloads::default(),
+    };
+    (admin, admin::serve(settings, socket, None, dependencies).unwrap())
+}
+
 impl Harness {
     pub(crate) async fn start() -> Harness {
         Harness::with(|_| ()).await
@@ -104,36 +141,7 @@ impl Harness {
         let bench =
             Bench::start(hub::Settings { limit: Some(limit), ..hub::Settings::default() }, Change::default()).await;
         let limits = Limits::in_memory(rulebook());
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let admin = socket.local_addr().unwrap();
-        let mut settings = admin::Settings {
-            hosts: AllowedHosts {
-                listen: admin,
-                public: Some("weir.example.com".to_owned()),
-                public_is_https: true,
-                others: Vec::new(),
-                is_tls: false,
-            },
-            tls: None,
-            login: false,
-            routes: Routes::new(Some("docker.io"), ["docker.io"]),
-        };
-        change(&mut settings);
-        let metrics = weir::telemetry::registry();
-        let settle: admin::Settle = Box::new(|| Box::pin(std::future::ready(Ok(()))));
-        let dependencies = Dependencies {
-            mirror: bench.mirror.clone(),
-            limits: limits.clone(),
-            authenticator: Authenticator::new(limits.clone()),
-            settle,
-            metrics,
-            draining: Draining::default(),
-            totals: growing(),
-            // A browser sees graphs of a day after a few seconds.
-            sample_every: Duration::from_millis(10),
-            reloads: Reloads::default(),
-        };
-        let serving = admin::serve(settings, socket, None, dependencies).unwrap();
+        let (admin, serving) = listen(bench.mirror.clone(), limits.clone(), change);
         Harness { bench, limits, admin, _serving: serving }
     }
 
