@@ -19,6 +19,7 @@ use weir_storage::{Image, Repository, Source, Store};
 use super::{
     archive_entries::{Entry, WAITING, length, send},
     handles::Handles,
+    listings::referrers_kind,
 };
 use crate::{
     archive::{self, Listed},
@@ -148,7 +149,7 @@ impl Exports {
     /// See [`ExportError`].
     pub async fn begin(&self, request: &ExportRequest) -> Result<Export, ExportError> {
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| ExportError::Busy)?;
-        let images = self.select(request)?;
+        let images = self.select(request).await?;
         let (mut files, mut listed, mut docker) = (Files::default(), Vec::new(), None);
         for image in &images {
             let found = self.find(image, request, &mut files).await?;
@@ -174,9 +175,58 @@ impl Exports {
         Ok(Export { images: images.iter().map(Image::name).collect(), length, pieces })
     }
 
-    /// The images that are asked for, in byte order of their names, with the signatures and attestations of each that are cached whole
-    /// under cosign's tags.
-    fn select(&self, request: &ExportRequest) -> Result<Vec<Image>, ExportError> {
+    /// The images that are asked for, in byte order of their names, with the signatures and attestations of each that are cached whole:
+    /// under cosign's tags, and those that a cached list of referrers names.
+    async fn select(&self, request: &ExportRequest) -> Result<Vec<Image>, ExportError> {
+        let mut chosen = self.choose(request)?;
+        if !request.docker {
+            for other in self.referrers(&chosen).await? {
+                chosen.entry(other.name()).or_insert(other);
+            }
+        }
+        for image in chosen.values() {
+            if *image.credential != *Source::ANONYMOUS && !request.private {
+                return Err(ExportError::Private { name: image.name(), account: image.credential.clone() });
+            }
+        }
+        Ok(chosen.into_values().collect())
+    }
+
+    /// What refers to these images, to their platforms, and to what refers to them, by lists that are cached; as far as it is here whole.
+    async fn referrers(&self, chosen: &BTreeMap<String, Image>) -> Result<Vec<Image>, ExportError> {
+        let mut todo: Vec<(Image, Digest)> = Vec::new();
+        for image in chosen.values() {
+            let objects = self.store.images.read().objects(&image.digest);
+            let manifests = objects.into_iter().map(|(child, _)| child).filter(|child| child.is_manifest);
+            let subjects = manifests.map(|child| child.digest).chain([image.digest.clone()]);
+            todo.extend(subjects.map(|subject| (image.clone(), subject)));
+        }
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        while let Some((image, subject)) = todo.pop() {
+            let Repository { upstream, name } = image.repository.clone();
+            let source = Source { upstream, credential: image.credential.clone(), repository: name };
+            if !seen.insert((source.clone(), subject.clone())) {
+                continue;
+            }
+            let list = self.store.cache.listings.load(&source, &referrers_kind(&subject)).await?;
+            let Some(list) = list else { continue };
+            let listed: HashSet<Digest> = digests(&list.body).collect();
+            let reading = self.store.images.read();
+            let others = reading.images_of(&image.repository).into_iter();
+            for other in others.filter(|it| listed.contains(&it.digest) && reading.is_complete(&it.digest)) {
+                todo.push((other.clone(), other.digest.clone()));
+                found.push(other);
+            }
+            if found.len() > MOST_IMAGES {
+                let why = format!("an archive has at most {MOST_IMAGES} images; name fewer");
+                return Err(ExportError::Unfit(why));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The images that are named, and what is cached of each under cosign's tags.
+    fn choose(&self, request: &ExportRequest) -> Result<BTreeMap<String, Image>, ExportError> {
         let reading = self.store.images.read();
         let mut chosen: BTreeMap<String, Image> = BTreeMap::new();
         for (text, wanted) in &request.wanted {
@@ -224,12 +274,7 @@ impl Exports {
                 chosen.entry(other.name()).or_insert(other);
             }
         }
-        for image in chosen.values() {
-            if *image.credential != *Source::ANONYMOUS && !request.private {
-                return Err(ExportError::Private { name: image.name(), account: image.credential.clone() });
-            }
-        }
-        Ok(chosen.into_values().collect())
+        Ok(chosen)
     }
 
     /// Adds the files of an image, from its manifest down.
@@ -348,6 +393,12 @@ impl Exports {
             }
         }
     }
+}
+
+/// The digests of a list of descriptors.
+fn digests(list: &[u8]) -> impl Iterator<Item = Digest> {
+    let descriptors: Vec<serde_json::Value> = serde_json::from_slice(list).unwrap_or_default();
+    descriptors.into_iter().filter_map(|descriptor| descriptor["digest"].as_str()?.parse().ok())
 }
 
 /// Whether a manifest of an index is asked for; `linux/arm64` means every variant of it.

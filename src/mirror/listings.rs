@@ -45,6 +45,11 @@ pub struct Listings {
     runtime: Handle,
 }
 
+/// Under which name the store keeps the referrers of a manifest.
+pub(super) fn referrers_kind(subject: &Digest) -> String {
+    format!("referrers-{}-{}", subject.algorithm().as_str(), subject.hex())
+}
+
 impl Listings {
     pub(super) fn new(handles: &Handles, tags: Tags, manifests: Arc<Manifests>) -> Listings {
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
@@ -91,7 +96,7 @@ impl Listings {
     /// # Errors
     /// See [`Error`].
     pub async fn referrers(&self, lookup: &Lookup, digest: &Digest) -> Result<ReferrersAnswer, Error> {
-        let kind = format!("referrers-{}-{}", digest.algorithm().as_str(), digest.hex());
+        let kind = referrers_kind(digest);
         let subject = digest.clone();
         let fetch =
             |listings: Listings, lookup: Lookup| async move { listings.fetch_referrers(&lookup, &subject).await };
