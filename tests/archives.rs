@@ -1,5 +1,7 @@
 //! `weir cache export` and `import`: what an archive has in it, what is refused, and what a site without a network can pull.
 
+mod transfers;
+
 use std::{
     fs,
     os::unix::fs::FileExt,

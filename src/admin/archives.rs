@@ -2,11 +2,16 @@
 
 use std::{
     convert::Infallible,
+    fmt::Display,
+    pin::pin,
     time::{Duration, SystemTime},
 };
 
-use actix_web::{HttpResponse, web};
-use futures_util::{StreamExt, stream};
+use actix_web::{
+    HttpResponse,
+    web::{self, Bytes},
+};
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -126,12 +131,7 @@ pub(super) async fn export(state: &State, authorized: &Authorized, query: &str) 
 }
 
 /// Takes an archive in. The body is handed on piece by piece: what is not written yet waits at the client.
-pub(super) async fn import(
-    state: &State,
-    authorized: &Authorized,
-    query: &str,
-    mut payload: web::Payload,
-) -> HttpResponse {
+pub(super) async fn import(state: &State, authorized: &Authorized, query: &str, payload: web::Payload) -> HttpResponse {
     if let Err(refusal) = only(query, &["name", "reason"]) {
         return *refusal;
     }
@@ -149,20 +149,8 @@ pub(super) async fn import(
     };
     let (to, pieces) = mpsc::channel(WAITING);
     let feed = async move {
-        loop {
-            let piece = match timeout(STALL, payload.next()).await {
-                Ok(Some(Ok(piece))) => Ok(piece),
-                Ok(Some(Err(error))) => Err(error.to_string()),
-                Ok(None) => break,
-                Err(_) => Err(format!("nothing came for {} s", STALL.as_secs())),
-            };
-            let is_last = piece.is_err();
-            if to.send(piece).await.is_err() || is_last {
-                break;
-            }
-        }
-        // This is the end of the archive for who reads it, and the answer is that one's.
-        drop(to);
+        feed(payload, to, STALL).await;
+        // The end of the archive; the import answers.
         std::future::pending::<()>().await;
     };
     let run = state.mirror.imports.run(pieces, name, authorized.operator.name.clone(), Box::new(resolve));
@@ -184,6 +172,27 @@ pub(super) async fn import(
             reply(200, &json!(imported))
         }
         Err(error) => not_imported(error),
+    }
+}
+
+/// Hands a body on until it ends, breaks off, or sends nothing for so long. Why it broke off comes last.
+async fn feed<E: Display>(
+    payload: impl Stream<Item = Result<Bytes, E>>,
+    to: mpsc::Sender<Result<Bytes, String>>,
+    stall: Duration,
+) {
+    let mut payload = pin!(payload);
+    loop {
+        let piece = match timeout(stall, payload.next()).await {
+            Ok(Some(Ok(piece))) => Ok(piece),
+            Ok(Some(Err(error))) => Err(error.to_string()),
+            Ok(None) => return,
+            Err(_) => Err(format!("nothing came for {} s", stall.as_secs())),
+        };
+        let is_last = piece.is_err();
+        if to.send(piece).await.is_err() || is_last {
+            return;
+        }
     }
 }
 
@@ -241,5 +250,35 @@ fn refused(error: ExportError) -> HttpResponse {
         ExportError::Private { .. } => refuse(403, "DENIED", &error.to_string()),
         ExportError::Incomplete { .. } | ExportError::Unfit(_) => refuse(409, "DENIED", &error.to_string()),
         ExportError::Store(error) => failure(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an import gets of a body.
+    async fn fed(
+        payload: impl Stream<Item = Result<Bytes, &'static str>>,
+        stall: Duration,
+    ) -> Vec<Result<Bytes, String>> {
+        let (to, mut pieces) = mpsc::channel(WAITING);
+        feed(payload, to, stall).await;
+        let mut all = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            all.push(piece);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn an_archive_of_which_nothing_more_comes_is_given_up_and_says_so() {
+        let first = || stream::iter([Ok(Bytes::from_static(b"first"))]);
+        let said = |why: &str| vec![Ok(Bytes::from_static(b"first")), Err(why.to_owned())];
+        let never = first().chain(stream::pending());
+        assert_eq!(fed(never, Duration::from_millis(1)).await, said("nothing came for 0 s"));
+        let broken = first().chain(stream::iter([Err("the connection broke"), Ok(Bytes::from_static(b"more"))]));
+        assert_eq!(fed(broken, STALL).await, said("the connection broke"));
+        assert_eq!(fed(first(), STALL).await, said("")[..1]);
     }
 }

@@ -1,6 +1,7 @@
 //! Archives that come in: read and stored first, then named image by image. `archive` says what is guaranteed and what is refused.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use weir_storage::{Error as StoreError, ImportMark, Store};
 
 use super::{
     handles::Handles,
+    import_holds::Holds,
     import_image::{ImageImport, ImportTarget, Refusal},
     import_staging::{ArchiveError, Pieces, Staged, Staging},
     settings::Settings,
@@ -82,13 +84,14 @@ pub struct Imports {
     settings: Arc<Settings>,
     runtime: Handle,
     permits: Arc<Semaphore>,
+    holds: Holds,
 }
 
 impl Imports {
     /// `permits` bounds exports and imports at once.
     pub(super) fn new(handles: &Handles, permits: Arc<Semaphore>) -> Imports {
         let (store, settings) = (handles.sources.store.clone(), handles.settings.clone());
-        Imports { store, settings, runtime: handles.runtime.clone(), permits }
+        Imports { store, settings, runtime: handles.runtime.clone(), permits, holds: Holds::default() }
     }
 
     /// Reads an archive to its end and names its images. `name` is that of the only image, when the archive gives it none. The work ends
@@ -128,18 +131,31 @@ impl Imports {
         _permit: OwnedSemaphorePermit,
     ) -> Result<Imported, ArchiveError> {
         let mut staged = Staged::default();
-        let read = Staging { store: &self.store, runtime: &self.runtime, staged: &mut staged }.read(pieces);
+        let (store, runtime, holds) = (&self.store, &self.runtime, &self.holds);
+        let read = Staging { store, runtime, holds, staged: &mut staged }.read(pieces);
         let named = read.and_then(|()| self.runtime.block_on(self.name(&staged, name, mark, resolve)));
-        // What no image needs, and the manifests, which are stored elsewhere by now.
-        let discarded = self.runtime.block_on(self.store.images.discard(staged.written.clone()));
-        if let Err(error) = &discarded {
-            tracing::warn!(%error, "what an import left could not be removed; eviction takes it");
-        }
+        let discarded = self.holds.release(&staged.held, |unheld| self.discard(&staged, unheld));
         let mut imported = named?;
         imported.objects = staged.present.len() as u64;
         imported.bytes = staged.present.values().sum();
-        imported.stored = (staged.written.len() as u64).saturating_sub(discarded.unwrap_or_default());
+        imported.stored = (staged.written.len() as u64).saturating_sub(discarded);
         Ok(imported)
+    }
+
+    /// Removes what no image needs, and the manifests, which are stored elsewhere by now. Gives how many of them this import stored.
+    fn discard(&self, staged: &Staged, unheld: Vec<Digest>) -> u64 {
+        let written: HashSet<&Digest> = staged.written.iter().collect();
+        let (own, others): (Vec<Digest>, Vec<Digest>) = unheld.into_iter().partition(|it| written.contains(it));
+        let discard = |blobs| {
+            self.runtime.block_on(self.store.images.discard(blobs)).unwrap_or_else(|error| {
+                tracing::warn!(%error, "what an import left could not be removed; eviction takes it");
+                0
+            })
+        };
+        if !others.is_empty() {
+            discard(others);
+        }
+        discard(own)
     }
 
     async fn name(

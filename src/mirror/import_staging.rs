@@ -16,6 +16,7 @@ use tar::{Archive, EntryType, PaxExtensions};
 use tokio::{runtime::Handle, sync::mpsc};
 use weir_storage::{Error as StoreError, Store};
 
+use super::import_holds::Holds;
 use crate::{
     archive::{self, MOST_JSON},
     oci::Digest,
@@ -87,12 +88,15 @@ pub(super) struct Staged {
     pub(super) damaged: HashSet<Digest>,
     /// What was stored, and was not here before.
     pub(super) written: Vec<Digest>,
+    /// What this import holds: every object of the archive, as far as it was read.
+    pub(super) held: Vec<Digest>,
 }
 
 /// Reads an archive into a store. Blocks.
 pub(super) struct Staging<'a> {
     pub(super) store: &'a Store,
     pub(super) runtime: &'a Handle,
+    pub(super) holds: &'a Holds,
     pub(super) staged: &'a mut Staged,
 }
 
@@ -188,6 +192,9 @@ impl Staging<'_> {
         if size > self.store.usage().capacity {
             return Err(StageError::Store(StoreError::Full { needed: size }));
         }
+        // Before it is looked for: another import may have stored it, and end before this one.
+        self.holds.hold(digest);
+        self.staged.held.push(digest.clone());
         let is_here = self.runtime.block_on(self.store.blobs.size(digest))?.is_some();
         let mut writer = match is_here {
             true => None,
@@ -232,6 +239,7 @@ impl Staging<'_> {
         }
         if let Some(writer) = writer {
             self.runtime.block_on(writer.commit())?;
+            self.holds.stored(digest);
             self.staged.written.push(digest.clone());
         }
         self.staged.present.insert(digest.clone(), size);

@@ -22,6 +22,7 @@ mod freshness;
 mod handles;
 mod health;
 mod import;
+mod import_holds;
 mod import_image;
 mod import_staging;
 mod listings;

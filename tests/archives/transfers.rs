@@ -1,0 +1,246 @@
+//! Archives on their way: two at once, one that breaks off, one that does not fit, and what one may leave out and what comes along.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use weir::{
+    archive::{END, VERSION},
+    mirror::ImportTarget,
+};
+use weir_conformance::hub::{Artifact, Spec};
+use weir_storage::{
+    Settings, Source, Store, TagRecord,
+    oci::{Algorithm, Digest, Manifest},
+};
+
+use super::{Site, files, layout, pack, packed, world};
+use crate::{
+    cache::{World, until},
+    deploy::{PATIENCE, ask},
+    mirror::support::{Change, over},
+};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// An import of which a half was sent.
+struct Half(TcpStream);
+
+impl Half {
+    fn send(site: &Site, tar: &[u8]) -> Half {
+        let mut socket = TcpStream::connect_timeout(&site.0.admin, PATIENCE).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let kind = "Content-Type: application/x-tar\r\nConnection: close";
+        let length = tar.len();
+        write!(
+            socket,
+            "POST /api/v1/cache/import HTTP/1.1\r\nHost: {}\r\n{kind}\r\nContent-Length: {length}\r\n\r\n",
+            site.0.admin
+        )
+        .unwrap();
+        socket.write_all(&tar[..length / 2]).unwrap();
+        Half(socket)
+    }
+
+    fn end(mut self, tar: &[u8]) -> String {
+        self.0.write_all(&tar[tar.len() / 2..]).unwrap();
+        let mut answer = String::new();
+        self.0.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_transfers_go_on_at_once_a_third_is_refused_and_one_that_breaks_off_makes_room() {
+    let (world, _, _) = world().await;
+    let out = tempfile::tempdir().unwrap();
+    let at = |name: &str| out.path().join(name).to_str().unwrap().to_owned();
+    world.command(&["export", "acme/one", "--output", &at("one")]);
+    world.command(&["export", "acme/one", "--output", &at("one.tar")]);
+    let tar = packed(&layout(&out.path().join("one")));
+    let site = Site::start(&[]);
+    let (first, second) = (Half::send(&site, &tar), Half::send(&site, &tar));
+    // Each has its place once its first objects are being stored.
+    let busy = "weir answered 503: two exports or imports are under way; try again when one of them has ended";
+    until("a third is refused", || site.import(&[&at("one.tar")], None).contains(busy));
+    let (status, _, body) = ask(site.0.admin, "GET", "/api/v1/cache/export?name=docker.io/acme/one", "");
+    assert!(status == 503 && body.contains("two exports or imports are under way"), "{status} {body}");
+    drop(first);
+    let answer = second.end(&tar);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""imported":true"#), "{answer}");
+    let text = site.import(&[&at("one.tar")], None);
+    assert!(text.contains("docker.io/acme/one:1: imported"), "the places are free again: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_breaks_off_leaves_nothing() {
+    let (world, _, _) = world().await;
+    let out = tempfile::tempdir().unwrap();
+    world.command(&["export", "acme/one", "--output", out.path().join("one").to_str().unwrap()]);
+    let tar = packed(&layout(&out.path().join("one")));
+    let site = Site::start(&[]);
+    let half = Half::send(&site, &tar);
+    until("something was stored", || site.blobs() > 0);
+    drop(half);
+    until("nothing of it is left", || {
+        site.blobs() == 0 && !files(site.0.directory()).iter().any(|path| path.starts_with("weir-data/partial"))
+    });
+    assert_eq!(site.names(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_which_a_part_is_evicted_while_the_rest_comes_is_refused_as_a_whole() {
+    let world = World::start().await;
+    world.counted();
+    let large = world.hub.push(Spec::new("acme/large").single().layers([16 << 20; 5])).unwrap();
+    let small = world.hub.push(Spec::new("acme/small").seed(9).single()).unwrap();
+    world.pull(&large, 0);
+    world.pull(&small, 0);
+    let out = tempfile::tempdir().unwrap();
+    let at = |name: &str| out.path().join(name).to_str().unwrap().to_owned();
+    world.command(&["export", "acme/large", "--output", &at("large.tar")]);
+    world.command(&["export", "acme/small", "--output", &at("small.tar")]);
+    // 80 MiB come into the least that there may be.
+    let site = Site::start(&[("WEIR_STORAGE__CAPACITY", "64MiB")]);
+    let text = site.import(&[&at("large.tar")], None);
+    let why = "was evicted before all of the archive was read: the archive does not fit into storage.capacity";
+    assert!(text.contains("docker.io/acme/large:latest: refused: sha256:") && text.contains(why), "{text}");
+    assert_eq!((site.names(), site.blobs()), (Vec::new(), 0), "what came of it was removed again");
+    let text = site.import(&[&at("small.tar")], None);
+    assert!(text.contains("docker.io/acme/small:latest: imported"), "{text}");
+}
+
+fn manifest(text: String) -> Manifest {
+    let bytes = Bytes::from(text);
+    Manifest { digest: Algorithm::Sha256.digest(&bytes), media_type: MANIFEST.parse().unwrap(), bytes }
+}
+
+/// An archive that names one image and has its manifest alone.
+fn archive_without_blobs(name: &str, manifest: &Manifest) -> Vec<u8> {
+    let listed = json!({
+        "mediaType": MANIFEST,
+        "digest": manifest.digest.to_string(),
+        "size": manifest.bytes.len(),
+        "annotations": {"org.opencontainers.image.ref.name": name},
+    });
+    let index = json!({"schemaVersion": 2, "manifests": [listed]}).to_string();
+    let path = format!("blobs/sha256/{}", manifest.digest.hex());
+    let files = [("oci-layout", VERSION.as_bytes()), ("index.json", index.as_bytes()), (&path, &manifest.bytes)];
+    [pack(&files), END.to_vec()].concat()
+}
+
+/// Puts a manifest and its one blob under a credential, as a pull does.
+async fn cache(store: &Store, credential: &str, manifest: &Manifest, (digest, bytes): (&Digest, &Bytes)) {
+    let source = Source {
+        upstream: "docker.io".into(),
+        credential: credential.into(),
+        repository: "acme/held".parse().unwrap(),
+    };
+    if store.blobs.size(digest).await.unwrap().is_none() {
+        let mut writer = store.blobs.write(digest, Some(bytes.len() as u64)).await.unwrap();
+        writer.append(bytes.clone()).await.unwrap();
+        writer.commit().await.unwrap();
+    }
+    store.cache.manifests.put(manifest).await.unwrap();
+    store.cache.members.add(&source, &[manifest.digest.clone(), digest.clone()]).await.unwrap();
+    let record = TagRecord {
+        digest: manifest.digest.clone(),
+        media_type: manifest.media_type.clone(),
+        size: manifest.bytes.len() as u64,
+        checked_at: SystemTime::now(),
+    };
+    store.cache.tags.put(&source, &"1".parse().unwrap(), &record).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_archive_lacks_is_taken_from_what_is_public_and_never_from_what_belongs_to_an_account() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(Settings { root: root.path().to_owned(), ..Settings::default() }).unwrap();
+    let mirror = over(&store, "http://127.0.0.1:9".parse().unwrap(), &Change::default());
+    let secret = Bytes::from_static(b"what only an account may read");
+    let digest = Algorithm::Sha256.digest(&secret);
+    let layer = json!({"digest": digest.to_string(), "size": secret.len()});
+    let held = manifest(json!({"schemaVersion": 2, "config": layer, "layers": []}).to_string());
+    let forged =
+        manifest(json!({"schemaVersion": 2, "config": layer, "layers": [], "annotations": {"a": "b"}}).to_string());
+    let tar = archive_without_blobs("docker.io/acme/forged:1", &forged);
+    let import = async || {
+        let (to, pieces) = mpsc::channel(1);
+        to.send(Ok(Bytes::from(tar.clone()))).await.unwrap();
+        drop(to);
+        let target = |_: &str| {
+            let (upstream, repository) = (Arc::from("docker.io"), "acme/forged".parse().unwrap());
+            Ok(ImportTarget { upstream, repository, reference: "1".parse().unwrap() })
+        };
+        let mut imported = mirror.imports.run(pieces, None, "ops".into(), Box::new(target)).await.unwrap();
+        imported.images.remove(0)
+    };
+    cache(&store, "acme", &held, (&digest, &secret)).await;
+    let image = import().await;
+    let why = image.refused.unwrap_or_default();
+    assert!(
+        why.contains(&format!("{digest}, which ")) && why.ends_with("is neither in the archive nor public here"),
+        "{why}"
+    );
+    let names = || mirror.images().read().images(None).map(|image| image.name()).collect::<Vec<_>>();
+    assert_eq!(names(), ["docker.io/acme/held:1"]);
+    cache(&store, Source::ANONYMOUS, &held, (&digest, &secret)).await;
+    let image = import().await;
+    assert_eq!((image.imported, image.refused), (true, None));
+    assert!(names().contains(&"docker.io/acme/forged:1".to_owned()), "{:?}", names());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cached_list_of_referrers_names_is_exported_with_its_image_and_pulled_at_the_other_site() {
+    let (world, _, one) = world().await;
+    let refer = |subject: &str, content: &'static str| {
+        world.hub.push_referrer(Artifact {
+            repository: "acme/one".into(),
+            subject: subject.into(),
+            artifact_type: "application/vnd.example".into(),
+            annotations: Vec::new(),
+            content: content.into(),
+        })
+    };
+    let signed = refer(one.digest(), "an SBOM");
+    let of_it = refer(&signed.digest, "a signature of the SBOM");
+    let never = refer(one.digest(), "what no client pulled");
+    let get = |path: &str| {
+        let (status, _, body) = ask(world.running.registry, "GET", &format!("/v2/acme/one/{path}"), "Accept: */*\r\n");
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    };
+    let fetch = |digest: &str| {
+        let manifest: Value = serde_json::from_str(&get(&format!("manifests/{digest}"))).unwrap();
+        let blobs = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
+        blobs.for_each(|blob| drop(get(&format!("blobs/{}", blob["digest"].as_str().unwrap()))));
+    };
+    fetch(&signed.digest);
+    fetch(&of_it.digest);
+    world.kept();
+    let out = tempfile::tempdir().unwrap();
+    let export = |name: &str| {
+        let path = out.path().join(name).to_str().unwrap().to_owned();
+        (world.command(&["export", "acme/one:1", "--output", &path]), path)
+    };
+    let (text, _) = export("none");
+    assert!(text.contains("1 exported"), "no list says that they belong to it: {text}");
+    get(&format!("referrers/{}", one.digest()));
+    get(&format!("referrers/{}", signed.digest));
+    let (text, path) = export("all");
+    assert!(text.contains("3 exported"), "{text}");
+    assert!(text.contains(&signed.digest) && text.contains(&of_it.digest) && !text.contains(&never.digest), "{text}");
+    let site = Site::start(&[]);
+    let text = site.import(&[&path], None);
+    assert!(text.contains(&format!("docker.io/acme/one@{}: imported", signed.digest)), "{text}");
+    for digest in [&signed.digest, &of_it.digest] {
+        let path = format!("/v2/acme/one/manifests/{digest}");
+        assert_eq!(ask(site.0.registry, "GET", &path, "Accept: */*\r\n").0, 200);
+    }
+}
