@@ -61,10 +61,15 @@ impl Weir {
         weir
     }
 
-    /// Kills it where it stands, and starts it on what it left.
-    pub(crate) async fn restart(&mut self) {
+    /// Kills it where it stands.
+    pub(crate) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Kills it where it stands, and starts it on what it left.
+    pub(crate) async fn restart(&mut self) {
+        self.stop();
         self.child = serve(self.directory.path());
         self.answers().await;
     }

@@ -175,7 +175,8 @@ mod tests {
     use crate::{
         Settings, Source,
         cache::Inventory,
-        oci::{Algorithm, Manifest},
+        images::{Puller, Pulls},
+        oci::{Algorithm, Manifest, Reference},
     };
 
     /// Kilobytes of anonymous memory that this process has.
@@ -220,6 +221,22 @@ mod tests {
             let tag = format!("v{number}").parse().unwrap();
             inventory.tag(&source, &tag, &manifest.digest, SystemTime::now(), false);
         }
+        // Each was pulled by as many clients as are remembered of one.
+        let pulls = Pulls::new();
+        for number in 0..images {
+            let place = Repository {
+                upstream: "docker.io".into(),
+                name: format!("team{}/app", number % 1000).parse().unwrap(),
+            };
+            for client in 0..5 {
+                let key = (place.clone(), Reference::Tag(format!("v{number}").parse().unwrap()));
+                pulls.note(key, &Puller::Address(client), SystemTime::now());
+            }
+            // A thread notes so many at most between two drains.
+            if number % 1000 == 0 || number + 1 == images {
+                pulls.drain(&inventory);
+            }
+        }
         let more = memory().saturating_sub(before) >> 10;
         let reading = Reading { state: inventory.read(), capacity: &capacity };
         let page: Vec<Image> = reading.images(None).take(100).collect();
@@ -238,7 +255,9 @@ mod tests {
         let last = format!("v{}", images - 1);
         timed("search", 1, &|| reading.images(None).filter(|image| image.name().ends_with(&last)).count());
         timed("incomplete", 0, &|| reading.images(None).filter(|image| !complete(image)).count());
-        println!("memory: {more} MiB");
+        println!("memory, with the record of pulls: {more} MiB");
+        let last: Image = reading.images(None).last().unwrap();
+        assert_eq!(pulls.of(&last.repository, last.tag.as_ref(), &last.digest).unwrap().pulls, 5);
         // Beside other tests the process has other memory, too.
         assert!(wanted.is_none() || more * 2000 < 3 * images as u64, "{more} MiB");
     }
