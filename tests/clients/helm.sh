@@ -45,6 +45,8 @@ golden quota counting image "$SEMVER"
 LIMITS=
 restart_mirror 0s
 
+not_mirrored "$SEMVER" image "$SEMVER"
+
 works "a ban of this machine" "$BIN/weir" ban --config "$WORK/weir.toml" add 127.0.0.1 --force --reason "a test"
 golden ban counting chart
 stop_mirror

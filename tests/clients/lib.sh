@@ -190,6 +190,7 @@ tag_ttl = "${1:-5m}"
 name = "docker.io"
 url = "http://$HUB"
 default = true
+${RULES-}
 [[upstream]]
 name = "debian.test"
 url = "http://$DEBIAN"
@@ -233,6 +234,38 @@ restart_with_quota() {
     stop_mirror
     rm "$WORK"/mirror/journals/usage*
     start_mirror 0s
+}
+
+# reload_mirror: has Weir read its configuration again, of whose tags none is fresh.
+reload_mirror() {
+    local before
+    before=$(reloads)
+    weir_toml 0s
+    kill -HUP "$mirror"
+    wait_until reloaded_since "$before"
+}
+
+reloads() { grep -c '"message":"reloaded"' "$WORK/mirror.log" || true; }
+
+# reloaded_since COUNT
+reloaded_since() { (($(reloads) > $1)); }
+
+# All requests that reached the hub since forget_requests.
+asked_at_all() { curl -fs "http://$CONTROL/counts" | jq add; }
+
+# not_mirrored REPOSITORY COMMAND…: the command, which pulls from that repository of the hub, is refused by a rule that was reloaded, and by
+# one that Weir was started with; the hub is asked nothing.
+not_mirrored() {
+    RULES="deny = [\"$1\"]"
+    shift
+    reload_mirror
+    forget_requests
+    golden denied counting "$@"
+    restart_mirror 0s
+    equal "denied since the start" refused "$(refused log_of "$@")"
+    equal "denied: requests at the hub" 0 "$(asked_at_all)"
+    RULES=
+    reload_mirror
 }
 
 # answers_or_ended PID URL
@@ -334,6 +367,11 @@ scenario() {
         ban=$("$BIN/weir" ban --config "$WORK/weir.toml" list --json | jq -r '.bans[0].id')
         works "a lift" "$BIN/weir" ban --config "$WORK/weir.toml" lift "$ban" --reason "the test is over"
         works "a pull when the ban is lifted" pull "$IMAGE:latest"
+
+        # Though it is cached.
+        forget
+        not_mirrored "$IMAGE" pull "$IMAGE:latest"
+        works "a pull when the rule is gone" pull "$IMAGE:latest"
     fi
 
     forget
