@@ -51,7 +51,7 @@ impl Starting {
             .env("WEIR_SERVER__LISTEN", "127.0.0.1:0")
             .env("WEIR_ADMIN__LISTEN", "127.0.0.1:0")
             .envs(environment.iter().copied())
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(directory.path().join("out")).unwrap())
             .stderr(std::fs::File::create(&log).unwrap());
         Starting { child: command.spawn().unwrap(), log, directory }
     }
@@ -184,7 +184,9 @@ fn a_terminal_shows_how_to_set_clients_up_and_a_log_does_not() {
     child.wait().unwrap();
     assert!(shown.iter().any(|line| line.contains(r#""registry-mirrors": ["http://127.0.0.1:"#)), "{shown:?}");
 
+    // It would have been shown before the line that says that Weir serves.
     let running = Running::start(&[]);
+    assert_eq!(std::fs::read_to_string(running.directory().join("out")).unwrap(), "");
     for line in running.log().lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
     }
@@ -350,25 +352,18 @@ fn all_of_ipv6_is_all_of_ipv4_too_whatever_the_host_says() {
 #[test]
 fn an_edit_while_the_configuration_is_read_is_not_missed() {
     let directory = tempfile::tempdir().unwrap();
-    let (config, htpasswd) = (directory.path().join("weir.toml"), directory.path().join("htpasswd"));
-    std::fs::write(&config, format!("[server]\nhtpasswd = {htpasswd:?}\n")).unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, &htpasswd, rustix::fs::Mode::RWXU).unwrap();
-    // Weir has read its configuration when it opens the file of users, and waits there until this thread writes it.
-    let edited = format!("{}{THROTTLE}", std::fs::read_to_string(&config).unwrap());
-    let write = config.clone();
-    std::thread::spawn(move || {
-        let mut users = std::fs::OpenOptions::new().write(true).open(&htpasswd).unwrap();
-        std::fs::write(&write, edited).unwrap();
-        users.write_all(b"# none\n").unwrap();
-        drop(users);
-        // Each reload reads it again.
-        while let Ok(mut users) = std::fs::OpenOptions::new().write(true).open(&htpasswd) {
-            let _ = users.write_all(b"# none\n");
-            drop(users);
-            std::thread::sleep(Duration::from_millis(100));
-        }
+    let (config, edited) = (directory.path().join("weir.toml"), directory.path().join("edited.toml"));
+    std::fs::write(&edited, THROTTLE).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &config, rustix::fs::Mode::RWXU).unwrap();
+    // Weir has opened its configuration, and waits for what is in it, when this thread can write. The edit comes before that.
+    let path = config.clone();
+    let edit = std::thread::spawn(move || {
+        let mut before = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::fs::rename(edited, path).unwrap();
+        before.write_all(b"# nothing\n").unwrap();
     });
     let running = Running::start(&[("WEIR_CONFIG", config.to_str().unwrap())]);
+    edit.join().unwrap();
     let begun = std::time::Instant::now();
     while !ask(running.admin, "GET", "/api/v1/throttles", "").2.contains("throttle_unauthenticated_not_found") {
         assert!(begun.elapsed() < PATIENCE, "the edit was missed: {}", running.log());

@@ -154,6 +154,8 @@ mod tests {
              "spent": 20, "external_spend": 5, "floors": {}, "metered": true, "next_at": "2026-11-21T18:00:00Z"},
             {"upstream": "ghcr.io", "identity": "anonymous", "limit": null, "remaining": null, "window_seconds": null,
              "spent": 1, "external_spend": 0, "floors": {}, "metered": false},
+            {"upstream": "docker.io", "identity": "ci", "limit": 100, "remaining": 75, "window_seconds": 21600,
+             "spent": 20, "external_spend": 5, "floors": {}, "metered": true, "next_at": null},
         ]}));
         let lines: Vec<&str> = printed.lines().collect();
         assert_eq!(lines[0], "docker.io as anonymous: 75 of 100 pulls left per 6h");
@@ -162,6 +164,7 @@ mod tests {
         assert_eq!(lines[3], "  the next pull comes back at 2026-11-21T18:00:00Z");
         assert_eq!(lines[4], "ghcr.io as anonymous: no limit was ever named; unmetered");
         assert_eq!(lines[5], "  1 pull spent by this mirror");
+        assert_eq!(lines[8], "  20 pulls spent by this mirror, 5 by others who use the same account");
     }
 
     #[test]

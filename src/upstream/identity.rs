@@ -35,3 +35,16 @@ impl std::fmt::Display for Identity {
         write!(f, "{} as {}", self.upstream, self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_those_who_share_the_address_or_the_account() {
+        let others =
+            |account: Option<&str>| Identity { upstream: "docker.io".into(), account: account.map(Arc::from) }.others();
+        assert_eq!(others(None), "others behind the same address spend from this budget");
+        assert_eq!(others(Some("ci")), "others who use the same account spend from this budget");
+    }
+}

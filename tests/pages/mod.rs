@@ -461,6 +461,34 @@ async fn connections_that_say_nothing_or_half_of_it_give_way_to_a_probe() {
     drop((silent, half_sent));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_clients_within_their_shares_the_oldest_give_way() {
+    const CAPACITY: usize = 256;
+    let world = Harness::start().await;
+    let half = format!(
+        "POST /api/v1/bans HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{",
+        world.admin
+    );
+    let connect = |host: u8| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, host], 0)).into()).unwrap();
+        socket.connect(&world.admin.into()).unwrap();
+        let mut socket = std::net::TcpStream::from(socket);
+        std::io::Write::write_all(&mut socket, half.as_bytes()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let crowd: Vec<_> = (2..12).flat_map(|host| (0..30).map(move |_| host)).map(connect).collect();
+    let would_wait = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    let is_open = |socket: &&std::net::TcpStream| socket.peek(&mut [0]).as_ref().is_err_and(would_wait);
+    // Long before the time-out of their bodies.
+    let begun = std::time::Instant::now();
+    while crowd.iter().filter(is_open).count() > CAPACITY {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "all are kept");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
 /// A probe knows no password and asks at any address.
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_says_that_the_disk_is_read_only_or_full() {

@@ -12,7 +12,7 @@ use super::{context::PageContext, html};
 use crate::{
     limits::budget::Floors,
     upstream::{
-        CredentialState,
+        CredentialState, Identity,
         ledger::{Balance, Reason, Spend},
     },
 };
@@ -84,9 +84,7 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
                     @if left.external > 0 {
                         p class="bad" {
                             (html::count(left.external, "pull was", "pulls were")) " spent by others within the window: "
-                            @if left.identity.account.is_some() { "another program uses this account." } @else {
-                                "a node behind the same address that goes around the mirror, or a neighbour. See \u{201c}Pulls that go around the mirror\u{201d} in the README."
-                            }
+                            (others(&left.identity))
                         }
                     }
                 }
@@ -99,6 +97,16 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
                     @if left.limit.is_some() { div { h3 { "What comes back" } (returns(&whose, &own, window, context.now)) } }
                 }
             }
+        }
+    }
+}
+
+/// Who the others may be.
+fn others(identity: &Identity) -> &'static str {
+    match identity.account {
+        Some(_) => "another program uses this account.",
+        None => {
+            "a node behind the same address that goes around the mirror, or a neighbour. See \u{201c}Pulls that go around the mirror\u{201d} in the README."
         }
     }
 }
@@ -213,7 +221,6 @@ pub(super) fn row(spend: &Spend) -> Vec<Markup> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Identity;
 
     fn left(remaining: i64, spent: u64, external: u64) -> Balance {
         Balance {
@@ -227,6 +234,26 @@ mod tests {
             external,
             next_at: None,
         }
+    }
+
+    #[test]
+    fn others_who_spend_use_the_same_account_or_the_same_address() {
+        let of = |account: Option<&str>| {
+            others(&Identity { upstream: "docker.io".into(), account: account.map(Into::into) })
+        };
+        assert!(of(Some("ci")).contains("account") && !of(Some("ci")).contains("address"));
+        assert!(of(None).contains("same address"));
+    }
+
+    #[test]
+    fn the_tables_of_two_identities_have_two_names() {
+        let label =
+            |markup: Markup| markup.into_string().split('"').find(|text| text.contains(", ")).map(str::to_owned);
+        let names = ["docker.io as anonymous", "docker.io as ci"];
+        let [one, other] = names.map(|whose| label(spenders(whose, &[])));
+        assert!(one.is_some() && one != other, "{one:?} {other:?}");
+        let [one, other] = names.map(|whose| label(returns(whose, &[], WINDOW, SystemTime::UNIX_EPOCH)));
+        assert!(one.is_some() && one != other, "{one:?} {other:?}");
     }
 
     #[test]

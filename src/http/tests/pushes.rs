@@ -366,6 +366,19 @@ async fn what_another_manifest_names_is_deleted_after_it_or_where_that_is_allowe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_disk_refuses_a_push_until_it_is_writable() {
+    const EROFS: i32 = 30;
+    let faults = Faults::default();
+    let world = open(faults.clone(), None).await;
+    let line = format!("POST /v2/local/a/blobs/uploads/?digest={}", digest(b"x"));
+    faults.fail(Call::Create, 0, u32::MAX, EROFS);
+    let refused = Raw::to(&world.serving).await.push(&line, IMAGE, b"x").await;
+    assert_eq!((refused.status, refused.code()), (503, "UNAVAILABLE".into()));
+    faults.heal();
+    assert_eq!(Raw::to(&world.serving).await.push(&line, IMAGE, b"x").await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_a_push_and_keeps_nothing_of_it() {
     const ENOSPC: i32 = 28;
     let faults = Faults::default();

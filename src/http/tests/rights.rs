@@ -328,6 +328,14 @@ async fn a_page_is_never_longer_than_its_bound_and_nonsense_is_refused() {
         }
         assert_eq!(world.ask(&format!("GET /v2/local/r0/tags/list?n={n}"), "").await.status, status, "{n}");
     }
+    for from in [0, 300, 600, 900] {
+        let tags: Vec<_> = (from..from + 300).map(|number| format!("tag=t{number:04}")).collect();
+        let line = format!("PUT /v2/local/r0/manifests/x?{}", tags.join("&"));
+        assert_eq!(world.push("admin", &line, INDEX, EMPTY).await.status, 201);
+    }
+    let page = world.ask("GET /v2/local/r0/tags/list?n=2147483648", "").await;
+    assert_eq!(page.json()["tags"].as_array().unwrap().len(), 1000);
+    assert!(page.header("link").is_some_and(|link| link.contains("last=t0999")), "{:?}", page.header("link"));
     let long = "a".repeat(1_000);
     for path in ["/v2/_catalog", "/v2/local/r0/tags/list"] {
         assert_eq!(world.ask(&format!("GET {path}?last={long}"), "").await.status, 400);

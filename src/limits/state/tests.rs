@@ -135,6 +135,25 @@ fn a_client_cannot_lift_the_ban_of_another_client_or_of_an_operator() {
 }
 
 #[test]
+fn an_account_reads_of_the_address_that_is_banned_and_of_itself_when_it_is() {
+    let limits = Limits::in_memory(config());
+    for (banned, subject) in [("192.0.2.9", "192.0.2.9 blocked until "), ("bo", "bo blocked until ")] {
+        let wish = BanRequest {
+            client: banned.parse().unwrap(),
+            duration: Duration::from_secs(60),
+            reason: String::new(),
+            force: false,
+        };
+        let ban = limits.ban(wish, &Actor::new("ops", None), at(0)).unwrap();
+        let bo = Arc::new(Client { key: ClientKey::Principal("bo".into()), ..(*client("192.0.2.9")).clone() });
+        let request = AdmissionRequest { client: bo, kind: RequestKind::Pull, about: NOTHING, bypass: None };
+        let message = limits.admit(&request, at(1)).unwrap_err().message;
+        assert!(message.starts_with(subject), "{message}");
+        limits.lift(&ban.id, "enough", &Actor::new("ops", None), at(1)).unwrap();
+    }
+}
+
+#[test]
 fn what_was_kept_is_what_there_was_by_entries_and_by_a_compaction() {
     let kept: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let keep = kept.clone();

@@ -159,6 +159,27 @@ fn an_unknown_blob_says_nothing_of_its_digest() {
 }
 
 #[test]
+fn what_a_client_keeps_asking_for_in_vain_is_named_by_what_it_is() {
+    let digest = crate::oci::Algorithm::Sha256.digest(b"x");
+    let blob = format!("/v2/library/x/blobs/{digest}");
+    for (asked, code, says) in [
+        ("/v2/library/x/manifests/1.0", "MANIFEST_UNKNOWN", "docker.io/library/x had no manifest 1.0 when last looked"),
+        (&blob, "BLOB_UNKNOWN", "docker.io/library/x had no such blob when last looked"),
+        ("/v2/library/x/tags/list", "NAME_UNKNOWN", "docker.io/library/x did not exist when last looked"),
+    ] {
+        let resource = path::parse(asked).unwrap();
+        let repository = Some("docker.io/library/x".into());
+        let subject = Subject { repository, resource: Some(&resource), ..Subject::default() };
+        let error = ApiError::MissThrottled(Duration::from_secs(1));
+        let Reply { content: Content::Bytes(body), .. } = error.reply(&subject, None) else { panic!("{asked}") };
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let (found, message) = (&json["errors"][0]["code"], json["errors"][0]["message"].as_str().unwrap());
+        assert_eq!(found, code, "{asked}");
+        assert!(message.starts_with(says), "{asked}: {message}");
+    }
+}
+
+#[test]
 fn a_wait_is_a_minute_at_most_and_none_for_clients_that_sleep_in_silence() {
     let spent = |wait| {
         ApiError::Mirror(mirror::Error::BudgetSpent {
