@@ -106,6 +106,7 @@ impl Simulation<'_> {
                 let reference = tag_name(tag.1).parse().unwrap();
                 let answers = self.manifests(tag.0, &reference, clients).await;
                 let asked = self.world.asked(begin);
+                self.fresh_tag(tag, &answers, &asked)?;
                 for answer in answers {
                     let image = self.by_tag(tag, answer)?;
                     self.economy(&asked, image.map(|image| self.manifest_of((tag.0, image)).digest.clone()))?;
@@ -155,6 +156,7 @@ impl Simulation<'_> {
                 let refused = matches!(forgotten, Err(StoreError::Counting));
                 ensure!(forgotten.is_ok() || refused || self.model.disk_failed, "forgetting failed: {forgotten:?}");
                 self.model.cached.clear();
+                self.model.fresh.clear();
                 Ok(())
             }
             Operation::Upstream { what, count, on } => {
@@ -184,6 +186,7 @@ impl Simulation<'_> {
                 self.process().faults.fail(call, skip, times, errno);
                 self.model.disk_failed = true;
                 self.model.cached.clear();
+                self.model.fresh.clear();
                 Ok(())
             }
             Operation::DiskWell => {
@@ -308,6 +311,28 @@ impl Simulation<'_> {
         Ok(Some(image))
     }
 
+    /// No request for a tag that upstream confirmed within its time to live, when what it named is cached.
+    fn fresh_tag(&mut self, tag: Place, answers: &[Result<ManifestAnswer, Error>], asked: &[Logged]) -> Checked {
+        let now = self.now();
+        let is_fresh = self.model.is_fresh(tag, now);
+        let (repository, reference) = (upstream_name(tag.0), tag_name(tag.1));
+        let is_tag = |logged: &&Logged| logged.repository == repository && logged.reference == reference;
+        let requests = asked.iter().filter(is_tag).count();
+        let given = answers.iter().flatten();
+        if !self.failing() && self.model.left() >= 1 && given.clone().count() == answers.len() {
+            let cached = given.clone().all(|answer| self.cached.contains(&answer.manifest.digest));
+            ensure!(!is_fresh || !cached || requests == 0, "{requests} requests for the tag {tag:?}, which is fresh");
+        }
+        let confirmed =
+            |answer: &ManifestAnswer| matches!(answer.facts.status, CacheStatus::Miss | CacheStatus::Revalidated);
+        if given.clone().any(confirmed) {
+            self.model.confirmed(tag, now);
+        } else if !is_fresh {
+            self.model.revalidated_behind(tag);
+        }
+        Ok(())
+    }
+
     /// One request for each object, and none for what is cached. `got` is here now.
     fn economy(&mut self, asked: &[Logged], got: Option<Digest>) -> Checked {
         if self.failing() || self.model.left() < 1 {
@@ -322,6 +347,10 @@ impl Simulation<'_> {
             let most = usize::from(!self.cached.contains(&digest));
             ensure!(count <= most, "{count} of {} for {digest}, cached: {}", kind.name(), most == 0);
         }
+        // A HEAD costs no pull, and yet it is a request that what is cached does not need.
+        let heads = [Kind::ManifestHead, Kind::BlobHead, Kind::CdnHead];
+        let heads = asked.iter().filter(|logged| heads.contains(&logged.kind) && logged.reference == text).count();
+        ensure!(heads == 0 || !self.cached.contains(&digest), "{heads} HEADs for {digest}, which is cached");
         if self.model.roomy && self.model.rotted.is_empty() {
             self.model.cached.insert(digest);
         }

@@ -7,7 +7,8 @@
 //! 1. A body is what its digest says, or the answer is an error.
 //! 2. "There is no such thing" is never said of a thing that is there.
 //! 3. While upstream and disk are well every pull succeeds, by a tag with what it named within its time to live.
-//! 4. One operation, of however many clients, costs one request for each object, and none for what is cached.
+//! 4. One operation, of however many clients, costs one request for each object, and none, not even a HEAD, for what is cached or
+//!    for a tag that is fresh.
 //! 5. The ledger holds what upstream counted, and knows what is left.
 //! 6. What was acknowledged of a push or a delete is so after every end of the process.
 //!

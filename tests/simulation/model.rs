@@ -1,7 +1,7 @@
 //! What must be true of every answer, whatever was done before: the reference that the simulation is compared with.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -36,6 +36,10 @@ pub(super) struct Model {
     pub(super) rotted: HashSet<Digest>,
     /// Certainly here, so that upstream must not be asked for it.
     pub(super) cached: HashSet<Digest>,
+    /// When upstream last confirmed a tag, while nothing that could make Weir ask again has happened.
+    pub(super) fresh: HashMap<Place, SystemTime>,
+    /// Tags that were asked for upstream behind an answer in this life of the process, which ends at any time.
+    behind: HashSet<Place>,
     /// Nothing is evicted.
     pub(super) roomy: bool,
     /// What upstream would give when it was last set, and what it has counted since.
@@ -65,6 +69,8 @@ impl Model {
             disk_failed: false,
             rotted: HashSet::new(),
             cached: HashSet::new(),
+            fresh: HashMap::new(),
+            behind: HashSet::new(),
             roomy,
             budget,
             counted: 0,
@@ -102,6 +108,24 @@ impl Model {
             .any(|(at, tags)| tags[tag.0][tag.1] == Some(image) && *at <= now + SLACK && now <= *at + TAG_TTL + SLACK)
     }
 
+    /// Whether upstream need not be asked for a tag at this time.
+    pub(super) fn is_fresh(&self, tag: Place, now: SystemTime) -> bool {
+        self.fresh.get(&tag).is_some_and(|at| *at <= now && now + SLACK < *at + TAG_TTL)
+    }
+
+    /// Upstream said what a tag names, by this time.
+    pub(super) fn confirmed(&mut self, tag: Place, now: SystemTime) {
+        if !self.behind.contains(&tag) {
+            self.fresh.insert(tag, now);
+        }
+    }
+
+    /// Upstream may be asked for a tag after its answer went out.
+    pub(super) fn revalidated_behind(&mut self, tag: Place) {
+        self.behind.insert(tag);
+        self.fresh.remove(&tag);
+    }
+
     /// What upstream would still give.
     pub(super) fn left(&self) -> i64 {
         self.budget - self.counted
@@ -111,6 +135,8 @@ impl Model {
     pub(super) fn restarted(&mut self, power_cut: bool) {
         self.upstream_failed = false;
         self.absent.clear();
+        self.fresh.clear();
+        self.behind.clear();
         self.ledger_lost |= self.disk_failed;
         self.disk_failed = false;
         self.balance_known = false;
