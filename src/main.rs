@@ -1,5 +1,8 @@
 //! Settings to values to servers, until a signal. Wiring only.
 
+// What a client, an upstream or a disk sends never ends the process.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
+
 mod core_dumps;
 mod file_limit;
 mod persistence;
