@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 /// An image to be made. Equal specs make equal bytes, on every machine and in every run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,12 @@ pub struct Spec {
     pub exempt: bool,
     /// What `docker run` would start.
     pub command: Vec<String>,
+    /// Laid over the config of each platform (RFC 7396, JSON Merge Patch); null for nothing.
+    pub config: Value,
+    /// Annotations of each platform's manifest.
+    pub annotations: Vec<(String, String)>,
+    /// Predicate types of attestations, as BuildKit puts them into an index beside each platform; none when empty.
+    pub attested: Vec<String>,
 }
 
 impl Spec {
@@ -43,6 +50,9 @@ impl Spec {
             private: false,
             exempt: false,
             command: vec!["/hello".to_owned()],
+            config: Value::Null,
+            annotations: Vec::new(),
+            attested: Vec::new(),
         }
     }
 
@@ -80,6 +90,22 @@ impl Spec {
     /// With these media types.
     pub fn media(self, media: Media) -> Spec {
         Spec { media, ..self }
+    }
+
+    /// With this laid over the config of each platform.
+    pub fn config(self, config: Value) -> Spec {
+        Spec { config, ..self }
+    }
+
+    /// With one more annotation of each platform's manifest.
+    pub fn annotation(mut self, key: &str, value: &str) -> Spec {
+        self.annotations.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With attestations of these predicate types in the index.
+    pub fn attested(self, predicates: impl IntoIterator<Item = &'static str>) -> Spec {
+        Spec { attested: predicates.into_iter().map(str::to_owned).collect(), ..self }
     }
 
     /// In a private repository.
@@ -161,7 +187,7 @@ pub struct Image {
     pub tags: Vec<String>,
     /// What the tags name: the index, or the one manifest.
     pub root: Manifest,
-    /// The manifest of each platform, in the order of the spec.
+    /// The manifest of each platform, in the order of the spec, and behind them their attestations, as `unknown/unknown`.
     pub platforms: Vec<Platform>,
 }
 

@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::content::{Content, Sink, Tee, digest};
-use super::image::{Blob, Image, Layer, Manifest, Platform, Spec};
+use super::image::{Blob, Image, Layer, Manifest, Media, Platform, Spec};
 use super::program;
 
 /// A layer that was made: its blob, and the digest of the tar inside.
@@ -34,6 +34,10 @@ pub(super) fn image(spec: &Spec, cache: &mut Cache, scratch: &Path) -> io::Resul
     let mut platforms = Vec::new();
     for name in &spec.platforms {
         platforms.push(platform(spec, name, cache, scratch, &mut blobs)?);
+    }
+    if spec.index && !spec.attested.is_empty() {
+        let attestations: Vec<Platform> = platforms.iter().map(|of| attestation(spec, of, &mut blobs)).collect();
+        platforms.extend(attestations);
     }
     let root = if spec.index { index(spec, &platforms) } else { platforms[0].manifest.clone() };
     let image = Image { repository: spec.repository.clone(), tags: spec.tags.clone(), root, platforms };
@@ -59,12 +63,15 @@ fn platform(
     let config = config(spec, name, &diff_ids);
     let config_blob =
         Blob { digest: digest(&config), media_type: spec.media.config().to_owned(), size: config.len() as u64 };
-    let manifest = json!({
+    let mut manifest = json!({
         "schemaVersion": 2,
         "mediaType": spec.media.manifest(),
         "config": descriptor(&config_blob),
         "layers": layers.iter().map(descriptor).collect::<Vec<_>>(),
     });
+    if !spec.annotations.is_empty() {
+        manifest["annotations"] = spec.annotations.iter().cloned().collect();
+    }
     blobs.push((config_blob.digest.clone(), Content::Memory(config)));
     Ok(Platform {
         name: name.to_owned(),
@@ -74,16 +81,56 @@ fn platform(
     })
 }
 
+/// What the manifest of an attestation claims to be for.
+const NO_PLATFORM: &str = "unknown/unknown";
+
+/// The attestations of a platform, as BuildKit makes them: a manifest whose layers are statements.
+fn attestation(spec: &Spec, of: &Platform, blobs: &mut Vec<(String, Content)>) -> Platform {
+    let mut blob = |media_type: &str, value: &Value| {
+        let bytes = pretty(value);
+        let blob = Blob { digest: digest(&bytes), media_type: media_type.to_owned(), size: bytes.len() as u64 };
+        blobs.push((blob.digest.clone(), Content::Memory(bytes)));
+        blob
+    };
+    let statement = |predicate: &String| {
+        json!({"_type": "https://in-toto.io/Statement/v0.1", "predicateType": predicate,
+            "subject": [{"digest": {"sha256": of.manifest.digest.trim_start_matches("sha256:")}}]})
+    };
+    let layers: Vec<Blob> =
+        spec.attested.iter().map(|predicate| blob("application/vnd.in-toto+json", &statement(predicate))).collect();
+    let config = blob(Media::Oci.config(), &json!({"architecture": "unknown", "os": "unknown", "config": {}}));
+    let described = layers.iter().zip(&spec.attested).map(|(layer, predicate)| {
+        let mut described = descriptor(layer);
+        described["annotations"] = json!({"in-toto.io/predicate-type": predicate});
+        described
+    });
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": Media::Oci.manifest(),
+        "config": descriptor(&config),
+        "layers": described.collect::<Vec<_>>(),
+    });
+    Platform { name: NO_PLATFORM.to_owned(), manifest: signed(Media::Oci.manifest(), &manifest), config, layers }
+}
+
 fn index(spec: &Spec, platforms: &[Platform]) -> Manifest {
     let manifests: Vec<Value> = platforms
         .iter()
-        .map(|platform| {
+        .enumerate()
+        .map(|(position, platform)| {
             let mut entry = json!({
                 "mediaType": platform.manifest.media_type,
                 "digest": platform.manifest.digest,
                 "size": platform.manifest.bytes.len(),
             });
             entry["platform"] = platform_object(&platform.name);
+            if platform.name == NO_PLATFORM {
+                let of = &platforms[position - spec.platforms.len()];
+                entry["annotations"] = json!({
+                    "vnd.docker.reference.type": "attestation-manifest",
+                    "vnd.docker.reference.digest": of.manifest.digest,
+                });
+            }
             entry
         })
         .collect();
@@ -111,7 +158,20 @@ fn config(spec: &Spec, platform: &str, diff_ids: &[String]) -> Bytes {
         .map(|_| json!({"created": "2026-01-01T00:00:00Z", "created_by": "weir-conformance"}))
         .collect::<Vec<_>>()
         .into();
+    merge(&mut config, &spec.config);
     pretty(&config)
+}
+
+/// JSON Merge Patch (RFC 7396); null at the top is no patch.
+fn merge(value: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else { return };
+    for (key, patch) in patch {
+        match patch {
+            Value::Null => drop(value.as_object_mut().and_then(|object| object.remove(key))),
+            Value::Object(_) if value[key].is_object() => merge(&mut value[key], patch),
+            _ => value[key] = patch.clone(),
+        }
+    }
 }
 
 fn descriptor(blob: &Blob) -> Value {

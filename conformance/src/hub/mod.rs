@@ -18,6 +18,7 @@ mod blobs;
 mod command;
 mod content;
 mod control;
+mod corpus;
 mod exchange;
 mod fault;
 mod fault_response;
@@ -58,6 +59,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 pub use command::Command;
+pub use corpus::{Case, corpus};
 pub use fault::{At, Fault, Match, What};
 pub use gate::Gate;
 pub use image::{Artifact, Blob, Image, Layer, Manifest, Media, Platform, Spec};

@@ -1,0 +1,158 @@
+//! Images that each break one rule of an image policy, or none, with what a right verdict of each rule is.
+//!
+//! Dates are counted from a day that is given, as a policy judges age. What looks like a credential is put together here from parts, and
+//! none of it was ever valid.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::image::{Layer, Media, Spec};
+
+/// An image, and what rules have to say of it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it is, as a part of a sentence.
+    pub what: &'static str,
+    /// The image.
+    pub spec: Spec,
+    /// Verdicts by rule that differ from those of a sound image.
+    pub differs: Vec<(&'static str, &'static str)>,
+}
+
+impl Case {
+    /// What a right verdict of this rule is: `pass`, `fail` or `unknown`; `None` for a rule that the corpus does not know.
+    pub fn expected(&self, rule: &str) -> Option<&'static str> {
+        let differs = self.differs.iter().find(|(name, _)| *name == rule).map(|(_, outcome)| *outcome);
+        differs.or_else(|| SOUND.iter().find(|(name, _)| *name == rule).map(|(_, outcome)| *outcome))
+    }
+}
+
+/// What rules say of a sound image that is neither signed nor attested.
+const SOUND: [(&str, &str); 9] = [
+    ("non_root", "pass"),
+    ("no_secrets", "pass"),
+    ("max_age", "pass"),
+    ("no_low_ports", "pass"),
+    ("trusted_base", "pass"),
+    ("max_size", "pass"),
+    ("signed", "unknown"),
+    ("attested", "unknown"),
+    ("lint", "pass"),
+];
+
+const BASE: &str = "org.opencontainers.image.base.name";
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// All of them, in repositories below `corpus/`, as they are at this time.
+pub fn corpus(now: SystemTime) -> Vec<Case> {
+    let recent = humantime::format_rfc3339_seconds(now - DAY * 10).to_string();
+    let old = humantime::format_rfc3339_seconds(now - DAY * 400).to_string();
+    let mut cases = Vec::new();
+    let mut add = |what: &'static str, patch: Value, differs: &[(&'static str, &'static str)]| {
+        let spec = sound(cases.len(), &recent, &patch);
+        cases.push(Case { what, spec, differs: differs.to_vec() });
+    };
+    let run = |command: &str| json!({"history": [{"created_by": format!("RUN /bin/sh -c {command} # buildkit")}]});
+    let env = |variables: &[String]| json!({"config": {"Env": variables}});
+    let (letters, hex) = ("aB3".repeat(40), "0123456789abcdef".repeat(4));
+    let github = format!("ghp_{}", &letters[..36]);
+
+    add("sound", json!({}), &[]);
+    for (what, user) in [
+        ("root by an empty user", ""),
+        ("root by number", "0"),
+        ("root by name", "root"),
+        ("root by number and group", "0:0"),
+        ("root by a number with a sign", "+0"),
+    ] {
+        add(what, json!({"config": {"User": user}}), &[("non_root", "fail")]);
+    }
+    add("root by absence", json!({"config": {"User": null}}), &[("non_root", "fail")]);
+    add("a user by name", json!({"config": {"User": "app:app"}}), &[("non_root", "unknown")]);
+    add("a user in group 0", json!({"config": {"User": "1001:0"}}), &[]);
+
+    let leaks = [("no_secrets", "fail")];
+    add("a token in the environment", env(&[format!("A={github}")]), &leaks);
+    add("an access key in the environment", env(&[format!("AWS_ID=AKIA{}", "Q2".repeat(8))]), &leaks);
+    add("a private key in the environment", env(&[format!("K=-----BEGIN {} KEY-----", "RSA PRIVATE")]), &leaks);
+    add("a password by its name", env(&["DB_PASSWORD=correct-horse".to_owned()]), &leaks);
+    add("a password in a URL", env(&["P=http://user:correct-horse@proxy.example".to_owned()]), &leaks);
+    add("a token in a label", json!({"config": {"Labels": {"k": github}}}), &leaks);
+    add("a token in the command", json!({"config": {"Cmd": ["/a", format!("--token={github}")]}}), &leaks);
+    let step = json!([{"created_by": format!("RUN |1 TOKEN={github} /bin/sh -c make # buildkit")}]);
+    add("a token in a build argument", json!({"history": step}), &leaks);
+    let step = json!([{"created_by": "/bin/sh -c #(nop)  ARG NPM_TOKEN=correct-horse"}]);
+    add("a password in a build argument by its name", json!({"history": step}), &leaks);
+    let official = [
+        format!("GPG_KEY={}", hex[..40].to_uppercase()),
+        format!("PYTHON_SHA256={hex}"),
+        "PYTHON_VERSION=3.12.8".to_owned(),
+        format!("TOMCAT_SHA512={hex}{hex}"),
+        "POSTGRES_PASSWORD_FILE=/run/secrets/db".to_owned(),
+    ];
+    add("an official image's environment", env(&official), &[]);
+    add("placeholders", env(&["API_TOKEN=${TOKEN}".to_owned(), "DB_PASSWORD=changeme".to_owned()]), &[]);
+
+    add("a reproducible build of 1970", json!({"created": "1970-01-01T00:00:00Z"}), &[("max_age", "unknown")]);
+    add("a date in the year 1", json!({"created": "0001-01-01T00:00:00Z"}), &[("max_age", "unknown")]);
+    add("no date", json!({"created": null}), &[("max_age", "unknown")]);
+    add("old", json!({"created": old}), &[("max_age", "fail")]);
+
+    let ports = json!({"80/tcp": {}, "8080/tcp": {}});
+    let as_root = json!({"config": {"User": "0", "ExposedPorts": ports}});
+    add("a low port as root", as_root, &[("no_low_ports", "fail"), ("non_root", "fail")]);
+    add("a low port without root", json!({"config": {"ExposedPorts": ports}}), &[]);
+
+    add("sudo in its history", run("sudo make install"), &[("lint", "fail")]);
+    add("lesser faults in its history", run("apt-get update && apt-get install -y curl"), &[]);
+
+    let nothing: Vec<_> = SOUND.iter().filter(|(rule, _)| !matches!(*rule, "signed" | "attested")).collect();
+    let nothing: Vec<_> = nothing.into_iter().map(|(rule, _)| (*rule, "unknown")).collect();
+    add("a config that two readers read in two ways", json!({"config": {"user": "0"}}), &nothing);
+    add("a config of another shape", json!({"config": {"Env": 7}}), &nothing);
+    add("a config that is too long", json!({"config": {"Labels": {"k": "x".repeat(2 << 20)}}}), &nothing);
+
+    let mut whole = |what: &'static str, differs: &[(&'static str, &'static str)], change: &dyn Fn(Spec) -> Spec| {
+        let spec = change(sound(cases.len(), &recent, &json!({})));
+        cases.push(Case { what, spec, differs: differs.to_vec() });
+    };
+    whole("of Docker's media types", &[], &|spec| spec.media(Media::Docker));
+    whole("without a base", &[("trusted_base", "unknown")], &|spec| Spec { annotations: Vec::new(), ..spec });
+    // The base itself, which has no other below, and an image on its layers.
+    let shared = |size| Layer::Shared { seed: 77, size };
+    whole("a base", &[("trusted_base", "unknown")], &|spec| Spec {
+        annotations: Vec::new(),
+        layers: vec![shared(100)],
+        ..spec
+    });
+    whole("built on another's layers", &[], &|spec| Spec {
+        annotations: Vec::new(),
+        layers: vec![shared(100), Layer::Random(100)],
+        ..spec
+    });
+    let index = |spec: Spec| Spec { index: true, ..spec };
+    whole("with an SBOM and provenance", &[("attested", "pass")], &|spec| {
+        index(spec).attested(["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"])
+    });
+    whole("with provenance alone", &[], &|spec| index(spec).attested(["https://slsa.dev/provenance/v1"]));
+    cases
+}
+
+/// A sound image but for what the patch of its config breaks.
+fn sound(number: usize, created: &str, patch: &Value) -> Spec {
+    let spec = Spec::new(format!("corpus/image{}", number + 1)).single().seed(1000 + number as u64).layers([100]);
+    spec.config(over(created, patch)).annotation(BASE, "docker.io/library/debian:12")
+}
+
+/// What makes a config sound, and `patch` over it.
+fn over(created: &str, patch: &Value) -> Value {
+    let mut config = json!({"created": created, "config": {"User": "65532:65532"}});
+    for (key, value) in patch.as_object().into_iter().flatten() {
+        match (config[key].as_object_mut(), value.as_object()) {
+            (Some(object), Some(more)) => object.extend(more.clone()),
+            _ => config[key] = value.clone(),
+        }
+    }
+    config
+}
