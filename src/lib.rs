@@ -26,6 +26,7 @@ pub mod identity;
 pub mod limits;
 pub mod mirror;
 pub mod oci;
+pub mod policy;
 pub mod random;
 #[doc(hidden)]
 pub mod record_journal;

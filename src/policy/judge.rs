@@ -1,0 +1,290 @@
+//! Rules against facts: one verdict for each rule.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    base::Base,
+    date::Created,
+    facts::Facts,
+    lint::{Lint, Severity},
+    supply::{Attested, Supply},
+    user::User,
+    verdict::{Outcome, Rule, Verdict},
+};
+use crate::oci::matches;
+
+/// What an image is held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Those that are looked at.
+    pub rules: Vec<Rule>,
+    /// How old an image may be.
+    pub max_age: Duration,
+    /// Bytes of config and layers that it may have.
+    pub max_size: u64,
+    /// Patterns of the names of bases that it may be built on.
+    pub trusted_base: Vec<String>,
+}
+
+impl Default for Rules {
+    /// What a report holds an image to: half a year, in which every distribution of Linux has mended something that is in every image;
+    /// 2 GiB, which takes a minute at 300 Mbit/s; any base that is named.
+    fn default() -> Rules {
+        Rules {
+            rules: Rule::ALL.into(),
+            max_age: Duration::from_secs(180 * 86_400),
+            max_size: 2 << 30,
+            trusted_base: vec!["*".to_owned()],
+        }
+    }
+}
+
+impl Rules {
+    /// What these rules say, in their order. Without facts, because the config is not here or is no config, `why` says
+    /// so of every rule that needs them. `arrived` is when the image came into the cache, `shared` a base found by its layers.
+    pub fn judge(
+        &self,
+        facts: Result<&Facts, &str>,
+        supply: &Supply,
+        shared: Option<&Base>,
+        arrived: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Vec<Verdict> {
+        let of = |rule: Rule| {
+            let (outcome, finding) = match (rule, facts) {
+                (Rule::Signed, _) => signed(supply),
+                (Rule::Attested, _) => attested(supply),
+                (_, Err(why)) => (Outcome::Unknown, why.to_owned()),
+                (Rule::NonRoot, Ok(facts)) => non_root(&facts.user),
+                (Rule::NoSecrets, Ok(facts)) => no_secrets(facts),
+                (Rule::MaxAge, Ok(facts)) => self.age(facts.created, arrived, now),
+                (Rule::NoLowPorts, Ok(facts)) => no_low_ports(facts),
+                (Rule::TrustedBase, Ok(facts)) => self.base(facts.base.as_ref().or(shared)),
+                (Rule::MaxSize, Ok(facts)) => self.size(facts),
+                (Rule::Lint, Ok(facts)) => lint(&facts.lint),
+            };
+            let mend = if outcome == Outcome::Pass { "" } else { mend(rule) };
+            Verdict { rule, outcome, finding, mend }
+        };
+        self.rules.iter().copied().map(of).collect()
+    }
+
+    /// The publisher writes `created`, so an image is at least as old as its time in the cache.
+    fn age(&self, created: Created, arrived: Option<SystemTime>, now: SystemTime) -> (Outcome, String) {
+        let since = |at: SystemTime| now.duration_since(at).unwrap_or_default();
+        let (created, here) = match created {
+            Created::At(at) => (Some(since(at)), arrived.map(since)),
+            Created::Unknown => (None, arrived.map(since)),
+        };
+        let most = days(self.max_age);
+        match created.max(here) {
+            Some(age) if age > self.max_age => (Outcome::Fail, format!("is {} old; {most} are allowed", days(age))),
+            _ => match created {
+                Some(age) => (Outcome::Pass, format!("is {} old", days(age))),
+                None => (Outcome::Unknown, "has no date, or one that reproducible builds write".to_owned()),
+            },
+        }
+    }
+
+    fn base(&self, base: Option<&Base>) -> (Outcome, String) {
+        let Some(base) = base else {
+            return (
+                Outcome::Unknown,
+                "names no base, and shares its lower layers with no other cached image".to_owned(),
+            );
+        };
+        let how = match base {
+            Base::Named { name, .. } => format!("says that it is built on {name}"),
+            Base::Shared { name, layers } => format!("is built on the {layers} layers of {name}"),
+        };
+        match self.trusted_base.iter().any(|pattern| matches(pattern, base.name())) {
+            true => (Outcome::Pass, how),
+            false => (Outcome::Fail, format!("{how}, which is no trusted base")),
+        }
+    }
+
+    fn size(&self, facts: &Facts) -> (Outcome, String) {
+        let (size, layers) = (mebibytes(facts.size), facts.layers.len());
+        match facts.size > self.max_size {
+            true => (Outcome::Fail, format!("has {size} in {layers} layers; {} are allowed", mebibytes(self.max_size))),
+            false => (Outcome::Pass, format!("has {size} in {layers} layers")),
+        }
+    }
+}
+
+fn days(age: Duration) -> String {
+    match age.as_secs() / 86_400 {
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+fn non_root(user: &User) -> (Outcome, String) {
+    match user {
+        User::Root => (Outcome::Fail, "starts as root".to_owned()),
+        User::Uid(_) => (Outcome::Pass, format!("starts as {user}")),
+        // The publisher's text goes into no sentence.
+        User::Name(_) => {
+            (Outcome::Unknown, "starts as a user by name, which a file in its layers may say is root".to_owned())
+        }
+    }
+}
+
+fn no_secrets(facts: &Facts) -> (Outcome, String) {
+    let listed = facts.secrets.iter().take(NAMED).map(|secret| format!("{} in {}", secret.kind, secret.place));
+    let mut listed: Vec<String> = listed.collect();
+    match facts.secrets.len() {
+        0 => return (Outcome::Pass, "has no secret in its config and history".to_owned()),
+        count if count > NAMED => listed.push(format!("{} more", count - NAMED)),
+        _ => {}
+    }
+    (Outcome::Fail, format!("holds {}", listed.join(", ")))
+}
+
+fn no_low_ports(facts: &Facts) -> (Outcome, String) {
+    let ports: Vec<String> = facts.low_ports.iter().map(u16::to_string).collect();
+    match (ports.is_empty(), &facts.user) {
+        (true, _) => (Outcome::Pass, "exposes no port below 1024".to_owned()),
+        (false, User::Root) => (Outcome::Fail, format!("exposes {} and starts as root", ports.join(", "))),
+        (false, _) => (Outcome::Pass, format!("exposes {} without starting as root", ports.join(", "))),
+    }
+}
+
+fn signed(supply: &Supply) -> (Outcome, String) {
+    match supply.has(Attested::Signature) {
+        // Whose it is, and whether it is of this image, was not looked at.
+        true => (Outcome::Unknown, "has a signature, which was not verified".to_owned()),
+        false => (Outcome::Unknown, "has no signature that the cache knows of".to_owned()),
+    }
+}
+
+fn attested(supply: &Supply) -> (Outcome, String) {
+    let of = |kind, name| if supply.has(kind) { Some(name) } else { None };
+    let found =
+        [of(Attested::Sbom, "an SBOM"), of(Attested::Provenance, "provenance"), of(Attested::Other, "an attestation")];
+    let found: Vec<&str> = found.into_iter().flatten().collect();
+    match supply.has(Attested::Sbom) && supply.has(Attested::Provenance) {
+        true => (Outcome::Pass, "has an SBOM and provenance".to_owned()),
+        false if found.is_empty() => (Outcome::Unknown, "has no attestation that the cache knows of".to_owned()),
+        false => (Outcome::Unknown, format!("has {}; the cache knows of no more", found.join(" and "))),
+    }
+}
+
+/// As `hadolint --failure-threshold error`.
+fn lint(lints: &[Lint]) -> (Outcome, String) {
+    let named = |lint: &Lint| format!("{} ({})", lint.rule, lint.advice);
+    let errors: Vec<String> = lints.iter().filter(|lint| lint.severity == Severity::Error).map(named).collect();
+    let rest = lints.len() - errors.len();
+    match (errors.is_empty(), rest) {
+        (true, 0) => (Outcome::Pass, "has a history that breaks no rule".to_owned()),
+        (true, _) => {
+            let rules: Vec<&str> = lints.iter().map(|lint| lint.rule).collect();
+            (Outcome::Pass, format!("has a history with no error; it breaks {}", rules.join(", ")))
+        }
+        (false, 0) => (Outcome::Fail, format!("has a history that breaks {}", errors.join(", "))),
+        (false, _) => {
+            (Outcome::Fail, format!("has a history that breaks {} and {rest} lesser rules", errors.join(", ")))
+        }
+    }
+}
+
+/// Secrets that a sentence names.
+const NAMED: usize = 3;
+
+fn mend(rule: Rule) -> &'static str {
+    match rule {
+        Rule::NonRoot => "end the Dockerfile with a USER that is a number, such as USER 65532:65532",
+        Rule::NoSecrets => {
+            "revoke them, build with RUN --mount=type=secret, and give them to the container at its start"
+        }
+        Rule::MaxAge => "build it again on a new base, and with its real date",
+        Rule::NoLowPorts => "listen on a port from 1024 up, and publish that as the low one",
+        Rule::TrustedBase => "build on a trusted base, and annotate org.opencontainers.image.base.name",
+        Rule::MaxSize => "build in stages, and copy into the last one only what runs",
+        Rule::Signed => "sign it with cosign or Notation; Weir does not verify signatures yet",
+        Rule::Attested => "build with docker buildx build --sbom=true --provenance=mode=max",
+        Rule::Lint => "run hadolint over the Dockerfile",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Description;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn verdict(rule: Rule, facts: &Facts, arrived: Option<Duration>, now: Duration) -> (Outcome, String) {
+        let at = |since| SystemTime::UNIX_EPOCH + since;
+        let rules = Rules { trusted_base: vec!["docker.io/*".to_owned()], ..Rules::default() };
+        let verdicts = rules.judge(Ok(facts), &Supply::default(), None, arrived.map(at), at(now));
+        let verdict = verdicts.into_iter().find(|verdict| verdict.rule == rule).unwrap();
+        assert_eq!(verdict.mend.is_empty(), verdict.outcome == Outcome::Pass);
+        (verdict.outcome, verdict.finding)
+    }
+
+    fn facts(config: &str) -> Facts {
+        Facts::read(&Description::default(), config.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_image_is_as_old_as_its_date_or_its_time_in_the_cache_says() {
+        let dated = facts(r#"{"created":"2026-01-01T00:00:00Z"}"#);
+        let undated = facts(r#"{"created":"1970-01-01T00:00:00Z"}"#);
+        let begin = Duration::from_secs(1_767_225_600);
+        let outcome = |facts, arrived, now| verdict(Rule::MaxAge, facts, arrived, now).0;
+        assert_eq!(outcome(&dated, None, begin + DAY * 180), Outcome::Pass);
+        assert_eq!(outcome(&dated, None, begin + DAY * 181), Outcome::Fail);
+        assert_eq!(
+            outcome(&dated, Some(begin - DAY * 200), begin),
+            Outcome::Fail,
+            "its date is later than its arrival"
+        );
+        assert_eq!(outcome(&undated, None, begin), Outcome::Unknown);
+        assert_eq!(outcome(&undated, Some(begin), begin + DAY), Outcome::Unknown);
+        assert_eq!(outcome(&undated, Some(begin), begin + DAY * 181), Outcome::Fail);
+    }
+
+    #[test]
+    fn a_low_port_fails_with_root_and_a_base_that_is_not_trusted_fails() {
+        let now = DAY * 20_000;
+        let outcome = |rule, config: &str| verdict(rule, &facts(config), None, now).0;
+        let ports = r#""ExposedPorts":{"80/tcp":{},"8080/tcp":{}}"#;
+        assert_eq!(outcome(Rule::NoLowPorts, &format!(r#"{{"config":{{{ports}}}}}"#)), Outcome::Fail);
+        assert_eq!(outcome(Rule::NoLowPorts, &format!(r#"{{"config":{{{ports},"User":"7"}}}}"#)), Outcome::Pass);
+        assert_eq!(outcome(Rule::NoLowPorts, r#"{"config":{"ExposedPorts":{"8080/tcp":{}}}}"#), Outcome::Pass);
+        let named = |name: &str| Facts { base: Some(Base::Named { name: name.into(), digest: None }), ..facts("{}") };
+        assert_eq!(verdict(Rule::TrustedBase, &named("docker.io/library/debian:12"), None, now).0, Outcome::Pass);
+        assert_eq!(verdict(Rule::TrustedBase, &named("evil.example/debian:12"), None, now).0, Outcome::Fail);
+        assert_eq!(verdict(Rule::TrustedBase, &facts("{}"), None, now).0, Outcome::Unknown);
+        let large = Facts { size: 3 << 30, ..facts("{}") };
+        assert_eq!(verdict(Rule::MaxSize, &large, None, now).0, Outcome::Fail);
+    }
+
+    #[test]
+    fn without_facts_every_rule_that_needs_them_is_unknown() {
+        let verdicts =
+            Rules::default().judge(Err("has no config here"), &Supply::default(), None, None, SystemTime::UNIX_EPOCH);
+        assert_eq!(verdicts.len(), Rule::ALL.len());
+        assert!(verdicts.iter().all(|verdict| verdict.outcome == Outcome::Unknown), "{verdicts:?}");
+        assert_eq!(verdicts[0].finding, "has no config here");
+    }
+
+    #[test]
+    fn what_is_signed_is_known_only_when_it_was_verified() {
+        let mut supply = Supply::default();
+        supply.add(Attested::Signature);
+        supply.add(Attested::Sbom);
+        let outcomes = |supply: &Supply| {
+            let verdicts = Rules::default().judge(Err(""), supply, None, None, SystemTime::UNIX_EPOCH);
+            [Rule::Signed, Rule::Attested].map(|rule| verdicts.iter().find(|it| it.rule == rule).unwrap().outcome)
+        };
+        assert_eq!(outcomes(&supply), [Outcome::Unknown, Outcome::Unknown]);
+        supply.add(Attested::Provenance);
+        assert_eq!(outcomes(&supply), [Outcome::Unknown, Outcome::Pass]);
+    }
+}

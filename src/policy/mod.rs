@@ -1,0 +1,37 @@
+//! What is known of an image, and what rules say of it. Pure: bytes and times in, facts and verdicts out.
+//!
+//! [`Facts`] are read from a manifest and its config blob, and belong to a digest: they never change. [`Supply`] is what the cache
+//! knows of signatures and attestations. [`Rules::judge`] holds both against what is wanted, and gives one [`Verdict`] for each rule. An
+//! index is judged by the manifest of the platform that is asked for.
+//!
+//! What cannot be known is unknown, and never passes: a user by name stands in a file of a layer, a date of 1970 is written by
+//! reproducible builds, and a signature of which the cache knows nothing may exist upstream.
+//!
+//! # What this refuses
+//! A config that two readers could read in two ways is no evidence: container engines take keys in any letter case, and the last of
+//! two. Such a config is [`Malformed`](crate::oci::Malformed).
+
+mod base;
+mod config;
+mod date;
+mod facts;
+mod history;
+mod judge;
+mod lint;
+mod secrets;
+mod supply;
+mod user;
+mod verdict;
+
+pub use self::{
+    base::{Base, nearest_base},
+    config::{ImageConfig, MOST_CONFIG_BYTES},
+    date::Created,
+    facts::Facts,
+    judge::Rules,
+    lint::{Lint, Severity},
+    secrets::Secret,
+    supply::{Attested, Supply, is_artifact},
+    user::User,
+    verdict::{Outcome, Rule, Verdict},
+};
