@@ -83,11 +83,22 @@ impl Routes {
         self.route(asked, ns).map(Route::Mirrored)
     }
 
-    /// The image that people mean by `busybox:1.36`, `ghcr.io/acme/app` or `ghcr.io/acme/app:1@sha256:…`; without a tag, `latest`.
+    /// As [`Routes::named_image`], of an image that an upstream has.
     ///
     /// # Errors
     /// A sentence that says what to write instead.
     pub fn image(&self, text: &str) -> Result<(Mirrored, Reference), String> {
+        match self.named_image(text)? {
+            (Route::Mirrored(mirrored), reference) => Ok((mirrored, reference)),
+            (Route::Hosted(_), _) => Err("this is hosted here, and comes from no upstream".to_owned()),
+        }
+    }
+
+    /// The image that people mean by `busybox:1.36`, `ghcr.io/acme/app` or `ghcr.io/acme/app:1@sha256:…`; without a tag, `latest`.
+    ///
+    /// # Errors
+    /// A sentence that says what to write instead.
+    pub fn named_image(&self, text: &str) -> Result<(Route, Reference), String> {
         let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
         // What comes after the last colon is a tag unless a slash follows, which is a registry's port.
         let tagged = named.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
@@ -99,11 +110,8 @@ impl Routes {
         let name: Name = name.parse().map_err(|_| "this is no image; write it as docker pull takes it".to_owned())?;
         let reference: Reference = digest.unwrap_or(tag).parse().map_err(|error| format!("{error}"))?;
         let asked = RequestedName { registry: registry.map(Into::into), name, whole: None };
-        match self.find(&asked, None) {
-            Some(Route::Mirrored(mirrored)) => Ok((mirrored, reference)),
-            Some(Route::Hosted(_)) => Err("this is hosted here, and comes from no upstream".to_owned()),
-            None => Err("no configured upstream has this repository; add an [[upstream]]".to_owned()),
-        }
+        let route = self.find(&asked, None).ok_or("no configured upstream has this repository; add an [[upstream]]")?;
+        Ok((route, reference))
     }
 
     fn hosts(&self, name: &Name) -> bool {

@@ -14,6 +14,7 @@ mod limits;
 mod mirror;
 mod monitoring;
 mod pages;
+mod policy;
 mod promises;
 mod registry;
 mod simulation;

@@ -25,6 +25,7 @@ pub(super) enum Endpoint {
     ExportImages,
     ImportImages,
     RepositoryRules,
+    ImageReport,
     Warms,
     Warm,
     OneWarm,
@@ -45,7 +46,7 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 37] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 38] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -66,6 +67,7 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 37] = [
     ("GET", "/api/v1/cache/export", Endpoint::ExportImages),
     ("POST", "/api/v1/cache/import", Endpoint::ImportImages),
     ("GET", "/api/v1/cache/rules", Endpoint::RepositoryRules),
+    ("GET", "/api/v1/images/{name}", Endpoint::ImageReport),
     ("GET", "/api/v1/cache/warm", Endpoint::Warms),
     ("POST", "/api/v1/cache/warm", Endpoint::Warm),
     ("GET", "/api/v1/cache/warm/{id}", Endpoint::OneWarm),

@@ -16,6 +16,7 @@ mod connection;
 mod connections;
 mod endpoint;
 mod history;
+mod image_report;
 mod images;
 mod json;
 mod metrics;

@@ -9,6 +9,7 @@ mod client_config;
 mod export;
 mod failure;
 mod hash_password;
+mod image;
 mod import;
 mod local;
 mod output;
@@ -75,6 +76,8 @@ pub enum Command {
     Throttle(throttle::Arguments),
     /// List, show, warm, pin, unpin or purge what is cached
     Cache(cache::Arguments),
+    /// Report what is wrong with a cached image, rule by rule, and how to mend it
+    Image(image::Arguments),
     /// Forget a cached tag or repository; the same as cache purge
     Purge(purge::Arguments),
     /// Read everything on the disk again and name what is damaged (while weir is stopped)
@@ -143,6 +146,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         Command::Ban(arguments) => ban::run(arguments, config),
         Command::Throttle(arguments) => throttle::run(arguments, config),
         Command::Cache(arguments) => cache::run(arguments, config),
+        Command::Image(arguments) => return image::run(arguments, config),
         Command::Purge(arguments) => purge::run(arguments, config),
         Command::Verify(arguments) => return verify::run(arguments, config),
     };

@@ -21,6 +21,7 @@ mod flight_tests;
 mod freshness;
 mod handles;
 mod health;
+mod image_facts;
 mod import;
 mod import_holds;
 mod import_image;
@@ -55,6 +56,7 @@ pub use self::{
     error::Error,
     export::{Export, ExportError, ExportRequest, Exports, Wanted},
     health::Check,
+    image_facts::{ImageFacts, NoFacts, PlatformFacts},
     import::{ImportError, Imported, Imports, Resolve},
     import_image::ImportTarget,
     import_staging::ArchiveError,
@@ -100,6 +102,8 @@ pub struct Mirror {
     pub exports: Exports,
     /// Archives that come in.
     pub imports: Imports,
+    /// What is known of cached images.
+    pub facts: ImageFacts,
     settings: Arc<Settings>,
     sources: Sources,
     tags: Tags,
@@ -138,6 +142,7 @@ impl Mirror {
         let blobs = Arc::new(Blobs::new(&handles));
         let permits = Arc::new(Semaphore::new(ARCHIVES));
         let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
+        let facts = ImageFacts::new(&handles);
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let warmed = (manifests.clone(), blobs.clone());
         let warm = Arc::new(Warm::new(&settings, warmed, sources.store.clone(), runtime));
@@ -147,6 +152,7 @@ impl Mirror {
             blobs,
             exports,
             imports,
+            facts,
             listings: Arc::new(listings),
             warm,
             sources,

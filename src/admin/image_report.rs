@@ -1,0 +1,110 @@
+//! What rules say of an image that is cached, platform by platform.
+
+use std::time::SystemTime;
+
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::{
+    budget::at,
+    cache::only,
+    images,
+    json::{parameter, refuse, reply},
+    state::State,
+};
+use crate::{
+    mirror::{PlatformFacts, Repository},
+    policy::{Created, Facts, Outcome, Rules, Severity, Verdict},
+    route::{Mirrored, Route},
+};
+
+/// The report of one image. Upstream is asked nothing.
+pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> HttpResponse {
+    if let Err(refusal) = only(query, &["platform"]) {
+        return *refusal;
+    }
+    // One segment of the path, so its slashes are encoded.
+    let text = request.match_info().query("name").replace("%2F", "/").replace("%2f", "/");
+    let (route, reference) = match state.settings.routes.named_image(&text) {
+        Ok(named) => named,
+        Err(why) => return refuse(400, "NAME_INVALID", &why),
+    };
+    let repository = match route {
+        Route::Hosted(name) => Repository::hosted(name),
+        Route::Mirrored(Mirrored { upstream, repository, .. }) => Repository { upstream, name: repository },
+    };
+    let found = images::one(&state.mirror.images().read(), &repository, &reference);
+    let Some(image) = found else {
+        return refuse(404, "MANIFEST_UNKNOWN", "no image of this name is cached; pull it, or weir cache warm it");
+    };
+    let platforms = match state.mirror.facts.of(&image, parameter(query, "platform").as_deref()).await {
+        Ok(platforms) => platforms,
+        Err(error) => return refuse(500, "UNKNOWN", &error.to_string()),
+    };
+    if platforms.is_empty() {
+        return refuse(404, "MANIFEST_UNKNOWN", "this image has no manifest for that platform in the cache");
+    }
+    let (rules, now) = (Rules::default(), SystemTime::now());
+    let judged: Vec<(PlatformFacts, Vec<Verdict>)> = platforms
+        .into_iter()
+        .map(|platform| {
+            let verdicts = platform.verdicts(&rules, now);
+            (platform, verdicts)
+        })
+        .collect();
+    let outcomes: Vec<Outcome> = judged.iter().flat_map(|(_, verdicts)| verdicts).map(|it| it.outcome).collect();
+    let worst = [Outcome::Fail, Outcome::Unknown].into_iter().find(|worst| outcomes.contains(worst));
+    let platforms: Vec<Value> = judged.iter().map(|(platform, verdicts)| describe(platform, verdicts)).collect();
+    let answer = json!({
+        "name": image.name(),
+        "digest": image.digest.to_string(),
+        "outcome": worst.unwrap_or(Outcome::Pass).as_str(),
+        "platforms": platforms,
+    });
+    reply(200, &answer)
+}
+
+fn describe(platform: &PlatformFacts, verdicts: &[Verdict]) -> Value {
+    let verdict = |verdict: &Verdict| {
+        json!({
+            "rule": verdict.rule.as_str(),
+            "outcome": verdict.outcome.as_str(),
+            "finding": verdict.finding,
+            "mend": verdict.mend,
+        })
+    };
+    json!({
+        "platform": platform.platform,
+        "digest": platform.digest.to_string(),
+        "arrived": platform.arrived.map(at),
+        "base": platform.facts.as_ref().ok().and_then(|it| it.base.as_ref()).or(platform.base.as_ref()).map(|it| it.name()),
+        "facts": platform.facts.as_ref().ok().map(|facts| describe_facts(facts)),
+        "verdicts": verdicts.iter().map(verdict).collect::<Vec<_>>(),
+    })
+}
+
+fn describe_facts(facts: &Facts) -> Value {
+    let created = match facts.created {
+        Created::At(time) => Some(at(time)),
+        Created::Unknown => None,
+    };
+    let secrets: Vec<Value> =
+        facts.secrets.iter().map(|secret| json!({"kind": secret.kind, "place": secret.place})).collect();
+    let lint = facts.lint.iter().map(|lint| {
+        let severity = match lint.severity {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        json!({"rule": lint.rule, "severity": severity, "advice": lint.advice, "steps": lint.steps})
+    });
+    json!({
+        "user": facts.user.to_string(),
+        "created": created,
+        "size": facts.size,
+        "layers": facts.layers.len(),
+        "low_ports": facts.low_ports,
+        "secrets": secrets,
+        "lint": lint.collect::<Vec<_>>(),
+    })
+}

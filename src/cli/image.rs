@@ -1,0 +1,65 @@
+//! `weir image`: what rules say of a cached image, what was found, and how to mend it.
+//!
+//! Exits with 0 when no rule is broken, 1 when one is, and 2 when it could not look.
+
+use clap::Args;
+use serde_json::Value;
+use url::form_urlencoded::{Serializer, byte_serialize};
+
+use super::{
+    Failure,
+    ask::{Ask, Output},
+    output::entries,
+    table::table,
+};
+use crate::config::Config;
+
+/// Which image, and how to print.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// As in an image name: busybox:1.36, ghcr.io/acme/app; latest when there is no tag
+    name: String,
+    /// Only the manifest for this platform, as linux/arm64
+    #[arg(long)]
+    platform: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure> {
+    let unanswered = |reason| Failure { reason, status: 2 };
+    let ask = Ask::new(&arguments.output.admin, config).map_err(unanswered)?;
+    let name: String = byte_serialize(arguments.name.as_bytes()).collect();
+    let platform = arguments.platform.as_ref().map(|platform| {
+        let query = Serializer::new(String::new()).append_pair("platform", platform).finish();
+        format!("?{query}")
+    });
+    let path = format!("/api/v1/images/{name}{}", platform.unwrap_or_default());
+    let report = ask.json("GET", &path).map_err(unanswered)?;
+    arguments.output.print(&report, text)?;
+    let verdicts = entries(&report, "platforms").iter().flat_map(|platform| entries(platform, "verdicts"));
+    match verdicts.filter(|verdict| verdict["outcome"] == "fail").count() {
+        0 => Ok(()),
+        1 => Err("1 rule is broken".to_owned().into()),
+        count => Err(format!("{count} rules are broken").into()),
+    }
+}
+
+fn text(report: &Value) -> String {
+    // A platform is the publisher's text, which may hold what moves a cursor.
+    let word = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
+    let mut text = format!("{} {}\n", word(&report["name"]), word(&report["digest"]));
+    for platform in entries(report, "platforms") {
+        text += &format!("{} {}\n", word(&platform["platform"]), word(&platform["digest"]));
+        let mut rows = Vec::new();
+        for verdict in entries(platform, "verdicts") {
+            let outcome = word(&verdict["outcome"]);
+            rows.push([format!("  {outcome}"), word(&verdict["rule"]), word(&verdict["finding"])]);
+            if outcome == "fail" {
+                rows.push([String::new(), String::new(), format!("mend: {}", word(&verdict["mend"]))]);
+            }
+        }
+        text += &table(&rows);
+    }
+    text
+}

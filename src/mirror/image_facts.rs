@@ -1,0 +1,298 @@
+//! What is known of cached images, gathered from the cache alone: facts of each platform's manifest and config, and the signatures
+//! and attestations beside them. Upstream is asked nothing.
+//!
+//! Facts are kept by digest, since they never change. What is beside an image changes, and is looked at each time.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use weir_storage::{Error, Image, Images, Reading, ReferrersPage, Source, Store};
+
+use super::handles::Handles;
+use crate::{
+    oci::{Child, Description, Digest, Manifest},
+    policy::{Attested, Base, Facts, MOST_CONFIG_BYTES, Rules, Supply, Verdict, is_artifact, nearest_base},
+};
+
+/// Images whose facts are remembered: some 20 MiB.
+const REMEMBERED: u64 = 10_000;
+/// Configs that are read at once; each may take 64 MiB while it is parsed.
+const AT_ONCE: usize = 2;
+/// Manifests of an index that are looked at. The largest official indexes name 20, with their attestations.
+const MOST_PLATFORMS: usize = 64;
+/// Images that are looked at for a base: a scan in memory.
+const MOST_BASES: usize = 20_000;
+/// Referrers of an image that are looked at.
+const MOST_REFERRERS: usize = 1000;
+const MOST_REFERRER_BYTES: usize = 4 << 20;
+/// A config that is not read in this time is one of a disk that hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The media types of a container image's config.
+const CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+/// The platform that an index claims for an attestation.
+const NO_PLATFORM: &str = "unknown/unknown";
+
+/// Why there are no facts of a manifest; each is a part of a sentence about the image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoFacts {
+    /// No client pulled this platform.
+    #[error("has no manifest in the cache, as no client pulled this platform")]
+    NoManifest,
+    /// No client pulled its config.
+    #[error("has no config in the cache, as no client pulled it")]
+    NoConfig(Digest),
+    /// It is an artifact, such as a signature or an attestation, or has no config.
+    #[error("is no container image with a config")]
+    NoImage,
+    /// What is here is no evidence.
+    #[error("has a config that is no evidence: {0}")]
+    Unusable(String),
+}
+
+/// What is known of one manifest of an image.
+#[derive(Clone, Debug)]
+pub struct PlatformFacts {
+    /// As the index claims it, else as the config says it; empty when neither does.
+    pub platform: String,
+    /// The manifest.
+    pub digest: Digest,
+    /// The facts, or why there are none.
+    pub facts: Result<Arc<Facts>, NoFacts>,
+    /// What is beside it.
+    pub supply: Supply,
+    /// The cached image on whose layers it is built, when it names no base itself.
+    pub base: Option<Base>,
+    /// When its config came into the cache.
+    pub arrived: Option<SystemTime>,
+}
+
+impl PlatformFacts {
+    /// What rules say of it.
+    pub fn verdicts(&self, rules: &Rules, now: SystemTime) -> Vec<Verdict> {
+        let why = self.facts.as_ref().err().map(NoFacts::to_string).unwrap_or_default();
+        rules.judge(self.facts.as_deref().map_err(|_| &*why), &self.supply, self.base.as_ref(), self.arrived, now)
+    }
+}
+
+/// Gathers facts, and keeps them. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct ImageFacts {
+    store: Store,
+    runtime: Handle,
+    known: moka::sync::Cache<Digest, Arc<Facts>>,
+    permits: Arc<Semaphore>,
+}
+
+impl ImageFacts {
+    pub(super) fn new(handles: &Handles) -> ImageFacts {
+        ImageFacts {
+            store: handles.sources.store.clone(),
+            runtime: handles.runtime.clone(),
+            known: moka::sync::Cache::new(REMEMBERED),
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// What is known of an image: of the manifest that it names or, when that is an index, of each manifest of a platform; of `platform`
+    /// alone when one is given. Empty when the manifest is not here, or no manifest is for that platform.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub async fn of(&self, image: &Image, platform: Option<&str>) -> Result<Vec<PlatformFacts>, Error> {
+        let Some(root) = self.store.cache.manifests.load(&image.digest).await? else { return Ok(Vec::new()) };
+        let is_wanted = |of: &str| platform.is_none_or(|wanted| of == wanted);
+        if !root.media_type.is_index() {
+            let found = self.platform(image, &root, String::new(), root.digest.clone()).await?;
+            return Ok(if is_wanted(&found.platform) { vec![found] } else { Vec::new() });
+        }
+        let children = root.describe().map(|description| description.children).unwrap_or_default();
+        let mut found = Vec::new();
+        for child in children.into_iter().filter(|child| child.is_manifest).take(MOST_PLATFORMS) {
+            let of = child.platform.as_deref().unwrap_or_default().to_owned();
+            if of != NO_PLATFORM && is_wanted(&of) {
+                found.push(self.platform(image, &root, of, child.digest).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn platform(
+        &self,
+        image: &Image,
+        root: &Manifest,
+        platform: String,
+        digest: Digest,
+    ) -> Result<PlatformFacts, Error> {
+        let supply = self.supply(image, root, &digest).await?;
+        let mut found =
+            PlatformFacts { facts: Err(NoFacts::NoManifest), platform, digest, supply, base: None, arrived: None };
+        let Some(manifest) = self.store.cache.manifests.load(&found.digest).await? else { return Ok(found) };
+        let description = match manifest.describe() {
+            Ok(description) => description,
+            Err(error) => {
+                found.facts = Err(NoFacts::Unusable(error.to_string()));
+                return Ok(found);
+            }
+        };
+        let is_image = description.artifact_type.as_deref().is_some_and(|of| CONFIGS.contains(&of));
+        let is_image = is_image && !is_artifact(&manifest.bytes);
+        let config = description.children.first().filter(|child| is_image && !child.is_manifest);
+        let Some(config) = config.cloned() else {
+            found.facts = Err(NoFacts::NoImage);
+            return Ok(found);
+        };
+        found.arrived = self.store.blobs.stored(&config.digest).await?.map(|(_, at)| at);
+        found.facts = self.facts(&found.digest, description, &config).await?;
+        if let Ok(facts) = &found.facts {
+            if found.platform.is_empty() {
+                found.platform.clone_from(&facts.platform);
+            }
+            if facts.base.is_none() {
+                found.base = self.shared_base(facts.layers.clone()).await;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn facts(
+        &self,
+        digest: &Digest,
+        description: Description,
+        config: &Child,
+    ) -> Result<Result<Arc<Facts>, NoFacts>, Error> {
+        if let Some(known) = self.known.get(digest) {
+            return Ok(Ok(known));
+        }
+        let unusable = |why: &str| Ok(Err(NoFacts::Unusable(why.to_owned())));
+        // It is never closed.
+        let Ok(_permit) = self.permits.acquire().await else { return unusable("it was not looked at") };
+        let bytes = match self.config(&config.digest).await? {
+            Ok(bytes) => bytes,
+            Err(why) => return Ok(Err(why)),
+        };
+        let read = self.runtime.spawn_blocking(move || Facts::read(&description, &bytes)).await;
+        match read {
+            Ok(Ok(facts)) => {
+                let facts = Arc::new(facts);
+                self.known.insert(digest.clone(), facts.clone());
+                Ok(Ok(facts))
+            }
+            Ok(Err(error)) => unusable(&error.0),
+            Err(_) => unusable("it could not be read"),
+        }
+    }
+
+    /// The bytes of a config that is here.
+    async fn config(&self, digest: &Digest) -> Result<Result<Bytes, NoFacts>, Error> {
+        let unusable = |why: &str| Ok(Err(NoFacts::Unusable(why.to_owned())));
+        let Some(mut reader) = self.store.blobs.load(digest).await? else {
+            return Ok(Err(NoFacts::NoConfig(digest.clone())));
+        };
+        let size = reader.size();
+        if size > MOST_CONFIG_BYTES {
+            return unusable("it is too long to be read");
+        }
+        let mut bytes = BytesMut::new();
+        while (bytes.len() as u64) < size {
+            let at = bytes.len() as u64;
+            let extent = timeout(PATIENCE, poll_fn(|cx| reader.poll_extent(cx, at, size))).await;
+            let Ok(Ok(extent)) = extent else { return unusable("it did not arrive") };
+            let piece = self.store.blobs.copy(digest, extent, MOST_CONFIG_BYTES as usize).await?;
+            if piece.is_empty() {
+                return unusable("it is damaged on the disk");
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Ok(bytes.freeze()))
+    }
+
+    /// What the cache knows beside a manifest: what is beside its index is beside it too.
+    async fn supply(&self, image: &Image, root: &Manifest, digest: &Digest) -> Result<Supply, Error> {
+        let mut supply = Supply::default();
+        let of = if root.digest == *digest { vec![digest] } else { vec![&root.digest, digest] };
+        for beside in self.store.images.read().images_of(&image.repository) {
+            if let Some(tag) = &beside.tag {
+                of.iter().for_each(|digest| supply.add_tag(tag.as_str(), digest));
+            }
+        }
+        for attestation in
+            Supply::attestations(&root.bytes, digest).unwrap_or_default().into_iter().take(MOST_PLATFORMS)
+        {
+            match self.store.cache.manifests.load(&attestation).await? {
+                Some(manifest) if supply.add_attestation(&manifest.bytes).is_ok() => {}
+                _ => supply.add(Attested::Other),
+            }
+        }
+        for digest in of {
+            for artifact_type in self.referrers(image, digest).await? {
+                supply.add_artifact(&artifact_type);
+            }
+        }
+        Ok(supply)
+    }
+
+    /// The artifact types of what is known to refer to a manifest.
+    async fn referrers(&self, image: &Image, digest: &Digest) -> Result<Vec<String>, Error> {
+        let descriptors = if image.repository.is_hosted() {
+            let page = ReferrersPage {
+                artifact_type: None,
+                last: None,
+                most: MOST_REFERRERS,
+                most_bytes: MOST_REFERRER_BYTES,
+            };
+            self.store.repositories.referrers(&image.repository.name, digest, Vec::new(), page).await?.0
+        } else {
+            let Image { repository, credential, .. } = image;
+            let source = Source {
+                upstream: repository.upstream.clone(),
+                credential: credential.clone(),
+                repository: repository.name.clone(),
+            };
+            let kind = format!("referrers-{}-{}", digest.algorithm().as_str(), digest.hex());
+            let listing = self.store.cache.listings.load(&source, &kind).await?;
+            listing.and_then(|listing| serde_json::from_slice(&listing.body).ok()).unwrap_or_default()
+        };
+        let artifact_type = |descriptor: &serde_json::Value| descriptor["artifactType"].as_str().map(str::to_owned);
+        Ok(descriptors.iter().take(MOST_REFERRERS).filter_map(artifact_type).collect())
+    }
+
+    /// The cached image with the longest chain of layers on which these are built.
+    async fn shared_base(&self, layers: Vec<Digest>) -> Option<Base> {
+        let images: Images = self.store.images.clone();
+        let search = move || {
+            let reading = images.read();
+            let mut known = Vec::new();
+            for image in reading.images(None).take(MOST_BASES) {
+                let name = image.name();
+                let chains = chains(&reading, &image.digest, layers.first()?);
+                known.extend(chains.into_iter().map(|chain| (name.clone(), chain)));
+            }
+            nearest_base(&layers, known.iter().map(|(name, chain)| (&**name, &**chain)))
+        };
+        self.runtime.spawn_blocking(search).await.ok().flatten()
+    }
+}
+
+/// The layers of the manifests that a digest names and that begin with this one.
+fn chains(reading: &Reading<'_>, digest: &Digest, lowest: &Digest) -> Vec<Vec<Digest>> {
+    let objects = reading.objects(digest);
+    let (manifests, blobs): (Vec<_>, Vec<_>) =
+        objects.into_iter().map(|(child, _)| child).partition(|child| child.is_manifest);
+    let of_image = |blobs: Vec<Child>| -> Option<Vec<Digest>> {
+        // The first one is the config.
+        let layers: Vec<Digest> = blobs.into_iter().skip(1).map(|child| child.digest).collect();
+        (layers.first() == Some(lowest)).then_some(layers)
+    };
+    let below = manifests.into_iter().take(MOST_PLATFORMS).filter_map(|child| {
+        let objects = reading.objects(&child.digest).into_iter().map(|(child, _)| child);
+        of_image(objects.filter(|child| !child.is_manifest).collect())
+    });
+    below.chain(of_image(blobs)).collect()
+}
