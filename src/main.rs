@@ -143,6 +143,7 @@ async fn run(
     mirror.warm.register(&mut metrics);
     let (schedules, routes) = settings.warm;
     mirror.warm.schedule(schedules, routes);
+    mirror.enforcement.set(&settings.policy);
     mirror.warm.start().map_err(|error| error.to_string())?;
     let http_metrics = http::Metrics::new();
     http_metrics.register(&mut metrics);
@@ -170,6 +171,7 @@ async fn run(
         upstreams: reloaded,
         limits: limits.clone(),
         warm: mirror.warm.clone(),
+        enforcement: mirror.enforcement.clone(),
         reloads: reloads.clone(),
         manager: manager.clone(),
         logs,

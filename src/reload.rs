@@ -12,7 +12,7 @@ use weir::{
     config::{self, Config, Watch},
     http::Certificate,
     limits::{Limits, audit::Actor},
-    mirror::warm::Warm,
+    mirror::{Enforcement, warm::Warm},
     telemetry::Logs,
     upstream::{self, Upstream},
 };
@@ -28,6 +28,7 @@ pub(crate) struct Parts {
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) limits: Limits,
     pub(crate) warm: Arc<Warm>,
+    pub(crate) enforcement: Arc<Enforcement>,
     pub(crate) reloads: Reloads,
     pub(crate) manager: ServiceManager,
     pub(crate) logs: Logs,
@@ -84,6 +85,7 @@ fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
     prepared.into_iter().for_each(|certificate| certificate.install());
     renewed.into_iter().flatten().for_each(upstream::Renewed::install);
     parts.warm.schedule(schedules, routes);
+    parts.enforcement.set(&fresh.policy);
     parts.limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
     Ok((fresh, watch))
 }
@@ -91,7 +93,7 @@ fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
 fn report(by: &str, waits_for_restart: bool) {
     if waits_for_restart {
         tracing::warn!(
-            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, warms, allow and deny of upstreams, trusted proxies and certificates are reloaded)"
+            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, warms, policies, allow and deny of upstreams, trusted proxies and certificates are reloaded)"
         );
     } else {
         tracing::info!(by, "reloaded");

@@ -41,7 +41,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("weir::identity", "setting oci random client limits"),
     ("weir::limits", "setting oci client upstream"),
     ("weir::telemetry", "setting"),
-    ("weir::policy", "oci"),
+    ("weir::policy", "setting oci"),
     ("weir::upstream", "clock setting oci random client telemetry"),
     ("weir::archive", "oci"),
     ("weir::route", "oci"),

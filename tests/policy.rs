@@ -106,3 +106,132 @@ async fn a_signature_that_the_cache_knows_of_is_named_and_not_taken_for_verified
     assert_eq!(ask(world.running.registry, "GET", &path, "").0, 200);
     assert_eq!(outcome(&report(&world, &image), 0, "signed"), ("unknown", "has a signature, which was not verified"));
 }
+
+/// A weir with this configuration, which can be changed.
+struct Policed {
+    world: World,
+    file: std::path::PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Policed {
+    async fn start(configuration: &str) -> Policed {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("weir.toml");
+        std::fs::write(&file, configuration).unwrap();
+        let world = World::start_with(&[("WEIR_CONFIG", file.to_str().unwrap())]).await;
+        Policed { world, file, _directory: directory }
+    }
+
+    fn reload(&self, configuration: &str) {
+        let said = self.world.running.log().len();
+        std::fs::write(&self.file, configuration).unwrap();
+        self.world.running.signal(rustix::process::Signal::HUP);
+        while !self.world.running.log()[said..].contains(r#""message":"reloaded""#) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn manifest(&self, method: &str, image: &Image, reference: &str) -> (u16, String, String) {
+        let path = format!("/v2/{}/manifests/{reference}", image.repository);
+        ask(self.world.running.registry, method, &path, "Accept: */*\r\n")
+    }
+}
+
+fn policy(mode: &str, more: &str) -> String {
+    format!(
+        "[[policy]]\nname = \"strict\"\nimages = [\"docker.io/corpus/*\"]\nnon_root = true\nmode = \"{mode}\"\n{more}\n"
+    )
+}
+
+fn spec(what: &str) -> Spec {
+    corpus(SystemTime::now()).into_iter().find(|case| case.what == what).unwrap().spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_breaks_a_rule_is_refused_with_a_sentence_and_a_cached_one_costs_nothing() {
+    let policed = Policed::start(&policy("enforce", "unknown = \"wait\"\ncontact = \"the platform team\"")).await;
+    let hub = &policed.world.hub;
+    let [sound, root] = ["sound", "root by number"].map(|what| hub.push(spec(what)).unwrap());
+    assert_eq!(policed.manifest("GET", &sound, "latest").0, 200);
+    // It is fetched to be looked at, and then refused.
+    let (status, head, body) = policed.manifest("GET", &root, "latest");
+    assert_eq!(status, 403, "{body}");
+    let name = format!("docker.io/{}:latest", root.repository);
+    let sentence = format!(
+        "{name} is refused by the policy strict of this mirror: it starts as root (non_root); end the Dockerfile with a USER that is a \
+         number, such as USER 65532:65532; ask the platform team"
+    );
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&body["errors"][0]["code"], &body["errors"][0]["message"]), (&"DENIED".into(), &sentence.into()));
+    assert!(head.starts_with("http/1.1 403 image refused by policy\r\n"), "{head}");
+    let asked = hub.log().len();
+    for reference in ["latest", root.digest()] {
+        for method in ["GET", "HEAD"] {
+            assert_eq!(policed.manifest(method, &root, reference).0, 403, "{method} {reference}");
+            assert_eq!(
+                policed.manifest(method, &sound, reference.replace(root.digest(), sound.digest()).as_str()).0,
+                200
+            );
+        }
+    }
+    assert_eq!(hub.log().len(), asked, "upstream was asked");
+
+    policed.reload(&policy("warn", ""));
+    let (status, head, _) = policed.manifest("GET", &root, "latest");
+    let warning =
+        format!("\r\nwarning: 299 - \"{name} breaks the policy strict of this mirror: it starts as root (non_root);");
+    assert!(status == 200 && head.contains(&warning), "{head}");
+    assert!(!policed.manifest("GET", &sound, "latest").1.contains("warning:"));
+    let exempt = "exempt = [{ image = \"*\", reason = \"a test\", expires = \"2100-01-01T00:00:00Z\" }]";
+    for served in [policy("audit", ""), policy("enforce", exempt), String::new()] {
+        policed.reload(&served);
+        let (status, head, body) = policed.manifest("GET", &root, "latest");
+        assert!(status == 200 && !head.contains("warning:"), "{served}: {head}{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_refused_by_the_platform_that_is_asked_for_and_whole_when_every_platform_is() {
+    let enforce = policy("enforce", "unknown = \"wait\"");
+    let policed = Policed::start(&enforce).await;
+    let image = policed.world.hub.push(Spec::new("corpus/two")).unwrap();
+    assert_eq!(policed.manifest("GET", &image, "latest").0, 200, "which platform is wanted is not known yet");
+    for platform in &image.platforms {
+        let (status, _, body) = policed.manifest("GET", &image, &platform.manifest.digest);
+        assert!(status == 403 && body.contains("it starts as root"), "{body}");
+    }
+    // What was decided is kept for a minute, or until the policies change.
+    policed.reload(&format!("{enforce}\n"));
+    assert_eq!(policed.manifest("GET", &image, "latest").0, 403);
+    assert_eq!(policed.manifest("HEAD", &image, image.digest()).0, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_known_is_served_or_refused_as_the_policy_says_and_an_artifact_always_passes() {
+    let policed = Policed::start(&policy("enforce", "unknown = \"deny\"")).await;
+    let hub = &policed.world.hub;
+    let named = hub.push(spec("a user by name")).unwrap();
+    let (status, _, body) = policed.manifest("GET", &named, "latest");
+    assert!(status == 403 && body.contains("starts as a user by name"), "{body}");
+    let signature = hub.push_referrer(Artifact {
+        repository: named.repository.clone(),
+        subject: named.digest().to_owned(),
+        artifact_type: "application/vnd.dev.sigstore.bundle.v0.3+json".to_owned(),
+        annotations: Vec::new(),
+        content: "{}".into(),
+    });
+    assert_eq!(policed.manifest("GET", &named, &signature.digest).0, 200);
+    let attested = hub.push(spec("with an SBOM and provenance")).unwrap();
+    let statement = attested.platforms.iter().find(|platform| platform.name == "unknown/unknown").unwrap();
+    assert_eq!(policed.manifest("GET", &attested, &statement.manifest.digest).0, 200);
+
+    policed.reload(&policy("enforce", "unknown = \"allow\""));
+    assert_eq!(policed.manifest("GET", &named, "latest").0, 200);
+    // The first client is not kept waiting; what it brought is known to the next.
+    let root = hub.push(spec("root by name")).unwrap();
+    assert_eq!(policed.manifest("GET", &root, "latest").0, 200);
+    while policed.manifest("GET", &root, "latest").0 != 403 {
+        std::thread::yield_now();
+    }
+}

@@ -28,7 +28,7 @@ use toml::de::DeTable;
 use crate::{
     hosted,
     limits::{self, abuse, budget, class::ClassRule, throttle::Throttle},
-    mirror, telemetry, upstream,
+    mirror, policy, telemetry, upstream,
 };
 
 pub use self::{
@@ -68,6 +68,8 @@ pub struct Config {
     pub upstream: Vec<upstream::Settings>,
     /// Lists that are warmed at an hour.
     pub warm: Vec<mirror::warm::Table>,
+    /// What images are held to.
+    pub policy: Vec<policy::Table>,
     /// Namespaces that live here.
     pub hosted: hosted::Settings,
     /// How often a client may ask.
@@ -102,6 +104,7 @@ impl Default for Config {
             mirror: mirror::Settings::default(),
             upstream: upstream::Settings::defaults(),
             warm: Vec::new(),
+            policy: Vec::new(),
             hosted: hosted::Settings::default(),
             limits: limits::Settings::default(),
             budget: budget::Settings::default(),
@@ -228,6 +231,7 @@ impl Config {
         same.ban.clone_from(&old.ban);
         same.account.clone_from(&old.account);
         same.warm.clone_from(&old.warm);
+        same.policy.clone_from(&old.policy);
         for upstream in &mut same.upstream {
             if let Some(before) = old.upstream.iter().find(|before| before.name == upstream.name) {
                 upstream.allow.clone_from(&before.allow);
@@ -257,6 +261,7 @@ impl Config {
         errors.extend(ClassRule::validate(&self.class));
         errors.extend(self.ban.validate());
         errors.extend(self.log.validate());
+        errors.extend(policy::Table::validate(&self.policy));
         if is_whole {
             listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut errors);
             self.admin.check_login(&self.account, &mut errors);

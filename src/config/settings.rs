@@ -12,7 +12,7 @@ use crate::{
         repositories::RepositoryRules,
         throttle::{Mode, Rules},
     },
-    mirror,
+    mirror, policy,
     route::Routes,
     telemetry, upstream,
 };
@@ -38,6 +38,8 @@ pub struct Settings {
     pub admin_certificate: Option<Arc<http::Certificate>>,
     /// What is warmed by itself, and how names are read; reloaded too.
     pub warm: (Vec<mirror::warm::Schedule>, Routes),
+    /// What images are held to; reloaded too.
+    pub policy: Vec<policy::Table>,
     /// What is reloaded: throttles, classes, budget, bans, accounts.
     pub limits: LimitsConfig,
     /// What is logged, and how.
@@ -96,6 +98,7 @@ impl Settings {
             admin_certificate,
             limits: limits_config(config)?,
             warm: warm_schedules(config)?,
+            policy: config.policy.clone(),
             log: config.log.clone(),
         })
     }

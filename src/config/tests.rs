@@ -62,7 +62,7 @@ fn deploy_toml_is_exactly_the_defaults() {
     let (mut written, mut defaults) = (BTreeSet::new(), BTreeSet::new());
     flatten("", &toml::Value::Table(DEPLOY_TOML.parse().unwrap()), &mut written);
     flatten("", &toml::Value::try_from(Config::default()).unwrap(), &mut defaults);
-    defaults.retain(|key| !["listener", "account", "class", "mirror.tag", "warm"].contains(&key.as_str()));
+    defaults.retain(|key| !["listener", "account", "class", "mirror.tag", "warm", "policy"].contains(&key.as_str()));
     assert_eq!(written, defaults);
 }
 
@@ -94,6 +94,8 @@ fn deploy_toml_names_every_key_there_is() {
         ("class.", "[[class]]\nx = 1"),
         ("ban.", "[ban]\nx = 1"),
         ("warm.", "[[warm]]\nx = 1"),
+        ("policy.", "[[policy]]\nx = 1"),
+        ("policy.exempt.", "[[policy]]\nexempt = [{ x = 1 }]"),
         ("log.", "[log]\nx = 1"),
     ] {
         known.extend(keys_of(path, probe));

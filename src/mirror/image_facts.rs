@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 /// The platform that an index claims for an attestation.
-const NO_PLATFORM: &str = "unknown/unknown";
+pub(super) const NO_PLATFORM: &str = "unknown/unknown";
 
 /// Why there are no facts of a manifest; each is a part of a sentence about the image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +121,14 @@ impl ImageFacts {
             }
         }
         Ok(found)
+    }
+
+    /// What is known of a manifest that is no index, by itself.
+    ///
+    /// # Errors
+    /// As [`ImageFacts::of`].
+    pub(super) async fn of_manifest(&self, image: &Image, manifest: &Manifest) -> Result<PlatformFacts, Error> {
+        self.platform(image, manifest, String::new(), manifest.digest.clone()).await
     }
 
     async fn platform(

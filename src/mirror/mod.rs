@@ -11,6 +11,7 @@ mod archive_entries;
 mod blobs;
 mod budgeted_fetch;
 mod coalesce;
+mod enforcement;
 mod error;
 mod export;
 mod fill;
@@ -53,6 +54,7 @@ use weir_storage::Store;
 
 pub use self::{
     blobs::Blobs,
+    enforcement::Enforcement,
     error::Error,
     export::{Export, ExportError, ExportRequest, Exports, Wanted},
     health::Check,
@@ -104,6 +106,8 @@ pub struct Mirror {
     pub imports: Imports,
     /// What is known of cached images.
     pub facts: ImageFacts,
+    /// What `[[policy]]` makes of manifests.
+    pub enforcement: Arc<Enforcement>,
     settings: Arc<Settings>,
     sources: Sources,
     tags: Tags,
@@ -143,6 +147,7 @@ impl Mirror {
         let permits = Arc::new(Semaphore::new(ARCHIVES));
         let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
         let facts = ImageFacts::new(&handles);
+        let enforcement = Arc::new(Enforcement::new(&handles, facts.clone(), blobs.clone()));
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let warmed = (manifests.clone(), blobs.clone());
         let warm = Arc::new(Warm::new(&settings, warmed, sources.store.clone(), runtime));
@@ -153,6 +158,7 @@ impl Mirror {
             exports,
             imports,
             facts,
+            enforcement,
             listings: Arc::new(listings),
             warm,
             sources,

@@ -4,6 +4,9 @@
 //! knows of signatures and attestations. [`Rules::judge`] holds both against what is wanted, and gives one [`Verdict`] for each rule. An
 //! index is judged by the manifest of the platform that is asked for.
 //!
+//! `[[policy]]` ([`Table`]) says which images are held to which rules and what becomes of one that breaks one: a [`Decision`]. The first
+//! of [`Policies`] that is for an image decides.
+//!
 //! What cannot be known is unknown, and never passes: a user by name stands in a file of a layer, a date of 1970 is written by
 //! reproducible builds, and a signature of which the cache knows nothing may exist upstream.
 //!
@@ -14,11 +17,13 @@
 mod base;
 mod config;
 mod date;
+mod decide;
 mod facts;
 mod history;
 mod judge;
 mod lint;
 mod secrets;
+mod settings;
 mod supply;
 mod user;
 mod verdict;
@@ -27,10 +32,12 @@ pub use self::{
     base::{Base, nearest_base},
     config::{ImageConfig, MOST_CONFIG_BYTES},
     date::Created,
+    decide::{Decision, Policies, Policy},
     facts::Facts,
     judge::Rules,
     lint::{Lint, Severity},
     secrets::Secret,
+    settings::{Exemption, Mode, Table, Unknown},
     supply::{Attested, Supply, is_artifact},
     user::User,
     verdict::{Outcome, Rule, Verdict},

@@ -114,6 +114,8 @@ pub(crate) enum ApiError {
     UnknownRegistry(Box<str>),
     /// The operator does not have this repository mirrored; the sentence says so. No request is sent.
     NotMirrored(Box<str>),
+    /// A policy refuses the image; the sentence says which, and why.
+    RefusedImage(Arc<str>),
     /// Mirrored, and so not with this method; the value is that of `Allow`.
     ReadOnly(&'static str),
     /// The resource exists but not with this method; the value is that of `Allow`.
@@ -257,7 +259,7 @@ impl ApiError {
             ApiError::Query(QueryError::TooLong) => row(StatusCode::URI_TOO_LONG, Code::Unsupported),
             ApiError::Query(_) => row(StatusCode::BAD_REQUEST, Code::Unsupported),
             ApiError::UnknownRegistry(_) => row(StatusCode::NOT_FOUND, Code::NameUnknown),
-            ApiError::NotMirrored(_) => row(StatusCode::FORBIDDEN, Code::Denied),
+            ApiError::NotMirrored(_) | ApiError::RefusedImage(_) => row(StatusCode::FORBIDDEN, Code::Denied),
             ApiError::ReadOnly(allow) => Row {
                 header: Some((ALLOW, HeaderValue::from_static(allow))),
                 ..row(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
@@ -317,6 +319,7 @@ impl ApiError {
             }
             ApiError::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
             ApiError::NotMirrored(sentence) => sentence.to_string(),
+            ApiError::RefusedImage(sentence) => sentence.to_string(),
             ApiError::ReadOnly(_) => "mirrored repositories are read-only".into(),
             ApiError::MethodNotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
             ApiError::OutOfOrder => "the chunk does not begin where the last one ended; ask where with GET".into(),
@@ -363,6 +366,7 @@ impl ApiError {
             ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => Some(&denied.note.matched),
             ApiError::MissThrottled(_) => Some("same_reference"),
             ApiError::NotMirrored(_) => Some("not_mirrored"),
+            ApiError::RefusedImage(_) => Some("policy"),
             _ => None,
         }
     }
@@ -382,6 +386,7 @@ impl ApiError {
         match self {
             ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => Some(denied.reason()),
             ApiError::NotMirrored(_) => Some("Repository not mirrored here"),
+            ApiError::RefusedImage(_) => Some("Image refused by policy"),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! A manifest: GET and HEAD (end-3), and where it is hosted PUT (end-7) and DELETE (end-9).
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use actix_http::{
     StatusCode,
@@ -26,6 +26,7 @@ use crate::{
     limits::headers as limit_headers,
     mirror::{Lookup, Mirror},
     oci::{Digest, Invalid, MediaType, Name, Reference, Tag},
+    policy::Decision,
 };
 
 /// Bytes of a manifest that are read without a permit: most manifests are smaller.
@@ -34,18 +35,43 @@ const SMALL: usize = 64 << 10;
 /// A mirrored manifest. The warm one is answered without an await, from headers that were built before.
 pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, reference: &Reference) -> Handled {
     let at = SystemTime::now();
+    let decided = |digest: &Digest| cx.mirror.enforcement.now(lookup, reference, digest);
+    let mut warm = None;
     if request.is_head() {
         if let Some(found) = cx.mirror.manifests.cached_head(lookup, reference, at) {
-            return now(with_budget(head(request, found), &cx.mirror, request, lookup));
+            match decided(&found.digest) {
+                Some(decision) => return now(answer_head(&cx.mirror, request, lookup, found, decision)?),
+                None => warm = Some(Found::Head(found)),
+            }
         }
     } else if let Some(found) = cx.mirror.manifests.cached(lookup, reference, at) {
-        cx.mirror.note_pull(lookup, reference, at);
-        return now(whole(request, found));
+        match decided(&found.manifest.digest) {
+            Some(decision) => return now(answer(&cx.mirror, request, lookup, reference, found, decision, at)?),
+            None => warm = Some(Found::Whole(found)),
+        }
     }
-    let allowed = cx.may_fetch(request, lookup);
+    // What is refused is not fetched to be refused again.
+    if let (None, Reference::Digest(digest)) = (&warm, reference)
+        && let Some(Decision::Refuse(why)) = decided(digest)
+    {
+        return Err(ApiError::RefusedImage(why));
+    }
+    let allowed = if warm.is_some() { Ok(()) } else { cx.may_fetch(request, lookup) };
     let mirror = cx.mirror.clone();
     let (request, lookup, reference) = (request.clone(), lookup.clone(), reference.clone());
     later(async move {
+        let decide = async |digest: &Digest| mirror.enforcement.decide(&lookup, &reference, digest, at).await;
+        match warm {
+            Some(Found::Head(found)) => {
+                let decision = decide(&found.digest).await;
+                return answer_head(&mirror, &request, &lookup, found, decision);
+            }
+            Some(Found::Whole(found)) => {
+                let decision = decide(&found.manifest.digest).await;
+                return answer(&mirror, &request, &lookup, &reference, found, decision, at);
+            }
+            None => {}
+        }
         match allowed {
             // What is cached is served, fresh or not.
             Err(ApiError::Denied(_)) if mirror.manifests.is_cached(&lookup, &reference).await => {}
@@ -54,12 +80,62 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, refere
         }
         if !request.is_head() {
             let found = mirror.manifests.get(&lookup, &reference).await?;
-            mirror.note_pull(&lookup, &reference, at);
-            return Ok(whole(&request, found));
+            let decision = decide(&found.manifest.digest).await;
+            return answer(&mirror, &request, &lookup, &reference, found, decision, at);
         }
         let found = mirror.manifests.head(&lookup, &reference).await?;
-        Ok(with_budget(head(&request, found), &mirror, &request, &lookup))
+        let decision = decide(&found.digest).await;
+        answer_head(&mirror, &request, &lookup, found, decision)
     })
+}
+
+/// A warm answer of which a policy has not decided lately.
+enum Found {
+    Head(ManifestHead),
+    Whole(ManifestAnswer),
+}
+
+/// The answer to a GET, as a policy decided.
+fn answer(
+    mirror: &Mirror,
+    request: &Request,
+    lookup: &Lookup,
+    reference: &Reference,
+    found: ManifestAnswer,
+    decision: Decision,
+    at: SystemTime,
+) -> Result<Reply, ApiError> {
+    let warning = warning(decision)?;
+    mirror.note_pull(lookup, reference, at);
+    Ok(with_warning(whole(request, found), warning))
+}
+
+/// The answer to a HEAD, as a policy decided.
+fn answer_head(
+    mirror: &Mirror,
+    request: &Request,
+    lookup: &Lookup,
+    found: ManifestHead,
+    decision: Decision,
+) -> Result<Reply, ApiError> {
+    let warning = warning(decision)?;
+    Ok(with_warning(with_budget(head(request, found), mirror, request, lookup), warning))
+}
+
+/// The sentence of a decision that warns.
+fn warning(decision: Decision) -> Result<Option<Arc<str>>, ApiError> {
+    match decision {
+        Decision::Pass => Ok(None),
+        Decision::Warn(sentence) => Ok(Some(sentence)),
+        Decision::Refuse(sentence) => Err(ApiError::RefusedImage(sentence)),
+    }
+}
+
+fn with_warning(mut reply: Reply, warning: Option<Arc<str>>) -> Reply {
+    if let Some(sentence) = warning {
+        headers::add_warning(&mut reply.headers, &sentence);
+    }
+    reply
 }
 
 /// A hosted manifest.
