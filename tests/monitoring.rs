@@ -70,7 +70,8 @@ async fn metrics() -> String {
         "deny = [\"library/denied\"]\naccounts = [{{ username = \"acme\", password_file = \"{}\" }}]\n\
          [hosted]\nnamespaces = [\"local/*\"]\ncapacity = \"1MiB\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ cert = {LOCALHOST:?}, key = {LOCALHOST:?} }}\n\
-         [[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 2\nperiod_in_seconds = 3600\nburst = 2\n",
+         [[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 2\nperiod_in_seconds = 3600\nburst = 2\n\
+         [[policy]]\nname = \"strict\"\nimages = [\"docker.io/*\"]\nmode = \"warn\"\nnon_root = true\n",
         file.display()
     );
     let program = Program::Weir(env!("CARGO_BIN_EXE_weir").into());

@@ -177,6 +177,12 @@ async fn an_image_that_breaks_a_rule_is_refused_with_a_sentence_and_a_cached_one
     }
     assert_eq!(hub.log().len(), asked, "upstream was asked");
 
+    let matched = policed.world.api("GET", "/api/v1/policy")["policies"][0]["rules"][0].take();
+    assert_eq!(matched, serde_json::json!({"rule": "non_root", "matched": 5}), "one for each refusal");
+    let metrics = ask(policed.world.running.admin, "GET", "/metrics", "").2;
+    let line = r#"weir_policy_matched_total{policy="strict",mode="enforce",rule="non_root"} 5"#;
+    assert!(metrics.contains(line), "{metrics}");
+
     policed.reload(&policy("warn", ""));
     let (status, head, _) = policed.manifest("GET", &root, "latest");
     let warning =

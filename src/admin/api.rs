@@ -83,6 +83,7 @@ async fn dispatch(
         Endpoint::ImportImages => archives::import(state, authorized, query, payload).await,
         Endpoint::RepositoryRules => cache::rules(state),
         Endpoint::ImageReport => image_report::show(state, request, query).await,
+        Endpoint::Policies => image_report::policies(state),
         Endpoint::Warms => warm::list(state),
         Endpoint::Warm => warm::start(state, authorized, payload).await,
         Endpoint::OneWarm => warm::one(state, id, query),

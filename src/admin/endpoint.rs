@@ -26,6 +26,7 @@ pub(super) enum Endpoint {
     ImportImages,
     RepositoryRules,
     ImageReport,
+    Policies,
     Warms,
     Warm,
     OneWarm,
@@ -46,7 +47,7 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 38] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 39] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -68,6 +69,7 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 38] = [
     ("POST", "/api/v1/cache/import", Endpoint::ImportImages),
     ("GET", "/api/v1/cache/rules", Endpoint::RepositoryRules),
     ("GET", "/api/v1/images/{name}", Endpoint::ImageReport),
+    ("GET", "/api/v1/policy", Endpoint::Policies),
     ("GET", "/api/v1/cache/warm", Endpoint::Warms),
     ("POST", "/api/v1/cache/warm", Endpoint::Warm),
     ("GET", "/api/v1/cache/warm/{id}", Endpoint::OneWarm),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     mirror::{PlatformFacts, Repository},
-    policy::{Created, Facts, Outcome, Rules, Severity, Verdict},
+    policy::{Created, Facts, Outcome, Policy, Rule, Rules, Severity, Verdict},
     route::{Mirrored, Route},
 };
 
@@ -62,6 +62,23 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
         "platforms": platforms,
     });
     reply(200, &answer)
+}
+
+/// The policies that are in force, in their order, with what each rule warned of or refused.
+pub(super) fn policies(state: &State) -> HttpResponse {
+    let policy = |policy: &Policy| {
+        let table = policy.table();
+        let rule = |(rule, count): (Rule, u64)| json!({"rule": rule.as_str(), "matched": count});
+        json!({
+            "name": table.name,
+            "images": table.images,
+            "except": table.except,
+            "mode": table.mode.word(),
+            "rules": policy.counts().map(rule).collect::<Vec<_>>(),
+        })
+    };
+    let policies: Vec<Value> = state.mirror.enforcement.policies().all().iter().map(policy).collect();
+    reply(200, &json!({"policies": policies}))
 }
 
 fn describe(platform: &PlatformFacts, verdicts: &[Verdict]) -> Value {

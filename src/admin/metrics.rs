@@ -273,6 +273,19 @@ impl MetricsCollector {
             let labels = [("upstream", &*rule.upstream), ("rule", rule.verdict.word()), ("patterns", &*patterns)];
             ConstCounter::new(rule.refused()).encode(refused.encode_family(&labels)?)?;
         }
+        let mut matched = encoder.encode_descriptor(
+            "policy_matched",
+            "Manifests that a rule of a policy warned of or refused",
+            None,
+            MetricType::Counter,
+        )?;
+        for policy in self.mirror.enforcement.policies().all() {
+            let (name, mode) = (&*policy.table().name, policy.table().mode.word());
+            for (rule, count) in policy.counts() {
+                let labels = [("policy", name), ("mode", mode), ("rule", rule.as_str())];
+                ConstCounter::new(count).encode(matched.encode_family(&labels)?)?;
+            }
+        }
         let (acting, simulated) = self.limits.count_bans(std::time::SystemTime::now());
         for (name, help, value) in [
             ("bans_active", "Bans in force", acting),

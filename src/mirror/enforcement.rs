@@ -80,8 +80,13 @@ impl Enforcement {
 
     /// These are the policies from now on.
     pub fn set(&self, tables: &[Table]) {
-        self.policies.store(Arc::new(Policies::new(tables)));
+        self.policies.store(Arc::new(Policies::new(tables, &self.policies.load())));
         self.decisions.invalidate_all();
+    }
+
+    /// The policies that are in force, with what they counted.
+    pub fn policies(&self) -> Arc<Policies> {
+        self.policies.load_full()
     }
 
     /// What was decided lately of a manifest, or is clear without a look at it. No system call.

@@ -1,7 +1,10 @@
 //! What becomes of an image: the first policy that is for it, its rules, and the sentence for the client.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -13,31 +16,53 @@ use super::{
 use crate::oci::matches;
 
 /// What becomes of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Decision {
     /// It is served.
     Pass,
-    /// It is served with this sentence.
-    Warn(Arc<str>),
-    /// It is refused with this sentence.
-    Refuse(Arc<str>),
+    /// It is served with a sentence.
+    Warn(Arc<Breach>),
+    /// It is refused with a sentence.
+    Refuse(Arc<Breach>),
 }
 
-/// A policy, ready to be asked.
-#[derive(Clone, Debug, PartialEq)]
+/// A rule of a policy that an image breaks.
+#[derive(Debug)]
+pub struct Breach {
+    /// One sentence for the client.
+    pub sentence: String,
+    count: Count,
+}
+
+/// A policy, ready to be asked. Cloning shares the counts.
+#[derive(Clone, Debug)]
 pub struct Policy {
     table: Table,
     rules: Rules,
+    counts: Vec<(Rule, Count)>,
 }
 
+/// Answers that were warned of, or refused, for one rule of one policy, since the start or since the policy got its name.
+type Count = Arc<AtomicU64>;
+
 /// All policies, in their order. None costs nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Policies(Vec<Policy>);
 
 impl Policies {
-    /// The policies of these tables.
-    pub fn new(tables: &[Table]) -> Policies {
-        Policies(tables.iter().cloned().map(Policy::new).collect())
+    /// The policies of these tables; one that was among the `old` ones goes on counting.
+    pub fn new(tables: &[Table], old: &Policies) -> Policies {
+        let policy = |table: &Table| {
+            let before = old.0.iter().find(|before| before.is_like(table));
+            let counts = before.map(|before| before.counts.clone());
+            Policy::new(table.clone(), counts.unwrap_or_else(|| Rule::ALL.map(|rule| (rule, Count::default())).into()))
+        };
+        Policies(tables.iter().map(policy).collect())
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Policy] {
+        &self.0
     }
 
     /// Whether there is none.
@@ -52,7 +77,7 @@ impl Policies {
 }
 
 impl Policy {
-    fn new(table: Table) -> Policy {
+    fn new(table: Table, counts: Vec<(Rule, Count)>) -> Policy {
         let wanted = [
             (Rule::NonRoot, table.non_root),
             (Rule::NoSecrets, table.no_secrets),
@@ -68,7 +93,23 @@ impl Policy {
             max_size: table.max_size.map_or(u64::MAX, |size| size.0),
             trusted_base: table.trusted_base.clone(),
         };
-        Policy { table, rules }
+        Policy { table, rules, counts }
+    }
+
+    /// Whether its counts are of the same: a warning is no refusal.
+    fn is_like(&self, table: &Table) -> bool {
+        self.table.name == table.name && self.table.mode == table.mode
+    }
+
+    /// As it is written.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Answers that were warned of, or refused, by rule; of every rule that the policy names.
+    pub fn counts(&self) -> impl Iterator<Item = (Rule, u64)> {
+        let named = self.counts.iter().filter(|(rule, _)| self.rules.rules.contains(rule));
+        named.map(|(rule, count)| (*rule, count.load(Ordering::Relaxed)))
     }
 
     fn is_for(&self, name: &str) -> bool {
@@ -112,10 +153,22 @@ impl Policy {
         if !self.table.contact.is_empty() {
             end += &format!("; ask {}", self.table.contact);
         }
+        let count = self.counts.iter().find(|(rule, _)| *rule == first.rule).map(|(_, count)| count.clone());
+        let breach = |verb| {
+            let sentence = format!("{name} {verb} {end}");
+            Arc::new(Breach { sentence, count: count.unwrap_or_default() })
+        };
         match self.table.mode {
-            Mode::Enforce => Decision::Refuse(format!("{name} is refused by {end}").into()),
-            _ => Decision::Warn(format!("{name} breaks {end}").into()),
+            Mode::Enforce => Decision::Refuse(breach("is refused by")),
+            _ => Decision::Warn(breach("breaks")),
         }
+    }
+}
+
+impl Breach {
+    /// Counts an answer that it was warned of, or refused.
+    pub fn count(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -142,7 +195,16 @@ mod tests {
     fn policies(text: &str) -> Policies {
         let file: File = toml::from_str(text).unwrap();
         assert_eq!(Table::validate(&file.policy), []);
-        Policies::new(&file.policy)
+        Policies::new(&file.policy, &Policies::default())
+    }
+
+    /// The sentence of a decision, and whether it refuses.
+    fn said(decision: &Decision) -> Option<(&str, bool)> {
+        match decision {
+            Decision::Pass => None,
+            Decision::Warn(breach) => Some((&breach.sentence, false)),
+            Decision::Refuse(breach) => Some((&breach.sentence, true)),
+        }
     }
 
     fn verdict(rule: Rule, outcome: Outcome) -> Verdict {
@@ -173,7 +235,7 @@ mod tests {
         assert_eq!(name("ghcr.io/acme/app:1"), Some("rest"));
         assert_eq!(policies.find(NAME).unwrap().rules().rules, [Rule::NonRoot]);
         assert_eq!(policies.find("a").unwrap().rules().rules, [Rule::MaxAge]);
-        assert!(Policies::new(&[]).is_empty() && Policies::new(&[]).find(NAME).is_none());
+        assert!(Policies::default().is_empty() && Policies::default().find(NAME).is_none());
     }
 
     #[test]
@@ -186,34 +248,55 @@ mod tests {
         };
         let refused =
             "docker.io/acme/app:1 is refused by the policy p of this mirror: it starts as root (non_root); mend it";
-        assert_eq!(decide("mode = \"enforce\"", Outcome::Fail, 0), Decision::Refuse(refused.into()));
-        let asked = format!("{refused}; ask the platform team");
-        let contact = "mode = \"enforce\"\ncontact = \"the platform team\"";
-        assert_eq!(decide(contact, Outcome::Fail, 0), Decision::Refuse(asked.into()));
-        assert!(matches!(decide("mode = \"warn\"", Outcome::Fail, 0), Decision::Warn(_)));
-        assert_eq!(decide("mode = \"audit\"", Outcome::Fail, 0), Decision::Pass);
-        assert_eq!(decide("mode = \"enforce\"", Outcome::Pass, 0), Decision::Pass);
+        let enforce = decide("mode = \"enforce\"", Outcome::Fail, 0);
+        assert_eq!(said(&enforce), Some((refused, true)));
+        let contact = decide("mode = \"enforce\"\ncontact = \"the platform team\"", Outcome::Fail, 0);
+        assert_eq!(said(&contact), Some((&*format!("{refused}; ask the platform team"), true)));
+        let warn = decide("mode = \"warn\"", Outcome::Fail, 0);
+        assert_eq!(said(&warn), Some((&*refused.replace("is refused by", "breaks"), false)));
+        let passes = |more: &str, outcome, now| said(&decide(more, outcome, now)).is_none();
+        assert!(passes("mode = \"audit\"", Outcome::Fail, 0));
+        assert!(passes("mode = \"enforce\"", Outcome::Pass, 0));
         for (unknown, refuses) in [("allow", false), ("wait", false), ("deny", true)] {
             let more = format!("mode = \"enforce\"\nunknown = \"{unknown}\"");
-            assert_eq!(decide(&more, Outcome::Unknown, 0) != Decision::Pass, refuses, "{unknown}");
+            assert_eq!(passes(&more, Outcome::Unknown, 0), !refuses, "{unknown}");
         }
         let exempt = "mode = \"enforce\"\nexempt = [{ image = \"*/app:1\", reason = \"x\", expires = \"1970-01-01T00:01:40Z\" }]";
-        assert_eq!(decide(exempt, Outcome::Fail, 99), Decision::Pass);
-        assert_ne!(decide(exempt, Outcome::Fail, 100), Decision::Pass, "it has expired");
+        assert!(passes(exempt, Outcome::Fail, 99));
+        assert!(!passes(exempt, Outcome::Fail, 100), "it has expired");
+    }
+
+    #[test]
+    fn what_a_rule_refused_is_counted_and_a_policy_that_stays_counts_on() {
+        let tables = |mode| {
+            let text =
+                format!("[[policy]]\nname = \"p\"\nimages = [\"*\"]\nnon_root = true\nlint = true\nmode = \"{mode}\"");
+            toml::from_str::<File>(&text).unwrap().policy
+        };
+        let policies = Policies::new(&tables("enforce"), &Policies::default());
+        let verdicts = [verdict(Rule::NonRoot, Outcome::Fail)];
+        let Decision::Refuse(breach) = policies.all()[0].decide(NAME, &verdicts, SystemTime::UNIX_EPOCH) else {
+            panic!("it is refused")
+        };
+        breach.count();
+        let counts = |policies: &Policies| policies.all()[0].counts().collect::<Vec<_>>();
+        assert_eq!(counts(&policies), [(Rule::NonRoot, 1), (Rule::Lint, 0)]);
+        assert_eq!(counts(&Policies::new(&tables("enforce"), &policies))[0].1, 1);
+        assert_eq!(counts(&Policies::new(&tables("warn"), &policies))[0].1, 0, "a warning is no refusal");
     }
 
     #[test]
     fn several_broken_rules_are_counted_and_the_more_lenient_of_two_decisions_wins() {
         let policies = policies("[[policy]]\nname = \"p\"\nimages = [\"*\"]\nmode = \"enforce\"");
         let verdicts = [Rule::NonRoot, Rule::MaxAge, Rule::MaxSize].map(|rule| verdict(rule, Outcome::Fail));
-        let Decision::Refuse(text) = policies.find(NAME).unwrap().decide(NAME, &verdicts, SystemTime::UNIX_EPOCH)
-        else {
-            panic!("it is refused")
-        };
+        let decision = policies.find(NAME).unwrap().decide(NAME, &verdicts, SystemTime::UNIX_EPOCH);
+        let (text, _) = said(&decision).unwrap();
         assert!(text.contains("(non_root) and breaks 2 other rules;"), "{text}");
-        let [warn, refuse] = [Decision::Warn("".into()), Decision::Refuse("".into())];
-        assert_eq!(refuse.clone().or(warn.clone()), warn);
-        assert_eq!(warn.clone().or(refuse.clone()), warn);
-        assert_eq!(refuse.or(Decision::Pass), Decision::Pass);
+        let breach = || Arc::new(Breach { sentence: String::new(), count: Count::default() });
+        let (warn, refuse) = (|| Decision::Warn(breach()), || Decision::Refuse(breach()));
+        let refuses = |decision: Decision| said(&decision).map(|(_, refuses)| refuses);
+        assert_eq!(refuses(refuse().or(warn())), Some(false));
+        assert_eq!(refuses(warn().or(refuse())), Some(false));
+        assert_eq!(refuses(refuse().or(Decision::Pass)), None);
     }
 }

@@ -81,16 +81,13 @@ const RULES: &[(&str, Severity, &str, Broken)] = &[
         of(commands, "apk", "add").any(is_cached) && !step.arguments.contains("/var/cache/apk")
     }),
     ("DL3020", Severity::Error, "use COPY instead of ADD for files", |step, _| {
-        // The old builder writes the hash of what was added, by which an archive cannot be told.
-        let hashed = ["file:", "dir:", "multi:"];
-        step.instruction == "ADD" && {
-            let words: Vec<&str> = step.arguments.split_whitespace().filter(|word| !word.starts_with("--")).collect();
-            let (_, sources) = words.split_last().unwrap_or((&"", &[]));
-            let is_fetched = |word: &str| {
-                word.contains("://") || word.starts_with("git@") || hashed.iter().any(|it| word.starts_with(*it))
-            };
-            sources.iter().any(|word| !is_fetched(word) && !is_archive(word))
-        }
+        let words: Vec<&str> = step.arguments.split_whitespace().filter(|word| !word.starts_with("--")).collect();
+        let (_, sources) = words.split_last().unwrap_or((&"", &[]));
+        // The old builder writes the hash of what was added, as `file:… in /`, by which an archive cannot be told.
+        let is_hashed = ["file:", "dir:", "multi:"].iter().any(|begin| step.arguments.starts_with(*begin));
+        let is_fetched = |word: &str| word.contains("://") || word.starts_with("git@");
+        let is_file = |word: &&str| !is_fetched(word) && !is_archive(word);
+        step.instruction == "ADD" && !is_hashed && sources.iter().any(is_file)
     }),
     ("DL3025", Severity::Warning, "write CMD and ENTRYPOINT as a JSON list", |step, _| {
         let is_shell =

@@ -32,7 +32,7 @@ pub use self::{
     base::{Base, nearest_base},
     config::{ImageConfig, MOST_CONFIG_BYTES},
     date::Created,
-    decide::{Decision, Policies, Policy},
+    decide::{Breach, Decision, Policies, Policy},
     facts::Facts,
     judge::Rules,
     lint::{Lint, Severity},

@@ -72,6 +72,17 @@ pub enum Mode {
     Enforce,
 }
 
+impl Mode {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Audit => "audit",
+            Mode::Warn => "warn",
+            Mode::Enforce => "enforce",
+        }
+    }
+}
+
 /// What becomes of an image of which a rule cannot say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -24,6 +24,7 @@ use crate::{
     identity::AuthError,
     limits::permit::{DenialCause, Denied},
     mirror,
+    policy::Breach,
 };
 
 /// Headers of a request, in bytes, names and values together. Enough for any client seen; a token of a kilobyte fits well.
@@ -115,7 +116,7 @@ pub(crate) enum ApiError {
     /// The operator does not have this repository mirrored; the sentence says so. No request is sent.
     NotMirrored(Box<str>),
     /// A policy refuses the image; the sentence says which, and why.
-    RefusedImage(Arc<str>),
+    RefusedImage(Arc<Breach>),
     /// Mirrored, and so not with this method; the value is that of `Allow`.
     ReadOnly(&'static str),
     /// The resource exists but not with this method; the value is that of `Allow`.
@@ -319,7 +320,7 @@ impl ApiError {
             }
             ApiError::UnknownRegistry(registry) => format!("this mirror does not mirror {registry}"),
             ApiError::NotMirrored(sentence) => sentence.to_string(),
-            ApiError::RefusedImage(sentence) => sentence.to_string(),
+            ApiError::RefusedImage(breach) => breach.sentence.clone(),
             ApiError::ReadOnly(_) => "mirrored repositories are read-only".into(),
             ApiError::MethodNotAllowed(allow) => format!("this method is not allowed here; these are: {allow}"),
             ApiError::OutOfOrder => "the chunk does not begin where the last one ended; ask where with GET".into(),

@@ -26,7 +26,7 @@ use crate::{
     limits::headers as limit_headers,
     mirror::{Lookup, Mirror},
     oci::{Digest, Invalid, MediaType, Name, Reference, Tag},
-    policy::Decision,
+    policy::{Breach, Decision},
 };
 
 /// Bytes of a manifest that are read without a permit: most manifests are smaller.
@@ -52,9 +52,9 @@ pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, refere
     }
     // What is refused is not fetched to be refused again.
     if let (None, Reference::Digest(digest)) = (&warm, reference)
-        && let Some(Decision::Refuse(why)) = decided(digest)
+        && let Some(decision @ Decision::Refuse(_)) = decided(digest)
     {
-        return Err(ApiError::RefusedImage(why));
+        warning(decision)?;
     }
     let allowed = if warm.is_some() { Ok(()) } else { cx.may_fetch(request, lookup) };
     let mirror = cx.mirror.clone();
@@ -122,18 +122,24 @@ fn answer_head(
     Ok(with_warning(with_budget(head(request, found), mirror, request, lookup), warning))
 }
 
-/// The sentence of a decision that warns.
-fn warning(decision: Decision) -> Result<Option<Arc<str>>, ApiError> {
+/// What a decision that warns says. Counts what it refuses and warns of.
+fn warning(decision: Decision) -> Result<Option<Arc<Breach>>, ApiError> {
     match decision {
         Decision::Pass => Ok(None),
-        Decision::Warn(sentence) => Ok(Some(sentence)),
-        Decision::Refuse(sentence) => Err(ApiError::RefusedImage(sentence)),
+        Decision::Warn(breach) => {
+            breach.count();
+            Ok(Some(breach))
+        }
+        Decision::Refuse(breach) => {
+            breach.count();
+            Err(ApiError::RefusedImage(breach))
+        }
     }
 }
 
-fn with_warning(mut reply: Reply, warning: Option<Arc<str>>) -> Reply {
-    if let Some(sentence) = warning {
-        headers::add_warning(&mut reply.headers, &sentence);
+fn with_warning(mut reply: Reply, warning: Option<Arc<Breach>>) -> Reply {
+    if let Some(breach) = warning {
+        headers::add_warning(&mut reply.headers, &breach.sentence);
     }
     reply
 }
