@@ -22,6 +22,7 @@ mod spans;
 mod status;
 mod suite;
 mod tls;
+mod traces;
 mod upstreams;
 mod verify;
 mod warm;

@@ -51,6 +51,7 @@ use crate::{
     },
     mirror::{Lookup, Mirror, Waited},
     route::{Mirrored, Route},
+    telemetry,
 };
 
 /// Serves the registry API on these listeners until [`Serving::stop`].
@@ -119,7 +120,9 @@ impl Service<actix_http::Request> for RegistryService {
         let length = BodyLength::of(http.head());
         let method = http.method().clone();
         let (metrics, id) = (self.0.metrics.clone(), request_id::of(http.head().headers()));
-        let mut scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, || {
+        let sampled =
+            telemetry::sample(http.head().headers().get(request_id::TRACEPARENT).map(|value| value.as_bytes()));
+        let mut scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, sampled, || {
             let ns = api::query_value(http.uri().query(), "ns").ok().flatten();
             let user_agent = http.head().headers().get(USER_AGENT);
             Line {

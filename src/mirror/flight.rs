@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{
     error::Error,
@@ -69,7 +69,7 @@ struct Flight<T> {
     outcome: watch::Receiver<Option<Result<T, Error>>>,
     waiters: Arc<AtomicU32>,
     deadline: Instant,
-    span: tracing::Span,
+    span: Span,
 }
 
 impl<T> Clone for Flight<T> {
@@ -118,7 +118,7 @@ where
                     Some(flight) => {
                         flight.waiters.fetch_add(1, Ordering::Relaxed);
                         self.metrics.joined(self.kind);
-                        tracing::Span::current().follows_from(&flight.span);
+                        Span::current().follows_from(&flight.span);
                         flight.clone()
                     }
                     None => {
@@ -157,13 +157,14 @@ where
     {
         let waiters = Arc::new(AtomicU32::new(0));
         let (tell, outcome) = watch::channel(None);
-        let span = tracing::debug_span!("flight", kind = ?self.kind, ?key);
+        let span = tracing::debug_span!("flight", kind = ?self.kind, ?key, outcome = Empty);
         let (kind, metrics) = (self.kind, self.metrics.clone());
         let mut landing =
             Landing { under_way: self.under_way.clone(), key, waiters: waiters.clone(), counts: Some((kind, metrics)) };
         let work = work(waiters.clone());
         let task = async move {
             let value = work.await;
+            Span::current().record("outcome", tracing::field::debug(outcome_of(&value)));
             if let Some((kind, metrics)) = landing.counts.take() {
                 metrics.flight(kind, outcome_of(&value));
             }

@@ -22,6 +22,7 @@ use super::{
     repeats,
     settings::{Format, Settings},
     sink::Sink,
+    trace::{self, Exporter, Recorder, SpansOfRequests},
 };
 
 /// The target of the lines of the access log.
@@ -29,35 +30,48 @@ const ACCESS: &str = "weir::access";
 /// How long the end of the process waits for the access log.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The access log of the process. Cloning shares it.
+/// The access log and the traces of the process. Cloning shares them.
 #[derive(Clone, Debug)]
-pub struct Logs(LineQueue);
+pub struct Logs {
+    access: LineQueue,
+    traces: Option<Exporter>,
+}
 
 impl Logs {
     /// Opens the file of the access log anew, since another program may have moved it away.
     pub fn reopen(&self) {
-        self.0.reopen();
+        self.access.reopen();
     }
 
     /// Waits until what was logged is written, for a second at most.
     pub fn flush(&self) {
-        LineQueue::flush(&self.0, PATIENCE);
+        LineQueue::flush(&self.access, PATIENCE);
+        if let Some(traces) = &self.traces {
+            traces.flush(PATIENCE);
+        }
     }
 
     /// Offers what is counted to the registry.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register_collector(Box::new(Lost(self.0.clone())));
+        registry.register_collector(Box::new(Counted(self.clone())));
     }
 }
 
 #[derive(Debug)]
-struct Lost(LineQueue);
+struct Counted(Logs);
 
-impl Collector for Lost {
+impl Collector for Counted {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help = "Lines of the access log that could not be written";
-        let encoder = encoder.encode_descriptor("log_lost_lines", help, None, MetricType::Counter)?;
-        ConstCounter::new(self.0.lost()).encode(encoder)
+        let (sent, lost) = self.0.traces.as_ref().map(Exporter::counts).unwrap_or_default();
+        for (name, help, value) in [
+            ("log_lost_lines", "Lines of the access log that could not be written", self.0.access.lost()),
+            ("trace_sent_spans", "Spans of traces that a collector took", sent),
+            ("trace_lost_spans", "Spans of traces that did not fit into the queue, or that no collector took", lost),
+        ] {
+            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(encoder)?;
+        }
+        Ok(())
     }
 }
 
@@ -75,12 +89,31 @@ pub fn start(log: &Settings) -> Result<Logs, String> {
     repeats::set_lines(log.refusal_lines);
     let events = layer(log.format, terminal, std::io::stderr);
     let access = layer(log.format, terminal && !is_own, queue.clone());
+    let (traces, problem) = match traces() {
+        Ok(traces) => (traces, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let recorder = traces.clone().map(|exporter| Recorder(exporter).with_filter(SpansOfRequests));
     let subscriber = tracing_subscriber::registry()
         .with(events.with_filter(filter().and(filter_fn(|about| !is_access(about)))))
-        .with(access.with_filter(filter().and(filter_fn(is_access))));
+        .with(access.with_filter(filter().and(filter_fn(is_access))))
+        .with(recorder);
     // A subscriber that is there already belongs to a test and stays.
     let _ = subscriber.try_init();
-    Ok(Logs(queue))
+    if let Some(problem) = problem {
+        // These variables are often given to every program of a machine; none of them stops a mirror.
+        tracing::warn!("no traces are sent: {problem}");
+    }
+    Ok(Logs { access: queue, traces })
+}
+
+/// Begins to sample requests, if the environment names a collector.
+fn traces() -> Result<Option<Exporter>, String> {
+    let Some(settings) = trace::Settings::of(|name| std::env::var(name).ok())? else { return Ok(None) };
+    let sampler = settings.sampler;
+    let exporter = Exporter::start(settings)?;
+    trace::begin(sampler);
+    Ok(Some(exporter))
 }
 
 fn is_access(about: &Metadata<'_>) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field::Empty};
 
 use super::{
     endpoint::Endpoint,
@@ -25,7 +25,8 @@ impl Exchange {
     /// Sends a request, repeats what may be repeated, and counts the outcome.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Reply, Error> {
         let (operation, repository) = (request.operation, request.repository);
-        let span = tracing::debug_span!("upstream", upstream = %self.upstream, ?operation, %repository);
+        let upstream = &self.upstream;
+        let span = tracing::debug_span!("upstream", %upstream, ?operation, %repository, error = Empty, outcome = Empty);
         let started = Instant::now();
         let outcome = self.send_to_each(request).instrument(span.clone()).await;
         let result = outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
@@ -34,7 +35,9 @@ impl Exchange {
             span.in_scope(
                 || tracing::debug!(upstream = %self.upstream, ?operation, %repository, %error, "upstream failed"),
             );
+            span.record("error", tracing::field::display(error));
         }
+        span.record("outcome", result.word());
         outcome
     }
 

@@ -48,9 +48,10 @@ pub(crate) enum Outcome {
     Malformed,
 }
 
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let word = match self {
+impl Outcome {
+    /// As metrics and traces have it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
             Outcome::Ok => "ok",
             Outcome::NotFound => "not_found",
             Outcome::Denied => "denied",
@@ -59,8 +60,13 @@ impl EncodeLabelValue for Outcome {
             Outcome::Unavailable => "unavailable",
             Outcome::HeadRefused => "head_refused",
             Outcome::Malformed => "malformed",
-        };
-        word.encode(encoder)
+        }
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.word().encode(encoder)
     }
 }
 

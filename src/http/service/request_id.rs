@@ -7,7 +7,7 @@ use actix_http::header::{HeaderMap, HeaderName, HeaderValue};
 use crate::random;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest id that is taken over, in bytes.
 const MAX_BYTES: usize = 128;

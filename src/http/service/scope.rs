@@ -10,7 +10,7 @@ use std::{
 };
 
 use actix_http::{Method, StatusCode, header::HeaderValue};
-use tracing::Span;
+use tracing::{Span, field::Empty};
 
 use crate::{
     answer::CacheStatus,
@@ -23,7 +23,7 @@ use crate::{
     },
     limits::{Limits, permit::Permit, throttle::Meter},
     mirror::Waited,
-    telemetry::REFUSALS,
+    telemetry::{REFUSALS, Sampled, TraceId},
 };
 
 /// A request under way.
@@ -46,6 +46,7 @@ pub(crate) struct RequestScope {
     admission: Option<(Permit, Limits)>,
     id: HeaderValue,
     span: Span,
+    trace: Option<TraceId>,
     allowed: Option<Allowed>,
 }
 
@@ -74,10 +75,11 @@ impl RequestScope {
         method: Method,
         has_body: bool,
         id: HeaderValue,
+        sampled: Option<Sampled>,
         line: impl FnOnce() -> Line,
     ) -> RequestScope {
         connection.begin(has_body);
-        let is_logged = tracing::enabled!(target: "weir::access", tracing::Level::INFO);
+        let is_logged = sampled.is_some() || tracing::enabled!(target: "weir::access", tracing::Level::INFO);
         let line = is_logged.then(|| Box::new(line()));
         RequestScope {
             connection,
@@ -94,7 +96,8 @@ impl RequestScope {
             client: None,
             upstream: None,
             admission: None,
-            span: tracing::debug_span!(target: "weir::http", "request", id = id.to_str().unwrap_or_default()),
+            span: span(&id, sampled),
+            trace: sampled.map(|sampled| sampled.trace),
             id,
             allowed: None,
         }
@@ -185,6 +188,41 @@ impl RequestScope {
     }
 }
 
+impl RequestScope {
+    /// Its last words: the line of the log, as attributes, if there is one.
+    fn end_span(&self, bytes: u64) {
+        let (span, status) = (&self.span, self.status.map_or(499, |status| status.as_u16()));
+        span.record("http.request.method", self.method.as_str());
+        span.record("http.response.status_code", status);
+        span.record("http.response.body.size", bytes);
+        if let Some(upstream) = &self.upstream {
+            span.record("weir.upstream", &**upstream);
+        }
+        if let Some(client) = &self.client {
+            span.record("client.address", tracing::field::display(client.address));
+            span.record("weir.client", printable(&client.key.to_string()));
+        }
+        if let Some(line) = &self.line {
+            span.record("url.path", &*line.path);
+            for (name, value) in [
+                ("user_agent.original", &line.user_agent),
+                ("oci.repository", &line.repository),
+                ("oci.reference", &line.reference),
+                ("oci.digest", &line.digest),
+            ] {
+                if let Some(value) = value {
+                    span.record(name, value.as_str());
+                }
+            }
+            if let Some(code) = line.code {
+                span.record("error.type", code);
+            }
+        }
+        let refused = if matches!(status, 403 | 429) { "refused" } else { "error" };
+        span.record("outcome", self.cache.map_or(if status < 400 { "ok" } else { refused }, CacheStatus::as_str));
+    }
+}
+
 impl Drop for RequestScope {
     fn drop(&mut self) {
         let bytes = self.copied + self.connection.sent();
@@ -203,6 +241,9 @@ impl Drop for RequestScope {
             && permit.decision.counts(Meter::Bytes)
         {
             limits.charge_bytes(permit, bytes, SystemTime::now());
+        }
+        if self.trace.is_some() {
+            self.end_span(bytes);
         }
         let Some(line) = self.line.take() else { return };
         let peer = || self.connection.peer.address.map(|peer| peer.ip());
@@ -247,8 +288,35 @@ impl Drop for RequestScope {
             rule = line.rule,
             left_out = (left_out > 0).then_some(left_out),
             request_id = self.id.to_str().unwrap_or_default(),
+            trace_id = self.trace.map(tracing::field::display),
         );
     }
+}
+
+/// The span of a request: of one that is sampled with what OpenTelemetry calls it, and of any other for the log alone.
+fn span(id: &HeaderValue, sampled: Option<Sampled>) -> Span {
+    let id = id.to_str().unwrap_or_default();
+    let Some(sampled) = sampled else { return tracing::debug_span!(target: "weir::http", "request", id) };
+    tracing::debug_span!(
+        target: "weir::trace",
+        "request",
+        trace_id = %sampled.trace,
+        parent_id = sampled.parent.map(tracing::field::display),
+        weir.request_id = id,
+        http.request.method = Empty,
+        url.path = Empty,
+        user_agent.original = Empty,
+        client.address = Empty,
+        weir.client = Empty,
+        weir.upstream = Empty,
+        oci.repository = Empty,
+        oci.reference = Empty,
+        oci.digest = Empty,
+        http.response.status_code = Empty,
+        http.response.body.size = Empty,
+        "error.type" = Empty,
+        outcome = Empty,
+    )
 }
 
 #[cfg(test)]
@@ -264,7 +332,7 @@ mod tests {
             let begin = |path, ns: Option<&'static str>| {
                 let connection = connection.clone();
                 let id = HeaderValue::from_static("an-id");
-                RequestScope::begin(connection, Metrics::new(), Method::GET, false, id, || Line {
+                RequestScope::begin(connection, Metrics::new(), Method::GET, false, id, None, || Line {
                     path: printable(path),
                     ns: ns.map(printable),
                     ..Line::default()
