@@ -24,7 +24,7 @@ pub(super) struct Admin {
     /// Its admin listener, as http://HOST:PORT; as configured when absent
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
-    /// An `[[account]]` with role admin, when the listener is not on loopback
+    /// An `[[account]]` with role admin, or viewer to see, when the listener is not on loopback
     #[arg(long, requires = "password_file")]
     user: Option<String>,
     /// The file that holds its password
