@@ -166,6 +166,7 @@ async fn run(
     .await;
     let registry = registry.map_err(failed)?;
     let reloads = Reloads::default();
+    reloads.show_settings(config::effective(&config, &config));
     let parts = reload::Parts {
         certificates,
         upstreams: reloaded,

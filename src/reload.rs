@@ -34,14 +34,8 @@ pub(crate) struct Parts {
     pub(crate) logs: Logs,
 }
 
-/// Reads again for as long as the process runs.
-pub(crate) fn start(
-    cli: Cli,
-    mut config: Config,
-    mut watch: Watch,
-    parts: Parts,
-    mut hangup: Signal,
-) -> JoinHandle<()> {
+/// Reads again for as long as the process runs; `started` is the configuration that it began with.
+pub(crate) fn start(cli: Cli, started: Config, mut watch: Watch, parts: Parts, mut hangup: Signal) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut look = tokio::time::interval(LOOK);
         loop {
@@ -57,9 +51,11 @@ pub(crate) fn start(
             let (at, mut problem, mut waits_for_restart) = (SystemTime::now(), None, false);
             match read(&cli, &parts, by) {
                 Ok((fresh, fresh_watch)) => {
-                    waits_for_restart = fresh.needs_restart_after(&config);
+                    // Compared with the start: what waited before the last reload waits still.
+                    waits_for_restart = config::needs_restart(&started, &fresh);
                     report(by, waits_for_restart);
-                    (config, watch) = (fresh, fresh_watch);
+                    parts.reloads.show_settings(config::effective(&started, &fresh));
+                    watch = fresh_watch;
                 }
                 Err(reason) => {
                     tracing::error!(%reason, "the new configuration is not used; the old one stays");

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Instant, SystemTime},
@@ -22,6 +22,7 @@ use crate::{
     limits::Limits,
     mirror::{Mirror, Space},
     route::Routes,
+    setting::EffectiveSetting,
 };
 
 /// How the admin listener behaves.
@@ -52,9 +53,15 @@ impl Draining {
     }
 }
 
-/// How the configuration was last read again. Cloning shares it.
+/// How the configuration was last read again, and what is in force since. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Reloads(Arc<Mutex<Option<Reload>>>);
+pub struct Reloads(Arc<Mutex<Reloaded>>);
+
+#[derive(Debug, Default)]
+struct Reloaded {
+    last: Option<Reload>,
+    settings: Arc<[EffectiveSetting]>,
+}
 
 /// One time that the configuration was read again.
 #[derive(Clone, Debug)]
@@ -70,12 +77,27 @@ pub struct Reload {
 impl Reloads {
     /// The configuration was read again.
     pub fn record(&self, reload: Reload) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reload);
+        self.lock().last = Some(reload);
+    }
+
+    /// From now on these settings are shown.
+    pub fn show_settings(&self, settings: Vec<EffectiveSetting>) {
+        self.lock().settings = settings.into();
     }
 
     /// The last time; `None` since the start.
     pub(super) fn last(&self) -> Option<Reload> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().last.clone()
+    }
+
+    /// Every setting as it is in force.
+    pub(super) fn settings(&self) -> Arc<[EffectiveSetting]> {
+        self.lock().settings.clone()
+    }
+
+    /// Held for a few lines, never across an await.
+    fn lock(&self) -> MutexGuard<'_, Reloaded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

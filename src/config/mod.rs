@@ -9,6 +9,7 @@
 
 mod account;
 mod admin;
+mod effective;
 mod listener;
 mod networks;
 mod overlay;
@@ -34,6 +35,7 @@ use crate::{
 pub use self::{
     account::Account,
     admin::Admin,
+    effective::{effective, in_force, needs_restart},
     listener::Listener,
     places::Places,
     server::Server,
@@ -217,31 +219,6 @@ impl Config {
             true => self.storage.root.join("weir.sock"),
             false => self.admin.socket.clone(),
         }
-    }
-
-    /// Whether something changed that is read at start only.
-    pub fn needs_restart_after(&self, old: &Config) -> bool {
-        let mut same = self.clone();
-        same.noticed.clone_from(&old.noticed);
-        same.places.clone_from(&old.places);
-        same.throttle.clone_from(&old.throttle);
-        same.limits.clone_from(&old.limits);
-        same.budget.clone_from(&old.budget);
-        same.class.clone_from(&old.class);
-        same.ban.clone_from(&old.ban);
-        same.account.clone_from(&old.account);
-        same.warm.clone_from(&old.warm);
-        same.policy.clone_from(&old.policy);
-        for upstream in &mut same.upstream {
-            if let Some(before) = old.upstream.iter().find(|before| before.name == upstream.name) {
-                upstream.allow.clone_from(&before.allow);
-                upstream.deny.clone_from(&before.deny);
-            }
-        }
-        same.server.trusted_proxies.clone_from(&old.server.trusted_proxies);
-        same.server.token_header.clone_from(&old.server.token_header);
-        same.server.htpasswd.clone_from(&old.server.htpasswd);
-        same != *old
     }
 
     /// Everything that a type cannot say; what two tables say about each other only of a configuration that is whole.

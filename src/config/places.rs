@@ -8,10 +8,11 @@ use toml::{
 };
 
 use super::{ConfigError, ConfigErrors};
+use crate::setting::SettingOrigin;
 
 /// `weir.toml:12` or `WEIR_UPSTREAM__0__URL`, by a key such as `upstream[0].url`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places(BTreeMap<String, String>);
+pub struct Places(BTreeMap<String, SettingOrigin>);
 
 impl Places {
     /// Notes the line of each value of a file.
@@ -37,12 +38,17 @@ impl Places {
             }
             _ => {}
         }
-        self.0.insert(key, line(at));
+        self.0.insert(key, SettingOrigin::File(line(at)));
     }
 
     /// Notes that a variable of the environment gives the value.
     pub(super) fn add_variable(&mut self, key: String, variable: &str) {
-        self.0.insert(key, variable.to_owned());
+        self.0.insert(key, SettingOrigin::Environment(variable.to_owned()));
+    }
+
+    /// Where the value of this very key was written.
+    pub(super) fn origin(&self, key: &str) -> SettingOrigin {
+        self.0.get(key).cloned().unwrap_or_default()
     }
 
     /// The errors with the place of each: that of its key, or of the table or list that has it.
@@ -53,7 +59,7 @@ impl Places {
 
     pub(super) fn name_one(&self, error: &mut ConfigError) {
         let mut keys = std::iter::successors(Some(&*error.key), |key| Some(&key[..key.rfind(['.', '['])?]));
-        error.place = error.place.take().or_else(|| keys.find_map(|key| self.0.get(key)).cloned());
+        error.place = error.place.take().or_else(|| keys.find_map(|key| self.0.get(key)).map(ToString::to_string));
     }
 }
 

@@ -274,7 +274,8 @@ impl Running {
         };
         let store = Store::open(settings).unwrap();
         let mirror = over(&store, "http://127.0.0.1:9".parse().unwrap(), &Change::default());
-        let (admin, serving) = listen(mirror.clone(), Limits::in_memory(LimitsConfig::default()), |_| ());
+        let (admin, serving) =
+            listen(mirror.clone(), Limits::in_memory(LimitsConfig::default()), <_>::default(), |_| ());
         while !store.images.is_complete() {
             tokio::task::yield_now().await;
         }

@@ -47,6 +47,7 @@ pub(crate) struct Harness {
     pub(crate) bench: Bench,
     pub(crate) limits: Limits,
     pub(crate) admin: SocketAddr,
+    pub(crate) reloads: Reloads,
     _serving: admin::Serving,
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn rulebook() -> LimitsConfig {
 pub(crate) fn listen(
     mirror: Mirror,
     limits: Limits,
+    reloads: Reloads,
     change: impl FnOnce(&mut admin::Settings),
 ) -> (SocketAddr, admin::Serving) {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -126,7 +128,7 @@ pub(crate) fn listen(
         totals: growing(),
         // A browser sees graphs of a day after a few seconds.
         sample_every: Duration::from_millis(10),
-        reloads: Reloads::default(),
+        reloads,
     };
     (admin, admin::serve(settings, socket, None, dependencies).unwrap())
 }
@@ -140,9 +142,9 @@ impl Harness {
         let limit = hub::Limit { pulls: 100, window: Duration::from_secs(21_600) };
         let bench =
             Bench::start(hub::Settings { limit: Some(limit), ..hub::Settings::default() }, Change::default()).await;
-        let limits = Limits::in_memory(rulebook());
-        let (admin, serving) = listen(bench.mirror.clone(), limits.clone(), change);
-        Harness { bench, limits, admin, _serving: serving }
+        let (limits, reloads) = (Limits::in_memory(rulebook()), Reloads::default());
+        let (admin, serving) = listen(bench.mirror.clone(), limits.clone(), reloads.clone(), change);
+        Harness { bench, limits, admin, reloads, _serving: serving }
     }
 
     /// Lets a client ask for images that do not exist until a rule blocks it, and returns the id of its ban.

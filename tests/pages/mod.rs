@@ -3,6 +3,7 @@
 pub(crate) mod harness;
 mod images;
 mod roles;
+mod settings;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -237,7 +238,18 @@ async fn every_page_forbids_what_it_does_not_need() {
     let human = ann.get(&format!("/unblock/{ban}"));
     let mut operator = Browser::new(&harness);
     let one = format!("/blocked/{ban}");
-    let pages = ["/", "/budget", "/throttles", "/blocked", &one, "/audit", "/unblock", "/login", "/blocked/nothing"];
+    let pages = [
+        "/",
+        "/budget",
+        "/throttles",
+        "/blocked",
+        &one,
+        "/audit",
+        "/settings",
+        "/unblock",
+        "/login",
+        "/blocked/nothing",
+    ];
     let mut answers: Vec<_> = pages.map(|path| operator.get(path)).into();
     answers.push(operator.post("/throttles/mode", &[]));
     for answer in &answers {
@@ -326,7 +338,7 @@ async fn pages_of_operators_are_for_operators() {
     let harness = Harness::start().await;
     let ban = harness.block("10.1.0.7", "shop/api");
     let one = format!("/blocked/{ban}");
-    let pages = ["/", "/budget", "/throttles", "/blocked", &one, "/audit"];
+    let pages = ["/", "/budget", "/throttles", "/blocked", &one, "/audit", "/settings"];
     let mut local = Browser::new(&harness);
     let (mut visitor, mut through) = (Browser::new(&harness), Browser::new(&harness));
     visitor.host = "weir.example.com".to_owned();

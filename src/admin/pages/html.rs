@@ -18,17 +18,19 @@ pub(super) enum Tab {
     Throttles,
     Blocked,
     Audit,
+    Settings,
     Unblock,
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 7] = [
+const OPERATORS: [(Tab, &str, &str); 8] = [
     (Tab::Overview, "/", "Overview"),
     (Tab::Budget, "/budget", "Budget"),
     (Tab::Images, "/images", "Images"),
     (Tab::Throttles, "/throttles", "Throttles"),
     (Tab::Blocked, "/blocked", "Blocked"),
     (Tab::Audit, "/audit", "Audit"),
+    (Tab::Settings, "/settings", "Settings"),
     (Tab::Unblock, "/unblock", "Unblock"),
 ];
 

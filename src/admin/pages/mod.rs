@@ -1,5 +1,5 @@
-//! Pages for people: Overview, Budget, Images, Throttles, Blocked, Audit, and Unblock for owners of blocked clients. Made here, whole, for each request; without JavaScript
-//! but for the human test, and without a request to another host.
+//! Pages for people: Overview, Budget, Images, Throttles, Blocked, Audit, Settings, and Unblock for owners of blocked clients.
+//! Made here, whole, for each request; without JavaScript but for the human test, and without a request to another host.
 //!
 //! # What it guarantees
 //!
@@ -23,6 +23,7 @@ mod images;
 mod login;
 mod overview;
 mod page;
+mod settings;
 mod throttles;
 mod unblock;
 
@@ -148,6 +149,7 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Blocked => blocked::page(context, None),
         Page::Ban(id) => blocked::one(context, &id, None),
         Page::Audit => audit::page(context),
+        Page::Settings => settings::page(context),
         Page::Unblock => unblock::page(context),
         Page::UnblockOne(id) => unblock::one(context, &id, None),
         Page::Login => login::page(context, None),

@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 25] = [
+pub(super) const PAGES: [(&str, PageAt); 26] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -24,6 +24,7 @@ pub(super) const PAGES: [(&str, PageAt); 25] = [
     ("/blocked/{id:[A-Za-z0-9]{1,64}}/lift", |id| Page::Lift(id.to_owned())),
     ("/blocked/{id:[A-Za-z0-9]{1,64}}/allow", |id| Page::Allow(id.to_owned())),
     ("/audit", |_| Page::Audit),
+    ("/settings", |_| Page::Settings),
     ("/unblock", |_| Page::Unblock),
     ("/unblock/{id:[A-Za-z0-9]{1,64}}", |id| Page::UnblockOne(id.to_owned())),
     ("/unblock/{id:[A-Za-z0-9]{1,64}}/lift", |id| Page::LiftOwn(id.to_owned())),
@@ -47,6 +48,7 @@ pub(super) enum Page {
     Blocked,
     Ban(String),
     Audit,
+    Settings,
     Unblock,
     UnblockOne(String),
     Stylesheet,
@@ -114,6 +116,7 @@ impl Page {
                 | Page::Blocked
                 | Page::Ban(_)
                 | Page::Audit
+                | Page::Settings
                 | Page::Switch
                 | Page::Add
                 | Page::Lift(_)
@@ -163,9 +166,17 @@ mod tests {
         ] {
             assert!(Page::find(path).unwrap().attempt().is_some(), "{path}");
         }
-        for path in
-            ["/", "/throttles", "/blocked", "/blocked/1", "/audit", "/unblock", "/unblock/1", "/assets/weir.css"]
-        {
+        for path in [
+            "/",
+            "/settings",
+            "/throttles",
+            "/blocked",
+            "/blocked/1",
+            "/audit",
+            "/unblock",
+            "/unblock/1",
+            "/assets/weir.css",
+        ] {
             assert_eq!(Page::find(path).unwrap().attempt(), None, "{path}");
         }
     }
