@@ -10,7 +10,7 @@ use super::{name::cached, state::State};
 use crate::{
     client::{Client, ClientKey},
     limits::audit::{Actor, AdminEvent, Event},
-    mirror::{self, Image, Lookup, Pin, Purged, Refreshed, Repository, Selection, StoreError, Waited},
+    mirror::{self, Image, Lookup, Pin, Purged, Refreshed, Repository, Selection, StoreError, Waited, warm::WarmError},
     oci::{Reference, matches},
 };
 
@@ -41,6 +41,18 @@ impl From<StoreError> for Refusal {
             StoreError::Unusable(why) => Refusal::new(409, "DENIED", why),
             error => Refusal::new(500, "UNKNOWN", error.to_string()),
         }
+    }
+}
+
+impl From<WarmError> for Refusal {
+    fn from(error: WarmError) -> Refusal {
+        let (status, code) = match error {
+            WarmError::Invalid(_) => (400, "INVALID"),
+            WarmError::Full(_) | WarmError::Ended => (409, "DENIED"),
+            WarmError::Unknown => (404, "NOT_FOUND"),
+            WarmError::Journal(_) => (507, "UNKNOWN"),
+        };
+        Refusal::new(status, code, error.to_string())
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     state::State,
 };
 use crate::{
-    limits::audit::{AdminEvent, Event},
+    limits::audit::{Actor, AdminEvent, Event},
     mirror::{
         StoreError,
         warm::{Item, Job, JobState, LONGEST_AGO, Order, Outcome, Wanted, WarmError},
@@ -27,19 +27,15 @@ const MAX_ORDER: usize = 2 << 20;
 const LONGEST: usize = 500;
 const MOST_PLATFORMS: usize = 50;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewWarm {
-    #[serde(default)]
-    images: Vec<String>,
-    #[serde(default)]
-    platforms: Vec<String>,
-    #[serde(default)]
-    pinned: bool,
-    #[serde(default)]
-    pulled_within: Option<String>,
-    #[serde(default)]
-    reason: String,
+/// What is asked for, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NewWarm {
+    pub(super) images: Vec<String>,
+    pub(super) platforms: Vec<String>,
+    pub(super) pinned: bool,
+    pub(super) pulled_within: Option<String>,
+    pub(super) reason: String,
 }
 
 /// Takes a job.
@@ -48,28 +44,48 @@ pub(super) async fn start(state: &State, authorized: &Authorized, payload: web::
         Ok(new) => new,
         Err(refusal) => return refusal,
     };
-    if new.reason.len() > LONGEST || new.platforms.len() > MOST_PLATFORMS {
-        return refuse(400, "INVALID", "write a reason of at most 500 bytes, and at most 50 platforms");
-    }
-    let images = match images(state, &new) {
-        Ok(images) => images,
-        Err(refusal) => return *refusal,
+    let begun = match order(state, &authorized.operator, new) {
+        Ok(order) => begin(state, &authorized.operator, order).await,
+        Err(refusal) => Err(refusal),
     };
-    let by = &authorized.operator;
-    let order = Order { images, platforms: new.platforms, by: by.name.clone(), reason: new.reason.clone() };
-    match state.mirror.warm.add(order).await {
-        Ok(job) => {
-            let event = AdminEvent::Warmed { job: job.id, images: job.items.len() as u64, reason: new.reason };
-            state.limits.record_event(by, Event::Admin(event), SystemTime::now());
-            reply(202, &describe(state, &job, Some(0)))
-        }
-        Err(error) => failure(&error),
+    match begun {
+        Ok(job) => reply(202, &describe(state, &job, Some(0))),
+        Err(refusal) => refuse(refusal.status, refusal.code, &refusal.sentence),
     }
 }
 
+/// What is written, as an order that can be taken.
+pub(super) fn order(state: &State, by: &Actor, new: NewWarm) -> Result<Order, Refusal> {
+    if new.reason.len() > LONGEST || new.platforms.len() > MOST_PLATFORMS {
+        let why = "write a reason of at most 500 bytes, and at most 50 platforms";
+        return Err(Refusal::new(400, "INVALID", why));
+    }
+    let images = images(state, &new)?;
+    let order = Order { images, platforms: new.platforms, by: by.name.clone(), reason: new.reason };
+    state.mirror.warm.check(&order)?;
+    Ok(order)
+}
+
+/// Takes an order. It is on disk and in the audit when this returns.
+pub(super) async fn begin(state: &State, by: &Actor, order: Order) -> Result<Job, Refusal> {
+    let reason = order.reason.clone();
+    let job = state.mirror.warm.add(order).await?;
+    let event = AdminEvent::Warmed { job: job.id, images: job.items.len() as u64, reason };
+    state.limits.record_event(by, Event::Admin(event), SystemTime::now());
+    Ok(job)
+}
+
+/// Ends a job, and says so in the audit.
+pub(super) async fn end(state: &State, by: &Actor, job: u64, reason: String) -> Result<Job, Refusal> {
+    let ended = state.mirror.warm.cancel(job).await?;
+    let event = Event::Admin(AdminEvent::WarmCancelled { job, reason });
+    state.limits.record_event(by, event, SystemTime::now());
+    Ok(ended)
+}
+
 /// The images of an order.
-fn images(state: &State, new: &NewWarm) -> Result<Vec<Wanted>, Box<HttpResponse>> {
-    let refused = |why: String| Box::new(refuse(400, "INVALID", &why));
+fn images(state: &State, new: &NewWarm) -> Result<Vec<Wanted>, Refusal> {
+    let refused = |why: String| Refusal::new(400, "INVALID", why);
     let mut images = Vec::new();
     for text in &new.images {
         let (place, reference) =
@@ -78,8 +94,7 @@ fn images(state: &State, new: &NewWarm) -> Result<Vec<Wanted>, Box<HttpResponse>
     }
     // A list that is made of a part of what is stored would be taken for the whole.
     if (new.pinned || new.pulled_within.is_some()) && !state.mirror.images().is_complete() {
-        let refusal = Refusal::from(StoreError::Counting);
-        return Err(Box::new(refuse(refusal.status, refusal.code, &refusal.sentence)));
+        return Err(StoreError::Counting.into());
     }
     if let Some(text) = &new.pulled_within {
         let within = humantime::parse_duration(text).ok().filter(|within| *within <= LONGEST_AGO);
@@ -116,40 +131,47 @@ pub(super) fn one(state: &State, id: &str, query: &str) -> HttpResponse {
     };
     match id.parse().ok().and_then(|id| state.mirror.warm.job(id)) {
         Some(job) => reply(200, &describe(state, &job, Some(since))),
-        None => failure(&WarmError::Unknown),
+        None => unknown(),
     }
 }
 
 /// Ends a job.
 pub(super) async fn cancel(state: &State, authorized: &Authorized, id: &str, query: &str) -> HttpResponse {
-    let Ok(number) = id.parse() else { return failure(&WarmError::Unknown) };
-    match state.mirror.warm.cancel(number).await {
-        Ok(job) => {
-            let reason = parameter(query, "reason").unwrap_or_default();
-            let event = Event::Admin(AdminEvent::WarmCancelled { job: number, reason });
-            state.limits.record_event(&authorized.operator, event, SystemTime::now());
-            reply(200, &describe(state, &job, Some(0)))
-        }
-        Err(error) => failure(&error),
+    let Ok(number) = id.parse() else { return unknown() };
+    let reason = parameter(query, "reason").unwrap_or_default();
+    match end(state, &authorized.operator, number, reason).await {
+        Ok(job) => reply(200, &describe(state, &job, Some(0))),
+        Err(refusal) => refuse(refusal.status, refusal.code, &refusal.sentence),
     }
 }
 
-/// A job; with `since`, the images that changed after that version.
-fn describe(state: &State, job: &Job, since: Option<u64>) -> Value {
-    let waits = |item: &Item| match &item.outcome {
+/// Until when an image waits, as it is forecast now.
+pub(super) fn waits_until(state: &State, item: &Item) -> Option<SystemTime> {
+    match &item.outcome {
         Outcome::Waiting { until, budget, .. } => {
             let gate = state.mirror.warm.waits_until(&item.image.upstream).filter(|_| *budget);
             Some(gate.unwrap_or(*until))
         }
         _ => None,
-    };
-    let counts = ["pending", "waiting", "here", "fetched", "refused", "evicted"];
-    let counts = counts.map(|word| (word.to_owned(), Value::from(job.count(|outcome| outcome.word() == word))));
-    let words = match job.state {
+    }
+}
+
+pub(super) fn word(state: JobState) -> &'static str {
+    match state {
         JobState::Open => "open",
         JobState::Done => "done",
         JobState::Cancelled => "cancelled",
-    };
+    }
+}
+
+/// What was evicted from an image whose job ended.
+pub(super) const EVICTED: &str = "some of it was evicted or purged before the job ended";
+
+/// A job; with `since`, the images that changed after that version.
+fn describe(state: &State, job: &Job, since: Option<u64>) -> Value {
+    let waits = |item: &Item| waits_until(state, item);
+    let counts = ["pending", "waiting", "here", "fetched", "refused", "evicted"];
+    let counts = counts.map(|word| (word.to_owned(), Value::from(job.count(|outcome| outcome.word() == word))));
     let mut entry = json!({
         "id": job.id,
         "by": job.by,
@@ -157,7 +179,7 @@ fn describe(state: &State, job: &Job, since: Option<u64>) -> Value {
         "made_at": at(job.made_at),
         "ended_at": job.ended_at.map(at),
         "platforms": job.platforms,
-        "state": words,
+        "state": word(job.state),
         "images": job.items.len(),
         "counts": Value::Object(counts.into_iter().collect()),
         "bytes": job.bytes(),
@@ -189,19 +211,13 @@ fn result(item: &Item, until: Option<SystemTime>) -> Value {
             entry["budget"] = (*budget).into();
         }
         Outcome::Refused { why } => entry["why"] = why.as_str().into(),
-        Outcome::Evicted => entry["why"] = "some of it was evicted or purged before the job ended".into(),
+        Outcome::Evicted => entry["why"] = EVICTED.into(),
         Outcome::Pending | Outcome::Here { .. } => {}
     }
     entry
 }
 
-fn failure(error: &WarmError) -> HttpResponse {
-    let (status, code) = match error {
-        WarmError::Invalid(_) => (400, "INVALID"),
-        WarmError::Full(_) => (409, "DENIED"),
-        WarmError::Unknown => (404, "NOT_FOUND"),
-        WarmError::Ended => (409, "DENIED"),
-        WarmError::Journal(_) => (507, "UNKNOWN"),
-    };
-    refuse(status, code, &error.to_string())
+fn unknown() -> HttpResponse {
+    let refusal = Refusal::from(WarmError::Unknown);
+    refuse(refusal.status, refusal.code, &refusal.sentence)
 }

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use argon2::{
@@ -142,6 +142,7 @@ impl Harness {
         let limit = hub::Limit { pulls: 100, window: Duration::from_secs(21_600) };
         let bench =
             Bench::start(hub::Settings { limit: Some(limit), ..hub::Settings::default() }, Change::default()).await;
+        bench.mirror.warm.start().unwrap();
         let (limits, reloads) = (Limits::in_memory(rulebook()), Reloads::default());
         let (admin, serving) = listen(bench.mirror.clone(), limits.clone(), reloads.clone(), change);
         Harness { bench, limits, admin, reloads, _serving: serving }
@@ -258,6 +259,19 @@ impl Browser {
 
     pub(crate) fn get(&mut self, path: &str) -> Answer {
         self.send("GET", path, &[], "")
+    }
+
+    /// Asks for a page until it says so.
+    pub(crate) fn until(&mut self, path: &str, words: &str) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let page = self.get(path);
+            if page.body.contains(words) {
+                return page;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{words}: {}", page.body);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// As a browser sends a form of this origin.

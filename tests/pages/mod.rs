@@ -4,6 +4,7 @@ pub(crate) mod harness;
 mod images;
 mod roles;
 mod settings;
+mod warm;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -241,6 +242,7 @@ async fn every_page_forbids_what_it_does_not_need() {
     let pages = [
         "/",
         "/budget",
+        "/warm",
         "/throttles",
         "/blocked",
         &one,
@@ -338,7 +340,7 @@ async fn pages_of_operators_are_for_operators() {
     let harness = Harness::start().await;
     let ban = harness.block("10.1.0.7", "shop/api");
     let one = format!("/blocked/{ban}");
-    let pages = ["/", "/budget", "/throttles", "/blocked", &one, "/audit", "/settings"];
+    let pages = ["/", "/budget", "/warm", "/throttles", "/blocked", &one, "/audit", "/settings"];
     let mut local = Browser::new(&harness);
     let (mut visitor, mut through) = (Browser::new(&harness), Browser::new(&harness));
     visitor.host = "weir.example.com".to_owned();

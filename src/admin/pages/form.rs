@@ -6,8 +6,8 @@ use actix_web::web::Payload;
 
 use crate::admin::json::BODY_TIMEOUT;
 
-/// The longest form in bytes; the longest of ours is a solved human test with a reason.
-const LONGEST: usize = 16 << 10;
+/// The longest form in bytes; the longest of ours names a thousand images to warm. A longer list is a file for `weir cache warm`.
+const LONGEST: usize = 64 << 10;
 
 /// The fields of a form. Of a name that is there twice, the first counts.
 #[derive(Debug, Default)]

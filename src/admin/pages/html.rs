@@ -15,6 +15,7 @@ pub(super) enum Tab {
     Overview,
     Budget,
     Images,
+    Warm,
     Throttles,
     Blocked,
     Audit,
@@ -23,10 +24,11 @@ pub(super) enum Tab {
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 8] = [
+const OPERATORS: [(Tab, &str, &str); 9] = [
     (Tab::Overview, "/", "Overview"),
     (Tab::Budget, "/budget", "Budget"),
     (Tab::Images, "/images", "Images"),
+    (Tab::Warm, "/warm", "Warm"),
     (Tab::Throttles, "/throttles", "Throttles"),
     (Tab::Blocked, "/blocked", "Blocked"),
     (Tab::Audit, "/audit", "Audit"),

@@ -1,4 +1,4 @@
-//! Pages for people: Overview, Budget, Images, Throttles, Blocked, Audit, Settings, and Unblock for owners of blocked clients.
+//! Pages for people: Overview, Budget, Images, Warm, Throttles, Blocked, Audit, Settings, and Unblock for owners of blocked clients.
 //! Made here, whole, for each request; without JavaScript but for the human test, and without a request to another host.
 //!
 //! # What it guarantees
@@ -26,6 +26,7 @@ mod page;
 mod settings;
 mod throttles;
 mod unblock;
+mod warm;
 
 use std::time::SystemTime;
 
@@ -150,6 +151,8 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Ban(id) => blocked::one(context, &id, None),
         Page::Audit => audit::page(context),
         Page::Settings => settings::page(context),
+        Page::Warm => warm::page(context),
+        Page::OneWarm(id) => warm::one(context, &id, None),
         Page::Unblock => unblock::page(context),
         Page::UnblockOne(id) => unblock::one(context, &id, None),
         Page::Login => login::page(context, None),
@@ -203,6 +206,8 @@ async fn post(
         Page::Unpin => image::unpin(&context, &form).await,
         Page::Refresh => image::refresh(&context, &form).await,
         Page::Purge => image::purge(&context, &form).await,
+        Page::StartWarm => warm::start(&context, &form).await,
+        Page::CancelWarm(id) => warm::cancel(&context, &id, &form).await,
         _ => html::problem(&context, 404, "Nothing here", "There is no such page."),
     }
 }

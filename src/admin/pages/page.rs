@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 26] = [
+pub(super) const PAGES: [(&str, PageAt); 30] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -16,6 +16,10 @@ pub(super) const PAGES: [(&str, PageAt); 26] = [
     ("/image/refresh", |_| Page::Refresh),
     ("/image/remove", |_| Page::ConfirmPurge),
     ("/image/purge", |_| Page::Purge),
+    ("/warm", |_| Page::Warm),
+    ("/warm/start", |_| Page::StartWarm),
+    ("/warm/{id:[0-9]{1,19}}", |id| Page::OneWarm(id.to_owned())),
+    ("/warm/{id:[0-9]{1,19}}/cancel", |id| Page::CancelWarm(id.to_owned())),
     ("/throttles", |_| Page::Throttles),
     ("/throttles/mode", |_| Page::Switch),
     ("/blocked", |_| Page::Blocked),
@@ -44,6 +48,8 @@ pub(super) enum Page {
     Images,
     Image,
     ConfirmPurge,
+    Warm,
+    OneWarm(String),
     Throttles,
     Blocked,
     Ban(String),
@@ -62,6 +68,8 @@ pub(super) enum Page {
     Unpin,
     Refresh,
     Purge,
+    StartWarm,
+    CancelWarm(String),
     Switch,
     Add,
     Lift(String),
@@ -87,6 +95,8 @@ impl Page {
             Page::Unpin => "unpin an image".to_owned(),
             Page::Refresh => "refresh an image".to_owned(),
             Page::Purge => "purge an image".to_owned(),
+            Page::StartWarm => "begin a warm".to_owned(),
+            Page::CancelWarm(id) => format!("cancel warm {id}"),
             Page::Switch => "switch a throttle".to_owned(),
             Page::Add => "ban".to_owned(),
             Page::Lift(id) | Page::LiftOwn(id) => format!("lift {id}"),
@@ -112,6 +122,10 @@ impl Page {
                 | Page::Unpin
                 | Page::Refresh
                 | Page::Purge
+                | Page::Warm
+                | Page::OneWarm(_)
+                | Page::StartWarm
+                | Page::CancelWarm(_)
                 | Page::Throttles
                 | Page::Blocked
                 | Page::Ban(_)
@@ -156,6 +170,8 @@ mod tests {
             "/image/unpin",
             "/image/refresh",
             "/image/purge",
+            "/warm/start",
+            "/warm/1/cancel",
             "/throttles/mode",
             "/blocked/add",
             "/blocked/1/lift",
@@ -168,6 +184,8 @@ mod tests {
         }
         for path in [
             "/",
+            "/warm",
+            "/warm/1",
             "/settings",
             "/throttles",
             "/blocked",

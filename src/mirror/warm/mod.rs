@@ -143,6 +143,14 @@ impl Warm {
         Ok(())
     }
 
+    /// Whether a job can be taken, as far as its order alone says.
+    ///
+    /// # Errors
+    /// [`WarmError::Invalid`].
+    pub fn check(&self, order: &Order) -> Result<(), WarmError> {
+        order::check(order)
+    }
+
     /// Takes a job. It is on disk when this returns.
     ///
     /// # Errors
@@ -190,6 +198,11 @@ impl Warm {
     /// The mirrored images that clients pulled at this time or later; of more than one warm takes, those that were pulled last.
     pub fn pulled(&self, since: SystemTime) -> Vec<Wanted> {
         lists::pulled(&self.store.images, since)
+    }
+
+    /// What is warmed by itself.
+    pub fn schedules(&self) -> Vec<Schedule> {
+        self.schedules.get().0
     }
 
     /// What is warmed by itself, from now on, and how names are read.

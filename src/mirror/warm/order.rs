@@ -42,9 +42,9 @@ pub enum WarmError {
     Journal(String),
 }
 
-/// Takes an order. It is on disk when this returns.
-pub(super) async fn take(shared: &Shared, order: Order) -> Result<Job, WarmError> {
-    let Order { images, platforms, by, reason } = order;
+/// Whether an order can be taken, as far as it alone says.
+pub(super) fn check(order: &Order) -> Result<(), WarmError> {
+    let Order { images, platforms, .. } = order;
     if images.is_empty() {
         return Err(WarmError::Invalid("there is no image to warm; name some, or a list that has some".to_owned()));
     }
@@ -52,7 +52,13 @@ pub(super) async fn take(shared: &Shared, order: Order) -> Result<Job, WarmError
         let message = format!("these are {} images; write at most {MOST_IMAGES} for one warm", images.len());
         return Err(WarmError::Invalid(message));
     }
-    platforms.iter().try_for_each(|platform| platforms::check(platform)).map_err(WarmError::Invalid)?;
+    platforms.iter().try_for_each(|platform| platforms::check(platform)).map_err(WarmError::Invalid)
+}
+
+/// Takes an order. It is on disk when this returns.
+pub(super) async fn take(shared: &Shared, order: Order) -> Result<Job, WarmError> {
+    check(&order)?;
+    let Order { images, platforms, by, reason } = order;
     let job = shared.lock().make(images, platforms, (by, reason), clock::now()).map_err(WarmError::Full)?;
     let record = Record::Job { job: job.clone() };
     let _adding = shared.adding.lock().await;

@@ -50,11 +50,16 @@ pub struct Table {
 /// A list that is warmed at an hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    pub(super) name: String,
-    pub(super) images: Vec<Wanted>,
-    pub(super) pinned: bool,
-    pub(super) pulled_within: Duration,
-    pub(super) platforms: Vec<String>,
+    /// What it is called.
+    pub name: String,
+    /// The images that it names, and those that its file lists.
+    pub images: Vec<Wanted>,
+    /// And the images of pins.
+    pub pinned: bool,
+    /// And what clients pulled within this time; nothing when zero.
+    pub pulled_within: Duration,
+    /// Platforms; none is all that an image has.
+    pub platforms: Vec<String>,
     time: TimeOfDay,
     /// By weekday, Monday first.
     days: [bool; 7],

@@ -39,7 +39,8 @@ impl Schedules {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (schedules, routes);
     }
 
-    fn get(&self) -> (Vec<Schedule>, Routes) {
+    /// What they are, and how names are read.
+    pub(super) fn get(&self) -> (Vec<Schedule>, Routes) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
