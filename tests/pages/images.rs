@@ -1,9 +1,12 @@
 //! *Images* and one image: what they show, and that every change has a reason, an operator and an entry in the audit.
 
+use std::time::SystemTime;
+
 use weir::limits::audit::{AdminEvent, Event};
-use weir_conformance::hub::Spec;
+use weir_conformance::hub::{Layer, Spec};
 
 use super::harness::{Browser, Harness};
+use crate::mirror::support::{lookup, read};
 
 const IMAGE: &str = "/image?repository=docker.io%2Flibrary%2Fimage-1&reference=latest";
 
@@ -84,4 +87,52 @@ async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audi
         &[("csrf", &token), ("repository", "library/image-2"), ("reference", "latest"), ("reason", "x")],
     );
     assert_eq!((answer.status, harness.refusals()[0].1.as_str()), (403, "purge an image"));
+}
+
+/// The cells of the row of a table that names this digest.
+fn row<'a>(page: &'a str, table: &str, digest: &str) -> &'a str {
+    let table = page.split_once(&format!("aria-label=\"{table}\"")).unwrap_or_else(|| panic!("{table}: {page}")).1;
+    let table = table.split("</table>").next().unwrap();
+    let mut rows = table.split("<tr role=\"row\">").skip(1);
+    rows.find(|row| row.contains(digest)).unwrap_or_else(|| panic!("{digest}: {table}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_lists_its_layers_with_what_is_here_and_what_shares_them() {
+    let harness = Harness::start().await;
+    let (hub, mirror) = (&harness.bench.hub, &harness.bench.mirror);
+    let shared = Layer::Shared { seed: 9, size: 5000 };
+    let one = hub.push(Spec::new("library/one").seed(1).layer(shared.clone())).unwrap();
+    let two = hub.push(Spec::new("library/two").seed(2).layer(shared)).unwrap();
+    for (image, repository) in [(&one, "library/one"), (&two, "library/two")] {
+        for reference in ["latest", &image.platforms[0].manifest.digest] {
+            mirror.manifests.get(&lookup(repository, &[]), &reference.parse().unwrap()).await.unwrap();
+        }
+    }
+    let [first, second, .., common] = &one.platforms[0].layers[..] else { panic!("{one:?}") };
+    let blob = mirror.blobs.get(&lookup("library/one", &[]), &first.digest.parse().unwrap(), None).await;
+    let mut reader = blob.unwrap().reader;
+    read(&mut reader, 0, first.size).await.unwrap();
+
+    let path = "/image?repository=docker.io%2Flibrary%2Fone&reference=latest";
+    let mut operator = Browser::new(&harness);
+    let page = operator.until(path, ">here<").body;
+    for (layer, words) in [
+        (first, [">here<", ">this image alone<"]),
+        (second, [">missing<", ">this image alone<"]),
+        (common, [">missing<", ">other images too<"]),
+    ] {
+        let row = row(&page, "Layers", &layer.digest);
+        assert!(words.iter().all(|words| row.contains(words)), "{words:?}: {row}");
+    }
+    let absent = &one.platforms[1];
+    assert!(row(&page, "Platforms", &absent.manifest.digest).contains("linux/arm64"));
+    assert!(!page.contains(&absent.layers[0].digest), "what only a manifest names that is not here is not known");
+    assert!(row(&page, "What was spent on it", "library/one").contains("was not here"), "{page}");
+
+    // No client pulled it over HTTP.
+    assert!(page.contains("no pull of it is remembered") && !page.contains("Pulled by"), "{page}");
+    mirror.note_pull(&lookup("library/one", &[]), &"latest".parse().unwrap(), SystemTime::now());
+    let page = operator.until(path, "1 pull, the last at").body;
+    assert!(page.contains("<dt>Pulled by</dt><dd>127.0.0.1"), "{page}");
 }

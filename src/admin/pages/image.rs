@@ -105,14 +105,14 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
     let reading = images.read();
     let (it, pulled) = (reading.completeness(&image.digest), images.pulled(image));
     let shared = reading.shared(std::slice::from_ref(image)).pop().unwrap_or_default();
-    let clients = pulled.iter().flat_map(|pulled| &pulled.clients);
+    let clients = pulled.as_ref().map(|pulled| pulled.clients.iter()).unwrap_or_default();
     let pulls = html! {
         @match &pulled {
             None => "no pull of it is remembered",
             Some(pulled) => { (html::count(pulled.pulls, "pull", "pulls")) ", the last at " (html::time(pulled.last)) },
         }
     };
-    html::facts(&[
+    let mut facts = vec![
         ("Digest", html! { code { (image.digest) } " " (chips(image, &images.pins())) }),
         (
             "Here",
@@ -132,8 +132,14 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
         ),
         ("Fresh", freshness(context, image)),
         ("Pulled", pulls),
-        ("Pulled by", html! { @for (client, at) in clients { (client_of(client)) " at " (html::time(*at)) br; } }),
-    ])
+    ];
+    if clients.len() > 0 {
+        facts.push((
+            "Pulled by",
+            html! { @for (client, at) in clients { (client_of(client)) " at " (html::time(*at)) br; } },
+        ));
+    }
+    html::facts(&facts)
 }
 
 /// Its platforms, and its layers with what shares them.
