@@ -176,7 +176,7 @@ impl RegistryService {
         client: Arc<Client>,
     ) -> ResponseFuture {
         let resource = api::parse(http.uri().path());
-        scope.is_from(client.clone());
+        scope.is_from(client.clone(), self.0.api.limits.clone());
         scope.is_for(resource.as_ref().map_or(Kind::Other, kind));
         let login = scope.connection().peer.login;
         let mut request = Request::new(http, client, resource, login, self.0.login_port, body);

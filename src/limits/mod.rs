@@ -25,6 +25,7 @@ pub mod headers;
 pub mod penalty;
 pub mod permit;
 mod probation;
+pub mod recent;
 pub mod repositories;
 mod role;
 pub mod state;

@@ -43,7 +43,7 @@ use arc_swap::{ArcSwap, Guard};
 pub use self::{
     operator_bans::{BanRequest, OwnLift},
     persisted::PersistedState,
-    views::{ClientView, ThrottleStatusView, ThrottleView},
+    views::{ClientSummary, ClientView, ThrottleStatusView, ThrottleView},
 };
 use super::{
     abuse::AbuseTracker,
@@ -54,6 +54,7 @@ use super::{
     clock::SteadyClock,
     config::LimitsConfig,
     probation::Probation,
+    recent::RecentClients,
     target::Target,
     throttle::{Mode, Rules, Table},
 };
@@ -83,6 +84,7 @@ struct Inner {
     abuse: Mutex<AbuseTracker>,
     budgets: Budgets,
     probation: Probation,
+    recent: RecentClients,
     audit: Audit,
     /// What [`Limits::usage`] said last, and when that was by the clock and in steady time.
     usage: Mutex<(Vec<u8>, (u64, u64))>,
@@ -115,6 +117,7 @@ impl Limits {
             abuse: Mutex::default(),
             budgets: Budgets::default(),
             probation: Probation::default(),
+            recent: RecentClients::default(),
             audit: Audit::new(audit, sink),
             usage: Mutex::default(),
             random,

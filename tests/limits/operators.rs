@@ -131,3 +131,47 @@ async fn bans_are_made_shown_lifted_and_taken_along_on_the_command_line() {
     assert_eq!(other.admin("GET", "/api/v1/bans?client=192.0.2.7", "")["bans"][0]["origin"], "imported");
     assert_eq!(other.client("192.0.2.7").pull("a0").status, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_restart_is_said_until_there_was_one() {
+    let world = World::start(None, &format!("{PROXY}[mirror]\nfills = 7\n")).await;
+    let page = || world.weir.admin("GET", "/settings?part=fills", "").body;
+    assert!(page().contains("<code>7</code>") && !page().contains("after a restart</span>"), "{}", page());
+    assert!(page().contains("weir.toml:"), "{}", page());
+
+    // The second change is reloaded, and what the first one changed waits all the same.
+    for change in ["", "[limits]\nresponse_text = \"Soon\"\n"] {
+        let said = world.weir.log().len();
+        world.weir.configure(&format!("{PROXY}[mirror]\nfills = 9\n{change}"));
+        world.weir.until_log(said, "waits for a restart");
+        // The log says so before the page does.
+        let begun = std::time::Instant::now();
+        while !page().contains("after a restart</span> <code>9</code>") {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{}", page());
+        }
+        assert!(page().contains("<code>7</code>"), "{}", page());
+    }
+    assert_eq!(world.admin("GET", "/api/v1/status", "")["reload"]["waits_for_restart"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_client_has_its_requests_refused_ones_too() {
+    let world = World::start(None, &format!("{PROXY}{}", throttle(PULLS, 2, "burst = 2"))).await;
+    world.images("a", 1);
+    let mut client = world.client("192.0.2.7");
+    let statuses: Vec<u16> = (0..3).map(|_| client.pull("a0").status).collect();
+    assert_eq!(statuses, [200, 200, 429]);
+    assert_eq!(client.get("/v2/library/a0/tags/list").status, 200);
+    let begun = std::time::Instant::now();
+    let page = loop {
+        let page = world.weir.admin("GET", "/client?client=192.0.2.7", "").body;
+        // A request ends after its client has the last byte.
+        if page.contains("4 requests, 1 refused") {
+            break page;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{page}");
+    };
+    for words in ["GET /v2/library/a0/manifests/latest", "GET /v2/library/a0/tags/list", PULLS, "library/a0:latest"] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+}

@@ -21,6 +21,7 @@ use weir::{
     limits::{
         Account, Limits, LimitsConfig, Role, abuse,
         permit::{AdmissionRequest, RequestInfo, RequestKind},
+        recent::RecentRequest,
         throttle::{Algorithm, Mode, Rules, Throttle},
     },
     mirror::{Lookup, Mirror},
@@ -183,6 +184,26 @@ impl Harness {
         for _ in 0..times {
             let request = AdmissionRequest { client: client.clone(), kind: RequestKind::Pull, about, bypass: None };
             let _ = self.limits.admit(&request, SystemTime::now());
+        }
+    }
+
+    /// What a client asked so often, as the registry side notes it, and once refused.
+    pub(crate) fn ask(&self, client: &str, times: u64) {
+        let key = ClientKey::Address(client.parse().unwrap());
+        for number in 0..times {
+            let is_refused = number == 0;
+            let request = RecentRequest {
+                at: SystemTime::now(),
+                method: "GET",
+                path: format!("/v2/library/image-{number}/manifests/latest").into(),
+                ns: Some("docker.io".into()),
+                status: if is_refused { 429 } else { 200 },
+                bytes: 1000,
+                milliseconds: number,
+                cache: Some("hit").filter(|_| !is_refused),
+                rule: is_refused.then(|| "throttle_unauthenticated_pulls".into()),
+            };
+            self.limits.record_request(&key, request, Some(&format!("library/image-{}:latest", number % 2)));
         }
     }
 

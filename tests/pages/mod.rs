@@ -1,5 +1,6 @@
 //! The pages for people, over real sockets: who may see and do what, and what becomes of everything else.
 
+mod clients;
 pub(crate) mod harness;
 mod images;
 mod roles;
@@ -243,6 +244,8 @@ async fn every_page_forbids_what_it_does_not_need() {
         "/",
         "/budget",
         "/warm",
+        "/clients",
+        "/client?client=10.1.0.7",
         "/throttles",
         "/blocked",
         &one,
@@ -315,6 +318,8 @@ async fn what_others_wrote_is_text_on_every_page() {
     for path in [
         "/",
         "/budget",
+        &format!("/client?client={encoded}"),
+        &format!("/clients?part={encoded}"),
         "/throttles",
         "/blocked?ended=1",
         &format!("/blocked/{ban}"),
@@ -340,7 +345,18 @@ async fn pages_of_operators_are_for_operators() {
     let harness = Harness::start().await;
     let ban = harness.block("10.1.0.7", "shop/api");
     let one = format!("/blocked/{ban}");
-    let pages = ["/", "/budget", "/warm", "/throttles", "/blocked", &one, "/audit", "/settings"];
+    let pages = [
+        "/",
+        "/budget",
+        "/warm",
+        "/clients",
+        "/client?client=a",
+        "/throttles",
+        "/blocked",
+        &one,
+        "/audit",
+        "/settings",
+    ];
     let mut local = Browser::new(&harness);
     let (mut visitor, mut through) = (Browser::new(&harness), Browser::new(&harness));
     visitor.host = "weir.example.com".to_owned();

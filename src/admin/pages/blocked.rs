@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     admin::json::parameter,
+    client::ClientKey,
     limits::{
         Target,
         bans::{BanFilter, BanRecord, MAX_DURATION, Origin},
@@ -24,6 +25,8 @@ use crate::{
 const SHOWN: usize = 500;
 /// The longest reason or comment, in characters.
 const LONGEST_REASON: usize = 500;
+/// The heads of a table of bans.
+pub(super) const HEADS: [&str; 8] = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpResponse {
@@ -31,7 +34,6 @@ pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpRespon
     let ended = parameter(context.query, "ended").is_some();
     let filter = BanFilter { namespace: namespace.clone(), ended, ..BanFilter::default() };
     let bans = context.state.limits.bans(&filter, context.now);
-    let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
     let rows = bans.iter().take(SHOWN).map(|record| row(record, context.now)).collect();
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
@@ -44,7 +46,7 @@ pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpRespon
         @if bans.is_empty() {
             p { @if namespace.is_some() { "No client is blocked because of that." } @else { "No client is blocked." } }
         } @else {
-            (html::table("Blocked clients", &heads, rows))
+            (html::table("Blocked clients", &HEADS, rows))
             @if bans.len() > SHOWN { p { "The newest " (SHOWN) " of " (bans.len()) "." } }
         }
         details open[wrong.is_some()] {
@@ -65,7 +67,8 @@ pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpRespon
     html::page(context, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
 }
 
-fn row(record: &BanRecord, now: SystemTime) -> Vec<Markup> {
+/// A ban, as a row below [`HEADS`].
+pub(super) fn row(record: &BanRecord, now: SystemTime) -> Vec<Markup> {
     let ends = match &record.lifted {
         Some(lift) => html! { "lifted by " (lift.by) },
         None if record.is_live(now) => html! { (html::until(record.until, now)) },
@@ -74,13 +77,20 @@ fn row(record: &BanRecord, now: SystemTime) -> Vec<Markup> {
     vec![
         html! { a href={ "/blocked/" (record.id) } { (record.id) } },
         html::text(source(record)),
-        html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run" } } },
+        html! { (client(&record.client)) @if record.simulated { " " span class="chip" { "dry run" } } },
         html! { code { (record.rule) } br; small { (record.reason) } },
         html::text(action(record.level)),
         html::text(record.evidence.len().to_string()),
         ends,
         html::time(record.created),
     ]
+}
+
+/// Whom a ban is of, with a link when that is one client and no network of many.
+fn client(target: &Target) -> Markup {
+    let name = target.to_string();
+    let is_one = name.parse::<ClientKey>().is_ok_and(|key| Target::of(&key) == *target);
+    html! { b { @if is_one { (html::client(&name)) } @else { (name) } } }
 }
 
 fn source(record: &BanRecord) -> String {
@@ -119,7 +129,6 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
     let earlier = BanFilter { client: Some(record.client.clone()), ended: true, ..BanFilter::default() };
     let mut earlier = context.state.limits.bans(&earlier, now);
     earlier.retain(|other| other.id != record.id);
-    let heads = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
         (about(&record, now))
@@ -145,7 +154,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
         (evidence(&record))
         @if !earlier.is_empty() {
             h2 { "Other bans that it meets or met" }
-            (html::table("Other bans", &heads, earlier.iter().take(50).map(|record| row(record, now)).collect()))
+            (html::table("Other bans", &HEADS, earlier.iter().take(50).map(|record| row(record, now)).collect()))
         }
     };
     html::page(context, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, &format!("Ban {id}"), body)

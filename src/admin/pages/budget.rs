@@ -151,7 +151,7 @@ fn spenders(whose: &str, own: &[&Spend]) -> Markup {
     by_client.sort_by_key(|(client, (pulls, _))| (std::cmp::Reverse(*pulls), *client));
     let more = by_client.len().saturating_sub(SPENDERS);
     let rows = by_client.into_iter().take(SPENDERS).map(|(client, (pulls, shared))| {
-        vec![html::text(client), html::text(pulls.to_string()), html::text(shared.to_string())]
+        vec![html::client(client), html::text(pulls.to_string()), html::text(shared.to_string())]
     });
     html! {
         (html::table(&format!("Who spent it, {whose}"), &["Client", "Pulls", "Others spared"], rows.collect()))
@@ -206,7 +206,7 @@ pub(super) fn row(spend: &Spend) -> Vec<Markup> {
     };
     vec![
         html::time(spend.at),
-        html::text(&spend.client),
+        html::client(&spend.client),
         html::text(class.as_str().unwrap_or_default()),
         html::image(
             &format!("{}/{}", spend.upstream, spend.repository),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use actix_web::{HttpResponse, http::StatusCode};
 use maud::{DOCTYPE, Markup, html};
+use url::form_urlencoded::Serializer;
 
 use super::context::{PageContext, Viewer};
 
@@ -16,6 +17,7 @@ pub(super) enum Tab {
     Budget,
     Images,
     Warm,
+    Clients,
     Throttles,
     Blocked,
     Audit,
@@ -24,11 +26,12 @@ pub(super) enum Tab {
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 9] = [
+const OPERATORS: [(Tab, &str, &str); 10] = [
     (Tab::Overview, "/", "Overview"),
     (Tab::Budget, "/budget", "Budget"),
     (Tab::Images, "/images", "Images"),
     (Tab::Warm, "/warm", "Warm"),
+    (Tab::Clients, "/clients", "Clients"),
     (Tab::Throttles, "/throttles", "Throttles"),
     (Tab::Blocked, "/blocked", "Blocked"),
     (Tab::Audit, "/audit", "Audit"),
@@ -194,6 +197,12 @@ pub(super) fn image(repository: &str, reference: &str) -> Markup {
             None => code { (repository) ":" (reference) },
         }
     }
+}
+
+/// A client, with a link to its page.
+pub(super) fn client(name: &str) -> Markup {
+    let query = Serializer::new(String::new()).append_pair("client", name).finish();
+    html! { a href={ "/client?" (query) } { (name) } }
 }
 
 /// A number with what is counted: "1 pull", "2 pulls".

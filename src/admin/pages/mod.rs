@@ -1,4 +1,4 @@
-//! Pages for people: Overview, Budget, Images, Warm, Throttles, Blocked, Audit, Settings, and Unblock for owners of blocked clients.
+//! Pages for people: Overview, Budget, Images, Warm, Clients, Throttles, Blocked, Audit, Settings, and Unblock for owners of blocked clients.
 //! Made here, whole, for each request; without JavaScript but for the human test, and without a request to another host.
 //!
 //! # What it guarantees
@@ -15,6 +15,7 @@
 mod audit;
 mod blocked;
 mod budget;
+mod clients;
 mod context;
 mod form;
 mod html;
@@ -151,6 +152,8 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Ban(id) => blocked::one(context, &id, None),
         Page::Audit => audit::page(context),
         Page::Settings => settings::page(context),
+        Page::Clients => clients::page(context),
+        Page::Client => clients::one(context),
         Page::Warm => warm::page(context),
         Page::OneWarm(id) => warm::one(context, &id, None),
         Page::Unblock => unblock::page(context),

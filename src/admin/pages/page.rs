@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 30] = [
+pub(super) const PAGES: [(&str, PageAt); 32] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -20,6 +20,8 @@ pub(super) const PAGES: [(&str, PageAt); 30] = [
     ("/warm/start", |_| Page::StartWarm),
     ("/warm/{id:[0-9]{1,19}}", |id| Page::OneWarm(id.to_owned())),
     ("/warm/{id:[0-9]{1,19}}/cancel", |id| Page::CancelWarm(id.to_owned())),
+    ("/clients", |_| Page::Clients),
+    ("/client", |_| Page::Client),
     ("/throttles", |_| Page::Throttles),
     ("/throttles/mode", |_| Page::Switch),
     ("/blocked", |_| Page::Blocked),
@@ -50,6 +52,8 @@ pub(super) enum Page {
     ConfirmPurge,
     Warm,
     OneWarm(String),
+    Clients,
+    Client,
     Throttles,
     Blocked,
     Ban(String),
@@ -126,6 +130,8 @@ impl Page {
                 | Page::OneWarm(_)
                 | Page::StartWarm
                 | Page::CancelWarm(_)
+                | Page::Clients
+                | Page::Client
                 | Page::Throttles
                 | Page::Blocked
                 | Page::Ban(_)

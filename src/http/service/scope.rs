@@ -21,7 +21,7 @@ use crate::{
         printable::printable,
         wire::ConnectionState,
     },
-    limits::{Limits, permit::Permit, throttle::Meter},
+    limits::{Limits, permit::Permit, recent::RecentRequest, throttle::Meter},
     mirror::Waited,
     telemetry::{REFUSALS, Sampled, TraceId},
 };
@@ -41,7 +41,9 @@ pub(crate) struct RequestScope {
     /// Bytes promised.
     length: u64,
     line: Option<Box<Line>>,
-    client: Option<Arc<Client>>,
+    /// Whether the access log is on.
+    is_logged: bool,
+    client: Option<(Arc<Client>, Limits)>,
     upstream: Option<Arc<str>>,
     admission: Option<(Permit, Limits)>,
     id: HeaderValue,
@@ -50,7 +52,7 @@ pub(crate) struct RequestScope {
     allowed: Option<Allowed>,
 }
 
-/// What the access log says beyond what is counted; gathered only when the access log is on.
+/// What the access log, and the list of a client's requests, say beyond what is counted.
 #[derive(Default)]
 pub(crate) struct Line {
     /// Each is made printable.
@@ -68,7 +70,7 @@ pub(crate) struct Line {
 }
 
 impl RequestScope {
-    /// The request begins; its connection reads nothing more until the scope ends. Its line is asked for only when the log wants it.
+    /// The request begins; its connection reads nothing more until the scope ends.
     pub(crate) fn begin(
         connection: Rc<ConnectionState>,
         metrics: Metrics,
@@ -79,8 +81,8 @@ impl RequestScope {
         line: impl FnOnce() -> Line,
     ) -> RequestScope {
         connection.begin(has_body);
-        let is_logged = sampled.is_some() || tracing::enabled!(target: "weir::access", tracing::Level::INFO);
-        let line = is_logged.then(|| Box::new(line()));
+        let is_logged = tracing::enabled!(target: "weir::access", tracing::Level::INFO);
+        let line = Some(Box::new(line()));
         RequestScope {
             connection,
             metrics,
@@ -93,6 +95,7 @@ impl RequestScope {
             copied: 0,
             length: 0,
             line,
+            is_logged,
             client: None,
             upstream: None,
             admission: None,
@@ -135,9 +138,9 @@ impl RequestScope {
         self.kind = kind;
     }
 
-    /// Who asks, once that is known.
-    pub(crate) fn is_from(&mut self, client: Arc<Client>) {
-        self.client = Some(client);
+    /// The client, once it is known, and what remembers its requests.
+    pub(crate) fn is_from(&mut self, client: Arc<Client>, limits: Limits) {
+        self.client = Some((client, limits));
     }
 
     /// It was admitted. The permit is held until the last byte.
@@ -145,7 +148,7 @@ impl RequestScope {
         self.admission = Some((permit, limits));
     }
 
-    /// Its line in the access log, if there will be one.
+    /// Its line in the access log.
     pub(crate) fn line(&mut self) -> Option<&mut Line> {
         self.line.as_deref_mut()
     }
@@ -198,7 +201,7 @@ impl RequestScope {
         if let Some(upstream) = &self.upstream {
             span.record("weir.upstream", &**upstream);
         }
-        if let Some(client) = &self.client {
+        if let Some((client, _)) = &self.client {
             span.record("client.address", tracing::field::display(client.address));
             span.record("weir.client", printable(&client.key.to_string()));
         }
@@ -246,9 +249,13 @@ impl Drop for RequestScope {
             self.end_span(bytes);
         }
         let Some(line) = self.line.take() else { return };
+        self.remember(&line, bytes, took);
+        if !self.is_logged {
+            return;
+        }
         let peer = || self.connection.peer.address.map(|peer| peer.ip());
         let (client, address, account) = match &self.client {
-            Some(client) => {
+            Some((client, _)) => {
                 let account = if let ClientKey::Principal(name) = &client.key { Some(printable(name)) } else { None };
                 (printable(&client.key.to_string()), Some(client.address), account)
             }
@@ -319,6 +326,36 @@ fn span(id: &HeaderValue, sampled: Option<Sampled>) -> Span {
     )
 }
 
+impl RequestScope {
+    /// Adds the request to those of its client.
+    fn remember(&self, line: &Line, bytes: u64, took: Duration) {
+        let Some((client, limits)) = &self.client else { return };
+        let request = RecentRequest {
+            at: SystemTime::now(),
+            method: METHODS.into_iter().find(|method| *method == self.method.as_str()).unwrap_or("other"),
+            path: line.path.as_str().into(),
+            ns: line.ns.as_deref().map(Into::into),
+            status: self.status.map_or(499, |status| status.as_u16()),
+            bytes,
+            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            cache: self.cache.map(CacheStatus::as_str),
+            rule: line.rule.as_deref().map(Into::into),
+        };
+        let image = (self.kind == Kind::Manifest).then(|| image(&line.path)).flatten();
+        limits.record_request(&client.key, request, image.as_deref());
+    }
+}
+
+/// The methods that a registry has; any other is the same to a list.
+const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"];
+
+/// `library/busybox:1.36` of the path of its manifest.
+fn image(path: &str) -> Option<String> {
+    let (repository, reference) = path.strip_prefix("/v2/")?.rsplit_once("/manifests/")?;
+    let separator = if reference.contains(':') { '@' } else { ':' };
+    Some(format!("{repository}{separator}{reference}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -346,9 +383,17 @@ mod tests {
             drop(begin("/v2/b/tags/list", Some("ghcr.io")));
             // One that was refused names its client, which is not the proxy, and the rule.
             let mut scope = begin("/v2/c/tags/list", None);
-            scope.is_from(Arc::new(Client::anonymous([192, 0, 2, 9].into(), [192, 0, 2, 9].into())));
+            let limits = Limits::in_memory(crate::limits::LimitsConfig::default());
+            let client = Arc::new(Client::anonymous([192, 0, 2, 9].into(), [192, 0, 2, 9].into()));
+            scope.is_from(client.clone(), limits.clone());
             scope.line().unwrap().rule = Some("throttle_unauthenticated_pulls".to_owned());
             scope.answered(StatusCode::TOO_MANY_REQUESTS, 7, true);
+            drop(scope);
+            let record = limits.recent(&client.key).unwrap();
+            let request = &record.recent[0];
+            assert_eq!((&*request.path, request.status, request.bytes), ("/v2/c/tags/list", 429, 7));
+            assert_eq!(request.rule.as_deref(), Some("throttle_unauthenticated_pulls"));
+            assert_eq!((record.refused, record.images.len()), (1, 0), "it is no image's manifest");
         });
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let fields: Vec<&serde_json::Value> = lines.iter().map(|line| &line["fields"]).collect();
@@ -360,5 +405,12 @@ mod tests {
         assert_eq!((&fields[0]["bytes"], &fields[0]["cache"]), (&7.into(), &"hit".into()));
         assert_eq!((&fields[0]["client"], &fields[0]["ns"]), (&"192.0.2.1".into(), &serde_json::Value::Null));
         assert_eq!((&fields[1]["status"], &fields[1]["ns"]), (&499.into(), &"ghcr.io".into()));
+    }
+
+    #[test]
+    fn the_path_of_a_manifest_is_the_name_of_an_image() {
+        assert_eq!(image("/v2/library/a/manifests/1.36").as_deref(), Some("library/a:1.36"));
+        assert_eq!(image("/v2/a/manifests/b/manifests/sha256:00").as_deref(), Some("a/manifests/b@sha256:00"));
+        assert_eq!(image("/v2/a/blobs/sha256:00"), None);
     }
 }

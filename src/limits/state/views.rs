@@ -1,14 +1,16 @@
 //! What people look at: throttles with what they matched, clients with what they used.
 
-use std::net::IpAddr;
-use std::time::SystemTime;
+use std::{collections::HashMap, net::IpAddr, time::SystemTime};
 
 use serde::Serialize;
 
 use super::{Limits, lock};
 use crate::{
-    client::ClientKey,
-    limits::throttle::{Algorithm, Meter, Meters, Mode, Rule, Tally},
+    client::{Class, ClientKey},
+    limits::{
+        recent::{ClientRecord, RecentRequest},
+        throttle::{Algorithm, Meter, Meters, Mode, Rule, Tally},
+    },
 };
 
 /// One throttle.
@@ -44,6 +46,19 @@ pub struct ClientView {
     pub throttles: Vec<ThrottleStatusView>,
     /// The ban in force.
     pub ban: Option<String>,
+}
+
+/// One client of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSummary {
+    /// An address, a /64, or an account.
+    pub client: ClientKey,
+    /// Pulls that it spent upstream within the window, of all identities.
+    pub upstream_spent: u32,
+    /// Requests since it is remembered.
+    pub requests: u64,
+    /// Bytes sent to it in answer.
+    pub bytes: u64,
 }
 
 /// Where a client stands with a throttle.
@@ -83,28 +98,77 @@ impl Limits {
         for client in self.inner.throttles.clients() {
             spent.entry(client).or_default();
         }
-        let meters = Meter::ALL.into_iter().fold(Meters::NONE, Meters::and);
         let mut clients: Vec<_> = spent.into_iter().collect();
         clients.sort_by_cached_key(|(client, spent)| (std::cmp::Reverse(*spent), client.to_string()));
         clients.truncate(most);
+        clients.iter().map(|(client, spent)| self.client(client, *spent, now)).collect()
+    }
+
+    /// One client, with what it `spent` upstream.
+    fn client(&self, client: &ClientKey, spent: u32, now: SystemTime) -> ClientView {
+        let meters = Meter::ALL.into_iter().fold(Meters::NONE, Meters::and);
         let (config, steady) = (self.config(), self.steady(now));
-        let view = |(client, upstream_spent): (ClientKey, u32)| {
-            let decision = self.inner.throttles.peek(&config.throttles, &client, meters, steady);
-            let throttles =
-                decision.standings().filter(|standing| standing.observed > 0).map(|standing| ThrottleStatusView {
-                    name: standing.rule.name().to_owned(),
-                    limit: standing.limit,
-                    observed: standing.observed,
-                    remaining: standing.remaining,
-                });
-            let address = match &client {
-                ClientKey::Address(address) => *address,
-                // No network ban is meant: where it asks from is not known here.
-                ClientKey::Principal(_) => IpAddr::from([0, 0, 0, 0]),
-            };
-            let ban = self.ban_of(&client, address, now).map(|record| record.id);
-            ClientView { client: client.to_string(), upstream_spent, throttles: throttles.collect(), ban }
+        let decision = self.inner.throttles.peek(&config.throttles, client, meters, steady);
+        let throttles =
+            decision.standings().filter(|standing| standing.observed > 0).map(|standing| ThrottleStatusView {
+                name: standing.rule.name().to_owned(),
+                limit: standing.limit,
+                observed: standing.observed,
+                remaining: standing.remaining,
+            });
+        let ban = self.ban_of(client, address_of(client), now).map(|record| record.id);
+        ClientView { client: client.to_string(), upstream_spent: spent, throttles: throttles.collect(), ban }
+    }
+
+    /// One client, whether or not it asked anything.
+    pub fn client_view(&self, client: &ClientKey, now: SystemTime) -> ClientView {
+        let spent = self.inner.budgets.spenders().get(client).copied().unwrap_or_default();
+        self.client(client, spent, now)
+    }
+
+    /// Its class, as the rules say without a user agent.
+    pub fn class_of(&self, client: &ClientKey) -> Class {
+        self.describe_client(client.clone(), address_of(client), "").class
+    }
+
+    /// Clients that are remembered, that a throttle has seen, or that spent upstream: those that spent most first, then those that asked
+    /// most. At most some thousands.
+    pub fn client_summaries(&self) -> Vec<ClientSummary> {
+        let mut spent = self.inner.budgets.spenders();
+        let mut asked: HashMap<ClientKey, (u64, u64)> = HashMap::new();
+        for (client, requests, bytes) in self.inner.recent.all() {
+            asked.insert(client.clone(), (requests, bytes));
+            spent.entry(client).or_default();
+        }
+        for client in self.inner.throttles.clients() {
+            spent.entry(client).or_default();
+        }
+        let summary = |(client, upstream_spent): (ClientKey, u32)| {
+            let (requests, bytes) = asked.get(&client).copied().unwrap_or_default();
+            ClientSummary { client, upstream_spent, requests, bytes }
         };
-        clients.into_iter().map(view).collect()
+        let mut clients: Vec<_> = spent.into_iter().map(summary).collect();
+        clients.sort_by_cached_key(|client| {
+            (std::cmp::Reverse((client.upstream_spent, client.requests)), client.client.to_string())
+        });
+        clients
+    }
+
+    /// A request of a client has ended. `image` is what it asked a manifest by.
+    pub fn record_request(&self, client: &ClientKey, request: RecentRequest, image: Option<&str>) {
+        self.inner.recent.record(client, request, image);
+    }
+
+    /// What a client asked lately; nothing when it is not remembered.
+    pub fn recent(&self, client: &ClientKey) -> Option<ClientRecord> {
+        self.inner.recent.get(client)
+    }
+}
+
+/// Where a client asks from. Of an account that is not known here, so no ban of a network is meant.
+fn address_of(client: &ClientKey) -> IpAddr {
+    match client {
+        ClientKey::Address(address) => *address,
+        ClientKey::Principal(_) => IpAddr::from([0, 0, 0, 0]),
     }
 }
