@@ -78,6 +78,10 @@ fn log(entry: &Entry) {
             tracing::info!(target: "weir::ban", ban = record.id, client = %record.client, rule = record.rule, by, reason,
                 "ban lifted");
         }
+        BanEvent::EndMoved { record, reason, .. } => {
+            let until = humantime::format_rfc3339_seconds(record.until);
+            tracing::info!(target: "weir::ban", ban = record.id, client = %record.client, %until, by, reason, "end of a ban moved");
+        }
         BanEvent::Expired { id, client } => tracing::info!(target: "weir::ban", ban = id, %client, "ban ended"),
         BanEvent::Refused { attempt, reason } => {
             let from = entry.from.map(|from| from.to_string());

@@ -55,7 +55,7 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Event {
-    /// To a ban: `banned`, `lifted`, `expired`, `refused`.
+    /// To a ban: `banned`, `lifted`, `end_moved`, `expired`, `refused`.
     Ban(Box<BanEvent>),
     /// To something else.
     Admin(AdminEvent),
@@ -283,6 +283,11 @@ mod tests {
         let ban = prop_oneof![
             record().prop_map(|record| BanEvent::Banned { record }),
             record().prop_map(|record| BanEvent::Lifted { record }),
+            (record(), time(), any::<String>()).prop_map(|(record, before, reason)| BanEvent::EndMoved {
+                record,
+                before,
+                reason
+            }),
             (any::<String>(), target()).prop_map(|(id, client)| BanEvent::Expired { id, client }),
             (any::<String>(), any::<String>()).prop_map(|(attempt, reason)| BanEvent::Refused { attempt, reason }),
         ];

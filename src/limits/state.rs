@@ -209,6 +209,7 @@ impl Limits {
         self.inner.clock.expect_readings();
         let events = self.inner.bans.change(|list| list.expire(now));
         events.into_iter().for_each(|event| self.record_event(&Actor::auto(), Event::Ban(Box::new(event)), now));
+        self.inner.bans.tidy();
         self.inner.probation.expire(steady);
     }
 }

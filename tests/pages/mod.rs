@@ -397,6 +397,15 @@ async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back(
     ] {
         assert!(page.contains(words), "{words}: {page}");
     }
+    let mut operator = Browser::new(&harness);
+    let found = operator.get("/budget?client=10.5.0.3&image=image-7:").body;
+    let rows = found.split_once("aria-label=\"Newest spends\"").unwrap().1;
+    assert!(
+        rows.contains("image-7:latest") && !rows.contains("image-8:latest") && !rows.contains("10.5.0.2"),
+        "{rows}"
+    );
+    assert!(operator.get("/budget?class=bulk").body.contains("No spend fits."));
+    assert!(operator.get("/budget?first=20").body.contains("25 spends of the last 25."));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -436,15 +445,36 @@ async fn an_operator_enforces_lifts_allows_and_blocks() {
     assert!(operator.get("/throttles").body.contains("the build farm"));
     assert!(!harness.is_blocked("10.1.0.7") && !harness.is_blocked("10.1.0.8"));
 
+    assert!(operator.get("/blocked?part=asked").body.contains("No client is blocked because of that."));
     let wide = [("client", "10.0.0.0/8"), ("duration", "1h"), ("reason", "all of it")];
     let answer = post(&mut operator, "/blocked/add".into(), &wide);
     assert!(answer.status == 400 && answer.body.contains("wider than a /24"), "{}", answer.body);
+    for kept in ["value=\"10.0.0.0/8\"", "value=\"all of it\""] {
+        assert!(answer.body.contains(kept), "what was typed is kept: {kept}: {}", answer.body);
+    }
     let one = [("client", "10.9.0.1"), ("duration", "1h"), ("reason", "asked to")];
     assert_eq!(post(&mut operator, "/blocked/add".into(), &one).status, 303);
     assert!(harness.is_blocked("10.9.0.1"));
+    let found = operator.get("/blocked?part=asked").body;
+    assert!(found.contains("1 ban of that.") && found.contains("client=10.9.0.1"), "{found}");
+
+    // The end of a ban is moved, and what it stopped is counted.
+    let third = found.split_once("href=\"/blocked/").unwrap().1.split('"').next().unwrap().to_owned();
+    for (duration, why, said) in [("soon", "x", "Write a duration"), ("2d", " ", "Say why.")] {
+        let answer = post(&mut operator, format!("/blocked/{third}/end"), &[("duration", duration), ("why", why)]);
+        assert!(answer.status == 400 && answer.body.contains(said), "{said}: {}", answer.body);
+        assert!(answer.body.contains(&format!("value=\"{duration}\"")), "{}", answer.body);
+    }
+    harness.pull("10.9.0.1", 3);
+    let fields = [("duration", "2d"), ("why", "still at it")];
+    assert_eq!(post(&mut operator, format!("/blocked/{third}/end"), &fields).status, 303);
+    let page = operator.get(&format!("/blocked/{third}")).body;
+    assert!(page.contains("in 1day 23h") && page.contains("3 requests met it since the start"), "{page}");
 
     let audit = operator.get("/audit").body;
-    for words in ["switched", "lifted", "allowed", "asked to", "wider than a /24", "operator"] {
+    for words in
+        ["still at it", "moved the end of", "switched", "lifted", "allowed", "asked to", "wider than a /24", "operator"]
+    {
         assert!(audit.contains(words), "{words}: {audit}");
     }
     let switched = harness

@@ -88,6 +88,12 @@ fn of_ban(event: &BanEvent) -> (Markup, &str) {
             let why = record.lifted.as_ref().map_or("", |lift| &lift.reason);
             (html! { "lifted " (ban(&record.id)) " of " b { (record.client) } }, why)
         }
+        BanEvent::EndMoved { record, before, reason } => {
+            let what = html! {
+                "moved the end of " (ban(&record.id)) " of " b { (record.client) } " from " (html::time(*before)) " to " (html::time(record.until))
+            };
+            (what, reason)
+        }
         BanEvent::Expired { id, client } => (html! { (ban(id)) " of " b { (client) } " ended by itself" }, ""),
         BanEvent::Refused { attempt, reason, .. } => {
             (html! { span class="chip bad" { "refused" } " " (attempt) }, reason)

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use actix_web::HttpResponse;
 use maud::{Markup, html};
+use url::form_urlencoded::Serializer;
 
 use super::{
     context::PageContext,
@@ -21,54 +22,85 @@ use crate::{
     },
 };
 
-/// Bans on the page; a filter shows the others.
-const SHOWN: usize = 500;
+/// Bans of one page.
+const SHOWN: usize = 100;
 /// The longest reason or comment, in characters.
 const LONGEST_REASON: usize = 500;
 /// The heads of a table of bans.
-pub(super) const HEADS: [&str; 8] = ["ID", "Source", "Client", "Reason", "Action", "Events", "Ends", "Made"];
+pub(super) const HEADS: [&str; 8] = ["ID", "Source", "Client", "Reason", "Action", "Met", "Ends", "Made"];
+const WRITE_A_DURATION: &str = "Write a duration of at most 30 days, such as 1h or 2d.";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) fn page(context: &PageContext<'_>, wrong: Option<&str>) -> HttpResponse {
-    let namespace = parameter(context.query, "namespace");
+/// `refused` is why a form was, and the form, so that what was typed stays.
+pub(super) fn page(context: &PageContext<'_>, refused: Option<(&str, &Form)>) -> HttpResponse {
+    let [namespace, part] = ["namespace", "part"].map(|name| parameter(context.query, name).unwrap_or_default());
+    let first: usize = parameter(context.query, "first").and_then(|first| first.parse().ok()).unwrap_or(0);
     let ended = parameter(context.query, "ended").is_some();
-    let filter = BanFilter { namespace: namespace.clone(), ended, ..BanFilter::default() };
-    let bans = context.state.limits.bans(&filter, context.now);
-    let rows = bans.iter().take(SHOWN).map(|record| row(record, context.now)).collect();
+    let filter =
+        BanFilter { namespace: Some(namespace.clone()).filter(|it| !it.is_empty()), ended, ..BanFilter::default() };
+    let mut bans = context.state.limits.bans(&filter, context.now);
+    bans.retain(|record| is_found(record, part.trim()));
+    let rows: Vec<_> = bans.iter().skip(first).take(SHOWN).map(|record| row(context, record)).collect();
+    let next = (bans.len() > first.saturating_add(SHOWN)).then(|| {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("namespace", &namespace).append_pair("part", &part);
+        if ended {
+            query.append_pair("ended", "1");
+        }
+        format!("/blocked?{}", query.append_pair("first", &(first + SHOWN).to_string()).finish())
+    });
+    let is_filtered = !namespace.is_empty() || !part.is_empty();
     let body = html! {
-        @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
+        @if let Some((wrong, _)) = refused { p class="bad" role="alert" { (wrong) } }
         form class="line" method="get" action="/blocked" {
+            label for="part" { "Client, rule, reason or ID" }
+            input id="part" name="part" value=(part) placeholder="10.1." spellcheck="false" autocapitalize="none";
             label for="namespace" { "Because of requests to" }
-            input id="namespace" name="namespace" value=[namespace.as_deref()] placeholder="library/" spellcheck="false";
+            input id="namespace" name="namespace" value=(namespace) placeholder="library/" spellcheck="false" autocapitalize="none";
             label { input type="checkbox" name="ended" value="1" checked[ended]; " ended ones, too" }
             button { "Show" }
         }
-        @if bans.is_empty() {
-            p { @if namespace.is_some() { "No client is blocked because of that." } @else { "No client is blocked." } }
+        @if rows.is_empty() {
+            p { @if is_filtered { "No client is blocked because of that." } @else { "No client is blocked." } }
         } @else {
+            p { (html::count(bans.len() as u64, "ban", "bans")) @if is_filtered { " of that" } "." }
             (html::table("Blocked clients", &HEADS, rows))
-            @if bans.len() > SHOWN { p { "The newest " (SHOWN) " of " (bans.len()) "." } }
         }
-        details open[wrong.is_some()] {
+        @if let Some(next) = next { p { a rel="next" href=(next) { "Next page" } } }
+        (block(context, refused.map(|(_, form)| form)))
+    };
+    html::page(context, if refused.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
+}
+
+fn is_found(record: &BanRecord, part: &str) -> bool {
+    part.is_empty()
+        || [&record.client.to_string(), &record.rule, &record.reason, &record.id].iter().any(|text| text.contains(part))
+}
+
+/// The form that makes a ban, with what was typed when it was refused.
+fn block(context: &PageContext<'_>, typed: Option<&Form>) -> Markup {
+    let of = |name: &str| typed.map(|form| form.get(name)).unwrap_or_default();
+    html! {
+        details open[typed.is_some()] {
             summary { "Block a client" }
             form class="narrow" method="post" action="/blocked/add" {
                 (html::token(context))
                 label for="client" { "Address, CIDR or account" }
-                input id="client" name="client" required spellcheck="false" autocapitalize="none";
+                input id="client" name="client" value=(of("client")) required spellcheck="false" autocapitalize="none";
                 label for="duration" { "For how long" }
-                input id="duration" name="duration" value="1h" required;
+                input id="duration" name="duration" value=(typed.map_or("1h", |form| form.get("duration"))) required;
                 label for="reason" { "Why; the owner of the client reads it, too" }
-                input id="reason" name="reason" required maxlength=(LONGEST_REASON);
-                label { input type="checkbox" name="force" value="1"; " though it is wider than a /24 (/48), loopback, or myself" }
+                input id="reason" name="reason" value=(of("reason")) required maxlength=(LONGEST_REASON);
+                label { input type="checkbox" name="force" value="1" checked[!of("force").is_empty()]; " though it is wider than a /24 (/48), loopback, or myself" }
                 button class="main" { "Block" }
             }
         }
-    };
-    html::page(context, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
+    }
 }
 
 /// A ban, as a row below [`HEADS`].
-pub(super) fn row(record: &BanRecord, now: SystemTime) -> Vec<Markup> {
+pub(super) fn row(context: &PageContext<'_>, record: &BanRecord) -> Vec<Markup> {
+    let now = context.now;
     let ends = match &record.lifted {
         Some(lift) => html! { "lifted by " (lift.by) },
         None if record.is_live(now) => html! { (html::until(record.until, now)) },
@@ -80,7 +112,7 @@ pub(super) fn row(record: &BanRecord, now: SystemTime) -> Vec<Markup> {
         html! { (client(&record.client)) @if record.simulated { " " span class="chip" { "dry run" } } },
         html! { code { (record.rule) } br; small { (record.reason) } },
         html::text(action(record.level)),
-        html::text(record.evidence.len().to_string()),
+        html::text(context.state.limits.met(&record.id).to_string()),
         ends,
         html::time(record.created),
     ]
@@ -120,8 +152,8 @@ fn effect(level: PenaltyLevel) -> &'static str {
     }
 }
 
-/// One ban.
-pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> HttpResponse {
+/// One ban. `refused` is why a form was, and the form, so that what was typed stays.
+pub(super) fn one(context: &PageContext<'_>, id: &str, refused: Option<(&str, &Form)>) -> HttpResponse {
     let Some(record) = context.state.limits.get_ban(id) else {
         return html::problem(context, 404, "No such ban", "There is no ban of this id; the audit may still know it.");
     };
@@ -129,35 +161,52 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, wrong: Option<&str>) -> H
     let earlier = BanFilter { client: Some(record.client.clone()), ended: true, ..BanFilter::default() };
     let mut earlier = context.state.limits.bans(&earlier, now);
     earlier.retain(|other| other.id != record.id);
+    let met = html::count(context.state.limits.met(id), "request", "requests");
     let body = html! {
-        @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
+        @if let Some((wrong, _)) = refused { p class="bad" role="alert" { (wrong) } }
         (about(&record, now))
-        @if record.is_live(now) {
-            h2 { "Lift" }
-            form class="line" method="post" action={ "/blocked/" (id) "/lift" } {
-                (html::token(context))
-                label for="reason" { "Why" }
-                input id="reason" name="reason" required maxlength=(LONGEST_REASON);
-                button class="main" { "Lift" }
-            }
-            h2 { "Allow" }
-            p { "Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no automatic ban touches it." }
-            form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
-                (html::token(context))
-                label for="comment" { "Why" }
-                input id="comment" name="comment" required maxlength=(LONGEST_REASON);
-                label for="days" { "Days" }
-                input id="days" name="days" type="number" min="1" max="365" value="7" required;
-                button { "Lift and allow" }
-            }
-        }
+        p { (met) " met it since the start. " (client(&record.client)) }
+        @if record.is_live(now) { (changes(context, id, refused.map(|(_, form)| form))) }
         (evidence(&record))
         @if !earlier.is_empty() {
             h2 { "Other bans that it meets or met" }
-            (html::table("Other bans", &HEADS, earlier.iter().take(50).map(|record| row(record, now)).collect()))
+            (html::table("Other bans", &HEADS, earlier.iter().take(50).map(|record| row(context, record)).collect()))
         }
     };
-    html::page(context, if wrong.is_some() { 400 } else { 200 }, html::Tab::Blocked, &format!("Ban {id}"), body)
+    html::page(context, if refused.is_some() { 400 } else { 200 }, html::Tab::Blocked, &format!("Ban {id}"), body)
+}
+
+/// What can be done about a ban that is in force.
+fn changes(context: &PageContext<'_>, id: &str, typed: Option<&Form>) -> Markup {
+    let of = |name: &str| typed.map(|form| form.get(name)).unwrap_or_default();
+    html! {
+        h2 { "Lift" }
+        form class="line" method="post" action={ "/blocked/" (id) "/lift" } {
+            (html::token(context))
+            label for="reason" { "Why" }
+            input id="reason" name="reason" value=(of("reason")) required maxlength=(LONGEST_REASON);
+            button class="main" { "Lift" }
+        }
+        h2 { "Extend or shorten" }
+        form class="line" method="post" action={ "/blocked/" (id) "/end" } {
+            (html::token(context))
+            label for="duration" { "From now on, for" }
+            input id="duration" name="duration" value=(of("duration")) placeholder="2h" required spellcheck="false" autocapitalize="none";
+            label for="why" { "Why" }
+            input id="why" name="why" value=(of("why")) required maxlength=(LONGEST_REASON);
+            button { "Move the end" }
+        }
+        h2 { "Allow" }
+        p { "Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no automatic ban touches it." }
+        form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
+            (html::token(context))
+            label for="comment" { "Why" }
+            input id="comment" name="comment" value=(of("comment")) required maxlength=(LONGEST_REASON);
+            label for="days" { "Days" }
+            input id="days" name="days" type="number" min="1" max="365" value=(typed.map(|form| form.get("days")).filter(|days| !days.is_empty()).unwrap_or("7")) required;
+            button { "Lift and allow" }
+        }
+    }
 }
 
 /// What is known of it, in a list.
@@ -207,14 +256,14 @@ pub(super) fn evidence(record: &BanRecord) -> Markup {
 pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
     match context.state.limits.lift(id, &form.line("reason", LONGEST_REASON), &context.by(), context.now) {
         Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
-        Err(refused) => one(context, id, Some(&sentence(&refused.to_string()))),
+        Err(refused) => one(context, id, Some((&sentence(&refused.to_string()), form))),
     }
 }
 
 pub(super) fn allow(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
     let comment = form.line("comment", LONGEST_REASON);
     let days = form.get("days").parse::<u32>().ok().filter(|days| (1..=365).contains(days));
-    let Some(days) = days else { return one(context, id, Some("Allow for 1 to 365 days.")) };
+    let Some(days) = days else { return one(context, id, Some(("Allow for 1 to 365 days.", form))) };
     let by = context.by();
     match context.state.limits.lift(id, &comment, &by, context.now) {
         Ok(record) => {
@@ -222,27 +271,38 @@ pub(super) fn allow(context: &PageContext<'_>, id: &str, form: &Form) -> HttpRes
             context.state.limits.allow(record.client, &comment, expires, &by, context.now);
             html::see_other(&format!("/blocked/{}", record.id), None)
         }
-        Err(refused) => one(context, id, Some(&sentence(&refused.to_string()))),
+        Err(refused) => one(context, id, Some((&sentence(&refused.to_string()), form))),
+    }
+}
+
+fn duration(form: &Form) -> Option<Duration> {
+    humantime::parse_duration(form.get("duration").trim()).ok().filter(|duration| *duration <= MAX_DURATION)
+}
+
+pub(super) fn move_end(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
+    let Some(duration) = duration(form) else { return one(context, id, Some((WRITE_A_DURATION, form))) };
+    let reason = form.line("why", LONGEST_REASON);
+    match context.state.limits.move_end(id, duration, &reason, &context.by(), context.now) {
+        Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
+        Err(refused) => one(context, id, Some((&sentence(&refused.to_string()), form))),
     }
 }
 
 pub(super) fn add(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     let client = match form.get("client").trim().parse::<Target>() {
         Ok(client) => client,
-        Err(why) => return page(context, Some(&sentence(&why))),
+        Err(why) => return page(context, Some((&sentence(&why), form))),
     };
-    let duration =
-        humantime::parse_duration(form.get("duration").trim()).ok().filter(|duration| *duration <= MAX_DURATION);
-    let Some(duration) = duration else {
-        return page(context, Some("Write a duration of at most 30 days, such as 1h or 2d."));
+    let Some(duration) = duration(form) else {
+        return page(context, Some((WRITE_A_DURATION, form)));
     };
     let reason = form.line("reason", LONGEST_REASON);
     if reason.is_empty() {
-        return page(context, Some("Say why."));
+        return page(context, Some(("Say why.", form)));
     }
     let wish = BanRequest { client, duration, reason, force: form.get("force") == "1" };
     match context.state.limits.ban(wish, &context.by(), context.now) {
         Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
-        Err(refused) => page(context, Some(&sentence(&refused.to_string()))),
+        Err(refused) => page(context, Some((&sentence(&refused.to_string()), form))),
     }
 }

@@ -7,9 +7,12 @@ use std::{
 
 use actix_web::HttpResponse;
 use maud::{Markup, html};
+use url::form_urlencoded::Serializer;
 
 use super::{context::PageContext, html};
 use crate::{
+    admin::json::parameter,
+    client::Class,
     limits::budget::Floors,
     upstream::{
         CredentialState, Identity,
@@ -21,7 +24,7 @@ use crate::{
 const LOOKED_AT: usize = 10_000;
 /// The heads of a table of spends.
 pub(super) const HEADS: [&str; 7] = ["When", "Who", "Class", "On what", "Why", "Shared by", "Left"];
-/// Spends that are listed.
+/// Spends of one page.
 const LISTED: usize = 50;
 /// Clients that are listed for an identity.
 const SPENDERS: usize = 15;
@@ -53,15 +56,53 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         @for left in &identities { (identity(context, left, &floors, &spends)) }
         h2 { "Cache" }
         (cache(context))
-        h2 { "Newest spends" }
-        @if spends.is_empty() {
-            p { "Nothing was spent yet." }
-        } @else {
-            (html::table("Newest spends", &HEADS, spends.iter().take(LISTED).map(row).collect()))
-        }
-
+        h2 id="spends" { "Newest spends" }
+        (listed(context, &spends))
     };
     html::page(context, 200, html::Tab::Budget, "Budget", body)
+}
+
+/// The spends that a filter finds, one page of them.
+fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
+    let [client, image, class] =
+        ["client", "image", "class"].map(|name| parameter(context.query, name).unwrap_or_default());
+    let first: usize = parameter(context.query, "first").and_then(|first| first.parse().ok()).unwrap_or(0);
+    let is_found = |spend: &&Spend| {
+        let on =
+            format!("{}/{}:{}", spend.upstream, spend.repository, spend.tag.as_deref().unwrap_or(&spend.reference));
+        spend.client.contains(client.trim())
+            && on.contains(image.trim())
+            && (class.is_empty() || spend.class.word() == class)
+    };
+    let found: Vec<&Spend> = spends.iter().filter(is_found).collect();
+    let next = (found.len() > first.saturating_add(LISTED)).then(|| {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("client", &client).append_pair("image", &image).append_pair("class", &class);
+        format!("/budget?{}#spends", query.append_pair("first", &(first + LISTED).to_string()).finish())
+    });
+    html! {
+        form class="line" method="get" action="/budget#spends" {
+            label for="client" { "Client" }
+            input id="client" name="client" value=(client) placeholder="10.1." spellcheck="false" autocapitalize="none";
+            label for="image" { "Part of an image" }
+            input id="image" name="image" value=(image) placeholder="library/nginx:" spellcheck="false" autocapitalize="none";
+            label for="class" { "Class" }
+            select id="class" name="class" {
+                option value="" { "every class" }
+                @for one in [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt] {
+                    option value=(one.word()) selected[one.word() == class] { (one.word()) }
+                }
+            }
+            button { "Show" }
+        }
+        @if found.is_empty() {
+            p { @if spends.is_empty() { "Nothing was spent yet." } @else { "No spend fits." } }
+        } @else {
+            p { (html::count(found.len() as u64, "spend", "spends")) " of the last " (spends.len()) "." }
+            (html::table("Newest spends", &HEADS, found.into_iter().skip(first).take(LISTED).map(row).collect()))
+        }
+        @if let Some(next) = next { p { a rel="next" href=(next) { "Next page" } } }
+    }
 }
 
 fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: &[Spend]) -> Markup {
@@ -197,7 +238,6 @@ fn cache(context: &PageContext<'_>) -> Markup {
 
 /// A spend, as a row below [`HEADS`].
 pub(super) fn row(spend: &Spend) -> Vec<Markup> {
-    let class = serde_json::to_value(spend.class).unwrap_or_default();
     let why = match spend.reason {
         Reason::Cold => "was not here",
         Reason::Changed => "had changed",
@@ -207,7 +247,7 @@ pub(super) fn row(spend: &Spend) -> Vec<Markup> {
     vec![
         html::time(spend.at),
         html::client(&spend.client),
-        html::text(class.as_str().unwrap_or_default()),
+        html::text(spend.class.word()),
         html::image(
             &format!("{}/{}", spend.upstream, spend.repository),
             spend.tag.as_deref().unwrap_or(&spend.reference),

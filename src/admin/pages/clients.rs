@@ -142,7 +142,7 @@ pub(super) fn one(context: &PageContext<'_>) -> HttpResponse {
         }
         h2 { "Bans" }
         @if bans.is_empty() { p { "None that is remembered." } } @else {
-            (html::table("Bans", &blocked::HEADS, bans.iter().take(LISTED).map(|record| blocked::row(record, now)).collect()))
+            (html::table("Bans", &blocked::HEADS, bans.iter().take(LISTED).map(|record| blocked::row(context, record)).collect()))
         }
         p { a href="/clients" { "All clients" } }
     };

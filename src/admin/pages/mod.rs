@@ -203,6 +203,7 @@ async fn post(
         Page::Switch => throttles::switch(&context, &form),
         Page::Add => blocked::add(&context, &form),
         Page::Lift(id) => blocked::lift(&context, &id, &form),
+        Page::MoveEnd(id) => blocked::move_end(&context, &id, &form),
         Page::Allow(id) => blocked::allow(&context, &id, &form),
         Page::LiftOwn(id) => unblock::lift(&context, &id, &form),
         Page::Pin => image::pin(&context, &form).await,

@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 32] = [
+pub(super) const PAGES: [(&str, PageAt); 33] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -28,6 +28,7 @@ pub(super) const PAGES: [(&str, PageAt); 32] = [
     ("/blocked/add", |_| Page::Add),
     ("/blocked/{id:[A-Za-z0-9]{1,64}}", |id| Page::Ban(id.to_owned())),
     ("/blocked/{id:[A-Za-z0-9]{1,64}}/lift", |id| Page::Lift(id.to_owned())),
+    ("/blocked/{id:[A-Za-z0-9]{1,64}}/end", |id| Page::MoveEnd(id.to_owned())),
     ("/blocked/{id:[A-Za-z0-9]{1,64}}/allow", |id| Page::Allow(id.to_owned())),
     ("/audit", |_| Page::Audit),
     ("/settings", |_| Page::Settings),
@@ -77,6 +78,7 @@ pub(super) enum Page {
     Switch,
     Add,
     Lift(String),
+    MoveEnd(String),
     Allow(String),
     LiftOwn(String),
 }
@@ -104,6 +106,7 @@ impl Page {
             Page::Switch => "switch a throttle".to_owned(),
             Page::Add => "ban".to_owned(),
             Page::Lift(id) | Page::LiftOwn(id) => format!("lift {id}"),
+            Page::MoveEnd(id) => format!("move the end of {id}"),
             Page::Allow(id) => format!("allow the client of {id}"),
             _ => return None,
         })
@@ -140,6 +143,7 @@ impl Page {
                 | Page::Switch
                 | Page::Add
                 | Page::Lift(_)
+                | Page::MoveEnd(_)
                 | Page::Allow(_)
         )
     }
@@ -181,6 +185,7 @@ mod tests {
             "/throttles/mode",
             "/blocked/add",
             "/blocked/1/lift",
+            "/blocked/1/end",
             "/blocked/1/allow",
             "/unblock/1/lift",
             "/login",

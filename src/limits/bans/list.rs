@@ -214,6 +214,29 @@ impl BanList {
         Ok(BanEvent::Lifted { record })
     }
 
+    /// Lets a ban end so long from now, sooner or later than it would have; whether this user may is decided before.
+    ///
+    /// # Errors
+    /// [`BanError::Unknown`], [`BanError::Duration`], and [`BanError::Reason`] when none is given.
+    pub fn move_end(
+        &mut self,
+        id: &str,
+        duration: Duration,
+        reason: &str,
+        now: SystemTime,
+    ) -> Result<BanEvent, BanError> {
+        if reason.trim().is_empty() {
+            return Err(BanError::Reason);
+        }
+        if !(MIN_DURATION..=MAX_DURATION).contains(&duration) {
+            return Err(BanError::Duration);
+        }
+        let unknown = || BanError::Unknown(id.to_owned());
+        let record = self.live.get_mut(id).filter(|record| record.is_live(now)).ok_or_else(unknown)?;
+        let before = std::mem::replace(&mut record.until, whole(now + duration));
+        Ok(BanEvent::EndMoved { record: record.clone(), before, reason: reason.to_owned() })
+    }
+
     /// Moves what ended by itself out of the way. Bans end without it; it is for the audit and for room.
     pub fn expire(&mut self, now: SystemTime) -> Vec<BanEvent> {
         let over = self.live.values().filter(|record| now >= record.until);
@@ -349,6 +372,23 @@ impl BanList {
                     self.end(&record.id);
                 } else if let Some(ended) = self.ended.iter_mut().rev().find(|ended| ended.id == record.id) {
                     ended.lifted.clone_from(&record.lifted);
+                }
+            }
+            BanEvent::EndMoved { record, .. } => {
+                // A clock that was ahead gives no ban more than the longest time.
+                let until = record.until.min(now + MAX_DURATION);
+                if let Some(live) = self.live.get_mut(&record.id) {
+                    live.until = until;
+                } else if let Some(at) = self.ended.iter().position(|ended| ended.id == record.id)
+                    && let Some(ended) = self.ended.remove(at)
+                {
+                    // It had ended by its first end before it was read.
+                    let record = BanRecord { until, ..ended };
+                    if record.is_live(now) && self.live.len() < MAX_BANS {
+                        self.insert(record)
+                    } else {
+                        self.remember(record)
+                    }
                 }
             }
             BanEvent::Expired { id, .. } => self.end(id),

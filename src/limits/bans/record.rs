@@ -176,6 +176,16 @@ pub enum BanEvent {
         /// All of it, with who and why.
         record: BanRecord,
     },
+    /// A ban is to end at another time.
+    EndMoved {
+        /// All of it, with the new end.
+        record: BanRecord,
+        /// When it would have ended.
+        #[serde(with = "rfc3339")]
+        before: SystemTime,
+        /// Why.
+        reason: String,
+    },
     /// A ban ended by itself.
     Expired {
         /// Which.

@@ -179,6 +179,38 @@ fn a_second_ban_of_a_rule_replaces_the_first() {
 }
 
 #[test]
+fn the_end_of_a_ban_is_moved_both_ways_and_stays_so_after_a_restart() {
+    let mut book = BanList::default();
+    let id = add(&mut book, "10.0.0.7", 1);
+    let made = BanEvent::Banned { record: book.get(&id).unwrap().clone() };
+    let until = book.get(&id).unwrap().until;
+    for (duration, reason, refused) in [
+        (Duration::ZERO, "why", BanError::Duration),
+        (MAX_DURATION + HOUR, "why", BanError::Duration),
+        (HOUR, " ", BanError::Reason),
+    ] {
+        assert_eq!(book.move_end(&id, duration, reason, now()).unwrap_err(), refused);
+    }
+    assert_eq!(book.get(&id).unwrap().until, until, "what is refused changes nothing");
+    let longer = book.move_end(&id, 9 * HOUR, "again", now()).unwrap();
+    assert!(matches!(&longer, BanEvent::EndMoved { before, .. } if *before == until), "{longer:?}");
+    assert_eq!(found(&book, "10.0.0.7", now() + 8 * HOUR).as_deref(), Some(&*id));
+    let shorter = book.move_end(&id, Duration::from_secs(60), "mended", now()).unwrap();
+    assert_eq!(found(&book, "10.0.0.7", now() + HOUR / 2), None);
+
+    // Read again by a process that begins after the first end, and before the second one.
+    let mut restored = BanList::default();
+    let later = now() + 4 * HOUR;
+    restored.replay(&made, later);
+    assert_eq!(found(&restored, "10.0.0.7", later), None);
+    restored.replay(&longer, later);
+    assert_eq!(found(&restored, "10.0.0.7", later).as_deref(), Some(&*id));
+    restored.replay(&shorter, later);
+    assert_eq!(found(&restored, "10.0.0.7", later), None);
+    assert!(restored.move_end(&id, HOUR, "late", later).is_err(), "what has ended does not begin again");
+}
+
+#[test]
 fn export_and_restore_keep_everything_and_import_says_so() {
     let mut book = BanList::default();
     let evidence = Evidence {

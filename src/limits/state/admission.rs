@@ -106,6 +106,7 @@ impl Limits {
         });
         permit.notes.extend(simulated);
         let Some(record) = found else { return Ok(()) };
+        self.inner.bans.meet(&record.id);
         let url = &config.public_url;
         // A logged-in client reads of its address when that is what is banned: elsewhere its account is not.
         let address = ClientKey::Address(key_address(client.address));

@@ -112,6 +112,33 @@ impl Limits {
         }
     }
 
+    /// Lets a ban end so long from now, by an operator; a reason is required.
+    ///
+    /// # Errors
+    /// No such ban, a duration out of bounds, or no reason.
+    pub fn move_end(
+        &self,
+        id: &str,
+        duration: Duration,
+        reason: &str,
+        by: &Actor,
+        now: SystemTime,
+    ) -> Result<BanRecord, BanError> {
+        self.steady(now);
+        match self.inner.bans.change(|list| list.move_end(id, duration, reason, now)) {
+            Ok(event) => self.record_ban(event, by, now),
+            Err(refused) => {
+                self.record_refusal(by, &format!("move the end of {id}"), &refused.to_string(), now);
+                Err(refused)
+            }
+        }
+    }
+
+    /// How many requests met this ban since the start of the process.
+    pub fn met(&self, id: &str) -> u64 {
+        self.inner.bans.met(id)
+    }
+
     /// An account lifts a ban that is its own to lift: of its networks, namespaces or itself, three a day, followed by an hour at
     /// half quota. A refusal is an entry of the audit.
     ///
@@ -209,7 +236,7 @@ impl Limits {
     fn record_ban(&self, event: BanEvent, by: &Actor, now: SystemTime) -> Result<BanRecord, BanError> {
         self.record_event(by, Event::Ban(Box::new(event.clone())), now);
         match event {
-            BanEvent::Banned { record } | BanEvent::Lifted { record } => Ok(record),
+            BanEvent::Banned { record } | BanEvent::Lifted { record } | BanEvent::EndMoved { record, .. } => Ok(record),
             // The book gives back nothing else when a ban is made or lifted.
             BanEvent::Expired { id, .. } => Err(BanError::Unknown(id)),
             BanEvent::Refused { reason, .. } => Err(BanError::Import(reason)),
