@@ -127,6 +127,7 @@ async fn run(
 
     let mut metrics = telemetry::registry();
     logs.register(&mut metrics);
+    let log = logs.tail();
     let upstream_metrics = upstream::Metrics::default();
     upstream_metrics.register(&mut metrics);
     let upstreams = settings.upstreams.into_iter();
@@ -191,6 +192,7 @@ async fn run(
         sample_every: admin::MINUTE,
         totals: read_totals(http_metrics, mirror.clone(), upstream_metrics),
         reloads,
+        log,
     };
     let admin = admin::serve(settings.admin, admin_socket, local, dependencies);
     let admin = admin.map_err(failed)?;

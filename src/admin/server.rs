@@ -39,6 +39,7 @@ use crate::{
     identity::{Authenticator, session::Sessions},
     limits::{Limits, address::is_trusted},
     mirror::Mirror,
+    telemetry::Tail,
 };
 
 /// How long the head of a request may take to arrive.
@@ -83,6 +84,8 @@ pub struct Dependencies {
     pub sample_every: Duration,
     /// How the configuration was last read again.
     pub reloads: Reloads,
+    /// What was logged last.
+    pub log: Tail,
 }
 
 impl std::fmt::Debug for Dependencies {
@@ -101,8 +104,18 @@ pub fn serve(
     local: Option<UnixListener>,
     dependencies: Dependencies,
 ) -> io::Result<Serving> {
-    let Dependencies { mirror, limits, authenticator, settle, mut metrics, draining, totals, sample_every, reloads } =
-        dependencies;
+    let Dependencies {
+        mirror,
+        limits,
+        authenticator,
+        settle,
+        mut metrics,
+        draining,
+        totals,
+        sample_every,
+        reloads,
+        log,
+    } = dependencies;
     let space = LastSpace::default();
     metrics.register_collector(Box::new(MetricsCollector {
         mirror: mirror.clone(),
@@ -126,6 +139,7 @@ pub fn serve(
         totals,
         history: History::default(),
         reloads,
+        log,
         started: Instant::now(),
     });
     let sampling = sampling::start(state.clone().into_inner(), sample_every);

@@ -23,6 +23,7 @@ use crate::{
     mirror::{Mirror, Space},
     route::Routes,
     setting::EffectiveSetting,
+    telemetry::Tail,
 };
 
 /// How the admin listener behaves.
@@ -119,6 +120,7 @@ pub(super) struct State {
     pub(super) totals: ReadTotals,
     pub(super) history: History,
     pub(super) reloads: Reloads,
+    pub(super) log: Tail,
     pub(super) started: Instant,
 }
 

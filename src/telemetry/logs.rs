@@ -1,4 +1,5 @@
-//! Where log lines go and how they look: events to stderr at once, and the access log through a queue to where it is wanted.
+//! Where log lines go and how they look: events to stderr at once, and the access log through a queue to where it is wanted; and both to
+//! the tail that people look at.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -22,6 +23,7 @@ use super::{
     repeats,
     settings::{Format, Settings},
     sink::Sink,
+    tail::{Tail, Tee},
     trace::{self, Exporter, Recorder, SpansOfRequests},
 };
 
@@ -30,11 +32,12 @@ const ACCESS: &str = "weir::access";
 /// How long the end of the process waits for the access log.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The access log and the traces of the process. Cloning shares them.
+/// The access log and the traces of the process, and the tail of all that is logged. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Logs {
     access: LineQueue,
     traces: Option<Exporter>,
+    tail: Tail,
 }
 
 impl Logs {
@@ -49,6 +52,11 @@ impl Logs {
         if let Some(traces) = &self.traces {
             traces.flush(PATIENCE);
         }
+    }
+
+    /// The last lines of the log.
+    pub fn tail(&self) -> Tail {
+        self.tail.clone()
     }
 
     /// Offers what is counted to the registry.
@@ -87,8 +95,9 @@ pub fn start(log: &Settings) -> Result<Logs, String> {
     let is_own = log.has_access_sink();
     let queue = LineQueue::start(sink(log)?).map_err(|error| format!("cannot start a thread: {error}"))?;
     repeats::set_lines(log.refusal_lines);
-    let events = layer(log.format, terminal, std::io::stderr);
-    let access = layer(log.format, terminal && !is_own, queue.clone());
+    let tail = Tail::default();
+    let events = layer(log.format, terminal, Tee(tail.clone(), std::io::stderr));
+    let access = layer(log.format, terminal && !is_own, Tee(tail.clone(), queue.clone()));
     let (traces, problem) = match traces() {
         Ok(traces) => (traces, None),
         Err(problem) => (None, Some(problem)),
@@ -104,7 +113,7 @@ pub fn start(log: &Settings) -> Result<Logs, String> {
         // These variables are often given to every program of a machine; none of them stops a mirror.
         tracing::warn!("no traces are sent: {problem}");
     }
-    Ok(Logs { access: queue, traces })
+    Ok(Logs { access: queue, traces, tail })
 }
 
 /// Begins to sample requests, if the environment names a collector.

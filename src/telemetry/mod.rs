@@ -13,6 +13,7 @@ mod process;
 mod repeats;
 mod settings;
 mod sink;
+mod tail;
 mod trace;
 
 use std::sync::LazyLock;
@@ -29,6 +30,7 @@ pub(crate) use durations::Durations;
 pub use logs::{Logs, start as start_logs};
 pub(crate) use repeats::{DENIALS, REFUSALS};
 pub use settings::{Format, Settings};
+pub use tail::{Tail, TailEvent, Watcher};
 pub(crate) use trace::{Sampled, TraceId, sample};
 
 /// A registry for every room to register with.

@@ -1,7 +1,7 @@
 //! An admin listener on loopback with accounts, throttles and bans, and a client that asks it as a browser does.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
@@ -26,6 +26,7 @@ use weir::{
     },
     mirror::{Lookup, Mirror},
     route::Routes,
+    telemetry::Tail,
 };
 use weir_conformance::hub::{self, Spec};
 
@@ -49,6 +50,7 @@ pub(crate) struct Harness {
     pub(crate) limits: Limits,
     pub(crate) admin: SocketAddr,
     pub(crate) reloads: Reloads,
+    pub(crate) log: Tail,
     _serving: admin::Serving,
 }
 
@@ -100,7 +102,7 @@ pub(crate) fn rulebook() -> LimitsConfig {
 pub(crate) fn listen(
     mirror: Mirror,
     limits: Limits,
-    reloads: Reloads,
+    (reloads, log): (Reloads, Tail),
     change: impl FnOnce(&mut admin::Settings),
 ) -> (SocketAddr, admin::Serving) {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -130,6 +132,7 @@ pub(crate) fn listen(
         // A browser sees graphs of a day after a few seconds.
         sample_every: Duration::from_millis(10),
         reloads,
+        log,
     };
     (admin, admin::serve(settings, socket, None, dependencies).unwrap())
 }
@@ -144,9 +147,10 @@ impl Harness {
         let bench =
             Bench::start(hub::Settings { limit: Some(limit), ..hub::Settings::default() }, Change::default()).await;
         bench.mirror.warm.start().unwrap();
-        let (limits, reloads) = (Limits::in_memory(rulebook()), Reloads::default());
-        let (admin, serving) = listen(bench.mirror.clone(), limits.clone(), reloads.clone(), change);
-        Harness { bench, limits, admin, reloads, _serving: serving }
+        let (limits, shown) = (Limits::in_memory(rulebook()), (Reloads::default(), Tail::default()));
+        let (admin, serving) = listen(bench.mirror.clone(), limits.clone(), shown.clone(), change);
+        let (reloads, log) = shown;
+        Harness { bench, limits, admin, reloads, log, _serving: serving }
     }
 
     /// Lets a client ask for images that do not exist until a rule blocks it, and returns the id of its ban.
@@ -308,7 +312,14 @@ impl Browser {
         self.send("POST", path, &headers, &body)
     }
 
-    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    /// Asks for what never ends, and gives its status.
+    pub(crate) fn begin(&mut self, path: &str) -> u16 {
+        let mut line = String::new();
+        BufReader::new(self.ask("GET", path, &[], "")).read_line(&mut line).unwrap();
+        line[9..12].parse().unwrap()
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
         let mut socket = TcpStream::connect(self.admin).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.host);
@@ -322,8 +333,12 @@ impl Browser {
             head += &format!("Content-Length: {}\r\n", body.len());
         }
         write!(socket, "{head}\r\n{body}").unwrap();
+        socket
+    }
+
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).unwrap();
+        self.ask(method, path, headers, body).read_to_end(&mut answer).unwrap();
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
         let answer = Answer { status: head[9..12].parse().unwrap(), head: head.to_owned(), body: body.to_owned() };

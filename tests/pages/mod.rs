@@ -3,6 +3,7 @@
 mod clients;
 pub(crate) mod harness;
 mod images;
+mod log;
 mod roles;
 mod settings;
 mod warm;

@@ -21,12 +21,13 @@ pub(super) enum Tab {
     Throttles,
     Blocked,
     Audit,
+    Log,
     Settings,
     Unblock,
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 10] = [
+const OPERATORS: [(Tab, &str, &str); 11] = [
     (Tab::Overview, "/", "Overview"),
     (Tab::Budget, "/budget", "Budget"),
     (Tab::Images, "/images", "Images"),
@@ -35,16 +36,22 @@ const OPERATORS: [(Tab, &str, &str); 10] = [
     (Tab::Throttles, "/throttles", "Throttles"),
     (Tab::Blocked, "/blocked", "Blocked"),
     (Tab::Audit, "/audit", "Audit"),
+    (Tab::Log, "/log", "Log"),
     (Tab::Settings, "/settings", "Settings"),
     (Tab::Unblock, "/unblock", "Unblock"),
 ];
 
 /// A page and nothing that runs.
 pub(super) fn page(context: &PageContext<'_>, status: u16, tab: Tab, title: &str, body: Markup) -> HttpResponse {
-    respond(context, status, frame(context, tab, title, body), false)
+    respond(context, status, frame(context, tab, title, body), "")
 }
 
-/// The one page that carries a script: the human test.
+/// A page that goes on by itself: its script asks this origin.
+pub(super) fn live_page(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> HttpResponse {
+    respond(context, 200, frame(context, tab, title, body), "script-src 'self'; connect-src 'self'; ")
+}
+
+/// The human test, whose script starts itself once more as a worker.
 pub(super) fn page_with_script(
     context: &PageContext<'_>,
     status: u16,
@@ -52,7 +59,7 @@ pub(super) fn page_with_script(
     title: &str,
     body: Markup,
 ) -> HttpResponse {
-    respond(context, status, frame(context, tab, title, body), true)
+    respond(context, status, frame(context, tab, title, body), "script-src 'self'; worker-src 'self'; ")
 }
 
 /// A refusal or a mishap, in a sentence.
@@ -64,8 +71,7 @@ pub(super) fn problem(context: &PageContext<'_>, status: u16, title: &str, sente
     page(context, status, Tab::None, title, body)
 }
 
-fn respond(context: &PageContext<'_>, status: u16, markup: Markup, with_script: bool) -> HttpResponse {
-    let script = if with_script { "script-src 'self'; worker-src 'self'; " } else { "" };
+fn respond(context: &PageContext<'_>, status: u16, markup: Markup, script: &str) -> HttpResponse {
     let policy = format!(
         "default-src 'none'; style-src 'self'; img-src 'self'; {script}form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     );

@@ -1,5 +1,5 @@
-//! Pages for people: Overview, Budget, Images, Warm, Clients, Throttles, Blocked, Audit, Settings, and Unblock for owners of blocked clients.
-//! Made here, whole, for each request; without JavaScript but for the human test, and without a request to another host.
+//! Pages for people: Overview, Budget, Images, Warm, Clients, Throttles, Blocked, Audit, Log, Settings, and Unblock for owners of blocked clients.
+//! Made here, whole, for each request; without JavaScript but for the human test and the live part of the log, and without a request to another host.
 //!
 //! # What it guarantees
 //!
@@ -8,8 +8,8 @@
 //! - Who asks from loopback, directly, is the operator and needs no login. A visitor who comes through a proxy or by a configured name logs in, even when
 //!   the proxy stands on loopback: the message of each ban names that URL. An account with role admin is an operator; a viewer sees
 //!   what operators see and changes nothing; a user sees and lifts the bans that are theirs; an account with role metrics has no page.
-//! - Every page has a content security policy that allows no script, no frame and no other origin; the page of the human test allows
-//!   scripts of this origin.
+//! - Every page has a content security policy that allows no script, no frame and no other origin; those of the human test and the log
+//!   allow scripts of this origin.
 //! - Logins are throttled by address and by account; so are refusals, before they fill the audit.
 
 mod audit;
@@ -21,6 +21,7 @@ mod form;
 mod html;
 mod image;
 mod images;
+mod log;
 mod login;
 mod overview;
 mod page;
@@ -151,6 +152,8 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Blocked => blocked::page(context, None),
         Page::Ban(id) => blocked::one(context, &id, None),
         Page::Audit => audit::page(context),
+        Page::Log => log::page(context),
+        Page::LogStream => log::stream(context),
         Page::Settings => settings::page(context),
         Page::Clients => clients::page(context),
         Page::Client => clients::one(context),
@@ -219,6 +222,7 @@ async fn post(
 fn asset(page: &Page, method: &Method) -> HttpResponse {
     let (media_type, bytes) = match page {
         Page::Script => ("text/javascript; charset=utf-8", include_str!("assets/proof_of_work.js")),
+        Page::LogScript => ("text/javascript; charset=utf-8", include_str!("assets/log.js")),
         Page::Icon => ("image/svg+xml", include_str!("assets/weir.svg")),
         _ => ("text/css; charset=utf-8", include_str!("assets/weir.css")),
     };

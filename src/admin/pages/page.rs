@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 33] = [
+pub(super) const PAGES: [(&str, PageAt); 36] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -31,6 +31,8 @@ pub(super) const PAGES: [(&str, PageAt); 33] = [
     ("/blocked/{id:[A-Za-z0-9]{1,64}}/end", |id| Page::MoveEnd(id.to_owned())),
     ("/blocked/{id:[A-Za-z0-9]{1,64}}/allow", |id| Page::Allow(id.to_owned())),
     ("/audit", |_| Page::Audit),
+    ("/log", |_| Page::Log),
+    ("/log/stream", |_| Page::LogStream),
     ("/settings", |_| Page::Settings),
     ("/unblock", |_| Page::Unblock),
     ("/unblock/{id:[A-Za-z0-9]{1,64}}", |id| Page::UnblockOne(id.to_owned())),
@@ -40,6 +42,7 @@ pub(super) const PAGES: [(&str, PageAt); 33] = [
     ("/assets/weir.css", |_| Page::Stylesheet),
     ("/assets/weir.svg", |_| Page::Icon),
     ("/assets/proof_of_work.js", |_| Page::Script),
+    ("/assets/log.js", |_| Page::LogScript),
 ];
 
 /// A page, a form or an asset.
@@ -59,12 +62,15 @@ pub(super) enum Page {
     Blocked,
     Ban(String),
     Audit,
+    Log,
+    LogStream,
     Settings,
     Unblock,
     UnblockOne(String),
     Stylesheet,
     Icon,
     Script,
+    LogScript,
     // By both.
     Login,
     // By POST.
@@ -113,7 +119,7 @@ impl Page {
     }
 
     pub(super) fn is_asset(&self) -> bool {
-        matches!(self, Page::Stylesheet | Page::Icon | Page::Script)
+        matches!(self, Page::Stylesheet | Page::Icon | Page::Script | Page::LogScript)
     }
 
     /// What only operators see and do.
@@ -139,6 +145,8 @@ impl Page {
                 | Page::Blocked
                 | Page::Ban(_)
                 | Page::Audit
+                | Page::Log
+                | Page::LogStream
                 | Page::Settings
                 | Page::Switch
                 | Page::Add

@@ -1,0 +1,186 @@
+//! The last lines of the log, for people to look at while it goes on: each line is kept for a while as it is written, and is sent
+//! to those that watch.
+//!
+//! A line costs a copy and a lock, and the watchers cost the writer nothing: one that is slow misses lines, and learns how many.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::broadcast::{self, error::RecvError};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that are kept: some minutes of a busy registry. With [`LONGEST`] that is 4 MiB at most.
+const LINES: usize = 2000;
+/// Bytes of a line that are kept; a line of the access log has a few hundred.
+const LONGEST: usize = 2048;
+/// Lines that one watcher may be behind: its share. What comes meanwhile is missed by that watcher alone.
+const BEHIND: usize = 256;
+/// Watchers at once. Each is a connection of a person that stays open.
+const WATCHERS: usize = 8;
+
+/// The tail of the log. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Tail(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    lines: Mutex<VecDeque<Arc<str>>>,
+    sender: broadcast::Sender<Arc<str>>,
+    watchers: AtomicUsize,
+}
+
+impl Default for Tail {
+    fn default() -> Tail {
+        let (lines, sender) = (Mutex::default(), broadcast::Sender::new(BEHIND));
+        Tail(Arc::new(Inner { lines, sender, watchers: AtomicUsize::new(0) }))
+    }
+}
+
+/// A reader of the tail, until this is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    inner: Arc<Inner>,
+    receiver: broadcast::Receiver<Arc<str>>,
+}
+
+/// What a watcher gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TailEvent {
+    /// A line, without its end.
+    Line(Arc<str>),
+    /// So many lines came faster than they were taken.
+    Missed(u64),
+}
+
+impl Tail {
+    /// Keeps a line, and sends it to the watchers.
+    pub fn push(&self, line: &str) {
+        let line = line.trim_end();
+        let line: Arc<str> = line[..line.floor_char_boundary(LONGEST)].into();
+        {
+            let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            if lines.len() >= LINES {
+                lines.pop_front();
+            }
+            lines.push_back(line.clone());
+        }
+        // Without a watcher it is sent to none.
+        let _ = self.0.sender.send(line);
+    }
+
+    /// The newest lines that are wanted, at most so many, the oldest first.
+    pub fn newest(&self, most: usize, is_wanted: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        let lines: Vec<_> = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let mut found: Vec<_> = lines.into_iter().rev().filter(|line| is_wanted(line)).take(most).collect();
+        found.reverse();
+        found
+    }
+
+    /// Watches from now on; nothing when too many do.
+    pub fn watch(&self) -> Option<Watcher> {
+        let enter = |watchers| (watchers < WATCHERS).then_some(watchers + 1);
+        self.0.watchers.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).ok()?;
+        Some(Watcher { inner: self.0.clone(), receiver: self.0.sender.subscribe() })
+    }
+}
+
+impl Watcher {
+    /// The next line, once it is there; nothing when there will be none.
+    pub async fn next(&mut self) -> Option<TailEvent> {
+        match self.receiver.recv().await {
+            Ok(line) => Some(TailEvent::Line(line)),
+            Err(RecvError::Lagged(missed)) => Some(TailEvent::Missed(missed)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.inner.watchers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Writes what another writer writes to the tail, too. A subscriber writes each event at once.
+#[derive(Debug)]
+pub(super) struct Tee<M>(pub(super) Tail, pub(super) M);
+
+/// One line on its way.
+#[derive(Debug)]
+pub(super) struct TeeWriter<'a, W>(&'a Tail, W);
+
+impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Tee<M> {
+    type Writer = TeeWriter<'a, M::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        TeeWriter(&self.0, self.1.make_writer())
+    }
+}
+
+impl<W: Write> Write for TeeWriter<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.push(&String::from_utf8_lossy(bytes));
+        self.1.write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(lines: &[Arc<str>]) -> Vec<&str> {
+        lines.iter().map(|line| &**line).collect()
+    }
+
+    #[test]
+    fn the_newest_lines_that_are_wanted_are_kept_within_bounds() {
+        let tail = Tail::default();
+        for number in 0..3 * LINES {
+            tail.push(&format!("line {number}\n"));
+        }
+        let last = 3 * LINES - 1;
+        assert_eq!(texts(&tail.newest(2, |_| true)), [format!("line {}", last - 1), format!("line {last}")]);
+        assert_eq!(tail.newest(usize::MAX, |_| true).len(), LINES);
+        assert_eq!(texts(&tail.newest(9, |line| line.ends_with("5999"))), ["line 5999"]);
+        tail.push(&"é".repeat(LONGEST));
+        assert_eq!(tail.newest(1, |_| true)[0].len(), LONGEST);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_gets_each_line_and_is_told_what_it_missed() {
+        let tail = Tail::default();
+        tail.push("before");
+        let mut watcher = tail.watch().unwrap();
+        tail.push("after");
+        assert_eq!(watcher.next().await, Some(TailEvent::Line("after".into())));
+        for number in 0..BEHIND + 5 {
+            tail.push(&number.to_string());
+        }
+        assert_eq!(watcher.next().await, Some(TailEvent::Missed(5)));
+        assert_eq!(watcher.next().await, Some(TailEvent::Line("5".into())));
+    }
+
+    #[test]
+    fn watchers_have_a_bound_and_one_that_leaves_makes_room() {
+        let tail = Tail::default();
+        let watchers: Vec<_> = (0..WATCHERS).map(|_| tail.watch().unwrap()).collect();
+        assert!(tail.watch().is_none());
+        drop(watchers);
+        assert!(tail.watch().is_some());
+    }
+}
