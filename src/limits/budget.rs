@@ -22,6 +22,7 @@ mod budgets;
 mod forecast;
 mod policy;
 mod queue;
+mod replay;
 mod settings;
 #[cfg(test)]
 mod simulation;
@@ -34,5 +35,6 @@ pub use budgets::{BudgetQueue, Budgets, QueueStatus};
 pub use forecast::Demand;
 pub use policy::{Policy, RefusalReason, Spender};
 pub use queue::{Queue, QueueFull, SpendRequest, Ticket};
+pub use replay::{PastPull, Replayed, replay};
 pub use settings::{Floors, Settings, Shares};
 pub use spend_log::SpendLog;

@@ -407,6 +407,14 @@ async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back(
     );
     assert!(operator.get("/budget?class=bulk").body.contains("No spend fits."));
     assert!(operator.get("/budget?first=20").body.contains("25 spends of the last 25."));
+
+    // What if upstream gave 20 pulls, to 25 that were made; and if nothing had had to be fetched twice.
+    let page =
+        operator.get("/budget?what_if=1&limit=20&bulk=0.4&standard=0&critical=0&client_standard=1&client_bulk=1");
+    assert!(page.body.contains("20 of 25 would have been granted"), "{}", page.body);
+    assert!(page.body.contains("5 for want of any pull") && page.body.contains("value=\"20\""), "{}", page.body);
+    let page = operator.get("/budget?what_if=1&limit=20&bulk=2").body;
+    assert!(page.contains("Write a fraction from 0 to 1") && page.contains("value=\"2\""), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

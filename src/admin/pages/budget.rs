@@ -9,11 +9,11 @@ use actix_web::HttpResponse;
 use maud::{Markup, html};
 use url::form_urlencoded::Serializer;
 
-use super::{context::PageContext, html};
+use super::{context::PageContext, html, what_if};
 use crate::{
     admin::json::parameter,
     client::Class,
-    limits::budget::Floors,
+    limits::budget::{Floors, SpendLog},
     upstream::{
         CredentialState, Identity,
         ledger::{Balance, Reason, Spend},
@@ -30,8 +30,6 @@ const LISTED: usize = 50;
 const SPENDERS: usize = 15;
 /// Spans by which the returns of a window are grouped.
 const STEPS: u32 = 6;
-/// Docker Hub's window, until upstream names one.
-const WINDOW: Duration = Duration::from_secs(6 * 3600);
 
 pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let mirror = &context.state.mirror;
@@ -56,6 +54,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         @for left in &identities { (identity(context, left, &floors, &spends)) }
         h2 { "Cache" }
         (cache(context))
+        (what_if::part(context, &identities, &spends))
         h2 id="spends" { "Newest spends" }
         (listed(context, &spends))
     };
@@ -107,7 +106,7 @@ fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
 
 fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: &[Spend]) -> Markup {
     let account = left.identity.name();
-    let window = left.window.unwrap_or(WINDOW);
+    let window = left.window.unwrap_or(SpendLog::WINDOW);
     let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
     let own: Vec<&Spend> = own.filter(|spend| spend.at + window > context.now).collect();
     let whose = left.identity.to_string();
@@ -269,7 +268,7 @@ mod tests {
             unexplained: 0,
             limit: Some(100),
             remaining: Some(remaining),
-            window: Some(WINDOW),
+            window: Some(SpendLog::WINDOW),
             spent,
             external,
             next_at: None,
@@ -292,7 +291,7 @@ mod tests {
         let names = ["docker.io as anonymous", "docker.io as ci"];
         let [one, other] = names.map(|whose| label(spenders(whose, &[])));
         assert!(one.is_some() && one != other, "{one:?} {other:?}");
-        let [one, other] = names.map(|whose| label(returns(whose, &[], WINDOW, SystemTime::UNIX_EPOCH)));
+        let [one, other] = names.map(|whose| label(returns(whose, &[], SpendLog::WINDOW, SystemTime::UNIX_EPOCH)));
         assert!(one.is_some() && one != other, "{one:?} {other:?}");
     }
 

@@ -29,6 +29,7 @@ mod settings;
 mod throttles;
 mod unblock;
 mod warm;
+mod what_if;
 
 use std::time::SystemTime;
 

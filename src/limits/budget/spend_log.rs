@@ -62,6 +62,11 @@ impl SpendLog {
         times.map_or(0, |times| u32::try_from(times.len()).unwrap_or(u32::MAX))
     }
 
+    /// What all spent.
+    pub fn total(&self) -> usize {
+        self.log.len()
+    }
+
     /// What warms spent.
     pub fn warmed(&self) -> u64 {
         self.by_warm.values().map(|times| times.len() as u64).sum()
