@@ -286,13 +286,11 @@ impl State {
         for ((tag, credential), (digest, checked_at)) in &contents.tags {
             images.push(image(credential, Some(tag.clone()), digest, Some(*checked_at)));
         }
-        // An index hides its manifests, be it tagged or not.
+        // An index hides its manifests, and theirs, be it tagged or not.
         let mut reached = self.manifests_below(contents.tags.values().map(|(digest, _)| digest));
         let mut untagged: Vec<_> = contents.manifests.iter().filter(|(digest, _)| !reached.contains(digest)).collect();
         untagged.retain(|(digest, _)| self.manifests.contains_key(digest));
-        for (digest, _) in &untagged {
-            reached.extend(self.child_manifests(digest));
-        }
+        reached.extend(self.manifests_below(untagged.iter().flat_map(|(digest, _)| self.child_manifests(digest))));
         images.extend(
             untagged
                 .into_iter()
@@ -415,5 +413,25 @@ mod tests {
         );
         inventory.untag(&source, &tag("2"));
         assert_eq!(inventory.read().repositories(None).count(), 0, "a repository of which nothing is left is gone");
+    }
+
+    #[test]
+    fn an_index_hides_what_is_in_an_index_of_it_that_its_repository_was_never_asked_for() {
+        let (inventory, source) = (Inventory::default(), hosted_source("team/app".parse().unwrap()));
+        let index = |children: &[&Manifest]| {
+            let entry = |child: &&Manifest| format!(r#"{{"digest":"{}","size":{}}}"#, child.digest, child.bytes.len());
+            let entries: Vec<String> = children.iter().map(entry).collect();
+            let bytes = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+            let bytes = bytes::Bytes::from(bytes);
+            let media_type = "application/vnd.oci.image.index.v1+json".parse().unwrap();
+            Manifest { digest: Algorithm::Sha256.digest(&bytes), media_type, bytes }
+        };
+        let leaf = index(&[]);
+        let middle = index(&[&leaf]);
+        let top = index(&[&middle]);
+        [&leaf, &middle, &top].into_iter().for_each(|manifest| inventory.manifest(manifest, false));
+        [&leaf, &top].into_iter().for_each(|manifest| inventory.member(&source, &manifest.digest, false));
+        let images = inventory.read().images(&Repository::from(&source));
+        assert_eq!(images.iter().map(|image| &image.digest).collect::<Vec<_>>(), [&top.digest]);
     }
 }
