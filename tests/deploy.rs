@@ -1,6 +1,7 @@
 //! `weir` as it is started: its configuration, what it prints, its admin listener, and how it stops.
 
 mod check;
+mod config_show;
 mod json;
 mod service_manager;
 mod shell;

@@ -6,6 +6,7 @@ mod budget;
 mod cache;
 mod check;
 mod client_config;
+mod config;
 mod export;
 mod failure;
 mod hash_password;
@@ -60,6 +61,8 @@ pub enum Command {
     Serve,
     /// Check a configuration: errors, warnings, and what it does
     Check(check::Arguments),
+    /// Show what is configured: every setting, and where it was written
+    Config(config::Arguments),
     /// Print the configuration file of a client, with notes on standard error
     ClientConfig(client_config::Arguments),
     /// Show whether a running weir is well, and the figures to look at first
@@ -138,6 +141,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
     let done = match command {
         Command::Serve | Command::HashPassword | Command::Completions(_) | Command::Manual(_) => Ok(()),
         Command::Check(arguments) => return check::run(arguments, config),
+        Command::Config(arguments) => config::run(arguments, config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
         Command::Status(arguments) => return status::run(arguments, config),
         Command::Top(arguments) => top::run(arguments, config),

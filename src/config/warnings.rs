@@ -158,7 +158,7 @@ fn resources(config: &Config, found: &mut Vec<ConfigError>) {
         }
     }
     if let Some(disk) = size_of_disk(&config.storage.root).filter(|disk| config.storage.capacity > *disk) {
-        let fix = format!("more than the {} GiB of the disk of storage.root, which will be full first", disk >> 30);
+        let fix = format!("more than the {} GiB of the disk of storage.root, whose size counts instead", disk >> 30);
         found.push(ConfigError::new("storage.capacity", Size(config.storage.capacity).to_string(), fix));
     }
     if let Some(limit) = getrlimit(Resource::Nofile).maximum
