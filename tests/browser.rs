@@ -1,24 +1,29 @@
 //! The pages in a real browser, headless Chromium: `cargo test --test browser`. Not among the tests of a plain `cargo test`, for it
-//! needs Debian's chromium and chromium-driver; `.ci/run` installs and runs it.
+//! needs Debian's chromium, chromium-driver and npm; `.ci/run` installs and runs it.
 //!
 //! What each page looks like, wide and narrow, light and dark, is in `target/screenshots` afterwards, to be looked at.
 
+#[path = "browser/axe.rs"]
+mod axe;
 #[path = "browser/driver.rs"]
 mod driver;
 #[expect(dead_code, reason = "the tests over real sockets use what this does not")]
 #[path = "pages/harness.rs"]
 mod harness;
+#[path = "browser/look.rs"]
+mod look;
+#[path = "browser/states.rs"]
+mod states;
 #[expect(dead_code, reason = "the tests over real sockets use what this does not")]
 #[path = "mirror/support.rs"]
 mod support;
-
-use std::path::PathBuf;
 
 // Where the tests over real sockets have it.
 use crate as mirror;
 
 use driver::Browser;
 use harness::{Harness, password};
+use look::Look;
 use weir::limits::throttle::Mode;
 
 /// Logs in where the browser is, at the login page.
@@ -128,54 +133,122 @@ async fn every_page_but_the_human_test_works_without_javascript() {
     assert_eq!(browser.errors(), Vec::<String>::new());
 }
 
+const ACCESS: &str = r#"{"timestamp":"2026-11-29T20:00:01.5Z","level":"INFO","method":"GET","path":"/v2/library/a-rather-long-name-of-an-image/manifests/sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","status":200,"bytes":7,"client":"10.1.0.7","cache":"hit","target":"weir::access"}"#;
+const EVENT: &str = r#"{"timestamp":"2026-11-29T20:00:02.5Z","level":"WARN","message":"upstream fails","upstream":"docker.io","target":"weir::upstream"}"#;
+
 #[tokio::test(flavor = "multi_thread")]
-async fn no_page_is_wider_than_its_window() {
+async fn the_log_goes_on_while_its_page_is_open() {
+    let harness = Harness::start().await;
+    harness.log.push(ACCESS);
+    let browser = Browser::start(true);
+    browser.open(&format!("http://{}/log", harness.admin));
+    browser.wait("the log is live", |browser| browser.text("#live").contains("Live"));
+    harness.log.push(EVENT);
+    browser.wait("the line is there", |browser| browser.text("tbody tr").contains("upstream fails"));
+    browser.click("#live button");
+    harness.log.push("it rains");
+    harness.log.push("it pours");
+    browser.click("#live button");
+    browser.wait("what waited is there", |browser| browser.text("tbody tr").contains("it pours"));
+    assert_eq!(browser.evaluate("return document.querySelectorAll('tbody tr').length"), 4);
+    assert_eq!(browser.errors(), Vec::<String>::new());
+
+    let without = Browser::start(false);
+    without.open(&format!("http://{}/log?kind=access", harness.admin));
+    let text = without.text("main");
+    assert!(text.contains("10.1.0.7") && text.contains("Load the page again") && !text.contains("it pours"), "{text}");
+}
+
+/// Asks until the hour that the graphs show has begun.
+fn until_graphs(browser: &Browser, harness: &Harness) {
+    browser.open(&format!("http://{}/", harness.admin));
+    while !browser.has("svg.graph polyline") {
+        browser.open(&format!("http://{}/", harness.admin));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_fits_its_window_and_is_accessible() {
     let harness = Harness::start().await;
     harness.spend().await;
     let own = harness.block("10.1.0.7", "shop/a-team/a-service-with-a-name-that-is-rather-long");
     harness.block("10.2.0.7", "library/nginx");
     harness.block("2001:db8:1:2::", "library/postgres");
     harness.pull("10.5.0.1", 15);
-    let screenshots = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../screenshots");
-    std::fs::create_dir_all(&screenshots).unwrap();
+    harness.ask("10.5.0.1", 9);
+    states::show_settings(&harness);
+    states::warm(&harness, &["library/image-1:latest", "library/absent:1"]).await;
     let browser = Browser::start(true);
-    let look = |name: &str, path: &str| {
-        browser.open(&format!("http://{}{path}", harness.admin));
-        if browser.has("#human") {
-            browser.wait("the human test is solved", |browser| browser.is_enabled("#human button"));
-        }
-        for (width, scheme) in [(1280, "light"), (390, "light"), (1280, "dark")] {
-            browser.resize(width, scheme);
-            let wide = browser.evaluate("return document.documentElement.scrollWidth").as_u64().unwrap();
-            assert!(wide <= u64::from(width), "{name} is {wide} wide in {width}");
-            browser.screenshot(&screenshots.join(format!("{name}-{width}-{scheme}.png")));
-        }
-        // Every field has a label, and every table heads.
-        let unlabelled =
-            "return [...document.querySelectorAll('input:not([type=hidden])')].filter(i => !i.labels.length).length";
-        assert_eq!(browser.evaluate(unlabelled), 0, "{name}");
-        let headless =
-            "return [...document.querySelectorAll('table')].filter(t => !t.querySelector('th[scope=col]')).length";
-        assert_eq!(browser.evaluate(headless), 0, "{name}");
-    };
-    browser.open(&format!("http://{}/", harness.admin));
-    while !browser.has("svg.graph polyline") {
-        browser.open(&format!("http://{}/", harness.admin));
+    until_graphs(&browser, &harness);
+    let look = Look::new(&browser, &harness);
+    look.at("overview", "/");
+    look.at("budget", "/budget");
+    look.at("images", "/images");
+    look.at("images-none", "/images?pattern=none");
+    look.at("registry", "/images?registry=docker.io");
+    look.at("image", "/image?repository=library/image-1&reference=latest");
+    look.at("purge", "/image/remove?repository=library/image-1&reference=latest");
+    look.at("warm", "/warm?list=night");
+    look.at("warm-one", "/warm/1");
+    look.at("clients", "/clients");
+    look.at("client", "/client?client=10.5.0.1");
+    look.at("throttles", "/throttles");
+    look.at("blocked", "/blocked");
+    look.at("ban", &format!("/blocked/{own}"));
+    look.at("audit", "/audit");
+    for line in [ACCESS, EVENT] {
+        harness.log.push(line);
     }
-    look("overview", "/");
-    look("budget", "/budget");
-    look("images", "/images");
-    look("images-none", "/images?pattern=none");
-    look("registry", "/images?registry=docker.io");
-    look("image", "/image?repository=library/image-1&reference=latest");
-    look("purge", "/image/remove?repository=library/image-1&reference=latest");
-    look("throttles", "/throttles");
-    look("blocked", "/blocked");
-    look("ban", &format!("/blocked/{own}"));
-    look("audit", "/audit");
-    look("login", &format!("/login?next=/unblock/{own}"));
+    look.at("log", "/log");
+    look.at("settings", "/settings");
+    look.at("login", &format!("/login?next=/unblock/{own}"));
     log_in(&browser, "ann");
-    look("unblock", "/unblock");
-    look("unblock-one", &format!("/unblock/{own}"));
-    assert_eq!(browser.errors(), Vec::<String>::new());
+    look.at("unblock", "/unblock");
+    look.at("unblock-one", &format!("/unblock/{own}"));
+    look.done();
+}
+
+/// The lists that are most often empty, each as it is on the first day.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_weir_is_accessible() {
+    let (harness, browser) = (Harness::start().await, Browser::start(true));
+    let look = Look::new(&browser, &harness);
+    for name in
+        ["", "budget", "images", "warm", "clients", "throttles", "blocked", "audit", "log", "settings", "unblock"]
+    {
+        look.at(&format!("empty-{}", if name.is_empty() { "overview" } else { name }), &format!("/{name}"));
+    }
+    look.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_budget_is_said_on_accessible_pages() {
+    let (harness, browser) = (Harness::start().await, Browser::start(true));
+    states::exhaust(&harness).await;
+    states::warm(&harness, &["library/waits:1"]).await;
+    until_graphs(&browser, &harness);
+    let look = Look::new(&browser, &harness);
+    look.at("exhausted-overview", "/");
+    assert!(browser.text("main").contains("Nothing is left"), "{}", browser.text("main"));
+    look.at("exhausted-budget", "/budget");
+    assert!(browser.text("main").contains("0 of 100 pulls left"), "{}", browser.text("main"));
+    look.at("exhausted-warm-one", "/warm/1");
+    look.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attack_is_said_on_accessible_pages() {
+    let (harness, browser) = (Harness::start().await, Browser::start(true));
+    for number in 1..=60 {
+        harness.block(&format!("10.7.{number}.9"), "library/absent");
+        harness.pull(&format!("10.8.0.{number}"), 15);
+    }
+    until_graphs(&browser, &harness);
+    let look = Look::new(&browser, &harness);
+    look.at("attack-overview", "/");
+    assert!(browser.text("main").contains("60 bans in force"), "{}", browser.text("main"));
+    for name in ["clients", "throttles", "blocked", "audit"] {
+        look.at(&format!("attack-{name}"), &format!("/{name}"));
+    }
+    look.done();
 }

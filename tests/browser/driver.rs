@@ -130,6 +130,11 @@ impl Browser {
         self.ask("POST", "/execute/sync", json!({"script": script, "args": []}))
     }
 
+    /// As [`Browser::evaluate`], of what calls its last argument with a value once it has one.
+    pub(crate) fn evaluate_later(&self, script: &str) -> Value {
+        self.ask("POST", "/execute/async", json!({"script": script, "args": []}))
+    }
+
     /// Asks until it is so; the pages have no event that tells a test.
     pub(crate) fn wait(&self, what: &str, is_so: impl Fn(&Browser) -> bool) {
         let begun = Instant::now();

@@ -1,0 +1,41 @@
+//! What a Weir is brought into before a browser looks at it: a spent budget, warms, settings that wait.
+
+use weir::{
+    config::{Config, effective},
+    mirror::warm::{Order, Table, Wanted},
+    route::Routes,
+};
+use weir_conformance::hub::Spec;
+
+use super::{harness::Harness, support::lookup};
+
+/// Spends all that upstream gives.
+pub(crate) async fn exhaust(harness: &Harness) {
+    for number in 0..=100_u64 {
+        let repository = format!("library/many-{number}");
+        harness.bench.hub.push(Spec::new(&repository).seed(number)).unwrap();
+        // The last are refused, for want of a pull.
+        let _ = harness.bench.mirror.manifests.get(&lookup(&repository, &[]), &"latest".parse().unwrap()).await;
+    }
+}
+
+/// Begins a warm, and a list that is warmed at night.
+pub(crate) async fn warm(harness: &Harness, images: &[&str]) {
+    let routes = Routes::new(Some("docker.io"), ["docker.io"]);
+    let wanted = images.iter().map(|image| {
+        let (place, reference) = routes.image(image).unwrap();
+        Wanted { upstream: place.upstream, repository: place.repository, reference }
+    });
+    let order = Order { images: wanted.collect(), by: "ops".into(), reason: "the release".into(), ..Order::default() };
+    harness.bench.mirror.warm.add(order).await.unwrap();
+    let table = "name = \"night\"\nimages = [\"alpine:3\"]\npinned = true\nat = \"02:00\"";
+    let schedule = toml::from_str::<Table>(table).unwrap().schedule(0, &[], &routes).unwrap();
+    harness.bench.mirror.warm.schedule(vec![schedule], routes);
+}
+
+/// The settings of a file, one of which waits for a restart.
+pub(crate) fn show_settings(harness: &Harness) {
+    let read = |text: &str| Config::read(text, Vec::new()).unwrap();
+    let (started, fresh) = (read("[mirror]\nfills = 7"), read("[mirror]\nfills = 9\ntag_ttl = \"90s\""));
+    harness.reloads.show_settings(effective(&started, &fresh));
+}
