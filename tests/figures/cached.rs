@@ -73,7 +73,7 @@ async fn ask(weir: &Weir, query: &str) -> (Duration, usize) {
     let (mut times, mut count) = (Vec::new(), 0);
     for _ in 0..TIMES {
         let begun = Instant::now();
-        let answer = weir.admin.send(&Request::get(&format!("/api/v1/cache{query}"))).await.unwrap();
+        let answer = weir.admin.send(&Request::get(format!("/api/v1/cache{query}"))).await.unwrap();
         times.push(begun.elapsed());
         assert_eq!(answer.status(), 200, "{}", answer.describe());
         let page: Value = serde_json::from_str(&answer.text()).unwrap();
