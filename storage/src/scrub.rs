@@ -11,7 +11,6 @@
 //! file, so that a process that is often started anew still comes round.
 
 use std::{
-    fs::File,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -405,9 +404,7 @@ impl Scrub {
                 return Ok(Looked::Sound);
             }
         }
-        // What was put in its place meanwhile is another file.
-        let now = self.files.disk.open(&path)?.map(|file: File| self.files.disk.stamp(&file, &path)).transpose()?;
-        Ok(if now == Some(stamp) { Looked::Corrupt } else { Looked::Absent })
+        Ok(if self.files.is_still(kind, digest, stamp)? { Looked::Corrupt } else { Looked::Absent })
     }
 
     /// Goes round for ever, once in each `interval`, until the store is closed. On a thread of its own.

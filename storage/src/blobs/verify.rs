@@ -55,7 +55,8 @@ struct Queue {
 /// What reading it all showed.
 enum Verdict {
     Sound,
-    Corrupt(String),
+    /// With the stamp of the file that was read.
+    Corrupt(Stamp, String),
     /// The store was closed before it was known.
     Closed,
 }
@@ -88,7 +89,7 @@ impl Verifier {
         let stamp = self.files.disk.stamp(&file, &self.files.layout.object(Kind::Blob, digest))?;
         let (file, size) = (Arc::new(file), stamp.size);
         if let Some(stored) = self.capacity.size(Kind::Blob, digest).filter(|stored| *stored != size) {
-            self.quarantine(digest, &format!("it has {size} bytes where {stored} were stored"));
+            self.quarantine_if(digest, stamp, &format!("it has {size} bytes where {stored} were stored"))?;
             return Ok(None);
         }
         if self.in_use.is_verified(digest, stamp) || !self.enabled {
@@ -163,9 +164,10 @@ impl Verifier {
                 shared.finish(shared.size().unwrap_or(0));
                 return Ok(true);
             }
-            Ok(Verdict::Corrupt(why)) => {
-                self.quarantine(digest, &why);
+            Ok(Verdict::Corrupt(stamp, why)) => {
+                let quarantined = self.quarantine_if(digest, stamp, &why);
                 shared.stop(why.into());
+                quarantined?;
             }
             Ok(Verdict::Closed) => shared.stop("the store was closed".into()),
             // A read that failed says nothing of the bytes: the file stays.
@@ -196,7 +198,7 @@ impl Verifier {
         }
         let actual = hasher.finish();
         if actual != *digest {
-            return Ok(Verdict::Corrupt(format!("its bytes hash to {actual}")));
+            return Ok(Verdict::Corrupt(stamp, format!("its bytes hash to {actual}")));
         }
         self.in_use.mark_verified(digest, stamp);
         Ok(Verdict::Sound)
@@ -207,10 +209,49 @@ impl Verifier {
         self.in_use.mark_verified(digest, stamp);
     }
 
+    /// As [`Verifier::quarantine`], when the file under this digest is still the one with this stamp. Of two lookups that meet a corrupt
+    /// file, the second may come to its end after the first one's blob was fetched again.
+    fn quarantine_if(&self, digest: &Digest, stamp: Stamp, why: &str) -> Result<(), Error> {
+        if self.files.is_still(Kind::Blob, digest, stamp)? {
+            self.quarantine(digest, why);
+        }
+        Ok(())
+    }
+
     /// Takes a corrupt blob out of the way; its readers stop, and it is absent from now on.
     pub(crate) fn quarantine(&self, digest: &Digest, why: &str) {
         self.files.quarantine(Kind::Blob, digest, why);
         self.capacity.quarantined(Kind::Blob, digest);
         self.in_use.all(digest).iter().for_each(|shared| shared.condemn(Arc::from(why)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Settings, Store, files::Kind, oci::Algorithm};
+
+    #[tokio::test]
+    async fn a_blob_that_was_stored_again_survives_what_a_reader_of_the_corrupt_one_finds() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Store::open(Settings { root: directory.path().to_owned(), ..Settings::default() }).unwrap();
+        for corrupt in [vec![1; 5], vec![1; 9]] {
+            let bytes = vec![0; 5];
+            let digest = Algorithm::Sha256.digest(&bytes);
+            let earlier = open();
+            let mut writer = earlier.blobs.write(&digest, Some(5)).await.unwrap();
+            writer.append(bytes.clone().into()).await.unwrap();
+            writer.commit().await.unwrap();
+            drop(earlier);
+            let store = open();
+            let blobs = &store.blobs;
+            let path = blobs.verifier.files.layout.object(Kind::Blob, &digest);
+            std::fs::write(&path, &corrupt).unwrap();
+            let opened = std::fs::File::open(&path).unwrap();
+            std::fs::write(path.with_extension("new"), &bytes).unwrap();
+            std::fs::rename(path.with_extension("new"), &path).unwrap();
+            let shared = blobs.verifier.share(&digest, opened, blobs.in_use.hold(&digest)).unwrap();
+            assert!(shared.is_none(), "{corrupt:?} is not given");
+            assert_eq!(blobs.load(&digest).await.unwrap().map(|reader| reader.size()), Some(5), "after {corrupt:?}");
+        }
     }
 }

@@ -119,6 +119,13 @@ impl Files {
         }
     }
 
+    /// Whether the object's file is the one of which this stamp was taken, and no other was put in its place. One `open` and one `fstat`.
+    pub(crate) fn is_still(&self, kind: Kind, digest: &Digest, stamp: Stamp) -> Result<bool, Error> {
+        let path = self.layout.object(kind, digest);
+        let now = self.disk.open(&path)?.map(|file| self.disk.stamp(&file, &path)).transpose()?;
+        Ok(now == Some(stamp))
+    }
+
     /// Takes a corrupt object out of the way, for the operator to look at.
     pub(crate) fn quarantine(&self, kind: Kind, digest: &Digest, why: &str) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
