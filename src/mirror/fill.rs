@@ -166,10 +166,16 @@ impl Fill {
 
     async fn get_from(&self, supplier: &Supplier, from: u64) -> Result<Body, upstream::Error> {
         let Supplier { upstream, identity, source } = supplier;
-        if from == 0 || self.is_decoded {
-            return upstream.get_whole_blob(identity, &source.repository, &self.digest, self.named).await;
+        let body = if from == 0 || self.is_decoded {
+            upstream.get_whole_blob(identity, &source.repository, &self.digest, self.named).await?
+        } else {
+            upstream.get_blob(identity, &source.repository, &self.digest, from, None).await?
+        };
+        // Nothing would be read of it before it is whole, and so nothing be verified.
+        if body.size == Some(0) && self.digest != self.digest.algorithm().digest(b"") {
+            return Err(upstream::Error::Malformed("it sent no byte of the blob".into()));
         }
-        upstream.get_blob(identity, &source.repository, &self.digest, from, None).await
+        Ok(body)
     }
 
     /// Moves the body into the writer until it is whole and committed, resuming when it breaks.
