@@ -200,7 +200,7 @@ mod tests {
         assert!(once.contains("10.0.0.7  4            near 9 of 10      -\n"), "{once}");
         let earlier = answer(600);
         let again = text(&answer(606), Some((Duration::from_secs(2), &earlier)));
-        assert!(again.contains("requests  3.0/s   ▁█\n"), "{again}");
+        assert!(again.contains("requests  3.0/s  ▁█\n"), "{again}");
         let restarted = text(&answer(1), Some((Duration::from_secs(2), &earlier)));
         assert!(restarted.contains("requests  -  "), "{restarted}");
     }
