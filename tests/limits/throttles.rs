@@ -94,7 +94,7 @@ async fn the_fields_of_docker_hub_say_what_the_class_may_use_of_the_upstream_bud
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_dry_run_of_everything_nothing_is_denied_and_everything_counted() {
     let config = format!(
-        "{PROXY}{}{}[limits]\ndry_run = [\"*\"]\n[ban]\nmode = \"enforce\"\n",
+        "{PROXY}{}{}[limits]\ndry_run = [\"*\"]\n[ban]\nmode = \"enforce\"\n[log]\nrefusal_lines = 0\n",
         throttle(PULLS, 4, "burst = 1"),
         throttle("throttle_unauthenticated_not_found", 4, "burst = 1"),
     );
