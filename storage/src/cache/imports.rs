@@ -171,6 +171,10 @@ mod tests {
             store.cache.imports.mark(&source, reference, mark.clone()).await.unwrap();
         }
         store.cache.imports.confirm(&source, &two).await;
+        // It is opened behind the answers.
+        while !store.usage().index_ready {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         drop(store);
         std::fs::remove_dir_all(root.path().join("index")).unwrap();
         let store = open();
