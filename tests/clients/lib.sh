@@ -184,6 +184,9 @@ listen = "$ADMIN"
 [storage]
 root = "$WORK/mirror"
 capacity = "${capacity-1GiB}"
+# Each request is counted.
+[log]
+refusal_lines = 0
 [mirror]
 tag_ttl = "${1:-5m}"
 [[upstream]]
