@@ -393,10 +393,11 @@ log_of() { "$@"; }
 # counting COMMAND…: as log_of, and how many requests for manifests the mirror had of it.
 counting() {
     local before status=0
+    # The mirror writes what it did in batches, some milliseconds later: also what was done before.
+    sleep 0.2
     before=$(wc -l <"$WORK/mirror.log")
     log_of "$@" || status=$?
     [[ $MIRROR_KIND == weir ]] || return "$status"
-    # The mirror writes what it did in batches, some milliseconds later.
     sleep 0.2
     for method in HEAD GET; do
         echo "--- $method of a manifest: $(tail -n "+$((before + 1))" "$WORK/mirror.log" | grep 'weir::access' |
