@@ -245,10 +245,9 @@ mod tests {
             let store = open();
             let blobs = &store.blobs;
             let path = blobs.verifier.files.layout.object(Kind::Blob, &digest);
-            std::fs::write(&path, &corrupt).unwrap();
-            let opened = std::fs::File::open(&path).unwrap();
-            std::fs::write(path.with_extension("new"), &bytes).unwrap();
-            std::fs::rename(path.with_extension("new"), &path).unwrap();
+            // The file that was there when the reader opened it.
+            std::fs::write(path.with_extension("old"), &corrupt).unwrap();
+            let opened = std::fs::File::open(path.with_extension("old")).unwrap();
             let shared = blobs.verifier.share(&digest, opened, blobs.in_use.hold(&digest)).unwrap();
             assert!(shared.is_none(), "{corrupt:?} is not given");
             assert_eq!(blobs.load(&digest).await.unwrap().map(|reader| reader.size()), Some(5), "after {corrupt:?}");
