@@ -122,17 +122,18 @@ impl Service<actix_http::Request> for RegistryService {
         let (metrics, id) = (self.0.metrics.clone(), request_id::of(http.head().headers()));
         let sampled =
             telemetry::sample(http.head().headers().get(request_id::TRACEPARENT).map(|value| value.as_bytes()));
-        let mut scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, sampled, || {
+        let line = |is_described| {
             let ns = api::query_value(http.uri().query(), "ns").ok().flatten();
-            let user_agent = http.head().headers().get(USER_AGENT);
+            let user_agent = http.head().headers().get(USER_AGENT).filter(|_| is_described);
             Line {
                 path: printable(http.uri().path()),
                 ns: ns.map(|ns| printable(&ns)),
                 user_agent: user_agent.map(|name| printable(&String::from_utf8_lossy(name.as_bytes()))),
-                waited: Waited::counted(),
+                waited: if is_described { Waited::counted() } else { Waited::default() },
                 ..Line::default()
             }
-        });
+        };
+        let mut scope = RequestScope::begin(connection.clone(), metrics, method, length.is_some(), id, sampled, line);
         if let Some(allowed) = cors::allowed(&self.0.cors, http.head().headers()) {
             let preflight = allowed.preflight(http.method(), http.head().headers());
             scope.allows(allowed);
@@ -202,7 +203,7 @@ impl RegistryService {
         if request.query().is_some_and(|query| query.len() > api::MAX_QUERY_BYTES) {
             return Err(api::QueryError::TooLong.into());
         }
-        let waited = scope.line().map(|line| line.waited.clone()).unwrap_or_default();
+        let waited = scope.line().waited.clone();
         request.repository = self.repository(request, misses, waited)?;
         Ok(())
     }

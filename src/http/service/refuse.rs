@@ -30,7 +30,7 @@ pub(crate) fn refuse(metrics: Metrics) -> Refuse {
         };
         let (method, path) = request_line(opening);
         let id = request_id::new();
-        let mut scope = RequestScope::begin(connection.clone(), metrics.clone(), method, false, id, None, || Line {
+        let mut scope = RequestScope::begin(connection.clone(), metrics.clone(), method, false, id, None, |_| Line {
             path: printable(&path),
             ..Line::default()
         });

@@ -52,10 +52,9 @@ pub(crate) fn render(
             if let Some(rule) = error.ban() {
                 scope.banned(rule);
             }
-            if let Some(line) = scope.line() {
-                line.code = Some(error.code());
-                line.rule = error.rule().map(str::to_owned);
-            }
+            let line = scope.line();
+            line.code = Some(error.code());
+            line.rule = error.rule().map(str::to_owned);
             (reply, error.reason())
         }
     };
@@ -65,8 +64,8 @@ pub(crate) fn render(
     if let Some(Repository::Mirrored { lookup, .. }) = request.and_then(|request| request.repository.as_ref()) {
         scope.is_of(lookup.upstream.clone());
     }
-    if let (Some(line), Some(request)) = (scope.line(), request) {
-        describe(line, request, &reply.headers);
+    if let Some(request) = request.filter(|_| scope.is_described()) {
+        describe(scope.line(), request, &reply.headers);
     }
     add_headers(&scope, request, &mut reply);
     let mut response = send(scope, reply.status, reply.content);

@@ -4,6 +4,7 @@
 //! or when the client leaves, whichever is first, and nothing has to remember to end it.
 
 use std::{
+    mem,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -40,7 +41,7 @@ pub(crate) struct RequestScope {
     copied: u64,
     /// Bytes promised.
     length: u64,
-    line: Option<Box<Line>>,
+    line: Line,
     /// Whether the access log is on.
     is_logged: bool,
     client: Option<(Arc<Client>, Limits)>,
@@ -70,7 +71,7 @@ pub(crate) struct Line {
 }
 
 impl RequestScope {
-    /// The request begins; its connection reads nothing more until the scope ends.
+    /// The request begins; its connection reads nothing more until the scope ends. `line` learns whether the request is described.
     pub(crate) fn begin(
         connection: Rc<ConnectionState>,
         metrics: Metrics,
@@ -78,11 +79,11 @@ impl RequestScope {
         has_body: bool,
         id: HeaderValue,
         sampled: Option<Sampled>,
-        line: impl FnOnce() -> Line,
+        line: impl FnOnce(bool) -> Line,
     ) -> RequestScope {
         connection.begin(has_body);
         let is_logged = tracing::enabled!(target: "weir::access", tracing::Level::INFO);
-        let line = Some(Box::new(line()));
+        let line = line(is_logged || sampled.is_some());
         RequestScope {
             connection,
             metrics,
@@ -149,8 +150,13 @@ impl RequestScope {
     }
 
     /// Its line in the access log.
-    pub(crate) fn line(&mut self) -> Option<&mut Line> {
-        self.line.as_deref_mut()
+    pub(crate) fn line(&mut self) -> &mut Line {
+        &mut self.line
+    }
+
+    /// Whether the access log or a trace wants to know what it is about. Without them most of its line is read by nothing.
+    pub(crate) fn is_described(&self) -> bool {
+        self.is_logged || self.trace.is_some()
     }
 
     /// The permit, and where it came from.
@@ -192,7 +198,7 @@ impl RequestScope {
 }
 
 impl RequestScope {
-    /// Its last words: the line of the log, as attributes, if there is one.
+    /// Its last words: the line of the log, as attributes.
     fn end_span(&self, bytes: u64) {
         let (span, status) = (&self.span, self.status.map_or(499, |status| status.as_u16()));
         span.record("http.request.method", self.method.as_str());
@@ -205,21 +211,20 @@ impl RequestScope {
             span.record("client.address", tracing::field::display(client.address));
             span.record("weir.client", printable(&client.key.to_string()));
         }
-        if let Some(line) = &self.line {
-            span.record("url.path", &*line.path);
-            for (name, value) in [
-                ("user_agent.original", &line.user_agent),
-                ("oci.repository", &line.repository),
-                ("oci.reference", &line.reference),
-                ("oci.digest", &line.digest),
-            ] {
-                if let Some(value) = value {
-                    span.record(name, value.as_str());
-                }
+        let line = &self.line;
+        span.record("url.path", &*line.path);
+        for (name, value) in [
+            ("user_agent.original", &line.user_agent),
+            ("oci.repository", &line.repository),
+            ("oci.reference", &line.reference),
+            ("oci.digest", &line.digest),
+        ] {
+            if let Some(value) = value {
+                span.record(name, value.as_str());
             }
-            if let Some(code) = line.code {
-                span.record("error.type", code);
-            }
+        }
+        if let Some(code) = line.code {
+            span.record("error.type", code);
         }
         let refused = if matches!(status, 403 | 429) { "refused" } else { "error" };
         span.record("outcome", self.cache.map_or(if status < 400 { "ok" } else { refused }, CacheStatus::as_str));
@@ -248,11 +253,17 @@ impl Drop for RequestScope {
         if self.trace.is_some() {
             self.end_span(bytes);
         }
-        let Some(line) = self.line.take() else { return };
-        self.remember(&line, bytes, took);
-        if !self.is_logged {
-            return;
+        let line = mem::take(&mut self.line);
+        if self.is_logged {
+            self.log(&line, bytes, took);
         }
+        self.remember(line, bytes, took);
+    }
+}
+
+impl RequestScope {
+    /// Writes its line of the access log, unless it is one of many equal refusals.
+    fn log(&self, line: &Line, bytes: u64, took: Duration) {
         let peer = || self.connection.peer.address.map(|peer| peer.ip());
         let (client, address, account) = match &self.client {
             Some((client, _)) => {
@@ -328,20 +339,20 @@ fn span(id: &HeaderValue, sampled: Option<Sampled>) -> Span {
 
 impl RequestScope {
     /// Adds the request to those of its client.
-    fn remember(&self, line: &Line, bytes: u64, took: Duration) {
+    fn remember(&self, line: Line, bytes: u64, took: Duration) {
         let Some((client, limits)) = &self.client else { return };
+        let image = (self.kind == Kind::Manifest).then(|| image(&line.path)).flatten();
         let request = RecentRequest {
             at: SystemTime::now(),
             method: METHODS.into_iter().find(|method| *method == self.method.as_str()).unwrap_or("other"),
-            path: line.path.as_str().into(),
-            ns: line.ns.as_deref().map(Into::into),
+            path: line.path.into(),
+            ns: line.ns.map(Into::into),
             status: self.status.map_or(499, |status| status.as_u16()),
             bytes,
             milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             cache: self.cache.map(CacheStatus::as_str),
-            rule: line.rule.as_deref().map(Into::into),
+            rule: line.rule.map(Into::into),
         };
-        let image = (self.kind == Kind::Manifest).then(|| image(&line.path)).flatten();
         limits.record_request(&client.key, request, image.as_deref());
     }
 }
@@ -369,7 +380,7 @@ mod tests {
             let begin = |path, ns: Option<&'static str>| {
                 let connection = connection.clone();
                 let id = HeaderValue::from_static("an-id");
-                RequestScope::begin(connection, Metrics::new(), Method::GET, false, id, None, || Line {
+                RequestScope::begin(connection, Metrics::new(), Method::GET, false, id, None, |_| Line {
                     path: printable(path),
                     ns: ns.map(printable),
                     ..Line::default()
@@ -386,7 +397,7 @@ mod tests {
             let limits = Limits::in_memory(crate::limits::LimitsConfig::default());
             let client = Arc::new(Client::anonymous([192, 0, 2, 9].into(), [192, 0, 2, 9].into()));
             scope.is_from(client.clone(), limits.clone());
-            scope.line().unwrap().rule = Some("throttle_unauthenticated_pulls".to_owned());
+            scope.line().rule = Some("throttle_unauthenticated_pulls".to_owned());
             scope.answered(StatusCode::TOO_MANY_REQUESTS, 7, true);
             drop(scope);
             let record = limits.recent(&client.key).unwrap();

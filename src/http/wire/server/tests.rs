@@ -130,7 +130,8 @@ async fn answer(world: World, request: Request) -> Result<Response<Body>, Infall
     let connection = request.conn_data::<Rc<ConnectionState>>().cloned().unwrap();
     let id = actix_http::header::HeaderValue::from_static("an-id");
     let (has_body, method) = (BodyLength::of(request.head()).is_some(), request.method().clone());
-    let scope = RequestScope::begin(connection, world.metrics.clone(), method, has_body, id, None, Default::default);
+    let scope =
+        RequestScope::begin(connection, world.metrics.clone(), method, has_body, id, None, |_| Default::default());
     let size = SIZE as u64;
     let transfer = |source: Source, scope| Body::transfer(scope, StatusCode::OK, size, Transfer::new(source, 0, size));
     Ok(match request.path() {
