@@ -16,6 +16,8 @@ use std::{
 
 use serde::Serialize;
 
+use crate::limits::time::rfc3339;
+
 /// Entries that are kept: a day.
 pub(super) const MINUTES: usize = 24 * 60;
 /// How long an entry is.
@@ -68,7 +70,7 @@ pub type ReadTotals = Box<dyn Fn() -> Totals + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Minute {
     /// When it ended.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "rfc3339::serialize")]
     pub(super) at: SystemTime,
     /// How long it was: longer than a minute when the process did not run meanwhile.
     pub(super) seconds: f64,
@@ -76,10 +78,6 @@ pub(super) struct Minute {
     pub(super) counted: Totals,
     /// Pulls left at its end, by upstream and identity.
     pub(super) remaining: BTreeMap<Arc<str>, i64>,
-}
-
-fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_seconds(*at))
 }
 
 /// The entries, oldest first.

@@ -31,7 +31,7 @@ mod role;
 pub mod state;
 mod target;
 pub mod throttle;
-mod time;
+pub(crate) mod time;
 
 pub use config::{Account, LimitsConfig, Settings};
 pub use role::{Access, Role};

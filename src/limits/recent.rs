@@ -12,6 +12,7 @@ use std::{
 
 use serde::Serialize;
 
+use super::time::rfc3339;
 use crate::client::ClientKey;
 
 const SHARDS: usize = 16;
@@ -30,7 +31,7 @@ const LONGEST: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RecentRequest {
     /// When its last byte was sent.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "rfc3339::serialize")]
     pub at: SystemTime,
     /// Of HTTP.
     pub method: &'static str,
@@ -50,18 +51,14 @@ pub struct RecentRequest {
     pub rule: Option<Box<str>>,
 }
 
-fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_seconds(*at))
-}
-
 /// What one client asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientRecord {
     /// Its first request that is counted here.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "rfc3339::serialize")]
     pub since: SystemTime,
     /// Its last one.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "rfc3339::serialize")]
     pub last: SystemTime,
     /// All of them.
     pub requests: u64,
