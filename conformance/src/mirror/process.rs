@@ -5,8 +5,10 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    os::{linux::net::SocketAddrExt as _, unix::net},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -222,10 +224,34 @@ fn status_field(pid: u32, field: &str) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }
 
-/// A loopback port without a listener now.
+/// A loopback address that this process alone is given, for a server that is to bind it: no other call has it, and it is no port that the
+/// kernel gives to a connection or to a listener that asked for any (32768–60999, `ip_local_port_range`).
 pub fn free_address() -> Result<SocketAddr, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free port: {e}"))?;
-    listener.local_addr().map_err(|e| e.to_string())
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    for _ in PORTS {
+        // Processes begin at places of their own, so that they seldom meet a port that is reserved.
+        let place = std::process::id().wrapping_mul(997).wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(place % u32::from(PORTS.end - PORTS.start)).unwrap_or(0);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() && reserve(port) {
+            return Ok(address);
+        }
+    }
+    Err(format!("no port of {PORTS:?} is free"))
+}
+
+/// Whether no other process has reserved the port. It stays reserved until this process ends.
+fn reserve(port: u16) -> bool {
+    let name = net::SocketAddr::from_abstract_name(format!("weir-conformance port {port}"));
+    // The kernel lets one socket have a name of the abstract namespace, and frees it with the process.
+    match name.and_then(|name| net::UnixListener::bind_addr(&name)) {
+        Ok(socket) => {
+            std::mem::forget(socket);
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 fn spawn(program: &Program, config: &Path, directory: &Path) -> Result<Child, String> {
@@ -257,4 +283,20 @@ pub fn find_weir() -> Result<PathBuf, String> {
         .map_err(|e| format!("weir is not beside this executable and cargo does not run: {e}"))?;
     let path = workspace.join("target/release/weir");
     if built.success() && path.is_file() { Ok(path) } else { Err("cargo build --release -p weir failed".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_calls_are_given_one_address_whether_or_not_its_server_has_begun() {
+        let calls: Vec<_> =
+            (0..8).map(|_| std::thread::spawn(|| (0..50).map(|_| free_address()).collect::<Vec<_>>())).collect();
+        let given: Vec<_> = calls.into_iter().flat_map(|call| call.join().unwrap()).collect::<Result<_, _>>().unwrap();
+        assert_eq!(given.iter().collect::<HashSet<_>>().len(), given.len());
+        assert!(!reserve(given[0].port()), "another process could be given it");
+    }
 }
