@@ -9,12 +9,13 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
     registry::Registry,
 };
-use tracing::Metadata;
+use tracing::{Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{FilterExt as _, filter_fn},
     fmt::MakeWriter,
-    layer::SubscriberExt as _,
+    layer::{Filter, SubscriberExt as _},
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
@@ -90,7 +91,6 @@ impl Collector for Counted {
 pub fn start(log: &Settings) -> Result<Logs, String> {
     let variable = std::env::var("WEIR_LOG").ok().filter(|filter| !filter.is_empty());
     let directives = variable.as_deref().unwrap_or(&log.filter);
-    let filter = || EnvFilter::builder().parse_lossy(directives);
     let terminal = std::io::stderr().is_terminal();
     let is_own = log.has_access_sink();
     let queue = LineQueue::start(sink(log)?).map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -104,8 +104,8 @@ pub fn start(log: &Settings) -> Result<Logs, String> {
     };
     let recorder = traces.clone().map(|exporter| Recorder(exporter).with_filter(SpansOfRequests));
     let subscriber = tracing_subscriber::registry()
-        .with(events.with_filter(filter().and(filter_fn(|about| !is_access(about)))))
-        .with(access.with_filter(filter().and(filter_fn(is_access))))
+        .with(events.with_filter(only(directives, |about| !is_access(about))))
+        .with(access.with_filter(only(directives, is_access)))
         .with(recorder);
     // A subscriber that is there already belongs to a test and stays.
     let _ = subscriber.try_init();
@@ -123,6 +123,17 @@ fn traces() -> Result<Option<Exporter>, String> {
     let exporter = Exporter::start(settings)?;
     trace::begin(sampler);
     Ok(Some(exporter))
+}
+
+/// What the directives let through and `is_meant` is true of. The level of the directives is that of both: without it, no line of any library
+/// would be left out before the filters are asked, those of the `log` crate at each request.
+fn only<S: Subscriber + for<'a> LookupSpan<'a>>(
+    directives: &str,
+    is_meant: fn(&Metadata<'_>) -> bool,
+) -> impl Filter<S> + use<S> {
+    let filter = EnvFilter::builder().parse_lossy(directives);
+    let level = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+    filter.and(filter_fn(is_meant).with_max_level_hint(level))
 }
 
 fn is_access(about: &Metadata<'_>) -> bool {
@@ -147,7 +158,7 @@ fn sink(log: &Settings) -> Result<Sink, String> {
 
 fn layer<S, W>(format: Format, terminal: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
@@ -155,5 +166,20 @@ where
         Format::Text => layer.with_ansi(terminal).boxed(),
         Format::Auto if terminal => layer.with_ansi(true).boxed(),
         Format::Auto | Format::Json => layer.json().flatten_event(true).boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::Registry;
+
+    use super::*;
+
+    #[test]
+    fn what_the_filter_leaves_out_by_its_level_costs_nothing_more() {
+        for (directives, level) in [("warn", LevelFilter::WARN), ("info,weir=debug", LevelFilter::DEBUG)] {
+            let level = Some(level);
+            assert_eq!(Filter::<Registry>::max_level_hint(&only::<Registry>(directives, is_access)), level);
+        }
     }
 }
