@@ -1,7 +1,7 @@
 //! A bounded queue of log lines, and the thread that writes them: a request never waits for a disk or a terminal.
 
 use std::{
-    io::{self, Write},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,8 +10,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::sink::Sink;
 
@@ -34,7 +32,8 @@ pub(super) struct LineQueue {
 
 #[derive(Debug)]
 enum Message {
-    Line(Box<[u8]>),
+    /// Without its end.
+    Line(Arc<str>),
     /// Something is to be done besides writing.
     Wake,
     /// Everything before this is to be written, and then this answered.
@@ -78,31 +77,16 @@ impl LineQueue {
         let _ = is_done.recv_timeout(patience.saturating_sub(begun.elapsed()));
     }
 
+    /// Takes one line, without its end; it is lost when too many wait.
+    pub(super) fn push(&self, line: Arc<str>) {
+        if self.lines.try_send(Message::Line(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Lines that were not written, since the start.
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
-    }
-}
-
-impl Write for LineQueue {
-    /// One whole line, as the formatter gives it.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.lines.try_send(Message::Line(line.into())).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for LineQueue {
-    type Writer = LineQueue;
-
-    fn make_writer(&'a self) -> LineQueue {
-        self.clone()
     }
 }
 
@@ -169,7 +153,8 @@ impl Batch {
     fn take(&mut self, message: Message) {
         match message {
             Message::Line(line) => {
-                self.bytes.extend_from_slice(&line);
+                self.bytes.extend_from_slice(line.as_bytes());
+                self.bytes.push(b'\n');
                 self.lines += 1;
             }
             Message::Wake => {}
@@ -189,10 +174,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("log");
         let log = UnixDatagram::bind(&socket).unwrap();
-        let mut queue = LineQueue::start(Sink::syslog(&socket).unwrap()).unwrap();
+        let queue = LineQueue::start(Sink::syslog(&socket).unwrap()).unwrap();
         let written = 4 * LINES as u64;
         for _ in 0..written {
-            queue.write_all(b"a line\n").unwrap();
+            queue.push("a line".into());
         }
         let lost = queue.lost();
         assert!(lost > 0, "the socket takes a few and no more");
@@ -213,17 +198,17 @@ mod tests {
     fn a_file_that_was_moved_away_is_opened_anew() {
         let directory = tempfile::tempdir().unwrap();
         let [path, moved] = ["access.log", "access.log.1"].map(|name| directory.path().join(name));
-        let mut queue = LineQueue::start(Sink::file(&path).unwrap()).unwrap();
+        let queue = LineQueue::start(Sink::file(&path).unwrap()).unwrap();
         let read = |path| std::fs::read_to_string(path).unwrap();
         let patience = Duration::from_secs(60);
-        queue.write_all(b"one\n").unwrap();
+        queue.push("one".into());
         LineQueue::flush(&queue, patience);
         std::fs::rename(&path, &moved).unwrap();
-        queue.write_all(b"two\n").unwrap();
+        queue.push("two".into());
         LineQueue::flush(&queue, patience);
         assert_eq!(read(&moved), "one\ntwo\n");
         queue.reopen();
-        queue.write_all(b"three\n").unwrap();
+        queue.push("three".into());
         LineQueue::flush(&queue, patience);
         assert_eq!((read(&moved), read(&path)), ("one\ntwo\n".to_owned(), "three\n".to_owned()));
     }

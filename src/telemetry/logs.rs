@@ -20,6 +20,7 @@ use tracing_subscriber::{
 };
 
 use super::{
+    access_lines::{AccessLines, JsonLines},
     line_queue::LineQueue,
     repeats,
     settings::{Format, Settings},
@@ -97,7 +98,10 @@ pub fn start(log: &Settings) -> Result<Logs, String> {
     repeats::set_lines(log.refusal_lines);
     let tail = Tail::default();
     let events = layer(log.format, terminal, Tee(tail.clone(), std::io::stderr));
-    let access = layer(log.format, terminal && !is_own, Tee(tail.clone(), queue.clone()));
+    let lines = AccessLines { tail: tail.clone(), queue: queue.clone() };
+    let coloured = terminal && !is_own;
+    let access =
+        if log.format.is_json(coloured) { JsonLines(lines).boxed() } else { layer(log.format, coloured, lines) };
     let (traces, problem) = match traces() {
         Ok(traces) => (traces, None),
         Err(problem) => (None, Some(problem)),
@@ -162,11 +166,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
-    match format {
-        Format::Text => layer.with_ansi(terminal).boxed(),
-        Format::Auto if terminal => layer.with_ansi(true).boxed(),
-        Format::Auto | Format::Json => layer.json().flatten_event(true).boxed(),
-    }
+    if format.is_json(terminal) { layer.json().flatten_event(true).boxed() } else { layer.with_ansi(terminal).boxed() }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! and what is true of the process as a whole, under `process_`. No metric has a client, a user or an image in a label: those are unbounded,
 //! and are asked of the API instead.
 
+mod access_lines;
 #[cfg(test)]
 mod capture;
 mod durations;

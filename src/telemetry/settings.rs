@@ -35,6 +35,13 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// Whether a line is an object of JSON, on a terminal or elsewhere.
+    pub(super) fn is_json(self, terminal: bool) -> bool {
+        self == Format::Json || (self == Format::Auto && !terminal)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {

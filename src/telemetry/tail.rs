@@ -1,7 +1,7 @@
 //! The last lines of the log, for people to look at while it goes on: each line is kept for a while as it is written, and is sent
 //! to those that watch.
 //!
-//! A line costs a copy and a lock, and the watchers cost the writer nothing: one that is slow misses lines, and learns how many.
+//! A line costs a lock, and the watchers cost the writer nothing: one that is slow misses lines, and learns how many.
 
 use std::{
     collections::VecDeque,
@@ -59,10 +59,10 @@ pub enum TailEvent {
 }
 
 impl Tail {
-    /// Keeps a line, and sends it to the watchers.
-    pub fn push(&self, line: &str) {
-        let line = line.trim_end();
-        let line: Arc<str> = line[..line.floor_char_boundary(LONGEST)].into();
+    /// Keeps a line, and sends it to the watchers. It is copied when it is too long.
+    pub fn push(&self, line: impl Into<Arc<str>>) {
+        let line = line.into();
+        let line = if line.len() > LONGEST { line[..line.floor_char_boundary(LONGEST)].into() } else { line };
         {
             let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
             if lines.len() >= LINES {
@@ -70,8 +70,9 @@ impl Tail {
             }
             lines.push_back(line.clone());
         }
-        // Without a watcher it is sent to none.
-        let _ = self.0.sender.send(line);
+        if self.0.watchers.load(Ordering::Acquire) > 0 {
+            let _ = self.0.sender.send(line);
+        }
     }
 
     /// The newest lines that are wanted, at most so many, the oldest first.
@@ -130,7 +131,7 @@ impl<W: Write> Write for TeeWriter<'_, W> {
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.push(&String::from_utf8_lossy(bytes));
+        self.0.push(String::from_utf8_lossy(bytes).trim_end());
         self.1.write_all(bytes)
     }
 
@@ -151,13 +152,13 @@ mod tests {
     fn the_newest_lines_that_are_wanted_are_kept_within_bounds() {
         let tail = Tail::default();
         for number in 0..3 * LINES {
-            tail.push(&format!("line {number}\n"));
+            tail.push(format!("line {number}"));
         }
         let last = 3 * LINES - 1;
         assert_eq!(texts(&tail.newest(2, |_| true)), [format!("line {}", last - 1), format!("line {last}")]);
         assert_eq!(tail.newest(usize::MAX, |_| true).len(), LINES);
         assert_eq!(texts(&tail.newest(9, |line| line.ends_with("5999"))), ["line 5999"]);
-        tail.push(&"é".repeat(LONGEST));
+        tail.push("é".repeat(LONGEST));
         assert_eq!(tail.newest(1, |_| true)[0].len(), LONGEST);
     }
 
@@ -169,7 +170,7 @@ mod tests {
         tail.push("after");
         assert_eq!(watcher.next().await, Some(TailEvent::Line("after".into())));
         for number in 0..BEHIND + 5 {
-            tail.push(&number.to_string());
+            tail.push(number.to_string());
         }
         assert_eq!(watcher.next().await, Some(TailEvent::Missed(5)));
         assert_eq!(watcher.next().await, Some(TailEvent::Line("5".into())));
