@@ -6,17 +6,23 @@ def cell: tostring | gsub("\\|"; "\\|") | gsub("<"; "\\<") | gsub("\n"; " ");
 def kind:
     if . == null then ""
     elif has("$ref") then (."$ref" | split("/") | last) as $name | "[\($name)](#\($name | ascii_downcase))"
+    elif has("const") then "`\(.const)`"
     elif has("enum") then [.enum[] | "`\(.)`"] | join(", ")
     elif has("oneOf") or has("anyOf") then [(.oneOf // .anyOf)[] | kind] | join(" or ")
     elif .type == "array" then "list of \(.items | kind)"
     else (if .format then ", \(.format)" else "" end) as $format
         | ([.type // "any" | if type == "array" then .[] else . end] | join(" or ")) + $format
     end;
-def properties:
+# Each field, and those of objects that stand within it: `budgets[].left`.
+def rows($within):
     (.required // []) as $required
-    | "| field | kind | says |\n|---|---|---|",
-    ((.properties // {}) | to_entries[]
-        | "| `\(.key)`\(if .key | IN($required[]) then "" else " (optional)" end) | \(.value | kind | cell) | \(.value.description // "" | cell) |");
+    | (.properties // {}) | to_entries[]
+    | "\($within)\(.key)" as $name
+    | "| `\($name)`\(if .key | IN($required[]) then "" else " (optional)" end) | \(.value | kind | cell) | \(.value.description // "" | cell) |",
+      (.value | if has("properties") then rows("\($name).") elif .items.properties? then .items | rows("\($name)[].") else empty end);
+def properties: "| field | kind | says |\n|---|---|---|", rows("");
+# An object that is described where it stands, or a list of such.
+def inline: if has("properties") then . elif .items.properties? then .items else empty end;
 def fields: if . == null then empty elif .properties then properties else kind end;
 
 (.info.description, ""),
@@ -31,6 +37,8 @@ def fields: if . == null then empty elif .properties then properties else kind e
     (.requestBody // empty | resolve | .content | to_entries[] | "The body is `\(.key)`:", "", (.value.schema | fields), ""),
     (.responses | to_entries[] | .key as $status | .value | resolve
         | "* **\($status)** \(.description | cell)\([.content // {} | to_entries[] | .value.schema | select(. != null) | kind | select(. != "object")] | if . == [] then "" else ": " + join(", ") end)"),
+    (.responses | to_entries[] | .key as $status | .value | resolve | .content // {} | to_entries[] | .value.schema | select(. != null) | inline
+        | "", "What **\($status)** has:", "", properties),
     ""),
 "# Schemas", "",
 (.components.schemas | to_entries[] | "## \(.key)", "", (if .value.description then .value.description, "" else empty end), (.value | fields), "")
