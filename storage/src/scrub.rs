@@ -27,7 +27,7 @@ use crate::{
     blobs::Verifier,
     cache::Manifests,
     capacity::Capacity,
-    files::{Files, Kind, blocking},
+    files::{Files, Kind, Stamp, blocking},
     hosted::Pins,
     oci::{Algorithm, Digest, Name},
 };
@@ -318,10 +318,10 @@ impl Scrub {
                 // Evicted, or moved away by a reader that found it corrupt.
                 Ok(Looked::Absent) => continue,
                 Ok(Looked::Sound) => {}
-                Ok(Looked::Corrupt) => {
+                Ok(Looked::Corrupt(stamp)) => {
                     report.add(self.damage(kind, &digest, Problem::Corrupt));
                     if repair != Repair::Nothing {
-                        self.quarantine(kind, &digest, "the file does not match its digest");
+                        self.quarantine(kind, &digest, Some(stamp), "the file does not match its digest");
                     }
                 }
                 Err(error) => {
@@ -329,7 +329,7 @@ impl Scrub {
                     let mirrored = damage.repositories.is_empty();
                     report.add(damage);
                     if repair == Repair::Unreadable && mirrored {
-                        self.quarantine(kind, &digest, "the file cannot be read");
+                        self.quarantine(kind, &digest, None, "the file cannot be read");
                     }
                 }
             }
@@ -346,10 +346,13 @@ impl Scrub {
         Damage { kind: kind.name(), digest: digest.clone(), problem, repositories }
     }
 
-    fn quarantine(&self, kind: Kind, digest: &Digest, why: &str) {
-        match kind {
-            Kind::Blob => self.verifier.quarantine(digest, why),
-            Kind::Manifest => self.manifests.quarantine(digest, why),
+    fn quarantine(&self, kind: Kind, digest: &Digest, stamp: Option<Stamp>, why: &str) {
+        let quarantined = match kind {
+            Kind::Blob => self.verifier.quarantine(digest, stamp, why),
+            Kind::Manifest => self.manifests.quarantine(digest, stamp, why),
+        };
+        if let Err(error) = quarantined {
+            warn!(%digest, %error, "what is corrupt stays until it is looked at again");
         }
     }
 
@@ -404,7 +407,7 @@ impl Scrub {
                 return Ok(Looked::Sound);
             }
         }
-        Ok(if self.files.is_still(kind, digest, stamp)? { Looked::Corrupt } else { Looked::Absent })
+        Ok(if self.files.is_still(kind, digest, stamp)? { Looked::Corrupt(stamp) } else { Looked::Absent })
     }
 
     /// Goes round for ever, once in each `interval`, until the store is closed. On a thread of its own.
@@ -469,7 +472,8 @@ impl Scrub {
 
 enum Looked {
     Sound,
-    Corrupt,
+    /// With the stamp of the file that was read.
+    Corrupt(Stamp),
     Absent,
     Stopped,
 }

@@ -89,7 +89,7 @@ impl Verifier {
         let stamp = self.files.disk.stamp(&file, &self.files.layout.object(Kind::Blob, digest))?;
         let (file, size) = (Arc::new(file), stamp.size);
         if let Some(stored) = self.capacity.size(Kind::Blob, digest).filter(|stored| *stored != size) {
-            self.quarantine_if(digest, stamp, &format!("it has {size} bytes where {stored} were stored"))?;
+            self.quarantine(digest, Some(stamp), &format!("it has {size} bytes where {stored} were stored"))?;
             return Ok(None);
         }
         if self.in_use.is_verified(digest, stamp) || !self.enabled {
@@ -165,7 +165,7 @@ impl Verifier {
                 return Ok(true);
             }
             Ok(Verdict::Corrupt(stamp, why)) => {
-                let quarantined = self.quarantine_if(digest, stamp, &why);
+                let quarantined = self.quarantine(digest, Some(stamp), &why);
                 shared.stop(why.into());
                 quarantined?;
             }
@@ -209,26 +209,70 @@ impl Verifier {
         self.in_use.mark_verified(digest, stamp);
     }
 
-    /// As [`Verifier::quarantine`], when the file under this digest is still the one with this stamp. Of two lookups that meet a corrupt
-    /// file, the second may come to its end after the first one's blob was fetched again.
-    fn quarantine_if(&self, digest: &Digest, stamp: Stamp, why: &str) -> Result<(), Error> {
-        if self.files.is_still(Kind::Blob, digest, stamp)? {
-            self.quarantine(digest, why);
-        }
-        Ok(())
-    }
-
-    /// Takes a corrupt blob out of the way; its readers stop, and it is absent from now on.
-    pub(crate) fn quarantine(&self, digest: &Digest, why: &str) {
-        self.files.quarantine(Kind::Blob, digest, why);
-        self.capacity.quarantined(Kind::Blob, digest);
-        self.in_use.all(digest).iter().for_each(|shared| shared.condemn(Arc::from(why)));
+    /// Takes a corrupt blob out of the way; its readers stop, and it is absent from now on. With a stamp, only the file of which it was
+    /// taken: of two lookups that meet a corrupt file, the second may come to its end after the first one's blob was fetched again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be told which file it is.
+    pub(crate) fn quarantine(&self, digest: &Digest, stamp: Option<Stamp>, why: &str) -> Result<(), Error> {
+        let account = || {
+            self.capacity.quarantined(Kind::Blob, digest);
+            self.in_use.all(digest).iter().for_each(|shared| shared.condemn(Arc::from(why)));
+        };
+        self.files.quarantine((Kind::Blob, digest), stamp, why, account).map(drop)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{Settings, Store, files::Kind, oci::Algorithm};
+    use crate::{
+        Settings, Store,
+        files::{Call, Faults, Kind},
+        oci::Algorithm,
+    };
+
+    #[tokio::test]
+    async fn a_blob_that_is_stored_while_the_corrupt_one_is_put_aside_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let faults = Faults::default();
+        // A scrub of its own renames, too.
+        let scrub = std::time::Duration::ZERO;
+        let settings = Settings { root: directory.path().to_owned(), scrub, ..Settings::default() };
+        let store = Store::open_on(settings, faults.clone()).unwrap();
+        let bytes = vec![0; 5];
+        let digest = Algorithm::Sha256.digest(&bytes);
+        let path = store.blobs.verifier.files.layout.object(Kind::Blob, &digest);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, [1; 5]).unwrap();
+        let stamp = store.blobs.verifier.files.disk.stamp(&std::fs::File::open(&path).unwrap(), &path).unwrap();
+        // Between the look and the rename the blob is fetched again, unless that has to wait.
+        let (files, at, name) = (store.blobs.verifier.files.clone(), path.clone(), digest.clone());
+        faults.before(Call::Rename, 0, move || {
+            if let Ok(_storing) = files.name(&name).try_read() {
+                let temporary = at.with_extension("new");
+                std::fs::write(&temporary, [0; 5]).unwrap();
+                std::fs::rename(temporary, at).unwrap();
+            }
+        });
+        let verifier = store.blobs.verifier.clone();
+        let named = digest.clone();
+        let work = move || verifier.quarantine(&named, Some(stamp), "it is corrupt");
+        tokio::task::spawn_blocking(work).await.unwrap().unwrap();
+        let kept = std::fs::read_dir(directory.path().join("quarantine")).unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            std::fs::read(entry.path()).unwrap()
+        });
+        assert_eq!(kept.collect::<Vec<_>>(), [vec![1; 5]], "what was put aside is what was looked at");
+        // And what stores waits while one puts aside.
+        let mut writer = store.blobs.write(&digest, Some(5)).await.unwrap();
+        writer.append(bytes.clone().into()).await.unwrap();
+        let (files, name) = (store.blobs.verifier.files.clone(), digest.clone());
+        let (held, is_held) = std::sync::mpsc::channel();
+        faults.before(Call::Rename, 0, move || held.send(files.name(&name).try_write().is_err()).unwrap());
+        writer.commit().await.unwrap();
+        assert!(is_held.recv().unwrap(), "a blob is stored while another can be put aside");
+        assert_eq!(store.usage().blobs, 1);
+    }
 
     #[tokio::test]
     async fn a_blob_that_was_stored_again_survives_what_a_reader_of_the_corrupt_one_finds() {

@@ -452,7 +452,9 @@ impl Ingest {
         }
         self.shared.finish(self.written);
         self.target.files.disk.sync_data(&self.file, &self.path)?;
-        self.target.files.disk.rename(&self.path, &self.target.files.layout.object(Kind::Blob, &self.digest))?;
+        let files = self.target.files.clone();
+        let _storing = files.storing(&self.digest);
+        files.disk.rename(&self.path, &files.layout.object(Kind::Blob, &self.digest))?;
         // A blob without a stamp is hashed once more when it is read.
         if let Ok(stamp) = self.target.files.disk.stamp(&self.file, &self.path) {
             self.target.in_use.mark_verified(&self.digest, stamp);

@@ -9,7 +9,7 @@ use crate::{
     Error,
     blobs::InUse,
     capacity::Capacity,
-    files::{Files, Kind, blocking, reading},
+    files::{Files, Kind, Stamp, blocking, reading},
     oci::{Digest, Manifest, MediaType},
 };
 
@@ -85,10 +85,12 @@ impl Manifests {
 
     /// From disk, for a client: what is not what its name says is quarantined.
     fn read_file(&self, digest: &Digest) -> Result<Option<Manifest>, Error> {
-        let Some(bytes) = self.bytes(digest)? else { return Ok(None) };
-        let manifest = parse(digest, bytes);
+        let path = self.files.layout.object(Kind::Manifest, digest);
+        let Some(file) = self.files.disk.open(&path)? else { return Ok(None) };
+        let manifest = parse(digest, self.files.disk.read_whole(&file, &path, MOST)?.into());
         if manifest.is_none() {
-            self.quarantine(digest, "the file does not match its digest");
+            let stamp = self.files.disk.stamp(&file, &path)?;
+            self.quarantine(digest, Some(stamp), "the file does not match its digest")?;
         }
         Ok(manifest)
     }
@@ -104,11 +106,16 @@ impl Manifests {
         Ok(bytes.map(Bytes::from))
     }
 
-    /// Takes a corrupt manifest out of the way; it is absent from now on.
-    pub(crate) fn quarantine(&self, digest: &Digest, why: &str) {
-        self.files.quarantine(Kind::Manifest, digest, why);
-        self.capacity.quarantined(Kind::Manifest, digest);
-        self.forget(digest);
+    /// Takes a corrupt manifest out of the way; it is absent from now on. With a stamp, only the file of which it was taken.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be told which file it is.
+    pub(crate) fn quarantine(&self, digest: &Digest, stamp: Option<Stamp>, why: &str) -> Result<(), Error> {
+        let account = || {
+            self.capacity.quarantined(Kind::Manifest, digest);
+            self.forget(digest);
+        };
+        self.files.quarantine((Kind::Manifest, digest), stamp, why, account).map(drop)
     }
 
     /// `synced`: the bytes are on the disk before this returns; who needs the name there syncs its directory.
@@ -125,16 +132,18 @@ impl Manifests {
         if !synced && disk.metadata(&path)?.is_some_and(|metadata| metadata.len() == size) {
             return Ok(());
         }
-        let write = || match synced {
-            true => disk.replace_synced(&layout.temporary(), &path, &pieces),
-            false => disk.replace(&layout.temporary(), &path, &pieces),
-        };
-        self.memory.put(manifest.digest.clone(), manifest.clone(), || {
-            self.capacity.make_room_and_retry(size, write)?;
+        let write = || {
+            let _storing = self.files.storing(&manifest.digest);
+            match synced {
+                true => disk.replace_synced(&layout.temporary(), &path, &pieces)?,
+                false => disk.replace(&layout.temporary(), &path, &pieces)?,
+            }
             self.capacity.insert(Kind::Manifest, &manifest.digest, size);
             self.inventory.manifest(manifest, false);
             Ok(())
-        })
+        };
+        let make_room = || self.capacity.make_room_and_retry(size, write);
+        self.memory.put(manifest.digest.clone(), manifest.clone(), make_room)
     }
 
     /// Its file is gone: it is not answered from memory any more.

@@ -302,16 +302,20 @@ impl Disk {
 
     /// A whole small file. One larger than `most` bytes is an error: nothing here writes such a file.
     pub(crate) fn read(&self, path: &Path, most: u64) -> Result<Option<Vec<u8>>, Error> {
-        let Some(file) = self.open(path)? else { return Ok(None) };
-        let length = self.length(&file, path)?;
+        self.open(path)?.map(|file| self.read_whole(&file, path, most)).transpose()
+    }
+
+    /// As [`Disk::read`], of a file that is open.
+    pub(crate) fn read_whole(&self, file: &File, path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+        let length = self.length(file, path)?;
         if length > most {
             let source = io::Error::new(io::ErrorKind::InvalidData, format!("{length} bytes are more than {most}"));
             return Err(Error::Io { call: "read", path: path.to_owned(), source });
         }
         let mut bytes = vec![0; length as usize];
-        let count = self.read_at(&file, path, &mut bytes, 0)?;
+        let count = self.read_at(file, path, &mut bytes, 0)?;
         bytes.truncate(count);
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
     /// Writes all of `pieces` at `offset`, in as few calls as the kernel takes.

@@ -15,7 +15,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -40,6 +40,9 @@ const RECORD_MOST: u64 = 64 << 20;
 /// Directories whose names are known to be on the disk; with more of them the set begins anew.
 const DURABLE: usize = 65_536;
 
+/// Locks of the objects' names: one is held for a rename, of a manifest that is pushed for its sync, too.
+const NAMES: usize = 64;
+
 /// How long a reader waits for the disk. A disk that hangs is an error then, and the connection is free.
 const READ_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -50,6 +53,8 @@ pub(crate) struct Files {
     pub(crate) layout: Layout,
     // Directories whose own name was synced since the start, up to the root. Held for one look or one insertion.
     durable: Mutex<HashSet<PathBuf>>,
+    // Of the objects' names: read to store, written to put aside, so that the file which is put aside is the one that was looked at.
+    names: [RwLock<()>; NAMES],
     closing: AtomicBool,
     // The directory is ours while this is open: as long as a thread or a writer may still touch it.
     _lock: File,
@@ -57,7 +62,14 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn new(disk: Disk, layout: Layout, lock: File) -> Files {
-        Files { disk, layout, durable: Mutex::default(), closing: AtomicBool::new(false), _lock: lock }
+        Files {
+            disk,
+            layout,
+            durable: Mutex::default(),
+            names: [const { RwLock::new(()) }; NAMES],
+            closing: AtomicBool::new(false),
+            _lock: lock,
+        }
     }
 
     /// The store is closed: what reads for long ends.
@@ -126,8 +138,34 @@ impl Files {
         Ok(now == Some(stamp))
     }
 
-    /// Takes a corrupt object out of the way, for the operator to look at.
-    pub(crate) fn quarantine(&self, kind: Kind, digest: &Digest, why: &str) {
+    /// Held while a file is renamed to the name of an object and accounted for: what is put aside meanwhile is another file.
+    pub(crate) fn storing(&self, digest: &Digest) -> RwLockReadGuard<'_, ()> {
+        self.name(digest).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock of an object's name.
+    pub(crate) fn name(&self, digest: &Digest) -> &RwLock<()> {
+        &self.names[usize::from(digest.bytes()[0]) % NAMES]
+    }
+
+    /// Takes a corrupt object out of the way, for the operator to look at. With a stamp, only the file of which it was taken; `false` when
+    /// another is in its place. `account` takes it out of the accounts before anything can be stored under the digest.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be told which file it is.
+    pub(crate) fn quarantine(
+        &self,
+        (kind, digest): (Kind, &Digest),
+        stamp: Option<Stamp>,
+        why: &str,
+        account: impl FnOnce(),
+    ) -> Result<bool, Error> {
+        let _alone = self.name(digest).write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stamp) = stamp
+            && !self.is_still(kind, digest, stamp)?
+        {
+            return Ok(false);
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let path = self.layout.object(kind, digest);
         let to = self.layout.quarantine().join(format!("{}.{}.{now}", kind.directory(), flat(digest)));
@@ -137,6 +175,8 @@ impl Files {
             let removed = self.disk.remove(&path);
             error!(%digest, %error, ?removed, "cannot quarantine");
         }
+        account();
+        Ok(true)
     }
 }
 

@@ -464,6 +464,7 @@ impl State {
             files.disk.sync_data(&file, &path)?;
             // A process that dies from here on has no session left over that would have lost its bytes.
             files.disk.remove(&files.layout.upload_record(&session.id))?;
+            let _storing = files.storing(digest);
             files.disk.rename(&path, &files.layout.object(Kind::Blob, digest))?;
             reservation.commit(digest, written);
             Ok(Some(file))

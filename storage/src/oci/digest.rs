@@ -70,7 +70,8 @@ impl Digest {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// The hash: 32 or 64 bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Sha256(bytes) => bytes,
             Bytes::Sha512(bytes) => &**bytes,
