@@ -68,3 +68,33 @@ impl Remover {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Settings, Store, oci::Algorithm};
+
+    /// A blob that is stored while it is evicted is either gone or counted.
+    #[tokio::test]
+    async fn what_leaves_its_name_leaves_the_accounts_before_it_can_be_stored_again() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(Settings { root: root.path().to_owned(), ..Settings::default() }).unwrap();
+        let bytes = bytes::Bytes::from_static(b"a blob");
+        let digest = Algorithm::Sha256.digest(&bytes);
+        let mut writer = store.blobs.write(&digest, Some(bytes.len() as u64)).await.unwrap();
+        writer.append(bytes).await.unwrap();
+        writer.commit().await.unwrap();
+        let remover = store.images.remover.clone();
+        let (work, path) = (remover.clone(), remover.files.layout.object(Kind::Blob, &digest));
+        let removed = tokio::task::spawn_blocking(move || {
+            work.remove(Kind::Blob, &digest, |capacity| {
+                assert!(!path.exists(), "it is accounted for and has its name still");
+                // Neither a reader nor a writer begins now, for each begins with a hold.
+                assert!(remover.in_use.unless_held(&digest, || ()).is_none(), "another use of it can begin");
+                capacity.evicted(Kind::Blob, &digest)
+            })
+        });
+        assert_eq!(removed.await.unwrap(), Removal::Removed(6));
+        assert_eq!(store.usage().blobs, 0);
+    }
+}
