@@ -129,7 +129,7 @@ fn default_of_an_entry(config: &Config, key: &str) -> Option<Value> {
 }
 
 /// The value without what gives access: hashes of passwords, users and passwords of URLs, the arguments of a credential helper, and
-/// the header that lifts throttles for whoever knows its name.
+/// the header that lifts throttles for each client that knows its name.
 fn without_secrets(key: &str, value: Value) -> Value {
     let name = key.rsplit('.').next().unwrap_or(key);
     match (name, value) {

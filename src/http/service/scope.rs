@@ -281,7 +281,6 @@ impl RequestScope {
             },
             _ => 0,
         };
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             target: "weir::access",
             method = %self.method,
@@ -290,9 +289,9 @@ impl RequestScope {
             status,
             bytes,
             cut = (bytes < self.length).then_some(true),
-            ms = millis(took),
-            first_byte_ms = self.first_byte.map(millis),
-            wait_ms = line.waited.total().map(millis),
+            ms = milliseconds(took),
+            first_byte_ms = self.first_byte.map(milliseconds),
+            wait_ms = line.waited.total().map(milliseconds),
             client,
             account,
             address = address.map(tracing::field::display),
@@ -309,6 +308,10 @@ impl RequestScope {
             trace_id = self.trace.map(tracing::field::display),
         );
     }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The span of a request: of one that is sampled with what OpenTelemetry calls it, and of any other for the log alone.
@@ -349,7 +352,7 @@ impl RequestScope {
             ns: line.ns.map(Into::into),
             status: self.status.map_or(499, |status| status.as_u16()),
             bytes,
-            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            milliseconds: milliseconds(took),
             cache: self.cache.map(CacheStatus::as_str),
             rule: line.rule.map(Into::into),
         };
