@@ -443,8 +443,8 @@ impl Simulation<'_> {
                 ensure!(absent, "it is said to be absent, and was acknowledged");
                 return Ok(());
             }
-            // What a manifest names may be kept from deletion; then it is still there.
-            Err(error) if self.is_named(&operation) && !matches!(error, hosted::Error::Internal) => return Ok(()),
+            // What a manifest names is kept from deletion. A disk that is full may have failed after the deletion.
+            Err(hosted::Error::Referenced(_)) if self.is_named(&operation) => return Ok(()),
             Err(error) => {
                 ensure!(self.model.disk_failed, "{error}");
                 false
