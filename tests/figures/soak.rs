@@ -198,14 +198,14 @@ async fn half_an_hour_of_faults_leaves_every_answer_right_and_nothing_behind() {
     let mut images = Vec::new();
     for number in 0..REPOSITORIES * IMAGES {
         let repository = format!("library/s{}", number % REPOSITORIES);
-        let layers = [20_000, 300_000 + 10_000 * number as u64];
+        let layers = [20_000, 3_000_000 + 100_000 * number as u64];
         images.push(
             hub.push(Spec::new(repository).tags(["moving"]).single().layers(layers).seed(number as u64)).unwrap(),
         );
     }
-    // All that is upstream is some 11 MiB, so that eviction never rests.
+    // All that is upstream is some 95 MiB, so that eviction never rests.
     let extra = "[mirror]\ntag_ttl = \"1s\"\n[hosted]\nnamespaces = [\"local/*\"]\nanonymous_push = true\n";
-    let weir = Weir::start(hub.registry(), "capacity = \"24MiB\"", extra).await;
+    let weir = Weir::start(hub.registry(), "capacity = \"64MiB\"", extra).await;
     let mut blobs = HashMap::new();
     for image in &images {
         for blob in image.blobs() {

@@ -56,7 +56,7 @@ impl Weir {
         );
         std::fs::write(&config, text).unwrap();
         let child = serve(directory.path());
-        let weir = Weir { child, client: Client::new(listen, ""), admin: Client::new(admin, ""), directory };
+        let mut weir = Weir { child, client: Client::new(listen, ""), admin: Client::new(admin, ""), directory };
         weir.answers().await;
         weir
     }
@@ -74,9 +74,11 @@ impl Weir {
         self.answers().await;
     }
 
-    async fn answers(&self) {
+    async fn answers(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while self.client.send(&Request::get("/v2/")).await.is_err() {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended: {ended:?}");
             assert!(Instant::now() < deadline, "it does not answer");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
