@@ -74,7 +74,7 @@ mod source;
 mod store;
 mod sync;
 
-pub use blobs::{Arriving, Blobs, Extent, HOLD_BACK, Reader, Rest, Stopped, Writer};
+pub use blobs::{Arriving, Blobs, Extent, HOLD_BACK, Inspection, Reader, Rest, Stopped, Writer};
 pub use cache::{
     Cache, Image, ImportMark, ImportMarks, Listing, Listings, Manifests, Membership, Repository, TagRecord, Tags,
 };

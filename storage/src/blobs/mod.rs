@@ -4,6 +4,7 @@
 //! written, `partial` what an earlier attempt left, and `verify` finds what rotted before it is given whole.
 
 mod in_use;
+mod inspect;
 mod partial;
 mod read;
 mod shared;
@@ -14,14 +15,15 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-pub(crate) use self::{
-    partial::{Idle, Partials},
-    verify::Verifier,
-};
 pub use self::{
+    inspect::Inspection,
     read::{Arriving, Extent, Reader, Rest},
     shared::{HOLD_BACK, Stopped},
     write::Writer,
+};
+pub(crate) use self::{
+    partial::{Idle, Partials},
+    verify::Verifier,
 };
 use self::{shared::SharedBlob, write::Target};
 use crate::{
@@ -85,6 +87,24 @@ impl Blobs {
         let Some(file) = self.files.disk.open(&self.files.layout.object(Kind::Blob, digest))? else { return Ok(None) };
         self.capacity.note(Kind::Blob, digest);
         Ok(self.verifier.share(digest, file, hold)?.map(|shared| Reader::of(&shared)))
+    }
+
+    /// The whole blob for a look at its contents, which is no use of it for eviction; `None` when it is not here. The reader holds it
+    /// against eviction, and is to be dropped on a thread of the runtime.
+    ///
+    /// # Errors
+    /// As [`Blobs::load`].
+    pub async fn inspect(&self, digest: &Digest) -> Result<Option<(Reader, Inspection)>, Error> {
+        let (blobs, digest) = (self.clone(), digest.clone());
+        reading("blob", move || {
+            let path = blobs.files.layout.object(Kind::Blob, &digest);
+            let hold = blobs.in_use.hold(&digest);
+            let Some(file) = blobs.files.disk.open(&path)? else { return Ok(None) };
+            let Some(shared) = blobs.verifier.share(&digest, file, hold)? else { return Ok(None) };
+            let inspection = Inspection::new(blobs.files.clone(), shared.file.clone(), path);
+            Ok(Some((Reader::of(&shared), inspection)))
+        })
+        .await
     }
 
     /// The size of a whole blob in bytes. One `stat`, or none when a reader has it open.
