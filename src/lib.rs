@@ -23,6 +23,7 @@ pub mod config;
 pub mod hosted;
 pub mod http;
 pub mod identity;
+mod idle_thread;
 pub mod limits;
 pub mod mirror;
 pub mod oci;

@@ -11,23 +11,18 @@ use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHasher as _, Version,
     password_hash::{self, Output, PasswordHash, Salt, SaltString},
 };
-use rustix::time::{ClockId, clock_gettime};
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
 use tokio::sync::{Mutex, oneshot};
 
-use crate::random;
+use crate::{
+    idle_thread::{be_nice, core_time, give_way},
+    random,
+};
 
 /// Argon2id with the parameters that OWASP recommends (19 MiB, 2 passes), which are the crate's defaults.
 pub(crate) fn hash(password: &str) -> Result<String, password_hash::Error> {
     let salt = SaltString::encode_b64(&random::bytes::<16>())?;
     Ok(Argon2::default().hash_password(password.as_bytes(), &salt)?.to_string())
 }
-
-/// By how much a check gives way to other threads, where it does not run on idle cores alone. Ten is a tenth of the weight of a thread that
-/// serves: while all cores are busy, a check takes ten times as long, and still ends within a second.
-const NICE: i32 = 10;
 
 /// A check that takes longer than this may be kept from a core by threads that serve.
 const SLOW: Duration = Duration::from_millis(500);
@@ -56,7 +51,12 @@ impl PasswordVerifier {
         let mut check = self.0.clone().lock_owned().await;
         let (send, answer) = oneshot::channel();
         let compare = move || {
-            give_way(check.starved);
+            // On busy cores a nice one still ends within a second.
+            if check.starved {
+                be_nice()
+            } else {
+                give_way()
+            }
             let begun = Instant::now();
             let is_match = matches(&password, &hash, &mut check.memory);
             check.starved = starved(check.starved, begun.elapsed(), core_time());
@@ -67,22 +67,6 @@ impl PasswordVerifier {
         thread::Builder::new().name("password".into()).spawn(compare)?;
         Ok(answer.await.unwrap_or(false))
     }
-}
-
-/// Lowers the priority of this thread. A thread of the policy `SCHED_IDLE` leaves its core at once to another that wakes, where a nice one
-/// keeps it to the end of its slice of about 3 ms, and a pull would wait for that. While `starved`, it is nice: on busy cores an idle one
-/// takes several hundred times as long.
-fn give_way(starved: bool) {
-    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    if starved || set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle).is_err() {
-        // Where that is forbidden, checks compete with what serves.
-        let _ = rustix::process::nice(NICE);
-    }
-}
-
-/// The time that this thread has had a core.
-fn core_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 /// Whether a check of this length had a core for less than a quarter of it. A short one is no sign, but does not end what a long one began.
