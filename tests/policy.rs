@@ -6,13 +6,13 @@ use serde_json::Value;
 use weir_conformance::hub::{Artifact, Image, Spec, corpus};
 
 use crate::{
-    cache::World,
+    cache::{World, until},
     deploy::{ask, weir},
 };
 
 fn report(world: &World, image: &Image) -> Value {
     let name = format!("{}:{}", image.repository, image.tags[0]).replace('/', "%2F");
-    world.api("GET", &format!("/api/v1/images/{name}"))
+    world.api("GET", &format!("/api/v1/images/{name}?wait=55s"))
 }
 
 fn outcome<'a>(report: &'a Value, platform: usize, rule: &str) -> (&'a str, &'a str) {

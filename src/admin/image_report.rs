@@ -1,6 +1,6 @@
 //! What rules say of an image that is cached, platform by platform.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
@@ -8,21 +8,28 @@ use serde_json::{Value, json};
 use super::{
     budget::at,
     cache::only,
-    images,
+    images::{self, span},
     json::{parameter, refuse, reply},
     state::State,
 };
 use crate::{
     mirror::{PlatformFacts, Repository},
-    policy::{Created, Facts, Outcome, Policy, Rule, Rules, Severity, Verdict},
+    policy::{Contents, Created, Facts, LayerLeak, Outcome, Policy, Rule, Rules, Severity, Tool, Verdict},
     route::{Mirrored, Route},
 };
 
+/// How long an answer may wait for layers that are looked at.
+const LONGEST_WAIT: Duration = Duration::from_secs(55);
+
 /// The report of one image. Upstream is asked nothing.
 pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> HttpResponse {
-    if let Err(refusal) = only(query, &["platform"]) {
+    if let Err(refusal) = only(query, &["platform", "wait"]) {
         return *refusal;
     }
+    let wait = match span(query, "wait") {
+        Ok(wait) => wait.map(|wait| wait.min(LONGEST_WAIT)),
+        Err(why) => return refuse(400, "INVALID", &why),
+    };
     // One segment of the path, so its slashes are encoded.
     let text = request.match_info().query("name").replace("%2F", "/").replace("%2f", "/");
     let (route, reference) = match state.settings.routes.named_image(&text) {
@@ -37,7 +44,14 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
     let Some(image) = found else {
         return refuse(404, "MANIFEST_UNKNOWN", "no image of this name is cached; pull it, or weir cache warm it");
     };
-    let platforms = match state.mirror.facts.of(&image, parameter(query, "platform").as_deref()).await {
+    let platform = parameter(query, "platform");
+    let mut platforms = state.mirror.facts.of(&image, platform.as_deref()).await;
+    let waits = |platforms: &[PlatformFacts]| platforms.iter().any(|platform| platform.contents.waiting > 0);
+    if let Some(wait) = wait.filter(|_| platforms.as_deref().is_ok_and(waits)) {
+        state.mirror.layers.settle(wait).await;
+        platforms = state.mirror.facts.of(&image, platform.as_deref()).await;
+    }
+    let platforms = match platforms {
         Ok(platforms) => platforms,
         Err(error) => return refuse(500, "UNKNOWN", &error.to_string()),
     };
@@ -96,7 +110,30 @@ fn describe(platform: &PlatformFacts, verdicts: &[Verdict]) -> Value {
         "arrived": platform.arrived.map(at),
         "base": platform.facts.as_ref().ok().and_then(|it| it.base.as_ref()).or(platform.base.as_ref()).map(|it| it.name()),
         "facts": platform.facts.as_ref().ok().map(|facts| describe_facts(facts)),
+        "contents": platform.facts.as_ref().ok().map(|_| describe_contents(&platform.contents)),
         "verdicts": verdicts.iter().map(verdict).collect::<Vec<_>>(),
+    })
+}
+
+fn describe_contents(contents: &Contents) -> Value {
+    let secret = |secret: &LayerLeak| {
+        json!({
+            "kind": secret.leak.kind,
+            "path": secret.leak.path,
+            "layer": secret.layer,
+            "removed": secret.is_removed,
+        })
+    };
+    let tool = |tool: &Tool| json!({"kind": tool.kind, "path": tool.path});
+    let problem = |(layer, problem): &(usize, crate::policy::Problem)| json!({"layer": layer, "problem": problem});
+    json!({
+        "layers": contents.layers,
+        "waiting": contents.waiting,
+        "secrets": contents.secrets.iter().map(secret).collect::<Vec<_>>(),
+        "setuid": contents.setuid,
+        "writable": contents.writable,
+        "tools": contents.tools.iter().map(tool).collect::<Vec<_>>(),
+        "problems": contents.problems.iter().map(problem).collect::<Vec<_>>(),
     })
 }
 

@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Only the manifest for this platform, as linux/arm64
     #[arg(long)]
     platform: Option<String>,
+    /// How long to wait for layers that were not looked at yet; at most 55s
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    wait: String,
     #[command(flatten)]
     output: Output,
 }
@@ -30,19 +33,23 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure>
     let unanswered = |reason| Failure { reason, status: 2 };
     let ask = Ask::new(&arguments.output.admin, config).map_err(unanswered)?;
     let name: String = byte_serialize(arguments.name.as_bytes()).collect();
-    let platform = arguments.platform.as_ref().map(|platform| {
-        let query = Serializer::new(String::new()).append_pair("platform", platform).finish();
-        format!("?{query}")
-    });
-    let path = format!("/api/v1/images/{name}{}", platform.unwrap_or_default());
+    let mut query = Serializer::new(String::new());
+    query.append_pair("wait", &arguments.wait);
+    if let Some(platform) = &arguments.platform {
+        query.append_pair("platform", platform);
+    }
+    let path = format!("/api/v1/images/{name}?{}", query.finish());
     let report = ask.json("GET", &path).map_err(unanswered)?;
     arguments.output.print(&report, text)?;
     let verdicts = entries(&report, "platforms").iter().flat_map(|platform| entries(platform, "verdicts"));
     match verdicts.filter(|verdict| verdict["outcome"] == "fail").count() {
         0 => Ok(()),
-        1 => Err("1 rule is broken".to_owned().into()),
-        count => Err(format!("{count} rules are broken").into()),
+        count => Err(broken_rules(count).into()),
     }
+}
+
+fn broken_rules(count: usize) -> String {
+    if count == 1 { "1 rule is broken".to_owned() } else { format!("{count} rules are broken") }
 }
 
 fn text(report: &Value) -> String {

@@ -11,12 +11,15 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
-use weir_storage::{Error, Image, Images, Reading, ReferrersPage, Source, Store};
+use weir_storage::{Error, Image, Images, Reading, ReferrersPage, Repository, Source, Store};
 
-use super::handles::Handles;
+use super::{handles::Handles, layers::Layers};
 use crate::{
-    oci::{Child, Description, Digest, Manifest},
-    policy::{Attested, Base, Facts, MOST_CONFIG_BYTES, Rules, Supply, Verdict, is_artifact, nearest_base},
+    clock,
+    oci::{Child, Description, Digest, Manifest, Name, Tag},
+    policy::{
+        Attested, Base, Contents, Facts, Known, MOST_CONFIG_BYTES, Rules, Supply, Verdict, is_artifact, nearest_base,
+    },
 };
 
 /// Images whose facts are remembered: some 20 MiB.
@@ -30,6 +33,8 @@ const MOST_BASES: usize = 20_000;
 /// Referrers of an image that are looked at.
 const MOST_REFERRERS: usize = 1000;
 const MOST_REFERRER_BYTES: usize = 4 << 20;
+/// A tag that was confirmed upstream longer ago does not show that a base did not move on.
+const CONFIRMED: Duration = Duration::from_secs(7 * 86_400);
 /// A config that is not read in this time is one of a disk that hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -69,6 +74,10 @@ pub struct PlatformFacts {
     pub supply: Supply,
     /// The cached image on whose layers it is built, when it names no base itself.
     pub base: Option<Base>,
+    /// Whether the name of its base stands for another image by now; `None` when the cache does not know.
+    pub has_moved: Option<bool>,
+    /// What its layers hold, as far as they were looked at.
+    pub contents: Contents,
     /// When its config came into the cache.
     pub arrived: Option<SystemTime>,
 }
@@ -77,7 +86,14 @@ impl PlatformFacts {
     /// What rules say of it.
     pub fn verdicts(&self, rules: &Rules, now: SystemTime) -> Vec<Verdict> {
         let why = self.facts.as_ref().err().map(NoFacts::to_string).unwrap_or_default();
-        rules.judge(self.facts.as_deref().map_err(|_| &*why), &self.supply, self.base.as_ref(), self.arrived, now)
+        let known = Known {
+            supply: &self.supply,
+            shared: self.base.as_ref(),
+            has_moved: self.has_moved,
+            contents: &self.contents,
+            arrived: self.arrived,
+        };
+        rules.judge(self.facts.as_deref().map_err(|_| &*why), &known, now)
     }
 }
 
@@ -85,15 +101,17 @@ impl PlatformFacts {
 #[derive(Clone, Debug)]
 pub struct ImageFacts {
     store: Store,
+    layers: Layers,
     runtime: Handle,
     known: moka::sync::Cache<Digest, Arc<Facts>>,
     permits: Arc<Semaphore>,
 }
 
 impl ImageFacts {
-    pub(super) fn new(handles: &Handles) -> ImageFacts {
+    pub(super) fn new(handles: &Handles, layers: Layers) -> ImageFacts {
         ImageFacts {
             store: handles.sources.store.clone(),
+            layers,
             runtime: handles.runtime.clone(),
             known: moka::sync::Cache::new(REMEMBERED),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
@@ -123,6 +141,11 @@ impl ImageFacts {
         Ok(found)
     }
 
+    /// These layers are looked at next, unless they were.
+    pub(super) fn look_at(&self, layers: &[Digest]) {
+        self.layers.look(layers);
+    }
+
     /// What is known of a manifest that is no index, by itself.
     ///
     /// # Errors
@@ -139,8 +162,16 @@ impl ImageFacts {
         digest: Digest,
     ) -> Result<PlatformFacts, Error> {
         let supply = self.supply(image, root, &digest).await?;
-        let mut found =
-            PlatformFacts { facts: Err(NoFacts::NoManifest), platform, digest, supply, base: None, arrived: None };
+        let mut found = PlatformFacts {
+            platform,
+            digest,
+            facts: Err(NoFacts::NoManifest),
+            supply,
+            base: None,
+            has_moved: None,
+            contents: Contents::default(),
+            arrived: None,
+        };
         let Some(manifest) = self.store.cache.manifests.load(&found.digest).await? else { return Ok(found) };
         let description = match manifest.describe() {
             Ok(description) => description,
@@ -162,9 +193,11 @@ impl ImageFacts {
             if found.platform.is_empty() {
                 found.platform.clone_from(&facts.platform);
             }
+            found.contents = Contents::of(&self.layers.look(&facts.layers));
             if facts.base.is_none() {
                 found.base = self.shared_base(facts.layers.clone()).await;
             }
+            found.has_moved = facts.base.as_ref().or(found.base.as_ref()).and_then(|base| self.has_moved(base));
         }
         Ok(found)
     }
@@ -269,6 +302,27 @@ impl ImageFacts {
         };
         let artifact_type = |descriptor: &serde_json::Value| descriptor["artifactType"].as_str().map(str::to_owned);
         Ok(descriptors.iter().take(MOST_REFERRERS).filter_map(artifact_type).collect())
+    }
+
+    /// Whether the name of a base stands for another image here than when it was built on, or still for the same.
+    fn has_moved(&self, base: &Base) -> Option<bool> {
+        let (path, tag) = base.name().rsplit_once(':')?;
+        let (upstream, name) = path.split_once('/')?;
+        let repository = Repository { upstream: upstream.into(), name: name.parse::<Name>().ok()? };
+        let tag = tag.parse::<Tag>().ok()?;
+        let reading = self.store.images.read();
+        let current = reading.images_of(&repository).into_iter().find(|image| image.tag.as_ref() == Some(&tag))?;
+        let has_moved = match base {
+            Base::Named { digest, .. } => {
+                let built_on = digest.as_ref()?;
+                let is_child = || reading.objects(&current.digest).iter().any(|(child, _)| child.digest == *built_on);
+                current.digest != *built_on && !is_child()
+            }
+            // It was found by the layers that the name stands for now.
+            Base::Shared { .. } => false,
+        };
+        let since = current.checked_at.and_then(|at| clock::now().duration_since(at).ok()).unwrap_or_default();
+        (has_moved || since <= CONFIRMED).then_some(has_moved)
     }
 
     /// The cached image with the longest chain of layers on which these are built.

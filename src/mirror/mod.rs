@@ -27,6 +27,7 @@ mod import;
 mod import_holds;
 mod import_image;
 mod import_staging;
+mod layers;
 mod listings;
 mod lookup;
 mod manifests;
@@ -62,6 +63,7 @@ pub use self::{
     import::{ImportError, Imported, Imports, Resolve},
     import_image::ImportTarget,
     import_staging::ArchiveError,
+    layers::Layers,
     listings::Listings,
     lookup::{Lookup, Waited},
     manifests::Manifests,
@@ -104,6 +106,8 @@ pub struct Mirror {
     pub exports: Exports,
     /// Archives that come in.
     pub imports: Imports,
+    /// What the layers hold that are here.
+    pub layers: Layers,
     /// What is known of cached images.
     pub facts: ImageFacts,
     /// What `[[policy]]` makes of manifests.
@@ -146,7 +150,8 @@ impl Mirror {
         let blobs = Arc::new(Blobs::new(&handles));
         let permits = Arc::new(Semaphore::new(ARCHIVES));
         let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
-        let facts = ImageFacts::new(&handles);
+        let layers = Layers::new(&handles);
+        let facts = ImageFacts::new(&handles, layers.clone());
         let enforcement = Arc::new(Enforcement::new(&handles, facts.clone(), blobs.clone()));
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let warmed = (manifests.clone(), blobs.clone());
@@ -157,6 +162,7 @@ impl Mirror {
             blobs,
             exports,
             imports,
+            layers,
             facts,
             enforcement,
             listings: Arc::new(listings),
@@ -328,6 +334,7 @@ impl Mirror {
     /// Stops fills so that they can be resumed, and flushes. The end of the drain.
     pub async fn close(&self) {
         self.warm.close().await;
+        self.layers.close().await;
         self.blobs.close().await;
         self.ledger.persist().await;
         self.sources.store.close().await;

@@ -52,6 +52,8 @@ pub struct Settings {
     pub warm_images: usize,
     /// The share of the capacity of which one warm may displace what is cached (0.1).
     pub warm_displaces: f64,
+    /// Whether the layers that are here are looked at, in the background (true).
+    pub scan_layers: bool,
     /// The way out to upstreams that name none of their own; empty is as the environment says, `none` is directly.
     pub proxy: String,
     /// Exceptions to `tag_ttl`; the first match wins.
@@ -87,6 +89,7 @@ impl Default for Settings {
             negative_entries: 100_000,
             warm_images: 4,
             warm_displaces: 0.1,
+            scan_layers: true,
             proxy: String::new(),
             tag: Vec::new(),
         }

@@ -82,14 +82,19 @@ impl Policy {
             (Rule::NonRoot, table.non_root),
             (Rule::NoSecrets, table.no_secrets),
             (Rule::MaxAge, table.max_age.is_some()),
+            (Rule::MinAge, table.min_age.is_some()),
             (Rule::NoLowPorts, table.no_low_ports),
             (Rule::TrustedBase, !table.trusted_base.is_empty()),
+            (Rule::FreshBase, table.fresh_base),
+            (Rule::Minimal, table.minimal),
+            (Rule::NoSetuid, table.no_setuid),
             (Rule::MaxSize, table.max_size.is_some()),
             (Rule::Lint, table.lint),
         ];
         let rules = Rules {
             rules: wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(rule, _)| rule).collect(),
             max_age: table.max_age.map_or(Duration::MAX, |span| span.0),
+            min_age: table.min_age.map_or(Duration::ZERO, |span| span.0),
             max_size: table.max_size.map_or(u64::MAX, |size| size.0),
             trusted_base: table.trusted_base.clone(),
         };

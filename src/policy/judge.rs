@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     base::Base,
+    contents::Contents,
     date::Created,
     facts::Facts,
     lint::{Lint, Severity},
@@ -20,10 +21,27 @@ pub struct Rules {
     pub rules: Vec<Rule>,
     /// How old an image may be.
     pub max_age: Duration,
+    /// How long an image must have been in the cache.
+    pub min_age: Duration,
     /// Bytes of config and layers that it may have.
     pub max_size: u64,
     /// Patterns of the names of bases that it may be built on.
     pub trusted_base: Vec<String>,
+}
+
+/// What is known of an image besides its facts. All of it may change.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Signatures and attestations.
+    pub supply: &'a Supply,
+    /// A base that was found by its layers.
+    pub shared: Option<&'a Base>,
+    /// Whether the name of its base stands for another image by now; `None` when the cache does not know.
+    pub has_moved: Option<bool>,
+    /// What its layers hold.
+    pub contents: &'a Contents,
+    /// When it came into the cache.
+    pub arrived: Option<SystemTime>,
 }
 
 impl Default for Rules {
@@ -33,6 +51,7 @@ impl Default for Rules {
         Rules {
             rules: Rule::ALL.into(),
             max_age: Duration::from_secs(180 * 86_400),
+            min_age: Duration::ZERO,
             max_size: 2 << 30,
             trusted_base: vec!["*".to_owned()],
         }
@@ -41,25 +60,23 @@ impl Default for Rules {
 
 impl Rules {
     /// What these rules say, in their order. Without facts, because the config is not here or is no config, `why` says
-    /// so of every rule that needs them. `arrived` is when the image came into the cache, `shared` a base found by its layers.
-    pub fn judge(
-        &self,
-        facts: Result<&Facts, &str>,
-        supply: &Supply,
-        shared: Option<&Base>,
-        arrived: Option<SystemTime>,
-        now: SystemTime,
-    ) -> Vec<Verdict> {
+    /// so of every rule that needs them.
+    pub fn judge(&self, facts: Result<&Facts, &str>, known: &Known<'_>, now: SystemTime) -> Vec<Verdict> {
+        let Known { supply, contents, arrived, .. } = *known;
         let of = |rule: Rule| {
             let (outcome, finding) = match (rule, facts) {
                 (Rule::Signed, _) => signed(supply),
                 (Rule::Attested, _) => attested(supply),
                 (_, Err(why)) => (Outcome::Unknown, why.to_owned()),
-                (Rule::NonRoot, Ok(facts)) => non_root(&facts.user),
-                (Rule::NoSecrets, Ok(facts)) => no_secrets(facts),
+                (Rule::NonRoot, Ok(facts)) => non_root(&facts.user, contents),
+                (Rule::NoSecrets, Ok(facts)) => contents.no_secrets(&facts.secrets),
                 (Rule::MaxAge, Ok(facts)) => self.age(facts.created, arrived, now),
-                (Rule::NoLowPorts, Ok(facts)) => no_low_ports(facts),
-                (Rule::TrustedBase, Ok(facts)) => self.base(facts.base.as_ref().or(shared)),
+                (Rule::MinAge, Ok(_)) => self.time_here(arrived, now),
+                (Rule::NoLowPorts, Ok(facts)) => no_low_ports(facts, contents),
+                (Rule::TrustedBase, Ok(facts)) => self.base(facts.base.as_ref().or(known.shared)),
+                (Rule::FreshBase, Ok(facts)) => fresh_base(facts.base.as_ref().or(known.shared), known.has_moved),
+                (Rule::Minimal, Ok(_)) => contents.minimal(),
+                (Rule::NoSetuid, Ok(_)) => contents.no_setuid(),
                 (Rule::MaxSize, Ok(facts)) => self.size(facts),
                 (Rule::Lint, Ok(facts)) => lint(&facts.lint),
             };
@@ -83,6 +100,20 @@ impl Rules {
                 Some(age) => (Outcome::Pass, format!("is {} old", days(age))),
                 None => (Outcome::Unknown, "has no date, or one that reproducible builds write".to_owned()),
             },
+        }
+    }
+
+    /// What is new may be what an attacker pushed yesterday. The publisher writes `created`: only the arrival here counts.
+    fn time_here(&self, arrived: Option<SystemTime>, now: SystemTime) -> (Outcome, String) {
+        let Some(arrived) = arrived else {
+            return (Outcome::Unknown, "is not in the cache".to_owned());
+        };
+        let here = now.duration_since(arrived).unwrap_or_default();
+        match here < self.min_age {
+            true => {
+                (Outcome::Fail, format!("came into the cache {} ago; {} are wanted", span(here), span(self.min_age)))
+            }
+            false => (Outcome::Pass, format!("came into the cache {} ago", span(here))),
         }
     }
 
@@ -119,38 +150,50 @@ fn days(age: Duration) -> String {
     }
 }
 
+fn span(span: Duration) -> String {
+    match span.as_secs() {
+        0..60 => "less than a minute".to_owned(),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds @ 3600..172_800 => format!("{} h", seconds / 3600),
+        _ => days(span),
+    }
+}
+
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-fn non_root(user: &User) -> (Outcome, String) {
-    match user {
-        User::Root => (Outcome::Fail, "starts as root".to_owned()),
-        User::Uid(_) => (Outcome::Pass, format!("starts as {user}")),
+fn non_root(user: &User, contents: &Contents) -> (Outcome, String) {
+    let is_named = matches!(user, User::Name(_));
+    match contents.resolve(user) {
+        Some(User::Root) if is_named => (Outcome::Fail, "starts as a user by name that is root".to_owned()),
+        Some(User::Root) => (Outcome::Fail, "starts as root".to_owned()),
+        Some(user) => (Outcome::Pass, format!("starts as {user}")),
         // The publisher's text goes into no sentence.
-        User::Name(_) => {
-            (Outcome::Unknown, "starts as a user by name, which a file in its layers may say is root".to_owned())
-        }
+        None => (Outcome::Unknown, "starts as a user by name, which a file in its layers may say is root".to_owned()),
     }
 }
 
-fn no_secrets(facts: &Facts) -> (Outcome, String) {
-    let listed = facts.secrets.iter().take(NAMED).map(|secret| format!("{} in {}", secret.kind, secret.place));
-    let mut listed: Vec<String> = listed.collect();
-    match facts.secrets.len() {
-        0 => return (Outcome::Pass, "has no secret in its config and history".to_owned()),
-        count if count > NAMED => listed.push(format!("{} more", count - NAMED)),
-        _ => {}
-    }
-    (Outcome::Fail, format!("holds {}", listed.join(", ")))
-}
-
-fn no_low_ports(facts: &Facts) -> (Outcome, String) {
+fn no_low_ports(facts: &Facts, contents: &Contents) -> (Outcome, String) {
     let ports: Vec<String> = facts.low_ports.iter().map(u16::to_string).collect();
-    match (ports.is_empty(), &facts.user) {
+    match (ports.is_empty(), contents.resolve(&facts.user)) {
         (true, _) => (Outcome::Pass, "exposes no port below 1024".to_owned()),
-        (false, User::Root) => (Outcome::Fail, format!("exposes {} and starts as root", ports.join(", "))),
+        (false, Some(User::Root)) => (Outcome::Fail, format!("exposes {} and starts as root", ports.join(", "))),
         (false, _) => (Outcome::Pass, format!("exposes {} without starting as root", ports.join(", "))),
+    }
+}
+
+fn fresh_base(base: Option<&Base>, has_moved: Option<bool>) -> (Outcome, String) {
+    let Some(base) = base else {
+        return (Outcome::Unknown, "names no base, and shares its lower layers with no other cached image".to_owned());
+    };
+    let name = base.name();
+    match has_moved {
+        Some(true) => (Outcome::Fail, format!("was built on {name}, which is another image by now")),
+        Some(false) => (Outcome::Pass, format!("is built on {name} as it is now")),
+        None => {
+            (Outcome::Unknown, format!("was built on {name}, of which the cache does not know whether it moved on"))
+        }
     }
 }
 
@@ -192,18 +235,20 @@ fn lint(lints: &[Lint]) -> (Outcome, String) {
     }
 }
 
-/// Secrets that a sentence names.
-const NAMED: usize = 3;
-
-fn mend(rule: Rule) -> &'static str {
+/// How to mend an image that breaks this rule.
+pub fn mend(rule: Rule) -> &'static str {
     match rule {
         Rule::NonRoot => "end the Dockerfile with a USER that is a number, such as USER 65532:65532",
         Rule::NoSecrets => {
             "revoke them, build with RUN --mount=type=secret, and give them to the container at its start"
         }
         Rule::MaxAge => "build it again on a new base, and with its real date",
+        Rule::MinAge => "pull an older version meanwhile",
         Rule::NoLowPorts => "listen on a port from 1024 up, and publish that as the low one",
         Rule::TrustedBase => "build on a trusted base, and annotate org.opencontainers.image.base.name",
+        Rule::FreshBase => "build it again on the base as it is now",
+        Rule::Minimal => "build in stages, the last one FROM scratch or a distroless base",
+        Rule::NoSetuid => "add RUN find / -xdev -type f -perm /6002 -exec chmod a-s,o-w {} + before USER",
         Rule::MaxSize => "build in stages, and copy into the last one only what runs",
         Rule::Signed => "sign it with cosign or Notation; Weir does not verify signatures yet",
         Rule::Attested => "build with docker buildx build --sbom=true --provenance=mode=max",
@@ -218,10 +263,16 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
+    fn known<'a>(supply: &'a Supply, contents: &'a Contents) -> Known<'a> {
+        Known { supply, shared: None, has_moved: None, contents, arrived: None }
+    }
+
     fn verdict(rule: Rule, facts: &Facts, arrived: Option<Duration>, now: Duration) -> (Outcome, String) {
         let at = |since| SystemTime::UNIX_EPOCH + since;
         let rules = Rules { trusted_base: vec!["docker.io/*".to_owned()], ..Rules::default() };
-        let verdicts = rules.judge(Ok(facts), &Supply::default(), None, arrived.map(at), at(now));
+        let (supply, contents) = (Supply::default(), Contents::default());
+        let known = Known { arrived: arrived.map(at), ..known(&supply, &contents) };
+        let verdicts = rules.judge(Ok(facts), &known, at(now));
         let verdict = verdicts.into_iter().find(|verdict| verdict.rule == rule).unwrap();
         assert_eq!(verdict.mend.is_empty(), verdict.outcome == Outcome::Pass);
         (verdict.outcome, verdict.finding)
@@ -250,6 +301,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_new_here_fails_until_it_has_been_here_for_long_enough() {
+        let rules = Rules { rules: vec![Rule::MinAge], min_age: DAY * 7, ..Rules::default() };
+        let (supply, contents, facts) =
+            (Supply::default(), Contents::default(), facts(r#"{"created":"2014-01-01T00:00:00Z"}"#));
+        let outcome = |arrived: Option<Duration>| {
+            let arrived = arrived.map(|since| SystemTime::UNIX_EPOCH + since);
+            let known = Known { arrived, ..known(&supply, &contents) };
+            rules.judge(Ok(&facts), &known, SystemTime::UNIX_EPOCH + DAY * 20_000)[0].outcome
+        };
+        assert_eq!(outcome(Some(DAY * 19_993)), Outcome::Pass);
+        assert_eq!(outcome(Some(DAY * 19_994)), Outcome::Fail, "created is the publisher's word");
+        assert_eq!(outcome(None), Outcome::Unknown);
+    }
+
+    #[test]
+    fn a_base_that_moved_on_fails_and_one_of_which_that_is_not_known_does_not_pass() {
+        let (supply, contents, facts) = (Supply::default(), Contents::default(), facts("{}"));
+        let base = Base::Named { name: "docker.io/library/debian:12".into(), digest: None };
+        let outcome = |shared, has_moved| {
+            let known = Known { shared, has_moved, ..known(&supply, &contents) };
+            let rules = Rules { rules: vec![Rule::FreshBase], ..Rules::default() };
+            rules.judge(Ok(&facts), &known, SystemTime::UNIX_EPOCH)[0].outcome
+        };
+        assert_eq!(outcome(Some(&base), Some(false)), Outcome::Pass);
+        assert_eq!(outcome(Some(&base), Some(true)), Outcome::Fail);
+        assert_eq!(outcome(Some(&base), None), Outcome::Unknown);
+        assert_eq!(outcome(None, None), Outcome::Unknown);
+    }
+
+    #[test]
     fn a_low_port_fails_with_root_and_a_base_that_is_not_trusted_fails() {
         let now = DAY * 20_000;
         let outcome = |rule, config: &str| verdict(rule, &facts(config), None, now).0;
@@ -267,8 +348,9 @@ mod tests {
 
     #[test]
     fn without_facts_every_rule_that_needs_them_is_unknown() {
-        let verdicts =
-            Rules::default().judge(Err("has no config here"), &Supply::default(), None, None, SystemTime::UNIX_EPOCH);
+        let (supply, contents) = (Supply::default(), Contents::default());
+        let known = known(&supply, &contents);
+        let verdicts = Rules::default().judge(Err("has no config here"), &known, SystemTime::UNIX_EPOCH);
         assert_eq!(verdicts.len(), Rule::ALL.len());
         assert!(verdicts.iter().all(|verdict| verdict.outcome == Outcome::Unknown), "{verdicts:?}");
         assert_eq!(verdicts[0].finding, "has no config here");
@@ -280,7 +362,8 @@ mod tests {
         supply.add(Attested::Signature);
         supply.add(Attested::Sbom);
         let outcomes = |supply: &Supply| {
-            let verdicts = Rules::default().judge(Err(""), supply, None, None, SystemTime::UNIX_EPOCH);
+            let contents = Contents::default();
+            let verdicts = Rules::default().judge(Err(""), &known(supply, &contents), SystemTime::UNIX_EPOCH);
             [Rule::Signed, Rule::Attested].map(|rule| verdicts.iter().find(|it| it.rule == rule).unwrap().outcome)
         };
         assert_eq!(outcomes(&supply), [Outcome::Unknown, Outcome::Unknown]);

@@ -1,7 +1,7 @@
 //! What is known of an image, and what rules say of it. Pure: bytes and times in, facts and verdicts out.
 //!
 //! [`Facts`] are read from a manifest and its config blob, and belong to a digest: they never change. [`Supply`] is what the cache
-//! knows of signatures and attestations. [`Rules::judge`] holds both against what is wanted, and gives one [`Verdict`] for each rule. An
+//! knows of signatures and attestations, and [`Contents`] what the layers hold that were looked at ([`scan`]). [`Rules::judge`] holds both against what is wanted, and gives one [`Verdict`] for each rule. An
 //! index is judged by the manifest of the platform that is asked for.
 //!
 //! `[[policy]]` ([`Table`]) says which images are held to which rules and what becomes of one that breaks one: a [`Decision`]. The first
@@ -16,11 +16,15 @@
 
 mod base;
 mod config;
+mod contents;
 mod date;
 mod decide;
 mod facts;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod history;
 mod judge;
+mod layer;
 mod lint;
 mod secrets;
 mod settings;
@@ -31,10 +35,12 @@ mod verdict;
 pub use self::{
     base::{Base, nearest_base},
     config::{ImageConfig, MOST_CONFIG_BYTES},
+    contents::{Contents, LayerLeak},
     date::Created,
     decide::{Breach, Decision, Policies, Policy},
     facts::Facts,
-    judge::Rules,
+    judge::{Known, Rules, mend},
+    layer::{Bounds, LayerFacts, Leak, Problem, Tool, ToolKind, scan},
     lint::{Lint, Severity},
     secrets::Secret,
     settings::{Exemption, Mode, Table, Unknown},

@@ -1,11 +1,14 @@
-//! Credentials in the config and the history of an image. Their values go nowhere: what is found is a kind and a place.
+//! Credentials in the config and the history of an image, and in files of its layers. Their values go nowhere: what is found is a kind and a place.
 //!
 //! A credential is known by what its issuer makes it look like ([`patterns`]), or in the environment and in build arguments by the name
 //! of the variable ([`names`]). A pattern of random characters alone would call every checksum a secret: `GPG_KEY`, `*_SHA256` and
 //! `*_VERSION` of official images are none.
 
+mod files;
 mod names;
 mod patterns;
+
+pub(super) use self::files::{MOST_FILE, in_file, is_looked_at};
 
 use super::{config::ImageConfig, history::Step};
 
@@ -50,6 +53,11 @@ pub(super) fn find(config: &ImageConfig) -> Vec<Secret> {
 
 #[derive(Default)]
 struct Found(Vec<Secret>);
+
+/// Whether a text, such as a path, is or holds a credential.
+pub(super) fn is_in_text(text: &str) -> bool {
+    patterns::kinds(text).next().is_some()
+}
 
 impl Found {
     fn look_at_variable(&mut self, variable: &str, place: &str) {

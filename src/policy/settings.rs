@@ -23,7 +23,7 @@ pub struct Table {
     /// It must not start as root.
     #[serde(default)]
     pub non_root: bool,
-    /// Its config and history must hold no credentials.
+    /// Its config, history and layers must hold no credentials.
     #[serde(default)]
     pub no_secrets: bool,
     /// It must expose no port below 1024 as root.
@@ -35,6 +35,18 @@ pub struct Table {
     /// How old it may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
+    /// How long it must have been in the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_age: Option<Span>,
+    /// Its base must not have moved on.
+    #[serde(default)]
+    pub fresh_base: bool,
+    /// It must have no package manager, shell, downloader and compiler.
+    #[serde(default)]
+    pub minimal: bool,
+    /// It must have no file that is setuid or setgid, or that every user may write.
+    #[serde(default)]
+    pub no_setuid: bool,
     /// How many bytes config and layers may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Size>,

@@ -5,14 +5,22 @@
 pub enum Rule {
     /// It does not start as root.
     NonRoot,
-    /// Its config and history hold no credentials.
+    /// Its config, history and layers hold no credentials.
     NoSecrets,
     /// It is not too old.
     MaxAge,
+    /// It has been in the cache for long enough.
+    MinAge,
     /// It exposes no port that takes root to listen on, as root.
     NoLowPorts,
     /// Its base is known, and may be used.
     TrustedBase,
+    /// Its base has not moved on since.
+    FreshBase,
+    /// It has nothing with which to build or to break in.
+    Minimal,
+    /// It has no program that runs as another user, and no file that every user may write.
+    NoSetuid,
     /// It is not too large.
     MaxSize,
     /// A signature is known.
@@ -25,12 +33,16 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Rule; 9] = [
+    pub const ALL: [Rule; 13] = [
         Rule::NonRoot,
         Rule::NoSecrets,
         Rule::MaxAge,
+        Rule::MinAge,
         Rule::NoLowPorts,
         Rule::TrustedBase,
+        Rule::FreshBase,
+        Rule::Minimal,
+        Rule::NoSetuid,
         Rule::MaxSize,
         Rule::Signed,
         Rule::Attested,
@@ -43,12 +55,37 @@ impl Rule {
             Rule::NonRoot => "non_root",
             Rule::NoSecrets => "no_secrets",
             Rule::MaxAge => "max_age",
+            Rule::MinAge => "min_age",
             Rule::NoLowPorts => "no_low_ports",
             Rule::TrustedBase => "trusted_base",
+            Rule::FreshBase => "fresh_base",
+            Rule::Minimal => "minimal",
+            Rule::NoSetuid => "no_setuid",
             Rule::MaxSize => "max_size",
             Rule::Signed => "signed",
             Rule::Attested => "attested",
             Rule::Lint => "lint",
+        }
+    }
+}
+
+impl Rule {
+    /// What it wants, as a sentence.
+    pub fn wanted(self) -> &'static str {
+        match self {
+            Rule::NonRoot => "An image does not start as root.",
+            Rule::NoSecrets => "An image holds no credentials.",
+            Rule::MaxAge => "An image is not too old.",
+            Rule::MinAge => "An image is not too new.",
+            Rule::NoLowPorts => "An image exposes no low port as root.",
+            Rule::TrustedBase => "An image is built on a trusted base.",
+            Rule::FreshBase => "An image is built on its base as it is now.",
+            Rule::Minimal => "An image has nothing with which to build or to break in.",
+            Rule::NoSetuid => "An image has no setuid file, and none that every user may write.",
+            Rule::MaxSize => "An image is not too large.",
+            Rule::Signed => "An image is signed.",
+            Rule::Attested => "An image has an SBOM and provenance.",
+            Rule::Lint => "The history of an image breaks no rule that hadolint calls an error.",
         }
     }
 }

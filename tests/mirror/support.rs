@@ -6,10 +6,10 @@ use tokio::runtime::Handle;
 use weir::{
     client::Client,
     limits::{Limits, LimitsConfig},
-    mirror::{Extent, Lookup, Mirror, Reader, Settings, Stopped, Waited},
+    mirror::{Extent, Lookup, Mirror, Reader, Repository, Settings, Stopped, Waited},
     upstream::{self, Account, Ledger, Upstream},
 };
-use weir_conformance::hub::{self, Hub};
+use weir_conformance::hub::{self, Hub, Image, Spec};
 use weir_storage::{Faults, Store};
 
 /// A mirror, its hub and the directory it keeps.
@@ -131,4 +131,24 @@ pub(crate) async fn read(reader: &mut Reader, start: u64, end: u64) -> Result<Ve
         bytes.extend(piece);
     }
     Ok(bytes)
+}
+
+/// Brings an image of one platform whole, and waits until its layers were looked at.
+pub(crate) async fn pull(hub: &Hub, mirror: &Mirror, spec: Spec) -> Image {
+    let image = hub.push(spec).unwrap();
+    let lookup = lookup(&image.repository, &[]);
+    mirror.manifests.get(&lookup, &"latest".parse().unwrap()).await.unwrap();
+    for blob in image.platforms[0].blobs() {
+        let mut answer = mirror.blobs.get(&lookup, &blob.digest.parse().unwrap(), None).await.unwrap();
+        let size = answer.reader.size();
+        read(&mut answer.reader, 0, size).await.unwrap();
+    }
+    while mirror.blobs.fills() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let repository = Repository { upstream: "docker.io".into(), name: image.repository.parse().unwrap() };
+    let cached = mirror.images().read().images_of(&repository).remove(0);
+    mirror.facts.of(&cached, None).await.unwrap();
+    mirror.layers.settle(Duration::from_secs(60)).await;
+    image
 }

@@ -29,12 +29,16 @@ impl Case {
 }
 
 /// What rules say of a sound image that is neither signed nor attested.
-const SOUND: [(&str, &str); 9] = [
+const SOUND: [(&str, &str); 13] = [
     ("non_root", "pass"),
     ("no_secrets", "pass"),
     ("max_age", "pass"),
+    ("min_age", "pass"),
     ("no_low_ports", "pass"),
     ("trusted_base", "pass"),
+    ("fresh_base", "unknown"),
+    ("minimal", "pass"),
+    ("no_setuid", "pass"),
     ("max_size", "pass"),
     ("signed", "unknown"),
     ("attested", "unknown"),
@@ -42,6 +46,7 @@ const SOUND: [(&str, &str); 9] = [
 ];
 
 const BASE: &str = "org.opencontainers.image.base.name";
+const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// All of them, in repositories below `corpus/`, as they are at this time.
@@ -126,7 +131,7 @@ pub fn corpus(now: SystemTime) -> Vec<Case> {
         layers: vec![shared(100)],
         ..spec
     });
-    whole("built on another's layers", &[], &|spec| Spec {
+    whole("built on another's layers", &[("fresh_base", "pass")], &|spec| Spec {
         annotations: Vec::new(),
         layers: vec![shared(100), Layer::Random(100)],
         ..spec
@@ -135,8 +140,101 @@ pub fn corpus(now: SystemTime) -> Vec<Case> {
     whole("with an SBOM and provenance", &[("attested", "pass")], &|spec| {
         index(spec).attested(["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"])
     });
+    let digest = format!("sha256:{}", "0".repeat(64));
+    whole("on a base that moved on", &[("fresh_base", "fail")], &|spec| Spec {
+        annotations: vec![
+            (BASE.to_owned(), "docker.io/corpus/image1:latest".to_owned()),
+            (BASE_DIGEST.to_owned(), digest.clone()),
+        ],
+        ..spec
+    });
+    in_layers(&mut whole, &github);
     whole("with provenance alone", &[], &|spec| index(spec).attested(["https://slsa.dev/provenance/v1"]));
     cases
+}
+
+/// Adds a case: what it is, how it differs, and what makes it so.
+type Whole<'a> = dyn FnMut(&'static str, &[(&'static str, &'static str)], &dyn Fn(Spec) -> Spec) + 'a;
+
+/// Images that break a rule by what is in their layers, or look as if they did.
+fn in_layers(whole: &mut Whole<'_>, github: &str) {
+    let mut files = |what: &'static str, differs: &[(&'static str, &'static str)], layers: &[&[(&str, u32, &str)]]| {
+        let file = |&(path, mode, contents): &(&str, u32, &str)| (path.to_owned(), mode, contents.to_owned());
+        let layers: Vec<Layer> = layers.iter().map(|files| Layer::Files(files.iter().map(file).collect())).collect();
+        whole(what, differs, &|spec| Spec { layers: layers.clone(), ..spec });
+    };
+    let leaks = [("no_secrets", "fail")];
+    let key = format!("-----BEGIN {} KEY-----\n{}\n", "RSA PRIVATE", "MIIEpAIBAAKCAQEA".repeat(20));
+    files("a private key in a file", &leaks, &[&[("app/id_rsa", 0o600, &key)]]);
+    files(
+        "a login in .git-credentials",
+        &leaks,
+        &[&[("root/.git-credentials", 0o600, "https://u:correct-horse@a.example\n")]],
+    );
+    files("a password in .env", &leaks, &[&[("app/.env", 0o644, "DB_HOST=db\nDB_PASSWORD=correct-horse\n")]]);
+    files("a token in a script", &leaks, &[&[("app/run.sh", 0o755, &format!("curl -H 'Authorization: {github}'"))]]);
+    let npmrc = format!("//registry.npmjs.org/:_authToken={github}\n");
+    files(
+        "a secret that a later layer deletes",
+        &leaks,
+        &[&[("app/.npmrc", 0o600, &npmrc)], &[("app/.wh..npmrc", 0o644, "")]],
+    );
+    files(
+        "a secret in a directory that a later layer deletes",
+        &leaks,
+        &[&[("app/.npmrc", 0o600, &npmrc)], &[(".wh.app", 0o644, "")]],
+    );
+    files(
+        "keys of the tests and manuals of packages",
+        &[],
+        &[&[
+            ("usr/local/go/src/crypto/tls/testdata/key.pem", 0o644, &key),
+            ("usr/share/doc/openssl/key.pem", 0o644, &key),
+            ("app/node_modules/a/test/key.pem", 0o644, &key),
+            ("etc/ssl/private/ssl-cert-snakeoil.key", 0o640, &key),
+        ]],
+    );
+    let setuid = [("no_setuid", "fail")];
+    files("a setuid file", &setuid, &[&[("usr/bin/su", 0o4755, "x")]]);
+    files("a setgid file", &setuid, &[&[("usr/bin/wall", 0o2755, "x")]]);
+    files("a file that every user may write", &setuid, &[&[("app/start", 0o777, "x")]]);
+    files(
+        "a setuid file that a later layer clears",
+        &[],
+        &[&[("usr/bin/su", 0o4755, "x")], &[("usr/bin/su", 0o755, "x")]],
+    );
+    files(
+        "a setuid file that a later layer deletes",
+        &[],
+        &[&[("usr/bin/su", 0o4755, "x")], &[("usr/bin/.wh.su", 0o644, "")]],
+    );
+    let fat = [("minimal", "fail")];
+    files("a shell", &fat, &[&[("bin/sh", 0o755, "x")]]);
+    files("a package manager", &fat, &[&[("usr/bin/apt-get", 0o755, "x")]]);
+    files("a downloader", &fat, &[&[("usr/bin/curl", 0o755, "x")]]);
+    files("a compiler", &fat, &[&[("usr/bin/x86_64-linux-gnu-gcc-12", 0o755, "x")]]);
+    files(
+        "a shell in a directory that a later layer makes opaque",
+        &[],
+        &[&[("bin/sh", 0o755, "x")], &[("bin/.wh..wh..opq", 0o644, "")]],
+    );
+    files("a name of a program where none is", &[], &[&[("usr/share/bash-completion/completions/curl", 0o644, "x")]]);
+    let mut by_name = |what: &'static str, differs: &[(&'static str, &'static str)], passwd: &str| {
+        let layer = Layer::Files(vec![("etc/passwd".to_owned(), 0o644, passwd.to_owned())]);
+        let config = json!({"config": {"User": "app"}});
+        whole(what, differs, &|spec| {
+            let mut spec = spec;
+            spec.config["config"]["User"] = config["config"]["User"].clone();
+            Spec { layers: vec![layer.clone()], ..spec }
+        });
+    };
+    by_name("root by the name of another user", &[("non_root", "fail")], "root:x:0:0::/:/x\napp:x:0:0::/:/x\n");
+    by_name("a user by a name that the layers know", &[], "root:x:0:0::/:/x\napp:x:1000:1000::/:/x\n");
+    by_name("a user that the layers do not know", &[("non_root", "unknown")], "root:x:0:0::/:/x\n");
+    let unread = [("no_secrets", "unknown"), ("minimal", "unknown"), ("no_setuid", "unknown")];
+    whole("a layer that is no tar", &unread, &|spec| Spec { layers: vec![Layer::Raw(b"no tar".repeat(200))], ..spec });
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\xff\x01".to_vec();
+    whole("a layer that ends early", &unread, &|spec| Spec { layers: vec![Layer::Raw(gzip.clone())], ..spec });
 }
 
 /// A sound image but for what the patch of its config breaks.

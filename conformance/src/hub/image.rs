@@ -119,7 +119,7 @@ impl Spec {
     }
 }
 
-/// One layer: always a real tar, gzip'd.
+/// One layer: a real tar, gzip'd, but for [`Layer::Raw`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// A file of so many random bytes, other ones for every seed, platform and position. They do not compress: the blob is some two thousand bytes and one in ten thousand larger. The lowest layer also holds the program `/hello`.
@@ -133,6 +133,10 @@ pub enum Layer {
     },
     /// A tar from disk (plain), gzip'd as it is; for images that are to run.
     Tar(PathBuf),
+    /// These files: path, permissions, contents.
+    Files(Vec<(String, u32, String)>),
+    /// The blob itself, whatever it is.
+    Raw(Vec<u8>),
 }
 
 /// A family of media types.

@@ -208,6 +208,18 @@ fn make(
             io::copy(&mut File::open(path)?, &mut gzip)?;
             return finish(gzip);
         }
+        Layer::Files(files) => {
+            let gzip = Tee::new(GzEncoder::new(Sink::new(scratch), Compression::default()));
+            let mut tar = tar::Builder::new(gzip);
+            for (path, mode, contents) in files {
+                tar.append_data(&mut header(contents.len() as u64, *mode), path, contents.as_bytes())?;
+            }
+            return finish(tar.into_inner()?);
+        }
+        Layer::Raw(bytes) => {
+            let bytes = Bytes::from(bytes.clone());
+            return Ok(BuiltLayer { digest: digest(&bytes), diff_id: digest(&bytes), content: Content::Memory(bytes) });
+        }
     };
     if let Some(made) = cache.get(&(seed, size)) {
         return Ok(made.clone());

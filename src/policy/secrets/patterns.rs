@@ -71,13 +71,29 @@ const OF_MANUALS: &[u8] = b"EXAMPLE";
 
 /// The kinds of credential that a text holds.
 pub(super) fn kinds(text: &str) -> impl Iterator<Item = &'static str> {
-    let holds = |pattern: &&Pattern| {
-        pattern.begins.iter().any(|begin| text.contains(begin))
-            && pattern.regex.as_ref().is_some_and(|regex| {
-                regex.find_iter(text.as_bytes()).any(|found| !found.as_bytes().ends_with(OF_MANUALS))
-            })
-    };
-    PATTERNS.iter().filter(holds).map(|pattern| pattern.kind)
+    let may_hold = |pattern: &&Pattern| pattern.begins.iter().any(|begin| text.contains(begin));
+    PATTERNS.iter().filter(may_hold).filter(|pattern| pattern.is_in(text.as_bytes())).map(|pattern| pattern.kind)
+}
+
+/// All beginnings at once, so that a file that has none of them is read once.
+static BEGINNINGS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let begins: Vec<String> =
+        PATTERNS.iter().flat_map(|pattern| pattern.begins).map(|begin| regex::escape(begin)).collect();
+    compile(&begins.join("|"))
+});
+
+/// As [`kinds`], of a file.
+pub(super) fn kinds_in(content: &[u8]) -> impl Iterator<Item = &'static str> {
+    let has_any = BEGINNINGS.as_ref().is_none_or(|begins| begins.is_match(content));
+    let found = move |pattern: &&Pattern| has_any && pattern.is_in(content);
+    PATTERNS.iter().filter(found).map(|pattern| pattern.kind)
+}
+
+impl Pattern {
+    fn is_in(&self, bytes: &[u8]) -> bool {
+        let is_real = |found: &[u8]| !found.ends_with(OF_MANUALS);
+        self.regex.as_ref().is_some_and(|regex| regex.find_iter(bytes).any(|found| is_real(found.as_bytes())))
+    }
 }
 
 #[cfg(test)]
