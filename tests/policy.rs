@@ -241,3 +241,26 @@ async fn what_is_not_known_is_served_or_refused_as_the_policy_says_and_an_artifa
         std::thread::yield_now();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_for_its_layers_is_looked_at_behind_the_refusal_and_is_in_the_audit() {
+    let text = policy("enforce", "no_setuid = true\nunknown = \"deny\"");
+    let policed = Policed::start(&text).await;
+    let hub = &policed.world.hub;
+    let [sound, armed] = ["sound", "a setuid file"].map(|what| hub.push(spec(what)).unwrap());
+    for image in [&sound, &armed] {
+        let (status, _, body) = policed.manifest("GET", image, "latest");
+        assert!(status == 403 && body.contains("1 of 1 layers that were not looked at yet"), "{body}");
+    }
+    // No client asks for the layers.
+    until("it is served", || policed.manifest("GET", &sound, "latest").0 == 200);
+    let refused = || policed.manifest("GET", &armed, "latest").2;
+    let finding = "has files that are setuid or setgid: usr/bin/su (no_setuid)";
+    until("it is refused for what was found", || refused().contains(finding));
+    let counted = hub.log().len();
+    refused();
+    assert_eq!(hub.log().len(), counted, "upstream was asked");
+    let audit = policed.world.api("GET", "/api/v1/audit").to_string();
+    let attempt = format!("pull docker.io/{}:latest", armed.repository);
+    assert_eq!(audit.matches(&attempt).count(), 2, "one for each sentence: {audit}");
+}

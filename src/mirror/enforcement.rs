@@ -21,32 +21,47 @@ use super::{
     lookup::Lookup,
 };
 use crate::{
+    client::ClientKey,
+    limits::{Limits, audit::Actor},
     oci::{Digest, Manifest, Name, Reference, Tag},
-    policy::{Decision, Policies, Table},
+    policy::{Breach, Decision, Outcome, Policies, Table},
 };
 
 /// How long a decision is kept. Exemptions expire, images grow old, tags move: all of it is in force so much later.
 const KEPT: Duration = Duration::from_secs(60);
+/// How long one is kept that may be another when a layer was looked at.
+const KEPT_BRIEFLY: Duration = Duration::from_secs(1);
+/// A refusal of one image by one policy is in the audit once in this time; its count goes on.
+const AUDITED: Duration = Duration::from_secs(3600);
+/// Such refusals that are known: more images than that are not refused in an hour by mistake.
+const MOST_AUDITED: u64 = 1000;
 /// Decisions that are kept: some 10 MiB.
 const MOST: u64 = 20_000;
-/// Configs that are fetched at once because a policy wants to see them. What finds no place is looked at when it is next asked for.
+/// Configs, and images whose layers are fetched, at once because a policy wants to see them. What finds no place is looked at when it is next asked for.
 const FETCHES: usize = 8;
 /// Tags of a repository that are looked at for those that lead to a digest.
 const MOST_TAGS: usize = 1000;
 
-/// What becomes of a manifest, and whether that is kept: what is not known yet may be known to the next client.
+/// What becomes of a manifest, and how long that is kept: what is not known yet may be known to the next client.
 struct Judged {
     decision: Decision,
-    is_kept: bool,
+    keep: Keep,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Long,
+    Briefly,
+    No,
 }
 
 impl Judged {
     fn kept(decision: Decision) -> Judged {
-        Judged { decision, is_kept: true }
+        Judged { decision, keep: Keep::Long }
     }
 
     fn once(decision: Decision) -> Judged {
-        Judged { decision, is_kept: false }
+        Judged { decision, keep: Keep::No }
     }
 }
 
@@ -58,6 +73,9 @@ type Key = (Arc<str>, Name, Option<Tag>, Digest);
 pub struct Enforcement {
     policies: ArcSwap<Policies>,
     decisions: moka::sync::Cache<Key, Decision>,
+    brief: moka::sync::Cache<Key, Decision>,
+    audited: moka::sync::Cache<String, ()>,
+    limits: Limits,
     facts: ImageFacts,
     blobs: Arc<Blobs>,
     store: Store,
@@ -66,10 +84,14 @@ pub struct Enforcement {
 }
 
 impl Enforcement {
-    pub(super) fn new(handles: &Handles, facts: ImageFacts, blobs: Arc<Blobs>) -> Enforcement {
+    pub(super) fn new(handles: &Handles, facts: ImageFacts, blobs: Arc<Blobs>, limits: Limits) -> Enforcement {
+        let remember = |most, kept| moka::sync::Cache::builder().max_capacity(most).time_to_live(kept);
         Enforcement {
             policies: ArcSwap::default(),
-            decisions: moka::sync::Cache::builder().max_capacity(MOST).time_to_live(KEPT).build(),
+            decisions: remember(MOST, KEPT).build(),
+            brief: remember(MOST, KEPT_BRIEFLY).build(),
+            audited: moka::sync::Cache::builder().max_capacity(MOST_AUDITED).time_to_live(AUDITED).build(),
+            limits,
             facts,
             blobs,
             store: handles.sources.store.clone(),
@@ -82,6 +104,7 @@ impl Enforcement {
     pub fn set(&self, tables: &[Table]) {
         self.policies.store(Arc::new(Policies::new(tables, &self.policies.load())));
         self.decisions.invalidate_all();
+        self.brief.invalidate_all();
     }
 
     /// The policies that are in force, with what they counted.
@@ -94,7 +117,8 @@ impl Enforcement {
         if self.policies.load().is_empty() {
             return Some(Decision::Pass);
         }
-        self.decisions.get(&key(lookup, reference, digest))
+        let key = key(lookup, reference, digest);
+        self.decisions.get(&key).or_else(|| self.brief.get(&key))
     }
 
     /// What becomes of a manifest that is here, or passes because nothing of it is. Waits for its config as long as its policy says.
@@ -111,10 +135,31 @@ impl Enforcement {
             false => Judged::kept(Decision::Pass),
         };
         // By other policies, another decision may be right by now.
-        if judged.is_kept && Arc::ptr_eq(&policies, &self.policies.load()) {
-            self.decisions.insert(key(lookup, reference, digest), judged.decision.clone());
+        if Arc::ptr_eq(&policies, &self.policies.load()) {
+            match judged.keep {
+                Keep::Long => self.decisions.insert(key(lookup, reference, digest), judged.decision.clone()),
+                Keep::Briefly => self.brief.insert(key(lookup, reference, digest), judged.decision.clone()),
+                Keep::No => {}
+            }
+        }
+        if let Decision::Refuse(breach) = &judged.decision {
+            self.note(lookup, &names, breach, now);
         }
         judged.decision
+    }
+
+    /// Puts a refusal into the audit, unless the same one is there.
+    fn note(&self, lookup: &Lookup, names: &[String], breach: &Breach, now: SystemTime) {
+        if self.audited.get(&breach.sentence).is_some() {
+            return;
+        }
+        self.audited.insert(breach.sentence.clone(), ());
+        let by = match &lookup.client.key {
+            ClientKey::Address(address) => Actor::new("anonymous", Some(*address)),
+            ClientKey::Principal(name) => Actor::new(&**name, None),
+        };
+        let image = names.first().map(String::as_str).unwrap_or_default();
+        self.limits.record_refusal(&by, &format!("pull {image}"), &breach.sentence, now);
     }
 
     /// The full names under which a manifest is judged.
@@ -193,12 +238,45 @@ impl Enforcement {
         if matches!(found.facts, Err(NoFacts::NoImage)) {
             return Judged::kept(Decision::Pass);
         }
+        let (mut is_broken, mut is_open) = (false, false);
         let decided = names.iter().filter_map(|name| {
             let policy = policies.find(name)?;
-            Some(policy.decide(name, &found.verdicts(policy.rules(), now), now))
+            let verdicts = found.verdicts(policy.rules(), now);
+            is_broken |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Fail);
+            is_open |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Unknown);
+            Some(policy.decide(name, &verdicts, now))
         });
         let decision = decided.reduce(Decision::or).unwrap_or(Decision::Pass);
-        Judged { decision, is_kept: !matches!(found.facts, Err(NoFacts::NoConfig(_))) }
+        let is_waiting = found.contents.waiting > 0 && is_open && !is_broken;
+        // What is broken already is refused whatever its layers hold.
+        if let (true, true, Decision::Refuse(_), Ok(facts)) = (is_waiting, may_fetch, &decision, &found.facts) {
+            self.bring(lookup, &facts.layers);
+        }
+        let keep = match found.facts {
+            Err(NoFacts::NoConfig(_)) => Keep::No,
+            _ if is_waiting => Keep::Briefly,
+            _ => Keep::Long,
+        };
+        Judged { decision, keep }
+    }
+
+    /// Fetches the layers of an image that is refused, so that they can be looked at: its client does not come to ask for them.
+    fn bring(&self, lookup: &Lookup, layers: &[Digest]) {
+        let Ok(permit) = self.fetches.clone().try_acquire_owned() else { return };
+        if lookup.cached_only.is_some() {
+            return;
+        }
+        let (blobs, facts, lookup, layers) = (self.blobs.clone(), self.facts.clone(), lookup.clone(), layers.to_vec());
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            for layer in &layers {
+                if let Err(error) = blobs.keep(&lookup, layer).await {
+                    tracing::info!(%error, digest = %layer, "a layer of a refused image could not be looked at");
+                    return;
+                }
+            }
+            facts.look_at(&layers);
+        });
     }
 
     /// Fetches a config as the client would; gives whether it is here now. Without patience it goes on behind the answer.

@@ -152,7 +152,7 @@ impl Mirror {
         let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
         let layers = Layers::new(&handles);
         let facts = ImageFacts::new(&handles, layers.clone());
-        let enforcement = Arc::new(Enforcement::new(&handles, facts.clone(), blobs.clone()));
+        let enforcement = Arc::new(Enforcement::new(&handles, facts.clone(), blobs.clone(), limits.clone()));
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let warmed = (manifests.clone(), blobs.clone());
         let warm = Arc::new(Warm::new(&settings, warmed, sources.store.clone(), runtime));
