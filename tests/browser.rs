@@ -188,6 +188,9 @@ async fn every_page_fits_its_window_and_is_accessible() {
     look.at("registry", "/images?registry=docker.io");
     look.at("image", "/image?repository=library/image-1&reference=latest");
     look.at("purge", "/image/remove?repository=library/image-1&reference=latest");
+    states::bring(&harness, "library/findings").await;
+    look.at("findings", "/policy?rule=non_root&not_arrived_within=1s");
+    look.at("findings-image", "/image?repository=library/findings&reference=latest");
     look.at("warm", "/warm?list=night");
     look.at("warm-one", "/warm/1");
     look.at("clients", "/clients");
@@ -213,9 +216,20 @@ async fn every_page_fits_its_window_and_is_accessible() {
 async fn an_empty_weir_is_accessible() {
     let (harness, browser) = (Harness::start().await, Browser::start(true));
     let look = Look::new(&browser, &harness);
-    for name in
-        ["", "budget", "images", "warm", "clients", "throttles", "blocked", "audit", "log", "settings", "unblock"]
-    {
+    for name in [
+        "",
+        "budget",
+        "images",
+        "policy",
+        "warm",
+        "clients",
+        "throttles",
+        "blocked",
+        "audit",
+        "log",
+        "settings",
+        "unblock",
+    ] {
         look.at(&format!("empty-{}", if name.is_empty() { "overview" } else { name }), &format!("/{name}"));
     }
     look.done();

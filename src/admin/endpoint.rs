@@ -27,6 +27,7 @@ pub(super) enum Endpoint {
     RepositoryRules,
     ImageReport,
     Policies,
+    Findings,
     Warms,
     Warm,
     OneWarm,
@@ -47,7 +48,7 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 39] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 40] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -70,6 +71,7 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 39] = [
     ("GET", "/api/v1/cache/rules", Endpoint::RepositoryRules),
     ("GET", "/api/v1/images/{name}", Endpoint::ImageReport),
     ("GET", "/api/v1/policy", Endpoint::Policies),
+    ("GET", "/api/v1/findings", Endpoint::Findings),
     ("GET", "/api/v1/cache/warm", Endpoint::Warms),
     ("POST", "/api/v1/cache/warm", Endpoint::Warm),
     ("GET", "/api/v1/cache/warm/{id}", Endpoint::OneWarm),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     budget::at,
     cache::only,
+    findings,
     images::{self, span},
     json::{parameter, refuse, reply},
     state::State,
@@ -23,8 +24,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(55);
 
 /// The report of one image. Upstream is asked nothing.
 pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> HttpResponse {
-    if let Err(refusal) = only(query, &["platform", "wait"]) {
+    if let Err(refusal) = only(query, &["platform", "wait", "format"]) {
         return *refusal;
+    }
+    let format = parameter(query, "format");
+    if !matches!(format.as_deref(), None | Some("json" | "sarif")) {
+        return refuse(400, "INVALID", "format is json or sarif");
     }
     let wait = match span(query, "wait") {
         Ok(wait) => wait.map(|wait| wait.min(LONGEST_WAIT)),
@@ -66,6 +71,9 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
             (platform, verdicts)
         })
         .collect();
+    if format.as_deref() == Some("sarif") {
+        return findings::sarif_reply(&findings::of_report(&image, &judged));
+    }
     let outcomes: Vec<Outcome> = judged.iter().flat_map(|(_, verdicts)| verdicts).map(|it| it.outcome).collect();
     let worst = [Outcome::Fail, Outcome::Unknown].into_iter().find(|worst| outcomes.contains(worst));
     let platforms: Vec<Value> = judged.iter().map(|(platform, verdicts)| describe(platform, verdicts)).collect();

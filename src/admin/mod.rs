@@ -15,6 +15,7 @@ mod changes;
 mod connection;
 mod connections;
 mod endpoint;
+mod findings;
 mod history;
 mod image_report;
 mod images;

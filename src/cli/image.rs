@@ -9,7 +9,7 @@ use url::form_urlencoded::{Serializer, byte_serialize};
 use super::{
     Failure,
     ask::{Ask, Output},
-    output::entries,
+    output::{entries, say},
     table::table,
 };
 use crate::config::Config;
@@ -25,6 +25,9 @@ pub struct Arguments {
     /// How long to wait for layers that were not looked at yet; at most 55s
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     wait: String,
+    /// Print the rules that it breaks as SARIF, for the pages of code scanning
+    #[arg(long, conflicts_with = "json")]
+    sarif: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -38,8 +41,16 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure>
     if let Some(platform) = &arguments.platform {
         query.append_pair("platform", platform);
     }
+    if arguments.sarif {
+        query.append_pair("format", "sarif");
+    }
     let path = format!("/api/v1/images/{name}?{}", query.finish());
     let report = ask.json("GET", &path).map_err(unanswered)?;
+    if arguments.sarif {
+        say(&format!("{report:#}\n"))?;
+        let broken = entries(&report["runs"][0], "results").len();
+        return if broken == 0 { Ok(()) } else { Err(broken_rules(broken).into()) };
+    }
     arguments.output.print(&report, text)?;
     let verdicts = entries(&report, "platforms").iter().flat_map(|platform| entries(platform, "verdicts"));
     match verdicts.filter(|verdict| verdict["outcome"] == "fail").count() {

@@ -7,7 +7,10 @@ use weir::{
 };
 use weir_conformance::hub::Spec;
 
-use super::{harness::Harness, support::lookup};
+use super::{
+    harness::Harness,
+    support::{lookup, pull},
+};
 
 /// Spends all that upstream gives.
 pub(crate) async fn exhaust(harness: &Harness) {
@@ -38,4 +41,10 @@ pub(crate) fn show_settings(harness: &Harness) {
     let read = |text: &str| Config::read(text, Vec::new()).unwrap();
     let (started, fresh) = (read("[mirror]\nfills = 7"), read("[mirror]\nfills = 9\ntag_ttl = \"90s\""));
     harness.reloads.show_settings(effective(&started, &fresh));
+}
+
+/// Brings an image whole, so that there are findings.
+pub(crate) async fn bring(harness: &Harness, repository: &str) {
+    harness.bench.mirror.layers.start().unwrap();
+    pull(&harness.bench.hub, &harness.bench.mirror, Spec::new(repository).single()).await;
 }

@@ -1,6 +1,7 @@
 //! The pages for people, over real sockets: who may see and do what, and what becomes of everything else.
 
 mod clients;
+mod findings;
 pub(crate) mod harness;
 mod images;
 mod log;
@@ -244,6 +245,7 @@ async fn every_page_forbids_what_it_does_not_need() {
     let pages = [
         "/",
         "/budget",
+        "/policy",
         "/warm",
         "/clients",
         "/client?client=10.1.0.7",
@@ -349,6 +351,7 @@ async fn pages_of_operators_are_for_operators() {
     let pages = [
         "/",
         "/budget",
+        "/policy",
         "/warm",
         "/clients",
         "/client?client=a",

@@ -16,6 +16,7 @@ pub(super) enum Tab {
     Overview,
     Budget,
     Images,
+    Findings,
     Warm,
     Clients,
     Throttles,
@@ -27,10 +28,11 @@ pub(super) enum Tab {
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 11] = [
+const OPERATORS: [(Tab, &str, &str); 12] = [
     (Tab::Overview, "/", "Overview"),
     (Tab::Budget, "/budget", "Budget"),
     (Tab::Images, "/images", "Images"),
+    (Tab::Findings, "/policy", "Findings"),
     (Tab::Warm, "/warm", "Warm"),
     (Tab::Clients, "/clients", "Clients"),
     (Tab::Throttles, "/throttles", "Throttles"),

@@ -9,6 +9,7 @@ use url::form_urlencoded::Serializer;
 use super::{
     budget,
     context::PageContext,
+    findings,
     form::Form,
     html::{self, Tab, sentence},
     images::{chips, freshness},
@@ -83,6 +84,7 @@ async fn show(context: &PageContext<'_>, shown: Shown<'_>) -> HttpResponse {
     let body = html! {
         (outcome)
         (about(context, &image))
+        (findings::of_image(context, &image).await)
         (parts(context, &image))
         h2 { "What was spent on it" }
         @if rows.is_empty() { p { "No counted request upstream is remembered." } } @else {

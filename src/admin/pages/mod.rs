@@ -1,4 +1,4 @@
-//! Pages for people: Overview, Budget, Images, Warm, Clients, Throttles, Blocked, Audit, Log, Settings, and Unblock for owners of blocked clients.
+//! Pages for people: Overview, Budget, Images, Findings, Warm, Clients, Throttles, Blocked, Audit, Log, Settings, and Unblock for owners of blocked clients.
 //! Made here, whole, for each request; without JavaScript but for the human test and the live part of the log, and without a request to another host.
 //!
 //! # What it guarantees
@@ -17,6 +17,7 @@ mod blocked;
 mod budget;
 mod clients;
 mod context;
+mod findings;
 mod form;
 mod html;
 mod image;
@@ -167,6 +168,8 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Images => images::page(context),
         Page::Image => image::page(context).await,
         Page::ConfirmPurge => image::confirm(context).await,
+        Page::Findings => findings::page(context).await,
+        Page::FindingsCsv => findings::csv(context).await,
         _ => overview::page(context).await,
     }
 }

@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 36] = [
+pub(super) const PAGES: [(&str, PageAt); 38] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -16,6 +16,8 @@ pub(super) const PAGES: [(&str, PageAt); 36] = [
     ("/image/refresh", |_| Page::Refresh),
     ("/image/remove", |_| Page::ConfirmPurge),
     ("/image/purge", |_| Page::Purge),
+    ("/policy", |_| Page::Findings),
+    ("/policy/csv", |_| Page::FindingsCsv),
     ("/warm", |_| Page::Warm),
     ("/warm/start", |_| Page::StartWarm),
     ("/warm/{id:[0-9]{1,19}}", |id| Page::OneWarm(id.to_owned())),
@@ -54,6 +56,8 @@ pub(super) enum Page {
     Images,
     Image,
     ConfirmPurge,
+    Findings,
+    FindingsCsv,
     Warm,
     OneWarm(String),
     Clients,
@@ -135,6 +139,8 @@ impl Page {
                 | Page::Unpin
                 | Page::Refresh
                 | Page::Purge
+                | Page::Findings
+                | Page::FindingsCsv
                 | Page::Warm
                 | Page::OneWarm(_)
                 | Page::StartWarm
