@@ -101,7 +101,9 @@ pub(super) fn registries(state: &State, query: &str) -> HttpResponse {
     }
     let registries: Vec<Value> = state
         .mirror
-        .registries(SystemTime::now())
+        .images()
+        .summaries()
+        .registries
         .iter()
         .map(|(registry, summary)| {
             json!({
@@ -130,10 +132,11 @@ pub(super) fn repositories(state: &State, query: &str) -> HttpResponse {
     let Ok((page, next)) = images::repositories(&reading, registry.as_deref(), &pattern, most, last.as_deref()) else {
         return invalid("last is the name of a repository, as in the last page");
     };
+    let summaries = state.mirror.images().summaries();
     let entries: Vec<Value> = page
         .into_iter()
         .map(|repository| {
-            let summary = reading.summary([repository]);
+            let summary = summaries.of(repository).unwrap_or_default();
             json!({
                 "name": repository.full_name(),
                 "registry": repository.upstream,

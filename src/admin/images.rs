@@ -1,6 +1,9 @@
 //! Which images are looked for, for programs and for the page alike: filters, their order, and the place where a page of a list begins.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    cmp::Reverse,
+    time::{Duration, SystemTime},
+};
 
 use super::{json::parameter, name, state::State};
 use crate::{
@@ -138,7 +141,7 @@ impl Filter {
         };
         let from = self.repository.as_ref().max(after.as_ref().map(|(repository, _)| repository));
         let is_past = |image: &Image| self.repository.as_ref().is_some_and(|it| image.repository != *it);
-        let images = reading.images(from).take_while(|image| !is_past(image));
+        let images = self.named(reading, from).take_while(|image| !is_past(image));
         let mut images = images.filter(|image| is_after(image) && wanted(image));
         let mut page: Vec<Image> = images.by_ref().take(most).collect();
         let mut next = images.next();
@@ -153,15 +156,33 @@ impl Filter {
     fn first(&self, state: &State, reading: &Reading<'_>, most: usize, wanted: impl Fn(&Image) -> bool) -> Vec<Image> {
         let images = state.mirror.images();
         let key = |image: &Image| match self.sort {
-            Sort::Size | Sort::Name => reading.completeness(&image.digest).size,
-            Sort::LastPull => images.pulled(image).map_or(0, |pulled| seconds(pulled.last)),
+            Sort::Size | Sort::Name => reading.claimed_size(&image.digest),
+            Sort::LastPull => images.last_pull(image).map_or(0, seconds),
             Sort::Idle => u64::MAX - seconds(images.idle_since(image)),
         };
-        let all = reading.images(self.repository.as_ref()).filter(wanted).map(|image| (key(&image), image));
-        let mut all: Vec<(u64, Image)> = all.filter(|(key, _)| *key > 0).collect();
-        all.sort_by_key(|(key, _)| std::cmp::Reverse(*key));
-        all.truncate(most);
-        all.into_iter().map(|(_, image)| image).collect()
+        let all = self.named(reading, self.repository.as_ref()).filter(wanted).map(|image| (key(&image), image));
+        // Of equal ones the first by name comes first.
+        let all = all.filter(|(key, _)| *key > 0).enumerate().map(|(at, (key, image))| (Reverse(key), at, image));
+        let mut all: Vec<(Reverse<u64>, usize, Image)> = all.collect();
+        let order = |it: &(Reverse<u64>, usize, Image)| (it.0, it.1);
+        if most < all.len() {
+            all.select_nth_unstable_by_key(most, order);
+            all.truncate(most);
+        }
+        all.sort_unstable_by_key(order);
+        all.into_iter().map(|(_, _, image)| image).collect()
+    }
+
+    /// The images from a repository on whose names the pattern names.
+    fn named<'a>(
+        &'a self,
+        reading: &'a Reading<'_>,
+        from: Option<&'a Repository>,
+    ) -> Box<dyn Iterator<Item = Image> + 'a> {
+        if self.pattern.is_empty() {
+            return Box::new(reading.images(from));
+        }
+        Box::new(reading.images_named(from, |name| is_wanted(&self.pattern, name)))
     }
 
     fn has(&self, state: &State, reading: &Reading<'_>, image: &Image, pins: &[Pin], now: SystemTime) -> bool {
@@ -171,10 +192,9 @@ impl Filter {
         self.registry.as_ref().is_none_or(|registry| **registry == *image.repository.upstream)
             && self.repository.as_ref().is_none_or(|repository| image.repository == *repository)
             && is(self.hosted, &|| is_hosted)
-            && (self.pattern.is_empty() || is_wanted(&self.pattern, &image.name()))
             && is(self.stale, &|| state.mirror.fresh_until(image).is_some_and(|until| until <= now))
             && is(self.pinned, &|| is_hosted || pins.iter().any(|pin| pin.covers(image)))
-            && self.pulled_within.is_none_or(|span| images.pulled(image).is_some_and(|it| it.last >= before(span)))
+            && self.pulled_within.is_none_or(|span| images.last_pull(image).is_some_and(|last| last >= before(span)))
             && self.not_pulled_within.is_none_or(|span| images.idle_since(image) < before(span))
             && self.platform.as_ref().is_none_or(|platform| {
                 let objects = reading.objects(&image.digest);

@@ -37,7 +37,6 @@ mod names;
 mod negative;
 mod outcome;
 mod refreshed;
-mod registries;
 mod settings;
 mod sources;
 mod sync;
@@ -73,7 +72,7 @@ pub use self::{
 };
 use self::{
     budgeted_fetch::BudgetedFetch, handles::Handles, named::NamedBlobs, names::Names, negative::NegativeCache,
-    registries::Registries, sources::Sources, tags::Tags, warm::Warm,
+    sources::Sources, tags::Tags, warm::Warm,
 };
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
@@ -119,7 +118,6 @@ pub struct Mirror {
     ledger: Ledger,
     limits: Limits,
     metrics: Arc<Metrics>,
-    registries: Arc<Registries>,
 }
 
 impl Mirror {
@@ -173,7 +171,6 @@ impl Mirror {
             ledger,
             limits,
             metrics,
-            registries: Arc::default(),
         }
     }
 
@@ -287,12 +284,6 @@ impl Mirror {
     pub fn note_hosted_pull(&self, client: &Client, name: &Name, reference: &Reference, now: SystemTime) {
         let repository = Repository::hosted(name.clone());
         self.images().note_pull(repository, reference.clone(), &puller(&client.key), now);
-    }
-
-    /// What each registry has here, and `hosted`, by name. As it was at most a minute ago when there is much of it, for it is a scan of
-    /// all that is cached.
-    pub fn registries(&self, now: SystemTime) -> Arc<[(Arc<str>, Summary)]> {
-        self.registries.get(self.images(), now)
     }
 
     /// Until when the tag of an image is answered without asking upstream; `None` for a digest, which never changes.

@@ -175,6 +175,7 @@ impl Store {
             remover: remover.clone(),
             pinned: pinned.clone(),
             pulls: Arc::new(Pulls::new()),
+            counted: Arc::default(),
         };
         let evictor = Evictor {
             files: files.clone(),
@@ -250,6 +251,7 @@ fn keep_house(files: &Files, uploads: &Uploads, index: &Index, images: &Images) 
         uploads.expire();
         let due = pulled.elapsed() >= PULLS_EVERY;
         images.keep_pulls(files, due);
+        images.count();
         if due {
             pulled = Instant::now();
         }

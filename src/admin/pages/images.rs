@@ -96,7 +96,8 @@ fn first_page(query: &str) -> String {
 }
 
 fn registries(context: &PageContext<'_>) -> Markup {
-    let registries = context.state.mirror.registries(context.now);
+    let summaries = context.state.mirror.images().summaries();
+    let registries = &summaries.registries;
     let rows = registries.iter().map(|(registry, summary)| {
         vec![
             html! { a href=(with("", "registry", registry)) { (registry) } },
@@ -117,8 +118,9 @@ fn repositories(context: &PageContext<'_>, reading: &Reading<'_>, registry: &str
     let after = parameter(context.query, "after");
     let found = images::repositories(reading, Some(registry), "", SHOWN, after.as_deref());
     let (page, next) = found.unwrap_or_default();
+    let summaries = context.state.mirror.images().summaries();
     let rows = page.into_iter().map(|repository| {
-        let summary = reading.summary([repository]);
+        let summary = summaries.of(repository).unwrap_or_default();
         let name = repository.full_name();
         vec![
             html! { a href=(with("", "repository", &name)) { (name) } },

@@ -9,17 +9,22 @@
 //! # Cost
 //! About 100 bytes for each reference from a manifest to an object, and 500 for each tag.
 
+mod references;
+
 use std::{
     collections::HashSet,
+    fmt::{Display, Write as _},
     sync::{
         Arc, LazyLock, PoisonError, RwLock, RwLockWriteGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
+use foldhash::quality::RandomState;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
+use self::references::References;
 use crate::{
     Source,
     oci::{Child, Digest, Manifest, Name, Tag},
@@ -100,11 +105,13 @@ pub(crate) struct Inventory {
     // Held for a few map operations. No pull takes it but when it changes something.
     now: RwLock<Now>,
     complete: AtomicBool,
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Now {
     state: State,
+    references: References,
     /// What went while the files are read: what the reader found before is not believed.
     gone: HashSet<Entry>,
 }
@@ -113,7 +120,20 @@ struct Now {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     repositories: RedBlackTreeMapSync<Repository, Contents>,
-    manifests: HashTrieMapSync<Digest, Arc<[Child]>>,
+    manifests: HashTrieMapSync<Digest, Known, RandomState>,
+    /// Tags and memberships.
+    names: u64,
+}
+
+/// What is known of a manifest.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// What it names; `None` when it is not here.
+    children: Option<Arc<[Child]>>,
+    /// Tags that name it, each as often as there are credentials under which it does.
+    tags: u32,
+    /// Repositories that have it, each as often as there are credentials under which it does.
+    members: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -135,7 +155,19 @@ impl Inventory {
         self.now.read().unwrap_or_else(PoisonError::into_inner).state.clone()
     }
 
+    /// How often the manifests that are here name each of these.
+    pub(crate) fn references<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Vec<usize> {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        digests.into_iter().map(|digest| now.references.times(digest)).collect()
+    }
+
+    /// A number that is another one after each change.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     fn write(&self) -> RwLockWriteGuard<'_, Now> {
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.now.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,19 +190,34 @@ impl Inventory {
         if found && now.gone.contains(&Entry::Tag(source.clone(), tag.clone())) {
             return;
         }
-        now.state.change(source.into(), |contents| {
-            let key = (tag.clone(), source.credential.clone());
-            if !(found && contents.tags.contains_key(&key)) {
+        let key = (tag.clone(), source.credential.clone());
+        let before = now.state.change(source.into(), |contents| {
+            let before = contents.tags.get(&key).map(|(digest, _)| digest.clone());
+            if !(found && before.is_some()) {
                 contents.tags.insert_mut(key, (digest.clone(), checked_at));
             }
+            before
         });
+        match before {
+            Some(_) if found => return,
+            Some(before) => now.state.count(&before, |known| known.tags = known.tags.saturating_sub(1)),
+            None => now.state.names += 1,
+        }
+        now.state.count(digest, |known| known.tags += 1);
     }
 
     pub(crate) fn untag(&self, source: &Source, tag: &Tag) {
         self.removed(Entry::Tag(source.clone(), tag.clone()), |state| {
-            state.take(&source.into(), |contents| {
-                contents.tags.remove_mut(&(tag.clone(), source.credential.clone()));
+            let key = (tag.clone(), source.credential.clone());
+            let taken = state.take(&source.into(), |contents| {
+                let digest = contents.tags.get(&key).map(|(digest, _)| digest.clone());
+                contents.tags.remove_mut(&key);
+                digest
             });
+            if let Some(digest) = taken.flatten() {
+                state.names -= 1;
+                state.count(&digest, |known| known.tags = known.tags.saturating_sub(1));
+            }
         });
     }
 
@@ -181,13 +228,23 @@ impl Inventory {
             return;
         }
         let key = (digest.clone(), source.credential.clone());
-        now.state.change(source.into(), |contents| contents.manifests.insert_mut(key));
+        let is_new = now.state.change(source.into(), |contents| {
+            let is_new = !contents.manifests.contains(&key);
+            if is_new {
+                contents.manifests.insert_mut(key);
+            }
+            is_new
+        });
+        if is_new {
+            now.state.names += 1;
+            now.state.count(digest, |known| known.members += 1);
+        }
     }
 
     /// Whether a manifest is here and not listed under this source.
     pub(crate) fn lacks_member(&self, source: &Source, digest: &Digest) -> bool {
         let state = self.read();
-        state.manifests.contains_key(digest)
+        state.children(digest).is_some()
             && state
                 .repositories
                 .get(&source.into())
@@ -196,9 +253,13 @@ impl Inventory {
 
     pub(crate) fn unmember(&self, source: &Source, digest: &Digest) {
         self.removed(Entry::Member(source.clone(), digest.clone()), |state| {
-            state.take(&source.into(), |contents| {
-                contents.manifests.remove_mut(&(digest.clone(), source.credential.clone()));
+            let taken = state.take(&source.into(), |contents| {
+                contents.manifests.remove_mut(&(digest.clone(), source.credential.clone()))
             });
+            if taken == Some(true) {
+                state.names -= 1;
+                state.count(digest, |known| known.members = known.members.saturating_sub(1));
+            }
         });
     }
 
@@ -208,54 +269,104 @@ impl Inventory {
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
         let mut now = self.write();
         if !(found && now.gone.contains(&Entry::Manifest(manifest.digest.clone()))) {
-            now.state.manifests.insert_mut(manifest.digest.clone(), children.into());
+            now.references.add(&children);
+            now.replace(&manifest.digest, Some(children.into()));
         }
     }
 
     /// A manifest is here no more.
-    pub(super) fn gone(&self, digest: &Digest) {
-        self.removed(Entry::Manifest(digest.clone()), |state| {
-            state.manifests.remove_mut(digest);
-        });
+    pub(crate) fn gone(&self, digest: &Digest) {
+        let entry = Entry::Manifest(digest.clone());
+        let mut now = self.write();
+        if !self.is_complete() {
+            now.gone.insert(entry);
+        }
+        now.replace(digest, None);
     }
 
     fn removed(&self, entry: Entry, remove: impl FnOnce(&mut State)) {
-        let complete = self.is_complete();
         let mut now = self.write();
-        if !complete {
+        if !self.is_complete() {
             now.gone.insert(entry);
         }
         remove(&mut now.state);
     }
 }
 
+impl Now {
+    /// What a manifest names from now on; what it named before counts no more.
+    fn replace(&mut self, digest: &Digest, children: Option<Arc<[Child]>>) {
+        let mut before = None;
+        self.state.count(digest, |known| before = std::mem::replace(&mut known.children, children));
+        self.references.remove(before.as_deref().unwrap_or_default());
+    }
+}
+
 impl State {
-    fn change(&mut self, repository: Repository, change: impl FnOnce(&mut Contents)) {
+    fn change<T>(&mut self, repository: Repository, change: impl FnOnce(&mut Contents) -> T) -> T {
         if let Some(contents) = self.repositories.get_mut(&repository) {
             return change(contents);
         }
         let mut contents = Contents::default();
-        change(&mut contents);
+        let changed = change(&mut contents);
         self.repositories.insert_mut(repository, contents);
+        changed
+    }
+
+    /// Changes what is known of a manifest; nothing is kept of one that is not here and that no name names.
+    fn count(&mut self, digest: &Digest, change: impl FnOnce(&mut Known)) {
+        let mut known = self.manifests.get(digest).cloned().unwrap_or_default();
+        change(&mut known);
+        if known.children.is_none() && known.tags == 0 && known.members == 0 {
+            self.manifests.remove_mut(digest);
+        } else {
+            self.manifests.insert_mut(digest.clone(), known);
+        }
     }
 
     /// A repository of which nothing is left is gone.
-    fn take(&mut self, repository: &Repository, take: impl FnOnce(&mut Contents)) {
-        let Some(contents) = self.repositories.get_mut(repository) else { return };
-        take(contents);
+    fn take<T>(&mut self, repository: &Repository, take: impl FnOnce(&mut Contents) -> T) -> Option<T> {
+        let contents = self.repositories.get_mut(repository)?;
+        let taken = take(contents);
         if contents.tags.is_empty() && contents.manifests.is_empty() {
             self.repositories.remove_mut(repository);
         }
+        Some(taken)
     }
 
     /// What a manifest names; `None` when it is not here.
     pub(crate) fn children(&self, digest: &Digest) -> Option<&Arc<[Child]>> {
-        self.manifests.get(digest)
+        self.manifests.get(digest)?.children.as_ref()
+    }
+
+    /// The digest of a manifest that is here or that a name names, as it stands in here.
+    pub(crate) fn known(&self, digest: &Digest) -> Option<&Digest> {
+        self.manifests.get_key_value(digest).map(|(digest, _)| digest)
     }
 
     /// Every manifest that is here, with what it names.
     pub(crate) fn manifests(&self) -> impl Iterator<Item = (&Digest, &Arc<[Child]>)> {
-        self.manifests.iter()
+        self.manifests.iter().filter_map(|(digest, known)| Some((digest, known.children.as_ref()?)))
+    }
+
+    /// Tags and memberships: so much there is to count.
+    pub(crate) fn names(&self) -> u64 {
+        self.names
+    }
+
+    /// Whether another tag names this manifest than the `own` that the asker knows of.
+    pub(crate) fn is_tagged_more(&self, digest: &Digest, own: u32) -> bool {
+        self.manifests.get(digest).is_some_and(|known| known.tags > own)
+    }
+
+    /// Whether another repository has this manifest, which is here.
+    pub(crate) fn is_elsewhere(&self, digest: &Digest, repository: &Repository) -> bool {
+        let Some(known) = self.manifests.get(digest).filter(|known| known.children.is_some()) else { return false };
+        let own = self.repositories.get(repository).map_or(0, |contents| {
+            let from = (digest.clone(), Arc::from(""));
+            contents.manifests.range(from..).take_while(|(own, _)| own == digest).count()
+        });
+        known.members as usize > own
     }
 
     /// The repositories in byte order, from this one on.
@@ -267,13 +378,17 @@ impl State {
     /// Whether a repository has an image: memberships alone are none, when the bytes are not here.
     pub(crate) fn has_images(&self, repository: &Repository) -> bool {
         self.repositories.get(repository).is_some_and(|contents| {
-            !contents.tags.is_empty()
-                || contents.manifests.iter().any(|(digest, _)| self.manifests.contains_key(digest))
+            !contents.tags.is_empty() || contents.manifests.iter().any(|(digest, _)| self.children(digest).is_some())
         })
     }
 
     /// The images of a repository: its tags in byte order, then the manifests that none of them reaches.
     pub(crate) fn images(&self, repository: &Repository) -> Vec<Image> {
+        self.images_named(repository, None)
+    }
+
+    /// As [`State::images`], those whose names are wanted; of the others no more than the name is made.
+    pub(crate) fn images_named(&self, repository: &Repository, wanted: Option<&dyn Fn(&str) -> bool>) -> Vec<Image> {
         let Some(contents) = self.repositories.get(repository) else { return Vec::new() };
         let image = |credential: &Arc<str>, tag, digest: &Digest, checked_at| Image {
             repository: repository.clone(),
@@ -282,21 +397,34 @@ impl State {
             digest: digest.clone(),
             checked_at,
         };
-        let mut images: Vec<Image> = Vec::with_capacity(contents.tags.size());
+        let mut name = repository.full_name();
+        let path = name.len();
+        let mut is_wanted = |mark: char, reference: &dyn Display| {
+            wanted.is_none_or(|wanted| {
+                name.truncate(path);
+                // Writing into memory does not fail.
+                let _ = write!(name, "{mark}{reference}");
+                wanted(&name)
+            })
+        };
+        let mut images: Vec<Image> = Vec::new();
         for ((tag, credential), (digest, checked_at)) in &contents.tags {
-            images.push(image(credential, Some(tag.clone()), digest, Some(*checked_at)));
+            if is_wanted(':', tag) {
+                images.push(image(credential, Some(tag.clone()), digest, Some(*checked_at)));
+            }
+        }
+        let tagged: HashSet<&Digest, RandomState> = contents.tags.values().map(|(digest, _)| digest).collect();
+        let mut untagged: Vec<_> = contents.manifests.iter().filter(|(digest, _)| !tagged.contains(digest)).collect();
+        untagged.retain(|(digest, _)| self.children(digest).is_some());
+        if untagged.is_empty() {
+            return images;
         }
         // An index hides its manifests, and theirs, be it tagged or not.
-        let mut reached = self.manifests_below(contents.tags.values().map(|(digest, _)| digest));
-        let mut untagged: Vec<_> = contents.manifests.iter().filter(|(digest, _)| !reached.contains(digest)).collect();
-        untagged.retain(|(digest, _)| self.manifests.contains_key(digest));
+        let mut reached = self.manifests_below(tagged);
+        untagged.retain(|(digest, _)| !reached.contains(digest));
         reached.extend(self.manifests_below(untagged.iter().flat_map(|(digest, _)| self.child_manifests(digest))));
-        images.extend(
-            untagged
-                .into_iter()
-                .filter(|(digest, _)| !reached.contains(digest))
-                .map(|(digest, credential)| image(credential, None, digest, None)),
-        );
+        let shown = untagged.into_iter().filter(|(digest, _)| !reached.contains(digest) && is_wanted('@', digest));
+        images.extend(shown.map(|(digest, credential)| image(credential, None, digest, None)));
         images
     }
 
@@ -313,33 +441,20 @@ impl State {
     }
 
     fn child_manifests(&self, digest: &Digest) -> impl Iterator<Item = &Digest> {
-        let children = self.manifests.get(digest).into_iter().flat_map(|children| children.iter());
+        let children = self.children(digest).into_iter().flat_map(|children| children.iter());
         children.filter(|child| child.is_manifest).map(|child| &child.digest)
     }
 
     /// These manifests, and those that stand in them. Blobs are left out, of which there are ten times as many.
-    fn manifests_below<'a>(&'a self, from: impl Iterator<Item = &'a Digest>) -> HashSet<&'a Digest> {
-        let mut todo: Vec<&Digest> = from.collect();
-        let mut found = HashSet::new();
+    fn manifests_below<'a>(&'a self, from: impl IntoIterator<Item = &'a Digest>) -> HashSet<&'a Digest, RandomState> {
+        let mut todo: Vec<&Digest> = from.into_iter().collect();
+        let mut found = HashSet::default();
         while let Some(digest) = todo.pop() {
             if found.insert(digest) {
                 todo.extend(self.child_manifests(digest));
             }
         }
         found
-    }
-
-    /// Each tag of each repository with what it names.
-    pub(crate) fn tags(&self) -> impl Iterator<Item = (&Repository, &Tag, &Digest)> {
-        self.repositories.iter().flat_map(|(repository, contents)| {
-            contents.tags.iter().map(move |((tag, _), (digest, _))| (repository, tag, digest))
-        })
-    }
-
-    /// What a repository has, under any credential, whether the bytes are here or not.
-    pub(crate) fn digests(&self, repository: &Repository) -> impl Iterator<Item = &Digest> {
-        let contents = self.repositories.get(repository).into_iter();
-        contents.flat_map(|contents| contents.manifests.iter().map(|(digest, _)| digest))
     }
 
     /// The manifests that a repository has, under any credential, whether their bytes are here or not.
@@ -370,7 +485,7 @@ impl State {
             if reached.contains(&digest) {
                 continue;
             }
-            if let Some(children) = self.manifests.get(&digest) {
+            if let Some(children) = self.children(&digest) {
                 todo.extend(
                     children
                         .iter()

@@ -8,12 +8,15 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use foldhash::quality::RandomState;
+
 use crate::oci::Digest;
 
 /// The objects of one class, in no order; they are sorted when something has to go, which is rare and off the hot path.
 #[derive(Debug, Default)]
 pub(crate) struct Ranks {
-    entries: HashMap<Digest, Entry>,
+    // A search looks up a million of them.
+    entries: HashMap<Digest, Entry, RandomState>,
     bytes: u64,
     age: f64,
     /// Seconds since 1970, as the evictor counts them.

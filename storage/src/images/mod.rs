@@ -10,6 +10,7 @@
 //! A purge before everything that is stored has been counted: what other images need is not known then.
 
 mod completeness;
+mod counted;
 mod pins;
 mod pulls;
 mod purge;
@@ -24,12 +25,12 @@ use tracing::{info, warn};
 
 use self::purge::Plan;
 pub use self::{
-    completeness::{Completeness, Platform, Reading, Summary},
+    completeness::{Completeness, Platform, Reading, Summaries, Summary},
     pins::Pin,
     pulls::{Pulled, Puller},
     purge::{Purged, Selection},
 };
-pub(crate) use self::{pins::Pinned, pulls::Pulls};
+pub(crate) use self::{counted::Counted, pins::Pinned, pulls::Pulls};
 use crate::{
     Error,
     cache::{Cache, Image, Inventory, Repository, source_of},
@@ -54,6 +55,7 @@ pub struct Images {
     pub(crate) remover: Remover,
     pub(crate) pinned: Arc<Pinned>,
     pub(crate) pulls: Arc<Pulls>,
+    pub(crate) counted: Arc<Counted>,
 }
 
 impl Images {
@@ -64,7 +66,7 @@ impl Images {
 
     /// Looks at the images. No system call; see [`Reading`].
     pub fn read(&self) -> Reading<'_> {
-        Reading { state: self.cache.inventory.read(), capacity: &self.capacity }
+        Reading::new(&self.cache.inventory, &self.capacity)
     }
 
     /// Notes that a client got a manifest by GET. No system call; it is on the disk some 10 s later.
@@ -77,10 +79,29 @@ impl Images {
         self.pulls.of(&image.repository, image.tag.as_ref(), &image.digest)
     }
 
+    /// What each registry and each repository has. Of many images, as they were some seconds ago, and nothing before all that is stored
+    /// has been read: then it costs a lock.
+    pub fn summaries(&self) -> Arc<Summaries> {
+        self.counted.get(&self.read())
+    }
+
+    /// Counts what each registry and each repository has, when that is due.
+    pub(crate) fn count(&self) {
+        // Taken first: what changes meanwhile is counted the next time.
+        let usage = self.capacity.usage();
+        let now = (self.cache.inventory.changes(), usage.blob_bytes + usage.manifest_bytes, usage.blobs);
+        self.counted.count(&self.read(), now);
+    }
+
+    /// When an image was last pulled; `None` when no pull of it is remembered.
+    pub fn last_pull(&self, image: &Image) -> Option<SystemTime> {
+        self.pulls.last(&image.repository, image.tag.as_ref(), &image.digest)
+    }
+
     /// The mirrored images that a client pulled at this time or later, in the order of their names. What was pulled in the last second may
     /// be missing. A scan in memory.
     pub fn pulled_since(&self, since: SystemTime) -> Vec<Image> {
-        let is_pulled = |image: &Image| self.pulled(image).is_some_and(|pulled| pulled.last >= since);
+        let is_pulled = |image: &Image| self.last_pull(image).is_some_and(|last| last >= since);
         let images = self.read();
         images.images(None).filter(|image| !image.repository.is_hosted() && is_pulled(image)).collect()
     }
@@ -92,7 +113,7 @@ impl Images {
             let used = self.capacity.accounts().manifests.get(&image.digest).map_or(0, |entry| entry.used);
             SystemTime::UNIX_EPOCH + Duration::from_secs(used.into())
         };
-        self.pulled(image).map(|pulled| pulled.last).or(image.checked_at).unwrap_or_else(used)
+        self.last_pull(image).or(image.checked_at).unwrap_or_else(used)
     }
 
     /// Takes what was noted into the record of pulls, and writes it when `written`. Nothing before the inventory is complete, for it is
@@ -122,6 +143,7 @@ impl Images {
             }
         }
         if !files.is_closing() {
+            self.count();
             self.cache.inventory.set_complete(true);
             info!(took = ?started.elapsed(), "read the inventory of what is stored");
         }

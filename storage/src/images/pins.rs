@@ -97,7 +97,7 @@ impl Pinned {
         // Names are looked up and patterns are tried: there may be a hundred thousand images, and a thousand pins.
         let (patterns, names): (Vec<&Pin>, Vec<&Pin>) = pins.iter().partition(|pin| pin.pattern.contains(['*', '[']));
         let names: HashSet<&str> = names.into_iter().map(|pin| &*pin.pattern).collect();
-        let reading = Reading { state: self.inventory.read(), capacity: &self.capacity };
+        let reading = Reading::new(&self.inventory, &self.capacity);
         // What is hosted is never evicted.
         for image in reading.images(None).filter(|image| !image.repository.is_hosted()) {
             let is_named = names.contains(&*image.name()) || names.contains(&*repository(&image));

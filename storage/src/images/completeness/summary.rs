@@ -1,9 +1,24 @@
-//! Registries and repositories: how many images each has, and how many bytes.
+//! Registries and repositories: how many images each has, and how many bytes. What is much is counted beside the requests.
 
-use std::collections::HashSet;
+use std::{collections::HashMap, sync::Arc};
 
-use super::{Reading, Summary};
+use super::{Reading, Seen, Summary};
 use crate::{cache::Repository, oci::Digest};
+
+/// What each registry and each repository had when all was last counted.
+#[derive(Debug, Default)]
+pub struct Summaries {
+    /// The registries, and `hosted`, by name.
+    pub registries: Vec<(Arc<str>, Summary)>,
+    repositories: HashMap<Repository, Summary>,
+}
+
+impl Summaries {
+    /// What a repository had; nothing when it is newer than the count.
+    pub fn of(&self, repository: &Repository) -> Option<Summary> {
+        self.repositories.get(repository).copied()
+    }
+}
 
 impl Reading<'_> {
     /// The repositories from this one on that have an image, by upstream and name in byte order.
@@ -11,16 +26,39 @@ impl Reading<'_> {
         self.state.repositories(from).filter(|repository| self.state.has_images(repository))
     }
 
-    /// What these repositories have together.
-    pub fn summary<'a>(&self, repositories: impl IntoIterator<Item = &'a Repository>) -> Summary {
-        let (mut summary, mut roots): (Summary, HashSet<Digest>) = Default::default();
-        for repository in repositories {
-            let images = self.state.images(repository);
-            summary.repositories += 1;
-            summary.images += images.len() as u64;
-            roots.extend(images.into_iter().map(|image| image.digest));
+    /// Counts all that is here. With a million objects it takes about half a second.
+    pub(crate) fn summaries(&self) -> Summaries {
+        let mut summaries = Summaries::default();
+        let all: Vec<&Repository> = self.repositories(None).collect();
+        for of_one in all.chunk_by(|one, other| one.upstream == other.upstream) {
+            let (mut registry, mut seen) = (Summary::default(), Seen::default());
+            for repository in of_one {
+                let mut summary = Summary { repositories: 1, ..Summary::default() };
+                let mut own = Seen::default();
+                summary.images = self.reach_images(repository, &mut own);
+                summary.bytes = self.stored(own.iter().copied());
+                let new = own.into_iter().filter(|digest| seen.insert(*digest));
+                registry.bytes += self.stored(new);
+                registry.repositories += 1;
+                registry.images += summary.images;
+                summaries.repositories.insert((*repository).clone(), summary);
+            }
+            summaries.registries.push((of_one[0].upstream.clone(), registry));
         }
-        summary.bytes = self.stored(&self.state.reach(&roots));
-        summary
+        summaries
+    }
+
+    /// Takes what the images of a repository reach, and gives how many they are.
+    fn reach_images<'a>(&'a self, repository: &Repository, seen: &mut Seen<'a>) -> u64 {
+        let images = self.state.images(repository);
+        // What names an image is a key of the state, which outlives the list.
+        let mut todo: Vec<&Digest> = images.iter().filter_map(|image| self.state.known(&image.digest)).collect();
+        while let Some(digest) = todo.pop() {
+            if seen.insert(digest) {
+                let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
+                todo.extend(children.map(|child| &child.digest));
+            }
+        }
+        images.len() as u64
     }
 }
