@@ -5,11 +5,11 @@
 //! ways.
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use weir_storage::Push;
 
 use super::Error;
-use crate::oci::{Algorithm, Description, Manifest, MediaType, Reference, unambiguous};
+use crate::oci::{Algorithm, Description, Digest, Manifest, MediaType, Reference, unambiguous};
 
 /// The largest manifest, in bytes: the least that the spec wants to be taken.
 pub const MOST_BYTES: usize = 4 << 20;
@@ -54,19 +54,8 @@ pub(super) fn admit(reference: &Reference, content_type: Option<MediaType>, byte
     if version.map_or(!artifact, |version| version.as_u64() != Some(2)) {
         return invalid("its schemaVersion is not 2");
     }
-    let subject = description.subject.map(|subject| {
-        let mut descriptor = Map::new();
-        descriptor.insert("mediaType".into(), json!(media_type.as_str()));
-        descriptor.insert("digest".into(), json!(digest.to_string()));
-        descriptor.insert("size".into(), json!(bytes.len()));
-        if let Some(artifact_type) = description.artifact_type {
-            descriptor.insert("artifactType".into(), json!(artifact_type));
-        }
-        if !description.annotations.is_empty() {
-            descriptor.insert("annotations".into(), json!(description.annotations));
-        }
-        (subject, Value::Object(descriptor))
-    });
+    let referrer = |subject: &Digest| (subject.clone(), description.referrer(&media_type, &digest, bytes.len()));
+    let subject = description.subject.as_ref().map(referrer);
     Ok(Push {
         children: description.children,
         may_lack_blobs: false,

@@ -63,7 +63,7 @@ pub(super) fn length(entries: &[Entry]) -> u64 {
 /// Sends the archive. The channel ends without the end of the archive when an object is not what its digest says, is gone, or the client
 /// takes nothing any more. `_permit` is held so long.
 pub(super) async fn send(store: Store, entries: Vec<Entry>, to: mpsc::Sender<Bytes>, _permit: OwnedSemaphorePermit) {
-    let archive = Archive { store, to };
+    let archive = Archive { store, to, stall: STALL };
     match archive.send(&entries).await {
         Ok(()) => {}
         Err(Ended::Client) => tracing::info!("an export ended: the client took nothing any more"),
@@ -79,6 +79,8 @@ pub(super) async fn send(store: Store, entries: Vec<Entry>, to: mpsc::Sender<Byt
 struct Archive {
     store: Store,
     to: mpsc::Sender<Bytes>,
+    /// See [`STALL`].
+    stall: Duration,
 }
 
 /// Why an archive has no end.
@@ -107,7 +109,7 @@ impl Archive {
         if bytes.is_empty() {
             return Ok(());
         }
-        match timeout(STALL, self.to.send(bytes)).await {
+        match timeout(self.stall, self.to.send(bytes)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Ended::Client),
         }
@@ -146,5 +148,24 @@ impl Archive {
             return Err(ended("it does not match its digest; weir verify --repair removes it"));
         }
         self.put(withheld).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_storage::Settings;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_export_whose_client_takes_nothing_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(Settings { root: root.path().to_owned(), ..Settings::default() }).unwrap();
+        // Open, and never read.
+        let (to, _pieces) = mpsc::channel(WAITING);
+        let archive = Archive { store, to, stall: Duration::from_millis(1) };
+        let entries = vec![Entry::bytes("oci-layout", vec![0; 10]); 2 * WAITING];
+        let ended = timeout(STALL, archive.send(&entries)).await.expect("it waits for ever");
+        assert!(matches!(ended, Err(Ended::Client)));
     }
 }

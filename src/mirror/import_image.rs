@@ -10,11 +10,13 @@ use std::{
 };
 
 use bytes::BytesMut;
-use weir_storage::{Error as StoreError, ImportMark, Source, Store, TagRecord};
+use serde_json::Value;
+use weir_storage::{Error as StoreError, ImportMark, Listing, Source, Store, TagRecord};
 
 use super::{
     freshness::{self, Freshness},
     import_staging::Staged,
+    listings::referrers_kind,
     settings::Settings,
 };
 use crate::{
@@ -25,6 +27,8 @@ use crate::{
 
 /// How deep indexes stand in indexes.
 const DEPTH: usize = 4;
+/// What refers to one manifest: a list is read whole and written whole for each that an archive brings.
+const MOST_REFERRERS: usize = 1000;
 
 /// Where an image of an archive belongs.
 #[derive(Clone, Debug)]
@@ -210,6 +214,9 @@ impl ImageImport<'_> {
         let manifests = parts.manifests.iter().map(|manifest| manifest.digest.clone());
         let members: Vec<Digest> = manifests.chain(parts.blobs.iter().cloned()).collect();
         self.store.cache.members.add(&source, &members).await?;
+        for manifest in &parts.manifests {
+            self.refer(&source, manifest).await?;
+        }
         if let Some(kept) = self.confirmed(&source, target, listed).await? {
             return Ok(Some(kept));
         }
@@ -224,6 +231,29 @@ impl ImageImport<'_> {
             self.store.cache.tags.put(&source, tag, &record).await?;
         }
         Ok(None)
+    }
+
+    /// Adds a manifest to the list of what refers to its subject, unless upstream gave that list lately.
+    async fn refer(&self, source: &Source, manifest: &Manifest) -> Result<(), Refusal> {
+        let Ok(described) = manifest.describe() else { return Ok(()) };
+        let Some(subject) = &described.subject else { return Ok(()) };
+        let (listings, kind) = (&self.store.cache.listings, referrers_kind(subject));
+        let known = listings.load(source, &kind).await?;
+        let is_fresh = |it: &Listing| freshness::age(it.checked_at, clock::now()) < self.settings.listing_ttl;
+        if known.as_ref().is_some_and(|listing| !listing.imported && is_fresh(listing)) {
+            return Ok(());
+        }
+        let body = known.map(|listing| listing.body).unwrap_or_default();
+        let mut descriptors: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
+        let digest = manifest.digest.to_string();
+        descriptors.retain(|descriptor| descriptor["digest"] != *digest);
+        if descriptors.len() >= MOST_REFERRERS {
+            return refused(format!("{subject} has {MOST_REFERRERS} referrers here already, which is too many"));
+        }
+        descriptors.push(described.referrer(&manifest.media_type, &manifest.digest, manifest.bytes.len()));
+        let body = Value::Array(descriptors).to_string().into_bytes();
+        let listing = Listing { checked_at: clock::now(), body, imported: true };
+        Ok(listings.put(source, &kind, &listing).await?)
     }
 
     /// That upstream said lately what the tag names. Its word stands against that of an archive.

@@ -45,6 +45,11 @@ pub struct Listings {
     runtime: Handle,
 }
 
+/// How an imported list is answered, however old it is.
+fn as_imported() -> (CacheStatus, Option<Arc<str>>) {
+    (CacheStatus::Stale, Some("listing was imported, and upstream has not confirmed it".into()))
+}
+
 /// Under which name the store keeps the referrers of a manifest.
 pub(super) fn referrers_kind(subject: &Digest) -> String {
     format!("referrers-{}-{}", subject.algorithm().as_str(), subject.hex())
@@ -167,7 +172,7 @@ impl Listings {
         fetch: F,
     ) -> Result<(Arc<[Value]>, CacheFacts), Error>
     where
-        F: FnOnce(Listings, Lookup) -> W,
+        F: FnOnce(Listings, Lookup) -> W + Send + 'static,
         W: Future<Output = Result<(Source, Vec<Value>), Error>> + Send + 'static,
     {
         let now = clock::now();
@@ -179,29 +184,40 @@ impl Listings {
             }
         }
         let key = lookup.key(object);
-        let empty = self.no_referrers.get(&key).map(|checked_at| Listing { checked_at, body: b"[]".to_vec() });
+        let empty =
+            self.no_referrers.get(&key).map(|checked_at| Listing { checked_at, body: b"[]".to_vec(), imported: false });
+        let is_on_disk = cached.is_some();
         let cached = cached.or(empty);
+        let imported = cached.as_ref().is_some_and(|listing| listing.imported);
         let age = cached.as_ref().map(|listing| freshness::age(listing.checked_at, now)).unwrap_or_default();
         let entries = cached.and_then(|listing| serde_json::from_slice::<Vec<Value>>(&listing.body).ok());
         if let Some(entries) = &entries
             && age < self.settings.listing_ttl
         {
-            return Ok((entries.clone().into(), CacheFacts { status: CacheStatus::Hit, age, warning: None }));
+            let (status, warning) = if imported { as_imported() } else { (CacheStatus::Hit, None) };
+            return Ok((entries.clone().into(), CacheFacts { status, age, warning }));
         }
         self.negative.check(&key)?;
         let kind = kind.to_owned();
         let (listings, owned, wanted) = (self.clone(), lookup.clone(), key.clone());
-        let (negative, absent) = (self.negative.clone(), key.clone());
-        let work = |_: Arc<AtomicU32>| {
+        let (negative, absent, public) = (self.negative.clone(), key.clone(), lookup.public());
+        let work = move |_: Arc<AtomicU32>| {
             let fetched = fetch(listings.clone(), owned);
             let fetched = async move {
-                let (source, entries) = fetched.await?;
-                if entries.is_empty() && matches!(wanted.object, Object::Referrers(_)) {
+                let (source, entries) = match fetched.await {
+                    Err(error) if imported && error.is_absence() => {
+                        listings.disbelieve(&public, &kind).await;
+                        return Err(error);
+                    }
+                    fetched => fetched?,
+                };
+                // A list that is on the disk is replaced, or an outage would bring it back.
+                if entries.is_empty() && !is_on_disk && matches!(wanted.object, Object::Referrers(_)) {
                     listings.no_referrers.insert(wanted, clock::now());
                     return Ok(entries.into());
                 }
                 let body = serde_json::to_vec(&entries).map_err(|_| Error::Internal)?;
-                let listing = Listing { checked_at: clock::now(), body };
+                let listing = Listing { checked_at: clock::now(), body, imported: false };
                 if let Err(error) = listings.sources.store.cache.listings.put(&source, &kind, &listing).await {
                     tracing::warn!(%error, kind, "a listing could not be kept; upstream will be asked again");
                 }
@@ -209,6 +225,13 @@ impl Listings {
             };
             async move { negative.run(&absent, fetched).await }
         };
+        if imported && let Some(entries) = entries {
+            // As an imported tag: a site without a network waits for no connection.
+            let flights = self.flights.clone();
+            self.runtime.spawn(async move { drop(flights.join(key, AGE_LIMIT, work).await) });
+            let (status, warning) = as_imported();
+            return Ok((entries.into(), CacheFacts { status, age, warning }));
+        }
         match (self.flights.join(key, AGE_LIMIT, work).await, entries) {
             (Ok(entries), _) => Ok((entries, CacheFacts::now(CacheStatus::Miss))),
             (Err(error), Some(entries)) if error.allows_stale() && age < self.settings.stale_if_error => {
@@ -216,6 +239,14 @@ impl Listings {
                 Ok((entries.into(), CacheFacts { status: CacheStatus::Stale, age, warning }))
             }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Upstream answered that there is no such repository: an import of a list is believed no longer.
+    async fn disbelieve(&self, source: &Source, kind: &str) {
+        let listing = Listing { checked_at: SystemTime::UNIX_EPOCH, body: b"[]".to_vec(), imported: false };
+        if let Err(error) = self.sources.store.cache.listings.put(source, kind, &listing).await {
+            tracing::warn!(%error, kind, "an imported listing could not be taken back");
         }
     }
 

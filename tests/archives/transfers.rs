@@ -243,4 +243,24 @@ async fn what_a_cached_list_of_referrers_names_is_exported_with_its_image_and_pu
         let path = format!("/v2/acme/one/manifests/{digest}");
         assert_eq!(ask(site.0.registry, "GET", &path, "Accept: */*\r\n").0, 200);
     }
+    // The lists of what refers to them are there too, with what was brought and nothing else.
+    let referrers = |site: &Site, subject: &str| -> Vec<Value> {
+        let path = format!("/v2/acme/one/referrers/{subject}");
+        let (status, head, body) = ask(site.0.registry, "GET", &path, "Accept: */*\r\n");
+        assert_eq!((status, head.contains("listing was imported")), (200, true), "{head}{body}");
+        let index: Value = serde_json::from_str(&body).unwrap();
+        index["manifests"].as_array().unwrap().clone()
+    };
+    for (subject, referrer) in [(one.digest(), &signed.digest), (&signed.digest, &of_it.digest)] {
+        let listed = referrers(&site, subject);
+        assert_eq!((listed.len(), &listed[0]["digest"]), (1, &Value::from(&**referrer)));
+        assert_eq!(listed[0]["artifactType"], "application/vnd.example");
+    }
+    // Neither a second import nor a list that is old changes that.
+    site.import(&[&path], None);
+    assert_eq!(referrers(&site, one.digest()).len(), 1);
+    let old = Site::start(&[("WEIR_MIRROR__LISTING_TTL", "0s"), ("WEIR_MIRROR__STALE_IF_ERROR", "0s")]);
+    old.import(&[&path], None);
+    let (status, _, body) = ask(old.0.registry, "GET", &format!("/v2/acme/one/referrers/{}", one.digest()), "");
+    assert!(status == 200 && body.contains(&signed.digest), "{status} {body}");
 }

@@ -19,6 +19,9 @@ pub struct Listing {
     /// JSON whose shape is the caller's.
     #[serde(with = "text")]
     pub body: Vec<u8>,
+    /// It came by an import, and upstream has given none since.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 /// JSON kept as text is readable in the file and a fourth of the size of a list of numbers.

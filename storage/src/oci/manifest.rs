@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{Algorithm, Digest, MediaType, schema1};
 
@@ -127,6 +128,18 @@ impl Manifest {
 }
 
 impl Description {
+    /// The descriptor of the manifest that says this of itself, as a list of referrers has it (distribution-spec, end-12).
+    pub fn referrer(&self, media_type: &MediaType, digest: &Digest, size: usize) -> Value {
+        let mut descriptor = json!({"mediaType": media_type.as_str(), "digest": digest.to_string(), "size": size});
+        if let Some(artifact_type) = &self.artifact_type {
+            descriptor["artifactType"] = json!(artifact_type);
+        }
+        if !self.annotations.is_empty() {
+            descriptor["annotations"] = json!(self.annotations);
+        }
+        descriptor
+    }
+
     /// Reads a manifest's bytes; see [`Manifest::describe`].
     ///
     /// # Errors

@@ -106,7 +106,8 @@ async fn a_tag_is_what_it_was_last_seen_to_be() {
 async fn a_torn_record_is_absent() {
     let root = tempdir().unwrap();
     let (a, latest) = (source("a"), "latest".parse().unwrap());
-    let listing = Listing { checked_at: record(&manifest(1).digest).checked_at, body: br#"["a"]"#.to_vec() };
+    let listing =
+        Listing { checked_at: record(&manifest(1).digest).checked_at, body: br#"["a"]"#.to_vec(), imported: false };
     let base = root.path().join("repositories/docker.io/anonymous/a");
     for cut in [0, 1, 20, 60] {
         let store = open(root.path());
@@ -194,7 +195,7 @@ async fn what_is_forgotten_is_gone() {
     let store = open(root.path());
     let (a, nested) = (source("a"), source("a/b"));
     let private = Source { credential: "ann".into(), ..a.clone() };
-    let listing = Listing { checked_at: SystemTime::UNIX_EPOCH, body: b"[]".to_vec() };
+    let listing = Listing { checked_at: SystemTime::UNIX_EPOCH, body: b"[]".to_vec(), imported: false };
     for source in [&a, &nested, &private] {
         store.cache.tags.put(source, &"x".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
         store.cache.tags.put(source, &"y".parse().unwrap(), &record(&manifest(1).digest)).await.unwrap();
