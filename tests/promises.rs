@@ -75,8 +75,22 @@ async fn a_name_of_an_upstream_that_fails_is_asked_of_no_other() {
         let failed = send(&client, Request::get(&**target).accepting_manifests()).await;
         assert!(matches!(failed.status(), 404 | 502 | 503), "{target}: {}", failed.describe());
     }
-    assert_eq!(default.log().len(), 0, "nothing was asked of the default upstream");
     assert!(corporate.log().len() > 2);
+    // A name of its own for each way to fail, since an absence is remembered.
+    let faults = [What::Status(500), What::Status(429), What::Html, What::TokenStatus(503), What::TokenRefused];
+    for (number, fault) in faults.into_iter().map(Some).chain([None]).enumerate() {
+        let repository = format!("corp/app{number}");
+        default.push(Spec::new(&*repository)).unwrap();
+        corporate.clear_faults();
+        match fault {
+            Some(fault) => corporate.fault(Fault::always(fault)),
+            None => corporate.down().await,
+        }
+        let failed = client.manifest(&format!("corp.test/{repository}"), "latest");
+        let failed = send(&client, Request::get(failed).accepting_manifests()).await;
+        assert!(matches!(failed.status(), 404 | 429 | 502 | 503), "{number}: {}", failed.describe());
+    }
+    assert_eq!(default.log().len(), 0, "nothing was asked of the default upstream");
 }
 
 #[tokio::test]

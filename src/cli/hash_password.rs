@@ -12,20 +12,25 @@ pub(super) fn run() -> Result<(), String> {
     let quiet = stdin.is_terminal().then(Quiet::start).flatten();
     let password = match quiet {
         Some(quiet) => {
-            let password = ask("password: ", &mut stdin.lock())?;
-            let again = ask("the same again: ", &mut stdin.lock())?;
+            let password = twice(&mut stdin.lock());
             drop(quiet);
-            if password != again {
-                return Err("the two are not the same; nothing was hashed".to_owned());
-            }
-            password
+            password?
         }
         None => read(&mut stdin.lock())?,
     };
     say(&(password::hash(&password).map_err(|error| error.to_string())? + "\n"))
 }
 
-/// A password that is typed without being shown.
+/// A password that is typed without being shown, so that one wrong key would lock its owner out.
+fn twice(input: &mut impl BufRead) -> Result<String, String> {
+    let password = ask("password: ", input)?;
+    if password != ask("the same again: ", input)? {
+        return Err("the two are not the same; nothing was hashed".to_owned());
+    }
+    Ok(password)
+}
+
+/// Asks for a password and takes one line.
 fn ask(prompt: &str, input: &mut impl BufRead) -> Result<String, String> {
     eprint!("{prompt}");
     let line = line(input);
@@ -82,6 +87,14 @@ impl Drop for Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_typed_password_is_asked_for_twice() {
+        let typed = |text: &str| twice(&mut text.as_bytes());
+        assert_eq!(typed("hunter2\nhunter2\n"), Ok("hunter2".to_owned()));
+        assert!(typed("hunter2\nhunter3\n").unwrap_err().contains("not the same"));
+        assert!(typed("hunter2\n").is_err());
+    }
 
     #[test]
     fn a_piped_password_is_one_line_that_a_login_can_carry() {
