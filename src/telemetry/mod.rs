@@ -16,6 +16,7 @@ mod settings;
 mod sink;
 mod tail;
 mod trace;
+mod watchers;
 
 use std::sync::LazyLock;
 

@@ -12,8 +12,13 @@ use std::{
     },
 };
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    oneshot,
+};
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::watchers::Watchers;
 
 /// Lines that are kept: some minutes of a busy registry. With [`LONGEST`] that is 4 MiB at most.
 const LINES: usize = 2000;
@@ -21,8 +26,6 @@ const LINES: usize = 2000;
 const LONGEST: usize = 2048;
 /// Lines that one watcher may be behind: its share. What comes meanwhile is missed by that watcher alone.
 const BEHIND: usize = 256;
-/// Watchers at once. Each is a connection of a person that stays open.
-const WATCHERS: usize = 8;
 
 /// The tail of the log. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -32,13 +35,15 @@ pub struct Tail(Arc<Inner>);
 struct Inner {
     lines: Mutex<VecDeque<Arc<str>>>,
     sender: broadcast::Sender<Arc<str>>,
-    watchers: AtomicUsize,
+    watchers: Mutex<Watchers>,
+    /// How many there are, for the writer, which takes no second lock.
+    watching: AtomicUsize,
 }
 
 impl Default for Tail {
     fn default() -> Tail {
         let (lines, sender) = (Mutex::default(), broadcast::Sender::new(BEHIND));
-        Tail(Arc::new(Inner { lines, sender, watchers: AtomicUsize::new(0) }))
+        Tail(Arc::new(Inner { lines, sender, watchers: Mutex::default(), watching: AtomicUsize::new(0) }))
     }
 }
 
@@ -46,6 +51,8 @@ impl Default for Tail {
 #[derive(Debug)]
 pub struct Watcher {
     inner: Arc<Inner>,
+    id: u64,
+    ended: oneshot::Receiver<()>,
     receiver: broadcast::Receiver<Arc<str>>,
 }
 
@@ -56,6 +63,8 @@ pub enum TailEvent {
     Line(Arc<str>),
     /// So many lines came faster than they were taken.
     Missed(u64),
+    /// The last: this watcher gave way to a newer one.
+    GaveWay,
 }
 
 impl Tail {
@@ -70,7 +79,7 @@ impl Tail {
             }
             lines.push_back(line.clone());
         }
-        if self.0.watchers.load(Ordering::Acquire) > 0 {
+        if self.0.watching.load(Ordering::Acquire) > 0 {
             let _ = self.0.sender.send(line);
         }
     }
@@ -83,28 +92,36 @@ impl Tail {
         found
     }
 
-    /// Watches from now on; nothing when too many do.
-    pub fn watch(&self) -> Option<Watcher> {
-        let enter = |watchers| (watchers < WATCHERS).then_some(watchers + 1);
-        self.0.watchers.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).ok()?;
-        Some(Watcher { inner: self.0.clone(), receiver: self.0.sender.subscribe() })
+    /// Watches from now on for this account or address, of which an older watcher may have to give way; nothing when too many others watch.
+    pub fn watch(&self, by: &str) -> Option<Watcher> {
+        let (id, ended) = self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner).enter(by)?;
+        self.0.watching.fetch_add(1, Ordering::AcqRel);
+        Some(Watcher { inner: self.0.clone(), id, ended, receiver: self.0.sender.subscribe() })
     }
 }
 
 impl Watcher {
     /// The next line, once it is there; nothing when there will be none.
     pub async fn next(&mut self) -> Option<TailEvent> {
-        match self.receiver.recv().await {
-            Ok(line) => Some(TailEvent::Line(line)),
-            Err(RecvError::Lagged(missed)) => Some(TailEvent::Missed(missed)),
-            Err(RecvError::Closed) => None,
+        if self.ended.is_terminated() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            _ = &mut self.ended => Some(TailEvent::GaveWay),
+            received = self.receiver.recv() => match received {
+                Ok(line) => Some(TailEvent::Line(line)),
+                Err(RecvError::Lagged(missed)) => Some(TailEvent::Missed(missed)),
+                Err(RecvError::Closed) => None,
+            },
         }
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.inner.watchers.fetch_sub(1, Ordering::AcqRel);
+        self.inner.watching.fetch_sub(1, Ordering::AcqRel);
+        self.inner.watchers.lock().unwrap_or_else(PoisonError::into_inner).leave(self.id);
     }
 }
 
@@ -166,7 +183,7 @@ mod tests {
     async fn a_watcher_gets_each_line_and_is_told_what_it_missed() {
         let tail = Tail::default();
         tail.push("before");
-        let mut watcher = tail.watch().unwrap();
+        let mut watcher = tail.watch("ann").unwrap();
         tail.push("after");
         assert_eq!(watcher.next().await, Some(TailEvent::Line("after".into())));
         for number in 0..BEHIND + 5 {
@@ -176,12 +193,16 @@ mod tests {
         assert_eq!(watcher.next().await, Some(TailEvent::Line("5".into())));
     }
 
-    #[test]
-    fn watchers_have_a_bound_and_one_that_leaves_makes_room() {
+    #[tokio::test]
+    async fn a_watcher_that_gives_way_learns_it_and_one_that_leaves_makes_place() {
         let tail = Tail::default();
-        let watchers: Vec<_> = (0..WATCHERS).map(|_| tail.watch().unwrap()).collect();
-        assert!(tail.watch().is_none());
-        drop(watchers);
-        assert!(tail.watch().is_some());
+        let mut first = tail.watch("ann").unwrap();
+        for _ in 0..100 {
+            drop(tail.watch("ann").unwrap());
+        }
+        tail.push("a line");
+        assert_eq!(first.next().await, Some(TailEvent::Line("a line".into())));
+        let _newer: Vec<_> = (0..100).map(|_| tail.watch("ann").unwrap()).collect();
+        assert_eq!((first.next().await, first.next().await), (Some(TailEvent::GaveWay), None));
     }
 }

@@ -9,9 +9,15 @@ use std::{
 use super::harness::{Browser, Harness};
 
 fn watch(harness: &Harness, query: &str) -> BufReader<TcpStream> {
+    watch_as(harness, query, "")
+}
+
+/// With the cookie of a session, as the account that is logged in.
+fn watch_as(harness: &Harness, query: &str, cookie: &str) -> BufReader<TcpStream> {
+    let cookie = if cookie.is_empty() { String::new() } else { format!("Cookie: {cookie}\r\n") };
     let mut socket = TcpStream::connect(harness.admin).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(socket, "GET /log/stream{query} HTTP/1.1\r\nHost: {}\r\n\r\n", harness.admin).unwrap();
+    write!(socket, "GET /log/stream{query} HTTP/1.1\r\nHost: {}\r\n{cookie}\r\n", harness.admin).unwrap();
     BufReader::new(socket)
 }
 
@@ -56,12 +62,26 @@ async fn the_log_shows_its_last_lines_by_filter_and_streams_those_that_come() {
     let event = until(&mut stream, "data: ");
     assert_eq!(event, "data: {\"level\":\"ERROR\",\"when\":\"\",\"words\":\"it pours\\ndata: forged\"}\n");
 
-    let mut others: Vec<_> = (0..7).map(|_| watch(&harness, "")).collect();
-    others.iter_mut().for_each(|stream| drop(until(stream, " 200 OK")));
-    until(&mut watch(&harness, ""), " 503 ");
-    drop(others);
     let mut ann = Browser::logged_in(&harness, "ann");
     for path in ["/log", "/log/stream"] {
         assert_eq!(ann.get(path).status, 403, "{path} is for operators");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_window_of_one_s_own_gives_way_to_a_newer_and_leaves_those_of_another() {
+    let harness = Harness::start().await;
+    let ops = Browser::logged_in(&harness, "ops");
+    let begin = |cookie: &str| {
+        let mut stream = watch_as(&harness, "", cookie);
+        until(&mut stream, " 200 OK");
+        stream
+    };
+    let mut theirs = begin(&ops.cookie);
+    let mut own: Vec<_> = (0..5).map(|_| begin("")).collect();
+    until(&mut own[0], "event: full");
+    // The last chunk: a stream that gave way ends.
+    until(&mut own[0], "0\r\n");
+    harness.log.push("it rains");
+    own[1..].iter_mut().chain([&mut theirs]).for_each(|stream| drop(until(stream, "it rains")));
 }

@@ -9,7 +9,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 use url::form_urlencoded::Serializer;
 
-use super::{context::PageContext, html};
+use super::{
+    context::{PageContext, Viewer},
+    html,
+};
 use crate::{
     admin::json::parameter,
     telemetry::{TailEvent, Watcher},
@@ -135,7 +138,7 @@ fn row(line: &Line) -> Vec<Markup> {
 
 /// Lines as they come, as events of `text/event-stream` (HTML, section 9.2).
 pub(super) fn stream(context: &PageContext<'_>) -> HttpResponse {
-    let Some(watcher) = context.state.log.watch() else {
+    let Some(watcher) = context.state.log.watch(&watched_by(context)) else {
         // A browser gives up after this answer, and the page says so.
         return HttpResponse::ServiceUnavailable().insert_header(("Cache-Control", "no-store")).finish();
     };
@@ -151,6 +154,14 @@ pub(super) fn stream(context: &PageContext<'_>) -> HttpResponse {
         .streaming(events)
 }
 
+/// Whose share of the watchers this one is of.
+fn watched_by(context: &PageContext<'_>) -> String {
+    match &context.viewer {
+        Viewer::Account(account) => account.name.to_string(),
+        Viewer::Operator | Viewer::Anonymous => context.from.to_string(),
+    }
+}
+
 /// The next event, or a comment when there was none for a while.
 async fn next(watcher: &mut Watcher, wanted: &Wanted) -> Option<Bytes> {
     let find = async {
@@ -158,21 +169,27 @@ async fn next(watcher: &mut Watcher, wanted: &Wanted) -> Option<Bytes> {
             match watcher.next().await? {
                 TailEvent::Line(line) if wanted.wants(&line) => {
                     let Line { when, level, words } = Line::read(&line);
-                    return Some(json!({"when": when, "level": level, "words": words}));
+                    return Some(data(&when, &level, &words));
                 }
                 TailEvent::Line(_) => {}
+                // Without it the browser would come back, and another would have to give way.
+                TailEvent::GaveWay => return Some("event: full\ndata: 1".to_owned()),
                 TailEvent::Missed(missed) => {
                     let words = format!("{missed} lines came too fast for this page; the log has them");
-                    return Some(json!({"when": "", "level": "", "words": words}));
+                    return Some(data("", "", &words));
                 }
             }
         }
     };
     match timeout(BEAT, find).await {
-        // JSON has no line breaks, which would end the event.
-        Ok(event) => Some(format!("data: {}\n\n", event?).into()),
+        Ok(event) => Some(format!("{}\n\n", event?).into()),
         Err(_) => Some(Bytes::from_static(b":\n\n")),
     }
+}
+
+/// A line as an event. JSON has no line breaks, which would end it.
+fn data(when: &str, level: &str, words: &str) -> String {
+    format!("data: {}", json!({"when": when, "level": level, "words": words}))
 }
 
 #[cfg(test)]

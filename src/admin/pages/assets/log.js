@@ -43,6 +43,10 @@ stream.onmessage = (event) => {
   waiting.push(line);
   waiting = waiting.slice(-most);
 };
+stream.addEventListener("full", () => {
+  stream.close();
+  message.textContent = "Not live: too many people watch the log. Load the page again later.";
+});
 stream.onerror = () => {
   message.textContent = stream.readyState === EventSource.CLOSED
     ? "Not live: too many people watch the log. Load the page again later."
