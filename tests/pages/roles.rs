@@ -16,7 +16,7 @@ const ROLES: [Option<Role>; 5] = [None, Some(Role::User), Some(Role::Metrics), S
 fn may(role: Option<Role>, method: &str, path: &str) -> bool {
     let is_one = |roles: &[Role]| role.is_some_and(|role| roles.contains(&role));
     match (method, path) {
-        (_, "/healthz" | "/readyz" | "/login") => true,
+        (_, "/healthz" | "/readyz" | "/login" | "/language") => true,
         (_, path) if path.starts_with("/assets/") => true,
         (_, "/metrics") => is_one(&[Role::Metrics, Role::Viewer, Role::Admin]),
         (_, "/api/v1/cache/export") => is_one(&[Role::Admin]),
@@ -94,8 +94,9 @@ async fn every_page_and_form_is_for_the_roles_that_the_table_says() {
                     visitor.post(&filled(path), &[("csrf", &token)])
                 }
             };
-            // A page that is not for the visitor leads elsewhere.
-            let is_refused = matches!(answer.status, 401 | 403) || *method == "GET" && answer.status == 303;
+            // A page that is not for the visitor leads elsewhere. The choice of a language leads back.
+            let leads_elsewhere = *method == "GET" && answer.status == 303 && *path != "/language";
+            let is_refused = matches!(answer.status, 401 | 403) || leads_elsewhere;
             assert_eq!(!is_refused, may(role, method, path), "{method} {path} as {role:?}: {}", answer.status);
         }
     }

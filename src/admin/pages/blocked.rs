@@ -10,6 +10,7 @@ use super::{
     context::PageContext,
     form::Form,
     html::{self, sentence},
+    texts::{heads, text},
 };
 use crate::{
     admin::json::parameter,
@@ -26,9 +27,6 @@ use crate::{
 const SHOWN: usize = 100;
 /// The longest reason or comment, in characters.
 const LONGEST_REASON: usize = 500;
-/// The heads of a table of bans.
-pub(super) const HEADS: [&str; 8] = ["ID", "Source", "Client", "Reason", "Action", "Met", "Ends", "Made"];
-const WRITE_A_DURATION: &str = "Write a duration of at most 30 days, such as 1h or 2d.";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// `refused` is why a form was, and the form, so that what was typed stays.
@@ -53,23 +51,23 @@ pub(super) fn page(context: &PageContext<'_>, refused: Option<(&str, &Form)>) ->
     let body = html! {
         @if let Some((wrong, _)) = refused { p class="bad" role="alert" { (wrong) } }
         form class="line" method="get" action="/blocked" {
-            label for="part" { "Client, rule, reason or ID" }
+            label for="part" { (text!("Client, rule, reason or ID")) }
             input id="part" name="part" value=(part) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            label for="namespace" { "Because of requests to" }
+            label for="namespace" { (text!("Because of requests to")) }
             input id="namespace" name="namespace" value=(namespace) placeholder="library/" spellcheck="false" autocapitalize="none";
-            label { input type="checkbox" name="ended" value="1" checked[ended]; " ended ones, too" }
-            button { "Show" }
+            label { input type="checkbox" name="ended" value="1" checked[ended]; " " (text!("ended ones, too")) }
+            button { (text!("Show")) }
         }
         @if rows.is_empty() {
-            p { @if is_filtered { "No client is blocked because of that." } @else { "No client is blocked." } }
+            p { @if is_filtered { (text!("No client is blocked because of that.")) } @else { (text!("No client is blocked.")) } }
         } @else {
-            p { (html::count(bans.len() as u64, "ban", "bans")) @if is_filtered { " of that" } "." }
-            (html::table("Blocked clients", &HEADS, rows))
+            p { (html::count(bans.len() as u64, text!("ban"), text!("bans"))) @if is_filtered { " " (text!("of that")) } "." }
+            (html::table(text!("Blocked clients"), &heads(), rows))
         }
-        @if let Some(next) = next { p { a rel="next" href=(next) { "Next page" } } }
+        @if let Some(next) = next { p { a rel="next" href=(next) { (text!("Next page")) } } }
         (block(context, refused.map(|(_, form)| form)))
     };
-    html::page(context, if refused.is_some() { 400 } else { 200 }, html::Tab::Blocked, "Blocked", body)
+    html::page(context, if refused.is_some() { 400 } else { 200 }, html::Tab::Blocked, text!("Blocked"), body)
 }
 
 fn is_found(record: &BanRecord, part: &str) -> bool {
@@ -82,34 +80,39 @@ fn block(context: &PageContext<'_>, typed: Option<&Form>) -> Markup {
     let of = |name: &str| typed.map(|form| form.get(name)).unwrap_or_default();
     html! {
         details open[typed.is_some()] {
-            summary { "Block a client" }
+            summary { (text!("Block a client")) }
             form class="narrow" method="post" action="/blocked/add" {
                 (html::token(context))
-                label for="client" { "Address, CIDR or account" }
+                label for="client" { (text!("Address, CIDR or account")) }
                 input id="client" name="client" value=(of("client")) required spellcheck="false" autocapitalize="none";
-                label for="duration" { "For how long" }
+                label for="duration" { (text!("For how long")) }
                 input id="duration" name="duration" value=(typed.map_or("1h", |form| form.get("duration"))) required;
-                label for="reason" { "Why; the owner of the client reads it, too" }
+                label for="reason" { (text!("Why; the owner of the client reads it, too")) }
                 input id="reason" name="reason" value=(of("reason")) required maxlength=(LONGEST_REASON);
-                label { input type="checkbox" name="force" value="1" checked[!of("force").is_empty()]; " though it is wider than a /24 (/48), loopback, or myself" }
-                button class="main" { "Block" }
+                label { input type="checkbox" name="force" value="1" checked[!of("force").is_empty()]; " " (text!("though it is wider than a /24 (/48), loopback, or myself")) }
+                button class="main" { (text!("Block")) }
             }
         }
     }
 }
 
-/// A ban, as a row below [`HEADS`].
+/// The heads of a table of bans.
+pub(super) fn heads() -> [&'static str; 8] {
+    heads!["ID", "Source", "Client", "Reason", "Action", "Met", "Ends", "Made"]
+}
+
+/// A ban, as a row below [`heads`].
 pub(super) fn row(context: &PageContext<'_>, record: &BanRecord) -> Vec<Markup> {
     let now = context.now;
     let ends = match &record.lifted {
-        Some(lift) => html! { "lifted by " (lift.by) },
+        Some(lift) => text!("lifted by {}", lift.by),
         None if record.is_live(now) => html! { (html::until(record.until, now)) },
-        None => html! { "ended" },
+        None => html::text(text!("ended")),
     };
     vec![
         html! { a href={ "/blocked/" (record.id) } { (record.id) } },
-        html::text(source(record)),
-        html! { (client(&record.client)) @if record.simulated { " " span class="chip" { "dry run" } } },
+        source(record),
+        html! { (client(&record.client)) @if record.simulated { " " span class="chip" { (text!("dry run")) } } },
         html! { code { (record.rule) } br; small { (record.reason) } },
         html::text(action(record.level)),
         html::text(context.state.limits.met(&record.id).to_string()),
@@ -125,86 +128,91 @@ fn client(target: &Target) -> Markup {
     html! { b { @if is_one { (html::client(&name)) } @else { (name) } } }
 }
 
-fn source(record: &BanRecord) -> String {
+fn source(record: &BanRecord) -> Markup {
     match record.origin {
-        Origin::Auto => "a rule".to_owned(),
-        Origin::Admin => record.created_by.clone(),
-        Origin::Imported => format!("imported by {}", record.created_by),
+        Origin::Auto => html::text(text!("a rule")),
+        Origin::Admin => html::text(&record.created_by),
+        Origin::Imported => text!("imported by {}", record.created_by),
     }
 }
 
 fn action(level: PenaltyLevel) -> &'static str {
     match level {
-        PenaltyLevel::Reference | PenaltyLevel::ClientReference => "misses of a reference",
-        PenaltyLevel::Misses => "misses: 429",
-        PenaltyLevel::MissesBanned => "misses: 403",
-        PenaltyLevel::Client => "everything: 403",
+        PenaltyLevel::Reference | PenaltyLevel::ClientReference => text!("misses of a reference"),
+        PenaltyLevel::Misses => text!("misses: 429"),
+        PenaltyLevel::MissesBanned => text!("misses: 403"),
+        PenaltyLevel::Client => text!("everything: 403"),
     }
 }
 
 /// The same in words for the owner of the client.
 fn effect(level: PenaltyLevel) -> &'static str {
     match level {
-        PenaltyLevel::Reference | PenaltyLevel::ClientReference => "what does not exist is answered from memory",
-        PenaltyLevel::Misses => "what is not cached is refused (429); what is cached is served",
-        PenaltyLevel::MissesBanned => "what is not cached is refused (403); what is cached is served",
-        PenaltyLevel::Client => "every request is refused (403)",
+        PenaltyLevel::Reference | PenaltyLevel::ClientReference => text!("what does not exist is answered from memory"),
+        PenaltyLevel::Misses => text!("what is not cached is refused (429); what is cached is served"),
+        PenaltyLevel::MissesBanned => text!("what is not cached is refused (403); what is cached is served"),
+        PenaltyLevel::Client => text!("every request is refused (403)"),
     }
 }
 
 /// One ban. `refused` is why a form was, and the form, so that what was typed stays.
 pub(super) fn one(context: &PageContext<'_>, id: &str, refused: Option<(&str, &Form)>) -> HttpResponse {
     let Some(record) = context.state.limits.get_ban(id) else {
-        return html::problem(context, 404, "No such ban", "There is no ban of this id; the audit may still know it.");
+        return html::problem(
+            context,
+            404,
+            text!("No such ban"),
+            text!("There is no ban of this id; the audit may still know it."),
+        );
     };
     let now = context.now;
     let earlier = BanFilter { client: Some(record.client.clone()), ended: true, ..BanFilter::default() };
     let mut earlier = context.state.limits.bans(&earlier, now);
     earlier.retain(|other| other.id != record.id);
-    let met = html::count(context.state.limits.met(id), "request", "requests");
+    let met = html::count(context.state.limits.met(id), text!("request"), text!("requests"));
     let body = html! {
         @if let Some((wrong, _)) = refused { p class="bad" role="alert" { (wrong) } }
         (about(&record, now))
-        p { (met) " met it since the start. " (client(&record.client)) }
+        p { (text!("{} met it since the start.", met)) " " (client(&record.client)) }
         @if record.is_live(now) { (changes(context, id, refused.map(|(_, form)| form))) }
         (evidence(&record))
         @if !earlier.is_empty() {
-            h2 { "Other bans that it meets or met" }
-            (html::table("Other bans", &HEADS, earlier.iter().take(50).map(|record| row(context, record)).collect()))
+            h2 { (text!("Other bans that it meets or met")) }
+            (html::table(text!("Other bans"), &heads(), earlier.iter().take(50).map(|record| row(context, record)).collect()))
         }
     };
-    html::page(context, if refused.is_some() { 400 } else { 200 }, html::Tab::Blocked, &format!("Ban {id}"), body)
+    html::page(context, if refused.is_some() { 400 } else { 200 }, html::Tab::Blocked, text!("Ban {}", id), body)
 }
 
 /// What can be done about a ban that is in force.
 fn changes(context: &PageContext<'_>, id: &str, typed: Option<&Form>) -> Markup {
     let of = |name: &str| typed.map(|form| form.get(name)).unwrap_or_default();
     html! {
-        h2 { "Lift" }
+        h2 { (text!("Lift")) }
         form class="line" method="post" action={ "/blocked/" (id) "/lift" } {
             (html::token(context))
-            label for="reason" { "Why" }
+            label for="reason" { (text!("Why")) }
             input id="reason" name="reason" value=(of("reason")) required maxlength=(LONGEST_REASON);
-            button class="main" { "Lift" }
+            button class="main" { (text!("Lift")) }
         }
-        h2 { "Extend or shorten" }
+        h2 { (text!("Extend or shorten")) }
         form class="line" method="post" action={ "/blocked/" (id) "/end" } {
             (html::token(context))
-            label for="duration" { "From now on, for" }
+            label for="duration" { (text!("From now on, for")) }
             input id="duration" name="duration" value=(of("duration")) placeholder="2h" required spellcheck="false" autocapitalize="none";
-            label for="why" { "Why" }
+            label for="why" { (text!("Why")) }
             input id="why" name="why" value=(of("why")) required maxlength=(LONGEST_REASON);
-            button { "Move the end" }
+            button { (text!("Move the end")) }
         }
-        h2 { "Allow" }
-        p { "Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no automatic ban touches it." }
+        h2 { (text!("Allow")) }
+        p { (text!("Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no automatic ban touches it.")) }
         form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
             (html::token(context))
-            label for="comment" { "Why" }
+            label for="comment" { (text!("Why")) }
             input id="comment" name="comment" value=(of("comment")) required maxlength=(LONGEST_REASON);
-            label for="days" { "Days" }
+            label for="days" { (text!("Days")) }
             input id="days" name="days" type="number" min="1" max="365" value=(typed.map(|form| form.get("days")).filter(|days| !days.is_empty()).unwrap_or("7")) required;
-            button { "Lift and allow" }
+            button { (text!("Lift and allow")) }
         }
     }
 }
@@ -218,15 +226,15 @@ pub(super) fn about(record: &BanRecord, now: SystemTime) -> Markup {
     let lifted = record.lifted.as_ref();
     html! {
         (html::facts(&[
-            ("Client", html! { b { (record.client) } @if record.simulated { " " span class="chip" { "dry run: not blocked" } } }),
-            ("Reason", html! { (record.reason) " " small { "(rule " code { (record.rule) } ")" } }),
-            ("Effect", html::text(effect(record.level))),
-            ("Made", html! { (html::time(record.created)) " by " (source(record)) }),
-            ("Ends", ends),
-            ("Strikes before", html::text(record.strikes.to_string())),
+            (text!("Client"), html! { b { (record.client) } @if record.simulated { " " span class="chip" { (text!("dry run: not blocked")) } } }),
+            (text!("Reason"), html! { (record.reason) " " small { "(" (text!("rule {}", html::code(&record.rule))) ")" } }),
+            (text!("Effect"), html::text(effect(record.level))),
+            (text!("Made"), text!("{} by {}", html::time(record.created), source(record))),
+            (text!("Ends"), ends),
+            (text!("Strikes before"), html::text(record.strikes.to_string())),
         ]))
         @if let Some(lift) = lifted {
-            p class="good" { "Lifted by " b { (lift.by) } " at " (html::time(lift.at)) ": " (lift.reason) }
+            p class="good" { (text!("Lifted by {} at {}: {}", html::bold(&lift.by), html::time(lift.at), lift.reason)) }
         }
     }
 }
@@ -243,11 +251,11 @@ pub(super) fn evidence(record: &BanRecord) -> Markup {
     });
     html! {
         @if !record.evidence.is_empty() {
-            h2 { "Evidence" }
-            (html::table("Evidence", &["When", "Method", "On what", "Answer"], rows.collect()))
+            h2 { (text!("Evidence")) }
+            (html::table(text!("Evidence"), &heads!["When", "Method", "On what", "Answer"], rows.collect()))
         }
         @if !record.repositories.is_empty() {
-            h2 { "Repositories concerned" }
+            h2 { (text!("Repositories concerned")) }
             ul class="flow" { @for repository in &record.repositories { li { code { (repository) } } } }
         }
     }
@@ -263,7 +271,7 @@ pub(super) fn lift(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResp
 pub(super) fn allow(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
     let comment = form.line("comment", LONGEST_REASON);
     let days = form.get("days").parse::<u32>().ok().filter(|days| (1..=365).contains(days));
-    let Some(days) = days else { return one(context, id, Some(("Allow for 1 to 365 days.", form))) };
+    let Some(days) = days else { return one(context, id, Some((text!("Allow for 1 to 365 days."), form))) };
     let by = context.by();
     match context.state.limits.lift(id, &comment, &by, context.now) {
         Ok(record) => {
@@ -275,12 +283,16 @@ pub(super) fn allow(context: &PageContext<'_>, id: &str, form: &Form) -> HttpRes
     }
 }
 
+fn write_a_duration() -> &'static str {
+    text!("Write a duration of at most 30 days, such as 1h or 2d.")
+}
+
 fn duration(form: &Form) -> Option<Duration> {
     humantime::parse_duration(form.get("duration").trim()).ok().filter(|duration| *duration <= MAX_DURATION)
 }
 
 pub(super) fn move_end(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
-    let Some(duration) = duration(form) else { return one(context, id, Some((WRITE_A_DURATION, form))) };
+    let Some(duration) = duration(form) else { return one(context, id, Some((write_a_duration(), form))) };
     let reason = form.line("why", LONGEST_REASON);
     match context.state.limits.move_end(id, duration, &reason, &context.by(), context.now) {
         Ok(record) => html::see_other(&format!("/blocked/{}", record.id), None),
@@ -294,11 +306,11 @@ pub(super) fn add(context: &PageContext<'_>, form: &Form) -> HttpResponse {
         Err(why) => return page(context, Some((&sentence(&why), form))),
     };
     let Some(duration) = duration(form) else {
-        return page(context, Some((WRITE_A_DURATION, form)));
+        return page(context, Some((write_a_duration(), form)));
     };
     let reason = form.line("reason", LONGEST_REASON);
     if reason.is_empty() {
-        return page(context, Some(("Say why.", form)));
+        return page(context, Some((text!("Say why."), form)));
     }
     let wish = BanRequest { client, duration, reason, force: form.get("force") == "1" };
     match context.state.limits.ban(wish, &context.by(), context.now) {

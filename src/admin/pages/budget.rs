@@ -9,7 +9,12 @@ use actix_web::HttpResponse;
 use maud::{Markup, html};
 use url::form_urlencoded::Serializer;
 
-use super::{context::PageContext, html, what_if};
+use super::{
+    context::PageContext,
+    html,
+    texts::{heads, text},
+    what_if,
+};
 use crate::{
     admin::json::parameter,
     client::Class,
@@ -22,8 +27,6 @@ use crate::{
 
 /// Spends that are looked at for who spent and what comes back.
 const LOOKED_AT: usize = 10_000;
-/// The heads of a table of spends.
-pub(super) const HEADS: [&str; 7] = ["When", "Who", "Class", "On what", "Why", "Shared by", "Left"];
 /// Spends of one page.
 const LISTED: usize = 50;
 /// Clients that are listed for an identity.
@@ -40,25 +43,27 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let body = html! {
         @for (upstream, until, why) in mirror.breakers() {
             @if until > context.now {
-                p class="bad" { b { (upstream) } " fails (" (why) "). The next request to it is sent at " (html::time(until)) ", " (html::until(until, context.now)) "." }
+                p class="bad" {
+                    (text!("{} fails ({}). The next request to it is sent at {}, {}.", html::bold(upstream), why, html::time(until), html::until(until, context.now)))
+                }
             }
         }
         @for (upstream, account, state) in mirror.credentials() {
             @match state {
-                CredentialState::Refused => p class="bad" { b { (upstream) } " refused the credential of account " b { (account) } "." },
-                CredentialState::Unreadable => p class="bad" { "The credential of account " b { (account) } " of " b { (upstream) } " cannot be read; the log says why." },
+                CredentialState::Refused => p class="bad" { (text!("{} refused the credential of account {}.", html::bold(upstream), html::bold(account))) },
+                CredentialState::Unreadable => p class="bad" { (text!("The credential of account {} of {} cannot be read; the log says why.", html::bold(account), html::bold(upstream))) },
                 CredentialState::Unused | CredentialState::Accepted => {}
             }
         }
-        @if identities.is_empty() { p { "No upstream has been asked yet." } }
+        @if identities.is_empty() { p { (text!("No upstream has been asked yet.")) } }
         @for left in &identities { (identity(context, left, &floors, &spends)) }
-        h2 { "Cache" }
+        h2 { (text!("Cache")) }
         (cache(context))
         (what_if::part(context, &identities, &spends))
-        h2 id="spends" { "Newest spends" }
+        h2 id="spends" { (text!("Newest spends")) }
         (listed(context, &spends))
     };
-    html::page(context, 200, html::Tab::Budget, "Budget", body)
+    html::page(context, 200, html::Tab::Budget, text!("Budget"), body)
 }
 
 /// The spends that a filter finds, one page of them.
@@ -81,26 +86,26 @@ fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
     });
     html! {
         form class="line" method="get" action="/budget#spends" {
-            label for="client" { "Client" }
+            label for="client" { (text!("Client")) }
             input id="client" name="client" value=(client) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            label for="image" { "Part of an image" }
+            label for="image" { (text!("Part of an image")) }
             input id="image" name="image" value=(image) placeholder="library/nginx:" spellcheck="false" autocapitalize="none";
-            label for="class" { "Class" }
+            label for="class" { (text!("Class")) }
             select id="class" name="class" {
-                option value="" { "every class" }
+                option value="" { (text!("every class")) }
                 @for one in [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt] {
                     option value=(one.word()) selected[one.word() == class] { (one.word()) }
                 }
             }
-            button { "Show" }
+            button { (text!("Show")) }
         }
         @if found.is_empty() {
-            p { @if spends.is_empty() { "Nothing was spent yet." } @else { "No spend fits." } }
+            p { @if spends.is_empty() { (text!("Nothing was spent yet.")) } @else { (text!("No spend fits.")) } }
         } @else {
-            p { (html::count(found.len() as u64, "spend", "spends")) " of the last " (spends.len()) "." }
-            (html::table("Newest spends", &HEADS, found.into_iter().skip(first).take(LISTED).map(row).collect()))
+            p { (text!("{} of the last {}.", html::count(found.len() as u64, text!("spend"), text!("spends")), spends.len())) }
+            (html::table(text!("Newest spends"), &heads(), found.into_iter().skip(first).take(LISTED).map(row).collect()))
         }
-        @if let Some(next) = next { p { a rel="next" href=(next) { "Next page" } } }
+        @if let Some(next) = next { p { a rel="next" href=(next) { (text!("Next page")) } } }
     }
 }
 
@@ -116,25 +121,24 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
             h2 { (whose) }
             @match (left.limit, left.remaining) {
                 (Some(limit), Some(remaining)) => {
-                    p { b class="large" { (remaining) } " of " (limit) " pulls left"
-                        @if let Some(window) = left.window { " per " (html::about(window)) }
-                        @if let Some(next) = left.next_at { "; the next one comes back " (html::until(next, context.now)) }
+                    p { (text!("{} of {} pulls left", html! { b class="large" { (remaining) } }, limit))
+                        @if let Some(window) = left.window { " " (text!("per {}", html::about(window))) }
+                        @if let Some(next) = left.next_at { "; " (text!("the next one comes back {}", html::until(next, context.now))) }
                     }
                     (gauge(limit, remaining, left, floors))
                     @if left.external > 0 {
                         p class="bad" {
-                            (html::count(left.external, "pull was", "pulls were")) " spent by others within the window: "
-                            (others(&left.identity))
+                            (text!("{} spent by others within the window: {}", html::count(left.external, text!("pull was"), text!("pulls were")), others(&left.identity)))
                         }
                     }
                 }
-                _ => p { "Upstream has named no limit; nothing is held back. " (html::count(left.spent, "pull", "pulls")) " spent by this mirror within the window." },
+                _ => p { (text!("Upstream has named no limit; nothing is held back. {} spent by this mirror within the window.", html::count(left.spent, text!("pull"), text!("pulls")))) },
             }
-            @if waiting > 0 { p { (html::count(waiting as u64, "request waits", "requests wait")) " for a pull to come back." } }
+            @if waiting > 0 { p { (text!("{} for a pull to come back.", html::count(waiting as u64, text!("request waits"), text!("requests wait")))) } }
             @if !own.is_empty() {
                 div class="columns" {
-                    div { h3 { "Who spent it" } (spenders(&whose, &own)) }
-                    @if left.limit.is_some() { div { h3 { "What comes back" } (returns(&whose, &own, window, context.now)) } }
+                    div { h3 { (text!("Who spent it")) } (spenders(&whose, &own)) }
+                    @if left.limit.is_some() { div { h3 { (text!("What comes back")) } (returns(&whose, &own, window, context.now)) } }
                 }
             }
         }
@@ -144,9 +148,11 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
 /// Who the others may be.
 fn others(identity: &Identity) -> &'static str {
     match identity.account {
-        Some(_) => "another program uses this account.",
+        Some(_) => text!("another program uses this account."),
         None => {
-            "a node behind the same address that goes around the mirror, or a neighbour. See \u{201c}Pulls that go around the mirror\u{201d} in the README."
+            text!(
+                "a node behind the same address that goes around the mirror, or a neighbour. See “Pulls that go around the mirror” in the README."
+            )
         }
     }
 }
@@ -161,7 +167,7 @@ fn gauge(limit: i64, remaining: i64, left: &Balance, floors: &Floors) -> Markup 
     let marks = [("bulk", floors.bulk), ("standard", floors.standard), ("critical", floors.critical)];
     let marks = marks.into_iter().filter(|(_, floor)| *floor > 0.0);
     let marks: Vec<_> = marks.map(|(class, floor)| (class, floor, (floor * limit as f64).round() as i64)).collect();
-    let label = format!("{remaining} of {limit} left, {own} spent by this mirror, {others} by others");
+    let label = text!("{} of {} left, {} spent by this mirror, {} by others", remaining, limit, own, others);
     html! {
         svg class="gauge" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img" aria-label=(label) {
             rect class="track" x="0" y="4" width="1000" height="32" {}
@@ -171,12 +177,12 @@ fn gauge(limit: i64, remaining: i64, left: &Balance, floors: &Floors) -> Markup 
             @for (_, _, pulls) in &marks { rect class="mark" x=(part(*pulls).max(2) - 2) y="0" width="4" height="40" {} }
         }
         ul class="flow legend" {
-            li class="left" { (remaining.max(0)) " left" }
-            li class="own" { (own) " spent by this mirror" }
-            li class="others" { (others) " spent by others" }
-            @if left.unexplained > 0 { li { (left.unexplained) " used upstream, unexplained" } }
-            @if left.unexplained < 0 { li { (left.unexplained.unsigned_abs()) " of them no longer counted upstream" } }
-            @for (class, _, pulls) in &marks { li class="mark" { (class) " stops at " (pulls) " left" } }
+            li class="left" { (text!("{} left", remaining.max(0))) }
+            li class="own" { (text!("{} spent by this mirror", own)) }
+            li class="others" { (text!("{} spent by others", others)) }
+            @if left.unexplained > 0 { li { (text!("{} used upstream, unexplained", left.unexplained)) } }
+            @if left.unexplained < 0 { li { (text!("{} of them no longer counted upstream", left.unexplained.unsigned_abs())) } }
+            @for (class, _, pulls) in &marks { li class="mark" { (text!("{} stops at {} left", class, pulls)) } }
         }
     }
 }
@@ -194,8 +200,8 @@ fn spenders(whose: &str, own: &[&Spend]) -> Markup {
         vec![html::client(client), html::text(pulls.to_string()), html::text(shared.to_string())]
     });
     html! {
-        (html::table(&format!("Who spent it, {whose}"), &["Client", "Pulls", "Others spared"], rows.collect()))
-        @if more > 0 { p { "and " (html::count(more as u64, "other", "others")) } }
+        (html::table(&format!("{}, {whose}", text!("Who spent it")), &heads!["Client", "Pulls", "Others spared"], rows.collect()))
+        @if more > 0 { p { (text!("and {}", html::count(more as u64, text!("other"), text!("others")))) } }
     }
 }
 
@@ -210,9 +216,9 @@ fn returns(whose: &str, own: &[&Spend], window: Duration, now: SystemTime) -> Ma
     }
     let rows = counts.iter().enumerate().map(|(index, count)| {
         let end = now + step * (index as u32 + 1);
-        vec![html! { "by " (html::time(end)) }, html::text(count.to_string())]
+        vec![text!("by {}", html::time(end)), html::text(count.to_string())]
     });
-    html::table(&format!("What comes back, {whose}"), &["When", "Pulls"], rows.collect())
+    html::table(&format!("{}, {whose}", text!("What comes back")), &heads!["When", "Pulls"], rows.collect())
 }
 
 fn cache(context: &PageContext<'_>) -> Markup {
@@ -222,26 +228,37 @@ fn cache(context: &PageContext<'_>) -> Markup {
     let part = 1000 * used.min(usage.capacity) / usage.capacity.max(1);
     html! {
         p {
-            (html::count(usage.blobs, "blob", "blobs")) " of " (html::bytes(usage.blob_bytes)) " and "
-            (html::count(usage.manifests, "manifest", "manifests")) " of " (html::bytes(usage.manifest_bytes)) "; "
-            (html::bytes(usage.capacity)) " may be used. It has saved " (html::count(saved, "pull", "pulls")) " since "
-            (humantime::format_rfc3339_seconds(since).to_string().chars().take(10).collect::<String>()) "."
+            (text!(
+                "{} of {} and {} of {}; {} may be used. It has saved {} since {}.",
+                html::count(usage.blobs, text!("blob"), text!("blobs")),
+                html::bytes(usage.blob_bytes),
+                html::count(usage.manifests, text!("manifest"), text!("manifests")),
+                html::bytes(usage.manifest_bytes),
+                html::bytes(usage.capacity),
+                html::count(saved, text!("pull"), text!("pulls")),
+                humantime::format_rfc3339_seconds(since).to_string().chars().take(10).collect::<String>()
+            ))
         }
         svg class="gauge thin" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img"
-            aria-label={ (html::bytes(used)) " of " (html::bytes(usage.capacity)) " used" } {
+            aria-label=(text!("{} of {} used", html::bytes(used), html::bytes(usage.capacity))) {
             rect class="track" x="0" y="4" width="1000" height="32" {}
             rect class="own" x="0" y="4" width=(part) height="32" {}
         }
     }
 }
 
-/// A spend, as a row below [`HEADS`].
+/// The heads of a table of spends.
+pub(super) fn heads() -> [&'static str; 7] {
+    heads!["When", "Who", "Class", "On what", "Why", "Shared by", "Left"]
+}
+
+/// A spend, as a row below [`heads`].
 pub(super) fn row(spend: &Spend) -> Vec<Markup> {
     let why = match spend.reason {
-        Reason::Cold => "was not here",
-        Reason::Changed => "had changed",
-        Reason::HeadRefused => "no HEAD upstream",
-        Reason::Referrers => "referrers",
+        Reason::Cold => text!("was not here"),
+        Reason::Changed => text!("had changed"),
+        Reason::HeadRefused => text!("no HEAD upstream"),
+        Reason::Referrers => text!("referrers"),
     };
     vec![
         html::time(spend.at),

@@ -10,6 +10,7 @@ use super::{
     blocked, budget,
     context::PageContext,
     html::{self, Tab},
+    texts::{heads, text},
 };
 use crate::{
     admin::json::parameter,
@@ -44,20 +45,20 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         format!("/clients?{}", query.finish())
     });
     let body = html! {
-        p { "Clients that asked lately: those that spent most upstream first, then those that asked most. What is counted of them begins with the start of Weir." }
+        p { (text!("Clients that asked lately: those that spent most upstream first, then those that asked most. What is counted of them begins with the start of Weir.")) }
         form class="line" method="get" action="/clients" {
-            label for="part" { "Part of an address or account" }
+            label for="part" { (text!("Part of an address or account")) }
             input id="part" name="part" value=(part) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            button { "Show" }
+            button { (text!("Show")) }
         }
         @if rows.is_empty() {
-            p { @if part.is_empty() { "No client has asked yet." } @else { "No such client has asked lately." } }
+            p { @if part.is_empty() { (text!("No client has asked yet.")) } @else { (text!("No such client has asked lately.")) } }
         } @else {
-            (html::table("Clients", &["Client", "Class", "Pulls upstream", "Requests", "Bytes sent", "Ban"], rows))
+            (html::table(text!("Clients"), &heads!["Client", "Class", "Pulls upstream", "Requests", "Bytes sent", "Ban"], rows))
         }
-        @if let Some(next) = next { p { a rel="next" href=(next) { "Next page" } } }
+        @if let Some(next) = next { p { a rel="next" href=(next) { (text!("Next page")) } } }
     };
-    html::page(context, 200, Tab::Clients, "Clients", body)
+    html::page(context, 200, Tab::Clients, text!("Clients"), body)
 }
 
 /// Pulls that left their window are no longer spent.
@@ -91,8 +92,8 @@ pub(super) fn one(context: &PageContext<'_>) -> HttpResponse {
         return html::problem(
             context,
             400,
-            "No such client",
-            "Name a client: an address, a /64 of IPv6, or an account.",
+            text!("No such client"),
+            text!("Name a client: an address, a /64 of IPv6, or an account."),
         );
     }
     expire(context);
@@ -112,57 +113,60 @@ pub(super) fn one(context: &PageContext<'_>) -> HttpResponse {
         let standing = view.throttles.iter().find(|standing| standing.name == throttle.name);
         vec![
             html! { code { (throttle.name) } },
-            html! { (throttle.requests_per_period) " in " (throttle.period_in_seconds) " s" },
+            text!("{} in {} s", throttle.requests_per_period, throttle.period_in_seconds),
             html::text(throttle.mode.as_str()),
-            html::text(standing.map_or("none".to_owned(), |standing| standing.observed.to_string())),
-            html::text(standing.map_or("all".to_owned(), |standing| standing.remaining.to_string())),
+            html::text(standing.map_or(text!("none").to_owned(), |standing| standing.observed.to_string())),
+            html::text(standing.map_or(text!("all").to_owned(), |standing| standing.remaining.to_string())),
         ]
     });
     let throttles: Vec<_> = throttles.collect();
     let body = html! {
-        @if let Some(ban) = &view.ban { p class="bad" { "It is blocked: " a href={ "/blocked/" (ban) } { "ban " (ban) } "." } }
+        @if let Some(ban) = &view.ban { p class="bad" { (text!("It is blocked: {}.", html! { a href={ "/blocked/" (ban) } { (text!("ban {}", ban)) } })) } }
         (about(class(context, &key), view.upstream_spent, record.as_ref()))
-        h2 { "Throttles" }
-        @if throttles.is_empty() { p { "None is configured." } } @else {
-            (html::table("Throttles", &["Throttle", "Limit", "Mode", "Used", "Left"], throttles))
+        h2 { (text!("Throttles")) }
+        @if throttles.is_empty() { p { (text!("None is configured.")) } } @else {
+            (html::table(text!("Throttles"), &heads!["Throttle", "Limit", "Mode", "Used", "Left"], throttles))
         }
         @if let Some(record) = &record {
             @if !record.images.is_empty() {
-                h2 { "Images that it asks for" }
-                (html::table("Images that it asks for", &["Image", "Requests"], record.images.iter().map(|(image, count)| {
+                h2 { (text!("Images that it asks for")) }
+                (html::table(text!("Images that it asks for"), &heads!["Image", "Requests"], record.images.iter().map(|(image, count)| {
                     vec![html! { code { (image) } }, html::text(count.to_string())]
                 }).collect()))
             }
-            h2 { "Last requests" }
-            (html::table("Last requests", &["When", "Request", "Answer", "Bytes", "Took", "Because"], record.recent.iter().map(request).collect()))
+            h2 { (text!("Last requests")) }
+            (html::table(text!("Last requests"), &heads!["When", "Request", "Answer", "Bytes", "Took", "Because"], record.recent.iter().map(request).collect()))
         }
         @if !spends.is_empty() {
-            h2 { "What it spent upstream" }
-            (html::table("What it spent upstream", &budget::HEADS, spends))
+            h2 { (text!("What it spent upstream")) }
+            (html::table(text!("What it spent upstream"), &budget::heads(), spends))
         }
-        h2 { "Bans" }
-        @if bans.is_empty() { p { "None that is remembered." } } @else {
-            (html::table("Bans", &blocked::HEADS, bans.iter().take(LISTED).map(|record| blocked::row(context, record)).collect()))
+        h2 { (text!("Bans")) }
+        @if bans.is_empty() { p { (text!("None that is remembered.")) } } @else {
+            (html::table(text!("Bans"), &blocked::heads(), bans.iter().take(LISTED).map(|record| blocked::row(context, record)).collect()))
         }
-        p { a href="/clients" { "All clients" } }
+        p { a href="/clients" { (text!("All clients")) } }
     };
     html::page(context, 200, Tab::Clients, &view.client, body)
 }
 
 fn about(class: &str, spent: u32, record: Option<&ClientRecord>) -> Markup {
     let mut facts = vec![
-        ("Class", html::text(class)),
-        ("Upstream", html! { (html::count(u64::from(spent), "pull", "pulls")) " spent within the window" }),
+        (text!("Class"), html::text(class)),
+        (
+            text!("Upstream"),
+            text!("{} spent within the window", html::count(u64::from(spent), text!("pull"), text!("pulls"))),
+        ),
     ];
     match record {
-        None => facts.push(("Requests", html::text("nothing is remembered of them"))),
+        None => facts.push((text!("Requests"), html::text(text!("nothing is remembered of them")))),
         Some(record) => {
-            let requests = html::count(record.requests, "request", "requests");
+            let requests = html::count(record.requests, text!("request"), text!("requests"));
             facts.extend([
-                ("Requests", html! { (requests) ", " (record.refused) " refused" }),
-                ("Bytes", html! { (html::bytes(record.bytes)) " sent to it" }),
-                ("Since", html::time(record.since)),
-                ("Last", html::time(record.last)),
+                (text!("Requests"), text!("{}, {} refused", requests, record.refused)),
+                (text!("Bytes"), text!("{} sent to it", html::bytes(record.bytes))),
+                (text!("Since"), html::time(record.since)),
+                (text!("Last"), html::time(record.last)),
             ]);
         }
     }

@@ -53,6 +53,7 @@ pub(super) struct PageContext<'a> {
     /// Neither TLS nor loopback.
     pub(super) in_clear: bool,
     pub(super) from: IpAddr,
+    pub(super) path: &'a str,
     pub(super) query: &'a str,
     pub(super) now: SystemTime,
 }
@@ -81,7 +82,17 @@ impl<'a> PageContext<'a> {
         };
         let is_new = sent.is_none();
         let session = sent.unwrap_or_else(SessionId::random);
-        PageContext { state, viewer, session, is_new, in_clear, from, query: request.query_string(), now }
+        PageContext {
+            state,
+            viewer,
+            session,
+            is_new,
+            in_clear,
+            from,
+            path: request.path(),
+            query: request.query_string(),
+            now,
+        }
     }
 
     pub(super) fn token(&self) -> String {
@@ -116,7 +127,7 @@ const SECURE: &str = "__Host-weir";
 const IN_CLEAR: &str = "weir";
 
 /// The value of the cookie of this name.
-fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+pub(super) fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     let lines = request.headers().get_all("cookie").filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(found, _)| *found == name).map(|(_, value)| value)

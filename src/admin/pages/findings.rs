@@ -10,6 +10,7 @@ use super::{
     context::PageContext,
     html::{self, Tab, sentence},
     images::href,
+    texts::{heads, text},
 };
 use crate::{
     admin::{
@@ -35,28 +36,28 @@ pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
     let waiting = context.state.mirror.layers.waiting() as u64;
     let body = html! {
         @if waiting > 0 {
-            p { (html::count(waiting, "layer waits", "layers wait")) " to be looked at; findings may grow." }
+            p { (text!("{} to be looked at; findings may grow.", html::count(waiting, text!("layer waits"), text!("layers wait")))) }
         }
         @if let Err(wrong) = &found { p class="bad" role="alert" { (sentence(wrong)) } }
         (search(context))
         @if let Ok(found) = &found {
             @if found.rows.is_empty() {
-                p { @if found.next.is_some() { "Nothing on this page; there may be more on the next." } @else { "No finding fits." } }
+                p { @if found.next.is_some() { (text!("Nothing on this page; there may be more on the next.")) } @else { (text!("No finding fits.")) } }
             } @else {
                 (table(&found.rows))
             }
-            @if let Some(next) = &found.next { p { a rel="next" href=(with(context.query, "/policy", next)) { "Next page" } } }
-            p { a href=(format!("/policy/csv?{}", context.query)) { "As CSV" } }
+            @if let Some(next) = &found.next { p { a rel="next" href=(with(context.query, "/policy", next)) { (text!("Next page")) } } }
+            p { a href=(format!("/policy/csv?{}", context.query)) { (text!("As CSV")) } }
         }
     };
-    html::page(context, if found.is_ok() { 200 } else { 400 }, Tab::Findings, "Findings", body)
+    html::page(context, if found.is_ok() { 200 } else { 400 }, Tab::Findings, text!("Findings"), body)
 }
 
 /// What the page shows, and up to ten pages behind it, for a spreadsheet.
 pub(super) async fn csv(context: &PageContext<'_>) -> HttpResponse {
     match find(context, IN_CSV).await {
         Ok(found) => findings::csv(&found, "/policy/csv", context.query),
-        Err(wrong) => html::problem(context, 400, "No such list", &sentence(&wrong)),
+        Err(wrong) => html::problem(context, 400, text!("No such list"), &sentence(&wrong)),
     }
 }
 
@@ -77,19 +78,19 @@ fn search(context: &PageContext<'_>) -> Markup {
             }
         }
     };
-    let mut rules = vec![("", "any")];
+    let mut rules = vec![("", text!("any"))];
     rules.extend(Rule::ALL.iter().map(|rule| (rule.as_str(), rule.as_str())));
     html! {
         form class="line" method="get" action="/policy" {
-            (choice("rule", "Rule", &rules))
-            (choice("outcome", "Outcome", &[("", "fail"), ("unknown", "unknown"), ("pass", "pass")]))
-            label for="registry" { "Registry" }
+            (choice("rule", text!("Rule"), &rules))
+            (choice("outcome", text!("Outcome"), &[("", text!("fail")), ("unknown", text!("unknown")), ("pass", text!("pass"))]))
+            label for="registry" { (text!("Registry")) }
             input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
-            label for="pattern" { "Part of a name, or a pattern with *" }
+            label for="pattern" { (text!("Part of a name, or a pattern with *")) }
             input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
-            label for="arrived" { "Cached for longer than" }
+            label for="arrived" { (text!("Cached for longer than")) }
             input id="arrived" name="not_arrived_within" value=[typed("not_arrived_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
-            button { "Show" }
+            button { (text!("Show")) }
         }
     }
 }
@@ -108,8 +109,8 @@ fn table(rows: &[Finding]) -> Markup {
         ]
     };
     html::table(
-        "Findings",
-        &["Image", "Platform", "Rule", "Finding", "Cached since", "Policy"],
+        text!("Findings"),
+        &heads!["Image", "Platform", "Rule", "Finding", "Cached since", "Policy"],
         rows.iter().map(row).collect(),
     )
 }
@@ -122,24 +123,24 @@ pub(super) async fn of_image(context: &PageContext<'_>, image: &Image) -> Markup
     };
     let now = SystemTime::now();
     html! {
-        h2 { "Findings" }
+        h2 { (text!("Findings")) }
         @for platform in &platforms {
             @match &platform.facts {
                 // Of an index, most platforms were never pulled.
-                Err(why) => p { (platform.platform) ": it " (why.to_string()) "." },
+                Err(why) => p { (text!("{}: it {}.", platform.platform, why.to_string())) },
                 Ok(_) => {
-                    @let name = format!("Findings of {}", platform.platform);
+                    @let name = text!("Findings of {}", platform.platform).into_string();
                     @let rows = platform.verdicts(&Rules::default(), now).into_iter().map(|verdict| vec![
                         outcome(verdict.outcome),
                         html! { code { (verdict.rule.as_str()) } },
                         html::text(sentence(&verdict.finding)),
                         html::text(verdict.mend),
                     ]);
-                    (html::table(&name, &["Outcome", "Rule", "Finding", "How to mend it"], rows.collect()))
+                    (html::table(&name, &heads!["Outcome", "Rule", "Finding", "How to mend it"], rows.collect()))
                 }
             }
         }
-        @if platforms.is_empty() { p { "Its manifest is not here." } }
+        @if platforms.is_empty() { p { (text!("Its manifest is not here.")) } }
     }
 }
 

@@ -2,13 +2,20 @@
 //!
 //! Everything that a client, an upstream or a file wrote goes through maud's escaping; nothing here is marked as markup but markup.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt::Display,
+    time::{Duration, SystemTime},
+};
 
 use actix_web::{HttpResponse, http::StatusCode};
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, Render, html};
 use url::form_urlencoded::Serializer;
 
-use super::context::{PageContext, Viewer};
+use super::{
+    context::{PageContext, Viewer},
+    language::{self, Language},
+    texts::text,
+};
 
 /// Where a page stands in the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,29 +35,31 @@ pub(super) enum Tab {
     None,
 }
 
-const OPERATORS: [(Tab, &str, &str); 12] = [
-    (Tab::Overview, "/", "Overview"),
-    (Tab::Budget, "/budget", "Budget"),
-    (Tab::Images, "/images", "Images"),
-    (Tab::Findings, "/policy", "Findings"),
-    (Tab::Warm, "/warm", "Warm"),
-    (Tab::Clients, "/clients", "Clients"),
-    (Tab::Throttles, "/throttles", "Throttles"),
-    (Tab::Blocked, "/blocked", "Blocked"),
-    (Tab::Audit, "/audit", "Audit"),
-    (Tab::Log, "/log", "Log"),
-    (Tab::Settings, "/settings", "Settings"),
-    (Tab::Unblock, "/unblock", "Unblock"),
-];
+fn operators() -> [(Tab, &'static str, &'static str); 12] {
+    [
+        (Tab::Overview, "/", text!("Overview")),
+        (Tab::Budget, "/budget", text!("Budget")),
+        (Tab::Images, "/images", text!("Images")),
+        (Tab::Findings, "/policy", text!("Findings")),
+        (Tab::Warm, "/warm", text!("Warm")),
+        (Tab::Clients, "/clients", text!("Clients")),
+        (Tab::Throttles, "/throttles", text!("Throttles")),
+        (Tab::Blocked, "/blocked", text!("Blocked")),
+        (Tab::Audit, "/audit", text!("Audit")),
+        (Tab::Log, "/log", text!("Log")),
+        (Tab::Settings, "/settings", text!("Settings")),
+        (Tab::Unblock, "/unblock", text!("Unblock")),
+    ]
+}
 
-/// A page and nothing that runs.
-pub(super) fn page(context: &PageContext<'_>, status: u16, tab: Tab, title: &str, body: Markup) -> HttpResponse {
+/// A page whose script shows times in the zone of the viewer and asks nothing.
+pub(super) fn page(context: &PageContext<'_>, status: u16, tab: Tab, title: impl Render, body: Markup) -> HttpResponse {
     respond(context, status, frame(context, tab, title, body), "")
 }
 
 /// A page that goes on by itself: its script asks this origin.
-pub(super) fn live_page(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> HttpResponse {
-    respond(context, 200, frame(context, tab, title, body), "script-src 'self'; connect-src 'self'; ")
+pub(super) fn live_page(context: &PageContext<'_>, tab: Tab, title: impl Render, body: Markup) -> HttpResponse {
+    respond(context, 200, frame(context, tab, title, body), "connect-src 'self'; ")
 }
 
 /// The human test, whose script starts itself once more as a worker.
@@ -58,24 +67,24 @@ pub(super) fn page_with_script(
     context: &PageContext<'_>,
     status: u16,
     tab: Tab,
-    title: &str,
+    title: impl Render,
     body: Markup,
 ) -> HttpResponse {
-    respond(context, status, frame(context, tab, title, body), "script-src 'self'; worker-src 'self'; ")
+    respond(context, status, frame(context, tab, title, body), "worker-src 'self'; ")
 }
 
 /// A refusal or a mishap, in a sentence.
 pub(super) fn problem(context: &PageContext<'_>, status: u16, title: &str, sentence: &str) -> HttpResponse {
     let body = html! {
         p class="bad" { (sentence) }
-        p { a href="/" { "To the start" } }
+        p { a href="/" { (text!("To the start")) } }
     };
     page(context, status, Tab::None, title, body)
 }
 
 fn respond(context: &PageContext<'_>, status: u16, markup: Markup, script: &str) -> HttpResponse {
     let policy = format!(
-        "default-src 'none'; style-src 'self'; img-src 'self'; {script}form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; {script}form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     );
     let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     response
@@ -103,16 +112,18 @@ pub(super) fn see_other(path: &str, cookie: Option<String>) -> HttpResponse {
     response.finish()
 }
 
-fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Markup {
+fn frame(context: &PageContext<'_>, tab: Tab, title: impl Render, body: Markup) -> Markup {
+    let operators = operators();
     let tabs = match &context.viewer {
         Viewer::Anonymous => &[][..],
-        viewer if viewer.sees_all() => &OPERATORS[..],
-        _ => &OPERATORS[OPERATORS.len() - 1..],
+        viewer if viewer.sees_all() => &operators[..],
+        _ => &operators[operators.len() - 1..],
     };
+    let language = language::current();
     let is_viewer = context.viewer.sees_all() && !context.viewer.is_operator();
     html! {
         (DOCTYPE)
-        html lang="en" {
+        html lang=(language.tag()) {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
@@ -123,10 +134,10 @@ fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Mark
             }
             // The stylesheet hides the forms that a viewer could not send.
             body class=[is_viewer.then_some("viewer")] {
-                a class="skip" href="#main" { "To the content" }
+                a class="skip" href="#main" { (text!("To the content")) }
                 header {
                     a class="name" href="/" { img src="/assets/weir.svg" alt="" width="28" height="28"; "Weir" }
-                    nav aria-label="Pages" {
+                    nav aria-label=(text!("Pages")) {
                         @for (each, path, name) in tabs {
                             @if *each == tab { a href=(path) aria-current="page" { (name) } } @else { a href=(path) { (name) } }
                         }
@@ -136,15 +147,30 @@ fn frame(context: &PageContext<'_>, tab: Tab, title: &str, body: Markup) -> Mark
                 main id="main" {
                     @if context.in_clear {
                         p class="bad" {
-                            "This page came over plain HTTP: a machine on the way can read what you type and act as you. Ask for it over https, or "
-                            "through an ssh tunnel as " code { "http://localhost:5001" } "."
+                            (text!("This page came over plain HTTP: a machine on the way can read what you type and act as you. Ask for it over https, or through an ssh tunnel as {}.", code("http://localhost:5001")))
                         }
                     }
                     h1 { (title) }
-                    @if is_viewer { p { small { "Your account has role viewer: it sees everything and changes nothing." } } }
+                    @if is_viewer { p { small { (text!("Your account has role viewer: it sees everything and changes nothing.")) } } }
                     (body)
                 }
+                footer { (other_languages(context, language)) }
+                script src="/assets/times.js" {}
             }
+        }
+    }
+}
+
+/// Links to this page in the languages that it is not in, each named in itself.
+fn other_languages(context: &PageContext<'_>, language: Language) -> Markup {
+    let next = match context.query {
+        "" => context.path.to_owned(),
+        query => format!("{}?{query}", context.path),
+    };
+    let to = |tag: &str| Serializer::new(String::new()).append_pair("to", tag).append_pair("next", &next).finish();
+    html! {
+        @for other in Language::ALL.into_iter().filter(|other| *other != language) {
+            a href={ "/language?" (to(other.tag())) } lang=(other.tag()) hreflang=(other.tag()) { (other.name()) }
         }
     }
 }
@@ -155,11 +181,13 @@ fn who(context: &PageContext<'_>) -> Markup {
             form class="who" method="post" action="/logout" {
                 (token(context))
                 span { (account.name) }
-                button { "Log out" }
+                button { (text!("Log out")) }
             }
         },
-        Viewer::Operator => html! { span class="who" { "operator, by loopback · " a href="/login" { "Log in" } } },
-        Viewer::Anonymous => html! { span class="who" { a href="/login" { "Log in" } } },
+        Viewer::Operator => {
+            html! { span class="who" { (text!("operator, by loopback")) " · " a href="/login" { (text!("Log in")) } } }
+        }
+        Viewer::Anonymous => html! { span class="who" { a href="/login" { (text!("Log in")) } } },
     }
 }
 
@@ -195,6 +223,16 @@ pub(super) fn text(text: impl AsRef<str>) -> Markup {
     html! { (text.as_ref()) }
 }
 
+/// A name of a setting, a file or a rule.
+pub(super) fn code(text: impl Display) -> Markup {
+    html! { code { (text) } }
+}
+
+/// What a sentence is about.
+pub(super) fn bold(text: impl Display) -> Markup {
+    html! { b { (text) } }
+}
+
 /// An image by tag or digest; of a digest enough to tell it from others, and all of it where a pointer rests.
 pub(super) fn image(repository: &str, reference: &str) -> Markup {
     let short = reference.char_indices().nth(19).filter(|_| reference.contains(':')).map(|(end, _)| &reference[..end]);
@@ -227,15 +265,30 @@ pub(super) fn time(at: SystemTime) -> Markup {
 /// How long until then, in the two largest units: "in 1h 5m".
 pub(super) fn until(at: SystemTime, now: SystemTime) -> String {
     match at.duration_since(now) {
-        Ok(left) if left.as_secs() > 0 => format!("in {}", about(left)),
-        _ => "now".to_owned(),
+        Ok(left) if left.as_secs() > 0 => text!("in {}", about(left)).into_string(),
+        _ => text!("now").to_owned(),
     }
 }
 
 /// A span in its two largest units.
 pub(super) fn about(span: Duration) -> String {
     let whole = humantime::format_duration(Duration::from_secs(span.as_secs())).to_string();
-    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    whole.split(' ').take(2).map(unit).collect::<Vec<_>>().join(" ")
+}
+
+/// A number with its unit, as humantime writes it; hours, minutes and seconds have one letter in every language.
+fn unit(part: &str) -> String {
+    let (number, unit) = part.split_at(part.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(part.len()));
+    match unit {
+        "year" | "years" => count_of(number, text!("year"), text!("years")),
+        "month" | "months" => count_of(number, text!("month"), text!("months")),
+        "day" | "days" => count_of(number, text!("day"), text!("days")),
+        _ => part.to_owned(),
+    }
+}
+
+fn count_of(number: &str, one: &str, many: &str) -> String {
+    number.parse().map_or_else(|_| number.to_owned(), |number| count(number, one, many))
 }
 
 /// A size as people say it.

@@ -13,6 +13,7 @@ use super::{
     form::Form,
     html::{self, Tab, sentence},
     images::{chips, freshness},
+    texts::{heads, text},
 };
 use crate::{
     admin::{
@@ -34,7 +35,7 @@ struct Shown<'a> {
     repository: &'a str,
     reference: &'a str,
     /// What was done.
-    done: Option<String>,
+    done: Option<Markup>,
     refusal: Option<Refusal>,
     /// The reason that was typed.
     reason: &'a str,
@@ -62,14 +63,14 @@ async fn show(context: &PageContext<'_>, shown: Shown<'_>) -> HttpResponse {
     let Some(image) = find(context, shown.repository, shown.reference) else {
         let body = html! {
             (outcome)
-            p { "No image of this name is cached." }
-            p { a href="/images" { "All images" } }
+            p { (text!("No image of this name is cached.")) }
+            p { a href="/images" { (text!("All images")) } }
         };
         return html::page(
             context,
             if status == 200 && shown.done.is_none() { 404 } else { status },
             Tab::Images,
-            "No such image",
+            text!("No such image"),
             body,
         );
     };
@@ -86,13 +87,13 @@ async fn show(context: &PageContext<'_>, shown: Shown<'_>) -> HttpResponse {
         (about(context, &image))
         (findings::of_image(context, &image).await)
         (parts(context, &image))
-        h2 { "What was spent on it" }
-        @if rows.is_empty() { p { "No counted request upstream is remembered." } } @else {
-            (html::table("What was spent on it", &budget::HEADS, rows))
+        h2 { (text!("What was spent on it")) }
+        @if rows.is_empty() { p { (text!("No counted request upstream is remembered.")) } } @else {
+            (html::table(text!("What was spent on it"), &budget::heads(), rows))
         }
         @if !image.repository.is_hosted() { (actions(context, &image, &shown)) }
     };
-    html::page(context, status, Tab::Images, &title(&image), body)
+    html::page(context, status, Tab::Images, title(&image), body)
 }
 
 fn title(image: &Image) -> String {
@@ -110,35 +111,35 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
     let clients = pulled.as_ref().map(|pulled| pulled.clients.iter()).unwrap_or_default();
     let pulls = html! {
         @match &pulled {
-            None => "no pull of it is remembered",
-            Some(pulled) => { (html::count(pulled.pulls, "pull", "pulls")) ", the last at " (html::time(pulled.last)) },
+            None => (text!("no pull of it is remembered")),
+            Some(pulled) => (text!("{}, the last at {}", html::count(pulled.pulls, text!("pull"), text!("pulls")), html::time(pulled.last))),
         }
     };
     let mut facts = vec![
-        ("Digest", html! { code { (image.digest) } " " (chips(image, &images.pins())) }),
+        (text!("Digest"), html! { code { (image.digest) } " " (chips(image, &images.pins())) }),
         (
-            "Here",
+            text!("Here"),
             html! {
-                @if it.complete { "all of " (html::bytes(it.size)) } @else { (html::bytes(it.here)) " of " (html::bytes(it.size)) ": not complete" }
+                @if it.complete { (text!("all of {}", html::bytes(it.size))) } @else { (text!("{} of {}: not complete", html::bytes(it.here), html::bytes(it.size))) }
             },
         ),
-        ("Shared", html! { (html::bytes(reading.stored(&shared))) ", which other images need too" }),
+        (text!("Shared"), text!("{}, which other images need too", html::bytes(reading.stored(&shared)))),
         (
-            "Confirmed",
+            text!("Confirmed"),
             html! {
                 @match image.checked_at.filter(|_| !image.repository.is_hosted()) {
                     Some(at) => { (html::time(at)) },
-                    None => "no upstream is asked for it",
+                    None => (text!("no upstream is asked for it")),
                 }
             },
         ),
-        ("Fresh", freshness(context, image)),
-        ("Pulled", pulls),
+        (text!("Fresh"), freshness(context, image)),
+        (text!("Pulled"), pulls),
     ];
     if clients.len() > 0 {
         facts.push((
-            "Pulled by",
-            html! { @for (client, at) in clients { (client_of(client)) " at " (html::time(*at)) br; } },
+            text!("Pulled by"),
+            html! { @for (client, at) in clients { (text!("{} at {}", client_of(client), html::time(*at))) br; } },
         ));
     }
     html::facts(&facts)
@@ -151,10 +152,10 @@ fn parts(context: &PageContext<'_>, image: &Image) -> Markup {
     let shared = reading.shared(std::slice::from_ref(image)).pop().unwrap_or_default();
     let platforms = it.platforms.iter().map(|platform| {
         vec![
-            html::text(platform.platform.as_deref().unwrap_or("unknown")),
+            html::text(platform.platform.as_deref().unwrap_or(text!("unknown"))),
             html! { code { (platform.digest) } },
             html::text(html::bytes(platform.size)),
-            html! { @if platform.complete { "all" } @else { (html::bytes(platform.here)) } },
+            html! { @if platform.complete { (text!("all")) } @else { (html::bytes(platform.here)) } },
         ]
     });
     // Those of each platform whose manifest is here; what several of them name once.
@@ -166,18 +167,22 @@ fn parts(context: &PageContext<'_>, image: &Image) -> Markup {
         vec![
             html! { code { (child.digest) } },
             html::text(html::bytes(stored.unwrap_or(child.size))),
-            html::text(if stored.is_some() { "here" } else { "missing" }),
-            html::text(if shared.contains(&child.digest) { "other images too" } else { "this image alone" }),
+            html::text(if stored.is_some() { text!("here") } else { text!("missing") }),
+            html::text(if shared.contains(&child.digest) {
+                text!("other images too")
+            } else {
+                text!("this image alone")
+            }),
         ]
     });
     html! {
         @if !it.platforms.is_empty() {
-            h2 { "Platforms" }
-            (html::table("Platforms", &["Platform", "Manifest", "Size", "Here"], platforms.collect()))
+            h2 { (text!("Platforms")) }
+            (html::table(text!("Platforms"), &heads!["Platform", "Manifest", "Size", "Here"], platforms.collect()))
         }
         @if !objects.is_empty() {
-            h2 { "Layers" }
-            (html::table("Layers", &["Digest", "Size", "Here", "Needed by"], layers.collect()))
+            h2 { (text!("Layers")) }
+            (html::table(text!("Layers"), &heads!["Digest", "Size", "Here", "Needed by"], layers.collect()))
         }
     }
 }
@@ -199,43 +204,44 @@ fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Marku
         Serializer::new(String::new()).extend_pairs([("repository", &repository), ("reference", &reference)]).finish();
     let is_pinned_alone = pinned.iter().any(|pin| pin.pattern == image.name());
     let action = |path: &str, words: &str, explained: Markup| {
+        let reason = format!("{}-reason", path.rsplit('/').next().unwrap_or_default());
         html! {
             h3 { (words) }
             p { (explained) }
             form class="line" method="post" action=(path) {
                 (named(context, &repository, &reference))
-                label for={ (words) "-reason" } { "Why" }
-                input id={ (words) "-reason" } name="reason" required maxlength=(LONGEST) value=(shown.reason);
+                label for=(reason) { (text!("Why")) }
+                input id=(reason) name="reason" required maxlength=(LONGEST) value=(shown.reason);
                 button class="main" { (words) }
             }
         }
     };
     html! {
-        h2 { "Actions" }
-        @for pin in &pinned { p { "Pinned by " b { (pin.by) } " as " code { (pin.pattern) } ": " (pin.reason) } }
+        h2 { (text!("Actions")) }
+        @for pin in &pinned { p { (text!("Pinned by {} as {}: {}", html::bold(&pin.by), html::code(&pin.pattern), pin.reason)) } }
         @if is_pinned_alone {
-            (action("/image/unpin", "Unpin", html! { "It may be evicted again." }))
+            (action("/image/unpin", text!("Unpin"), html! { (text!("It may be evicted again.")) }))
         } @else {
-            (action("/image/pin", "Pin", html! { "Eviction leaves it alone, within the share of storage.pinned_share." }))
+            (action("/image/pin", text!("Pin"), html! { (text!("Eviction leaves it alone, within the share of storage.pinned_share.")) }))
         }
         @if image.tag.is_some() {
-            (action("/image/refresh", "Refresh", html! { "Upstream is asked now what the tag names. When it moved, its manifests are fetched; these are counted. The layers come with the next pull." }))
+            (action("/image/refresh", text!("Refresh"), html! { (text!("Upstream is asked now what the tag names. When it moved, its manifests are fetched; these are counted. The layers come with the next pull.")) }))
         }
-        h3 { "Purge" }
-        p { a href={ "/image/remove?" (query) } { "See what a purge would free" } ", and confirm it there." }
+        h3 { (text!("Purge")) }
+        p { (text!("{}, and confirm it there.", html! { a href={ "/image/remove?" (query) } { (text!("See what a purge would free")) } })) }
     }
 }
 
 pub(super) async fn pin(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     change(context, form, |name, reason| async move {
-        changes::pin(context.state, &context.by(), name, reason).await.map(|_| "Pinned.".to_owned())
+        changes::pin(context.state, &context.by(), name, reason).await.map(|_| html::text(text!("Pinned.")))
     })
     .await
 }
 
 pub(super) async fn unpin(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     change(context, form, |name, reason| async move {
-        changes::unpin(context.state, &context.by(), name, reason).await.map(|()| "Unpinned.".to_owned())
+        changes::unpin(context.state, &context.by(), name, reason).await.map(|()| html::text(text!("Unpinned.")))
     })
     .await
 }
@@ -245,21 +251,25 @@ pub(super) async fn refresh(context: &PageContext<'_>, form: &Form) -> HttpRespo
     change(context, form, |_, reason| async move {
         let (_, refreshed) = changes::refresh(context.state, &context.by(), named, reason).await?;
         let moved = refreshed.before.as_ref() != Some(&refreshed.digest);
-        Ok(if moved { format!("The tag moved to {}.", refreshed.digest) } else { "The tag is unchanged.".to_owned() })
+        Ok(if moved {
+            text!("The tag moved to {}.", refreshed.digest.to_string())
+        } else {
+            html::text(text!("The tag is unchanged."))
+        })
     })
     .await
 }
 
 /// Makes a change of the image that a form names, and shows the image with what became of it.
-async fn change<F: Future<Output = Result<String, Refusal>>>(
+async fn change<F: Future<Output = Result<Markup, Refusal>>>(
     context: &PageContext<'_>,
     form: &Form,
     change: impl FnOnce(String, String) -> F,
 ) -> HttpResponse {
     let (repository, reference, reason) = (form.get("repository"), form.get("reference"), form.line("reason", LONGEST));
     let outcome = match find(context, repository, reference) {
-        None => Err(Refusal::new(404, "MANIFEST_UNKNOWN", "no image of this name is cached")),
-        Some(_) if reason.is_empty() => Err(Refusal::new(400, "INVALID", "say why")),
+        None => Err(Refusal::new(404, "MANIFEST_UNKNOWN", text!("no image of this name is cached"))),
+        Some(_) if reason.is_empty() => Err(Refusal::new(400, "INVALID", text!("say why"))),
         Some(image) => change(image.name(), reason.clone()).await,
     };
     let shown = Shown { repository, reference, ..Shown::default() };
@@ -284,39 +294,40 @@ async fn ask(context: &PageContext<'_>, repository: &str, reference: &str, refus
     let would = match would {
         Ok(would) => would,
         Err(refusal) => {
-            return html::problem(context, refusal.status, "Not purged", &sentence(&refusal.sentence));
+            return html::problem(context, refusal.status, text!("Not purged"), &sentence(&refusal.sentence));
         }
     };
     let body = html! {
         @if let Some(refusal) = refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
-        p { (freed(&would, "would be ")) }
-        p { "What other images need stays. The next pull fetches it anew, and is counted." }
+        p { (freed(&would, true)) }
+        p { (text!("What other images need stays. The next pull fetches it anew, and is counted.")) }
         form class="line" method="post" action="/image/purge" {
             (named(context, repository, reference))
-            label for="reason" { "Why" }
+            label for="reason" { (text!("Why")) }
             input id="reason" name="reason" required maxlength=(LONGEST);
-            button class="main" { "Purge" }
+            button class="main" { (text!("Purge")) }
         }
-        p { a href="/images" { "All images" } }
+        p { a href="/images" { (text!("All images")) } }
     };
     let status = refusal.map_or(200, |refusal| refusal.status);
-    html::page(context, status, Tab::Images, &format!("Purge {repository} {reference}"), body)
+    html::page(context, status, Tab::Images, text!("Purge {} {}", repository, reference), body)
 }
 
-fn freed(purged: &Purged, would: &str) -> String {
-    format!(
-        "{} {would}freed: {} and {}; {} {would}forgotten.",
-        html::bytes(purged.freed),
-        html::count(purged.manifests, "manifest", "manifests"),
-        html::count(purged.blobs, "blob", "blobs"),
-        html::count(purged.removed, "name", "names"),
-    )
+fn freed(purged: &Purged, would: bool) -> Markup {
+    let bytes = html::bytes(purged.freed);
+    let manifests = html::count(purged.manifests, text!("manifest"), text!("manifests"));
+    let blobs = html::count(purged.blobs, text!("blob"), text!("blobs"));
+    let names = html::count(purged.removed, text!("name"), text!("names"));
+    match would {
+        true => text!("{} would be freed: {} and {}; {} would be forgotten.", bytes, manifests, blobs, names),
+        false => text!("{} freed: {} and {}; {} forgotten.", bytes, manifests, blobs, names),
+    }
 }
 
 pub(super) async fn purge(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     let (repository, reference, reason) = (form.get("repository"), form.get("reference"), form.line("reason", LONGEST));
     if reason.is_empty() {
-        return ask(context, repository, reference, Some(&Refusal::new(400, "INVALID", "say why"))).await;
+        return ask(context, repository, reference, Some(&Refusal::new(400, "INVALID", text!("say why")))).await;
     }
     let purged = match changes::select_one(context.state, repository, Some(reference)) {
         Ok(selected) => changes::purge(context.state, &context.by(), selected, false, reason).await,
@@ -325,12 +336,12 @@ pub(super) async fn purge(context: &PageContext<'_>, form: &Form) -> HttpRespons
     match purged {
         Ok(purged) => {
             let body = html! {
-                p class="good" role="status" { "Purged. " (freed(&purged, "")) }
-                @if purged.kept > 0 { p { (html::count(purged.kept, "object stays", "objects stay")) ": hosted here, or still read by a pull." } }
-                p { a href="/images" { "All images" } }
+                p class="good" role="status" { (text!("Purged.")) " " (freed(&purged, false)) }
+                @if purged.kept > 0 { p { (text!("{}: hosted here, or still read by a pull.", html::count(purged.kept, text!("object stays"), text!("objects stay")))) } }
+                p { a href="/images" { (text!("All images")) } }
             };
-            html::page(context, 200, Tab::Images, "Purged", body)
+            html::page(context, 200, Tab::Images, text!("Purged"), body)
         }
-        Err(refusal) => html::problem(context, refusal.status, "Not purged", &sentence(&refusal.sentence)),
+        Err(refusal) => html::problem(context, refusal.status, text!("Not purged"), &sentence(&refusal.sentence)),
     }
 }

@@ -7,6 +7,7 @@ use url::form_urlencoded::Serializer;
 use super::{
     context::PageContext,
     html::{self, Tab, sentence},
+    texts::{heads, text},
 };
 use crate::{
     admin::{
@@ -28,25 +29,25 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let registry = parameter(context.query, "registry");
     let body = html! {
         @if !context.state.mirror.images().is_complete() {
-            p class="bad" { "What is stored is still being read; the lists grow for some seconds." }
+            p class="bad" { (text!("What is stored is still being read; the lists grow for some seconds.")) }
         }
         @if let Err(wrong) = &found { p class="bad" role="alert" { (sentence(wrong)) } }
         (search(context))
         @if !is_filtered && last.is_none() { (registries(context)) }
         @if let Some(registry) = &registry { (repositories(context, &reading, registry)) }
         @if let Ok(page) = &found {
-            h2 { "Images" }
+            h2 { (text!("Images")) }
             @if page.images.is_empty() {
-                p { @if is_filtered { "No image fits." } @else { "Nothing is cached." } }
+                p { @if is_filtered { (text!("No image fits.")) } @else { (text!("Nothing is cached.")) } }
             } @else {
                 (table(context, &reading, &page.images))
             }
             @if let Some(next) = &page.next {
-                p { a rel="next" href=(with(context.query, "last", next)) { "Next page" } }
+                p { a rel="next" href=(with(context.query, "last", next)) { (text!("Next page")) } }
             }
         }
     };
-    html::page(context, if found.is_ok() { 200 } else { 400 }, Tab::Images, "Images", body)
+    html::page(context, if found.is_ok() { 200 } else { 400 }, Tab::Images, text!("Images"), body)
 }
 
 /// This page with one parameter set.
@@ -59,28 +60,28 @@ fn with(query: &str, name: &str, value: &str) -> String {
 fn search(context: &PageContext<'_>) -> Markup {
     let typed = |name: &str| parameter(context.query, name);
     let boxes = [
-        ("complete", "false", "something is missing"),
-        ("stale", "true", "stale"),
-        ("pinned", "true", "pinned"),
-        ("hosted", "true", "hosted here"),
+        ("complete", "false", text!("something is missing")),
+        ("stale", "true", text!("stale")),
+        ("pinned", "true", text!("pinned")),
+        ("hosted", "true", text!("hosted here")),
     ];
     html! {
         form class="line" method="get" action="/images" {
-            label for="pattern" { "Part of a name, or a pattern with *" }
+            label for="pattern" { (text!("Part of a name, or a pattern with *")) }
             input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
-            label for="registry" { "Registry" }
+            label for="registry" { (text!("Registry")) }
             input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
-            label for="platform" { "Platform" }
+            label for="platform" { (text!("Platform")) }
             input id="platform" name="platform" value=[typed("platform")] placeholder="linux/arm64" spellcheck="false" autocapitalize="none";
-            label for="idle" { "Not pulled for" }
+            label for="idle" { (text!("Not pulled for")) }
             input id="idle" name="not_pulled_within" value=[typed("not_pulled_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
             @for (name, value, words) in boxes {
                 label { input type="checkbox" name=(name) value=(value) checked[typed(name).as_deref() == Some(value)]; " " (words) }
             }
-            button { "Show" }
+            button { (text!("Show")) }
         }
-        p { "Order: "
-            @for (sort, words) in [("name", "name"), ("size", "largest"), ("last_pull", "last pulled"), ("idle", "longest not pulled")] {
+        p { (text!("Order:")) " "
+            @for (sort, words) in [("name", text!("name")), ("size", text!("largest")), ("last_pull", text!("last pulled")), ("idle", text!("longest not pulled"))] {
                 @let is_this = typed("sort").as_deref().unwrap_or("name") == sort;
                 @if is_this { b { (words) } } @else { a href=(with(&first_page(context.query), "sort", sort)) { (words) } }
                 " "
@@ -108,8 +109,8 @@ fn registries(context: &PageContext<'_>) -> Markup {
     });
     html! {
         @if !registries.is_empty() {
-            h2 { "Registries" }
-            (html::table("Registries", &["Registry", "Repositories", "Images", "Bytes here"], rows.collect()))
+            h2 { (text!("Registries")) }
+            (html::table(text!("Registries"), &heads!["Registry", "Repositories", "Images", "Bytes here"], rows.collect()))
         }
     }
 }
@@ -129,9 +130,9 @@ fn repositories(context: &PageContext<'_>, reading: &Reading<'_>, registry: &str
         ]
     });
     html! {
-        h2 { "Repositories of " (registry) }
-        (html::table("Repositories", &["Repository", "Images", "Bytes here"], rows.collect()))
-        @if let Some(next) = next { p { a href=(with(context.query, "after", &next)) { "More repositories" } } }
+        h2 { (text!("Repositories of {}", registry)) }
+        (html::table(text!("Repositories"), &heads!["Repository", "Images", "Bytes here"], rows.collect()))
+        @if let Some(next) = next { p { a href=(with(context.query, "after", &next)) { (text!("More repositories")) } } }
     }
 }
 
@@ -145,15 +146,15 @@ fn table(context: &PageContext<'_>, reading: &Reading<'_>, images: &[Image]) -> 
         vec![
             html! { a href=(href(image)) { (short_name(image)) } " " (chips(image, &pins)) },
             html::text(html::bytes(it.size)),
-            html! { @if it.complete { "all" } @else { (html::bytes(it.here)) } },
+            html! { @if it.complete { (text!("all")) } @else { (html::bytes(it.here)) } },
             html::text(html::bytes(reading.stored(shared))),
-            html! { @if !it.platforms.is_empty() { (whole) " of " (it.platforms.len()) } },
+            html! { @if !it.platforms.is_empty() { (text!("{} of {}", whole, it.platforms.len())) } },
             freshness(context, image),
             html! { @if let Some(pulled) = pulled { (html::time(pulled.last)) } },
         ]
     });
-    let heads = ["Image", "Size", "Here", "Shared", "Platforms", "Fresh", "Last pull"];
-    html::table("Images", &heads, rows.collect())
+    let heads = heads!["Image", "Size", "Here", "Shared", "Platforms", "Fresh", "Last pull"];
+    html::table(text!("Images"), &heads, rows.collect())
 }
 
 /// The page of an image.
@@ -172,8 +173,8 @@ fn short_name(image: &Image) -> Markup {
 /// What is special about an image.
 pub(super) fn chips(image: &Image, pins: &[Pin]) -> Markup {
     html! {
-        @if image.repository.is_hosted() { span class="chip" { "hosted" } }
-        @if pins.iter().any(|pin| pin.covers(image)) { span class="chip" { "pinned" } }
+        @if image.repository.is_hosted() { span class="chip" { (text!("hosted")) } }
+        @if pins.iter().any(|pin| pin.covers(image)) { span class="chip" { (text!("pinned")) } }
     }
 }
 
@@ -181,9 +182,9 @@ pub(super) fn chips(image: &Image, pins: &[Pin]) -> Markup {
 pub(super) fn freshness(context: &PageContext<'_>, image: &Image) -> Markup {
     html! {
         @match context.state.mirror.fresh_until(image) {
-            None => "always",
-            Some(until) if until > context.now => { "until " (html::time(until)) },
-            Some(_) => "stale",
+            None => (text!("always")),
+            Some(until) if until > context.now => { (text!("until {}", html::time(until))) },
+            Some(_) => (text!("stale")),
         }
     }
 }

@@ -11,7 +11,8 @@ use url::form_urlencoded::Serializer;
 
 use super::{
     context::{PageContext, Viewer},
-    html,
+    html, language,
+    texts::{heads, text},
 };
 use crate::{
     admin::json::parameter,
@@ -111,29 +112,45 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let query =
         Serializer::new(String::new()).append_pair("part", &wanted.part).append_pair("kind", &wanted.kind).finish();
     let rows = lines.iter().map(|line| row(&Line::read(line))).collect();
-    let kinds = [("", "everything"), ("access", "requests"), ("events", "events"), ("problems", "warnings and errors")];
+    let kinds = [
+        ("", text!("everything")),
+        ("access", text!("requests")),
+        ("events", text!("events")),
+        ("problems", text!("warnings and errors")),
+    ];
     let body = html! {
         form class="line" method="get" action="/log" {
-            label for="part" { "With these words" }
+            label for="part" { (text!("With these words")) }
             input id="part" name="part" value=(wanted.part) placeholder="10.1.0.7" spellcheck="false" autocapitalize="none";
-            label for="kind" { "Of" }
+            label for="kind" { (text!("Of")) }
             select id="kind" name="kind" {
                 @for (kind, words) in kinds { option value=(kind) selected[kind == wanted.kind] { (words) } }
             }
-            button { "Show" }
+            button { (text!("Show")) }
         }
-        div id="live" class="buttons" data-stream={ "/log/stream?" (query) } data-most=(SHOWN) {
-            p role="status" { "The last lines, the newest first. Load the page again for newer ones." }
-            button type="button" hidden { "Pause" }
+        div id="live" class="buttons" data-stream={ "/log/stream?" (query) } data-most=(SHOWN)
+            data-live=(text!("Live: new lines appear on top.")) data-paused=(text!("Paused. New lines wait.")) data-pause=(text!("Pause")) data-go-on=(text!("Go on"))
+            data-full=(text!("Not live: too many people watch the log. Load the page again later.")) data-lost=(text!("The connection is lost; it is tried again.")) {
+            p role="status" { (text!("The last lines, the newest first. Load the page again for newer ones.")) }
+            button type="button" hidden { (text!("Pause")) }
         }
-        (html::table("Log", &["When", "Level", "Line"], rows))
+        (html::table(text!("Log"), &heads!["When", "Level", "Line"], rows))
         script src="/assets/log.js" {}
     };
-    html::live_page(context, html::Tab::Log, "Log", body)
+    html::live_page(context, html::Tab::Log, text!("Log"), body)
+}
+
+/// The moment of a line for programs; nothing when the line has none.
+fn utc(when: &str) -> Option<String> {
+    (!when.is_empty()).then(|| format!("{}Z", when.replace(' ', "T")))
 }
 
 fn row(line: &Line) -> Vec<Markup> {
-    vec![html! { time { (line.when) } }, html::text(&line.level), html! { code { (line.words) } }]
+    vec![
+        html! { time datetime=[utc(&line.when)] { (line.when) } },
+        html::text(&line.level),
+        html! { code { (line.words) } },
+    ]
 }
 
 /// Lines as they come, as events of `text/event-stream` (HTML, section 9.2).
@@ -142,9 +159,11 @@ pub(super) fn stream(context: &PageContext<'_>) -> HttpResponse {
         // A browser gives up after this answer, and the page says so.
         return HttpResponse::ServiceUnavailable().insert_header(("Cache-Control", "no-store")).finish();
     };
+    // The lines are made later, when this request is answered.
+    let language = language::current();
     let events =
-        stream::unfold((watcher, Wanted::of(context.query), STEPS), |(mut watcher, wanted, steps)| async move {
-            let event = next(&mut watcher, &wanted).await?;
+        stream::unfold((watcher, Wanted::of(context.query), STEPS), move |(mut watcher, wanted, steps)| async move {
+            let event = language.scope(next(&mut watcher, &wanted)).await?;
             Some((Ok::<_, Infallible>(event), (watcher, wanted, steps.checked_sub(1)?)))
         });
     HttpResponse::Ok()
@@ -175,7 +194,7 @@ async fn next(watcher: &mut Watcher, wanted: &Wanted) -> Option<Bytes> {
                 // Without it the browser would come back, and another would have to give way.
                 TailEvent::GaveWay => return Some("event: full\ndata: 1".to_owned()),
                 TailEvent::Missed(missed) => {
-                    let words = format!("{missed} lines came too fast for this page; the log has them");
+                    let words = text!("{} lines came too fast for this page; the log has them", missed).into_string();
                     return Some(data("", "", &words));
                 }
             }

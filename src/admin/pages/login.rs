@@ -10,6 +10,7 @@ use super::{
     form::Form,
     html::{self, sentence},
     page::Page,
+    texts::text,
 };
 use crate::{
     admin::{authorize::status, json::parameter},
@@ -29,20 +30,20 @@ fn form(context: &PageContext<'_>, status: u16, next: &str, wrong: Option<&str>)
     let body = html! {
         @if let Some(wrong) = wrong { p class="bad" role="alert" { (wrong) } }
         @if !has_accounts {
-            p class="bad" { "No accounts are configured, so no user can log in. Ask the operator of this mirror to add an " code { "[[account]]" } "." }
+            p class="bad" { (text!("No accounts are configured, so no user can log in. Ask the operator of this mirror to add an {}.", html::code("[[account]]"))) }
         }
-        @if next.starts_with("/unblock") { p { "Log in to see why you were blocked and to lift it." } }
+        @if next.starts_with("/unblock") { p { (text!("Log in to see why you were blocked and to lift it.")) } }
         form class="narrow" method="post" action="/login" {
             (html::token(context))
             input type="hidden" name="next" value=(next);
-            label for="name" { "Name" }
+            label for="name" { (text!("Name")) }
             input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength=(LONGEST_NAME) required autofocus;
-            label for="password" { "Password" }
+            label for="password" { (text!("Password")) }
             input id="password" name="password" type="password" autocomplete="current-password" maxlength=(MAX_PASSWORD) required;
-            button class="main" { "Log in" }
+            button class="main" { (text!("Log in")) }
         }
     };
-    html::page(context, status, html::Tab::None, "Log in", body)
+    html::page(context, status, html::Tab::None, text!("Log in"), body)
 }
 
 pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> HttpResponse {
@@ -55,7 +56,7 @@ pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> Http
     };
     let principal = match verified {
         Ok(Some(principal)) => principal,
-        Ok(None) => return form(context, 401, &next, Some("Wrong name or password.")),
+        Ok(None) => return form(context, 401, &next, Some(text!("Wrong name or password."))),
         Err(error) => {
             let mut response = form(context, status(error), &next, Some(&sentence(&error.to_string())));
             response.headers_mut().insert(RETRY_AFTER, error.retry_after().into());
@@ -64,10 +65,10 @@ pub(super) async fn log_in(context: &mut PageContext<'_>, fields: &Form) -> Http
     };
     // A reload may have removed it a moment ago.
     let Some(account) = state.authenticator.account(&principal) else {
-        return form(context, 401, &next, Some("Wrong name or password."));
+        return form(context, 401, &next, Some(text!("Wrong name or password.")));
     };
     if !account.role.has_pages() {
-        return form(context, 403, &next, Some("This account reads /metrics alone; no page is for it."));
+        return form(context, 403, &next, Some(text!("This account reads /metrics alone; no page is for it.")));
     }
     let sessions = &state.sessions;
     // The session that the browser had before is forgotten, whatever site set it.
@@ -89,9 +90,14 @@ fn next(query: &str) -> String {
 }
 
 /// One of our own pages, or else the start: no visitor is sent elsewhere.
-fn known(next: &str) -> String {
-    match Page::find(next) {
-        Some(page) if page.attempt().is_none() && !page.is_asset() => next.to_owned(),
+pub(super) fn known(next: &str) -> String {
+    let (path, query) = next.split_once('?').unwrap_or((next, ""));
+    match Page::find(path) {
+        Some(page)
+            if page.attempt().is_none() && !page.is_asset() && query.bytes().all(|byte| byte.is_ascii_graphic()) =>
+        {
+            next.to_owned()
+        }
         _ => "/".to_owned(),
     }
 }
@@ -105,6 +111,8 @@ mod tests {
         for (next, path) in [
             ("/unblock/3f2a", "/unblock/3f2a"),
             ("/audit", "/audit"),
+            ("/audit?n=9", "/audit?n=9"),
+            ("/audit?n=9 a", "/"),
             ("//evil.example", "/"),
             ("/\\evil.example", "/"),
             ("https://evil.example/", "/"),

@@ -1,20 +1,21 @@
 //! Pages for people: Overview, Budget, Images, Findings, Warm, Clients, Throttles, Blocked, Audit, Log, Settings, and Unblock for owners of blocked clients.
-//! Made here, whole, for each request; without JavaScript but for the human test and the live part of the log, and without a request to another host.
+//! Made here, whole, for each request; usable without JavaScript but for the human test and the live part of the log, and without a request to another host.
 //!
 //! # What it guarantees
 //!
-//! - Nothing changes by GET. A POST counts when it comes from a page of this origin, as `Origin` or `Sec-Fetch-Site` say, and carries the token
+//! - Nothing at Weir changes by GET. A POST counts when it comes from a page of this origin, as `Origin` or `Sec-Fetch-Site` say, and carries the token
 //!   of its cookie. What is refused of that is in the audit.
 //! - Who asks from loopback, directly, is the operator and needs no login. A visitor who comes through a proxy or by a configured name logs in, even when
 //!   the proxy stands on loopback: the message of each ban names that URL. An account with role admin is an operator; a viewer sees
 //!   what operators see and changes nothing; a user sees and lifts the bans that are theirs; an account with role metrics has no page.
-//! - Every page has a content security policy that allows no script, no frame and no other origin; those of the human test and the log
-//!   allow scripts of this origin.
+//! - Every page has a content security policy that allows scripts of this origin, none within the page, no frame and no other origin.
+//! - Each text is in every language of `texts.rs`.
 //! - Logins are throttled by address and by account; so are refusals, before they fill the audit.
 
 mod audit;
 mod blocked;
 mod budget;
+mod choose_language;
 mod clients;
 mod context;
 mod findings;
@@ -22,11 +23,13 @@ mod form;
 mod html;
 mod image;
 mod images;
+mod language;
 mod log;
 mod login;
 mod overview;
 mod page;
 mod settings;
+mod texts;
 mod throttles;
 mod unblock;
 mod warm;
@@ -43,7 +46,9 @@ use actix_web::{
 use self::{
     context::{PageContext, Viewer},
     form::Form,
+    language::Language,
     page::{PAGES, Page},
+    texts::text,
 };
 use super::{authorize, json::refuse, origin, state::State};
 
@@ -64,7 +69,11 @@ pub(super) fn register(config: &mut web::ServiceConfig) {
     for (path, page) in PAGES {
         let handler = move |request: HttpRequest, payload: Payload, state: web::Data<State>| async move {
             let page = page(request.match_info().get("id").unwrap_or_default());
-            answer(&state, &request, page, payload).await
+            let language = Language::of(&request);
+            match page {
+                Page::Language => choose_language::choose(&request),
+                page => language.scope(answer(&state, &request, page, payload)).await,
+            }
         };
         config.service(web::resource(path).to(handler));
     }
@@ -80,7 +89,9 @@ async fn not_found(request: HttpRequest, state: web::Data<State>) -> HttpRespons
     let head = origin::Head::of(&request);
     let is_good = origin::judge(&state.settings.hosts, &head).is_ok();
     let context = PageContext::of(&state, &request, &head, is_good, SystemTime::now());
-    html::problem(&context, 404, "No such page", "There is no page at this address.")
+    let problem =
+        async { html::problem(&context, 404, text!("No such page"), text!("There is no page at this address.")) };
+    Language::of(&request).scope(problem).await
 }
 
 /// The page, what became of a form, or why not: host and origin → throttle → session.
@@ -100,7 +111,7 @@ async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Paylo
         if let (Some(attempt), &Method::POST) = (page.attempt(), request.method()) {
             context.refused(&attempt, &refusal.to_string());
         }
-        return html::problem(&context, refusal.status(), "Refused", &refusal.to_string());
+        return html::problem(&context, refusal.status(), text!("Refused"), &refusal.to_string());
     }
     let mut response = match (request.method(), page.attempt()) {
         (&Method::GET | &Method::HEAD, attempt) if attempt.is_none() || page == Page::Login => {
@@ -119,7 +130,8 @@ async fn answer(state: &State, request: &HttpRequest, page: Page, payload: Paylo
                 Some(_) => "POST",
                 None => "GET",
             };
-            let mut response = html::problem(&context, 405, "Not this way", "This address does not take this method.");
+            let mut response =
+                html::problem(&context, 405, text!("Not this way"), text!("This address does not take this method."));
             let allow = header::HeaderValue::from_static(allow);
             response.headers_mut().insert(header::ALLOW, allow);
             response
@@ -144,8 +156,8 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
             _ => html::problem(
                 context,
                 403,
-                "Not yours",
-                "Your account sees and lifts its own bans; this page is for operators.",
+                text!("Not yours"),
+                text!("Your account sees and lifts its own bans; this page is for operators."),
             ),
         };
     }
@@ -183,16 +195,17 @@ async fn post(
 ) -> HttpResponse {
     let Some(form) = Form::read(payload).await else {
         context.refused(attempt, "the form is too long");
-        return html::problem(&context, 413, "Too long", "This form is longer than any of ours.");
+        return html::problem(&context, 413, text!("Too long"), text!("This form is longer than any of ours."));
     };
     // Before anything else: a form of ours was sent from a page of ours, by the browser it was given to.
     let is_ours = head.origin.is_some() || head.fetch_site == Some("same-origin");
     let has_token = !context.is_new && context.state.sessions.is_token(&context.session, form.get("csrf"));
     if !is_ours || !has_token {
         context.refused(attempt, if is_ours { "without the token of its form" } else { "from no page of ours" });
-        let sentence = "This did not come from a page that Weir gave to this browser. Go back, reload the page and send it once more; \
-                        cookies must be allowed.";
-        return html::problem(&context, 403, "Refused", sentence);
+        let sentence = text!(
+            "This did not come from a page that Weir gave to this browser. Go back, reload the page and send it once more; cookies must be allowed."
+        );
+        return html::problem(&context, 403, text!("Refused"), sentence);
     }
     let may = match &context.viewer {
         viewer if page.is_operators() => viewer.is_operator(),
@@ -201,8 +214,8 @@ async fn post(
     };
     if !may {
         context.refused(attempt, "not allowed to");
-        let sentence = "Log in with an account that may do this. If you were logged in, your session has ended.";
-        return html::problem(&context, 403, "Not allowed", sentence);
+        let sentence = text!("Log in with an account that may do this. If you were logged in, your session has ended.");
+        return html::problem(&context, 403, text!("Not allowed"), sentence);
     }
     match page {
         Page::Login => login::log_in(&mut context, &form).await,
@@ -219,7 +232,7 @@ async fn post(
         Page::Purge => image::purge(&context, &form).await,
         Page::StartWarm => warm::start(&context, &form).await,
         Page::CancelWarm(id) => warm::cancel(&context, &id, &form).await,
-        _ => html::problem(&context, 404, "Nothing here", "There is no such page."),
+        _ => html::problem(&context, 404, text!("Nothing here"), text!("There is no such page.")),
     }
 }
 
@@ -227,6 +240,7 @@ fn asset(page: &Page, method: &Method) -> HttpResponse {
     let (media_type, bytes) = match page {
         Page::Script => ("text/javascript; charset=utf-8", include_str!("assets/proof_of_work.js")),
         Page::LogScript => ("text/javascript; charset=utf-8", include_str!("assets/log.js")),
+        Page::TimesScript => ("text/javascript; charset=utf-8", include_str!("assets/times.js")),
         Page::Icon => ("image/svg+xml", include_str!("assets/weir.svg")),
         _ => ("text/css; charset=utf-8", include_str!("assets/weir.css")),
     };

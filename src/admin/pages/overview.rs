@@ -5,11 +5,16 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{context::PageContext, html};
+use super::{
+    context::PageContext,
+    html,
+    texts::{heads, text},
+};
 use crate::admin::{
     history::{MINUTES, Minute, Totals},
     status::{self, Health, Status},
 };
+use crate::upstream::CredentialState;
 
 /// Points of a graph; more are not told apart on a phone.
 const POINTS: usize = 144;
@@ -23,33 +28,41 @@ pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
     let minutes = state.history.newest(MINUTES);
     let body = html! {
         (verdict(&status))
-        h2 { "Budget" }
+        h2 { (text!("Budget")) }
         (budget(context, &minutes))
-        p { a href="/budget" { "Who spent it, and on what" } }
-        h2 { "Since the start" }
+        p { a href="/budget" { (text!("Who spent it, and on what")) } }
+        h2 { (text!("Since the start")) }
         (figures(context, &status, &minutes))
-        h2 { "The last 24 hours" }
+        h2 { (text!("The last 24 hours")) }
         (graphs(&minutes))
-        h2 { "Upstreams" }
+        h2 { (text!("Upstreams")) }
         (upstreams(context))
-        p { a href="/api/v1/openapi.json" { "API" } " · " a href="/metrics" { "Metrics" } }
+        p { a href="/api/v1/openapi.json" { (text!("API")) } " · " a href="/metrics" { (text!("Metrics")) } }
     };
-    html::page(context, 200, html::Tab::Overview, "Overview", body)
+    html::page(context, 200, html::Tab::Overview, text!("Overview"), body)
 }
 
 fn verdict(status: &Status) -> Markup {
     let sentence = match status.health {
-        Health::Healthy => "Everything works.",
-        Health::Degraded => "Cached images are served; something else does not work.",
-        Health::Down => "Images that are not cached cannot be pulled.",
+        Health::Healthy => text!("Everything works."),
+        Health::Degraded => text!("Cached images are served; something else does not work."),
+        Health::Down => text!("Images that are not cached cannot be pulled."),
     };
     let class = if status.health == Health::Healthy { "good" } else { "bad" };
     html! {
-        p class=(class) { b { (html::sentence(status.health.word())) } " " (sentence) }
+        p class=(class) { b { (health(status.health)) } " " (sentence) }
         @if !status.reasons.is_empty() { ul { @for reason in &status.reasons { li { (reason) } } } }
         @if status.reload.as_ref().is_some_and(|reload| reload.waits_for_restart) {
-            p { "The configuration was read again; some of what changed waits for a restart." }
+            p { (text!("The configuration was read again; some of what changed waits for a restart.")) }
         }
+    }
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => text!("Healthy."),
+        Health::Degraded => text!("Degraded."),
+        Health::Down => text!("Down."),
     }
 }
 
@@ -58,7 +71,7 @@ fn budget(context: &PageContext<'_>, minutes: &[Minute]) -> Markup {
     identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
     let rows: Vec<_> = identities.iter().filter_map(|left| Some((left, left.limit?, left.remaining?))).collect();
     if rows.is_empty() {
-        return html! { p { "No upstream has named a limit." } };
+        return html! { p { (text!("No upstream has named a limit.")) } };
     }
     html! {
         @for (left, limit, remaining) in rows {
@@ -66,28 +79,26 @@ fn budget(context: &PageContext<'_>, minutes: &[Minute]) -> Markup {
             @let series: Vec<f64> = minutes.iter().filter_map(|minute| minute.remaining.get(&*whose)).map(|left| *left as f64).collect();
             section {
                 h3 { (whose) }
-                p { b class="large" { (remaining) } " of " (limit) " pulls left. " (forecast(&series, minutes, remaining)) }
-                (graph("Pulls left", &series, |value| format!("{value:.0}")))
+                p { (text!("{} of {} pulls left.", html! { b class="large" { (remaining) } }, limit)) " " (forecast(&series, minutes, remaining)) }
+                (graph(text!("Pulls left"), &series, |value| format!("{value:.0}")))
             }
         }
     }
 }
 
 /// How long the rest lasts when it goes on as in the last hour. A pull that comes back is part of that.
-fn forecast(series: &[f64], minutes: &[Minute], remaining: i64) -> String {
+fn forecast(series: &[f64], minutes: &[Minute], remaining: i64) -> Markup {
     let recent = &series[series.len().saturating_sub(TREND)..];
     let seconds: f64 = minutes.iter().rev().take(recent.len()).map(|minute| minute.seconds).sum();
     match (recent.first(), recent.last()) {
-        _ if remaining <= 0 => "Nothing is left; what is not cached waits or is refused.".to_owned(),
+        _ if remaining <= 0 => html::text(text!("Nothing is left; what is not cached waits or is refused.")),
         (Some(first), Some(last)) if first > last && seconds > 0.0 => {
             let lasts =
                 Duration::try_from_secs_f64(remaining as f64 * seconds / (first - last)).unwrap_or(Duration::MAX);
-            format!(
-                "As it went in the last hour, that lasts {}.",
-                html::about(lasts.min(Duration::from_secs(86_400 * 365)))
-            )
+            let lasts = html::about(lasts.min(Duration::from_secs(86_400 * 365)));
+            text!("As it went in the last hour, that lasts {}.", lasts)
         }
-        _ => "It has not shrunk in the last hour.".to_owned(),
+        _ => html::text(text!("It has not shrunk in the last hour.")),
     }
 }
 
@@ -102,30 +113,36 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
     let rate = minutes.last().map_or(0.0, |minute| minute.counted.requests as f64 / minute.seconds.max(1.0));
     let day = |at| humantime::format_rfc3339_seconds(at).to_string().chars().take(10).collect::<String>();
     html::facts(&[
-        ("Hit ratio", html::text(percent(status.totals.hit_ratio()))),
-        ("Requests", html::text(format!("{requests}, {rate:.1} a second in the last minute, {failed} failed"))),
+        (text!("Hit ratio"), html::text(percent(status.totals.hit_ratio()))),
         (
-            "Bytes",
-            html::text(format!(
+            text!("Requests"),
+            text!("{}, {} a second in the last minute, {} failed", requests, format!("{rate:.1}"), failed),
+        ),
+        (
+            text!("Bytes"),
+            text!(
                 "{} sent to clients, {} received from upstreams",
                 html::bytes(sent_bytes),
                 html::bytes(received_bytes)
-            )),
+            ),
         ),
-        ("Saved", html::text(format!("{} since {}", html::count(saved, "pull", "pulls"), day(since)))),
-        ("Arriving", html::text(html::count(state.mirror.blobs.fills() as u64, "blob", "blobs"))),
+        (text!("Saved"), text!("{} since {}", html::count(saved, text!("pull"), text!("pulls")), day(since))),
+        (text!("Arriving"), html::text(html::count(state.mirror.blobs.fills() as u64, text!("blob"), text!("blobs")))),
         (
-            "Refused",
-            html! { (html::count(denied, "request", "requests")) " in the last hour; " a href="/blocked" { (html::count(acting as u64, "ban", "bans")) " in force" } },
+            text!("Refused"),
+            html! {
+                (text!("{} in the last hour", html::count(denied, text!("request"), text!("requests")))) "; "
+                a href="/blocked" { (text!("{} in force", html::count(acting as u64, text!("ban"), text!("bans")))) }
+            },
         ),
-        ("Disk", html::text(format!("{} of {}", html::bytes(used), html::bytes(usage.capacity)))),
-        ("Weir", html::text(format!("{}, up {}", env!("CARGO_PKG_VERSION"), html::about(status.uptime)))),
+        (text!("Disk"), text!("{} of {}", html::bytes(used), html::bytes(usage.capacity))),
+        ("Weir", text!("{}, up {}", env!("CARGO_PKG_VERSION"), html::about(status.uptime))),
         (
-            "Configuration",
+            text!("Configuration"),
             match &status.reload {
-                None => html::text("as at the start"),
+                None => html::text(text!("as at the start")),
                 Some(reload) => {
-                    html! { @if reload.problem.is_some() { "refused " } @else { "read again " } (html::time(reload.at)) }
+                    html! { @if reload.problem.is_some() { (text!("refused {}", html::time(reload.at))) } @else { (text!("read again {}", html::time(reload.at))) } }
                 }
             },
         ),
@@ -133,23 +150,23 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
 }
 
 fn percent(ratio: Option<f64>) -> String {
-    ratio.map_or_else(|| "nothing was answered yet".to_owned(), |ratio| format!("{:.1} %", 100.0 * ratio))
+    ratio.map_or_else(|| text!("nothing was answered yet").to_owned(), |ratio| format!("{:.1} %", 100.0 * ratio))
 }
 
 fn graphs(minutes: &[Minute]) -> Markup {
     let series = |of: fn(&Totals) -> f64| -> Vec<f64> { minutes.iter().map(|minute| of(&minute.counted)).collect() };
     let whole = |value: f64| format!("{value:.0}");
     html! {
-        @if minutes.is_empty() { p { "The first minute is not over." } }
+        @if minutes.is_empty() { p { (text!("The first minute is not over.")) } }
         @else {
-            h3 { "Requests a minute" }
-            (graph("Requests a minute", &series(|counted| counted.requests as f64), whole))
-            h3 { "Bytes sent a minute" }
-            (graph("Bytes sent a minute", &series(|counted| counted.sent_bytes as f64), |value| html::bytes(value as u64)))
-            h3 { "Bytes received from upstreams a minute" }
-            (graph("Bytes received a minute", &series(|counted| counted.received_bytes as f64), |value| html::bytes(value as u64)))
-            h3 { "Requests refused a minute" }
-            (graph("Requests refused a minute", &series(|counted| counted.denied as f64), whole))
+            h3 { (text!("Requests a minute")) }
+            (graph(text!("Requests a minute"), &series(|counted| counted.requests as f64), whole))
+            h3 { (text!("Bytes sent a minute")) }
+            (graph(text!("Bytes sent a minute"), &series(|counted| counted.sent_bytes as f64), |value| html::bytes(value as u64)))
+            h3 { (text!("Bytes received from upstreams a minute")) }
+            (graph(text!("Bytes received from upstreams a minute"), &series(|counted| counted.received_bytes as f64), |value| html::bytes(value as u64)))
+            h3 { (text!("Requests refused a minute")) }
+            (graph(text!("Requests refused a minute"), &series(|counted| counted.denied as f64), whole))
         }
     }
 }
@@ -166,7 +183,7 @@ fn graph(name: &str, values: &[f64], say: impl Fn(f64) -> String) -> Markup {
     let line = points.iter().enumerate().map(at).collect::<Vec<_>>().join(" ");
     // A mean of several minutes hides their peak from the line, not from the words.
     let peak = values.iter().copied().fold(0.0, f64::max);
-    let words = format!("at most {}, {} now", say(peak), say(*last));
+    let words = text!("at most {}, {} now", say(peak), say(*last));
     html! {
         figure {
             svg class="graph" viewBox="0 0 720 100" preserveAspectRatio="none" role="img" aria-label={ (name) ": " (words) } {
@@ -184,20 +201,29 @@ fn reduce(values: &[f64]) -> Vec<f64> {
     values.chunks(size).map(|chunk| chunk.iter().sum::<f64>() / chunk.len() as f64).collect()
 }
 
+fn credential(state: CredentialState) -> &'static str {
+    match state {
+        CredentialState::Unused => text!("unused"),
+        CredentialState::Accepted => text!("accepted"),
+        CredentialState::Refused => text!("refused"),
+        CredentialState::Unreadable => text!("unreadable"),
+    }
+}
+
 fn upstreams(context: &PageContext<'_>) -> Markup {
     let mirror = &context.state.mirror;
     let (failing, credentials) = (mirror.breakers(), mirror.credentials());
     let rows = mirror.upstreams().into_iter().map(|name| {
         let state = match failing.iter().find(|(upstream, until, _)| *upstream == name && *until > context.now) {
-            Some((_, until, why)) => html! { span class="chip bad" { "fails" } " " (why) "; asked again " (html::until(*until, context.now)) },
-            None => html! { span class="chip" { "works" } },
+            Some((_, until, why)) => html! { span class="chip bad" { (text!("fails")) } " " (why) "; " (text!("asked again {}", html::until(*until, context.now))) },
+            None => html! { span class="chip" { (text!("works")) } },
         };
         let accounts = credentials.iter().filter(|(upstream, ..)| *upstream == name);
-        let accounts: Vec<String> = accounts.map(|(_, account, state)| format!("{account}: {}", state.word())).collect();
-        let accounts = if accounts.is_empty() { "anonymous".to_owned() } else { accounts.join(", ") };
+        let accounts: Vec<String> = accounts.map(|(_, account, state)| format!("{account}: {}", credential(*state))).collect();
+        let accounts = if accounts.is_empty() { text!("anonymous").to_owned() } else { accounts.join(", ") };
         vec![html::text(&*name), state, html::text(accounts)]
     });
-    html::table("Upstreams", &["Upstream", "State", "Accounts"], rows.collect())
+    html::table(text!("Upstreams"), &heads!["Upstream", "State", "Accounts"], rows.collect())
 }
 
 #[cfg(test)]
@@ -220,10 +246,13 @@ mod tests {
     fn the_forecast_follows_the_last_hour_alone() {
         let mut series = vec![500.0; 100];
         series.extend((0..60).map(|minute| 159.0 - f64::from(minute)));
-        assert_eq!(forecast(&series, &minutes(160), 100), "As it went in the last hour, that lasts 1h 41m.");
-        assert_eq!(forecast(&series[..100], &minutes(100), 500), "It has not shrunk in the last hour.");
-        assert_eq!(forecast(&[], &[], 5), "It has not shrunk in the last hour.");
-        assert!(forecast(&series, &minutes(160), 0).starts_with("Nothing is left"));
+        assert_eq!(
+            forecast(&series, &minutes(160), 100).into_string(),
+            "As it went in the last hour, that lasts 1h 41m."
+        );
+        assert_eq!(forecast(&series[..100], &minutes(100), 500).into_string(), "It has not shrunk in the last hour.");
+        assert_eq!(forecast(&[], &[], 5).into_string(), "It has not shrunk in the last hour.");
+        assert!(forecast(&series, &minutes(160), 0).into_string().starts_with("Nothing is left"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 38] = [
+pub(super) const PAGES: [(&str, PageAt); 40] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -45,6 +45,8 @@ pub(super) const PAGES: [(&str, PageAt); 38] = [
     ("/assets/weir.svg", |_| Page::Icon),
     ("/assets/proof_of_work.js", |_| Page::Script),
     ("/assets/log.js", |_| Page::LogScript),
+    ("/assets/times.js", |_| Page::TimesScript),
+    ("/language", |_| Page::Language),
 ];
 
 /// A page, a form or an asset.
@@ -75,6 +77,8 @@ pub(super) enum Page {
     Icon,
     Script,
     LogScript,
+    TimesScript,
+    Language,
     // By both.
     Login,
     // By POST.
@@ -122,8 +126,12 @@ impl Page {
         })
     }
 
+    /// What is the same for every viewer, and no page.
     pub(super) fn is_asset(&self) -> bool {
-        matches!(self, Page::Stylesheet | Page::Icon | Page::Script | Page::LogScript)
+        matches!(
+            self,
+            Page::Stylesheet | Page::Icon | Page::Script | Page::LogScript | Page::TimesScript | Page::Language
+        )
     }
 
     /// What only operators see and do.

@@ -3,7 +3,12 @@
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 
-use super::{context::PageContext, form::Form, html};
+use super::{
+    context::PageContext,
+    form::Form,
+    html,
+    texts::{heads, text},
+};
 use crate::limits::{
     allowlist::AllowlistEntry,
     repositories::RepositoryRule,
@@ -13,55 +18,55 @@ use crate::limits::{
 
 pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let throttles = context.state.limits.throttles();
-    let heads = ["Name", "Limit", "Mode", "Matches since the start", "Switch"];
+    let heads = heads!["Name", "Limit", "Mode", "Matches since the start", "Switch"];
     let rows = throttles.iter().map(|view| row(context, view)).collect();
     let allowlist = context.state.limits.config().allowlist.clone();
     let repositories = context.state.limits.config().repositories.clone();
     let body = html! {
         p {
-            "How often a client may ask. A throttle in " em { "dry run" } " denies nothing and counts what it would have denied; read that, then enforce it. "
-            "A switch lasts until the next start; to keep it, write the mode into the configuration."
+            (text!("How often a client may ask. A throttle in {} denies nothing and counts what it would have denied; read that, then enforce it.", html! { em { (text!("dry run")) } })) " "
+            (text!("A switch lasts until the next start; to keep it, write the mode into the configuration."))
         }
         @if throttles.is_empty() {
-            p { "No throttles are configured. The recommended ones stand in " code { "deploy.toml" } " as comments." }
+            p { (text!("No throttles are configured. The recommended ones stand in {} as comments.", html::code("deploy.toml"))) }
         } @else {
-            (html::table("Throttles", &heads, rows))
+            (html::table(text!("Throttles"), &heads, rows))
         }
-        h2 { "Allowlist" }
+        h2 { (text!("Allowlist")) }
         @if allowlist.0.is_empty() {
-            p { "No client. A client that stands here is not throttled and not banned by a rule; the budget still binds." }
+            p { (text!("No client. A client that stands here is not throttled and not banned by a rule; the budget still binds.")) }
         } @else {
-            (html::table("Allowlist", &["Client", "Comment", "Expires"], allowlist.0.iter().map(allowed).collect()))
+            (html::table(text!("Allowlist"), &heads!["Client", "Comment", "Expires"], allowlist.0.iter().map(allowed).collect()))
         }
-        h2 { "Repositories that are not mirrored" }
+        h2 { (text!("Repositories that are not mirrored")) }
         @if repositories.all().is_empty() {
-            p { "None: whatever an upstream has is mirrored. " code { "allow" } " and " code { "deny" } " of an upstream say otherwise." }
+            p { (text!("None: whatever an upstream has is mirrored. {} and {} of an upstream say otherwise.", html::code("allow"), html::code("deny"))) }
         } @else {
-            (html::table("Repositories", &["Upstream", "Rule", "Refused"], repositories.all().iter().map(refusing).collect()))
+            (html::table(text!("Repositories"), &heads!["Upstream", "Rule", "Refused"], repositories.all().iter().map(refusing).collect()))
         }
     };
-    html::page(context, 200, html::Tab::Throttles, "Throttles", body)
+    html::page(context, 200, html::Tab::Throttles, text!("Throttles"), body)
 }
 
 fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
     let limit = html! {
-        (view.requests_per_period) " in " (view.period_in_seconds) " s"
-        @if let Some(burst) = view.burst { br; small { (burst) " at once" } }
-        @if view.algorithm == Algorithm::FixedWindow { br; small { "fixed window" } }
+        (text!("{} in {} s", view.requests_per_period, view.period_in_seconds))
+        @if let Some(burst) = view.burst { br; small { (text!("{} at once", burst)) } }
+        @if view.algorithm == Algorithm::FixedWindow { br; small { (text!("fixed window")) } }
     };
     let mode = html! {
         span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (view.mode.as_str()) }
-        @if view.switched { br; small { "switched by hand" } }
+        @if view.switched { br; small { (text!("switched by hand")) } }
     };
     let matches = &view.matches;
-    let clients = html::count(matches.clients as u64, "client", "clients");
+    let clients = html::count(matches.clients as u64, text!("client"), text!("clients"));
     let matches = html! {
         @if matches.would_have_denied > 0 {
-            "would have denied " (html::count(matches.would_have_denied, "request", "requests")) " of " (clients)
+            (text!("would have denied {} of {}", html::count(matches.would_have_denied, text!("request"), text!("requests")), clients))
             @if matches.denied > 0 { br; }
         }
-        @if matches.denied > 0 { "denied " (html::count(matches.denied, "request", "requests")) " of " (clients) }
-        @if matches.denied == 0 && matches.would_have_denied == 0 { "none" }
+        @if matches.denied > 0 { (text!("denied {} of {}", html::count(matches.denied, text!("request"), text!("requests")), clients)) }
+        @if matches.denied == 0 && matches.would_have_denied == 0 { (text!("none")) }
     };
     let button = |mode: Mode, label: &str, class: &str| {
         html! {
@@ -74,9 +79,9 @@ fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
     };
     let switch = html! {
         div class="buttons" {
-            @if view.mode != Mode::Enforce { (button(Mode::Enforce, "Enforce", "main")) }
-            @if view.mode != Mode::DryRun { (button(Mode::DryRun, "Dry run", "")) }
-            @if view.mode != Mode::Off { (button(Mode::Off, "Off", "")) }
+            @if view.mode != Mode::Enforce { (button(Mode::Enforce, text!("Enforce"), "main")) }
+            @if view.mode != Mode::DryRun { (button(Mode::DryRun, text!("Dry run"), "")) }
+            @if view.mode != Mode::Off { (button(Mode::Off, text!("Off"), "")) }
         }
     };
     vec![html! { code { (view.name) } }, limit, mode, matches, switch]
@@ -86,7 +91,7 @@ fn allowed(entry: &AllowlistEntry) -> Vec<Markup> {
     vec![
         html::text(entry.client.to_string()),
         html::text(&entry.comment),
-        entry.expires.map_or_else(|| html::text("never"), html::time),
+        entry.expires.map_or_else(|| html::text(text!("never")), html::time),
     ]
 }
 
@@ -94,7 +99,7 @@ fn refusing(rule: &RepositoryRule) -> Vec<Markup> {
     vec![
         html::text(&*rule.upstream),
         html! { (rule.verdict.word()) " " code { (rule.patterns.join(", ")) } },
-        html! { (html::count(rule.refused(), "request", "requests")) },
+        html! { (html::count(rule.refused(), text!("request"), text!("requests"))) },
     ]
 }
 
@@ -108,6 +113,11 @@ pub(super) fn switch(context: &PageContext<'_>, form: &Form) -> HttpResponse {
             context.state.limits.set_mode(&name, mode, &context.by(), context.now);
             html::see_other("/throttles", None)
         }
-        _ => html::problem(context, 400, "No such throttle", "There is no throttle of this name, or no such mode."),
+        _ => html::problem(
+            context,
+            400,
+            text!("No such throttle"),
+            text!("There is no throttle of this name, or no such mode."),
+        ),
     }
 }

@@ -9,12 +9,13 @@ use super::{
     context::PageContext,
     form::Form,
     html::{self, Tab, sentence},
+    texts::{heads, text},
 };
 use crate::{
     admin::{
         changes::{LONGEST, Refusal},
         json::parameter,
-        warm::{self, EVICTED, NewWarm, waits_until, word},
+        warm::{self, NewWarm, waits_until, word},
     },
     mirror::warm::{Item, Job, JobState, Order, Outcome, Schedule, Wanted},
 };
@@ -92,42 +93,58 @@ fn show(context: &PageContext<'_>, typed: &Typed, is_open: bool, refusal: Option
     let schedules = context.state.mirror.warm.schedules();
     let body = html! {
         p {
-            "A warm fetches images before a client asks for them. It spends only pulls that no client is expected to need, waits for more, and goes on after a restart."
+            (text!("A warm fetches images before a client asks for them. It spends only pulls that no client is expected to need, waits for more, and goes on after a restart."))
         }
         @if let Some(refusal) = refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
         details open[is_open || refusal.is_some()] {
-            summary { "Begin a warm" }
+            summary { (text!("Begin a warm")) }
             (form(context, typed))
         }
-        h2 { "Warms" }
-        @if jobs.is_empty() { p { "None was begun." } } @else {
-            (html::table("Warms", &["Warm", "State", "Images", "Came", "By", "Why", "Begun"], jobs.iter().map(row).collect()))
+        h2 { (text!("Warms")) }
+        @if jobs.is_empty() { p { (text!("None was begun.")) } } @else {
+            (html::table(text!("Warms"), &heads!["Warm", "State", "Images", "Came", "By", "Why", "Begun"], jobs.iter().map(row).collect()))
         }
-        h2 { "Lists with an hour" }
+        h2 { (text!("Lists with an hour")) }
         @if schedules.is_empty() {
-            p { "None. A " code { "[[warm]]" } " of the configuration is begun by itself at its hour." }
+            p { (text!("None. A {} of the configuration is begun by itself at its hour.", html::code("[[warm]]"))) }
         } @else {
-            (html::table("Lists with an hour", &["List", "Images", "Platforms", "Next", "Now"], schedules.iter().map(|schedule| listed(context, schedule)).collect()))
+            (html::table(text!("Lists with an hour"), &heads!["List", "Images", "Platforms", "Next", "Now"], schedules.iter().map(|schedule| listed(context, schedule)).collect()))
         }
     };
-    html::page(context, refusal.map_or(200, |refusal| refusal.status), Tab::Warm, "Warm", body)
+    html::page(context, refusal.map_or(200, |refusal| refusal.status), Tab::Warm, text!("Warm"), body)
 }
 
 fn form(context: &PageContext<'_>, typed: &Typed) -> Markup {
     html! {
         form class="narrow wide" method="post" action="/warm/start" {
             (html::token(context))
-            label for="images" { "Images, one a line" }
+            label for="images" { (text!("Images, one a line")) }
             textarea id="images" name="images" rows="5" placeholder="alpine:3\nghcr.io/acme/app:1.4" spellcheck="false" autocapitalize="none" { (typed.images) }
-            label for="within" { "And what clients pulled within" }
+            label for="within" { (text!("And what clients pulled within")) }
             input id="within" name="within" value=(typed.within) placeholder="7d" spellcheck="false" autocapitalize="none";
-            label { input type="checkbox" name="pinned" value="1" checked[typed.pinned]; " and what is pinned" }
-            label for="platforms" { "Platforms; none is all that an image has" }
+            label { input type="checkbox" name="pinned" value="1" checked[typed.pinned]; " " (text!("and what is pinned")) }
+            label for="platforms" { (text!("Platforms; none is all that an image has")) }
             input id="platforms" name="platforms" value=(typed.platforms) placeholder="linux/amd64 linux/arm64" spellcheck="false" autocapitalize="none";
-            label for="reason" { "Why" }
+            label for="reason" { (text!("Why")) }
             input id="reason" name="reason" value=(typed.reason) required maxlength=(LONGEST);
-            button class="main" { "Show the images" }
+            button class="main" { (text!("Show the images")) }
         }
+    }
+}
+
+/// What the API calls the state of a job or of one of its images, in the language of the page.
+fn shown(word: &'static str) -> &'static str {
+    match word {
+        "fetched" => text!("fetched"),
+        "here" => text!("here"),
+        "waiting" => text!("waiting"),
+        "pending" => text!("pending"),
+        "evicted" => text!("evicted"),
+        "refused" => text!("refused"),
+        "open" => text!("open"),
+        "done" => text!("done"),
+        "cancelled" => text!("cancelled"),
+        other => other,
     }
 }
 
@@ -137,7 +154,7 @@ fn row(job: &Job) -> Vec<Markup> {
     vec![
         html! { a href={ "/warm/" (job.id) } { (job.id) } },
         state(job),
-        html! { (here) " of " (job.items.len()) " here" },
+        text!("{} of {} here", here, job.items.len()),
         html::text(html::bytes(job.bytes())),
         html::text(&job.by),
         html::text(&job.reason),
@@ -152,8 +169,8 @@ fn state(job: &Job) -> Markup {
         JobState::Done | JobState::Cancelled => "chip bad",
     };
     let words = match job.state {
-        JobState::Done if !job.is_complete() => "done, not complete",
-        state => word(state),
+        JobState::Done if !job.is_complete() => text!("done, not complete"),
+        state => shown(word(state)),
     };
     html! { span class=(class) { (words) } }
 }
@@ -163,10 +180,10 @@ fn listed(context: &PageContext<'_>, schedule: &Schedule) -> Vec<Markup> {
     let query = Serializer::new(String::new()).append_pair("list", &schedule.name).finish();
     vec![
         html::text(&schedule.name),
-        html! { (schedule.images.len()) @if schedule.pinned { " and what is pinned" } @if !schedule.pulled_within.is_zero() { " and what clients pulled within " (html::about(schedule.pulled_within)) } },
-        html::text(if schedule.platforms.is_empty() { "all".to_owned() } else { schedule.platforms.join(", ") }),
+        html! { (schedule.images.len()) @if schedule.pinned { " " (text!("and what is pinned")) } @if !schedule.pulled_within.is_zero() { " " (text!("and what clients pulled within {}", html::about(schedule.pulled_within))) } },
+        html::text(if schedule.platforms.is_empty() { text!("all").to_owned() } else { schedule.platforms.join(", ") }),
         html! { (html::time(next)) ", " (html::until(next, context.now)) },
-        html! { a href={ "/warm?" (query) } { "Begin it now" } },
+        html! { a href={ "/warm?" (query) } { (text!("Begin it now")) } },
     ]
 }
 
@@ -176,8 +193,8 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<(&Refusal
         return html::problem(
             context,
             404,
-            "No such warm",
-            "There is no warm of this number; only the newest that ended are kept.",
+            text!("No such warm"),
+            text!("There is no warm of this number; only the newest that ended are kept."),
         );
     };
     let of = parameter(context.query, "state").filter(|of| WORDS.contains(&of.as_str()));
@@ -196,37 +213,37 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<(&Refusal
         @if let Some((refusal, _)) = refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
         (bar(&job))
         (html::facts(&[
-            ("State", html! { (state(&job)) @if let Some(ended) = job.ended_at { " " (html::time(ended)) } }),
-            ("Begun", html! { (html::time(job.made_at)) " by " b { (job.by) } }),
-            ("Why", html::text(if job.reason.is_empty() { "no reason was given" } else { &job.reason })),
-            ("Platforms", html::text(if job.platforms.is_empty() { "all that an image has".to_owned() } else { job.platforms.join(", ") })),
-            ("Came", html! { (html::bytes(job.bytes())) " of layers" }),
-            ("Goes on", html! {
+            (text!("State"), html! { (state(&job)) @if let Some(ended) = job.ended_at { " " (html::time(ended)) } }),
+            (text!("Begun"), text!("{} by {}", html::time(job.made_at), html::bold(&job.by))),
+            (text!("Why"), html::text(if job.reason.is_empty() { text!("no reason was given") } else { &job.reason })),
+            (text!("Platforms"), html::text(if job.platforms.is_empty() { text!("all that an image has").to_owned() } else { job.platforms.join(", ") })),
+            (text!("Came"), text!("{} of layers", html::bytes(job.bytes()))),
+            (text!("Goes on"), html! {
                 @match waits {
-                    _ if job.state != JobState::Open => "no more",
-                    Some(until) if until > context.now => { (html::time(until)) ", " (html::until(until, context.now)) ", by forecast" },
-                    _ => "now",
+                    _ if job.state != JobState::Open => (text!("no more")),
+                    Some(until) if until > context.now => { (text!("{}, {}, by forecast", html::time(until), html::until(until, context.now))) },
+                    _ => (text!("now")),
                 }
             }),
         ]))
         @if job.state == JobState::Open {
-            h2 { "Cancel" }
-            p { "What came stays. A layer that arrives goes on arriving." }
+            h2 { (text!("Cancel")) }
+            p { (text!("What came stays. A layer that arrives goes on arriving.")) }
             form class="line" method="post" action={ "/warm/" (id) "/cancel" } {
                 (html::token(context))
-                label for="reason" { "Why" }
+                label for="reason" { (text!("Why")) }
                 input id="reason" name="reason" required maxlength=(LONGEST) value=[refusal.map(|(_, reason)| reason)];
-                button class="main" { "Cancel the warm" }
+                button class="main" { (text!("Cancel the warm")) }
             }
         }
-        h2 { "Images" }
-        @if rows.is_empty() { p { "No image is in this state." } } @else {
-            (html::table("Images", &["Image", "State", "What became of it"], rows))
+        h2 { (text!("Images")) }
+        @if rows.is_empty() { p { (text!("No image is in this state.")) } } @else {
+            (html::table(text!("Images"), &heads!["Image", "State", "What became of it"], rows))
         }
-        @if let Some(next) = next { p { a rel="next" href=(next) { "Next page" } } }
-        p { a href="/warm" { "All warms" } }
+        @if let Some(next) = next { p { a rel="next" href=(next) { (text!("Next page")) } } }
+        p { a href="/warm" { (text!("All warms")) } }
     };
-    html::page(context, refusal.map_or(200, |(refusal, _)| refusal.status), Tab::Warm, &format!("Warm {id}"), body)
+    html::page(context, refusal.map_or(200, |(refusal, _)| refusal.status), Tab::Warm, text!("Warm {}", id), body)
 }
 
 /// How many images are in each state, as a bar and as links to them.
@@ -234,7 +251,7 @@ fn bar(job: &Job) -> Markup {
     let counts = WORDS.map(|word| (word, job.count(|outcome| outcome.word() == word)));
     let all = job.items.len().max(1);
     let said: Vec<String> =
-        counts.iter().filter(|(_, count)| *count > 0).map(|(word, count)| format!("{count} {word}")).collect();
+        counts.iter().filter(|(_, count)| *count > 0).map(|(word, count)| format!("{count} {}", shown(word))).collect();
     let mut x = 0;
     let parts: Vec<_> = counts
         .iter()
@@ -250,9 +267,9 @@ fn bar(job: &Job) -> Markup {
             @for (word, x, width) in parts { rect class={ "warm-" (word) } x=(x) y="4" width=(width) height="32" {} }
         }
         ul class="flow legend" {
-            li { a href={ "/warm/" (job.id) } { (html::count(job.items.len() as u64, "image", "images")) } }
+            li { a href={ "/warm/" (job.id) } { (html::count(job.items.len() as u64, text!("image"), text!("images"))) } }
             @for (word, count) in counts {
-                @if count > 0 { li class={ "warm-" (word) } { a href={ "/warm/" (job.id) "?state=" (word) } { (count) " " (word) } } }
+                @if count > 0 { li class={ "warm-" (word) } { a href={ "/warm/" (job.id) "?state=" (word) } { (count) " " (shown(word)) } } }
             }
         }
     }
@@ -261,15 +278,15 @@ fn bar(job: &Job) -> Markup {
 fn result(context: &PageContext<'_>, item: &Item) -> Vec<Markup> {
     let became = html! {
         @match &item.outcome {
-            Outcome::Pending => "its turn has not come",
+            Outcome::Pending => (text!("its turn has not come")),
             Outcome::Waiting { until, why, .. } => {
                 @let until = waits_until(context.state, item).unwrap_or(*until);
-                (why) "; tried again " (html::until(until, context.now)) ", at " (html::time(until))
+                (why) "; " (text!("tried again {}, at {}", html::until(until, context.now), html::time(until)))
             },
-            Outcome::Here { .. } => "all of it was here already",
-            Outcome::Fetched { bytes, manifests, .. } => { (html::bytes(*bytes)) " in " (html::count(*manifests, "manifest", "manifests")) " and their layers" },
+            Outcome::Here { .. } => (text!("all of it was here already")),
+            Outcome::Fetched { bytes, manifests, .. } => { (text!("{} in {} and their layers", html::bytes(*bytes), html::count(*manifests, text!("manifest"), text!("manifests")))) },
             Outcome::Refused { why } => (why),
-            Outcome::Evicted => (EVICTED),
+            Outcome::Evicted => (text!("some of it was evicted or purged before the job ended")),
         }
     };
     let class = match &item.outcome {
@@ -277,7 +294,7 @@ fn result(context: &PageContext<'_>, item: &Item) -> Vec<Markup> {
         Outcome::Here { .. } | Outcome::Fetched { .. } => "chip on",
         _ => "chip",
     };
-    let chip = html! { span class=(class) { (item.outcome.word()) } };
+    let chip = html! { span class=(class) { (shown(item.outcome.word())) } };
     vec![image(&item.image, item.outcome.digest().is_some()), chip, became]
 }
 
@@ -293,7 +310,7 @@ fn image(image: &Wanted, is_here: bool) -> Markup {
 pub(super) async fn start(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     let typed = Typed::read(form);
     let ordered = match typed.reason.is_empty() {
-        true => Err(Refusal::new(400, "INVALID", "say why")),
+        true => Err(Refusal::new(400, "INVALID", text!("say why"))),
         false => warm::order(context.state, &context.by(), typed.order()),
     };
     let order = match ordered {
@@ -315,37 +332,40 @@ fn confirm(context: &PageContext<'_>, typed: &Typed, order: &Order) -> HttpRespo
         let mut seen = std::collections::HashSet::new();
         order.images.iter().filter(|image| seen.insert(*image)).collect()
     };
-    let count = html::count(images.len() as u64, "image", "images");
+    let count = html::count(images.len() as u64, text!("image"), text!("images"));
     let body = html! {
         p {
-            "This fetches what is not here of " b { (count) } ", "
-            @if order.platforms.is_empty() { "all platforms of each" } @else { "of " (order.platforms.join(", ")) }
-            ". Each manifest that comes is a pull where pulls are counted."
+            @if order.platforms.is_empty() {
+                (text!("This fetches what is not here of {}, all platforms of each.", html::bold(&count)))
+            } @else {
+                (text!("This fetches what is not here of {}, of {}.", html::bold(&count), order.platforms.join(", ")))
+            }
+            " " (text!("Each manifest that comes is a pull where pulls are counted."))
         }
         ul {
             @for wanted in images.iter().take(NAMED) { li { (image(wanted, false)) } }
-            @if images.len() > NAMED { li { "and " (html::count((images.len() - NAMED) as u64, "other", "others")) } }
+            @if images.len() > NAMED { li { (text!("and {}", html::count((images.len() - NAMED) as u64, text!("other"), text!("others")))) } }
         }
-        p { "Why: " (typed.reason) }
+        p { (text!("Why")) ": " (typed.reason) }
         form class="line" method="post" action="/warm/start" {
             (html::token(context))
             @for (name, value) in [("images", &typed.images), ("platforms", &typed.platforms), ("within", &typed.within), ("reason", &typed.reason)] {
                 input type="hidden" name=(name) value=(value);
             }
             @if typed.pinned { input type="hidden" name="pinned" value="1"; }
-            button class="main" name="confirmed" value="yes" { "Warm " (count) }
-            button name="confirmed" value="no" { "Change it" }
+            button class="main" name="confirmed" value="yes" { (text!("Warm {}", count)) }
+            button name="confirmed" value="no" { (text!("Change it")) }
         }
     };
-    html::page(context, 200, Tab::Warm, &format!("Warm {count}?"), body)
+    html::page(context, 200, Tab::Warm, text!("Warm {}?", count), body)
 }
 
 pub(super) async fn cancel(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
     let reason = form.line("reason", LONGEST);
     let ended = match (reason.is_empty(), id.parse()) {
-        (true, _) => Err(Refusal::new(400, "INVALID", "say why")),
+        (true, _) => Err(Refusal::new(400, "INVALID", text!("say why"))),
         (false, Ok(job)) => warm::end(context.state, &context.by(), job, reason.clone()).await,
-        (false, Err(_)) => Err(Refusal::new(404, "NOT_FOUND", "there is no warm of this number")),
+        (false, Err(_)) => Err(Refusal::new(404, "NOT_FOUND", text!("there is no warm of this number"))),
     };
     match ended {
         Ok(_) => html::see_other(&format!("/warm/{id}"), None),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use maud::{Markup, html};
 
-use super::{context::PageContext, html};
+use super::{context::PageContext, html, texts::text};
 use crate::{
     admin::json::parameter,
     client::Class,
@@ -13,13 +13,15 @@ use crate::{
 };
 
 /// Fields of the form, with what they are called.
-const FRACTIONS: [(&str, &str); 5] = [
-    ("bulk", "Bulk leaves"),
-    ("standard", "Standard leaves"),
-    ("critical", "Critical leaves"),
-    ("client_standard", "One standard client may take"),
-    ("client_bulk", "One bulk client may take"),
-];
+fn fields() -> [(&'static str, &'static str); 5] {
+    [
+        ("bulk", text!("Bulk leaves")),
+        ("standard", text!("Standard leaves")),
+        ("critical", text!("Critical leaves")),
+        ("client_standard", text!("One standard client may take")),
+        ("client_bulk", text!("One bulk client may take")),
+    ]
+}
 
 /// What was typed, and what is in force where nothing was.
 struct Typed {
@@ -35,7 +37,7 @@ impl Typed {
         let Policy { floors, shares, .. } = policy;
         let now = [floors.bulk, floors.standard, floors.critical, shares.standard, shares.bulk];
         let mut fractions = now.map(|fraction| fraction.to_string());
-        for (field, (name, _)) in fractions.iter_mut().zip(FRACTIONS) {
+        for (field, (name, _)) in fractions.iter_mut().zip(fields()) {
             if let Some(typed) = parameter(query, name).filter(|_| is_asked) {
                 *field = typed;
             }
@@ -49,7 +51,7 @@ impl Typed {
         let mut read = [0.0; 5];
         for (value, text) in read.iter_mut().zip(&self.fractions) {
             let fraction = text.trim().parse::<f64>().ok().filter(|fraction| (0.0..=1.0).contains(fraction));
-            *value = fraction.ok_or("Write a fraction from 0 to 1, such as 0.25.")?;
+            *value = fraction.ok_or(text!("Write a fraction from 0 to 1, such as 0.25."))?;
         }
         let limit = match self.limit.trim() {
             "" => None,
@@ -57,7 +59,7 @@ impl Typed {
                 text.parse()
                     .ok()
                     .filter(|limit| *limit <= 1_000_000)
-                    .ok_or("Write a number of pulls, at most a million.")?,
+                    .ok_or(text!("Write a number of pulls, at most a million."))?,
             ),
         };
         let [bulk, standard, critical, client_standard, client_bulk] = read;
@@ -74,27 +76,27 @@ pub(super) fn part(context: &PageContext<'_>, identities: &[Balance], spends: &[
     let read = typed.read(&policy);
     html! {
         details id="what-if" open[typed.is_asked] {
-            summary { "What if?" }
+            summary { (text!("What if?")) }
             p {
-                "The last " (spends.len()) " pulls, decided once more. A pull that was refused then is not among them, and none waits, so that other settings show what they would cost, and not all that they would gain."
+                (text!("The last {} pulls, decided once more. A pull that was refused then is not among them, and none waits, so that other settings show what they would cost, and not all that they would gain.", spends.len()))
             }
             form class="line" method="get" action="/budget#what-if" {
                 input type="hidden" name="what_if" value="1";
-                @for ((name, words), value) in FRACTIONS.iter().zip(&typed.fractions) {
+                @for ((name, words), value) in fields().iter().zip(&typed.fractions) {
                     label for={ "if-" (name) } { (words) }
                     input id={ "if-" (name) } name=(name) value=(value) inputmode="decimal" size="5";
                 }
-                label for="if-limit" { "Pulls in a window" }
-                input id="if-limit" name="limit" value=(typed.limit) inputmode="numeric" placeholder="as it is" size="8";
-                label { input type="checkbox" name="keep" value="1" checked[typed.keep]; " a cache that keeps everything" }
-                button { "Decide once more" }
+                label for="if-limit" { (text!("Pulls in a window")) }
+                input id="if-limit" name="limit" value=(typed.limit) inputmode="numeric" placeholder=(text!("as it is")) size="8";
+                label { input type="checkbox" name="keep" value="1" checked[typed.keep]; " " (text!("a cache that keeps everything")) }
+                button { (text!("Decide once more")) }
             }
             @match &read {
                 _ if !typed.is_asked => {},
                 Err(wrong) => p class="bad" role="alert" { (wrong) },
                 Ok((policy, limit)) => {
                     @for left in identities { (outcome(left, spends, policy, *limit, typed.keep)) }
-                    @if identities.iter().all(|left| left.limit.is_none()) && limit.is_none() { p { "No upstream has named a limit; write one." } }
+                    @if identities.iter().all(|left| left.limit.is_none()) && limit.is_none() { p { (text!("No upstream has named a limit; write one.")) } }
                 },
             }
         }
@@ -120,14 +122,14 @@ fn outcome(left: &Balance, spends: &[Spend], policy: &Policy, limit: Option<u64>
     let Replayed { granted, refused, exhausted, floor, share, least } = replayed;
     let classes = [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt];
     html! {
-        h3 { (left.identity.to_string()) ", " (limit) " pulls" }
+        h3 { (text!("{}, {} pulls", left.identity.to_string(), limit)) }
         p {
-            b { (granted) " of " (count) " would have been granted" } "; at worst " (html::count(least, "pull was", "pulls were")) " left. "
-            @if keep { (html::count(twice as u64, "pull", "pulls")) " of what had been here would not have been made. " }
+            b { (text!("{} of {} would have been granted", granted, count)) } "; " (text!("at worst {} left.", html::count(least, text!("pull was"), text!("pulls were")))) " "
+            @if keep { (text!("{} of what had been here would not have been made.", html::count(twice as u64, text!("pull"), text!("pulls")))) " " }
         }
         @if granted < count as u64 {
             p {
-                "Refused: " (exhausted) " for want of any pull, " (floor) " by floors, " (share) " by shares of clients. By class: "
+                (text!("Refused: {} for want of any pull, {} by floors, {} by shares of clients. By class:", exhausted, floor, share)) " "
                 @for (class, refused) in classes.iter().zip(refused).filter(|(_, refused)| *refused > 0) { (class.word()) " " (refused) " " }
             }
         }

@@ -6,7 +6,9 @@ const message = live.querySelector("[role=status]");
 const pause = live.querySelector("button");
 const body = document.querySelector("tbody");
 const most = Number(live.dataset.most);
-const heads = ["When", "Level", "Line"];
+// The heads of the table and what is said here are in the language of the page.
+const heads = Array.from(document.querySelectorAll("thead th"), (head) => head.textContent);
+const said = live.dataset;
 const parts = ["time", "span", "code"];
 let waiting = [];
 let paused = false;
@@ -19,7 +21,9 @@ function add(line) {
     cell.setAttribute("role", "cell");
     cell.dataset.label = heads[at];
     const inner = document.createElement("div");
-    inner.append(Object.assign(document.createElement(parts[at]), { textContent: text }));
+    const part = Object.assign(document.createElement(parts[at]), { textContent: text });
+    if (at === 0 && text) showLocal(Object.assign(part, { dateTime: text.replace(" ", "T") + "Z" }));
+    inner.append(part);
     cell.append(inner);
     row.append(cell);
   });
@@ -28,8 +32,8 @@ function add(line) {
 }
 
 function say() {
-  message.textContent = paused ? "Paused. New lines wait." : "Live: new lines appear on top.";
-  pause.textContent = paused ? "Go on" : "Pause";
+  message.textContent = paused ? said.paused : said.live;
+  pause.textContent = paused ? said.goOn : said.pause;
 }
 
 const stream = new EventSource(live.dataset.stream);
@@ -45,12 +49,12 @@ stream.onmessage = (event) => {
 };
 stream.addEventListener("full", () => {
   stream.close();
-  message.textContent = "Not live: too many people watch the log. Load the page again later.";
+  message.textContent = said.full;
 });
 stream.onerror = () => {
   message.textContent = stream.readyState === EventSource.CLOSED
-    ? "Not live: too many people watch the log. Load the page again later."
-    : "The connection is lost; it is tried again.";
+    ? said.full
+    : said.lost;
 };
 pause.onclick = () => {
   paused = !paused;

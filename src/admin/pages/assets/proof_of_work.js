@@ -68,16 +68,16 @@ function page() {
   const form = document.getElementById("human");
   const [say, button, field] = [form.querySelector("output"), form.querySelector("button"), form.elements.altcha];
   const challenge = JSON.parse(form.dataset.challenge);
-  const failed = () => { say.value = "Your browser could not solve it. Reload the page, or ask the operator to lift the ban."; };
+  const failed = () => { say.value = form.dataset.failed; };
   const worker = new Worker(document.currentScript.src);
-  say.value = "Your browser is working on it; this takes a few seconds …";
+  say.value = form.dataset.working;
   worker.onerror = failed;
   worker.onmessage = ({ data }) => {
-    if (data.progress) { say.value = `Your browser is working on it: ${data.progress} tries so far …`; return; }
+    if (data.progress) { say.value = `${form.dataset.working} ${data.progress}`; return; }
     if (!data.solution) return failed();
     worker.terminate();
     field.value = btoa(JSON.stringify({ challenge, solution: data.solution }));
-    say.value = "Done. You can lift the ban now.";
+    say.value = form.dataset.done;
     button.disabled = false;
   };
   worker.postMessage(challenge.parameters);
