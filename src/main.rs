@@ -134,9 +134,8 @@ async fn run(
     let upstreams =
         upstreams.map(|upstream| Upstream::with_metrics(upstream, ledger.clone(), upstream_metrics.clone()));
     let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
-    let reloaded = upstreams.clone();
-
     let hosted = Hosted::new(settings.hosted, store.clone());
+    let (reloaded_hosted, reloaded_ledger) = (hosted.clone(), ledger.clone());
     let collector = hosted.clone();
     tokio::spawn(async move { collector.collect_garbage().await });
     let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, limits.clone(), Handle::current());
@@ -172,10 +171,13 @@ async fn run(
     reloads.show_settings(config::effective(&config, &config));
     let parts = reload::Parts {
         certificates,
-        upstreams: reloaded,
+        mirror: mirror.clone(),
+        hosted: reloaded_hosted,
+        routes: settings.routes,
+        ledger: reloaded_ledger,
+        upstream_metrics: upstream_metrics.clone(),
+        http_metrics: http_metrics.clone(),
         limits: limits.clone(),
-        warm: mirror.warm.clone(),
-        enforcement: mirror.enforcement.clone(),
         reloads: reloads.clone(),
         manager: manager.clone(),
         logs,

@@ -10,11 +10,13 @@ use weir::{
     admin::{Reload, Reloads},
     cli::Cli,
     config::{self, Config, Watch},
-    http::Certificate,
+    hosted::Hosted,
+    http::{self, Certificate},
     limits::{Limits, audit::Actor},
-    mirror::{Enforcement, warm::Warm},
+    mirror::Mirror,
+    route::SharedRoutes,
     telemetry::Logs,
-    upstream::{self, Upstream},
+    upstream::{self, Ledger, Upstream},
 };
 
 use super::service_manager::ServiceManager;
@@ -25,10 +27,14 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What is replaced by a reload, and where its outcome is shown.
 pub(crate) struct Parts {
     pub(crate) certificates: Vec<Arc<Certificate>>,
-    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) mirror: Mirror,
+    pub(crate) hosted: Hosted,
+    pub(crate) routes: SharedRoutes,
+    /// What an upstream is made with that is new, or whose settings changed.
+    pub(crate) ledger: Ledger,
+    pub(crate) upstream_metrics: upstream::Metrics,
+    pub(crate) http_metrics: http::Metrics,
     pub(crate) limits: Limits,
-    pub(crate) warm: Arc<Warm>,
-    pub(crate) enforcement: Arc<Enforcement>,
     pub(crate) reloads: Reloads,
     pub(crate) manager: ServiceManager,
     pub(crate) logs: Logs,
@@ -77,19 +83,35 @@ fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
     let (schedules, routes) = config::warm_schedules(&fresh).map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
     let prepared = parts.certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
-    let renewed = parts.upstreams.iter().map(Upstream::prepare).collect::<Result<Vec<_>, _>>()?;
+    let upstreams = upstreams(parts, config::upstreams(&fresh).map_err(|errors| errors.to_string())?)?;
+    let renewed = upstreams.iter().map(Upstream::prepare).collect::<Result<Vec<_>, _>>()?;
     prepared.into_iter().for_each(|certificate| certificate.install());
     renewed.into_iter().flatten().for_each(upstream::Renewed::install);
-    parts.warm.schedule(schedules, routes);
-    parts.enforcement.set(&fresh.policy);
+    parts.hosted.reload(&fresh.hosted);
+    // A name is routed to an upstream only when that is there.
+    parts.mirror.reload(upstreams, &fresh.mirror);
+    parts.routes.replace(routes.clone());
+    parts.http_metrics.count_upstreams(parts.mirror.upstreams());
+    parts.mirror.warm.schedule(schedules, routes);
+    parts.mirror.enforcement.set(&fresh.policy);
     parts.limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
     Ok((fresh, watch))
+}
+
+/// A client for each of `settings`: the one that there is, with its connections, tokens and breaker, when nothing of it changed, else a new one.
+fn upstreams(parts: &Parts, settings: Vec<upstream::Settings>) -> Result<Vec<Upstream>, String> {
+    let running = parts.mirror.upstream_clients();
+    let client = |settings: upstream::Settings| match running.iter().find(|upstream| upstream.is_of(&settings)) {
+        Some(kept) => Ok(kept.clone()),
+        None => Upstream::with_metrics(settings, parts.ledger.clone(), parts.upstream_metrics.clone()),
+    };
+    settings.into_iter().map(client).collect()
 }
 
 fn report(by: &str, waits_for_restart: bool) {
     if waits_for_restart {
         tracing::warn!(
-            "reloaded; some of what changed waits for a restart (only throttles, limits, classes, budget, bans, accounts, warms, policies, allow and deny of upstreams, trusted proxies and certificates are reloaded)"
+            "reloaded; some of what changed waits for a restart (what of listeners, the data directory, the log and the sizes of tables changed does; the Settings page and weir config show name it)"
         );
     } else {
         tracing::info!(by, "reloaded");

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
+
 use crate::oci::{Name, Reference, matches};
 
 /// The name under which Docker Hub goes; single-component names below it are official images.
@@ -149,6 +151,33 @@ impl Routes {
         let official = &**upstream == DOCKER_HUB && !name.as_str().contains('/');
         let repository = if official { name.below("library").ok()? } else { name.clone() };
         Some(Mirrored { upstream: upstream.clone(), repository, by_namespace })
+    }
+}
+
+/// The routes that are in force, for all that route by them. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct SharedRoutes(Arc<ArcSwap<Routes>>);
+
+impl SharedRoutes {
+    /// Those of this moment. A request looks once, so that a reload does not change its way.
+    pub fn load(&self) -> Guard<Arc<Routes>> {
+        self.0.load()
+    }
+
+    /// As [`SharedRoutes::load`], for as long as is needed.
+    pub fn get(&self) -> Arc<Routes> {
+        self.0.load_full()
+    }
+
+    /// From now on these.
+    pub fn replace(&self, routes: Routes) {
+        self.0.store(Arc::new(routes));
+    }
+}
+
+impl From<Routes> for SharedRoutes {
+    fn from(routes: Routes) -> SharedRoutes {
+        SharedRoutes(Arc::new(ArcSwap::from_pointee(routes)))
     }
 }
 

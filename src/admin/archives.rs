@@ -93,7 +93,7 @@ fn wanted(state: &State, text: &str) -> Result<Wanted, String> {
         return Ok(Wanted::Pattern(text.to_owned()));
     }
     let (repository, reference) = split(text);
-    let place = named(&state.settings.routes, repository).map_err(|why| format!("{text}: {why}"))?;
+    let place = named(&state.settings.routes.load(), repository).map_err(|why| format!("{text}: {why}"))?;
     let repository = Repository { upstream: place.upstream, name: place.repository };
     match reference.map(str::parse) {
         None => Ok(Wanted::Repository(repository)),
@@ -139,7 +139,7 @@ pub(super) async fn import(state: &State, authorized: &Authorized, query: &str, 
     if reason.len() > LONGEST {
         return refuse(400, "INVALID", "write a reason of at most 500 bytes");
     }
-    let (routes, limits) = (state.settings.routes.clone(), state.limits.clone());
+    let (routes, limits) = (state.settings.routes.get(), state.limits.clone());
     let resolve = move |name: &str| {
         let place = target(&routes, name)?;
         match limits.config().repositories.refuse(&place.upstream, &place.repository) {

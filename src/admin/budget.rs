@@ -74,7 +74,7 @@ pub(super) fn spends(state: &State, query: &str) -> HttpResponse {
 }
 
 pub(super) async fn explain(state: &State, query: &str) -> HttpResponse {
-    let place = match located(&state.settings.routes, query) {
+    let place = match located(&state.settings.routes.load(), query) {
         Ok(place) => place,
         Err(why) => return refuse(400, "NAME_INVALID", why),
     };

@@ -156,7 +156,7 @@ pub(super) fn show(state: &State, query: &str) -> HttpResponse {
         return *refusal;
     }
     let text = parameter(query, "repository").ok_or("name a repository: ?repository=docker.io/library/busybox");
-    let repository = match text.and_then(|text| name::cached(&state.settings.routes, &text)) {
+    let repository = match text.and_then(|text| name::cached(&state.settings.routes.load(), &text)) {
         Ok(repository) => repository,
         Err(why) => return refuse(400, "NAME_INVALID", why),
     };

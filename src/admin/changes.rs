@@ -98,7 +98,7 @@ pub(super) async fn refresh(
     reason: String,
 ) -> Result<(String, Refreshed), Refusal> {
     let invalid = |code, why: &str| Refusal::new(400, code, why);
-    let repository = cached(&state.settings.routes, repository).map_err(|why| invalid("NAME_INVALID", why))?;
+    let repository = cached(&state.settings.routes.load(), repository).map_err(|why| invalid("NAME_INVALID", why))?;
     let Ok(Reference::Tag(tag)) = reference.parse() else {
         return Err(invalid("TAG_INVALID", "name a tag; what a digest names never changes"));
     };
@@ -156,7 +156,7 @@ pub(super) struct Selected {
 /// A repository, or a reference of it.
 pub(super) fn select_one(state: &State, repository: &str, reference: Option<&str>) -> Result<Selected, Refusal> {
     let repository =
-        cached(&state.settings.routes, repository).map_err(|why| Refusal::new(400, "NAME_INVALID", why))?;
+        cached(&state.settings.routes.load(), repository).map_err(|why| Refusal::new(400, "NAME_INVALID", why))?;
     let words = repository.full_name();
     if repository.is_hosted() {
         let why = format!("{words} is hosted here, and a purge is of the cache; delete it as a client of the registry");

@@ -37,7 +37,7 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
     };
     // One segment of the path, so its slashes are encoded.
     let text = request.match_info().query("name").replace("%2F", "/").replace("%2f", "/");
-    let (route, reference) = match state.settings.routes.named_image(&text) {
+    let (route, reference) = match state.settings.routes.load().named_image(&text) {
         Ok(named) => named,
         Err(why) => return refuse(400, "NAME_INVALID", &why),
     };

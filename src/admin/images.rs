@@ -92,7 +92,7 @@ impl Filter {
     /// A sentence that says which parameter is wrong.
     pub(super) fn parse(state: &State, query: &str) -> Result<Filter, String> {
         let repository = parameter(query, "repository");
-        let repository = repository.map(|text| name::cached(&state.settings.routes, &text)).transpose()?;
+        let repository = repository.map(|text| name::cached(&state.settings.routes.load(), &text)).transpose()?;
         let sort = match parameter(query, "sort").as_deref() {
             None | Some("name") => Sort::Name,
             Some("size") => Sort::Size,

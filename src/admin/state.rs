@@ -21,7 +21,7 @@ use crate::{
     identity::{Authenticator, session::Sessions},
     limits::Limits,
     mirror::{Mirror, Space},
-    route::Routes,
+    route::SharedRoutes,
     setting::EffectiveSetting,
     telemetry::Tail,
 };
@@ -36,7 +36,7 @@ pub struct Settings {
     /// Whether an account is required in any case: unless the listener is on loopback.
     pub login: bool,
     /// For names without a registry, or with one.
-    pub routes: Routes,
+    pub routes: SharedRoutes,
 }
 
 /// Whether this process wants to be asked: false from the first moment of a drain. Cloning shares it.

@@ -89,7 +89,7 @@ fn images(state: &State, new: &NewWarm) -> Result<Vec<Wanted>, Refusal> {
     let mut images = Vec::new();
     for text in &new.images {
         let (place, reference) =
-            state.settings.routes.image(text).map_err(|why| refused(format!("{text:?}: {why}")))?;
+            state.settings.routes.load().image(text).map_err(|why| refused(format!("{text:?}: {why}")))?;
         images.push(Wanted { upstream: place.upstream, repository: place.repository, reference });
     }
     // A list that is made of a part of what is stored would be taken for the whole.
@@ -108,7 +108,7 @@ fn images(state: &State, new: &NewWarm) -> Result<Vec<Wanted>, Refusal> {
         }
     }
     if new.pinned {
-        images.extend(state.mirror.warm.pinned(&state.settings.routes));
+        images.extend(state.mirror.warm.pinned(&state.settings.routes.load()));
         if images.is_empty() {
             return Err(refused(
                 "no pin names an image, and nothing is cached of what pins cover; weir cache pins".to_owned(),

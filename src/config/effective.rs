@@ -20,12 +20,9 @@ pub fn in_force(started: &Config, fresh: &Config) -> Config {
     config.account.clone_from(&fresh.account);
     config.warm.clone_from(&fresh.warm);
     config.policy.clone_from(&fresh.policy);
-    for upstream in &mut config.upstream {
-        if let Some(written) = fresh.upstream.iter().find(|written| written.name == upstream.name) {
-            upstream.allow.clone_from(&written.allow);
-            upstream.deny.clone_from(&written.deny);
-        }
-    }
+    config.upstream.clone_from(&fresh.upstream);
+    config.mirror = started.mirror.reloaded(&fresh.mirror);
+    config.hosted = started.hosted.reloaded(&fresh.hosted);
     config.server.trusted_proxies.clone_from(&fresh.server.trusted_proxies);
     config.server.token_header.clone_from(&fresh.server.token_header);
     config.server.htpasswd.clone_from(&fresh.server.htpasswd);
@@ -247,9 +244,9 @@ mod tests {
         let denied: Vec<Value> = vec!["a/*".into()];
         assert_eq!(find(&settings, "upstream[0].deny").value, Some(denied.into()), "deny is reloaded");
         let added = find(&settings, "upstream[1].name");
-        assert_eq!((&added.value, &added.after_restart), (&None, &Some(AfterRestart::Value("ghcr.io".into()))));
+        assert_eq!((&added.value, &added.after_restart), (&Some("ghcr.io".into()), &None));
         let settings = effective(&fresh, &started);
-        assert_eq!(find(&settings, "upstream[1].name").after_restart, Some(AfterRestart::Gone));
+        assert!(settings.iter().all(|setting| setting.key != "upstream[1].name"), "what was removed is gone at once");
 
         // What is written back waits for nothing, and neither does what is written in another place.
         assert!(!needs_restart(&started, &read("# moved\n[mirror]\nfills = 3\n", &[])));

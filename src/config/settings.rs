@@ -13,7 +13,7 @@ use crate::{
         throttle::{Mode, Rules},
     },
     mirror, policy,
-    route::Routes,
+    route::{Routes, SharedRoutes},
     telemetry, upstream,
 };
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub upstreams: Vec<upstream::Settings>,
     /// For the namespaces that live here.
     pub hosted: hosted::Settings,
+    /// Where names lead, as both sides share it; reloaded.
+    pub routes: SharedRoutes,
     /// For the registry side.
     pub http: http::Settings,
     /// Where the registry side listens.
@@ -69,14 +71,8 @@ impl Settings {
     }
 
     fn read(config: &Config) -> Result<Settings, ConfigErrors> {
-        let errors = upstream::Settings::check_files(&config.upstream);
-        if !errors.is_empty() {
-            return Err(ConfigErrors(errors));
-        }
-        let mut upstreams = config.upstream.clone();
-        for upstream in upstreams.iter_mut().filter(|upstream| upstream.proxy.is_empty()) {
-            upstream.proxy.clone_from(&config.mirror.proxy);
-        }
+        let upstreams = read_upstreams(config)?;
+        let routes = SharedRoutes::from(routes(config));
         let admin_certificate = config.admin.tls.as_ref().map(|tls| tls.load("admin.tls")).transpose()?;
         let tls = admin_certificate.as_ref().map(http::Certificate::server_config).transpose();
         let tls = tls.map_err(|error| ConfigError::without_value("admin.tls", error))?;
@@ -92,9 +88,10 @@ impl Settings {
             hosted: config.hosted.clone(),
             mirror: config.mirror.clone(),
             upstreams,
-            http: http(config),
+            http: http(config, routes.clone()),
             listeners: listeners(config)?,
-            admin: admin(config, tls),
+            admin: admin(config, tls, routes.clone()),
+            routes,
             admin_certificate,
             limits: limits_config(config)?,
             warm: warm_schedules(config)?,
@@ -102,6 +99,26 @@ impl Settings {
             log: config.log.clone(),
         })
     }
+}
+
+/// Each upstream as its client is made. Looks at the files that they name.
+///
+/// # Errors
+/// What is wrong, with its key.
+pub fn upstreams(config: &Config) -> Result<Vec<upstream::Settings>, ConfigErrors> {
+    read_upstreams(config).map_err(|errors| config.places.name(errors))
+}
+
+fn read_upstreams(config: &Config) -> Result<Vec<upstream::Settings>, ConfigErrors> {
+    let errors = upstream::Settings::check_files(&config.upstream);
+    if !errors.is_empty() {
+        return Err(ConfigErrors(errors));
+    }
+    let mut upstreams = config.upstream.clone();
+    for upstream in upstreams.iter_mut().filter(|upstream| upstream.proxy.is_empty()) {
+        upstream.proxy.clone_from(&config.mirror.proxy);
+    }
+    Ok(upstreams)
 }
 
 /// What is warmed by itself, and how names are read. Reads the lists that `[[warm]]` names.
@@ -143,7 +160,7 @@ fn routes(config: &Config) -> Routes {
     Routes::new(default, config.upstream.iter().map(|upstream| &*upstream.name)).hosting(&config.hosted.namespaces)
 }
 
-fn http(config: &Config) -> http::Settings {
+fn http(config: &Config, routes: SharedRoutes) -> http::Settings {
     http::Settings {
         workers: config.server.workers(),
         connections: config.server.connections,
@@ -154,7 +171,7 @@ fn http(config: &Config) -> http::Settings {
         body_stall: config.server.body_stall.0,
         drain: config.server.drain.0,
         cors: config.server.cors.clone(),
-        routes: routes(config),
+        routes,
     }
 }
 
@@ -174,7 +191,7 @@ fn listeners(config: &Config) -> Result<Vec<Listen>, ConfigErrors> {
     Ok(listeners)
 }
 
-fn admin(config: &Config, tls: Option<Arc<rustls::ServerConfig>>) -> admin::Settings {
+fn admin(config: &Config, tls: Option<Arc<rustls::ServerConfig>>, routes: SharedRoutes) -> admin::Settings {
     let (public, public_is_https) = (config.admin.public_host(), config.admin.public_url.starts_with("https:"));
     admin::Settings {
         hosts: admin::AllowedHosts {
@@ -186,7 +203,7 @@ fn admin(config: &Config, tls: Option<Arc<rustls::ServerConfig>>) -> admin::Sett
         },
         tls,
         login: !config.admin.listen.ip().is_loopback(),
-        routes: routes(config),
+        routes,
     }
 }
 

@@ -14,6 +14,7 @@ mod settings;
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 pub use weir_storage::Upload;
@@ -39,7 +40,7 @@ pub struct Hosted(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     store: Store,
 }
 
@@ -70,7 +71,14 @@ fn here() -> CacheFacts {
 impl Hosted {
     /// The repositories of `store` that `settings` say live here.
     pub fn new(settings: Settings, store: Store) -> Hosted {
-        Hosted(Arc::new(Inner { settings, store }))
+        Hosted(Arc::new(Inner { settings: ArcSwap::from_pointee(settings), store }))
+    }
+
+    /// From now on these settings, but for what [`Settings::reloaded`] leaves. An upload under way goes on, and is judged by them at its end.
+    pub fn reload(&self, settings: &Settings) {
+        let settings = self.0.settings.load().reloaded(settings);
+        self.0.store.repositories.set_namespaces(settings.namespaces.clone(), settings.capacity);
+        self.0.settings.store(Arc::new(settings));
     }
 
     /// Puts what is hosted into the registry that `/metrics` shows. Its labels are the patterns of `[hosted] namespaces`.
@@ -83,12 +91,12 @@ impl Hosted {
     /// # Errors
     /// [`Error::Login`] when an account might; [`Error::Denied`] when this account may not; [`Error::NameUnknown`] for reading.
     pub fn may(&self, client: &Client, right: Right, name: &Name) -> Result<(), Error> {
-        rights::may(&self.0.settings, client, right, name)
+        rights::may(&self.0.settings.load(), client, right, name)
     }
 
     /// Whether only accounts may read it, as its name says and whether it exists or not.
     pub fn is_private(&self, name: &Name) -> bool {
-        self.0.settings.private.iter().any(|pattern| crate::oci::matches(pattern, name.as_str()))
+        self.0.settings.load().private.iter().any(|pattern| crate::oci::matches(pattern, name.as_str()))
     }
 
     /// A manifest by tag or digest.
@@ -183,12 +191,13 @@ impl Hosted {
         bytes: bytes::Bytes,
     ) -> Result<Pushed, Error> {
         let mut push = manifest::admit(reference, media_type, bytes)?;
+        let settings = self.0.settings.load_full();
         let all = tags.into_iter().chain(match reference {
             Reference::Tag(tag) => Some(tag.clone()),
             Reference::Digest(_) => None,
         });
-        push.tags = all.map(|tag| (tag.clone(), self.0.settings.is_immutable(name, &tag))).collect();
-        push.may_lack_blobs = self.0.settings.sparse_images;
+        push.tags = all.map(|tag| (tag.clone(), settings.is_immutable(name, &tag))).collect();
+        push.may_lack_blobs = settings.sparse_images;
         let digest = push.manifest.digest.clone();
         let subject = push.subject.as_ref().map(|(subject, _)| subject.clone());
         let missing = self.0.store.repositories.put_manifest(name, push).await?;
@@ -202,7 +211,7 @@ impl Hosted {
     pub async fn delete_manifest(&self, name: &Name, reference: &Reference) -> Result<(), Error> {
         let gone = match reference {
             Reference::Tag(tag) => {
-                let immutable = self.0.settings.is_immutable(name, tag);
+                let immutable = self.0.settings.load().is_immutable(name, tag);
                 self.0.store.repositories.delete_tag(name, tag, immutable).await?
             }
             Reference::Digest(digest) => {
@@ -223,14 +232,16 @@ impl Hosted {
 
     /// What may not be deleted of a repository. Its immutable tags are looked through only where some are configured.
     fn protection(&self, name: &Name) -> Protection {
-        let (inner, repository) = (self.0.clone(), name.clone());
-        let is_immutable = move |tag: &Tag| inner.settings.is_immutable(&repository, tag);
+        let (settings, repository) = (self.0.settings.load_full(), name.clone());
+        let referenced = !settings.delete_referenced;
+        let has_none = settings.immutable_tags.is_empty();
+        let is_immutable = move |tag: &Tag| settings.is_immutable(&repository, tag);
         Protection {
-            is_immutable: match self.0.settings.immutable_tags.is_empty() {
+            is_immutable: match has_none {
                 true => None,
                 false => Some(Box::new(is_immutable)),
             },
-            referenced: !self.0.settings.delete_referenced,
+            referenced,
         }
     }
 

@@ -56,6 +56,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What is in force after `fresh` was read while these are: the bounds of uploads and of what no manifest names wait for a restart.
+    pub fn reloaded(&self, fresh: &Settings) -> Settings {
+        let Settings { uploads, upload_ttl, unnamed_ttl, .. } = *self;
+        Settings { uploads, upload_ttl, unnamed_ttl, ..fresh.clone() }
+    }
+
     /// Everything that is wrong with the table. The keys begin with `hosted`.
     pub fn validate(&self) -> Vec<ConfigError> {
         let mut errors = Vec::new();

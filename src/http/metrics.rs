@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use actix_http::{Method, StatusCode};
+use arc_swap::ArcSwap;
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
@@ -75,7 +76,7 @@ struct Inner {
     /// `upstream`, `cache`: for a hit ratio of each registry. The names are the configuration's.
     by_upstream: Family<UpstreamLabels, Counter>,
     bytes_by_upstream: Family<UpstreamLabels, Counter<u64, AtomicU64>>,
-    upstreams: OnceLock<HashMap<Arc<str>, [ByUpstream; CacheStatus::ALL.len() + 1], foldhash::fast::RandomState>>,
+    upstreams: ArcSwap<HashMap<Arc<str>, [ByUpstream; CacheStatus::ALL.len() + 1], foldhash::fast::RandomState>>,
     /// `rule`.
     bans: Family<[(&'static str, String); 1], Counter>,
     ban_rules: AtomicUsize,
@@ -172,7 +173,7 @@ impl Metrics {
             left_out: Counter::default(),
             by_upstream: Family::default(),
             bytes_by_upstream: Family::default(),
-            upstreams: OnceLock::new(),
+            upstreams: ArcSwap::default(),
             bans: Family::default(),
             ban_rules: AtomicUsize::new(0),
             handles,
@@ -229,7 +230,7 @@ impl Metrics {
         );
     }
 
-    /// Counts the requests for these upstreams apart from now on. Only the first call counts.
+    /// Counts the requests for these upstreams apart from now on, and no longer those for others.
     pub fn count_upstreams(&self, names: impl IntoIterator<Item = Arc<str>>) {
         let of = |name: &Arc<str>, cache: &'static str| {
             let labels = [("upstream", name.clone()), ("cache", cache.into())];
@@ -240,12 +241,13 @@ impl Metrics {
             let mut statuses = CacheStatus::ALL.into_iter().map(CacheStatus::as_str);
             std::array::from_fn(|_| of(name, statuses.next().unwrap_or("none")))
         };
-        self.0.upstreams.get_or_init(|| names.into_iter().map(|name| (name.clone(), of_all(&name))).collect());
+        self.0.upstreams.store(Arc::new(names.into_iter().map(|name| (name.clone(), of_all(&name))).collect()));
     }
 
     /// A request for what is mirrored, and the bytes of its answer.
     pub(crate) fn of_upstream(&self, upstream: &str, cache: Option<CacheStatus>, bytes: u64) {
-        let of = self.0.upstreams.get().and_then(|upstreams| upstreams.get(upstream));
+        let upstreams = self.0.upstreams.load();
+        let of = upstreams.get(upstream);
         let place = cache.map_or(CacheStatus::ALL.len(), |cache| cache as usize);
         if let Some(of) = of.and_then(|of| of.get(place)) {
             of.requests.inc();

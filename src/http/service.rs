@@ -233,7 +233,7 @@ impl RegistryService {
         let Some(name) = request.resource.as_ref().ok().and_then(Resource::name) else { return Ok(None) };
         // An empty one names nothing.
         let ns = api::query_value(request.query(), "ns")?.filter(|ns| !ns.is_empty());
-        match self.0.api.routes.find(name, ns.as_deref()) {
+        match self.0.api.routes.load().find(name, ns.as_deref()) {
             Some(Route::Mirrored(found)) => {
                 let config = self.0.api.limits.config();
                 if let Some(sentence) = config.repositories.refuse(&found.upstream, &found.repository) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cors::Origin;
-use crate::route::Routes;
+use crate::route::SharedRoutes;
 
 /// How the registry side behaves. Every bound stands in deploy.toml.
 #[derive(Clone, Debug)]
@@ -30,5 +30,5 @@ pub struct Settings {
     /// Origins whose pages may use the registry from a browser (none).
     pub cors: Vec<Origin>,
     /// Which names go where.
-    pub routes: Routes,
+    pub routes: SharedRoutes,
 }

@@ -99,7 +99,7 @@ async fn hosting(mirror: mirror::Settings, accounts: Vec<Account>, hosting: Host
         cors: Vec::new(),
         body_stall: hosting.body_stall.unwrap_or(Duration::from_secs(30)),
         drain: Duration::from_secs(1),
-        routes: Routes::new(Some("docker.io"), ["docker.io"]).hosting(&hosting.namespaces),
+        routes: Routes::new(Some("docker.io"), ["docker.io"]).hosting(&hosting.namespaces).into(),
     };
     let listener = |login| {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

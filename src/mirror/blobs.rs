@@ -27,7 +27,7 @@ use super::{
     named::NamedBlobs,
     negative::NegativeCache,
     outcome::FlightKind,
-    settings::Settings,
+    settings::SharedSettings,
     sources::Sources,
 };
 use crate::{
@@ -45,7 +45,7 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 /// The blobs of all mirrored repositories. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Blobs {
-    settings: Arc<Settings>,
+    settings: SharedSettings,
     sources: Sources,
     negative: Arc<NegativeCache>,
     named: NamedBlobs,
@@ -64,7 +64,7 @@ impl Blobs {
         Blobs {
             flights: Flights::new(FlightKind::blob, metrics.clone(), runtime.clone()),
             sizes: Flights::new(FlightKind::blob_head, metrics.clone(), runtime.clone()),
-            fills: Fills::new(settings.fills, settings.ahead_ranges),
+            fills: Fills::new(settings.load().fills, settings.load().ahead_ranges),
             stop: watch::Sender::new(false),
             settings: settings.clone(),
             sources: sources.clone(),
@@ -190,8 +190,8 @@ impl Blobs {
         if let Some((start, Some(end))) = range
             && let end = end.min(size)
             && start < end
-            && end - start <= self.settings.ahead_range
-            && start > blob.readable().saturating_add(self.settings.ahead_range)
+            && end - start <= self.settings.load().ahead_range
+            && start > blob.readable().saturating_add(self.settings.load().ahead_range)
             && let Ok(permit) = ahead.try_acquire_owned()
         {
             let (blobs, owned, wanted) = (self.clone(), lookup.clone(), digest.clone());
@@ -288,14 +288,14 @@ impl Blobs {
             is_decoded: false,
             store: self.sources.store.clone(),
             stop: self.stop.subscribe(),
-            timeout: self.settings.fill_timeout,
+            timeout: self.settings.load().fill_timeout,
             metrics: self.metrics.clone(),
         }
     }
 
     /// The source by which this client may read the blob.
     async fn supplier(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<Supplier>, Error> {
-        let upstream = self.sources.upstream(&lookup.upstream)?.clone();
+        let upstream = self.sources.upstream(&lookup.upstream)?;
         let Some(source) = self.sources.member(lookup, digest).await? else { return Ok(None) };
         let account = (&*source.credential != Source::ANONYMOUS).then(|| source.credential.clone());
         let identity = Identity { upstream: lookup.upstream.clone(), account };

@@ -94,8 +94,8 @@ impl BudgetedFetch {
         }
         let mut fetched = None;
         for reader in source.cloned().map_or_else(|| self.sources.readable(lookup).collect(), |source| vec![source]) {
-            let payers = self.payers(upstream, &reader, source.is_some());
-            let manifest = self.fetch_admitted(upstream, lookup, payers, reference, reason, waiters).await;
+            let payers = self.payers(&upstream, &reader, source.is_some());
+            let manifest = self.fetch_admitted(&upstream, lookup, payers, reference, reason, waiters).await;
             let is_refused = manifest.as_ref().is_err_and(Error::is_absence);
             if !is_refused {
                 fetched = Some(manifest.map(|manifest| (reader, manifest)));
@@ -213,7 +213,7 @@ impl BudgetedFetch {
         let payers = self
             .sources
             .upstream(&lookup.upstream)
-            .map(|upstream| self.payers(upstream, source, true))
+            .map(|upstream| self.payers(&upstream, source, true))
             .unwrap_or_default();
         let could = payers.iter().any(|(_, left)| self.limits.could_spend(left, &lookup.client, now));
         (!could).then(|| Error::BudgetSpent {

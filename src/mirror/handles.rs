@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::{metrics::Metrics, named::NamedBlobs, negative::NegativeCache, settings::Settings, sources::Sources};
+use super::{metrics::Metrics, named::NamedBlobs, negative::NegativeCache, settings::SharedSettings, sources::Sources};
 
 /// What each part of the mirror is made with. Each handle is shared by cloning it.
 pub(super) struct Handles {
-    pub(super) settings: Arc<Settings>,
+    pub(super) settings: SharedSettings,
     pub(super) sources: Sources,
     pub(super) negative: Arc<NegativeCache>,
     pub(super) named: NamedBlobs,

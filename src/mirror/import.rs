@@ -18,7 +18,7 @@ use super::{
     import_holds::Holds,
     import_image::{ImageImport, ImportTarget, Refusal},
     import_staging::{ArchiveError, Pieces, Staged, Staging},
-    settings::Settings,
+    settings::SharedSettings,
 };
 use crate::{
     archive::{self, Listed},
@@ -81,7 +81,7 @@ pub type Resolve = Box<dyn Fn(&str) -> Result<ImportTarget, String> + Send>;
 #[derive(Clone, Debug)]
 pub struct Imports {
     store: Store,
-    settings: Arc<Settings>,
+    settings: SharedSettings,
     runtime: Handle,
     permits: Arc<Semaphore>,
     holds: Holds,
@@ -169,7 +169,8 @@ impl Imports {
         if listed.is_empty() {
             return Err(ArchiveError::Malformed("index.json names no image".to_owned()));
         }
-        let mut import = ImageImport { store: &self.store, settings: &self.settings, staged, public: None };
+        let settings = self.settings.load_full();
+        let mut import = ImageImport { store: &self.store, settings: &settings, staged, public: None };
         let mut imported = Imported::default();
         for image in &listed {
             let own = if listed.len() == 1 { name.as_deref() } else { None };

@@ -107,7 +107,7 @@ impl Layers {
         Layers(Arc::new(Inner {
             store: handles.sources.store.clone(),
             runtime: handles.runtime.clone(),
-            is_wanted: handles.settings.scan_layers,
+            is_wanted: handles.settings.load().scan_layers,
             known: moka::sync::Cache::builder().max_capacity(REMEMBERED).weigher(weigh).build(),
             waiting: Mutex::default(),
             wanted: Notify::new(),

@@ -18,7 +18,7 @@ use super::{
     manifests::Manifests,
     negative::NegativeCache,
     outcome::FlightKind,
-    settings::Settings,
+    settings::SharedSettings,
     sources::Sources,
     tags::{Resolution, Tags},
 };
@@ -34,7 +34,7 @@ use crate::{
 /// The listings of all mirrored repositories. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Listings {
-    settings: Arc<Settings>,
+    settings: SharedSettings,
     sources: Sources,
     tags: Tags,
     manifests: Arc<Manifests>,
@@ -57,13 +57,14 @@ pub(super) fn referrers_kind(subject: &Digest) -> String {
 
 impl Listings {
     pub(super) fn new(handles: &Handles, tags: Tags, manifests: Arc<Manifests>) -> Listings {
-        let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
+        let Handles { sources, negative, metrics, runtime, .. } = handles;
+        let settings = handles.settings.load();
         let no_referrers = moka::sync::Cache::builder()
             .max_capacity(settings.negative_entries)
             .time_to_live(settings.stale_if_error.max(settings.listing_ttl))
             .build();
         Listings {
-            settings: settings.clone(),
+            settings: handles.settings.clone(),
             sources: sources.clone(),
             tags,
             manifests,
@@ -192,7 +193,7 @@ impl Listings {
         let age = cached.as_ref().map(|listing| freshness::age(listing.checked_at, now)).unwrap_or_default();
         let entries = cached.and_then(|listing| serde_json::from_slice::<Vec<Value>>(&listing.body).ok());
         if let Some(entries) = &entries
-            && age < self.settings.listing_ttl
+            && age < self.settings.load().listing_ttl
         {
             let (status, warning) = if imported { as_imported() } else { (CacheStatus::Hit, None) };
             return Ok((entries.clone().into(), CacheFacts { status, age, warning }));
@@ -234,7 +235,7 @@ impl Listings {
         }
         match (self.flights.join(key, AGE_LIMIT, work).await, entries) {
             (Ok(entries), _) => Ok((entries, CacheFacts::now(CacheStatus::Miss))),
-            (Err(error), Some(entries)) if error.allows_stale() && age < self.settings.stale_if_error => {
+            (Err(error), Some(entries)) if error.allows_stale() && age < self.settings.load().stale_if_error => {
                 let warning = Some(format!("listing is stale: {error}").into());
                 Ok((entries.into(), CacheFacts { status: CacheStatus::Stale, age, warning }))
             }
@@ -274,8 +275,8 @@ impl Listings {
                 self.sources.readable(&lookup).any(|readable| readable.credential == source.credential)
             })
             .filter_map(|source| {
-                let settings = self.sources.upstream(&source.upstream).ok()?.settings();
-                Some(if settings.default {
+                let upstream = self.sources.upstream(&source.upstream).ok()?;
+                Some(if upstream.settings().default {
                     source.repository.to_string()
                 } else {
                     format!("{}/{}", source.upstream, source.repository)

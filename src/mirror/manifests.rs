@@ -27,7 +27,7 @@ use super::{
     named::NamedBlobs,
     negative::NegativeCache,
     outcome::FlightKind,
-    settings::Settings,
+    settings::SharedSettings,
     sources::{Sources, known},
     tags::{Resolution, Tags},
 };
@@ -51,7 +51,7 @@ struct Named {
 /// The manifests of all mirrored repositories.
 #[derive(Debug)]
 pub struct Manifests {
-    settings: Arc<Settings>,
+    settings: SharedSettings,
     sources: Sources,
     tags: Tags,
     fetcher: BudgetedFetch,
@@ -327,7 +327,7 @@ impl Manifests {
     async fn has_stale(&self, lookup: &Lookup, tag: &Tag) -> Result<bool, Error> {
         let Some((_, record)) = self.tags.load(lookup, tag).await? else { return Ok(false) };
         let age = freshness::age(record.checked_at, clock::now());
-        Ok(age < self.settings.stale_if_error && self.sources.manifest(lookup, &record.digest).await?.is_some())
+        Ok(age < self.settings.load().stale_if_error && self.sources.manifest(lookup, &record.digest).await?.is_some())
     }
 
     /// What the tag names: as a HEAD found it while that is fresh, else by asking upstream.

@@ -49,6 +49,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Semaphore};
 use weir_storage::Store;
 
@@ -72,7 +73,7 @@ pub use self::{
 };
 use self::{
     budgeted_fetch::BudgetedFetch, handles::Handles, named::NamedBlobs, names::Names, negative::NegativeCache,
-    sources::Sources, tags::Tags, warm::Warm,
+    settings::SharedSettings, sources::Sources, tags::Tags, warm::Warm,
 };
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
@@ -111,7 +112,7 @@ pub struct Mirror {
     pub facts: ImageFacts,
     /// What `[[policy]]` makes of manifests.
     pub enforcement: Arc<Enforcement>,
-    settings: Arc<Settings>,
+    settings: SharedSettings,
     sources: Sources,
     tags: Tags,
     negative: Arc<NegativeCache>,
@@ -133,7 +134,7 @@ impl Mirror {
         let negative = Arc::new(NegativeCache::new(settings.negative_entries, settings.negative_ttl));
         let handles = Handles {
             named: NamedBlobs::new(settings.negative_entries),
-            settings: Arc::new(settings),
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
             sources: Sources::new(store, upstreams),
             negative,
             metrics: Arc::default(),
@@ -153,7 +154,7 @@ impl Mirror {
         let enforcement = Arc::new(Enforcement::new(&handles, facts.clone(), blobs.clone(), limits.clone()));
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let warmed = (manifests.clone(), blobs.clone());
-        let warm = Arc::new(Warm::new(&settings, warmed, sources.store.clone(), runtime));
+        let warm = Arc::new(Warm::new(&settings.load(), warmed, sources.store.clone(), runtime));
         Mirror {
             settings,
             manifests,
@@ -172,6 +173,24 @@ impl Mirror {
             limits,
             metrics,
         }
+    }
+
+    /// The upstreams that are asked now.
+    pub fn upstream_clients(&self) -> Vec<Upstream> {
+        self.sources.upstreams()
+    }
+
+    /// From now on these upstreams and settings, but for what [`Settings::reloaded`] leaves. What goes on ends with the upstream that it began
+    /// with; what was known to be absent may be there under another URL or account, and is asked again.
+    pub fn reload(&self, upstreams: Vec<Upstream>, settings: &Settings) {
+        let is_same = |one: &Upstream| self.sources.upstreams().iter().any(|other| one.is(other));
+        if upstreams.len() != self.sources.upstreams().len() || !upstreams.iter().all(is_same) {
+            self.sources.replace(upstreams);
+            self.negative.clear();
+            self.tags.forget_pending();
+            self.listings.forget_absent();
+        }
+        self.settings.store(Arc::new(self.settings.load().reloaded(settings)));
     }
 
     /// What every identity has left upstream.
@@ -239,7 +258,7 @@ impl Mirror {
             let name = upstream.settings().name.clone();
             upstream.credentials().into_iter().map(move |(account, state)| (name.clone(), account, state))
         };
-        self.sources.upstreams().flat_map(of).collect()
+        self.sources.upstreams().iter().flat_map(of).collect()
     }
 
     /// What Weir needs and how it is. One small file is written, at most once a second; no request is sent.
@@ -249,12 +268,12 @@ impl Mirror {
 
     /// The names of all upstreams.
     pub fn upstreams(&self) -> Vec<Arc<str>> {
-        self.sources.upstreams().map(|upstream| upstream.settings().name.clone()).collect()
+        self.sources.upstreams().iter().map(|upstream| upstream.settings().name.clone()).collect()
     }
 
     /// Requests that wait for their turn to be sent, by upstream.
     pub fn waiting_upstream(&self) -> Vec<(Arc<str>, usize)> {
-        self.sources.upstreams().map(|upstream| (upstream.settings().name.clone(), upstream.waiting())).collect()
+        self.sources.upstreams().iter().map(|upstream| (upstream.settings().name.clone(), upstream.waiting())).collect()
     }
 
     /// What the file system of the store has; `None` when it does not say so in time.
@@ -266,7 +285,7 @@ impl Mirror {
     pub fn breakers(&self) -> Vec<(Arc<str>, SystemTime, Arc<str>)> {
         let open =
             |upstream: &Upstream| upstream.breaker().map(|(until, why)| (upstream.settings().name.clone(), until, why));
-        self.sources.upstreams().filter_map(open).collect()
+        self.sources.upstreams().iter().filter_map(open).collect()
     }
 
     /// What is cached, image by image.
@@ -292,7 +311,7 @@ impl Mirror {
             return None;
         }
         let Repository { upstream, name } = &image.repository;
-        let ttl = self.settings.ttl_of(upstream, name, image.tag.as_ref()?);
+        let ttl = self.settings.load().ttl_of(upstream, name, image.tag.as_ref()?);
         image.checked_at?.checked_add(ttl)
     }
 

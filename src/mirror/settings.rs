@@ -1,8 +1,9 @@
 //! `[mirror]` and `[[mirror.tag]]`: how long an answer is fresh, what may be answered when upstream does not, and how much goes on
 //! at once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -60,6 +61,9 @@ pub struct Settings {
     pub tag: Vec<TagRule>,
 }
 
+/// The settings that are in force.
+pub(super) type SharedSettings = Arc<ArcSwap<Settings>>;
+
 /// One `[[mirror.tag]]`: tags that move seldom, or often.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +101,20 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What is in force after `fresh` was read while these are: the sizes of what was made at the start wait for a restart.
+    pub fn reloaded(&self, fresh: &Settings) -> Settings {
+        Settings {
+            fills: self.fills,
+            ahead_ranges: self.ahead_ranges,
+            negative_entries: self.negative_entries,
+            negative_ttl: self.negative_ttl,
+            warm_images: self.warm_images,
+            warm_displaces: self.warm_displaces,
+            scan_layers: self.scan_layers,
+            ..fresh.clone()
+        }
+    }
+
     /// Everything that is wrong with the table. The keys begin with `mirror`.
     pub fn validate(&self) -> Vec<ConfigError> {
         let mut errors = Vec::new();

@@ -11,6 +11,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use weir_storage::{Source, Store};
 
 use super::{error::Error, lookup::Lookup};
@@ -23,7 +24,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
     pub(super) store: Store,
-    upstreams: Arc<HashMap<Arc<str>, Upstream>>,
+    /// Replaced as a whole by a reload. What goes on keeps the upstream that it began with.
+    upstreams: Arc<ArcSwap<HashMap<Arc<str>, Upstream>>>,
     /// By upstream and repository, the account that was given what anonymous was refused lately, so that it is asked first.
     given: moka::sync::Cache<(Arc<str>, Name), Arc<str>>,
 }
@@ -34,31 +36,38 @@ const MAX_GIVEN: u64 = 10_000;
 
 impl Sources {
     pub(super) fn new(store: Store, upstreams: Vec<Upstream>) -> Sources {
-        let upstreams = upstreams.into_iter().map(|upstream| (upstream.settings().name.clone(), upstream));
         let given = moka::sync::Cache::builder().max_capacity(MAX_GIVEN).time_to_live(GIVEN).build();
-        Sources { store, upstreams: Arc::new(upstreams.collect()), given }
+        Sources { store, upstreams: Arc::new(ArcSwap::from_pointee(by_name(upstreams))), given }
     }
 
-    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.upstreams.values()
+    pub(super) fn upstreams(&self) -> Vec<Upstream> {
+        self.upstreams.load().values().cloned().collect()
+    }
+
+    /// From now on these, and nothing that was learned of who gives what.
+    pub(super) fn replace(&self, upstreams: Vec<Upstream>) {
+        self.upstreams.store(Arc::new(by_name(upstreams)));
+        self.given.invalidate_all();
     }
 
     /// # Errors
     /// [`Error::NameUnknown`] when no upstream has this name.
-    pub(super) fn upstream(&self, name: &str) -> Result<&Upstream, Error> {
-        self.upstreams.get(name).ok_or(Error::NameUnknown)
+    pub(super) fn upstream(&self, name: &str) -> Result<Upstream, Error> {
+        self.upstreams.load().get(name).cloned().ok_or(Error::NameUnknown)
     }
 
     /// The sources whose answers this client may have: the public one, then those of our accounts.
     pub(super) fn readable<'a>(&'a self, lookup: &'a Lookup) -> impl Iterator<Item = Source> + use<'a> {
-        let accounts = move || {
+        let private = move || {
             let private = lookup.may_read_private();
-            let accounts = self.upstreams.get(&lookup.upstream).into_iter();
+            let upstreams = self.upstreams.load();
+            let accounts = upstreams.get(&lookup.upstream).into_iter();
             let accounts = accounts.flat_map(|upstream| &upstream.settings().accounts);
-            accounts.filter(move |account| may_use(account, lookup, private))
+            let accounts = accounts.filter(|account| may_use(account, lookup, private));
+            let source = |account: &Account| Source { credential: account.username.clone(), ..lookup.public() };
+            accounts.map(source).collect::<Vec<_>>()
         };
-        let private = move |account: &Account| Source { credential: account.username.clone(), ..lookup.public() };
-        std::iter::once(lookup.public()).chain(std::iter::once_with(accounts).flatten().map(private))
+        std::iter::once(lookup.public()).chain(std::iter::once_with(private).flatten())
     }
 
     /// Whether a source that this client may read holds the digest, as far as memory knows. No system call.
@@ -110,7 +119,7 @@ impl Sources {
     where
         F: Future<Output = Result<T, upstream::Error>>,
     {
-        let Some(upstream) = self.upstreams.get(&lookup.upstream) else { return Err(upstream::Error::NotFound) };
+        let Ok(upstream) = self.upstream(&lookup.upstream) else { return Err(upstream::Error::NotFound) };
         let private = lookup.may_read_private();
         let mut refusal = None;
         let repository = (lookup.upstream.clone(), lookup.repository.clone());
@@ -166,6 +175,10 @@ impl Sources {
         };
         self.first(lookup, request).await
     }
+}
+
+fn by_name(upstreams: Vec<Upstream>) -> HashMap<Arc<str>, Upstream> {
+    upstreams.into_iter().map(|upstream| (upstream.settings().name.clone(), upstream)).collect()
 }
 
 /// Whose answer a HEAD without a digest is. Some servers send one to every client, so that it does not tell that anonymous may read.

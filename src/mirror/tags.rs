@@ -21,7 +21,7 @@ use super::{
     names::Names,
     negative::NegativeCache,
     outcome::FlightKind,
-    settings::Settings,
+    settings::SharedSettings,
     sources::{Sources, known},
 };
 use crate::{
@@ -43,7 +43,7 @@ pub(super) enum Resolution {
 /// The tags of all mirrored repositories. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(super) struct Tags {
-    settings: Arc<Settings>,
+    settings: SharedSettings,
     sources: Sources,
     names: Names,
     negative: Arc<NegativeCache>,
@@ -60,7 +60,7 @@ impl Tags {
             sources: sources.clone(),
             names,
             negative: negative.clone(),
-            pending: moka::sync::Cache::new(settings.negative_entries),
+            pending: moka::sync::Cache::new(settings.load().negative_entries),
             resolutions: Flights::new(FlightKind::tag, metrics.clone(), runtime.clone()),
         }
     }
@@ -115,8 +115,8 @@ impl Tags {
 
     /// The freshness of what upstream said.
     fn age_of(&self, lookup: &Lookup, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
-        let ttl = self.settings.ttl_of(&lookup.upstream, &lookup.repository, tag);
-        freshness::judge(record.checked_at, ttl, self.settings.stale_while_revalidate, now)
+        let ttl = self.settings.load().ttl_of(&lookup.upstream, &lookup.repository, tag);
+        freshness::judge(record.checked_at, ttl, self.settings.load().stale_while_revalidate, now)
     }
 
     /// How the tag was imported, when upstream has not confirmed it since. No system call.
@@ -165,7 +165,7 @@ impl Tags {
             retry_after: None,
             message: format!("{} did not answer in time", lookup.upstream).into(),
         };
-        tokio::time::timeout(self.settings.revalidate_timeout, flight).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(self.settings.load().revalidate_timeout, flight).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn ask_upstream(
@@ -235,8 +235,8 @@ impl Tags {
         let Some((source, record)) = self.load(lookup, tag).await? else { return Ok(None) };
         let age = freshness::age(record.checked_at, now);
         let allowed = match error {
-            Error::ManifestUnknown => age < self.settings.not_found_grace,
-            error => error.allows_stale() && age < self.settings.stale_if_error,
+            Error::ManifestUnknown => age < self.settings.load().not_found_grace,
+            error => error.allows_stale() && age < self.settings.load().stale_if_error,
         };
         // A tag that upstream deleted must not come back as a stale answer when upstream is next out of reach.
         if matches!(error, Error::ManifestUnknown)

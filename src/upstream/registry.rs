@@ -81,6 +81,17 @@ impl Upstream {
         Ok(Upstream { inner: Arc::new(Inner { settings, exchange, headless, unusable }) })
     }
 
+    /// Whether this is a client of the registry that `settings` name, with nothing to be made anew. `allow` and `deny` are kept by the limits.
+    pub fn is_of(&self, settings: &Settings) -> bool {
+        let own = &self.inner.settings;
+        *own == Settings { allow: own.allow.clone(), deny: own.deny.clone(), ..settings.clone() }
+    }
+
+    /// Whether both are clones of one client.
+    pub fn is(&self, other: &Upstream) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// As they were given.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings

@@ -8,6 +8,7 @@ mod records;
 mod repositories;
 mod support;
 mod throttles;
+mod upstreams;
 
 /// Loopback speaks for others: so one machine is many clients.
 const PROXY: &str = "[server]\ntrusted_proxies = [\"127.0.0.0/8\"]\n";

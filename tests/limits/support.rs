@@ -97,7 +97,8 @@ impl Running {
         self.write(&format!("{}{lines}", self.upstream));
     }
 
-    fn write(&self, text: &str) {
+    /// Writes all of weir.toml.
+    pub(super) fn write(&self, text: &str) {
         // As a careful editor does, so that no reader gets half of it.
         let fresh = self.directory.path().join("weir.toml.new");
         std::fs::write(&fresh, text).unwrap();

@@ -117,7 +117,7 @@ pub(crate) fn listen(
         },
         tls: None,
         login: false,
-        routes: Routes::new(Some("docker.io"), ["docker.io"]),
+        routes: Routes::new(Some("docker.io"), ["docker.io"]).into(),
     };
     change(&mut settings);
     let settle: admin::Settle = Box::new(|| Box::pin(std::future::ready(Ok(()))));

@@ -16,7 +16,7 @@ async fn settings_show_value_default_and_origin_and_what_waits_for_a_restart() {
     let (harness, directory) = (Harness::start().await, tempfile::tempdir().unwrap());
     let started = read(
         directory.path(),
-        "[mirror]\ntag_ttl = \"90s\"\nproxy = \"http://me:hunter2@proxy:1\"\n[limits]\nresponse_text = \"Later <b>\"\n",
+        "[mirror]\ntag_ttl = \"90s\"\nwarm_images = 6\nahead_ranges = 3\nproxy = \"http://me:hunter2@proxy:1\"\n[limits]\nresponse_text = \"Later <b>\"\n",
     );
     harness.reloads.show_settings(effective(&started, &started));
     let mut operator = Browser::new(&harness);
@@ -41,10 +41,13 @@ async fn settings_show_value_default_and_origin_and_what_waits_for_a_restart() {
     assert!(part.contains("response_text") && !part.contains("tag_ttl</code>"), "{part}");
     assert!(operator.get("/settings?part=nothing+has+this").body.contains("No setting has such a name."));
 
-    let fresh = read(directory.path(), "[mirror]\ntag_ttl = \"7m\"\n[limits]\nresponse_text = \"Soon\"\n");
+    let fresh =
+        read(directory.path(), "[mirror]\ntag_ttl = \"7m\"\nwarm_images = 7\n[limits]\nresponse_text = \"Soon\"\n");
     harness.reloads.show_settings(effective(&started, &fresh));
     let page = operator.get("/settings?part=tag_ttl").body;
-    for words in ["settings wait for a restart", "1m 30s", "after a restart", "7m"] {
+    assert!(page.contains("7m") && !page.contains("1m 30s"), "it is reloaded: {page}");
+    let page = operator.get("/settings?part=warm_images").body;
+    for words in ["2 settings wait for a restart", "<code>6</code>", "after a restart", "<code>7</code>"] {
         assert!(page.contains(words), "{words}: {page}");
     }
     let page = operator.get("/settings?part=response").body;

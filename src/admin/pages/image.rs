@@ -49,7 +49,7 @@ pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
 }
 
 fn find(context: &PageContext<'_>, repository: &str, reference: &str) -> Option<Image> {
-    let repository = name::cached(&context.state.settings.routes, repository).ok()?;
+    let repository = name::cached(&context.state.settings.routes.load(), repository).ok()?;
     let reference: Reference = reference.parse().ok()?;
     images::one(&context.state.mirror.images().read(), &repository, &reference)
 }

@@ -15,14 +15,15 @@ use crate::oci::page;
 /// Of all registries, or of the one that the path names.
 pub(crate) fn get(cx: &Context, request: &SharedRequest, registry: Option<&str>) -> Handled {
     let paging = Paging::of(request)?;
+    let routes = cx.routes.get();
     let upstream = match registry {
         None => None,
         Some(registry) => {
-            let upstream = cx.routes.upstream(registry).cloned();
+            let upstream = routes.upstream(registry).cloned();
             Some(upstream.ok_or_else(|| ApiError::UnknownRegistry(registry.into()))?)
         }
     };
-    let (mirror, routes, request) = (cx.mirror.clone(), cx.routes.clone(), request.clone());
+    let (mirror, request) = (cx.mirror.clone(), request.clone());
     let rules = cx.limits.config().repositories.clone();
     let hosted = if upstream.is_none() { cx.hosted.catalog(&request.client) } else { Vec::new() };
     later(async move {

@@ -14,7 +14,7 @@ use crate::{
     hosted::Hosted,
     limits::Limits,
     mirror::{Lookup, Mirror},
-    route::Routes,
+    route::SharedRoutes,
 };
 
 /// Manifests larger than 64 KiB that are pushed at once, those of one client, and those that only a client without one gets; each may be
@@ -27,14 +27,20 @@ pub(crate) struct Context {
     pub(crate) mirror: Mirror,
     pub(crate) hosted: Hosted,
     pub(crate) limits: Limits,
-    pub(crate) routes: Routes,
+    pub(crate) routes: SharedRoutes,
     /// One for each large manifest that is being pushed.
     pub(crate) manifest_permits: Arc<FairPermits>,
 }
 
 impl Context {
     /// A large manifest that takes longer than a third of `body_stall` gives way when another client waits.
-    pub(crate) fn new(mirror: Mirror, hosted: Hosted, limits: Limits, routes: Routes, body_stall: Duration) -> Context {
+    pub(crate) fn new(
+        mirror: Mirror,
+        hosted: Hosted,
+        limits: Limits,
+        routes: SharedRoutes,
+        body_stall: Duration,
+    ) -> Context {
         let manifest_permits = FairPermits::new(Bounds {
             all: MANIFESTS,
             share: MANIFESTS_PER_CLIENT,

@@ -24,7 +24,7 @@ pub(crate) fn get() -> Handled {
 
 /// It always answers, also a client that is banned, because clients give up on a registry whose ping fails.
 pub(crate) fn ping(cx: &Context, request: &Request, registry: Option<&str>) -> Handled {
-    if let Some(registry) = registry.filter(|registry| cx.routes.upstream(registry).is_none()) {
+    if let Some(registry) = registry.filter(|registry| cx.routes.load().upstream(registry).is_none()) {
         return Err(ApiError::UnknownRegistry(registry.into()));
     }
     if request.login && request.is_anonymous() {

@@ -32,7 +32,7 @@ const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uu
 pub(crate) fn begin(cx: &Context, request: &SharedRequest, name: &Name) -> Handled {
     cx.hosted.may(&request.client, Right::Push, name)?;
     let Wish { mount, from, digest, algorithm } = Wish::of(request.query())?;
-    let (hosted, mirror, routes) = (cx.hosted.clone(), cx.mirror.clone(), cx.routes.clone());
+    let (hosted, mirror, routes) = (cx.hosted.clone(), cx.mirror.clone(), cx.routes.get());
     let limits = cx.limits.clone();
     let (request, name) = (request.clone(), name.clone());
     later(async move {

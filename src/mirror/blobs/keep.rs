@@ -43,7 +43,7 @@ impl Blobs {
             if fetched.is_some() {
                 break;
             }
-            while self.fills.count() >= self.settings.fills.div_ceil(2) && self.fills.size(digest).is_none() {
+            while self.fills.count() >= self.settings.load().fills.div_ceil(2) && self.fills.size(digest).is_none() {
                 tokio::time::sleep(POLL).await;
             }
             let answer = self.find(lookup, digest, None).await?;

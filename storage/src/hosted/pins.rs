@@ -18,14 +18,14 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Pins {
-    namespaces: Vec<String>,
-    capacity: u64,
     // Held for a few map operations; for a walk over the repositories when they are listed.
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    namespaces: Vec<String>,
+    capacity: u64,
     pins: HashMap<(Kind, Digest), Pin>,
     repositories: BTreeMap<Name, Held>,
     /// Bytes of each namespace; what several of its repositories hold counts once.
@@ -57,16 +57,35 @@ struct Held {
 impl Pins {
     /// `namespaces` are patterns; each may hold `capacity` bytes, or any number when that is 0.
     pub(crate) fn new(namespaces: Vec<String>, capacity: u64) -> Pins {
-        let state = State { used: vec![0; namespaces.len()], ..State::default() };
-        Pins { namespaces, capacity, state: Mutex::new(state) }
+        let state = State { used: vec![0; namespaces.len()], namespaces, capacity, ..State::default() };
+        Pins { state: Mutex::new(state) }
+    }
+
+    /// From now on these patterns, and so much for each. What is held stays, however much it is. Walks all pins.
+    pub(crate) fn set_namespaces(&self, namespaces: Vec<String>, capacity: u64) {
+        let mut state = self.state();
+        state.capacity = capacity;
+        if state.namespaces == namespaces {
+            return;
+        }
+        let mut used = vec![0_u64; namespaces.len()];
+        for pin in state.pins.values() {
+            let mut of: Vec<usize> =
+                pin.holders.iter().filter_map(|holder| namespace(&namespaces, &holder.name)).collect();
+            of.sort_unstable();
+            of.dedup();
+            of.into_iter().for_each(|namespace| used[namespace] += pin.size);
+        }
+        (state.namespaces, state.used) = (namespaces, used);
+    }
+
+    /// Bytes that each namespace may hold; 0 is any number.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.state().capacity
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn namespace(&self, name: &Name) -> Option<usize> {
-        self.namespaces.iter().position(|pattern| matches(pattern, name.as_str()))
     }
 
     /// Whether some repository holds it.
@@ -101,12 +120,12 @@ impl Pins {
     /// # Errors
     /// [`Error::Quota`] when its namespace would hold more than it may.
     pub(crate) fn add(&self, kind: Kind, digest: &Digest, size: u64, name: &Name) -> Result<bool, Error> {
-        self.insert(kind, digest, size, name, Some(Instant::now()), self.capacity)
+        self.insert(kind, digest, size, name, Some(Instant::now()))
     }
 
     /// As [`Pins::add`], of what was held when the process started: that is never refused.
     pub(crate) fn find(&self, kind: Kind, digest: &Digest, size: u64, name: &Name) {
-        let _ = self.insert(kind, digest, size, name, None, 0);
+        let _ = self.insert(kind, digest, size, name, None);
     }
 
     fn insert(
@@ -116,11 +135,12 @@ impl Pins {
         size: u64,
         name: &Name,
         touched: Option<Instant>,
-        capacity: u64,
     ) -> Result<bool, Error> {
-        let namespace = self.namespace(name);
         let mut state = self.state();
         let state = &mut *state;
+        let namespace = namespace(&state.namespaces, name);
+        // What was held before is never refused.
+        let capacity = touched.map_or(0, |_| state.capacity);
         let key = (kind, digest.clone());
         let holders = state.pins.get_mut(&key).map(|pin| &mut pin.holders);
         if let Some(holder) = holders.and_then(|holders| holders.iter_mut().find(|holder| holder.name == *name)) {
@@ -128,11 +148,11 @@ impl Pins {
             return Ok(false);
         }
         if let Some(namespace) = namespace
-            && !self.in_namespace(state, &key, namespace)
+            && !state.in_namespace(&key, namespace)
         {
             let used = state.used[namespace].saturating_add(size);
             if capacity > 0 && used > capacity {
-                return Err(Error::Quota { namespace: self.namespaces[namespace].clone(), capacity });
+                return Err(Error::Quota { namespace: state.namespaces[namespace].clone(), capacity });
             }
             state.used[namespace] = used;
         }
@@ -151,11 +171,6 @@ impl Pins {
         Ok(true)
     }
 
-    fn in_namespace(&self, state: &State, key: &(Kind, Digest), namespace: usize) -> bool {
-        let holders = state.pins.get(key).map(|pin| &pin.holders);
-        holders.is_some_and(|holders| holders.iter().any(|holder| self.namespace(&holder.name) == Some(namespace)))
-    }
-
     /// The repository holds it no more; `false` when it did not.
     pub(crate) fn remove(&self, kind: Kind, digest: &Digest, name: &Name) -> bool {
         let mut state = self.state();
@@ -165,8 +180,8 @@ impl Pins {
         let Some(at) = pin.holders.iter().position(|holder| holder.name == *name) else { return false };
         pin.holders.swap_remove(at);
         let (size, last) = (pin.size, pin.holders.is_empty());
-        if let Some(namespace) = self.namespace(name)
-            && !self.in_namespace(state, &key, namespace)
+        if let Some(namespace) = namespace(&state.namespaces, name)
+            && !state.in_namespace(&key, namespace)
         {
             state.used[namespace] -= size;
         }
@@ -230,17 +245,58 @@ impl Pins {
 
     /// Each namespace and the bytes that it holds, in the order in which they are configured.
     pub(crate) fn used(&self) -> Vec<(String, u64)> {
-        let used = self.state().used.clone();
-        self.namespaces.iter().cloned().zip(used).collect()
+        let state = self.state();
+        state.namespaces.iter().cloned().zip(state.used.iter().copied()).collect()
     }
 
     /// # Errors
     /// [`Error::Quota`] when the repository's namespace cannot hold so many bytes more.
     pub(crate) fn check_quota(&self, name: &Name, more: u64) -> Result<(), Error> {
-        let Some(namespace) = self.namespace(name).filter(|_| self.capacity > 0) else { return Ok(()) };
-        if self.state().used[namespace].saturating_add(more) <= self.capacity {
+        let state = self.state();
+        let capacity = state.capacity;
+        let Some(namespace) = namespace(&state.namespaces, name).filter(|_| capacity > 0) else { return Ok(()) };
+        if state.used[namespace].saturating_add(more) <= capacity {
             return Ok(());
         }
-        Err(Error::Quota { namespace: self.namespaces[namespace].clone(), capacity: self.capacity })
+        Err(Error::Quota { namespace: state.namespaces[namespace].clone(), capacity })
+    }
+}
+
+impl State {
+    fn in_namespace(&self, key: &(Kind, Digest), of: usize) -> bool {
+        let holders = self.pins.get(key).map(|pin| &pin.holders);
+        holders
+            .is_some_and(|holders| holders.iter().any(|holder| namespace(&self.namespaces, &holder.name) == Some(of)))
+    }
+}
+
+/// The first pattern that the name is of.
+fn namespace(namespaces: &[String], name: &Name) -> Option<usize> {
+    namespaces.iter().position(|pattern| matches(pattern, name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn new_namespaces_count_what_is_held_already_and_refuse_what_is_more() {
+        let pins = Pins::new(vec!["a/*".to_owned()], 0);
+        let digest = |number: u8| Algorithm::Sha256.digest(&[number]);
+        let name = |name: &str| name.parse::<Name>().unwrap();
+        for (number, repository) in [(1, "a/one"), (1, "a/two"), (2, "a/two"), (2, "b/one")] {
+            assert!(pins.add(Kind::Blob, &digest(number), 10, &name(repository)).unwrap());
+        }
+        assert_eq!(pins.used(), [("a/*".to_owned(), 20)]);
+        pins.set_namespaces(vec!["b/*".to_owned(), "a/two".to_owned()], 25);
+        assert_eq!(pins.used(), [("b/*".to_owned(), 10), ("a/two".to_owned(), 20)]);
+        let refused = pins.add(Kind::Blob, &digest(3), 10, &name("a/two")).unwrap_err();
+        assert!(matches!(refused, Error::Quota { namespace, capacity: 25 } if namespace == "a/two"));
+        assert!(pins.add(Kind::Blob, &digest(3), 10, &name("a/one")).unwrap(), "it is of no namespace now");
+        assert!(pins.remove(Kind::Blob, &digest(2), &name("b/one")));
+        assert_eq!(pins.used(), [("b/*".to_owned(), 0), ("a/two".to_owned(), 20)]);
+        pins.set_namespaces(vec!["b/*".to_owned(), "a/two".to_owned()], 0);
+        assert!(pins.add(Kind::Blob, &digest(4), 10, &name("a/two")).unwrap(), "there is no bound now");
     }
 }

@@ -89,8 +89,6 @@ struct Inner {
     manifests: Manifests,
     pins: Arc<Pins>,
     inventory: Arc<Inventory>,
-    /// Bytes that each namespace may hold.
-    namespace_capacity: u64,
     /// What no manifest names stays for so long.
     unnamed_ttl: Duration,
     collected: Collected,
@@ -137,12 +135,16 @@ impl Repositories {
             manifests,
             inventory,
             pins: Arc::new(Pins::new(settings.namespaces.clone(), settings.namespace_capacity)),
-            namespace_capacity: settings.namespace_capacity,
             unnamed_ttl: settings.unnamed_ttl,
             collected: Collected::default(),
             hasher: RandomState::new(),
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
         }))
+    }
+
+    /// From now on these patterns of hosted names, each of which may hold `capacity` bytes, or any number when that is 0. What is held stays.
+    pub fn set_namespaces(&self, namespaces: Vec<String>, capacity: u64) {
+        self.0.pins.set_namespaces(namespaces, capacity);
     }
 
     pub(crate) fn pins(&self) -> &Arc<Pins> {
@@ -192,7 +194,7 @@ impl Repositories {
     pub fn usage(&self) -> HostedUsage {
         HostedUsage {
             namespaces: self.0.pins.used(),
-            capacity: self.0.namespace_capacity,
+            capacity: self.0.pins.capacity(),
             collected: self.0.collected.blobs(),
             collected_bytes: self.0.collected.bytes(),
         }

@@ -29,7 +29,7 @@ use crate::{
         service::{body::Body, refuse::refuse, scope::RequestScope},
     },
     mirror::{Extent, Stopped},
-    route::Routes,
+    route::SharedRoutes,
 };
 
 mod refusals;
@@ -177,7 +177,7 @@ fn settings() -> Settings {
         write_stall: PATIENCE,
         cors: Vec::new(),
         drain: PATIENCE,
-        routes: Routes::default(),
+        routes: SharedRoutes::default(),
     }
 }
 
