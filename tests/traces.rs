@@ -258,6 +258,20 @@ async fn a_cold_pull_is_one_trace_from_the_request_to_the_upstream_and_the_disk(
     assert!(
         !metrics.contains("\nweir_trace_sent_spans_total 0\n") && metrics.contains("\nweir_trace_lost_spans_total 0\n")
     );
+    // So does the bucket of the histogram, for who reads OpenMetrics.
+    let exemplar = format!(" # {{trace_id=\"{TRACE}\"}} ");
+    assert!(!metrics.contains("trace_id"), "{metrics}");
+    let open_metrics = ask(running.admin, "GET", "/metrics", "Accept: application/openmetrics-text\r\n").2;
+    let found: Vec<_> = open_metrics.lines().filter_map(|line| line.split_once(&exemplar)).collect();
+    let [(sample, of)] = found[..] else { panic!("one bucket has it: {open_metrics}") };
+    let (labels, count) = sample.rsplit_once(' ').unwrap();
+    assert!(
+        labels.starts_with("weir_http_traced_request_seconds_bucket{") && labels.contains("kind=\"manifest\""),
+        "{sample}"
+    );
+    let bound: f64 = labels.split_once("le=\"").unwrap().1.split('"').next().unwrap().parse().unwrap();
+    let seconds: f64 = of.parse().unwrap();
+    assert!(count == "1" && 0.0 < seconds && seconds <= bound, "{sample}: {of}");
     // No upstream is told of it.
     assert_eq!(
         hub.count(|request| request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("traceparent"))),

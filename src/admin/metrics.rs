@@ -44,6 +44,9 @@ pub(super) async fn metrics(state: &State, request: &HttpRequest) -> HttpRespons
         .body(text)
 }
 
+/// What begins an exemplar.
+const EXEMPLAR: &str = " # {trace_id=\"";
+
 /// What OpenMetrics says of the counter `x` is said of `x_total`, the name of its samples; and nothing marks the end.
 fn text_format(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len() + (4 << 10));
@@ -56,7 +59,9 @@ fn text_format(open_metrics: &str) -> String {
         }
         let Some(family) = line.strip_prefix("# TYPE ") else {
             if !line.starts_with('#') {
-                text.extend([line, "\n"]);
+                // It has no exemplars. No label's value looks like one, since its quotes are escaped.
+                let sample = line.split_once(EXEMPLAR).map_or(line, |(sample, _)| sample);
+                text.extend([sample, "\n"]);
             }
             continue;
         };

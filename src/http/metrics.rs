@@ -12,11 +12,14 @@ use std::{
 use actix_http::{Method, StatusCode};
 use arc_swap::ArcSwap;
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use crate::{answer::CacheStatus, telemetry::Durations};
+use crate::{
+    answer::CacheStatus,
+    telemetry::{Durations, TraceId},
+};
 
 /// What kind of resource a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ struct Inner {
     /// `kind`, `cache`: until the answer began, and until its last byte.
     first_byte: Family<Labels<2>, Durations>,
     whole: Family<Labels<2>, Durations>,
+    /// `kind`: of sampled requests alone, since an exemplar takes a lock.
+    traced: Family<Labels<1>, Traced, fn() -> Traced>,
     /// `kind`, `outcome`.
     pushes: Family<Labels<2>, Counter>,
     cut: Counter,
@@ -89,6 +94,13 @@ type UpstreamLabels = [(&'static str, Arc<str>); 2];
 struct ByUpstream {
     requests: Counter,
     bytes: Counter<u64, AtomicU64>,
+}
+
+/// How long requests took, each bucket with the trace of the last of its requests (OpenMetrics 1.0, "Exemplars").
+type Traced = HistogramWithExemplars<[(&'static str, String); 1]>;
+
+fn traced() -> Traced {
+    HistogramWithExemplars::new(Durations::bounds())
 }
 
 /// Rules of bans that are counted apart: there are six, and what a restored list may call its own. Others are counted as one.
@@ -166,6 +178,7 @@ impl Metrics {
             bytes,
             first_byte,
             whole,
+            traced: Family::new_with_constructor(traced),
             pushes,
             cut: Counter::default(),
             open: Gauge::default(),
@@ -198,6 +211,11 @@ impl Metrics {
             "http_request_seconds",
             "From the head of a request to the last byte of its answer, or until the client left",
             self.0.whole.clone(),
+        );
+        registry.register(
+            "http_traced_request_seconds",
+            "As http_request_seconds, of sampled requests alone; in OpenMetrics each bucket names the trace of its last one",
+            self.0.traced.clone(),
         );
         registry.register(
             "hosted_pushes",
@@ -305,6 +323,13 @@ impl Metrics {
             self.0.handles.first_byte[kind][cache].observe(first_byte);
         }
         self.0.handles.whole[kind][cache].observe(whole);
+    }
+
+    /// How long a request took that is part of a trace.
+    pub(crate) fn traced(&self, kind: Kind, trace: TraceId, whole: Duration) {
+        let exemplar = [("trace_id", trace.to_string())];
+        let of_kind = self.0.traced.get_or_create(&[("kind", KINDS[kind as usize].1)]);
+        of_kind.observe(whole.as_secs_f64(), Some(exemplar), None);
     }
 
     pub(crate) fn cache(&self, kind: Kind, status: CacheStatus) {

@@ -30,6 +30,11 @@ struct Cells {
 }
 
 impl Durations {
+    /// The upper bounds of the buckets, in seconds.
+    pub(crate) fn bounds() -> impl Iterator<Item = f64> {
+        BOUNDS.into_iter()
+    }
+
     /// Counts one.
     pub(crate) fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();

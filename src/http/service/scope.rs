@@ -239,6 +239,9 @@ impl Drop for RequestScope {
         self.metrics.sent(self.kind, bytes);
         let took = self.started.elapsed();
         self.metrics.took(self.kind, self.cache, self.first_byte, took);
+        if let Some(trace) = self.trace {
+            self.metrics.traced(self.kind, trace, took);
+        }
         if let Some(cache) = self.cache {
             self.metrics.cache(self.kind, cache);
         }
