@@ -4,6 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{PROXY, support::World, throttle};
+use crate::pages::harness::Browser;
 
 const PULLS: &str = "throttle_unauthenticated_pulls";
 
@@ -60,6 +61,24 @@ async fn what_was_refused_is_logged_and_counted_by_client_resource_and_rule() {
         assert_eq!(said, (&ban["id"], &"192.0.2.8".into(), &"admin".into()), "{line}");
     }
     assert_eq!(events[1]["reason"], "talked to them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_that_was_extended_ends_as_late_after_a_kill() {
+    let mut world = World::start(None, PROXY).await;
+    world.images("a", 1);
+    let ban = world.admin("POST", "/api/v1/bans", r#"{"client":"192.0.2.8","duration":"1h","reason":"hammering"}"#);
+    let id = ban["id"].as_str().unwrap().to_owned();
+    let mut operator = Browser { admin: world.weir.admin, host: world.weir.admin.to_string(), cookie: String::new() };
+    let token = operator.get(&format!("/blocked/{id}")).token();
+    let fields = [("csrf", &*token), ("duration", "2d"), ("why", "it goes on")];
+    assert_eq!(operator.post(&format!("/blocked/{id}/end"), &fields).status, 303);
+    let until = |world: &World| world.admin("GET", &format!("/api/v1/bans/{id}"), "")["until"].clone();
+    let moved = until(&world);
+    assert_ne!(moved, ban["until"]);
+    world.restart(Signal::KILL);
+    assert_eq!(until(&world), moved);
+    assert_eq!(world.client("192.0.2.8").pull("a0").status, 403);
 }
 
 /// An automatic ban leaves a line too, with its rule.
