@@ -120,6 +120,8 @@ pub(super) struct Session<'a> {
     sent: Option<Credential>,
     tried: Vec<Key>,
     bare: bool,
+    /// A token that this request had anew was called invalid.
+    invalid: bool,
 }
 
 impl Auth {
@@ -165,6 +167,7 @@ impl Auth {
             sent: None,
             tried: Vec::new(),
             bare: false,
+            invalid: false,
         };
         if let Some(account) = &session.account
             && self.is_parked(account)
@@ -265,7 +268,10 @@ impl Session<'_> {
                 Ok(Next::Final)
             }
             Some(Credential::Token { token, key }) => {
-                let last = token.asked >= self.began;
+                // A token may have been revoked while the request waited for its turn. Then the registry calls the token invalid, and does
+                // not say that it grants too little (RFC 6750 section 3.1).
+                let invalid = challenges.iter().any(|challenge| challenge.get("error") == Some("invalid_token"));
+                let last = token.asked >= self.began && !(invalid && !std::mem::replace(&mut self.invalid, true));
                 let scheme = match scheme {
                     Ok(scheme) => scheme,
                     Err(error) if challenged => {
