@@ -53,6 +53,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use socket2::Socket;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -184,6 +185,11 @@ impl Hub {
     /// Puts an artifact that refers to a manifest in its repository.
     pub fn push_referrer(&self, artifact: Artifact) -> Manifest {
         self.shared.store.write().unwrap().put_referrer(&artifact)
+    }
+
+    /// Puts a manifest with its blobs in a repository, byte for byte, and among the referrers of its subject, if it has one.
+    pub fn push_manifest(&self, repository: &str, manifest: Bytes, blobs: Vec<Bytes>) -> Manifest {
+        self.shared.store.write().unwrap().put_manifest(repository, manifest, blobs)
     }
 
     /// Lets a tag name that digest from now on. The manifest must be in the repository; else the tag answers 404.

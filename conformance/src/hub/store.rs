@@ -81,6 +81,26 @@ impl Store {
         manifest
     }
 
+    /// Puts a manifest with its blobs, and its descriptor among the referrers of its subject.
+    pub(super) fn put_manifest(&mut self, repository: &str, bytes: Bytes, blobs: Vec<Bytes>) -> Manifest {
+        let repository = self.repositories.entry(repository.to_owned()).or_default();
+        repository.blobs.extend(blobs.into_iter().map(|blob| (digest(&blob), Content::Memory(blob))));
+        let contents: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let media_type = contents["mediaType"].as_str().unwrap_or(Media::Oci.manifest()).to_owned();
+        let manifest = Manifest { digest: digest(&bytes), media_type, bytes };
+        if let Some(subject) = contents["subject"]["digest"].as_str() {
+            let artifact_type = contents.get("artifactType").unwrap_or(&contents["config"]["mediaType"]);
+            repository.referrers.entry(subject.to_owned()).or_default().push(json!({
+                "mediaType": manifest.media_type,
+                "digest": manifest.digest,
+                "size": manifest.bytes.len(),
+                "artifactType": artifact_type,
+            }));
+        }
+        repository.manifests.insert(manifest.digest.clone(), manifest.clone());
+        manifest
+    }
+
     pub(super) fn retag(&mut self, repository: &str, tag: &str, digest: &str) {
         self.repositories.entry(repository.to_owned()).or_default().tags.insert(tag.to_owned(), digest.to_owned());
     }
