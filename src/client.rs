@@ -16,7 +16,15 @@ pub enum ClientKey {
 /// How the key of a warm begins. A user name holds no colon (RFC 7617 section 2), and this begins no address.
 const WARM: &str = "warm:";
 
+/// The key of what policies look up, a principal likewise.
+const POLICY: &str = "policy:signatures";
+
 impl ClientKey {
+    /// The key of what policies look up upstream, which stands in the ledger in a client's place.
+    pub fn policy() -> ClientKey {
+        ClientKey::Principal(POLICY.into())
+    }
+
     /// The key of what an operator or a schedule warms, which stands in the ledger in a client's place.
     pub fn warm(by: &str) -> ClientKey {
         ClientKey::Principal(format!("{WARM}{by}").into())

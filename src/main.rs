@@ -143,7 +143,7 @@ async fn run(
     mirror.warm.register(&mut metrics);
     let (schedules, routes) = settings.warm;
     mirror.warm.schedule(schedules, routes);
-    mirror.enforcement.set(&settings.policy);
+    mirror.enforcement.set(settings.policy);
     mirror.warm.start().map_err(|error| error.to_string())?;
     mirror.layers.register(&mut metrics);
     mirror.layers.start().map_err(|error| error.to_string())?;

@@ -81,6 +81,7 @@ fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
     let (fresh, watch) = cli.load().map_err(|errors| errors.to_string())?;
     let limits_config = config::limits_config(&fresh).map_err(|errors| errors.to_string())?;
     let (schedules, routes) = config::warm_schedules(&fresh).map_err(|errors| errors.to_string())?;
+    let policies = config::policies(&fresh).map_err(|errors| errors.to_string())?;
     // Everything is read before anything is replaced.
     let prepared = parts.certificates.iter().map(Certificate::prepare).collect::<Result<Vec<_>, _>>()?;
     let upstreams = upstreams(parts, config::upstreams(&fresh).map_err(|errors| errors.to_string())?)?;
@@ -93,7 +94,7 @@ fn read(cli: &Cli, parts: &Parts, by: &str) -> Result<(Config, Watch), String> {
     parts.routes.replace(routes.clone());
     parts.http_metrics.count_upstreams(parts.mirror.upstreams());
     parts.mirror.warm.schedule(schedules, routes);
-    parts.mirror.enforcement.set(&fresh.policy);
+    parts.mirror.enforcement.set(policies);
     parts.limits.reload(limits_config, &Actor::new(by, None), SystemTime::now());
     Ok((fresh, watch))
 }

@@ -198,6 +198,11 @@ fn every_configuration_that_is_shown_is_taken() {
     // Certificate and key stand in one file.
     fs::copy(tls.join("localhost.pem"), place("tls.key")).unwrap();
     fs::write(place("docker.io.password"), "a password").unwrap();
+    let signatures = Path::new(ROOT).join("tests/signatures");
+    let trusted = [("release.pub", "cosign.pub"), ("trusted-root.json", "trusted_root.json")];
+    for (from, to) in trusted.into_iter().chain([("notation-root.pem", "notation.pem")]) {
+        fs::copy(signatures.join(from), place(to)).unwrap();
+    }
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$1hDPFpFtKWtvzCYWjxAeyDpHpXwYpFkAB2XV0nqqqqM";
     let mut checked = 0;
     for document in documents() {

@@ -1,5 +1,7 @@
 //! What Weir says of images: the report of one, and the corpus of images that each break one rule or none.
 
+mod signatures;
+
 use std::time::SystemTime;
 
 use serde_json::Value;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     mirror::{PlatformFacts, Repository},
-    policy::{Contents, Created, Facts, LayerLeak, Outcome, Policy, Rule, Rules, Severity, Tool, Verdict},
+    policy::{Contents, Created, Facts, LayerLeak, Outcome, Policy, Rule, Severity, Tool, Verdict},
     route::{Mirrored, Route},
 };
 
@@ -63,14 +63,7 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
     if platforms.is_empty() {
         return refuse(404, "MANIFEST_UNKNOWN", "this image has no manifest for that platform in the cache");
     }
-    let (rules, now) = (Rules::default(), SystemTime::now());
-    let judged: Vec<(PlatformFacts, Vec<Verdict>)> = platforms
-        .into_iter()
-        .map(|platform| {
-            let verdicts = platform.verdicts(&rules, now);
-            (platform, verdicts)
-        })
-        .collect();
+    let judged = state.mirror.enforcement.report(&image, platforms, SystemTime::now()).await;
     if format.as_deref() == Some("sarif") {
         return findings::sarif_reply(&findings::of_report(&image, &judged));
     }

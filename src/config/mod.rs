@@ -39,7 +39,7 @@ pub use self::{
     listener::Listener,
     places::Places,
     server::Server,
-    settings::{Listen, Settings, limits_config, read_list, upstreams, warm_schedules},
+    settings::{Listen, Settings, limits_config, policies, read_list, upstreams, warm_schedules},
     tls::Tls,
     warnings::warnings,
     watch::Watch,

@@ -41,7 +41,7 @@ pub struct Settings {
     /// What is warmed by itself, and how names are read; reloaded too.
     pub warm: (Vec<mirror::warm::Schedule>, Routes),
     /// What images are held to; reloaded too.
-    pub policy: Vec<policy::Table>,
+    pub policy: policy::Policies,
     /// What is reloaded: throttles, classes, budget, bans, accounts.
     pub limits: LimitsConfig,
     /// What is logged, and how.
@@ -95,7 +95,7 @@ impl Settings {
             admin_certificate,
             limits: limits_config(config)?,
             warm: warm_schedules(config)?,
-            policy: config.policy.clone(),
+            policy: read_policies(config)?,
             log: config.log.clone(),
         })
     }
@@ -119,6 +119,18 @@ fn read_upstreams(config: &Config) -> Result<Vec<upstream::Settings>, ConfigErro
         upstream.proxy.clone_from(&config.mirror.proxy);
     }
     Ok(upstreams)
+}
+
+/// What images are held to. Reads the keys and roots that `signed` names.
+///
+/// # Errors
+/// What is wrong, with its key.
+pub fn policies(config: &Config) -> Result<policy::Policies, ConfigErrors> {
+    read_policies(config).map_err(|errors| config.places.name(errors))
+}
+
+fn read_policies(config: &Config) -> Result<policy::Policies, ConfigErrors> {
+    policy::Policies::new(&config.policy, |file| std::fs::read(file).map_err(|error| error.to_string()))
 }
 
 /// What is warmed by itself, and how names are read. Reads the lists that `[[warm]]` names.

@@ -7,7 +7,7 @@ use std::{
 
 use super::Config;
 
-/// The configuration file, the htpasswd file, lists of images, certificates and keys, as they were at the last look.
+/// The configuration file, the htpasswd file, lists of images, certificates and keys, also those of signatures, as they were at the last look.
 #[derive(Debug)]
 pub struct Watch(Vec<(PathBuf, Seen)>);
 
@@ -28,6 +28,8 @@ impl Watch {
         let upstreams = upstreams.flat_map(|upstream| [&upstream.ca_file, &upstream.client_cert, &upstream.client_key]);
         let tls = tls.chain(upstreams.flatten().cloned());
         let lists = config.warm.iter().map(|table| table.file.clone());
+        let signed = config.policy.iter().flat_map(|table| &table.signed).flat_map(|source| source.files());
+        let lists = lists.chain(signed.map(PathBuf::from));
         let files =
             tls.chain(lists).chain([config.server.htpasswd.clone()]).filter(|file| !file.as_os_str().is_empty());
         self.0.extend(files.map(|file| (file.clone(), seen(&file))));

@@ -4,10 +4,13 @@
 //! A manifest that is asked for by tag is judged under that tag; by digest under the tags that lead to it here, of which the most lenient
 //! decides, else under its digest. An index is refused when every platform of it is; else its manifests are judged as they are asked for.
 //! Artifacts, such as signatures, are no images and always pass.
+//!
+//! Signatures are looked up when a policy wants to see them, and verified apart from the threads that serve. A policy that only audits has
+//! them looked up behind the answer, for its reports.
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -17,14 +20,15 @@ use weir_storage::{Image, Repository, Source, Store};
 use super::{
     blobs::Blobs,
     handles::Handles,
-    image_facts::{ImageFacts, NO_PLATFORM, NoFacts},
-    lookup::Lookup,
+    image_facts::{ImageFacts, NO_PLATFORM, NoFacts, PlatformFacts},
+    lookup::{Lookup, Waited},
+    signatures::Signatures,
 };
 use crate::{
-    client::ClientKey,
+    client::{Client, ClientKey},
     limits::{Limits, audit::Actor},
     oci::{Digest, Manifest, Name, Reference, Tag},
-    policy::{Breach, Decision, Outcome, Policies, Table},
+    policy::{Beside, Breach, Decision, LookedUp, Outcome, Policies, Policy, Rules, Verdict},
 };
 
 /// How long a decision is kept. Exemptions expire, images grow old, tags move: all of it is in force so much later.
@@ -41,6 +45,8 @@ const MOST: u64 = 20_000;
 const FETCHES: usize = 8;
 /// Tags of a repository that are looked at for those that lead to a digest.
 const MOST_TAGS: usize = 1000;
+/// Images whose signatures are verified at once; each may take 20 MiB while an attestation is parsed.
+const VERIFIED_AT_ONCE: usize = 2;
 
 /// What becomes of a manifest, and how long that is kept: what is not known yet may be known to the next client.
 struct Judged {
@@ -79,12 +85,19 @@ pub struct Enforcement {
     facts: ImageFacts,
     blobs: Arc<Blobs>,
     store: Store,
+    signatures: Signatures,
     fetches: Arc<Semaphore>,
+    verifying: Arc<Semaphore>,
     runtime: Handle,
 }
 
 impl Enforcement {
-    pub(super) fn new(handles: &Handles, facts: ImageFacts, blobs: Arc<Blobs>, limits: Limits) -> Enforcement {
+    pub(super) fn new(
+        handles: &Handles,
+        facts: ImageFacts,
+        (blobs, signatures): (Arc<Blobs>, Signatures),
+        limits: Limits,
+    ) -> Enforcement {
         let remember = |most, kept| moka::sync::Cache::builder().max_capacity(most).time_to_live(kept);
         Enforcement {
             policies: ArcSwap::default(),
@@ -95,14 +108,23 @@ impl Enforcement {
             facts,
             blobs,
             store: handles.sources.store.clone(),
+            signatures,
             fetches: Arc::new(Semaphore::new(FETCHES)),
+            verifying: Arc::new(Semaphore::new(VERIFIED_AT_ONCE)),
             runtime: handles.runtime.clone(),
         }
     }
 
     /// These are the policies from now on.
-    pub fn set(&self, tables: &[Table]) {
-        self.policies.store(Arc::new(Policies::new(tables, &self.policies.load())));
+    pub fn set(&self, policies: Policies) {
+        self.policies.store(Arc::new(policies.after(&self.policies.load())));
+        self.decisions.invalidate_all();
+        self.brief.invalidate_all();
+    }
+
+    /// Forgets what was decided and which signatures were found.
+    pub(super) fn forget(&self) {
+        self.signatures.forget();
         self.decisions.invalidate_all();
         self.brief.invalidate_all();
     }
@@ -132,7 +154,12 @@ impl Enforcement {
         let judged = match names.iter().all(is_acted_on) {
             true => self.judge(lookup, &policies, &names, digest, now).await,
             // A name for which no policy acts passes, and is the most lenient.
-            false => Judged::kept(Decision::Pass),
+            false => {
+                if names.iter().filter_map(|name| policies.find(name)).any(|policy| policy.rules().looks_beside()) {
+                    self.look_up_behind(lookup, digest);
+                }
+                Judged::kept(Decision::Pass)
+            }
         };
         // By other policies, another decision may be right by now.
         if Arc::ptr_eq(&policies, &self.policies.load()) {
@@ -180,7 +207,7 @@ impl Enforcement {
     async fn judge(
         &self,
         lookup: &Lookup,
-        policies: &Policies,
+        policies: &Arc<Policies>,
         names: &[String],
         digest: &Digest,
         now: SystemTime,
@@ -201,6 +228,10 @@ impl Enforcement {
             if !matches!(judged.decision, Decision::Refuse(_)) {
                 return Judged::kept(Decision::Pass);
             }
+            // What is not known is looked up when the platform is asked for.
+            if judged.keep == Keep::No {
+                return Judged::once(Decision::Pass);
+            }
             first = first.or(Some(judged));
         }
         first.unwrap_or(Judged::kept(Decision::Pass))
@@ -210,52 +241,64 @@ impl Enforcement {
         self.store.cache.manifests.load(digest).await.ok().flatten()
     }
 
-    /// `may_fetch`: whether a config that is not here is fetched.
+    /// `may_fetch`: whether a config that is not here is fetched, and signatures are looked up.
     async fn judge_image(
         &self,
         lookup: &Lookup,
-        policies: &Policies,
+        policies: &Arc<Policies>,
         names: &[String],
         manifest: &Manifest,
         now: SystemTime,
         may_fetch: bool,
     ) -> Judged {
-        let Source { credential, .. } = lookup.public();
-        let digest = manifest.digest.clone();
-        let image = Image { repository: repository(lookup), credential, tag: None, digest, checked_at: None };
+        let image = image(lookup, manifest.digest.clone());
         let Ok(mut found) = self.facts.of_manifest(&image, manifest).await else {
             return Judged::once(Decision::Pass);
         };
-        if let Err(NoFacts::NoConfig(config)) = &found.facts {
-            let patience = names.iter().filter_map(|name| policies.find(name)?.wait()).min();
-            if may_fetch
-                && self.fetch(lookup, config, patience).await
-                && let Ok(again) = self.facts.of_manifest(&image, manifest).await
-            {
-                found = again;
-            }
+        let acting: Vec<&Policy> = names.iter().filter_map(|name| policies.find(name)).collect();
+        let patience = acting.iter().filter_map(|policy| policy.wait()).min();
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        if let Err(NoFacts::NoConfig(config)) = &found.facts
+            && may_fetch
+            && self.fetch(lookup, config, patience).await
+            && let Ok(again) = self.facts.of_manifest(&image, manifest).await
+        {
+            found = again;
         }
         if matches!(found.facts, Err(NoFacts::NoImage)) {
             return Judged::kept(Decision::Pass);
         }
-        let (mut is_broken, mut is_open) = (false, false);
-        let decided = names.iter().filter_map(|name| {
-            let policy = policies.find(name)?;
-            let verdicts = found.verdicts(policy.rules(), now);
-            is_broken |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Fail);
-            is_open |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Unknown);
-            Some(policy.decide(name, &verdicts, now))
-        });
-        let decision = decided.reduce(Decision::or).unwrap_or(Decision::Pass);
-        let is_waiting = found.contents.waiting > 0 && is_open && !is_broken;
-        // What is broken already is refused whatever its layers hold.
-        if let (true, true, Decision::Refuse(_), Ok(facts)) = (is_waiting, may_fetch, &decision, &found.facts) {
-            self.bring(lookup, &facts.layers);
+        let looks_beside = acting.iter().any(|policy| policy.rules().looks_beside());
+        if looks_beside {
+            found = self.with_beside(lookup, manifest, found, may_fetch.then_some(deadline)).await;
         }
-        let keep = match found.facts {
-            Err(NoFacts::NoConfig(_)) => Keep::No,
-            _ if is_waiting => Keep::Briefly,
-            _ => Keep::Long,
+        let is_looked_up = !looks_beside || found.supply.beside.looked_up == LookedUp::Wholly;
+        let layers = found.facts.as_ref().ok().map(|facts| facts.layers.clone());
+        let (has_no_config, waits) = (matches!(found.facts, Err(NoFacts::NoConfig(_))), found.contents.waiting > 0);
+        let (policies, names) = (policies.clone(), names.to_vec());
+        let decide = move || {
+            let (mut is_broken, mut is_open) = (false, false);
+            let decided = names.iter().filter_map(|name| {
+                let policy = policies.find(name)?;
+                let verdicts = found.verdicts(policy.rules(), now);
+                is_broken |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Fail);
+                is_open |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Unknown);
+                Some(policy.decide(name, &verdicts, now))
+            });
+            let decision = decided.reduce(Decision::or).unwrap_or(Decision::Pass);
+            (decision, is_open && !is_broken)
+        };
+        let decided = if looks_beside { self.apart(decide).await } else { Some(decide()) };
+        let Some((decision, is_open)) = decided else { return Judged::once(Decision::Pass) };
+        let is_waiting = waits && is_open;
+        // What is broken already is refused whatever its layers hold.
+        if let (true, true, Decision::Refuse(_), Some(layers)) = (is_waiting, may_fetch, &decision, &layers) {
+            self.bring(lookup, layers);
+        }
+        let keep = match () {
+            () if has_no_config || !is_looked_up => Keep::No,
+            () if is_waiting => Keep::Briefly,
+            () => Keep::Long,
         };
         Judged { decision, keep }
     }
@@ -279,6 +322,104 @@ impl Enforcement {
         });
     }
 
+    /// Runs what verifies, on a thread that serves no client; `None` when it panicked.
+    async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        // It is never closed.
+        let permit = self.verifying.clone().acquire_owned().await.ok()?;
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
+        self.runtime.spawn_blocking(work).await.ok()
+    }
+
+    /// The facts with what is beside the manifest; `until` is there when that may be looked up, and then until when it is waited for.
+    async fn with_beside(
+        &self,
+        lookup: &Lookup,
+        manifest: &Manifest,
+        mut found: PlatformFacts,
+        until: Option<Option<Instant>>,
+    ) -> PlatformFacts {
+        let digests = found.signed_as();
+        let is_known = self.signatures.known(lookup, &digests).looked_up != LookedUp::No;
+        if let Some(deadline) = until
+            && !is_known
+            && lookup.cached_only.is_none()
+        {
+            let (signatures, owned, of) = (self.signatures.clone(), lookup.clone(), digests.clone());
+            let attestations = found.attestations.clone();
+            let work = self.runtime.spawn(async move { signatures.look_up(&owned, &of, &attestations).await });
+            if let Some(deadline) = deadline
+                && tokio::time::timeout_at(deadline.into(), work).await.is_ok()
+                // Attestations that came with it are known by what they say.
+                && let Ok(again) = self.facts.of_manifest(&image(lookup, found.digest.clone()), manifest).await
+            {
+                found = again;
+            }
+        }
+        found.supply.beside = self.signatures.known(lookup, &digests);
+        found
+    }
+
+    /// Has what is beside a manifest looked up, for reports, while its answer goes out.
+    fn look_up_behind(&self, lookup: &Lookup, digest: &Digest) {
+        let Ok(permit) = self.fetches.clone().try_acquire_owned() else { return };
+        if lookup.cached_only.is_some() {
+            return;
+        }
+        let (facts, signatures, store) = (self.facts.clone(), self.signatures.clone(), self.store.clone());
+        let (lookup, digest) = (lookup.clone(), digest.clone());
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            let Ok(Some(manifest)) = store.cache.manifests.load(&digest).await else { return };
+            // Of an index, each platform is looked at when it is asked for.
+            if manifest.media_type.is_index() {
+                return;
+            }
+            let Ok(found) = facts.of_manifest(&image(&lookup, digest), &manifest).await else { return };
+            if !matches!(found.facts, Err(NoFacts::NoImage)) {
+                signatures.look_up(&lookup, &found.signed_as(), &found.attestations).await;
+            }
+        });
+    }
+
+    /// What reports say of platforms of an image: every rule, with the signers of the policy that is for it. Asks upstream nothing.
+    pub async fn report(
+        &self,
+        image: &Image,
+        platforms: Vec<PlatformFacts>,
+        now: SystemTime,
+    ) -> Vec<(PlatformFacts, Vec<Verdict>)> {
+        let policies = self.policies.load_full();
+        let rules = policies.find(&image.name()).map_or_else(Rules::default, Policy::reported);
+        let beside = |mut platform: PlatformFacts| {
+            platform.supply.beside = self.remembered(image, &platform.signed_as());
+            platform
+        };
+        let platforms: Vec<PlatformFacts> = platforms.into_iter().map(beside).collect();
+        let work = move || {
+            let judge = |platform: PlatformFacts| {
+                let verdicts = platform.verdicts(&rules, now);
+                (platform, verdicts)
+            };
+            platforms.into_iter().map(judge).collect()
+        };
+        self.apart(work).await.unwrap_or_default()
+    }
+
+    /// What was found for clients that may read what only accounts of ours may, else for others.
+    fn remembered(&self, image: &Image, digests: &[Digest]) -> Beside {
+        let known = |client: Client| {
+            let Repository { upstream, name } = image.repository.clone();
+            let (client, cached_only, waited) = (Arc::new(client), None, Waited::default());
+            self.signatures.known(&Lookup { upstream, repository: name, client, cached_only, waited }, digests)
+        };
+        let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
+        let all = known(Client::warm("report"));
+        if all.looked_up == LookedUp::No { known(Client::anonymous(loopback, loopback)) } else { all }
+    }
+
     /// Fetches a config as the client would; gives whether it is here now. Without patience it goes on behind the answer.
     async fn fetch(&self, lookup: &Lookup, config: &Digest, patience: Option<Duration>) -> bool {
         let Ok(permit) = self.fetches.clone().try_acquire_owned() else { return false };
@@ -299,6 +440,11 @@ impl Enforcement {
             None => false,
         }
     }
+}
+
+fn image(lookup: &Lookup, digest: Digest) -> Image {
+    let Source { credential, .. } = lookup.public();
+    Image { repository: repository(lookup), credential, tag: None, digest, checked_at: None }
 }
 
 fn repository(lookup: &Lookup) -> Repository {

@@ -4,16 +4,19 @@
 //! Facts are kept by digest, since they never change. What is beside an image changes, and is looked at each time.
 
 use std::{
-    future::poll_fn,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use bytes::{Bytes, BytesMut};
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use bytes::Bytes;
+use tokio::{runtime::Handle, sync::Semaphore};
 use weir_storage::{Error, Image, Images, Reading, ReferrersPage, Repository, Source, Store};
 
-use super::{handles::Handles, layers::Layers};
+use super::{
+    handles::Handles,
+    layers::Layers,
+    small_blob::{self, NoBytes},
+};
 use crate::{
     clock,
     oci::{Child, Description, Digest, Manifest, Name, Tag},
@@ -35,8 +38,9 @@ const MOST_REFERRERS: usize = 1000;
 const MOST_REFERRER_BYTES: usize = 4 << 20;
 /// A tag that was confirmed upstream longer ago does not show that a base did not move on.
 const CONFIRMED: Duration = Duration::from_secs(7 * 86_400);
-/// A config that is not read in this time is one of a disk that hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Images of a repository that are looked at for an index that names a manifest, and such indexes.
+const MOST_IMAGES: usize = 1000;
+const MOST_INDEXES: usize = 4;
 
 /// The media types of a container image's config.
 const CONFIGS: [&str; 2] =
@@ -70,6 +74,10 @@ pub struct PlatformFacts {
     pub digest: Digest,
     /// The facts, or why there are none.
     pub facts: Result<Arc<Facts>, NoFacts>,
+    /// The indexes here that name it, whose signatures cover it.
+    pub indexes: Vec<Digest>,
+    /// Attestations that BuildKit put into them.
+    pub attestations: Vec<Digest>,
     /// What is beside it.
     pub supply: Supply,
     /// The cached image on whose layers it is built, when it names no base itself.
@@ -83,6 +91,11 @@ pub struct PlatformFacts {
 }
 
 impl PlatformFacts {
+    /// The manifests beside which its signatures may be: itself first.
+    pub(super) fn signed_as(&self) -> Vec<Digest> {
+        std::iter::once(&self.digest).chain(&self.indexes).cloned().collect()
+    }
+
     /// What rules say of it.
     pub fn verdicts(&self, rules: &Rules, now: SystemTime) -> Vec<Verdict> {
         let why = self.facts.as_ref().err().map(NoFacts::to_string).unwrap_or_default();
@@ -161,11 +174,18 @@ impl ImageFacts {
         platform: String,
         digest: Digest,
     ) -> Result<PlatformFacts, Error> {
-        let supply = self.supply(image, root, &digest).await?;
+        let mut indexes = self.indexes(image, &digest);
+        if root.digest != digest && !indexes.contains(&root.digest) {
+            indexes.insert(0, root.digest.clone());
+            indexes.truncate(MOST_INDEXES);
+        }
+        let (supply, attestations) = self.supply(image, &indexes, &digest).await?;
         let mut found = PlatformFacts {
+            facts: Err(NoFacts::NoManifest),
             platform,
             digest,
-            facts: Err(NoFacts::NoManifest),
+            indexes,
+            attestations,
             supply,
             base: None,
             has_moved: None,
@@ -232,51 +252,56 @@ impl ImageFacts {
 
     /// The bytes of a config that is here.
     async fn config(&self, digest: &Digest) -> Result<Result<Bytes, NoFacts>, Error> {
-        let unusable = |why: &str| Ok(Err(NoFacts::Unusable(why.to_owned())));
-        let Some(mut reader) = self.store.blobs.load(digest).await? else {
-            return Ok(Err(NoFacts::NoConfig(digest.clone())));
+        Ok(match small_blob::read(&self.store, digest, MOST_CONFIG_BYTES).await? {
+            Ok(bytes) => Ok(bytes),
+            Err(NoBytes::Absent) => Err(NoFacts::NoConfig(digest.clone())),
+            Err(NoBytes::TooLong) => Err(NoFacts::Unusable("it is too long to be read".to_owned())),
+            Err(NoBytes::Unreadable(why)) => Err(NoFacts::Unusable(why.to_owned())),
+        })
+    }
+
+    /// The indexes of this repository that are here and name a manifest.
+    fn indexes(&self, image: &Image, digest: &Digest) -> Vec<Digest> {
+        let reading = self.store.images.read();
+        let names_it = |index: &Digest| {
+            index != digest
+                && reading.objects(index).iter().any(|(child, _)| child.is_manifest && child.digest == *digest)
         };
-        let size = reader.size();
-        if size > MOST_CONFIG_BYTES {
-            return unusable("it is too long to be read");
-        }
-        let mut bytes = BytesMut::new();
-        while (bytes.len() as u64) < size {
-            let at = bytes.len() as u64;
-            let extent = timeout(PATIENCE, poll_fn(|cx| reader.poll_extent(cx, at, size))).await;
-            let Ok(Ok(extent)) = extent else { return unusable("it did not arrive") };
-            let piece = self.store.blobs.copy(digest, extent, MOST_CONFIG_BYTES as usize).await?;
-            if piece.is_empty() {
-                return unusable("it is damaged on the disk");
+        let mut indexes = Vec::new();
+        for image in reading.images_of(&image.repository).into_iter().take(MOST_IMAGES) {
+            if indexes.len() < MOST_INDEXES && !indexes.contains(&image.digest) && names_it(&image.digest) {
+                indexes.push(image.digest);
             }
-            bytes.extend_from_slice(&piece);
         }
-        Ok(Ok(bytes.freeze()))
+        indexes
     }
 
     /// What the cache knows beside a manifest: what is beside its index is beside it too.
-    async fn supply(&self, image: &Image, root: &Manifest, digest: &Digest) -> Result<Supply, Error> {
+    async fn supply(&self, image: &Image, indexes: &[Digest], digest: &Digest) -> Result<(Supply, Vec<Digest>), Error> {
         let mut supply = Supply::default();
-        let of = if root.digest == *digest { vec![digest] } else { vec![&root.digest, digest] };
         for beside in self.store.images.read().images_of(&image.repository) {
             if let Some(tag) = &beside.tag {
-                of.iter().for_each(|digest| supply.add_tag(tag.as_str(), digest));
+                indexes.iter().chain([digest]).for_each(|digest| supply.add_tag(tag.as_str(), digest));
             }
         }
-        for attestation in
-            Supply::attestations(&root.bytes, digest).unwrap_or_default().into_iter().take(MOST_PLATFORMS)
-        {
-            match self.store.cache.manifests.load(&attestation).await? {
+        let mut attestations = Vec::new();
+        for index in indexes {
+            let Some(index) = self.store.cache.manifests.load(index).await? else { continue };
+            attestations.extend(Supply::attestations(&index.bytes, digest).unwrap_or_default());
+        }
+        attestations.truncate(MOST_PLATFORMS);
+        for attestation in &attestations {
+            match self.store.cache.manifests.load(attestation).await? {
                 Some(manifest) if supply.add_attestation(&manifest.bytes).is_ok() => {}
                 _ => supply.add(Attested::Other),
             }
         }
-        for digest in of {
+        for digest in indexes.iter().chain([digest]) {
             for artifact_type in self.referrers(image, digest).await? {
                 supply.add_artifact(&artifact_type);
             }
         }
-        Ok(supply)
+        Ok((supply, attestations))
     }
 
     /// The artifact types of what is known to refer to a manifest.

@@ -11,7 +11,7 @@ use std::{
 use weir_storage::Source;
 
 use crate::{
-    client::Client,
+    client::{Class, Client, ClientKey, OnExceed},
     limits::permit::Denied,
     oci::{Digest, Name, Reference, Tag, matches},
     upstream::Identity,
@@ -81,6 +81,18 @@ impl Lookup {
         self.client.pull.iter().any(|pattern| matches(pattern, &full) || matches(pattern, self.repository.as_str()))
     }
 
+    /// The same for background work of policies: in the class bulk, whoever the client is, with its right to read and no other.
+    pub(super) fn in_background(&self) -> Lookup {
+        let client = Client {
+            key: ClientKey::policy(),
+            class: Class::Bulk,
+            on_exceed: OnExceed::Deny,
+            overrides: false,
+            ..(*self.client).clone()
+        };
+        Lookup { client: Arc::new(client), cached_only: None, waited: Waited::default(), ..self.clone() }
+    }
+
     /// The key of an object of this repository, for this client's kind of access.
     pub(super) fn key(&self, object: Object) -> Key {
         Key {
@@ -110,4 +122,6 @@ pub(super) enum Object {
     Blob(Digest),
     Tags,
     Referrers(Digest),
+    /// What is beside a manifest: its signatures and attestations.
+    Signatures(Digest),
 }

@@ -38,6 +38,8 @@ mod negative;
 mod outcome;
 mod refreshed;
 mod settings;
+mod signatures;
+mod small_blob;
 mod sources;
 mod sync;
 mod tags;
@@ -73,7 +75,7 @@ pub use self::{
 };
 use self::{
     budgeted_fetch::BudgetedFetch, handles::Handles, named::NamedBlobs, names::Names, negative::NegativeCache,
-    settings::SharedSettings, sources::Sources, tags::Tags, warm::Warm,
+    settings::SharedSettings, signatures::Signatures, sources::Sources, tags::Tags, warm::Warm,
 };
 pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
@@ -151,7 +153,10 @@ impl Mirror {
         let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
         let layers = Layers::new(&handles);
         let facts = ImageFacts::new(&handles, layers.clone());
-        let enforcement = Arc::new(Enforcement::new(&handles, facts.clone(), blobs.clone(), limits.clone()));
+        let listings = Arc::new(listings);
+        let signatures = Signatures::new(&handles, manifests.clone(), listings.clone(), blobs.clone());
+        let asked = (blobs.clone(), signatures);
+        let enforcement = Arc::new(Enforcement::new(&handles, facts.clone(), asked, limits.clone()));
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         let warmed = (manifests.clone(), blobs.clone());
         let warm = Arc::new(Warm::new(&settings.load(), warmed, sources.store.clone(), runtime));
@@ -164,7 +169,7 @@ impl Mirror {
             layers,
             facts,
             enforcement,
-            listings: Arc::new(listings),
+            listings,
             warm,
             sources,
             tags,
@@ -332,6 +337,7 @@ impl Mirror {
             self.negative.clear();
             self.tags.forget_pending();
             self.listings.forget_absent();
+            self.enforcement.forget();
         }
         self.images().purge(selections, dry_run).await
     }

@@ -12,16 +12,18 @@ pub(super) enum FlightKind {
     blob,
     blob_head,
     listing,
+    signatures,
 }
 
 impl FlightKind {
-    pub(super) const ALL: [FlightKind; 6] = [
+    pub(super) const ALL: [FlightKind; 7] = [
         FlightKind::manifest,
         FlightKind::manifest_head,
         FlightKind::tag,
         FlightKind::blob,
         FlightKind::blob_head,
         FlightKind::listing,
+        FlightKind::signatures,
     ];
 }
 

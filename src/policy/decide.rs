@@ -10,10 +10,15 @@ use std::{
 
 use super::{
     judge::Rules,
-    settings::{Mode, Table, Unknown},
+    settings::{Mode, Table, Unknown, Wanted},
+    signature::Signers,
+    supply::Attested,
     verdict::{Outcome, Rule, Verdict},
 };
-use crate::oci::matches;
+use crate::{
+    oci::matches,
+    setting::{ConfigError, ConfigErrors},
+};
 
 /// What becomes of an image.
 #[derive(Clone, Debug)]
@@ -50,14 +55,29 @@ type Count = Arc<AtomicU64>;
 pub struct Policies(Vec<Policy>);
 
 impl Policies {
-    /// The policies of these tables; one that was among the `old` ones goes on counting.
-    pub fn new(tables: &[Table], old: &Policies) -> Policies {
-        let policy = |table: &Table| {
-            let before = old.0.iter().find(|before| before.is_like(table));
-            let counts = before.map(|before| before.counts.clone());
-            Policy::new(table.clone(), counts.unwrap_or_else(|| Rule::ALL.map(|rule| (rule, Count::default())).into()))
+    /// The policies of these tables, whose keys and roots `read` reads: the bytes of a file.
+    ///
+    /// # Errors
+    /// What is wrong with a key or root, by its key in the configuration.
+    pub fn new(tables: &[Table], read: impl Fn(&str) -> Result<Vec<u8>, String>) -> Result<Policies, ConfigErrors> {
+        let policy = |(number, table): (usize, &Table)| {
+            let signers = Signers::read(&table.signed, &read).map_err(|(place, file, fix)| {
+                let key = format!("policy[{number}].signed[{place}]");
+                if file.is_empty() { ConfigError::without_value(key, fix) } else { ConfigError::new(key, file, fix) }
+            })?;
+            Ok(Policy::new(table.clone(), signers))
         };
-        Policies(tables.iter().map(policy).collect())
+        Ok(Policies(tables.iter().enumerate().map(policy).collect::<Result<_, ConfigError>>()?))
+    }
+
+    /// These, of which one that was among the `old` ones goes on counting.
+    pub fn after(mut self, old: &Policies) -> Policies {
+        for policy in &mut self.0 {
+            if let Some(before) = old.0.iter().find(|before| before.is_like(&policy.table)) {
+                policy.counts.clone_from(&before.counts);
+            }
+        }
+        self
     }
 
     /// All of them.
@@ -77,7 +97,7 @@ impl Policies {
 }
 
 impl Policy {
-    fn new(table: Table, counts: Vec<(Rule, Count)>) -> Policy {
+    fn new(table: Table, signers: Signers) -> Policy {
         let wanted = [
             (Rule::NonRoot, table.non_root),
             (Rule::NoSecrets, table.no_secrets),
@@ -89,6 +109,8 @@ impl Policy {
             (Rule::Minimal, table.minimal),
             (Rule::NoSetuid, table.no_setuid),
             (Rule::MaxSize, table.max_size.is_some()),
+            (Rule::Signed, !table.signed.is_empty()),
+            (Rule::Attested, !table.attested.is_empty()),
             (Rule::Lint, table.lint),
         ];
         let rules = Rules {
@@ -97,7 +119,10 @@ impl Policy {
             min_age: table.min_age.map_or(Duration::ZERO, |span| span.0),
             max_size: table.max_size.map_or(u64::MAX, |size| size.0),
             trusted_base: table.trusted_base.clone(),
+            signers,
+            attested: table.attested.iter().map(kind).collect(),
         };
+        let counts = Rule::ALL.map(|rule| (rule, Count::default())).into();
         Policy { table, rules, counts }
     }
 
@@ -125,6 +150,15 @@ impl Policy {
     /// What it holds images to.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// What a report holds images to: every rule, with the signers and attestations of this policy.
+    pub fn reported(&self) -> Rules {
+        let mut rules = Rules { signers: self.rules.signers.clone(), ..Rules::default() };
+        if !self.rules.attested.is_empty() {
+            rules.attested.clone_from(&self.rules.attested);
+        }
+        rules
     }
 
     /// Whether it changes an answer. One that audits does not.
@@ -170,6 +204,13 @@ impl Policy {
     }
 }
 
+fn kind(wanted: &Wanted) -> Attested {
+    match wanted {
+        Wanted::Sbom => Attested::Sbom,
+        Wanted::Provenance => Attested::Provenance,
+    }
+}
+
 impl Breach {
     /// Counts an answer that it was warned of, or refused.
     pub fn count(&self) {
@@ -200,7 +241,11 @@ mod tests {
     fn policies(text: &str) -> Policies {
         let file: File = toml::from_str(text).unwrap();
         assert_eq!(Table::validate(&file.policy), []);
-        Policies::new(&file.policy, &Policies::default())
+        made(&file.policy)
+    }
+
+    fn made(tables: &[Table]) -> Policies {
+        Policies::new(tables, |_| Err("no file is read here".to_owned())).unwrap()
     }
 
     /// The sentence of a decision, and whether it refuses.
@@ -278,7 +323,7 @@ mod tests {
                 format!("[[policy]]\nname = \"p\"\nimages = [\"*\"]\nnon_root = true\nlint = true\nmode = \"{mode}\"");
             toml::from_str::<File>(&text).unwrap().policy
         };
-        let policies = Policies::new(&tables("enforce"), &Policies::default());
+        let policies = made(&tables("enforce"));
         let verdicts = [verdict(Rule::NonRoot, Outcome::Fail)];
         let Decision::Refuse(breach) = policies.all()[0].decide(NAME, &verdicts, SystemTime::UNIX_EPOCH) else {
             panic!("it is refused")
@@ -286,8 +331,8 @@ mod tests {
         breach.count();
         let counts = |policies: &Policies| policies.all()[0].counts().collect::<Vec<_>>();
         assert_eq!(counts(&policies), [(Rule::NonRoot, 1), (Rule::Lint, 0)]);
-        assert_eq!(counts(&Policies::new(&tables("enforce"), &policies))[0].1, 1);
-        assert_eq!(counts(&Policies::new(&tables("warn"), &policies))[0].1, 0, "a warning is no refusal");
+        assert_eq!(counts(&made(&tables("enforce")).after(&policies))[0].1, 1);
+        assert_eq!(counts(&made(&tables("warn")).after(&policies))[0].1, 0, "a warning is no refusal");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
     date::Created,
     facts::Facts,
     lint::{Lint, Severity},
+    signature::{Checked, LookedUp, Signers},
     supply::{Attested, Supply},
     user::User,
     verdict::{Outcome, Rule, Verdict},
@@ -15,7 +16,7 @@ use super::{
 use crate::oci::matches;
 
 /// What an image is held to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     /// Those that are looked at.
     pub rules: Vec<Rule>,
@@ -27,6 +28,10 @@ pub struct Rules {
     pub max_size: u64,
     /// Patterns of the names of bases that it may be built on.
     pub trusted_base: Vec<String>,
+    /// Those whose signatures count; without any, that there is one says nothing.
+    pub signers: Signers,
+    /// The attestations that it must have.
+    pub attested: Vec<Attested>,
 }
 
 /// What is known of an image besides its facts. All of it may change.
@@ -54,6 +59,8 @@ impl Default for Rules {
             min_age: Duration::ZERO,
             max_size: 2 << 30,
             trusted_base: vec!["*".to_owned()],
+            signers: Signers::default(),
+            attested: vec![Attested::Sbom, Attested::Provenance],
         }
     }
 }
@@ -63,10 +70,12 @@ impl Rules {
     /// so of every rule that needs them.
     pub fn judge(&self, facts: Result<&Facts, &str>, known: &Known<'_>, now: SystemTime) -> Vec<Verdict> {
         let Known { supply, contents, arrived, .. } = *known;
+        let verifies = !self.signers.is_empty() && self.looks_beside();
+        let checked = if verifies { supply.beside.check(&self.signers, now) } else { Checked::default() };
         let of = |rule: Rule| {
             let (outcome, finding) = match (rule, facts) {
-                (Rule::Signed, _) => signed(supply),
-                (Rule::Attested, _) => attested(supply),
+                (Rule::Signed, _) => self.signed(supply, &checked),
+                (Rule::Attested, _) => self.attested(supply, &checked),
                 (_, Err(why)) => (Outcome::Unknown, why.to_owned()),
                 (Rule::NonRoot, Ok(facts)) => non_root(&facts.user, contents),
                 (Rule::NoSecrets, Ok(facts)) => contents.no_secrets(&facts.secrets),
@@ -84,6 +93,60 @@ impl Rules {
             Verdict { rule, outcome, finding, mend }
         };
         self.rules.iter().copied().map(of).collect()
+    }
+
+    /// Whether it takes a look at what is beside an image.
+    pub fn looks_beside(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule, Rule::Signed | Rule::Attested))
+    }
+
+    fn signed(&self, supply: &Supply, checked: &Checked) -> (Outcome, String) {
+        if self.signers.is_empty() {
+            // Whose it is, and whether it is of this image, was not looked at.
+            let finding = match supply.has(Attested::Signature) {
+                true => "has a signature, which was not verified",
+                false => "has no signature that the cache knows of",
+            };
+            return (Outcome::Unknown, finding.to_owned());
+        }
+        match (&checked.by, supply.beside.looked_up, checked.nearest) {
+            (Some(by), ..) if checked.by_index => {
+                (Outcome::Pass, format!("is named by an index that is signed by {by}"))
+            }
+            (Some(by), ..) => (Outcome::Pass, format!("is signed by {by}")),
+            (None, LookedUp::No, _) => (Outcome::Unknown, "has signatures that were not looked up yet".to_owned()),
+            (None, LookedUp::Partly, _) => {
+                (Outcome::Unknown, "has no verified signature, and not all could be looked up".to_owned())
+            }
+            (None, LookedUp::Wholly, Some(nearest)) => (Outcome::Fail, nearest.as_str().to_owned()),
+            (None, LookedUp::Wholly, None) => (Outcome::Fail, "has no signature".to_owned()),
+        }
+    }
+
+    /// With signers, an attestation counts that one of them signed, or that stands in an index that one of them signed.
+    fn attested(&self, supply: &Supply, checked: &Checked) -> (Outcome, String) {
+        let has_signers = !self.signers.is_empty();
+        let stated = if has_signers { checked.predicates.clone() } else { supply.beside.claims() };
+        let stated: Vec<Attested> = stated.iter().map(|predicate| Attested::of_predicate(predicate)).collect();
+        let has = |kind: Attested| {
+            let is_known = if has_signers { checked.by_index && supply.has_inside(kind) } else { supply.has(kind) };
+            is_known || stated.contains(&kind)
+        };
+        let (found, missing): (Vec<Attested>, Vec<Attested>) = self.attested.iter().partition(|kind| has(**kind));
+        let names = |kinds: &[Attested]| kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>();
+        let verified = if has_signers { "verified " } else { "" };
+        if missing.is_empty() {
+            return (Outcome::Pass, format!("has {}", list(verified, &names(&found))));
+        }
+        let missing = list(verified, &names(&missing)).replace(" and ", " or ");
+        match supply.beside.looked_up {
+            LookedUp::Wholly => (Outcome::Fail, format!("has no {missing}")),
+            LookedUp::Partly => (Outcome::Unknown, format!("has no {missing} among what could be looked up")),
+            LookedUp::No if found.is_empty() && !supply.has(Attested::Other) => {
+                (Outcome::Unknown, "has no attestation that the cache knows of".to_owned())
+            }
+            LookedUp::No => (Outcome::Unknown, format!("has no {missing} that the cache knows of")),
+        }
     }
 
     /// The publisher writes `created`, so an image is at least as old as its time in the cache.
@@ -197,24 +260,9 @@ fn fresh_base(base: Option<&Base>, has_moved: Option<bool>) -> (Outcome, String)
     }
 }
 
-fn signed(supply: &Supply) -> (Outcome, String) {
-    match supply.has(Attested::Signature) {
-        // Whose it is, and whether it is of this image, was not looked at.
-        true => (Outcome::Unknown, "has a signature, which was not verified".to_owned()),
-        false => (Outcome::Unknown, "has no signature that the cache knows of".to_owned()),
-    }
-}
-
-fn attested(supply: &Supply) -> (Outcome, String) {
-    let of = |kind, name| if supply.has(kind) { Some(name) } else { None };
-    let found =
-        [of(Attested::Sbom, "an SBOM"), of(Attested::Provenance, "provenance"), of(Attested::Other, "an attestation")];
-    let found: Vec<&str> = found.into_iter().flatten().collect();
-    match supply.has(Attested::Sbom) && supply.has(Attested::Provenance) {
-        true => (Outcome::Pass, "has an SBOM and provenance".to_owned()),
-        false if found.is_empty() => (Outcome::Unknown, "has no attestation that the cache knows of".to_owned()),
-        false => (Outcome::Unknown, format!("has {}; the cache knows of no more", found.join(" and "))),
-    }
+/// `verified SBOM and verified provenance`.
+fn list(before: &str, names: &[&str]) -> String {
+    names.iter().map(|name| format!("{before}{name}")).collect::<Vec<_>>().join(" and ")
 }
 
 /// As `hadolint --failure-threshold error`.
@@ -250,7 +298,7 @@ pub fn mend(rule: Rule) -> &'static str {
         Rule::Minimal => "build in stages, the last one FROM scratch or a distroless base",
         Rule::NoSetuid => "add RUN find / -xdev -type f -perm /6002 -exec chmod a-s,o-w {} + before USER",
         Rule::MaxSize => "build in stages, and copy into the last one only what runs",
-        Rule::Signed => "sign it with cosign or Notation; Weir does not verify signatures yet",
+        Rule::Signed => "sign its digest with cosign or Notation, by a source that signed of a [[policy]] names",
         Rule::Attested => "build with docker buildx build --sbom=true --provenance=mode=max",
         Rule::Lint => "run hadolint over the Dockerfile",
     }
@@ -369,5 +417,25 @@ mod tests {
         assert_eq!(outcomes(&supply), [Outcome::Unknown, Outcome::Unknown]);
         supply.add(Attested::Provenance);
         assert_eq!(outcomes(&supply), [Outcome::Unknown, Outcome::Pass]);
+    }
+
+    #[test]
+    fn an_attestation_that_is_not_there_is_missing_only_when_it_was_looked_up() {
+        let outcome = |looked_up, kinds: &[Attested], attested: &[Attested]| {
+            let mut supply = Supply::default();
+            kinds.iter().for_each(|kind| supply.add(*kind));
+            supply.beside.looked_up = looked_up;
+            let rules = Rules { rules: vec![Rule::Attested], attested: attested.to_vec(), ..Rules::default() };
+            let contents = Contents::default();
+            let verdicts = rules.judge(Err(""), &known(&supply, &contents), SystemTime::UNIX_EPOCH);
+            (verdicts[0].outcome, verdicts[0].finding.clone())
+        };
+        let (both, sbom) = (&[Attested::Sbom, Attested::Provenance][..], &[Attested::Sbom][..]);
+        assert_eq!(outcome(LookedUp::Wholly, both, both), (Outcome::Pass, "has SBOM and provenance".to_owned()));
+        assert_eq!(outcome(LookedUp::No, sbom, sbom).0, Outcome::Pass, "nobody wants provenance");
+        assert_eq!(outcome(LookedUp::Wholly, sbom, both), (Outcome::Fail, "has no provenance".to_owned()));
+        assert_eq!(outcome(LookedUp::Wholly, &[], both), (Outcome::Fail, "has no SBOM or provenance".to_owned()));
+        assert_eq!(outcome(LookedUp::Partly, sbom, both).0, Outcome::Unknown);
+        assert_eq!(outcome(LookedUp::No, sbom, both).0, Outcome::Unknown);
     }
 }

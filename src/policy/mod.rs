@@ -4,6 +4,8 @@
 //! knows of signatures and attestations, and [`Contents`] what the layers hold that were looked at ([`scan`]). [`Rules::judge`] holds both against what is wanted, and gives one [`Verdict`] for each rule. An
 //! index is judged by the manifest of the platform that is asked for.
 //!
+//! Signatures and signed attestations are verified ([`Signers`]) in what the mirror found [`Beside`] an image.
+//!
 //! `[[policy]]` ([`Table`]) says which images are held to which rules and what becomes of one that breaks one: a [`Decision`]. The first
 //! of [`Policies`] that is for an image decides.
 //!
@@ -28,6 +30,7 @@ mod layer;
 mod lint;
 mod secrets;
 mod settings;
+mod signature;
 mod supply;
 mod user;
 mod verdict;
@@ -43,7 +46,11 @@ pub use self::{
     layer::{Bounds, LayerFacts, Leak, Problem, Tool, ToolKind, scan},
     lint::{Lint, Severity},
     secrets::Secret,
-    settings::{Exemption, Mode, Table, Unknown},
+    settings::{Exemption, Mode, Table, Unknown, Wanted},
+    signature::{
+        Beside, Evidence, Finding, Layer, LookedUp, MOST_BYTES_BESIDE, MOST_SIGNATURE_BYTES, MOST_SIGNATURES, SignedBy,
+        Signers, is_signature,
+    },
     supply::{Attested, Supply, is_artifact},
     user::User,
     verdict::{Outcome, Rule, Verdict},

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::signature::SignedBy;
 use crate::setting::{ConfigError, Size, Span};
 
 /// One `[[policy]]`.
@@ -53,6 +54,12 @@ pub struct Table {
     /// Patterns of the bases that it may be built on; none is any, be it known or not.
     #[serde(default)]
     pub trusted_base: Vec<String>,
+    /// Those of whom one must have signed it; none is any, signed or not.
+    #[serde(default)]
+    pub signed: Vec<SignedBy>,
+    /// The attestations that it must have; with `signed`, by those or in an index that those signed.
+    #[serde(default)]
+    pub attested: Vec<Wanted>,
     /// What becomes of an image of which a rule cannot say.
     #[serde(default)]
     pub unknown: Unknown,
@@ -93,6 +100,16 @@ impl Mode {
             Mode::Enforce => "enforce",
         }
     }
+}
+
+/// An attestation that an image must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// A list of what is in it.
+    Sbom,
+    /// How it was built.
+    Provenance,
 }
 
 /// What becomes of an image of which a rule cannot say.
@@ -167,6 +184,11 @@ impl Table {
                     errors.push(ConfigError::new(key(name), pattern, fix));
                 }
             }
+            for (place, source) in table.signed.iter().enumerate() {
+                if let Some(fix) = source.fix() {
+                    errors.push(ConfigError::without_value(format!("policy[{number}].signed[{place}]"), fix));
+                }
+            }
             if table.wait > LONGEST_WAIT {
                 let fix = "write 10s at most: dockerd waits 15 s for an answer";
                 errors.push(ConfigError::new(key("wait"), table.wait.to_string(), fix));
@@ -216,6 +238,7 @@ mod tests {
         assert_eq!(keys(sound), Vec::<String>::new());
         for (more, key) in [
             ("except = [\"library/busybox\"]", "policy[0].except"),
+            ("signed = [{ key = \"a\" }, { issuer = \"a\" }]", "policy[0].signed[1]"),
             ("wait = \"11s\"", "policy[0].wait"),
             ("contact = \"a\\nb\"", "policy[0].contact"),
             ("exempt = [{ image = \"*\", reason = \" \", expires = \"2027-01-31T00:00:00Z\" }]", "policy[0].exempt"),

@@ -1,12 +1,14 @@
 //! Which signatures and attestations of an image the cache knows of: among the children of its index, its referrers, and the tags that
 //! cosign names after its digest.
 //!
-//! Presence alone: that one is there says nothing of whose it is. What the cache does not know of may exist upstream.
+//! Presence alone: that one is there says nothing of whose it is, which is verified in [`Beside`]. What the cache does not know of may
+//! exist upstream.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
+use super::signature::Beside;
 use crate::oci::{Digest, Malformed};
 
 /// What an artifact beside an image is.
@@ -24,7 +26,37 @@ pub enum Attested {
 
 /// What is known to be there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Supply(BTreeSet<Attested>);
+pub struct Supply {
+    kinds: BTreeSet<Attested>,
+    /// Those of them that an index names, so that a signature of the index is one of them too.
+    inside: BTreeSet<Attested>,
+    /// What was looked up to be verified.
+    pub beside: Beside,
+}
+
+impl Attested {
+    /// As a part of a sentence.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Attested::Signature => "signature",
+            Attested::Sbom => "SBOM",
+            Attested::Provenance => "provenance",
+            Attested::Other => "attestation",
+        }
+    }
+
+    /// What a statement with this predicate is.
+    pub fn of_predicate(predicate: &str) -> Attested {
+        let is = |part: &str| predicate.contains(part);
+        if is("slsa.dev/provenance") {
+            Attested::Provenance
+        } else if is("spdx.dev") || is("cyclonedx") {
+            Attested::Sbom
+        } else {
+            Attested::Other
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Layers {
@@ -76,12 +108,17 @@ struct Annotations {
 impl Supply {
     /// Whether this kind of artifact is there.
     pub fn has(&self, kind: Attested) -> bool {
-        self.0.contains(&kind)
+        self.kinds.contains(&kind)
+    }
+
+    /// Whether this kind of artifact is among what an index names.
+    pub fn has_inside(&self, kind: Attested) -> bool {
+        self.inside.contains(&kind)
     }
 
     /// Adds one.
     pub fn add(&mut self, kind: Attested) {
-        self.0.insert(kind);
+        self.kinds.insert(kind);
     }
 
     /// Adds a referrer by its artifact type; a type that means nothing here adds nothing.
@@ -119,14 +156,9 @@ impl Supply {
             serde_json::from_slice(manifest).map_err(|error| Malformed(error.to_string()))?;
         let annotations = attestation.layers.into_iter().filter_map(|layer| layer.annotations);
         for predicate in annotations.filter_map(|annotations| annotations.predicate_type) {
-            let is = |part: &str| predicate.contains(part);
-            self.add(if is("slsa.dev/provenance") {
-                Attested::Provenance
-            } else if is("spdx.dev") || is("cyclonedx") {
-                Attested::Sbom
-            } else {
-                Attested::Other
-            });
+            let kind = Attested::of_predicate(&predicate);
+            self.add(kind);
+            self.inside.insert(kind);
         }
         Ok(())
     }
@@ -156,7 +188,7 @@ mod tests {
     fn kinds(add: impl FnOnce(&mut Supply)) -> Vec<Attested> {
         let mut supply = Supply::default();
         add(&mut supply);
-        supply.0.into_iter().collect()
+        supply.kinds.into_iter().collect()
     }
 
     #[test]
