@@ -85,6 +85,7 @@ async fn dispatch(
         Endpoint::ImageReport => image_report::show(state, request, query).await,
         Endpoint::Policies => image_report::policies(state),
         Endpoint::Findings => findings::list(state, request, query).await,
+        Endpoint::KeepScan => image_report::keep_scan(state, authorized, payload).await,
         Endpoint::Warms => warm::list(state),
         Endpoint::Warm => warm::start(state, authorized, payload).await,
         Endpoint::OneWarm => warm::one(state, id, query),

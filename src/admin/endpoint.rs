@@ -28,6 +28,7 @@ pub(super) enum Endpoint {
     ImageReport,
     Policies,
     Findings,
+    KeepScan,
     Warms,
     Warm,
     OneWarm,
@@ -48,7 +49,7 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 40] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 41] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
@@ -72,6 +73,7 @@ pub(super) const ROUTES: [(&str, &str, Endpoint); 40] = [
     ("GET", "/api/v1/images/{name}", Endpoint::ImageReport),
     ("GET", "/api/v1/policy", Endpoint::Policies),
     ("GET", "/api/v1/findings", Endpoint::Findings),
+    ("POST", "/api/v1/cache/scans", Endpoint::KeepScan),
     ("GET", "/api/v1/cache/warm", Endpoint::Warms),
     ("POST", "/api/v1/cache/warm", Endpoint::Warm),
     ("GET", "/api/v1/cache/warm/{id}", Endpoint::OneWarm),

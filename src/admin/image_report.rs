@@ -2,20 +2,23 @@
 
 use std::time::{Duration, SystemTime};
 
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    authorize::Authorized,
     budget::at,
     cache::only,
     findings,
     images::{self, span},
-    json::{parameter, refuse, reply},
+    json::{MAX_SMALL, parameter, read, refuse, reply},
     state::State,
 };
 use crate::{
-    mirror::{PlatformFacts, Repository},
-    policy::{Contents, Created, Facts, LayerLeak, Outcome, Policy, Rule, Severity, Tool, Verdict},
+    mirror::{Image, PlatformFacts, Repository},
+    oci::Digest,
+    policy::{Contents, Created, Facts, LayerLeak, Outcome, Policy, Rule, Severity, Tool, Verdict, Vulnerabilities},
     route::{Mirrored, Route},
 };
 
@@ -37,17 +40,9 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
     };
     // One segment of the path, so its slashes are encoded.
     let text = request.match_info().query("name").replace("%2F", "/").replace("%2f", "/");
-    let (route, reference) = match state.settings.routes.load().named_image(&text) {
-        Ok(named) => named,
-        Err(why) => return refuse(400, "NAME_INVALID", &why),
-    };
-    let repository = match route {
-        Route::Hosted(name) => Repository::hosted(name),
-        Route::Mirrored(Mirrored { upstream, repository, .. }) => Repository { upstream, name: repository },
-    };
-    let found = images::one(&state.mirror.images().read(), &repository, &reference);
-    let Some(image) = found else {
-        return refuse(404, "MANIFEST_UNKNOWN", "no image of this name is cached; pull it, or weir cache warm it");
+    let image = match find(state, &text) {
+        Ok(image) => image,
+        Err(refusal) => return *refusal,
     };
     let platform = parameter(query, "platform");
     let mut platforms = state.mirror.facts.of(&image, platform.as_deref()).await;
@@ -79,6 +74,42 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
     reply(200, &answer)
 }
 
+/// What a scanner found in a platform of an image.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scanned {
+    image: String,
+    digest: Digest,
+    found: Vulnerabilities,
+}
+
+/// Keeps what a scanner found in a platform of a cached image.
+pub(super) async fn keep_scan(state: &State, authorized: &Authorized, payload: web::Payload) -> HttpResponse {
+    let Scanned { image, digest, found } = match read(payload, MAX_SMALL).await {
+        Ok(scanned) => scanned,
+        Err(refusal) => return refusal,
+    };
+    if !found.is_sound() {
+        return refuse(400, "INVALID", "named has at most five names of vulnerabilities, such as CVE-2026-1234");
+    }
+    let cached = match find(state, &image) {
+        Ok(cached) => cached,
+        Err(refusal) => return *refusal,
+    };
+    let platforms = state.mirror.facts.of(&cached, None).await.unwrap_or_default();
+    if !platforms.iter().any(|platform| platform.digest == digest) {
+        return refuse(404, "MANIFEST_UNKNOWN", "no platform of this image has this digest");
+    }
+    tracing::info!(target: "weir::admin", by = authorized.operator.name, image, %digest, critical = found.critical, "scanned");
+    match state.mirror.scans.keep(&digest, found, SystemTime::now()).await {
+        Ok(()) => {
+            state.mirror.enforcement.forget();
+            reply(200, &json!({"digest": digest.to_string()}))
+        }
+        Err(error) => refuse(500, "UNKNOWN", &error.to_string()),
+    }
+}
+
 /// The policies that are in force, in their order, with what each rule warned of or refused.
 pub(super) fn policies(state: &State) -> HttpResponse {
     let policy = |policy: &Policy| {
@@ -94,6 +125,19 @@ pub(super) fn policies(state: &State) -> HttpResponse {
     };
     let policies: Vec<Value> = state.mirror.enforcement.policies().all().iter().map(policy).collect();
     reply(200, &json!({"policies": policies}))
+}
+
+/// The cached image of a name.
+fn find(state: &State, text: &str) -> Result<Image, Box<HttpResponse>> {
+    let named = state.settings.routes.load().named_image(text);
+    let (route, reference) = named.map_err(|why| Box::new(refuse(400, "NAME_INVALID", &why)))?;
+    let repository = match route {
+        Route::Hosted(name) => Repository::hosted(name),
+        Route::Mirrored(Mirrored { upstream, repository, .. }) => Repository { upstream, name: repository },
+    };
+    let why = "no image of this name is cached; pull it, or weir cache warm it";
+    images::one(&state.mirror.images().read(), &repository, &reference)
+        .ok_or_else(|| Box::new(refuse(404, "MANIFEST_UNKNOWN", why)))
 }
 
 fn describe(platform: &PlatformFacts, verdicts: &[Verdict]) -> Value {

@@ -10,6 +10,7 @@ use super::{
     Failure,
     ask::{Ask, Output},
     output::{entries, say},
+    scanner::scan,
     table::table,
 };
 use crate::config::Config;
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// How long to wait for layers that were not looked at yet; at most 55s
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     wait: String,
+    /// Run the scanner of scanner.command over it first, and keep what that says
+    #[arg(long)]
+    scanner: bool,
     /// Print the rules that it breaks as SARIF, for the pages of code scanning
     #[arg(long, conflicts_with = "json")]
     sarif: bool,
@@ -38,13 +42,19 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure>
     let name: String = byte_serialize(arguments.name.as_bytes()).collect();
     let mut query = Serializer::new(String::new());
     query.append_pair("wait", &arguments.wait);
-    if let Some(platform) = &arguments.platform {
-        query.append_pair("platform", platform);
+    let mut platform = String::new();
+    if let Some(wanted) = &arguments.platform {
+        query.append_pair("platform", wanted);
+        platform = format!("?{}", Serializer::new(String::new()).append_pair("platform", wanted).finish());
     }
     if arguments.sarif {
         query.append_pair("format", "sarif");
     }
     let path = format!("/api/v1/images/{name}?{}", query.finish());
+    if arguments.scanner {
+        let report = ask.json("GET", &format!("/api/v1/images/{name}{platform}")).map_err(unanswered)?;
+        scan(&ask, &config.scanner, &report).map_err(unanswered)?;
+    }
     let report = ask.json("GET", &path).map_err(unanswered)?;
     if arguments.sarif {
         say(&format!("{report:#}\n"))?;

@@ -15,6 +15,7 @@ mod import;
 mod local;
 mod output;
 mod purge;
+mod scanner;
 mod serve;
 mod shell;
 mod status;

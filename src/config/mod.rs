@@ -72,6 +72,8 @@ pub struct Config {
     pub warm: Vec<mirror::warm::Table>,
     /// What images are held to.
     pub policy: Vec<policy::Table>,
+    /// What looks for vulnerabilities.
+    pub scanner: policy::ScannerSettings,
     /// Namespaces that live here.
     pub hosted: hosted::Settings,
     /// How often a client may ask.
@@ -107,6 +109,7 @@ impl Default for Config {
             upstream: upstream::Settings::defaults(),
             warm: Vec::new(),
             policy: Vec::new(),
+            scanner: policy::ScannerSettings::default(),
             hosted: hosted::Settings::default(),
             limits: limits::Settings::default(),
             budget: budget::Settings::default(),
@@ -239,6 +242,7 @@ impl Config {
         errors.extend(self.ban.validate());
         errors.extend(self.log.validate());
         errors.extend(policy::Table::validate(&self.policy));
+        errors.extend(self.scanner.validate());
         if is_whole {
             listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut errors);
             self.admin.check_login(&self.account, &mut errors);

@@ -96,6 +96,7 @@ fn deploy_toml_names_every_key_there_is() {
         ("warm.", "[[warm]]\nx = 1"),
         ("policy.", "[[policy]]\nx = 1"),
         ("policy.signed.", "[[policy]]\nsigned = [{ x = 1 }]"),
+        ("scanner.", "[scanner]\nx = 1"),
         ("policy.exempt.", "[[policy]]\nexempt = [{ x = 1 }]"),
         ("log.", "[log]\nx = 1"),
     ] {

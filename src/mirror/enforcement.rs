@@ -122,8 +122,8 @@ impl Enforcement {
         self.brief.invalidate_all();
     }
 
-    /// Forgets what was decided and which signatures were found.
-    pub(super) fn forget(&self) {
+    /// Decides anew of everything, with signatures that are looked for again: something is known that was not.
+    pub fn forget(&self) {
         self.signatures.forget();
         self.decisions.invalidate_all();
         self.brief.invalidate_all();

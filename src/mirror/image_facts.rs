@@ -15,6 +15,7 @@ use weir_storage::{Error, Image, Images, Reading, ReferrersPage, Repository, Sou
 use super::{
     handles::Handles,
     layers::Layers,
+    scans::{Scanned, Scans},
     small_blob::{self, NoBytes},
 };
 use crate::{
@@ -86,6 +87,8 @@ pub struct PlatformFacts {
     pub has_moved: Option<bool>,
     /// What its layers hold, as far as they were looked at.
     pub contents: Contents,
+    /// What a scanner found last, and when.
+    pub scanned: Option<Scanned>,
     /// When its config came into the cache.
     pub arrived: Option<SystemTime>,
 }
@@ -104,6 +107,7 @@ impl PlatformFacts {
             shared: self.base.as_ref(),
             has_moved: self.has_moved,
             contents: &self.contents,
+            scanned: self.scanned.as_deref(),
             arrived: self.arrived,
         };
         rules.judge(self.facts.as_deref().map_err(|_| &*why), &known, now)
@@ -115,16 +119,18 @@ impl PlatformFacts {
 pub struct ImageFacts {
     store: Store,
     layers: Layers,
+    scans: Scans,
     runtime: Handle,
     known: moka::sync::Cache<Digest, Arc<Facts>>,
     permits: Arc<Semaphore>,
 }
 
 impl ImageFacts {
-    pub(super) fn new(handles: &Handles, layers: Layers) -> ImageFacts {
+    pub(super) fn new(handles: &Handles, layers: Layers, scans: Scans) -> ImageFacts {
         ImageFacts {
             store: handles.sources.store.clone(),
             layers,
+            scans,
             runtime: handles.runtime.clone(),
             known: moka::sync::Cache::new(REMEMBERED),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
@@ -180,12 +186,14 @@ impl ImageFacts {
             indexes.truncate(MOST_INDEXES);
         }
         let (supply, attestations) = self.supply(image, &indexes, &digest).await?;
+        let scanned = self.scans.known(&digest);
         let mut found = PlatformFacts {
             facts: Err(NoFacts::NoManifest),
             platform,
             digest,
             indexes,
             attestations,
+            scanned,
             supply,
             base: None,
             has_moved: None,

@@ -37,6 +37,7 @@ mod names;
 mod negative;
 mod outcome;
 mod refreshed;
+mod scans;
 mod settings;
 mod signatures;
 mod small_blob;
@@ -71,6 +72,7 @@ pub use self::{
     manifests::Manifests,
     metrics::Metrics,
     refreshed::Refreshed,
+    scans::{Scanned, Scans},
     settings::{Settings, TagRule},
 };
 use self::{
@@ -110,6 +112,8 @@ pub struct Mirror {
     pub imports: Imports,
     /// What the layers hold that are here.
     pub layers: Layers,
+    /// What scanners said of images.
+    pub scans: Scans,
     /// What is known of cached images.
     pub facts: ImageFacts,
     /// What `[[policy]]` makes of manifests.
@@ -152,7 +156,8 @@ impl Mirror {
         let permits = Arc::new(Semaphore::new(ARCHIVES));
         let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
         let layers = Layers::new(&handles);
-        let facts = ImageFacts::new(&handles, layers.clone());
+        let scans = Scans::new(handles.sources.store.clone());
+        let facts = ImageFacts::new(&handles, layers.clone(), scans.clone());
         let listings = Arc::new(listings);
         let signatures = Signatures::new(&handles, manifests.clone(), listings.clone(), blobs.clone());
         let asked = (blobs.clone(), signatures);
@@ -167,6 +172,7 @@ impl Mirror {
             exports,
             imports,
             layers,
+            scans,
             facts,
             enforcement,
             listings,

@@ -108,6 +108,7 @@ impl Policy {
             (Rule::FreshBase, table.fresh_base),
             (Rule::Minimal, table.minimal),
             (Rule::NoSetuid, table.no_setuid),
+            (Rule::NoCritical, table.no_critical),
             (Rule::MaxSize, table.max_size.is_some()),
             (Rule::Signed, !table.signed.is_empty()),
             (Rule::Attested, !table.attested.is_empty()),

@@ -12,6 +12,7 @@ use super::{
     supply::{Attested, Supply},
     user::User,
     verdict::{Outcome, Rule, Verdict},
+    vulnerabilities::{Vulnerabilities, no_critical},
 };
 use crate::oci::matches;
 
@@ -45,6 +46,8 @@ pub struct Known<'a> {
     pub has_moved: Option<bool>,
     /// What its layers hold.
     pub contents: &'a Contents,
+    /// What a scanner found last, and when.
+    pub scanned: Option<&'a (SystemTime, Vulnerabilities)>,
     /// When it came into the cache.
     pub arrived: Option<SystemTime>,
 }
@@ -76,6 +79,7 @@ impl Rules {
             let (outcome, finding) = match (rule, facts) {
                 (Rule::Signed, _) => self.signed(supply, &checked),
                 (Rule::Attested, _) => self.attested(supply, &checked),
+                (Rule::NoCritical, _) => no_critical(known.scanned, now),
                 (_, Err(why)) => (Outcome::Unknown, why.to_owned()),
                 (Rule::NonRoot, Ok(facts)) => non_root(&facts.user, contents),
                 (Rule::NoSecrets, Ok(facts)) => contents.no_secrets(&facts.secrets),
@@ -297,6 +301,7 @@ pub fn mend(rule: Rule) -> &'static str {
         Rule::FreshBase => "build it again on the base as it is now",
         Rule::Minimal => "build in stages, the last one FROM scratch or a distroless base",
         Rule::NoSetuid => "add RUN find / -xdev -type f -perm /6002 -exec chmod a-s,o-w {} + before USER",
+        Rule::NoCritical => "update what is vulnerable, or the base; weir image --scanner looks again",
         Rule::MaxSize => "build in stages, and copy into the last one only what runs",
         Rule::Signed => "sign its digest with cosign or Notation, by a source that signed of a [[policy]] names",
         Rule::Attested => "build with docker buildx build --sbom=true --provenance=mode=max",
@@ -312,7 +317,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     fn known<'a>(supply: &'a Supply, contents: &'a Contents) -> Known<'a> {
-        Known { supply, shared: None, has_moved: None, contents, arrived: None }
+        Known { supply, shared: None, has_moved: None, contents, scanned: None, arrived: None }
     }
 
     fn verdict(rule: Rule, facts: &Facts, arrived: Option<Duration>, now: Duration) -> (Outcome, String) {

@@ -34,6 +34,7 @@ mod signature;
 mod supply;
 mod user;
 mod verdict;
+mod vulnerabilities;
 
 pub use self::{
     base::{Base, nearest_base},
@@ -54,4 +55,5 @@ pub use self::{
     supply::{Attested, Supply, is_artifact},
     user::User,
     verdict::{Outcome, Rule, Verdict},
+    vulnerabilities::{ARCHIVE, Scanner, ScannerSettings, Vulnerabilities},
 };

@@ -48,6 +48,9 @@ pub struct Table {
     /// It must have no file that is setuid or setgid, or that every user may write.
     #[serde(default)]
     pub no_setuid: bool,
+    /// A scanner must have found no critical vulnerability.
+    #[serde(default)]
+    pub no_critical: bool,
     /// How many bytes config and layers may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Size>,

@@ -21,6 +21,8 @@ pub enum Rule {
     Minimal,
     /// It has no program that runs as another user, and no file that every user may write.
     NoSetuid,
+    /// A scanner found no critical vulnerability lately.
+    NoCritical,
     /// It is not too large.
     MaxSize,
     /// A signature is known.
@@ -33,7 +35,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Rule; 13] = [
+    pub const ALL: [Rule; 14] = [
         Rule::NonRoot,
         Rule::NoSecrets,
         Rule::MaxAge,
@@ -43,6 +45,7 @@ impl Rule {
         Rule::FreshBase,
         Rule::Minimal,
         Rule::NoSetuid,
+        Rule::NoCritical,
         Rule::MaxSize,
         Rule::Signed,
         Rule::Attested,
@@ -61,6 +64,7 @@ impl Rule {
             Rule::FreshBase => "fresh_base",
             Rule::Minimal => "minimal",
             Rule::NoSetuid => "no_setuid",
+            Rule::NoCritical => "no_critical",
             Rule::MaxSize => "max_size",
             Rule::Signed => "signed",
             Rule::Attested => "attested",
@@ -82,6 +86,7 @@ impl Rule {
             Rule::FreshBase => "An image is built on its base as it is now.",
             Rule::Minimal => "An image has nothing with which to build or to break in.",
             Rule::NoSetuid => "An image has no setuid file, and none that every user may write.",
+            Rule::NoCritical => "A scanner finds no critical vulnerability in an image.",
             Rule::MaxSize => "An image is not too large.",
             Rule::Signed => "An image is signed.",
             Rule::Attested => "An image has an SBOM and provenance.",
