@@ -271,7 +271,9 @@ impl Session<'_> {
                 // A token may have been revoked while the request waited for its turn. Then the registry calls the token invalid, and does
                 // not say that it grants too little (RFC 6750 section 3.1).
                 let invalid = challenges.iter().any(|challenge| challenge.get("error") == Some("invalid_token"));
-                let last = token.asked >= self.began && !(invalid && !std::mem::replace(&mut self.invalid, true));
+                let is_new = token.asked >= self.began;
+                let is_revoked = is_new && invalid && !std::mem::replace(&mut self.invalid, true);
+                let last = is_new && !is_revoked;
                 let scheme = match scheme {
                     Ok(scheme) => scheme,
                     Err(error) if challenged => {
