@@ -28,7 +28,7 @@ use source::Source;
 /// row that fits counts.
 const LAYERS: &[(&str, &str)] = &[
     ("main", "*"),
-    ("weir::cli", "archive config setting oci identity random client limits admin http storage"),
+    ("weir::cli", "archive config setting oci identity random client limits policy admin http storage"),
     // The settings of a module are its own types; the configuration collects them.
     (
         "weir::config",
