@@ -90,7 +90,7 @@ fn layers_of_a_gibibyte_are_read_in_little_memory() {
         let looks = std::cell::Cell::new(0_u32);
         let may_go_on = || {
             looks.set(looks.get() + 1);
-            if looks.get() % 100 == 0 {
+            if looks.get().is_multiple_of(100) {
                 peak.set(peak.get().max(resident(own).unwrap()));
             }
             true
