@@ -81,7 +81,7 @@ impl Lookup {
         self.client.pull.iter().any(|pattern| matches(pattern, &full) || matches(pattern, self.repository.as_str()))
     }
 
-    /// The same for background work of policies: in the class bulk, whoever the client is, with its right to read and no other.
+    /// The same for background work of policies: in the class bulk for every client, with its right to read and no other.
     pub(super) fn in_background(&self) -> Lookup {
         let client = Client {
             key: ClientKey::policy(),

@@ -437,7 +437,7 @@ mod tests {
         };
         let (both, sbom) = (&[Attested::Sbom, Attested::Provenance][..], &[Attested::Sbom][..]);
         assert_eq!(outcome(LookedUp::Wholly, both, both), (Outcome::Pass, "has SBOM and provenance".to_owned()));
-        assert_eq!(outcome(LookedUp::No, sbom, sbom).0, Outcome::Pass, "nobody wants provenance");
+        assert_eq!(outcome(LookedUp::No, sbom, sbom).0, Outcome::Pass, "provenance is not wanted");
         assert_eq!(outcome(LookedUp::Wholly, sbom, both), (Outcome::Fail, "has no provenance".to_owned()));
         assert_eq!(outcome(LookedUp::Wholly, &[], both), (Outcome::Fail, "has no SBOM or provenance".to_owned()));
         assert_eq!(outcome(LookedUp::Partly, sbom, both).0, Outcome::Unknown);

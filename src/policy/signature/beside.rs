@@ -74,7 +74,7 @@ impl Beside {
         checked
     }
 
-    /// The predicates of the statements in it that are about the image. Whoever made them: nothing is verified.
+    /// The predicates of the statements in it that are about the image, by any maker: nothing is verified.
     pub(in crate::policy) fn claims(&self) -> Vec<String> {
         let statement = |evidence: &Evidence| {
             let payload = match evidence {
