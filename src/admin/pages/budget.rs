@@ -236,7 +236,7 @@ fn cache(context: &PageContext<'_>) -> Markup {
                 html::bytes(usage.manifest_bytes),
                 html::bytes(usage.capacity),
                 html::count(saved, text!("pull"), text!("pulls")),
-                humantime::format_rfc3339_seconds(since).to_string().chars().take(10).collect::<String>()
+                html::day(since)
             ))
         }
         svg class="gauge thin" viewBox="0 0 1000 40" preserveAspectRatio="none" role="img"

@@ -256,6 +256,11 @@ pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// The day of a moment in UTC, such as 2027-01-31.
+pub(super) fn day(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string().chars().take(10).collect()
+}
+
 /// A moment, for people and for programs: in UTC, to the second.
 pub(super) fn time(at: SystemTime) -> Markup {
     let exact = humantime::format_rfc3339_seconds(at).to_string();

@@ -111,7 +111,6 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
     let (acting, _) = state.limits.count_bans(context.now);
     let Totals { requests, failed, sent_bytes, received_bytes, .. } = status.totals;
     let rate = minutes.last().map_or(0.0, |minute| minute.counted.requests as f64 / minute.seconds.max(1.0));
-    let day = |at| humantime::format_rfc3339_seconds(at).to_string().chars().take(10).collect::<String>();
     html::facts(&[
         (text!("Hit ratio"), html::text(percent(status.totals.hit_ratio()))),
         (
@@ -126,7 +125,7 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
                 html::bytes(received_bytes)
             ),
         ),
-        (text!("Saved"), text!("{} since {}", html::count(saved, text!("pull"), text!("pulls")), day(since))),
+        (text!("Saved"), text!("{} since {}", html::count(saved, text!("pull"), text!("pulls")), html::day(since))),
         (text!("Arriving"), html::text(html::count(state.mirror.blobs.fills() as u64, text!("blob"), text!("blobs")))),
         (
             text!("Refused"),
