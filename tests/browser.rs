@@ -1,5 +1,5 @@
-//! The pages in a real browser, headless Chromium: `cargo test --test browser`. Not among the tests of a plain `cargo test`, for it
-//! needs Debian's chromium, chromium-driver and npm; `.ci/run` installs and runs it.
+//! The pages in real browsers, headless Chromium and Firefox: `cargo test --test browser`. Not among the tests of a plain `cargo test`, for it
+//! needs Debian's chromium, chromium-driver, firefox-esr and npm; `.ci/run` installs and runs it.
 //!
 //! What each page looks like, wide and narrow, light and dark, is in `target/screenshots` afterwards, to be looked at.
 
@@ -7,6 +7,8 @@
 mod axe;
 #[path = "browser/driver.rs"]
 mod driver;
+#[path = "browser/firefox.rs"]
+mod firefox;
 #[expect(dead_code, reason = "the tests over real sockets use what this does not")]
 #[path = "pages/harness.rs"]
 mod harness;
@@ -21,7 +23,8 @@ mod support;
 // Where the tests over real sockets have it.
 use crate as mirror;
 
-use driver::Browser;
+use driver::{Browser, Window as _};
+use firefox::Firefox;
 use harness::{Harness, password};
 use look::Look;
 use weir::limits::throttle::Mode;
@@ -251,6 +254,56 @@ async fn a_spent_budget_is_said_on_accessible_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_said_on_accessible_pages() {
+    let (harness, browser) = (Harness::start().await, Browser::start(true));
+    harness.spend().await;
+    states::warm(&harness, &["library/waits:1"]).await;
+    until_graphs(&browser, &harness);
+    let look = Look::new(&browser, &harness);
+    for (name, path, words) in [
+        ("overview", "/", "Images that are not cached cannot be pulled."),
+        ("budget", "/budget", "docker.io fails ("),
+        ("images", "/images", "library/image-1"),
+        ("warm-one", "/warm/1", "library/waits"),
+    ] {
+        states::fail(&harness).await;
+        look.at(&format!("outage-{name}"), path);
+        assert!(browser.text("main").contains(words), "{name}: {}", browser.text("main"));
+    }
+    look.done();
+}
+
+/// German has longer words than English.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_german_pages_fit_their_window_and_show_the_time_of_the_viewer() {
+    let (harness, browser) = (Harness::start().await, Browser::start(true));
+    harness.spend().await;
+    let ban = harness.block("10.1.0.7", "shop/api");
+    harness.ask("10.5.0.1", 9);
+    until_graphs(&browser, &harness);
+    browser.go("footer a[lang=de]");
+    assert_eq!(
+        (browser.evaluate("return document.documentElement.lang"), browser.text("h1")),
+        ("de".into(), "Übersicht".into())
+    );
+    browser.set_time_zone("Asia/Kolkata");
+    let look = Look::new(&browser, &harness);
+    look.at("german-overview", "/");
+    for name in
+        ["budget", "images", "warm", "clients", "throttles", "blocked", "audit", "log", "settings", "unblock", "login"]
+    {
+        look.at(&format!("german-{name}"), &format!("/{name}"));
+    }
+    look.at("german-ban", &format!("/blocked/{ban}"));
+    let minutes = browser.evaluate(
+        "const time = document.querySelector('dd time[title]'); \
+         return (Date.parse(time.textContent.replace(' ', 'T') + 'Z') - Date.parse(time.title.replace(' UTC', 'Z').replace(' ', 'T'))) / 60000",
+    );
+    assert_eq!(minutes, 330, "{}", browser.text("main"));
+    look.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attack_is_said_on_accessible_pages() {
     let (harness, browser) = (Harness::start().await, Browser::start(true));
     for number in 1..=60 {
@@ -265,4 +318,47 @@ async fn an_attack_is_said_on_accessible_pages() {
         look.at(&format!("attack-{name}"), &format!("/{name}"));
     }
     look.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_fit_and_are_accessible_in_firefox_too() {
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let ban = harness.block("10.1.0.7", "shop/a-team/a-service-with-a-name-that-is-rather-long");
+    harness.ask("10.5.0.1", 9);
+    harness.log.push(ACCESS);
+    let (source, mut problems) = (axe::source(), Vec::new());
+    let ban = format!("blocked/{ban}");
+    for scheme in ["light", "dark"] {
+        let mut firefox = Firefox::start(scheme);
+        for page in [
+            "",
+            "budget",
+            "images",
+            "warm",
+            "clients",
+            "throttles",
+            "blocked",
+            &ban,
+            "audit",
+            "log",
+            "settings",
+            "unblock",
+        ] {
+            firefox.open(&format!("http://{}/{page}", harness.admin));
+            // A window of Firefox is not narrower.
+            for width in [1280, 500] {
+                firefox.resize(width);
+                let wide = firefox.evaluate("return document.documentElement.scrollWidth - innerWidth");
+                if wide.as_i64().is_none_or(|wide| wide > 0) {
+                    problems.push(format!("/{page} is wider than {width} by {wide}"));
+                }
+                let found = axe::violations(&mut firefox, &source);
+                problems.extend(found.into_iter().map(|found| format!("/{page}, {width}, {scheme}: {found}")));
+                let name = if page.is_empty() { "overview" } else { page.split('/').next().unwrap() };
+                look::keep(&format!("firefox-{name}-{width}-{scheme}"), &firefox.screenshot());
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }

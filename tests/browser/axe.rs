@@ -6,7 +6,7 @@ use std::{io::Read as _, path::PathBuf, process::Command};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha512};
 
-use super::driver::Browser;
+use super::driver::Window;
 
 const VERSION: &str = "4.14.1";
 /// What the registry says of this version (`npm view axe-core@VERSION dist.integrity`), without `sha512-`.
@@ -45,7 +45,7 @@ fn is_whole(archive: &std::path::Path) -> bool {
 }
 
 /// What axe finds on the page where the browser is, as it is laid out and coloured now.
-pub(crate) fn violations(browser: &Browser, source: &str) -> Vec<String> {
+pub(crate) fn violations(mut browser: impl Window, source: &str) -> Vec<String> {
     if browser.evaluate("return typeof axe") == "undefined" {
         browser.evaluate(source);
     }

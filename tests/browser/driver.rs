@@ -14,6 +14,33 @@ use serde_json::{Value, json};
 /// Nothing here takes longer, but on a machine that is very busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A browser that runs a script of a test in its page.
+pub(crate) trait Window {
+    fn evaluate(&mut self, script: &str) -> Value;
+    /// Of what calls its last argument with a value once it has one.
+    fn evaluate_later(&mut self, script: &str) -> Value;
+}
+
+impl<W: Window> Window for &mut W {
+    fn evaluate(&mut self, script: &str) -> Value {
+        W::evaluate(self, script)
+    }
+
+    fn evaluate_later(&mut self, script: &str) -> Value {
+        W::evaluate_later(self, script)
+    }
+}
+
+impl Window for &Browser {
+    fn evaluate(&mut self, script: &str) -> Value {
+        Browser::evaluate(self, script)
+    }
+
+    fn evaluate_later(&mut self, script: &str) -> Value {
+        Browser::evaluate_later(self, script)
+    }
+}
+
 /// A headless Chromium with an empty profile. Dropping it ends it.
 pub(crate) struct Browser {
     driver: Child,
@@ -157,6 +184,11 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", metrics);
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.devtools("Emulation.setEmulatedMedia", features);
+    }
+
+    /// As if the browser were there, from the next page on.
+    pub(crate) fn set_time_zone(&self, zone: &str) {
+        self.devtools("Emulation.setTimezoneOverride", json!({"timezoneId": zone}));
     }
 
     /// The whole page as PNG.

@@ -2,10 +2,24 @@
 
 use std::{cell::RefCell, path::PathBuf};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
 use super::{axe, driver::Browser, harness::Harness};
 
 /// A desktop and a phone, by day and by night.
 const SIZES: [(u32, &str); 4] = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")];
+
+/// Where the pictures are, to be looked at.
+fn screenshots() -> PathBuf {
+    let screenshots = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../screenshots");
+    std::fs::create_dir_all(&screenshots).unwrap();
+    screenshots
+}
+
+/// Keeps a picture that came in base64.
+pub(crate) fn keep(name: &str, picture: &str) {
+    std::fs::write(screenshots().join(format!("{name}.png")), BASE64_STANDARD.decode(picture).unwrap()).unwrap();
+}
 
 /// A browser that looks at the pages of a harness. What it finds is reported at the end, all at once.
 pub(crate) struct Look<'a> {
@@ -18,9 +32,7 @@ pub(crate) struct Look<'a> {
 
 impl<'a> Look<'a> {
     pub(crate) fn new(browser: &'a Browser, harness: &'a Harness) -> Look<'a> {
-        let screenshots = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../screenshots");
-        std::fs::create_dir_all(&screenshots).unwrap();
-        Look { browser, harness, axe: axe::source(), screenshots, problems: RefCell::default() }
+        Look { browser, harness, axe: axe::source(), screenshots: screenshots(), problems: RefCell::default() }
     }
 
     pub(crate) fn at(&self, name: &str, path: &str) {

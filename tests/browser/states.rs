@@ -1,5 +1,7 @@
 //! What a Weir is brought into before a browser looks at it: a spent budget, warms, settings that wait.
 
+use std::time::{Duration, SystemTime};
+
 use weir::{
     config::{Config, effective},
     mirror::warm::{Order, Table, Wanted},
@@ -21,6 +23,20 @@ pub(crate) async fn exhaust(harness: &Harness) {
         let _ = harness.bench.mirror.manifests.get(&lookup(&repository, &[]), &"latest".parse().unwrap()).await;
     }
 }
+
+/// Takes the upstream away, and asks it until its failure is known. How long it is not asked is short at first, so each page needs this anew.
+pub(crate) async fn fail(harness: &Harness) {
+    harness.bench.hub.down().await;
+    let mut number = 0_u64;
+    while !harness.bench.mirror.breakers().iter().any(|(_, until, _)| *until > SystemTime::now() + SHOWN) {
+        number += 1;
+        let repository = format!("library/absent-{number}");
+        let _ = harness.bench.mirror.manifests.get(&lookup(&repository, &[]), &"latest".parse().unwrap()).await;
+    }
+}
+
+/// A page is there within this, though the machine is busy.
+const SHOWN: Duration = Duration::from_millis(700);
 
 /// Begins a warm, and a list that is warmed at night.
 pub(crate) async fn warm(harness: &Harness, images: &[&str]) {
