@@ -177,12 +177,11 @@ impl Listings {
         W: Future<Output = Result<(Source, Vec<Value>), Error>> + Send + 'static,
     {
         let now = clock::now();
-        let mut cached = None;
+        // The newest: an account's list is upstream's word on what was imported as public.
+        let mut cached: Option<Listing> = None;
         for source in self.sources.readable(lookup) {
-            cached = self.sources.store.cache.listings.load(&source, kind).await?;
-            if cached.is_some() {
-                break;
-            }
+            let listing = self.sources.store.cache.listings.load(&source, kind).await?;
+            cached = cached.into_iter().chain(listing).max_by_key(|listing| listing.checked_at);
         }
         let key = lookup.key(object);
         let empty =

@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     sync::Arc,
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -14,9 +14,9 @@ use weir::{
     archive::{END, VERSION},
     mirror::ImportTarget,
 };
-use weir_conformance::hub::{Artifact, Spec};
+use weir_conformance::hub::{self, Artifact, Hub, Spec};
 use weir_storage::{
-    Settings, Source, Store, TagRecord,
+    Listing, Settings, Source, Store, TagRecord,
     oci::{Algorithm, Digest, Manifest},
 };
 
@@ -24,7 +24,7 @@ use super::{Site, files, layout, pack, packed, world};
 use crate::{
     cache::{World, until},
     deploy::{PATIENCE, ask},
-    mirror::support::{Change, over},
+    mirror::support::{Change, lookup, over},
 };
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -196,18 +196,27 @@ async fn what_an_archive_lacks_is_taken_from_what_is_public_and_never_from_what_
     assert!(names().contains(&"docker.io/acme/forged:1".to_owned()), "{:?}", names());
 }
 
+fn artifact(subject: &str, content: &'static str) -> Artifact {
+    Artifact {
+        repository: "acme/one".into(),
+        subject: subject.into(),
+        artifact_type: "application/vnd.example".into(),
+        annotations: Vec::new(),
+        content: content.into(),
+    }
+}
+
+/// The status of a list of referrers, whether it stands as imported, and what it has.
+fn referrers(site: &Site, subject: &str) -> (u16, bool, Value) {
+    let path = format!("/v2/acme/one/referrers/{subject}");
+    let (status, head, body) = ask(site.0.registry, "GET", &path, "Accept: */*\r\n");
+    (status, head.contains("listing was imported"), serde_json::from_str(&body).unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_cached_list_of_referrers_names_is_exported_with_its_image_and_pulled_at_the_other_site() {
     let (world, _, one) = world().await;
-    let refer = |subject: &str, content: &'static str| {
-        world.hub.push_referrer(Artifact {
-            repository: "acme/one".into(),
-            subject: subject.into(),
-            artifact_type: "application/vnd.example".into(),
-            annotations: Vec::new(),
-            content: content.into(),
-        })
-    };
+    let refer = |subject: &str, content: &'static str| world.hub.push_referrer(artifact(subject, content));
     let signed = refer(one.digest(), "an SBOM");
     let of_it = refer(&signed.digest, "a signature of the SBOM");
     let never = refer(one.digest(), "what no client pulled");
@@ -244,12 +253,10 @@ async fn what_a_cached_list_of_referrers_names_is_exported_with_its_image_and_pu
         assert_eq!(ask(site.0.registry, "GET", &path, "Accept: */*\r\n").0, 200);
     }
     // The lists of what refers to them are there too, with what was brought and nothing else.
-    let referrers = |site: &Site, subject: &str| -> Vec<Value> {
-        let path = format!("/v2/acme/one/referrers/{subject}");
-        let (status, head, body) = ask(site.0.registry, "GET", &path, "Accept: */*\r\n");
-        assert_eq!((status, head.contains("listing was imported")), (200, true), "{head}{body}");
-        let index: Value = serde_json::from_str(&body).unwrap();
-        index["manifests"].as_array().unwrap().clone()
+    let referrers = |site: &Site, subject: &str| {
+        let (status, is_imported, listed) = referrers(site, subject);
+        assert_eq!((status, is_imported), (200, true), "{listed}");
+        listed["manifests"].as_array().unwrap().clone()
     };
     for (subject, referrer) in [(one.digest(), &signed.digest), (&signed.digest, &of_it.digest)] {
         let listed = referrers(&site, subject);
@@ -263,4 +270,88 @@ async fn what_a_cached_list_of_referrers_names_is_exported_with_its_image_and_pu
     old.import(&[&path], None);
     let (status, _, body) = ask(old.0.registry, "GET", &format!("/v2/acme/one/referrers/{}", one.digest()), "");
     assert!(status == 200 && body.contains(&signed.digest), "{status} {body}");
+}
+
+/// An archive of `acme/one:1` with an artifact that refers to it, and that artifact's digest.
+fn with_referrer(world: &World, subject: &str, path: &str) -> String {
+    let referrer = world.hub.push_referrer(artifact(subject, "an SBOM"));
+    for wanted in [format!("manifests/{}", referrer.digest), format!("referrers/{subject}")] {
+        let path = format!("/v2/acme/one/{wanted}");
+        assert_eq!(ask(world.running.registry, "GET", &path, "Accept: */*\r\n").0, 200);
+    }
+    let manifest: Value = serde_json::from_slice(&referrer.bytes).unwrap();
+    for blob in manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]) {
+        let path = format!("/v2/acme/one/blobs/{}", blob["digest"].as_str().unwrap());
+        assert_eq!(ask(world.running.registry, "GET", &path, "").0, 200);
+    }
+    world.kept();
+    let text = world.command(&["export", "acme/one:1", "--output", path]);
+    assert!(text.contains("2 exported"), "{text}");
+    referrer.digest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_list_of_referrers_ends_when_upstream_has_none_or_refuses_the_repository() {
+    let (world, _, one) = world().await;
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("one").to_str().unwrap().to_owned();
+    let referrer = with_referrer(&world, one.digest(), &path);
+    // The same image where nothing refers to it, and a registry that refuses it, as Docker Hub refuses what it has not.
+    for has_image in [true, false] {
+        let hub = Hub::start(<_>::default()).await.unwrap();
+        if has_image {
+            let same = hub.push(Spec::new("acme/one").seed(7).tags(["1", "2"]).single()).unwrap();
+            assert_eq!(same.digest(), one.digest());
+        }
+        hub.down().await;
+        let url = format!("http://{}", hub.registry_address());
+        let site = Site::start(&[("WEIR_UPSTREAM__0__URL", &url), ("WEIR_MIRROR__LISTING_TTL", "0s")]);
+        assert!(site.import(&[&path], None).contains("docker.io/acme/one:1: imported"));
+        let (status, is_imported, listed) = referrers(&site, one.digest());
+        assert_eq!((status, is_imported, &listed["manifests"][0]["digest"]), (200, true, &Value::from(&*referrer)));
+
+        hub.up().await.unwrap();
+        // Each request asks in the background, until the breaker forgot the outage and upstream answers.
+        until("upstream's word stands", || !referrers(&site, one.digest()).1);
+        let word = |(status, is_imported, listed): (u16, bool, Value)| {
+            (status, is_imported, listed["manifests"].as_array().map(Vec::len))
+        };
+        let expected = if has_image { (200, false, Some(0)) } else { (404, false, None) };
+        assert_eq!(word(referrers(&site, one.digest())), expected);
+        hub.down().await;
+        let (_, is_imported, listed) = referrers(&site, one.digest());
+        assert!(!is_imported && !listed.to_string().contains(&referrer), "an outage brings it back: {listed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_list_of_referrers_gives_way_to_what_upstream_gives_an_account() {
+    let settings = hub::Settings { accounts: vec![hub::Account::new("robot", "secret")], ..hub::Settings::default() };
+    let hub = Hub::start(settings).await.unwrap();
+    let one = hub.push(Spec::new("acme/one").single().private()).unwrap();
+    let referrer = hub.push_referrer(artifact(one.digest(), "an SBOM"));
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(Settings { root: root.path().to_owned(), ..Settings::default() }).unwrap();
+    let mirror = over(&store, hub.registry(), &Change { accounts: vec![("robot", "secret")], ..Change::default() });
+    let subject: Digest = one.digest().parse().unwrap();
+    let lookup = lookup("acme/one", &["acme/*"]);
+    let public = Source {
+        upstream: lookup.upstream.clone(),
+        credential: Source::ANONYMOUS.into(),
+        repository: lookup.repository.clone(),
+    };
+    let kind = format!("referrers-sha256-{}", subject.hex());
+    let listing = Listing { checked_at: SystemTime::now(), body: b"[]".to_vec(), imported: true };
+    store.cache.listings.put(&public, &kind, &listing).await.unwrap();
+    let first = mirror.listings.referrers(&lookup, &subject).await.unwrap();
+    assert!(first.descriptors.is_empty() && first.facts.warning.is_some());
+    let begun = Instant::now();
+    loop {
+        let answer = mirror.listings.referrers(&lookup, &subject).await.unwrap();
+        if let Some(descriptor) = answer.descriptors.first() {
+            assert_eq!((&descriptor["digest"], answer.facts.warning), (&Value::from(&*referrer.digest), None));
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the imported list is answered for ever");
+    }
 }
