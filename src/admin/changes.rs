@@ -73,7 +73,7 @@ pub(super) async fn pin(state: &State, by: &Actor, pattern: String, reason: Stri
     }
     let now = SystemTime::now();
     let pin = Pin { pattern: pattern.clone(), by: by.name.clone(), reason: reason.clone(), at: now };
-    let covered = state.mirror.images().read().images(None).filter(|image| pin.covers(image)).count();
+    let covered = state.mirror.images().covered(std::slice::from_ref(&pin)).len();
     state.mirror.images().pin(pin).await?;
     state.limits.record_event(by, Event::Admin(AdminEvent::Pinned { pattern, reason }), now);
     Ok(covered)

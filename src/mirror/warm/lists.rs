@@ -17,9 +17,7 @@ pub(super) fn pinned(images: &Images, routes: &Routes) -> Vec<Wanted> {
         Some(Wanted { upstream: place.upstream, repository: place.repository, reference })
     });
     let mut wanted: Vec<Wanted> = named.collect();
-    let reading = images.read();
-    let is_pinned = |image: &Image| !image.repository.is_hosted() && pins.iter().any(|pin| pin.covers(image));
-    wanted.extend(reading.images(None).filter(is_pinned).map(of));
+    wanted.extend(images.covered(&pins).into_iter().map(of));
     let mut seen = HashSet::new();
     wanted.retain(|image| seen.insert(image.clone()));
     wanted

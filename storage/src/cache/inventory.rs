@@ -9,11 +9,11 @@
 //! # Cost
 //! About 100 bytes for each reference from a manifest to an object, and 500 for each tag.
 
+mod named;
 mod references;
 
 use std::{
     collections::HashSet,
-    fmt::{Display, Write as _},
     sync::{
         Arc, LazyLock, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -385,47 +385,6 @@ impl State {
     /// The images of a repository: its tags in byte order, then the manifests that none of them reaches.
     pub(crate) fn images(&self, repository: &Repository) -> Vec<Image> {
         self.images_named(repository, None)
-    }
-
-    /// As [`State::images`], those whose names are wanted; of the others no more than the name is made.
-    pub(crate) fn images_named(&self, repository: &Repository, wanted: Option<&dyn Fn(&str) -> bool>) -> Vec<Image> {
-        let Some(contents) = self.repositories.get(repository) else { return Vec::new() };
-        let image = |credential: &Arc<str>, tag, digest: &Digest, checked_at| Image {
-            repository: repository.clone(),
-            credential: credential.clone(),
-            tag,
-            digest: digest.clone(),
-            checked_at,
-        };
-        let mut name = repository.full_name();
-        let path = name.len();
-        let mut is_wanted = |mark: char, reference: &dyn Display| {
-            wanted.is_none_or(|wanted| {
-                name.truncate(path);
-                // Writing into memory does not fail.
-                let _ = write!(name, "{mark}{reference}");
-                wanted(&name)
-            })
-        };
-        let mut images: Vec<Image> = Vec::new();
-        for ((tag, credential), (digest, checked_at)) in &contents.tags {
-            if is_wanted(':', tag) {
-                images.push(image(credential, Some(tag.clone()), digest, Some(*checked_at)));
-            }
-        }
-        let tagged: HashSet<&Digest, RandomState> = contents.tags.values().map(|(digest, _)| digest).collect();
-        let mut untagged: Vec<_> = contents.manifests.iter().filter(|(digest, _)| !tagged.contains(digest)).collect();
-        untagged.retain(|(digest, _)| self.children(digest).is_some());
-        if untagged.is_empty() {
-            return images;
-        }
-        // An index hides its manifests, and theirs, be it tagged or not.
-        let mut reached = self.manifests_below(tagged);
-        untagged.retain(|(digest, _)| !reached.contains(digest));
-        reached.extend(self.manifests_below(untagged.iter().flat_map(|(digest, _)| self.child_manifests(digest))));
-        let shown = untagged.into_iter().filter(|(digest, _)| !reached.contains(digest) && is_wanted('@', digest));
-        images.extend(shown.map(|(digest, credential)| image(credential, None, digest, None)));
-        images
     }
 
     /// The tags of a repository that name one of these, whatever the credential; each with what it names.

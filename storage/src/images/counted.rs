@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::completeness::{Reading, Summaries};
+use super::{
+    completeness::{Reading, Summaries},
+    pins::Pinned,
+};
 
 /// Tags and memberships of which a count takes some milliseconds.
 const FEW: u64 = 4000;
@@ -31,23 +34,29 @@ impl Counted {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What there is, or what was last counted when there is much.
-    pub(super) fn get(&self, reading: &Reading<'_>) -> Arc<Summaries> {
-        if reading.state.names() > FEW { self.lock().summaries.clone() } else { Arc::new(reading.summaries()) }
+    /// Whether there is so much that it is counted beside the requests.
+    pub(super) fn is_much(reading: &Reading<'_>) -> bool {
+        reading.state.names() > FEW
     }
 
-    /// Counts what is here, when that is much, when it changed, and when the last count was long enough ago. `now` is another value after
-    /// each change.
-    pub(super) fn count(&self, reading: &Reading<'_>, now: (u64, u64, u64)) {
+    /// What there is, or what was last counted when there is much.
+    pub(super) fn get(&self, reading: &Reading<'_>) -> Arc<Summaries> {
+        if Counted::is_much(reading) { self.lock().summaries.clone() } else { Arc::new(reading.summaries()) }
+    }
+
+    /// Counts what is here and what is pinned, when that is much, when it changed, and when the last count was long enough ago. `now` is
+    /// another value after each change.
+    pub(super) fn count(&self, reading: &Reading<'_>, pinned: &Pinned, now: (u64, u64, u64)) {
         let begun = Instant::now();
         let is_due = {
             let last = self.lock();
             last.of != Some(now) && last.next.is_none_or(|next| begun >= next)
         };
-        if !is_due || reading.state.names() <= FEW {
+        if !is_due || !Counted::is_much(reading) {
             return;
         }
         let summaries = Arc::new(reading.summaries());
+        pinned.count();
         let next = Some(Instant::now() + (begun.elapsed() * PAUSE).max(LEAST));
         *self.lock() = Last { summaries, of: Some(now), next };
     }
@@ -58,7 +67,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{Settings, Source, Store, cache::Repository, oci::Algorithm};
+    use crate::{Settings, Source, Store, cache::Repository, files::Kind, images::Pin, oci::Algorithm};
 
     #[tokio::test]
     async fn what_is_much_is_counted_beside_the_requests() {
@@ -94,5 +103,24 @@ mod tests {
         store.images.counted.lock().next = None;
         store.images.count();
         assert_eq!(images(), Some(FEW + 2));
+
+        // So are the bytes that are pinned, but for a change of the pins.
+        let next = |at: Option<Instant>| store.images.counted.lock().next = at;
+        let size = |bytes| {
+            let digest = Algorithm::Sha256.digest(&0_u64.to_le_bytes());
+            store.images.capacity.insert(Kind::Manifest, &digest, bytes);
+            store.images.count();
+            store.images.pinned_bytes().0
+        };
+        next(Some(Instant::now() + Duration::from_secs(3600)));
+        size(10);
+        let pattern = "docker.io/a/b:v0".to_owned();
+        let pin = Pin { pattern: pattern.clone(), by: "ops".into(), reason: String::new(), at: SystemTime::now() };
+        store.images.pin(pin).await.unwrap();
+        assert_eq!((store.images.pinned_bytes().0, size(20)), (10, 10));
+        next(None);
+        assert_eq!(size(30), 30);
+        assert!(store.images.unpin(&pattern).await.unwrap());
+        assert_eq!(store.images.pinned_bytes().0, 0);
     }
 }

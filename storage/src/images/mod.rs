@@ -85,12 +85,12 @@ impl Images {
         self.counted.get(&self.read())
     }
 
-    /// Counts what each registry and each repository has, when that is due.
+    /// Counts what each registry and each repository has and what is pinned, when that is due.
     pub(crate) fn count(&self) {
         // Taken first: what changes meanwhile is counted the next time.
         let usage = self.capacity.usage();
         let now = (self.cache.inventory.changes(), usage.blob_bytes + usage.manifest_bytes, usage.blobs);
-        self.counted.count(&self.read(), now);
+        self.counted.count(&self.read(), &self.pinned, now);
     }
 
     /// When an image was last pulled; `None` when no pull of it is remembered.
@@ -233,9 +233,14 @@ impl Images {
         self.pinned.all()
     }
 
-    /// Bytes that pinned images have, and that they may have. A scan in memory.
+    /// The images that these pins cover, in the order of their names. Costs what the repositories have that the pins can mean.
+    pub fn covered(&self, pins: &[Pin]) -> Vec<Image> {
+        pins::covered(&self.read(), pins).collect()
+    }
+
+    /// Bytes that pinned images have, and that they may have. Of many images, as it was some seconds ago; then it costs a load.
     pub fn pinned_bytes(&self) -> (u64, u64) {
-        let (_, bytes) = self.pinned.covered(&self.pinned.all());
+        let bytes = if Counted::is_much(&self.read()) { self.pinned.counted() } else { self.pinned.count() };
         (bytes, self.pinned.most)
     }
 

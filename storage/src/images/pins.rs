@@ -1,8 +1,11 @@
 //! Pins: patterns of images that eviction leaves alone, within a share of the capacity.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeSet, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -11,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::completeness::Reading;
 use crate::{
     Error,
-    cache::{Image, Inventory},
+    cache::{Image, Inventory, Repository},
     capacity::Capacity,
     files::{Files, Kind},
     oci::{Digest, matches},
@@ -44,6 +47,29 @@ fn repository(image: &Image) -> String {
     image.repository.full_name()
 }
 
+/// The first character of a pattern that does not stand for itself.
+const WILD: [char; 2] = ['*', '['];
+
+/// The images that these pins cover, in the order of their names. Repositories that no pin can mean are not looked at, of which there may
+/// be a hundred thousand.
+pub(super) fn covered<'a>(reading: &'a Reading<'_>, pins: &'a [Pin]) -> impl Iterator<Item = Image> + 'a {
+    let repositories: BTreeSet<&Repository> = pins
+        .iter()
+        .flat_map(|pin| match pin.pattern.find(WILD) {
+            Some(end) => reading.state.repositories_named(&pin.pattern[..end], false),
+            None => reading.state.repositories_named(&pin.pattern, true),
+        })
+        .collect();
+    // Names are looked up and patterns are tried: there may be a thousand pins.
+    let (patterns, names): (Vec<&Pin>, Vec<&Pin>) = pins.iter().partition(|pin| pin.pattern.contains(WILD));
+    let names: HashSet<&str> = names.into_iter().map(|pin| &*pin.pattern).collect();
+    repositories.into_iter().flat_map(|repository| reading.state.images(repository)).filter(move |image| {
+        names.contains(&*image.name())
+            || names.contains(&*repository(image))
+            || patterns.iter().any(|pin| pin.covers(image))
+    })
+}
+
 /// The pins, and the bytes that they may keep from eviction.
 #[derive(Debug)]
 pub(crate) struct Pinned {
@@ -54,6 +80,8 @@ pub(crate) struct Pinned {
     pub(super) most: u64,
     // Held for one copy or one change, with its write.
     pins: Mutex<Vec<Pin>>,
+    /// Bytes that pinned images had when they were last counted.
+    counted: AtomicU64,
 }
 
 impl Pinned {
@@ -69,7 +97,7 @@ impl Pinned {
     ) -> Result<Pinned, Error> {
         let pins = files.read_record(&files.layout.pins())?.unwrap_or_default();
         let most = (capacity.bytes as f64 * share.clamp(0.0, 1.0)) as u64;
-        Ok(Pinned { inventory, capacity, files, most, pins: Mutex::new(pins) })
+        Ok(Pinned { inventory, capacity, files, most, pins: Mutex::new(pins), counted: AtomicU64::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Pin>> {
@@ -81,6 +109,23 @@ impl Pinned {
         self.lock().clone()
     }
 
+    /// Counts the bytes that pinned images have.
+    pub(super) fn count(&self) -> u64 {
+        let counted = self.all();
+        let (_, bytes) = self.covered(&counted);
+        let pins = self.lock();
+        // Else a change counted meanwhile.
+        if *pins == counted {
+            self.counted.store(bytes, Ordering::Relaxed);
+        }
+        bytes
+    }
+
+    /// The bytes that pinned images had when they were last counted.
+    pub(super) fn counted(&self) -> u64 {
+        self.counted.load(Ordering::Relaxed)
+    }
+
     /// What eviction leaves alone: all that pinned images reach, image by image, as long as that is within their share. `None`
     /// soon after a start, when there are pins and it is not known yet what they cover.
     pub(crate) fn objects(&self) -> Option<HashSet<Digest>> {
@@ -90,40 +135,29 @@ impl Pinned {
 
     /// What these pins cover within their share, and the bytes of all that they cover, here or claimed.
     pub(super) fn covered(&self, pins: &[Pin]) -> (HashSet<Digest>, u64) {
-        let (mut covered, mut bytes) = (HashSet::new(), 0);
-        if pins.is_empty() {
-            return (covered, bytes);
-        }
-        // Names are looked up and patterns are tried: there may be a hundred thousand images, and a thousand pins.
-        let (patterns, names): (Vec<&Pin>, Vec<&Pin>) = pins.iter().partition(|pin| pin.pattern.contains(['*', '[']));
-        let names: HashSet<&str> = names.into_iter().map(|pin| &*pin.pattern).collect();
+        let (mut kept, mut bytes) = (HashSet::new(), 0);
         let reading = Reading::new(&self.inventory, &self.capacity);
-        // What is hosted is never evicted.
-        for image in reading.images(None).filter(|image| !image.repository.is_hosted()) {
-            let is_named = names.contains(&*image.name()) || names.contains(&*repository(&image));
-            if !is_named && !patterns.iter().any(|pin| pin.covers(&image)) {
-                continue;
-            }
+        for image in covered(&reading, pins) {
             let objects = reading.state.reach([&image.digest]);
             let stored = |digest: &Digest| {
                 let kinds = [Kind::Blob, Kind::Manifest];
                 kinds.into_iter().filter_map(|kind| self.capacity.size(kind, digest)).sum::<u64>()
             };
-            let new: u64 = objects.difference(&covered).map(stored).sum();
+            let new: u64 = objects.difference(&kept).map(stored).sum();
             bytes += new;
             if bytes <= self.most {
-                covered.extend(objects);
+                kept.extend(objects);
             }
         }
-        (covered, bytes)
+        (kept, bytes)
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Vec<Pin>), bounded: bool) -> Result<bool, Error> {
         let mut pins = self.lock();
         let mut new = pins.clone();
         change(&mut new);
-        let (_, bytes) = if bounded { self.covered(&new) } else { (HashSet::new(), 0) };
-        if bytes > self.most {
+        let (_, bytes) = self.covered(&new);
+        if bounded && bytes > self.most {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(Error::Unusable(format!(
                 "pinned images would have {} MiB and may have {} MiB (storage.pinned_share); unpin others or raise it",
@@ -141,6 +175,8 @@ impl Pinned {
             self.files.sync_parent(&path)?;
             *pins = new;
         }
+        // While the pins are locked: a count of what they were before is not kept.
+        self.counted.store(bytes, Ordering::Relaxed);
         Ok(changed)
     }
 }
@@ -148,7 +184,10 @@ impl Pinned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Settings, Store};
+    use crate::{
+        Settings, Source, Store,
+        oci::{Algorithm, Manifest},
+    };
 
     #[tokio::test]
     async fn while_it_is_not_known_what_is_pinned_nothing_is_given_to_eviction() {
@@ -164,5 +203,47 @@ mod tests {
         assert!(store.images.pinned.objects().is_none());
         store.cache.inventory.set_complete(true);
         assert!(store.images.pinned.objects().is_some());
+    }
+    #[test]
+    fn pins_look_at_the_repositories_that_they_can_mean_and_miss_none() {
+        let (capacity, _demands) = Capacity::new(&Settings::default(), 0);
+        let inventory = Inventory::default();
+        let digest = Algorithm::Sha256.digest(b"image");
+        let bytes = bytes::Bytes::from_static(br#"{"schemaVersion":2,"layers":[]}"#);
+        let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+        let untagged = Manifest { digest: Algorithm::Sha256.digest(&bytes), media_type, bytes };
+        inventory.manifest(&untagged, false);
+        let upstreams = ["a.io", "b.io", "b.io:5000"];
+        let names = ["0", "a", "a-b", "a/b", "a/b-c", "a/b/c", "a/bc", "a/c", "a.b", "z"];
+        for (upstream, name) in upstreams.iter().flat_map(|upstream| names.iter().map(move |name| (upstream, name))) {
+            let credential = Source::ANONYMOUS.into();
+            let source = Source { upstream: (*upstream).into(), credential, repository: name.parse().unwrap() };
+            for tag in ["1", "2.0"] {
+                inventory.tag(&source, &tag.parse().unwrap(), &digest, SystemTime::UNIX_EPOCH, false);
+            }
+            inventory.member(&source, &untagged.digest, false);
+        }
+        let reading = Reading::new(&inventory, &capacity);
+        let all: Vec<Image> = reading.images(None).collect();
+        // Every name, every repository, and each of their beginnings with a star after it, or a set.
+        let full = all.iter().flat_map(|image| [image.name(), repository(image)]);
+        let starts = full.flat_map(|name| {
+            let cuts =
+                (0..=name.len()).flat_map(|end| [format!("{}*", &name[..end]), format!("{}[0-9a-b]*", &name[..end])]);
+            cuts.chain([name.clone(), format!("{name}*1"), format!("*{name}")]).collect::<Vec<_>>()
+        });
+        let patterns: BTreeSet<String> =
+            starts.chain(["A*", "a.io/A*", "a.io/a..b*", "a.io", ""].map(str::to_owned)).collect();
+        for pattern in patterns {
+            let at = SystemTime::UNIX_EPOCH;
+            let pin = Pin { pattern: pattern.clone(), by: String::new(), reason: String::new(), at };
+            let expected: Vec<&Image> = all.iter().filter(|image| pin.covers(image)).collect();
+            let found: Vec<Image> = covered(&reading, std::slice::from_ref(&pin)).collect();
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{pattern}");
+        }
+        let looked_at = |start: &str, whole: bool| reading.state.repositories_named(start, whole).count();
+        assert_eq!(looked_at("b.io/a/b", false), 4, "a/b, a/b-c, a/b/c, a/bc");
+        assert_eq!([looked_at("b.io/a/b:1", false), looked_at("b.io/a/b", true)], [1, 1]);
+        assert_eq!([looked_at("b.io/", false), looked_at("b.i", false)], [names.len(), all.len() / 3]);
     }
 }
