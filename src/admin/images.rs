@@ -163,14 +163,19 @@ impl Filter {
         let all = self.named(reading, self.repository.as_ref()).filter(wanted).map(|image| (key(&image), image));
         // Of equal ones the first by name comes first.
         let all = all.filter(|(key, _)| *key > 0).enumerate().map(|(at, (key, image))| (Reverse(key), at, image));
-        let mut all: Vec<(Reverse<u64>, usize, Image)> = all.collect();
         let order = |it: &(Reverse<u64>, usize, Image)| (it.0, it.1);
-        if most < all.len() {
-            all.select_nth_unstable_by_key(most, order);
-            all.truncate(most);
+        // Not all are kept until the last is seen: there may be a hundred thousand.
+        let mut first: Vec<(Reverse<u64>, usize, Image)> = Vec::with_capacity(2 * most);
+        for image in all {
+            first.push(image);
+            if first.len() == 2 * most {
+                first.select_nth_unstable_by_key(most, order);
+                first.truncate(most);
+            }
         }
-        all.sort_unstable_by_key(order);
-        all.into_iter().map(|(_, _, image)| image).collect()
+        first.sort_unstable_by_key(order);
+        first.truncate(most);
+        first.into_iter().map(|(_, _, image)| image).collect()
     }
 
     /// The images from a repository on whose names the pattern names.

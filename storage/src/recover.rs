@@ -182,7 +182,7 @@ fn count_shard(
         let _hold = in_use.hold(&digest);
         let Some(metadata) = files.disk.metadata(&shard.join(&name))? else { continue };
         let unused = metadata.modified().ok().and_then(|at| now.duration_since(at).ok()).unwrap_or(Duration::ZERO);
-        capacity.accounts().of(kind).find(&digest, metadata.len(), unused);
+        capacity.accounts().find(kind, &digest, metadata.len(), unused);
     }
     Ok(())
 }

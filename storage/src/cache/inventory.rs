@@ -11,11 +11,13 @@
 
 mod named;
 mod references;
+mod whole;
 
 use std::{
     collections::HashSet,
+    num::NonZeroU64,
     sync::{
-        Arc, LazyLock, PoisonError, RwLock, RwLockWriteGuard,
+        Arc, LazyLock, Mutex, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -24,7 +26,8 @@ use std::{
 use foldhash::quality::RandomState;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
-use self::references::References;
+use self::references::{Number, References};
+pub(crate) use self::whole::DEPTH;
 use crate::{
     Source,
     oci::{Child, Digest, Manifest, Name, Tag},
@@ -104,6 +107,8 @@ impl Image {
 pub(crate) struct Inventory {
     // Held for a few map operations. No pull takes it but when it changes something.
     now: RwLock<Now>,
+    // Held while it is found which manifests are whole: for a list of what is complete, and never for a pull.
+    settling: Mutex<()>,
     complete: AtomicBool,
     changes: AtomicU64,
 }
@@ -112,6 +117,8 @@ pub(crate) struct Inventory {
 struct Now {
     state: State,
     references: References,
+    /// Manifests of which it is not known whether they are whole, since they came or went: those of a second, after which they are looked at.
+    unsettled: Vec<Digest>,
     /// What went while the files are read: what the reader found before is not believed.
     gone: HashSet<Entry>,
 }
@@ -134,6 +141,12 @@ struct Known {
     tags: u32,
     /// Repositories that have it, each as often as there are credentials under which it does.
     members: u32,
+    /// Stands for it in the references while it is here.
+    number: Number,
+    /// How many levels of manifests stand below it; `None` when something that it names is not here.
+    height: Option<u8>,
+    /// Bytes that it claims for what it names, each object once; `None` for an index, whose manifests name more, and for nothing.
+    claimed: Option<NonZeroU64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -155,10 +168,18 @@ impl Inventory {
         self.now.read().unwrap_or_else(PoisonError::into_inner).state.clone()
     }
 
-    /// How often the manifests that are here name each of these.
-    pub(crate) fn references<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Vec<usize> {
+    /// Which of these objects a manifest names that is none of them.
+    pub(crate) fn named_elsewhere<'a>(&self, objects: &'a HashSet<Digest>) -> Vec<&'a Digest> {
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
-        digests.into_iter().map(|digest| now.references.times(digest)).collect()
+        let names = |parent: &Digest, digest: &Digest| {
+            let children = now.state.children(parent).into_iter().flat_map(|children| children.iter());
+            children.into_iter().any(|child| child.digest == *digest)
+        };
+        let is_named = |digest: &&Digest| {
+            let mut parents = now.references.parents(digest).filter(|parent| !objects.contains(*parent));
+            parents.any(|parent| names(parent, digest))
+        };
+        objects.iter().filter(is_named).collect()
     }
 
     /// A number that is another one after each change.
@@ -269,8 +290,7 @@ impl Inventory {
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
         let mut now = self.write();
         if !(found && now.gone.contains(&Entry::Manifest(manifest.digest.clone()))) {
-            now.references.add(&children);
-            now.replace(&manifest.digest, Some(children.into()));
+            now.add(&manifest.digest, children.into());
         }
     }
 
@@ -281,7 +301,7 @@ impl Inventory {
         if !self.is_complete() {
             now.gone.insert(entry);
         }
-        now.replace(digest, None);
+        now.remove(digest);
     }
 
     fn removed(&self, entry: Entry, remove: impl FnOnce(&mut State)) {
@@ -294,11 +314,34 @@ impl Inventory {
 }
 
 impl Now {
-    /// What a manifest names from now on; what it named before counts no more.
-    fn replace(&mut self, digest: &Digest, children: Option<Arc<[Child]>>) {
+    /// A manifest names these; what has its digest names the same.
+    fn add(&mut self, digest: &Digest, children: Arc<[Child]>) {
+        if self.state.children(digest).is_some() {
+            return;
+        }
+        let number = self.references.add(digest, &children);
+        let mut seen = HashSet::new();
+        let sizes = children.iter().filter(|child| seen.insert(&child.digest)).map(|child| child.size);
+        let claimed = sizes.fold(0, u64::saturating_add);
+        let is_index = children.iter().any(|child| child.is_manifest);
+        self.state.count(digest, |known| {
+            (known.children, known.number) = (Some(children), number);
+            known.claimed = NonZeroU64::new(claimed).filter(|_| !is_index);
+        });
+        self.unsettled.push(digest.clone());
+    }
+
+    /// What a manifest named counts no more.
+    fn remove(&mut self, digest: &Digest) {
         let mut before = None;
-        self.state.count(digest, |known| before = std::mem::replace(&mut known.children, children));
-        self.references.remove(before.as_deref().unwrap_or_default());
+        self.state.count(digest, |known| {
+            before = known.children.take().map(|children| (known.number, children));
+            (known.height, known.claimed) = (None, None);
+        });
+        let Some((number, children)) = before else { return };
+        self.references.remove(number, &children);
+        // Those that name it are no more whole.
+        self.unsettled.extend(self.references.parents(digest).cloned());
     }
 }
 
@@ -337,6 +380,11 @@ impl State {
     /// What a manifest names; `None` when it is not here.
     pub(crate) fn children(&self, digest: &Digest) -> Option<&Arc<[Child]>> {
         self.manifests.get(digest)?.children.as_ref()
+    }
+
+    /// Bytes that a manifest claims for what it names; `None` for an index, for one that claims nothing, and when it is not here.
+    pub(crate) fn claimed(&self, digest: &Digest) -> Option<u64> {
+        Some(self.manifests.get(digest)?.claimed?.get())
     }
 
     /// The digest of a manifest that is here or that a name names, as it stands in here.

@@ -41,6 +41,9 @@ const DEMANDS: usize = 64;
 /// How long one waits for the evictor: a disk that hangs is a full disk then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Objects that came or went since it was last looked which images are complete; after more, all are looked at.
+const MOST_RECENT: usize = 65_536;
+
 /// Evicted at once at least when the disk is fuller than the accounts say.
 const LEAST: u64 = 1 << 20;
 
@@ -124,6 +127,22 @@ pub(crate) struct Accounts {
     idle: u64,
     /// What the index does not have yet.
     pub(crate) changed: HashSet<(Kind, Digest)>,
+    pub(crate) recent: Recent,
+}
+
+/// Objects that came or went.
+#[derive(Debug)]
+pub(crate) enum Recent {
+    /// These.
+    Some(Vec<Digest>),
+    /// More than are remembered.
+    All,
+}
+
+impl Default for Recent {
+    fn default() -> Recent {
+        Recent::Some(Vec::new())
+    }
 }
 
 impl Accounts {
@@ -131,6 +150,25 @@ impl Accounts {
         match kind {
             Kind::Blob => &mut self.blobs,
             Kind::Manifest => &mut self.manifests,
+        }
+    }
+
+    /// An object came or went, and the index does not know it yet.
+    fn change(&mut self, kind: Kind, digest: &Digest) {
+        self.note_recent(digest);
+        self.changed.insert((kind, digest.clone()));
+    }
+
+    /// An object that was found on the disk, of which nothing is known but when it was written.
+    pub(crate) fn find(&mut self, kind: Kind, digest: &Digest, size: u64, unused: Duration) {
+        self.note_recent(digest);
+        self.of(kind).find(digest, size, unused);
+    }
+
+    fn note_recent(&mut self, digest: &Digest) {
+        match &mut self.recent {
+            Recent::Some(digests) if digests.len() < MOST_RECENT => digests.push(digest.clone()),
+            recent => *recent = Recent::All,
         }
     }
 
@@ -223,14 +261,14 @@ impl Capacity {
     pub(crate) fn insert(&self, kind: Kind, digest: &Digest, size: u64) {
         let mut accounts = self.accounts();
         accounts.of(kind).insert(digest, size);
-        accounts.changed.insert((kind, digest.clone()));
+        accounts.change(kind, digest);
     }
 
     /// An object that was evicted; gives its size.
     pub(crate) fn evicted(&self, kind: Kind, digest: &Digest) -> u64 {
         self.evicted.fetch_add(1, Ordering::Relaxed);
         let mut accounts = self.accounts();
-        accounts.changed.insert((kind, digest.clone()));
+        accounts.change(kind, digest);
         accounts.of(kind).evict(digest).map_or(0, |entry| entry.size)
     }
 
@@ -243,8 +281,13 @@ impl Capacity {
     /// An object that is gone for another reason; gives its size.
     pub(crate) fn removed(&self, kind: Kind, digest: &Digest) -> u64 {
         let mut accounts = self.accounts();
-        accounts.changed.insert((kind, digest.clone()));
+        accounts.change(kind, digest);
         accounts.of(kind).remove(digest).map_or(0, |entry| entry.size)
+    }
+
+    /// What came and went since this was last asked. One user of it: what it is given, no other is.
+    pub(crate) fn take_recent(&self) -> Recent {
+        mem::take(&mut self.accounts().recent)
     }
 
     /// The size an object was stored with, as far as it is counted yet.
@@ -375,7 +418,7 @@ impl Reservation {
         let mut accounts = self.capacity.accounts();
         accounts.reserved -= self.bytes;
         accounts.blobs.insert(digest, size);
-        accounts.changed.insert((Kind::Blob, digest.clone()));
+        accounts.change(Kind::Blob, digest);
         drop(accounts);
         self.bytes = 0;
     }

@@ -3,24 +3,24 @@
 mod shared;
 mod summary;
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::OnceLock,
+};
 
 use foldhash::quality::RandomState;
 use serde::Serialize;
 
 pub use self::summary::Summaries;
 use crate::{
-    cache::{Image, Inventory, Repository, State},
-    capacity::{Accounts, Capacity},
+    cache::{DEPTH, Image, Inventory, Repository, State},
+    capacity::Capacity,
     files::Kind,
     oci::{Child, Digest},
 };
 
 /// Objects that were looked at: an index may name one a thousand times.
 type Seen<'a> = HashSet<&'a Digest, RandomState>;
-
-/// How deep indexes stand in indexes.
-const DEPTH: usize = 4;
 
 /// How much of an image is here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -73,12 +73,14 @@ pub struct Reading<'a> {
     pub(super) state: State,
     pub(super) inventory: &'a Inventory,
     pub(super) capacity: &'a Capacity,
+    /// What is cached when it is first asked what is complete: a pull that reads never waits for that to be found out.
+    settled: OnceLock<State>,
 }
 
 impl<'a> Reading<'a> {
     /// What is cached now.
     pub(super) fn new(inventory: &'a Inventory, capacity: &'a Capacity) -> Reading<'a> {
-        Reading { state: inventory.read(), inventory, capacity }
+        Reading { state: inventory.read(), inventory, capacity, settled: OnceLock::new() }
     }
 }
 
@@ -109,27 +111,24 @@ impl Reading<'_> {
         self.state.reach(images.iter().map(|image| &image.digest))
     }
 
-    /// Whether all that a manifest names is here; [`Reading::completeness`] says how much is. Ends at the first that is missing.
+    /// Whether all that a manifest names was here when this was first asked; [`Reading::completeness`] says how much is. A look-up, but for
+    /// the first, which takes up what came and went.
     pub fn is_complete(&self, digest: &Digest) -> bool {
-        self.is_whole(&self.capacity.accounts(), digest, &mut Seen::default(), DEPTH)
-    }
-
-    /// `seen` are manifests.
-    fn is_whole<'a>(&'a self, accounts: &Accounts, digest: &Digest, seen: &mut Seen<'a>, depth: usize) -> bool {
-        let is_here = |child: &'a Child| match child.is_manifest {
-            true if !seen.insert(&child.digest) => true,
-            true => depth > 0 && self.is_whole(accounts, &child.digest, seen, depth - 1),
-            false => accounts.blobs.get(&child.digest).is_some(),
-        };
-        accounts.manifests.get(digest).is_some()
-            && self.state.children(digest).is_some_and(|children| children.iter().all(is_here))
+        let settled = self.settled.get_or_init(|| {
+            self.inventory.settle(self.capacity);
+            self.inventory.read()
+        });
+        settled.is_whole(digest)
     }
 
     /// Bytes of what a manifest names, as far as manifests are here to name them, by the sizes that these claim. Cheaper than
-    /// [`Reading::completeness`], and the same when no registry lied about a size.
+    /// [`Reading::completeness`], and the same when no registry lied about a size. A look-up, but for an index.
     pub fn claimed_size(&self, digest: &Digest) -> u64 {
-        let (mut size, mut seen) = (self.capacity.size(Kind::Manifest, digest).unwrap_or_default(), Seen::default());
-        let mut todo = vec![digest];
+        let mut size = self.capacity.size(Kind::Manifest, digest).unwrap_or_default();
+        if let Some(claimed) = self.state.claimed(digest) {
+            return size.saturating_add(claimed);
+        }
+        let (mut todo, mut seen) = (vec![digest], Seen::default());
         while let Some(digest) = todo.pop() {
             for child in self.state.children(digest).into_iter().flat_map(|children| children.iter()) {
                 if seen.insert(&child.digest) {
@@ -160,7 +159,7 @@ impl Reading<'_> {
         digest: &'a Digest,
         claimed: Option<u64>,
         seen: &mut Seen<'a>,
-        depth: usize,
+        depth: u8,
     ) -> (u64, u64, bool) {
         if !seen.insert(digest) {
             return (0, 0, true);
@@ -268,8 +267,10 @@ mod tests {
                 pulls.drain(&inventory);
             }
         }
+        let (start, reading) = (Instant::now(), Reading::new(&inventory, &capacity));
+        assert!(reading.is_complete(&manifests[0].digest));
+        println!("which images are complete, of all: {:?}", start.elapsed());
         let more = memory().saturating_sub(before) >> 10;
-        let reading = Reading::new(&inventory, &capacity);
         let page: Vec<Image> = reading.images(None).take(100).collect();
         let timed = |what: &str, found: usize, work: &dyn Fn() -> usize| {
             let start = Instant::now();
@@ -293,6 +294,15 @@ mod tests {
             reading.images(None).filter(|image| last(image).is_some()).count()
         });
         timed("incomplete", 0, &|| reading.images(None).filter(|image| !complete(image)).count());
+        // Eviction between two lists.
+        let gone = images / 100;
+        for number in 0..gone {
+            capacity.evicted(Kind::Blob, &blob(number * layers));
+        }
+        timed("incomplete after an eviction", gone, &|| {
+            let later = Reading::new(&inventory, &capacity);
+            later.images(None).filter(|image| !later.is_complete(&image.digest)).count()
+        });
         println!("memory, with the record of pulls: {more} MiB");
         let last: Image = reading.images(None).last().unwrap();
         assert_eq!(pulls.of(&last.repository, last.tag.as_ref(), &last.digest).unwrap().pulls, 5);

@@ -85,11 +85,13 @@ impl Images {
         self.counted.get(&self.read())
     }
 
-    /// Counts what each registry and each repository has and what is pinned, when that is due.
+    /// Takes up what came and went; counts what each registry and each repository has and what is pinned, when that is due.
     pub(crate) fn count(&self) {
         // Taken first: what changes meanwhile is counted the next time.
         let usage = self.capacity.usage();
         let now = (self.cache.inventory.changes(), usage.blob_bytes + usage.manifest_bytes, usage.blobs);
+        // Not all at the next list, nor ever more when there is none.
+        self.cache.inventory.settle(&self.capacity);
         self.counted.count(&self.read(), &self.pinned, now);
     }
 

@@ -1,61 +1,88 @@
-//! How often manifests name an object: counted as manifests come and go, so that what an image shares is looked up.
+//! Which manifests name an object: kept as manifests come and go, so that what an image shares, and what an object that went was part of,
+//! is looked up.
 //!
-//! Most objects are named once, and there are a million: an entry of those has 64 bits of a keyed hash and no count. Two objects that share
-//! one are as likely as one in ten million stores has, and then one is shown as shared that is not.
+//! Most objects are named by one manifest, and there are a million: an entry of those has 32 bits of a keyed hash and 32 of a number that
+//! stands for the manifest. Two objects may share the bits, so that what is found here is looked at before it is believed.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
 };
 
 use crate::oci::{Child, Digest};
 
-/// The references of all manifests that are here.
+/// A number that stands for a manifest while that is here.
+pub(super) type Number = u32;
+
+/// What all manifests that are here name.
 #[derive(Debug, Default)]
 pub(super) struct References {
-    // Keyed, so that no publisher chooses which objects share one.
+    // Keyed, so that no publisher chooses which objects share an entry.
     hasher: RandomState,
-    once: HashSet<u64, foldhash::quality::RandomState>,
-    /// Named twice or more.
-    often: HashMap<u64, u32, foldhash::quality::RandomState>,
+    once: HashMap<u32, Number, foldhash::quality::RandomState>,
+    /// Named by several manifests.
+    often: HashMap<u32, Vec<Number>, foldhash::quality::RandomState>,
+    manifests: Vec<Option<Digest>>,
+    free: Vec<Number>,
 }
 
 impl References {
-    /// A manifest that names these is here.
-    pub(super) fn add(&mut self, children: &[Child]) {
-        for child in children {
-            let key = self.hasher.hash_one(&child.digest);
-            if let Some(times) = self.often.get_mut(&key) {
-                *times = times.saturating_add(1);
-            } else if self.once.contains(&key) {
-                self.once.remove(&key);
-                self.often.insert(key, 2);
-            } else {
-                self.once.insert(key);
-            }
-        }
+    fn key(&self, digest: &Digest) -> u32 {
+        self.hasher.hash_one(digest) as u32
     }
 
-    /// A manifest that names these is here no more.
-    pub(super) fn remove(&mut self, children: &[Child]) {
-        for child in children {
-            let key = self.hasher.hash_one(&child.digest);
-            let Some(times) = self.often.get_mut(&key) else {
+    /// The entries of what a manifest names, each once.
+    fn keys(&self, children: &[Child]) -> Vec<u32> {
+        let mut keys: Vec<u32> = children.iter().map(|child| self.key(&child.digest)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// A manifest that names these is here; gives its number.
+    pub(super) fn add(&mut self, digest: &Digest, children: &[Child]) -> Number {
+        let number = self.free.pop().unwrap_or(self.manifests.len() as Number);
+        match self.manifests.get_mut(number as usize) {
+            Some(place) => *place = Some(digest.clone()),
+            None => self.manifests.push(Some(digest.clone())),
+        }
+        for key in self.keys(children) {
+            if let Some(several) = self.often.get_mut(&key) {
+                several.push(number);
+            } else if let Some(one) = self.once.remove(&key) {
+                self.often.insert(key, vec![one, number]);
+            } else {
+                self.once.insert(key, number);
+            }
+        }
+        number
+    }
+
+    /// The manifest of this number, which names these, is here no more.
+    pub(super) fn remove(&mut self, number: Number, children: &[Child]) {
+        for key in self.keys(children) {
+            let Some(several) = self.often.get_mut(&key) else {
                 self.once.remove(&key);
                 continue;
             };
-            *times -= 1;
-            if *times < 2 {
+            several.retain(|other| *other != number);
+            if let [one] = several[..] {
                 self.often.remove(&key);
-                self.once.insert(key);
+                self.once.insert(key, one);
             }
+        }
+        if let Some(place) = self.manifests.get_mut(number as usize).filter(|place| place.is_some()) {
+            *place = None;
+            self.free.push(number);
         }
     }
 
-    /// How many references there are to it, each counted that a manifest has.
-    pub(super) fn times(&self, digest: &Digest) -> usize {
-        let key = self.hasher.hash_one(digest);
-        self.often.get(&key).map_or(usize::from(self.once.contains(&key)), |times| *times as usize)
+    /// The manifests that name this object, and seldom one that does not.
+    pub(super) fn parents(&self, digest: &Digest) -> impl Iterator<Item = &Digest> {
+        let key = self.key(digest);
+        let several = self.often.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let numbers = several.iter().chain(self.once.get(&key));
+        numbers.filter_map(|number| self.manifests.get(*number as usize)?.as_ref())
     }
 }
 
@@ -65,25 +92,36 @@ mod tests {
     use crate::oci::Algorithm;
 
     #[test]
-    fn references_are_counted_as_manifests_come_and_go() {
-        let child = |name: &str| Child {
-            digest: Algorithm::Sha256.digest(name.as_bytes()),
-            size: 1,
-            is_manifest: false,
-            platform: None,
-            is_foreign: false,
-        };
-        let (one, two) = (child("one"), child("two"));
+    fn who_names_an_object_is_known_as_manifests_come_and_go() {
+        let digest = |name: &str| Algorithm::Sha256.digest(name.as_bytes());
+        let child =
+            |name: &str| Child { digest: digest(name), size: 1, is_manifest: false, platform: None, is_foreign: false };
+        let (first, second, third) = (digest("first"), digest("second"), digest("third"));
+        let of_first = [child("one"), child("one"), child("two")];
+        let of_others = [child("one")];
         let mut references = References::default();
-        let count = |references: &References| [&one, &two].map(|child| references.times(&child.digest));
-        let twice = [one.clone(), one.clone(), two.clone()];
-        references.add(&twice);
-        references.add(std::slice::from_ref(&one));
-        assert_eq!(count(&references), [3, 1]);
-        references.remove(&twice);
-        assert_eq!(count(&references), [1, 0]);
-        references.remove(std::slice::from_ref(&one));
-        assert_eq!(count(&references), [0, 0]);
+        let parents = |references: &References, name: &str| {
+            let mut parents: Vec<Digest> = references.parents(&digest(name)).cloned().collect();
+            parents.sort_unstable();
+            parents
+        };
+        let sorted = |mut digests: Vec<&Digest>| {
+            digests.sort_unstable();
+            digests.into_iter().cloned().collect::<Vec<_>>()
+        };
+        let one = references.add(&first, &of_first);
+        let two = references.add(&second, &of_others);
+        let three = references.add(&third, &of_others);
+        assert_eq!(parents(&references, "one"), sorted(vec![&first, &second, &third]));
+        assert_eq!(parents(&references, "two"), sorted(vec![&first]));
+        references.remove(one, &of_first);
+        assert_eq!(parents(&references, "one"), sorted(vec![&second, &third]));
+        references.remove(two, &of_others);
+        assert_eq!((parents(&references, "one"), parents(&references, "two")), (vec![third.clone()], vec![]));
+        assert_eq!(references.add(&first, &of_first), two, "a number is given again");
+        assert_eq!(parents(&references, "one"), sorted(vec![&first, &third]));
+        references.remove(two, &of_first);
+        references.remove(three, &of_others);
         assert!(references.once.is_empty() && references.often.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! What of some images other images need too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::Reading;
 use crate::{cache::Image, oci::Digest};
@@ -13,20 +13,16 @@ impl Reading<'_> {
     }
 
     fn shared_of(&self, image: &Image) -> HashSet<Digest> {
-        let own: Vec<Digest> = self.state.reach([&image.digest]).into_iter().collect();
-        let mut by_own: HashMap<&Digest, usize> = HashMap::new();
-        let children = own.iter().filter_map(|digest| self.state.children(digest)).flat_map(|children| children.iter());
-        children.for_each(|child| *by_own.entry(&child.digest).or_default() += 1);
-        let named = self.inventory.references(&own);
-        let is_shared = |digest: &Digest, named: usize| {
-            let own_tag = u32::from(image.tag.is_some() && *digest == image.digest);
-            named > by_own.get(digest).copied().unwrap_or_default()
+        let own = self.state.reach([&image.digest]);
+        let named: HashSet<&Digest> = self.inventory.named_elsewhere(&own).into_iter().collect();
+        let is_shared = |digest: &&Digest| {
+            let own_tag = u32::from(image.tag.is_some() && **digest == image.digest);
+            named.contains(*digest)
                 || self.state.is_tagged_more(digest, own_tag)
                 || self.state.is_elsewhere(digest, &image.repository)
         };
         // What a shared manifest names is needed with it.
-        let shared = own.iter().zip(named).filter(|(digest, named)| is_shared(digest, *named));
-        self.state.reach(shared.map(|(digest, _)| digest))
+        self.state.reach(own.iter().filter(is_shared))
     }
 
     /// Bytes of these objects that are here.
