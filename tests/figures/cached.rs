@@ -77,7 +77,7 @@ async fn ask(weir: &Weir, query: &str) -> (Duration, usize) {
         times.push(begun.elapsed());
         assert_eq!(answer.status(), 200, "{}", answer.describe());
         let page: Value = serde_json::from_str(&answer.text()).unwrap();
-        let list = ["images", "repositories", "registries"].into_iter().find_map(|key| page[key].as_array());
+        let list = ["images", "repositories", "registries", "pins"].into_iter().find_map(|key| page[key].as_array());
         count = list.unwrap().len();
     }
     times.sort();
@@ -124,6 +124,11 @@ async fn lists_of_100_000_images_of_a_million_objects_are_answered_at_once() {
         assert_eq!(count, found, "{query}");
         assert!(took < most, "{query}: {took:?}");
     }
+    // All that is here is pinned, and bytes of it are counted beside the requests.
+    assert!(weir.command(&["cache", "pin", "docker.io/*"]).0);
+    let (took, pins) = ask(&weir, "/pins").await;
+    println!("/api/v1/cache/pins: {took:.1?}");
+    assert!(pins == 1 && took < PAGE, "{took:?}");
     let begun = Instant::now();
     let (_, registries) = ask(&weir, "/registries").await;
     assert_eq!(registries, 1);
