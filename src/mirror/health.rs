@@ -23,9 +23,10 @@ pub(super) async fn checks(sources: &Sources) -> Vec<Check> {
     ];
     for upstream in sources.upstreams() {
         let name = &upstream.settings().name;
-        let problem = upstream
-            .breaker()
-            .map(|(until, why)| format!("not asked until {}: {why}", humantime::format_rfc3339_seconds(until)));
+        let problem = upstream.breaker().map(|(until, why)| match until {
+            Some(until) => format!("not asked until {}: {why}", humantime::format_rfc3339_seconds(until)),
+            None => format!("failed, and the next request shows whether it still does: {why}"),
+        });
         checks.push(Check { name: format!("upstream {name}"), problem });
         let credentials = upstream.credentials();
         if !credentials.is_empty() {

@@ -292,8 +292,8 @@ impl Mirror {
         self.sources.store.space().await.ok()
     }
 
-    /// Upstreams that are not asked now: name, until when, and why.
-    pub fn breakers(&self) -> Vec<(Arc<str>, SystemTime, Arc<str>)> {
+    /// Upstreams that fail: name, until when they are not asked, and why; until `None` when the next request is sent.
+    pub fn breakers(&self) -> Vec<(Arc<str>, Option<SystemTime>, Arc<str>)> {
         let open =
             |upstream: &Upstream| upstream.breaker().map(|(until, why)| (upstream.settings().name.clone(), until, why));
         self.sources.upstreams().iter().filter_map(open).collect()

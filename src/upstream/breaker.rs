@@ -105,11 +105,12 @@ impl Breaker {
         BreakerPermit { breaker: self.clone(), probe, untracked: false }
     }
 
-    /// Until when it is open, and why.
-    pub(crate) fn open(&self, now: Instant) -> Option<(SystemTime, Arc<str>)> {
+    /// Until when it is open, and why; until `None` when the time is over and the next request is the probe, or one is out.
+    pub(crate) fn open(&self, now: Instant) -> Option<(Option<SystemTime>, Arc<str>)> {
         let state = self.lock();
         let open = state.open.as_ref()?;
-        Some((SystemTime::now() + open.until.saturating_duration_since(now), open.why.clone()))
+        let wait = open.until.saturating_duration_since(now);
+        Some(((!wait.is_zero()).then(|| SystemTime::now() + wait), open.why.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -297,6 +298,24 @@ mod tests {
         }
         assert!(breaker.admit(now + Duration::from_secs(14)).is_err());
         assert!(breaker.admit(now + Duration::from_secs(30)).is_ok());
+    }
+
+    #[test]
+    fn it_stays_open_until_an_answer_comes_and_says_when_the_next_request_is_the_probe() {
+        let breaker = Breaker::default();
+        let now = Instant::now();
+        assert_eq!(breaker.open(now), None);
+        for _ in 0..5 {
+            breaker.admit(now).unwrap().failed(&why(), now);
+        }
+        let until = |at: Instant| breaker.open(at).map(|(until, why)| (until.is_some(), why));
+        assert_eq!(until(now), Some((true, why())));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(until(later), Some((false, why())), "the next request is the probe");
+        let mut probe = breaker.admit(later).unwrap();
+        assert_eq!(until(later), Some((false, why())), "the probe is out");
+        probe.answered();
+        assert_eq!(until(later), None);
     }
 
     #[test]

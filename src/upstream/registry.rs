@@ -150,8 +150,9 @@ impl Upstream {
         endpoints.map(|endpoint| endpoint.transport.limiter.waiting()).sum()
     }
 
-    /// Closed, or until when it is open and why; for readiness and the dashboard.
-    pub fn breaker(&self) -> Option<(SystemTime, Arc<str>)> {
+    /// Closed, or until when it is open and why, for readiness and the dashboard; until `None` when the next request finds out whether
+    /// upstream answers again.
+    pub fn breaker(&self) -> Option<(Option<SystemTime>, Arc<str>)> {
         self.inner.exchange.endpoint.breaker.open(Instant::now())
     }
 }

@@ -1,6 +1,11 @@
-//! *Budget*: which spends its filters find.
+//! *Budget*: which spends its filters find, and which upstreams fail.
+
+use std::time::Instant;
+
+use weir_conformance::hub::{Fault, Spec, What};
 
 use super::harness::{Browser, Harness};
+use crate::{deploy::PATIENCE, mirror::support::lookup};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spends_are_found_by_client_image_and_class_and_no_others() {
@@ -21,4 +26,42 @@ async fn spends_are_found_by_client_image_and_class_and_no_others() {
     assert!(image.contains("library/image-3") && !image.contains("library/image-4"), "{image}");
     assert!(list("class=bulk").contains("No spend fits."));
     assert_eq!(clients(&list("class=standard&client=10.5.0.1")), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_fails_is_named_until_it_has_answered_again() {
+    let harness = Harness::start().await;
+    let (hub, mirror) = (&harness.bench.hub, &harness.bench.mirror);
+    let mut operator = Browser::new(&harness);
+    let pull = async |name: &str| {
+        hub.push(Spec::new(name)).unwrap();
+        mirror.manifests.get(&lookup(name, &[]), &"latest".parse().unwrap()).await
+    };
+    let mut pages = || (operator.get("/budget").body, operator.get("/").body);
+    hub.fault(Fault::always(What::Abuse(Some(5))));
+    pull("library/limited").await.unwrap_err();
+    let (budget, overview) = pages();
+    assert!(budget.contains("The next request to it is sent at") && budget.contains(", in "), "{budget}");
+    assert!(overview.contains("asked again in "), "{overview}");
+
+    // The time that upstream asked for is over, and no request has shown yet whether it answers.
+    hub.clear_faults();
+    let begun = Instant::now();
+    loop {
+        let is_over = mirror.breakers()[0].1.is_none();
+        let (budget, overview) = pages();
+        assert!(
+            budget.contains("<b>docker.io</b> fails (") && overview.contains(">fails</span>"),
+            "{budget}{overview}"
+        );
+        if is_over {
+            assert!(budget.contains("The next request to it shows whether it still does."), "{budget}");
+            assert!(overview.contains("asked again with the next request"), "{overview}");
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{budget}");
+    }
+    pull("library/answered").await.unwrap();
+    let (budget, overview) = pages();
+    assert!(!budget.contains(" fails (") && !overview.contains(">fails</span>"), "{budget}{overview}");
 }

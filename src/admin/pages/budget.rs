@@ -42,9 +42,10 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let floors = context.state.limits.config().budget.floors;
     let body = html! {
         @for (upstream, until, why) in mirror.breakers() {
-            @if until > context.now {
-                p class="bad" {
-                    (text!("{} fails ({}). The next request to it is sent at {}, {}.", html::bold(upstream), why, html::time(until), html::until(until, context.now)))
+            p class="bad" {
+                @match html::later(until, context.now) {
+                    Some(until) => (text!("{} fails ({}). The next request to it is sent at {}, {}.", html::bold(upstream), why, html::time(until), html::until(until, context.now))),
+                    None => (text!("{} fails ({}). The next request to it shows whether it still does.", html::bold(upstream), why)),
                 }
             }
         }

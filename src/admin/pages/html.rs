@@ -275,6 +275,11 @@ pub(super) fn until(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
+/// The time, unless [`until`] would say "now" of it.
+pub(super) fn later(at: Option<SystemTime>, now: SystemTime) -> Option<SystemTime> {
+    at.filter(|at| at.duration_since(now).is_ok_and(|left| left.as_secs() > 0))
+}
+
 /// A span in its two largest units.
 pub(super) fn about(span: Duration) -> String {
     let whole = humantime::format_duration(Duration::from_secs(span.as_secs())).to_string();

@@ -213,8 +213,10 @@ fn upstreams(context: &PageContext<'_>) -> Markup {
     let mirror = &context.state.mirror;
     let (failing, credentials) = (mirror.breakers(), mirror.credentials());
     let rows = mirror.upstreams().into_iter().map(|name| {
-        let state = match failing.iter().find(|(upstream, until, _)| *upstream == name && *until > context.now) {
-            Some((_, until, why)) => html! { span class="chip bad" { (text!("fails")) } " " (why) "; " (text!("asked again {}", html::until(*until, context.now))) },
+        let failing = failing.iter().find(|(upstream, ..)| *upstream == name);
+        let state = match failing.map(|(_, until, why)| (html::later(*until, context.now), why)) {
+            Some((Some(until), why)) => html! { span class="chip bad" { (text!("fails")) } " " (why) "; " (text!("asked again {}", html::until(until, context.now))) },
+            Some((None, why)) => html! { span class="chip bad" { (text!("fails")) } " " (why) "; " (text!("asked again with the next request")) },
             None => html! { span class="chip" { (text!("works")) } },
         };
         let accounts = credentials.iter().filter(|(upstream, ..)| *upstream == name);

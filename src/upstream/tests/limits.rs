@@ -196,7 +196,8 @@ async fn an_upstream_that_stays_down_is_left_alone_and_probed_once() {
     assert_eq!(server.asked().len(), 5);
     let (until, _) = upstream.breaker().unwrap();
     up.store(true, Ordering::Relaxed);
-    tokio::time::sleep(until.duration_since(std::time::SystemTime::now()).unwrap_or_default()).await;
+    let wait = until.and_then(|until| until.duration_since(std::time::SystemTime::now()).ok());
+    tokio::time::sleep(wait.unwrap_or_default()).await;
     let heads = (0..10).map(|_| upstream.head_manifest(&identity, &repository, &reference));
     let good = join_all(heads).await.into_iter().filter(Result::is_ok).count();
     assert_eq!(good, server.asked().len() - 5);
