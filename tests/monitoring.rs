@@ -317,6 +317,47 @@ async fn the_reference_of_metrics_says_what_a_weir_says_of_itself() {
     assert!(missing.is_empty(), "{missing:?} are not in docs/operating/metrics.md");
 }
 
+/// Two counters tell of the cache: the one for a hit ratio counts what a client got, and no HEAD and no list, which are free to repeat.
+#[tokio::test]
+async fn a_hit_ratio_has_a_counter_of_its_own_and_both_say_what_they_count() {
+    let hub = Hub::start(hub::Settings::default()).await.unwrap();
+    let image = hub.push(Spec::new("library/app").single()).unwrap();
+    let program = Program::Weir(env!("CARGO_BIN_EXE_weir").into());
+    let weir = Process::start(program, hub.registry_address(), "").await.unwrap();
+    let (client, admin) = (Client::new(weir.address, ""), Client::new(weir.admin.unwrap(), ""));
+    let manifest = client.manifest("library/app", "latest");
+    let blob = client.blob("library/app", &image.platforms[0].layers[0].digest);
+    for (request, times) in [
+        (Request::get(&*manifest).accepting_manifests(), 3),
+        (Request::head(&*manifest).accepting_manifests(), 5),
+        (Request::get(&*blob), 2),
+        (Request::head(&*blob), 4),
+        (Request::get(client.path("library/app", "tags/list")), 6),
+    ] {
+        for _ in 0..times {
+            assert_eq!(client.send(&request).await.unwrap().status(), 200, "{}", request.target);
+        }
+    }
+    let counted = |text: &str, metric: &str, kind: &str| {
+        let of_kind = format!("{metric}{{kind=\"{kind}\",");
+        let values = text.lines().filter(|line| line.starts_with(&of_kind));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let text = loop {
+        let text = admin.send(&Request::get("/metrics")).await.unwrap().text();
+        // A request is counted after its client has the last byte.
+        if counted(&text, "weir_http_cache_total", "tags") >= 6 {
+            break text;
+        }
+    };
+    let of = |metric: &str| ["manifest", "blob", "tags"].map(|kind| counted(&text, metric, kind));
+    assert_eq!(of("weir_answers_total"), [3, 2, 0]);
+    assert_eq!(of("weir_http_cache_total"), [8, 6, 6]);
+    let help = |metric: &str| between(&text, &format!("# HELP {metric} "), "\n").next().unwrap().to_owned();
+    assert!(help("weir_answers_total").contains("GETs of manifests and blobs"));
+    assert!(help("weir_http_cache_total").contains("HEAD") && help("weir_http_cache_total").contains("use answers"));
+}
+
 /// In snake_case, but for the codes of errors, which are the registry protocol's.
 #[tokio::test]
 async fn labels_of_upstream_requests_are_words() {

@@ -200,7 +200,11 @@ impl Metrics {
             "Requests by kind, method and class of status; 499 is a client that left unanswered",
             self.0.requests.clone(),
         );
-        registry.register("http_cache", "Answers by how they came about", self.0.cache.clone());
+        registry.register(
+            "http_cache",
+            "Answers to GET and HEAD, lists too, by how they came about; for a hit ratio use answers",
+            self.0.cache.clone(),
+        );
         registry.register("http_sent_bytes", "Bytes of bodies sent to clients", self.0.bytes.clone());
         registry.register(
             "http_first_byte_seconds",

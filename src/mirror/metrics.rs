@@ -132,7 +132,8 @@ impl Metrics {
 
     /// Puts everything into the registry that `/metrics` shows.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("answers", "GETs answered, by kind and how", self.answers.clone());
+        let help = "GETs of manifests and blobs answered from the cache or upstream, by kind and how: for a hit ratio";
+        registry.register("answers", help, self.answers.clone());
         let help = "Pieces of work that lookups share, by what they are for and how they ended";
         registry.register("flights", help, self.flights.clone());
         let help = "Lookups that waited for a flight of another one instead of asking upstream";
