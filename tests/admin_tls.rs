@@ -14,10 +14,11 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use crate::deploy::{PATIENCE, Running, printed, weir};
 
 /// Certificates for `localhost`, each its own root, with their keys: one good for a century, one that expired in 2021.
-const GOOD: &str = include_str!("../src/http/wire/server/localhost.pem");
-const EXPIRED: &str = include_str!("tls/expired.pem");
+pub(crate) const GOOD: &str = include_str!("../src/http/wire/server/localhost.pem");
+pub(crate) const EXPIRED: &str = include_str!("tls/expired.pem");
 
-fn client() -> Arc<ClientConfig> {
+/// Trusts both.
+pub(crate) fn tls_client() -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for pem in [GOOD, EXPIRED] {
         roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
@@ -34,8 +35,8 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// The answer over TLS, or what the handshake failed for.
-fn ask(socket: TcpStream, path: &str) -> std::io::Result<String> {
-    let connection = ClientConnection::new(client(), ServerName::try_from("localhost").unwrap()).unwrap();
+pub(crate) fn ask(socket: TcpStream, path: &str) -> std::io::Result<String> {
+    let connection = ClientConnection::new(tls_client(), ServerName::try_from("localhost").unwrap()).unwrap();
     let mut stream = StreamOwned::new(connection, socket);
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();

@@ -5,6 +5,7 @@ mod budget;
 mod logins;
 mod operators;
 mod records;
+mod reload;
 mod repositories;
 mod support;
 mod throttles;
