@@ -138,6 +138,29 @@ async fn no_path_that_a_client_sends_opens_a_file_outside_of_the_data_directory(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_writes_no_file_outside_of_its_data_directory_from_start_to_end() {
+    let mut world = traced().await;
+    let ban = Request::new("POST", "/api/v1/bans").with("Content-Type", "application/json");
+    let ban = ban.body(r#"{"client":"192.0.2.7","duration":"1h","reason":"test"}"#);
+    assert_eq!(world.admin.send(&ban).await.unwrap().status(), 201);
+    world.weir.terminate().unwrap();
+    assert!(world.weir.ended(Duration::from_secs(60)).await.unwrap());
+    let data = world.weir.data().display().to_string();
+    let mut written = 0;
+    // The last thing that it removes is its local socket.
+    for line in trace(&world, 0, "weir.sock").await.iter().filter(|line| !line.contains("connect(")) {
+        if line.contains(" open") && !["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|flag| line.contains(flag)) {
+            continue;
+        }
+        for path in line.split('"').skip(1).step_by(2) {
+            written += 1;
+            assert!(path == data || path.starts_with(&format!("{data}/")), "{line}");
+        }
+    }
+    assert!(written > 20, "the trace has {written} paths");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_redirect_makes_it_connect_to_another_private_address() {
     let world = traced().await;
     let image = world.hub.push(Spec::new("library/led-astray").single().layers([1000])).unwrap();
