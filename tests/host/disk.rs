@@ -94,6 +94,21 @@ async fn without_inodes_pushes_are_507_and_pulls_go_on() {
         statuses.push(world.push(&[seed; 1000]).await);
     }
     assert!(statuses.iter().all(|status| matches!(status, 201 | 507)) && statuses.contains(&507), "{statuses:?}");
+    // Whichever of the files and directories of a push is the one for which none is left.
+    for free in 1..8_u8 {
+        let taken = std::fs::read_dir(world.data())
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("filler"));
+        taken.take(free.into()).for_each(|entry| std::fs::remove_file(entry.path()).unwrap());
+        let bytes = [100 + free; 1000];
+        let target = format!("/v2/team/new{free}/blobs/uploads/?digest={}", digest(&bytes));
+        let pushed = world.client.send(&Request::new("POST", target).body(&bytes[..])).await.unwrap();
+        assert!(matches!(pushed.status(), 201 | 507), "{free}: {}", pushed.describe());
+        while std::fs::write(world.data().join(format!("filler{number}")), "").is_ok() {
+            number += 1;
+        }
+    }
     world.pull("library/passed").await;
     let kept = world.client.send(&Request::get(world.client.blob("team/a", &digest(b"kept")))).await.unwrap();
     assert_eq!(kept.text(), "kept");
