@@ -2,6 +2,7 @@
 //!
 //! What a client can see is checked through real sockets by the mirror suite of `weir-conformance`.
 
+mod identities;
 mod layers;
 pub(crate) mod support;
 
