@@ -152,11 +152,12 @@ async fn a_revoked_token_is_dropped_whatever_the_refusal_says() {
     }
 }
 
-/// Source: getwud/wud#143, linkerd/linkerd2#5959 (lscr.io and cr.l5d.io name ghcr.io/token).
 /// A token that is revoked between its arrival and its use, as a registry that was started again does, is no absence.
 #[tokio::test]
 async fn a_new_token_that_is_called_invalid_is_replaced_once() {
-    for (dead, expected) in [(1, true), (usize::MAX, false)] {
+    for (error, dead, expected, tokens) in
+        [("invalid_token", 1, true, 2), ("invalid_token", usize::MAX, false, 2), ("insufficient_scope", 1, false, 1)]
+    {
         let given = AtomicUsize::new(0);
         let server = registry(move |asked, url| {
             if asked.path() == "/token" {
@@ -165,17 +166,18 @@ async fn a_new_token_that_is_called_invalid_is_replaced_once() {
             let token = asked.header("authorization").and_then(|header| header.strip_prefix("Bearer ")?.parse().ok());
             match token {
                 Some(token) if dead <= token => answer(200, &[OCI_INDEX], INDEX),
-                Some::<usize>(_) => unauthorized(&format!(r#"Bearer realm="{url}/token",error="invalid_token""#)),
+                Some::<usize>(_) => unauthorized(&format!(r#"Bearer realm="{url}/token",error="{error}""#)),
                 None => unauthorized(&format!(r#"Bearer realm="{url}/token""#)),
             }
         })
         .await;
         let found = head(&upstream(&server), &anonymous(), "a/b").await;
         assert!(if expected { found.is_ok() } else { found == Err(Error::Denied) }, "{found:?}");
-        assert_eq!(server.count("/token"), 2, "{:?}", server.asked());
+        assert_eq!(server.count("/token"), tokens, "{:?}", server.asked());
     }
 }
 
+/// Source: getwud/wud#143, linkerd/linkerd2#5959 (lscr.io and cr.l5d.io name ghcr.io/token).
 #[tokio::test]
 async fn a_token_service_elsewhere_is_named_with_the_setting_that_trusts_it() {
     let server = Server::start(|_| unauthorized(r#"Bearer realm="http://tokens.other.example/token""#)).await;
