@@ -8,6 +8,7 @@ mod file_limit;
 mod persistence;
 mod reload;
 mod service_manager;
+mod shared;
 
 use std::{
     io::IsTerminal,
@@ -138,7 +139,9 @@ async fn run(
     let (reloaded_hosted, reloaded_ledger) = (hosted.clone(), ledger.clone());
     let collector = hosted.clone();
     tokio::spawn(async move { collector.collect_garbage().await });
-    let mirror = Mirror::new(settings.mirror, store, upstreams, ledger, limits.clone(), Handle::current());
+    let tier = shared::start(&settings.shared, &store, &mut metrics).await?;
+    let shared = (store, tier);
+    let mirror = Mirror::sharing(settings.mirror, shared, upstreams, ledger, limits.clone(), Handle::current());
     mirror.metrics().register(&mut metrics);
     mirror.warm.register(&mut metrics);
     let (schedules, routes) = settings.warm;

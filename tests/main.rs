@@ -17,6 +17,7 @@ mod pages;
 mod policy;
 mod promises;
 mod registry;
+mod shared;
 mod simulation;
 mod spans;
 mod status;

@@ -1,6 +1,7 @@
 //! Is it a registry, and is it a good mirror? Runs against any URL.
 
 pub mod bench;
+pub mod bucket;
 pub mod check;
 pub mod client;
 pub mod compare;

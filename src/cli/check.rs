@@ -10,6 +10,7 @@ use std::{
 use clap::Args;
 use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
 use serde_json::json;
+use weir_shared::Bucket;
 
 use super::{Failure, say};
 use crate::config::{Config, ConfigError, ConfigErrors, Settings, warnings};
@@ -23,7 +24,10 @@ pub struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure> {
-    let errors = errors(config);
+    let mut errors = errors(config);
+    if errors.is_empty() {
+        errors.extend(config.places.name(ConfigErrors(cannot_share(config).into_iter().collect())).0);
+    }
     let warnings = warnings(config, SystemTime::now());
     if arguments.json {
         say(&as_json(&errors, &warnings))?;
@@ -79,6 +83,9 @@ fn describe(config: &Config, text: &mut String) {
             let _ = writeln!(text, "    but not {}", upstream.deny.join(", "));
         }
     }
+    if let Some(s3) = &config.shared.s3 {
+        let _ = writeln!(text, "  shares the bucket {}, which can do what replicas need", s3.bucket);
+    }
     for throttle in &config.throttle {
         let (name, mode) = (&throttle.name, throttle.mode.as_str());
         let _ =
@@ -91,6 +98,20 @@ fn cannot_listen(key: String, address: SocketAddr) -> Option<ConfigError> {
     let error = TcpListener::bind((address.ip(), 0)).err()?;
     let fix = format!("{error}; write an address of this machine, or 0.0.0.0 for all");
     Some(ConfigError::new(key, address.to_string(), fix))
+}
+
+/// What is wrong with the bucket that replicas are to share: it is connected to and tried out, under keys that are removed again.
+fn cannot_share(config: &Config) -> Option<ConfigError> {
+    let s3 = config.shared.s3.as_ref()?;
+    let bucket = match Bucket::open(s3) {
+        Ok(bucket) => bucket,
+        Err(error) => return Some(error),
+    };
+    let unfit = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(bucket.probe()).err()?.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Some(ConfigError::new("shared.s3.bucket", &s3.bucket, unfit))
 }
 
 /// What is wrong with the data directory as the disk is now: it, or what it would be made in, is no directory that this user may write in.

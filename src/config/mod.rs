@@ -64,6 +64,8 @@ pub struct Config {
     pub account: Vec<Account>,
     /// The disk.
     pub storage: weir_storage::Settings,
+    /// What several replicas share.
+    pub shared: weir_shared::Settings,
     /// Freshness, and how much goes on at once.
     pub mirror: mirror::Settings,
     /// Registries that are mirrored.
@@ -105,6 +107,7 @@ impl Default for Config {
             admin: Admin::default(),
             account: Vec::new(),
             storage: weir_storage::Settings::default(),
+            shared: weir_shared::Settings::default(),
             mirror: mirror::Settings::default(),
             upstream: upstream::Settings::defaults(),
             warm: Vec::new(),
@@ -232,6 +235,7 @@ impl Config {
         self.admin.check(&mut errors);
         account::check(&self.account, &mut errors);
         errors.extend(self.storage.validate());
+        errors.extend(self.shared.validate());
         errors.extend(self.mirror.validate());
         errors.extend(upstream::Settings::validate(&self.upstream));
         errors.extend(self.hosted.validate());
@@ -258,6 +262,7 @@ fn known() -> toml::Value {
     config.server.connections_per_client = Some(1);
     config.server.tls = Some(Tls { cert: PathBuf::new(), key: PathBuf::new() });
     config.admin.tls.clone_from(&config.server.tls);
+    config.shared.s3 = Some(weir_shared::S3::default());
     toml::Value::try_from(config).unwrap_or(toml::Value::Table(toml::Table::new()))
 }
 

@@ -22,6 +22,8 @@ use crate::{
 pub struct Settings {
     /// For the store.
     pub storage: weir_storage::Settings,
+    /// What it shares with other replicas.
+    pub shared: weir_shared::Settings,
     /// For the mirror.
     pub mirror: mirror::Settings,
     /// One per upstream, in the order of the file.
@@ -85,6 +87,7 @@ impl Settings {
                 unnamed_ttl: config.hosted.unnamed_ttl,
                 ..config.storage.clone()
             },
+            shared: config.shared.clone(),
             hosted: config.hosted.clone(),
             mirror: config.mirror.clone(),
             upstreams,

@@ -80,6 +80,8 @@ fn deploy_toml_names_every_key_there_is() {
         ("admin.", "[admin]\nx = 1"),
         ("account.", "[[account]]\nx = 1"),
         ("storage.", "[storage]\nx = 1"),
+        ("shared.", "[shared]\nx = 1"),
+        ("shared.s3.", "[shared.s3]\nx = 1"),
         ("mirror.", "[mirror]\nx = 1"),
         ("mirror.tag.", "[[mirror.tag]]\nx = 1"),
         ("upstream.", "[[upstream]]\nx = 1"),

@@ -19,9 +19,10 @@ use weir_storage::{Reader, Source};
 use super::{
     error::Error,
     fill::{Check, Fill, pass, pass_rest},
-    fills::{ArrivingBlob, Fills, Found, Supplier},
+    fills::{ArrivingBlob, Fills, Found, Permit, Supplier},
     flight::{AGE_LIMIT, Flights},
     handles::Handles,
+    incoming::Incoming,
     lookup::{Key, Lookup, Object},
     metrics::Metrics,
     named::NamedBlobs,
@@ -202,7 +203,8 @@ impl Blobs {
                 };
                 let (_, body) = blobs.sources.first(&owned, request).await.ok()?;
                 // A server that ignores the range would make us download the whole blob again.
-                (body.start == start).then(|| pass(body, size, start..end, None, Some(permit)))
+                (body.start == start)
+                    .then(|| pass(Incoming::Upstream(Box::new(body)), size, start..end, None, Some(permit)))
             });
             if let Ok(Some(reader)) = range.await {
                 return Ok(BlobAnswer { reader, facts: CacheFacts::now(CacheStatus::Bypass) });
@@ -227,7 +229,7 @@ impl Blobs {
                 async move { fill.get(at).await }
             };
             match self.sources.first(&lookup, request).await {
-                Ok((_, body)) if body.start <= at => Ok(body),
+                Ok((_, body)) if body.start() <= at => Ok(body),
                 Ok(_) => Err("upstream skipped a part of the blob".to_owned()),
                 Err(error) => Err(error.to_string()),
             }
@@ -268,6 +270,9 @@ impl Blobs {
                     // Held over the whole loop: an identity that is refused must not let another lookup take the lead, for then
                     // the next identity would find no permit, which is not a refusal by upstream.
                     let permit = Arc::new(permit);
+                    if let Some(found) = self.fill_from_bucket(lookup, digest, &permit).await? {
+                        return Ok(found);
+                    }
                     let request = |upstream: Upstream, identity| {
                         self.fill(lookup, digest, upstream, identity).start(permit.clone())
                     };
@@ -280,6 +285,45 @@ impl Blobs {
         Err(Error::UpstreamUnavailable { retry_after: None, message: "this blob kept failing to arrive".into() })
     }
 
+    /// Starts the fill from the bucket that replicas share, when it has the blob and this client may have it; `None` when upstream
+    /// is to give it.
+    ///
+    /// # Errors
+    /// The disk's.
+    async fn fill_from_bucket(
+        &self,
+        lookup: &Lookup,
+        digest: &Digest,
+        permit: &Arc<Permit>,
+    ) -> Result<Option<Found>, Error> {
+        let Some(tier) = &self.sources.tier else { return Ok(None) };
+        let Some(size) = tier.blob_size(digest).await else { return Ok(None) };
+        let named = self.named.size(&lookup.key(Object::Blob(digest.clone()))).filter(|size| *size > 0);
+        // Nothing would be read of an empty one before it is whole, and so nothing be verified.
+        let is_wrongly_empty = size == 0 && *digest != digest.algorithm().digest(b"");
+        if is_wrongly_empty {
+            tier.quarantine(digest).await;
+        }
+        // Which of the two is wrong is not known: a publisher writes what it wants into a manifest.
+        if is_wrongly_empty || named.is_some_and(|named| named != size) {
+            return Ok(None);
+        }
+        // Whatever a HEAD says against it, the GET decides, as without a bucket.
+        if self.ensure_member(lookup, digest).await.is_err() {
+            return Ok(None);
+        }
+        let Some(supplier) = self.supplier(lookup, digest).await? else { return Ok(None) };
+        let fill = self.fill(lookup, digest, supplier.upstream, supplier.identity);
+        let fill = Fill { bucket: Some(tier.clone()), ..fill };
+        match fill.start(permit.clone()).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) => {
+                tracing::info!(%error, %digest, "a blob of the bucket does not begin; upstream is asked");
+                Ok(None)
+            }
+        }
+    }
+
     fn fill(&self, lookup: &Lookup, digest: &Digest, upstream: Upstream, identity: Identity) -> Fill {
         Fill {
             supplier: Supplier { upstream, source: lookup.source_of(&identity), identity },
@@ -287,6 +331,8 @@ impl Blobs {
             named: self.named.size(&lookup.key(Object::Blob(digest.clone()))).filter(|size| *size > 0),
             is_decoded: false,
             store: self.sources.store.clone(),
+            tier: self.sources.tier.clone(),
+            bucket: None,
             stop: self.stop.subscribe(),
             timeout: self.settings.load().fill_timeout,
             metrics: self.metrics.clone(),
@@ -319,6 +365,11 @@ impl Blobs {
     async fn ensure_member(&self, lookup: &Lookup, digest: &Digest) -> Result<Option<u64>, Error> {
         if self.sources.member(lookup, digest).await?.is_some() {
             return Ok(None);
+        }
+        match self.sources.adopt_member(lookup, digest).await {
+            Ok(true) => return Ok(None),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, %digest, "a membership of the bucket could not be kept"),
         }
         self.ask_size(lookup, digest).await
     }
@@ -354,6 +405,12 @@ impl Blobs {
                 if here.is_some() {
                     blobs.ensure_member(&owned, &wanted).await?;
                     return Ok(here);
+                }
+                if let Some(tier) = &blobs.sources.tier
+                    && let Some(size) = tier.blob_size(&wanted).await
+                {
+                    blobs.ensure_member(&owned, &wanted).await?;
+                    return Ok(Some(size));
                 }
                 blobs.ask_size(&owned, &wanted).await
             };

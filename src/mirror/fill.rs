@@ -37,16 +37,18 @@ use tokio::{
     },
     time::{Instant, sleep, timeout},
 };
+use weir_shared::Tier;
 use weir_storage::{Reader, Stopped, Store, Writer};
 
 use super::{
     fills::{ArrivingBlob, Found, Permit, Supplier, Suppliers},
+    incoming::Incoming,
     metrics::Metrics,
     outcome::FillOutcome,
 };
 use crate::{
     oci::{Digest, Hasher},
-    upstream::{self, Body},
+    upstream,
 };
 
 /// How often one fill picks up a broken body before its readers get an error.
@@ -79,6 +81,10 @@ pub(super) struct Fill {
     /// Whether what came was decoded; then it is asked for from the start each time.
     pub(super) is_decoded: bool,
     pub(super) store: Store,
+    /// The bucket that replicas share: it gets what comes from upstream.
+    pub(super) tier: Option<Tier>,
+    /// The same, when the blob is to come from there.
+    pub(super) bucket: Option<Tier>,
     pub(super) stop: watch::Receiver<bool>,
     /// For its beginning, each [`STEP`] of it, and its end.
     pub(super) timeout: Duration,
@@ -117,7 +123,7 @@ impl Fill {
         };
         let body = self.get(writer.written()).await?;
         self.is_decoded = body.is_decoded();
-        let Some(size) = body.size else {
+        let Some(size) = body.size() else {
             writer.abandon("its size is unknown".into(), true).await;
             return Err(upstream::Error::Malformed("it does not say how large the blob is".into()));
         };
@@ -130,7 +136,7 @@ impl Fill {
                 error => {
                     tracing::warn!(%error, digest = %self.digest, "passing a blob through: it cannot be kept");
                     // The body under way serves this ask when it begins at the beginning.
-                    let reader = match body.start {
+                    let reader = match body.start() {
                         0 => pass(body, size, 0..size, Some(Check::new(self.digest.clone())), None),
                         _ => self.pass_through().await?,
                     };
@@ -145,7 +151,12 @@ impl Fill {
         {
             tracing::warn!(%error, digest = %self.digest, "membership could not be kept; upstream will be asked again");
         }
-        self.metrics.fills.inc();
+        if let Some(tier) = self.tier.as_ref().filter(|_| self.bucket.is_none()) {
+            tier.keep_member(&self.supplier.source, &self.digest);
+        }
+        if self.bucket.is_none() {
+            self.metrics.fills.inc();
+        }
         permit.progress.send_replace(Some(arriving.clone()));
         let (suppliers, mut permit) = (permit.suppliers.clone(), Some(permit));
         let (metrics, started) = (self.metrics.clone(), Instant::now());
@@ -160,11 +171,19 @@ impl Fill {
     }
 
     /// The blob from this offset on, or from an earlier one.
-    pub(super) async fn get(&self, from: u64) -> Result<Body, upstream::Error> {
-        self.get_from(&self.supplier, from).await
+    pub(super) async fn get(&self, from: u64) -> Result<Incoming, upstream::Error> {
+        match &self.bucket {
+            Some(bucket) => self.get_from_bucket(bucket, from).await,
+            None => self.get_from(&self.supplier, from).await,
+        }
     }
 
-    async fn get_from(&self, supplier: &Supplier, from: u64) -> Result<Body, upstream::Error> {
+    async fn get_from_bucket(&self, bucket: &Tier, from: u64) -> Result<Incoming, upstream::Error> {
+        let gone = || upstream::Error::Unavailable { reason: "the bucket does not give it".into(), retry_after: None };
+        bucket.blob(&self.digest, from).await.map(Incoming::Bucket).ok_or_else(gone)
+    }
+
+    async fn get_from(&self, supplier: &Supplier, from: u64) -> Result<Incoming, upstream::Error> {
         let Supplier { upstream, identity, source } = supplier;
         let body = if from == 0 || self.is_decoded {
             upstream.get_whole_blob(identity, &source.repository, &self.digest, self.named).await?
@@ -175,14 +194,20 @@ impl Fill {
         if body.size == Some(0) && self.digest != self.digest.algorithm().digest(b"") {
             return Err(upstream::Error::Malformed("it sent no byte of the blob".into()));
         }
-        Ok(body)
+        Ok(Incoming::Upstream(Box::new(body)))
     }
 
     /// Moves the body into the writer until it is whole and committed, resuming when it breaks.
     ///
     /// When the disk hangs, it gives the permit up before it returns, and the slot is not free: the disk still has one of the threads
     /// that the slots bound.
-    async fn pump(mut self, mut writer: Writer, body: Body, suppliers: &Suppliers, permit: &mut Option<Arc<Permit>>) {
+    async fn pump(
+        mut self,
+        mut writer: Writer,
+        body: Incoming,
+        suppliers: &Suppliers,
+        permit: &mut Option<Arc<Permit>>,
+    ) {
         let (outcome, why, keep) = match self.write(&mut writer, body, suppliers).await {
             Ok(()) => return self.commit(writer, permit).await,
             Err(Interrupted::Stopping) => (FillOutcome::closed, "the mirror is stopping", true),
@@ -222,9 +247,22 @@ impl Fill {
             }
         };
         match committed {
-            Ok(()) => tracing::debug!(digest = %self.digest, bytes = arriving.readable(), "filled"),
+            Ok(()) => {
+                tracing::debug!(digest = %self.digest, bytes = arriving.readable(), "filled");
+                if let Some(tier) = &self.tier {
+                    tier.keep_blob(&self.digest);
+                }
+            }
             Err(error) => {
-                if matches!(error, weir_storage::Error::DigestMismatch { .. }) {
+                let is_mismatch = matches!(error, weir_storage::Error::DigestMismatch { .. });
+                if let Some(bucket) = &self.bucket {
+                    if is_mismatch {
+                        bucket.quarantine(&self.digest).await;
+                    }
+                    tracing::warn!(%error, digest = %self.digest, "a blob from the bucket was thrown away");
+                    return;
+                }
+                if is_mismatch {
                     self.metrics.mismatches.inc();
                 }
                 tracing::warn!(%error, digest = %self.digest, upstream = %self.supplier.source.upstream,
@@ -233,7 +271,12 @@ impl Fill {
         }
     }
 
-    async fn write(&mut self, writer: &mut Writer, mut body: Body, suppliers: &Suppliers) -> Result<(), Interrupted> {
+    async fn write(
+        &mut self,
+        writer: &mut Writer,
+        mut body: Incoming,
+        suppliers: &Suppliers,
+    ) -> Result<(), Interrupted> {
         let (mut at, mut resumes) = (writer.written(), 0);
         loop {
             match self.drain(writer, body, &mut at).await {
@@ -244,13 +287,13 @@ impl Fill {
     }
 
     /// Appends what comes until the body ends or breaks; `at` follows.
-    async fn drain(&mut self, writer: &mut Writer, mut body: Body, at: &mut u64) -> Result<(), Interrupted> {
+    async fn drain(&mut self, writer: &mut Writer, mut body: Incoming, at: &mut u64) -> Result<(), Interrupted> {
         // Upstream may ignore the range and start over: what is here already is skipped, not appended twice.
-        let mut skip = at.saturating_sub(body.start);
-        if body.start > *at {
+        let mut skip = at.saturating_sub(body.start());
+        if body.start() > *at {
             return Err(Interrupted::Upstream(upstream::Error::Malformed("it skipped a part of the blob".into())));
         }
-        let size = body.size;
+        let size = body.size();
         let mut timer = pin!(sleep(self.timeout));
         let mut received = 0;
         loop {
@@ -298,7 +341,7 @@ impl Fill {
         at: u64,
         resumes: &mut u32,
         suppliers: &Suppliers,
-    ) -> Result<Body, Interrupted> {
+    ) -> Result<Incoming, Interrupted> {
         // What cannot be decoded could not be decoded the next time.
         let is_final = self.is_decoded && matches!(error, upstream::Error::Malformed(_));
         while *resumes < RESUMES && !is_final {
@@ -318,6 +361,12 @@ impl Fill {
                 Ok(body) => return Ok(body),
                 Err(next) => error = next,
             }
+            // With upstream down, a bucket that broke off once is all that there is.
+            if let Some(bucket) = &self.bucket
+                && let Ok(body) = self.get_from_bucket(bucket, at).await
+            {
+                return Ok(body);
+            }
         }
         tracing::warn!(%error, digest = %self.digest, at, "a fill gave up");
         Err(Interrupted::Upstream(error))
@@ -327,7 +376,7 @@ impl Fill {
     pub(super) async fn pass_through(&self) -> Result<Reader, upstream::Error> {
         self.metrics.passed_through.inc();
         let body = self.get(0).await?;
-        let size = body.size.ok_or(upstream::Error::Malformed("it does not say how large the blob is".into()))?;
+        let size = body.size().ok_or(upstream::Error::Malformed("it does not say how large the blob is".into()))?;
         Ok(pass(body, size, 0..size, Some(Check::new(self.digest.clone())), None))
     }
 }
@@ -370,7 +419,7 @@ type Pieces = Sender<Result<Bytes, Stopped>>;
 /// invariant 1 holds without a disk. Without, this is the documented exception: a small range far ahead of a fill.
 /// `held` is dropped when the bytes have gone out.
 pub(super) fn pass(
-    body: Body,
+    body: Incoming,
     size: u64,
     range: Range<u64>,
     check: Option<Check>,
@@ -390,7 +439,7 @@ pub(super) fn pass_rest(
     runtime: &Handle,
     range: Range<u64>,
     check: Check,
-    open: impl Future<Output = Result<Body, String>> + Send + 'static,
+    open: impl Future<Output = Result<Incoming, String>> + Send + 'static,
 ) -> Reader {
     let (send, receive) = channel(PASSING_PIECES);
     let Range { start, end } = range;
@@ -405,8 +454,8 @@ pub(super) fn pass_rest(
 }
 
 /// Sends the bytes `range` of a body to one reader.
-async fn forward(mut body: Body, range: Range<u64>, mut check: Option<Check>, send: Pieces) {
-    let mut at = body.start;
+async fn forward(mut body: Incoming, range: Range<u64>, mut check: Option<Check>, send: Pieces) {
+    let mut at = body.start();
     let mut withheld: Option<Bytes> = None;
     let failure: Arc<str> = loop {
         match body.next().await {

@@ -218,6 +218,10 @@ impl Manifests {
         if let Some(manifest) = self.sources.manifest(lookup, digest).await? {
             return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
         }
+        self.adopt(lookup, digest).await;
+        if let Some(manifest) = self.sources.manifest(lookup, digest).await? {
+            return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
+        }
         if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
@@ -251,6 +255,13 @@ impl Manifests {
         Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
     }
 
+    /// Brings a manifest from the bucket, if there is one. A disk that is full costs the cache an entry and the client nothing.
+    async fn adopt(&self, lookup: &Lookup, digest: &Digest) {
+        if let Err(error) = self.sources.adopt_manifest(lookup, digest).await {
+            tracing::warn!(%error, %digest, "a manifest of the bucket could not be kept");
+        }
+    }
+
     /// What a new manifest names may have come with it, whatever was known of it before.
     fn forget_absence_of_children(&self, lookup: &Lookup, manifest: &Manifest) {
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
@@ -267,7 +278,12 @@ impl Manifests {
     /// Keeps what was fetched. A disk that is full or fails costs the cache an entry and the client nothing.
     async fn keep(&self, source: &Source, manifest: &Manifest) {
         match self.sources.store.cache.manifests.put(manifest).await {
-            Ok(()) => self.sources.add_member(source, &manifest.digest).await,
+            Ok(()) => {
+                if let Some(tier) = &self.sources.tier {
+                    tier.keep_manifest(&manifest.digest);
+                }
+                self.sources.add_member(source, &manifest.digest).await;
+            }
             Err(error) => tracing::warn!(%error, digest = %manifest.digest, "a manifest could not be kept"),
         }
     }
@@ -368,6 +384,9 @@ impl Manifests {
                 if !changed && answer.facts.status == CacheStatus::Hit {
                     answer.facts.status = CacheStatus::Revalidated;
                 }
+                if answer.facts.status == CacheStatus::Revalidated {
+                    answer.facts = confirmed(&record, CacheStatus::Revalidated);
+                }
                 // Only now that its bytes are here: had the budget refused them, the old answer would still stand.
                 if changed {
                     self.tags.put_pending(lookup, &source, tag, &record).await;
@@ -405,5 +424,13 @@ impl Manifests {
                 tracing::info!(%error, upstream = %lookup.upstream, repository = %lookup.repository, "revalidation failed");
             }
         });
+    }
+}
+
+/// The facts of an answer that upstream confirmed: to this replica now, or to another one a while ago.
+fn confirmed(record: &TagRecord, status: CacheStatus) -> CacheFacts {
+    match freshness::age(record.checked_at, clock::now()) {
+        age if age < Duration::from_secs(1) => CacheFacts::now(status),
+        age => CacheFacts { status: CacheStatus::Hit, age, warning: None },
     }
 }

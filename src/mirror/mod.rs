@@ -27,6 +27,7 @@ mod import;
 mod import_holds;
 mod import_image;
 mod import_staging;
+mod incoming;
 mod layers;
 mod listings;
 mod lookup;
@@ -54,6 +55,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Semaphore};
+use weir_shared::Tier;
 use weir_storage::Store;
 
 pub use self::{
@@ -94,6 +96,9 @@ pub use weir_storage::{
 
 /// Exports and imports at once: each reads or writes as fast as the disk does, and one more is for who comes meanwhile.
 const ARCHIVES: usize = 2;
+
+/// How long a stopping mirror waits for what is on its way to the bucket.
+const SHARED_WAIT: Duration = Duration::from_secs(5);
 
 /// The mirror. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -137,11 +142,23 @@ impl Mirror {
         limits: Limits,
         runtime: Handle,
     ) -> Mirror {
+        Mirror::sharing(settings, (store, None), upstreams, ledger, limits, runtime)
+    }
+
+    /// As [`Mirror::new`], with the bucket that stands behind the store when other replicas share it.
+    pub fn sharing(
+        settings: Settings,
+        (store, tier): (Store, Option<Tier>),
+        upstreams: Vec<Upstream>,
+        ledger: Ledger,
+        limits: Limits,
+        runtime: Handle,
+    ) -> Mirror {
         let negative = Arc::new(NegativeCache::new(settings.negative_entries, settings.negative_ttl));
         let handles = Handles {
             named: NamedBlobs::new(settings.negative_entries),
             settings: Arc::new(ArcSwap::from_pointee(settings)),
-            sources: Sources::new(store, upstreams),
+            sources: Sources::new(store, tier, upstreams),
             negative,
             metrics: Arc::default(),
             runtime,
@@ -358,6 +375,9 @@ impl Mirror {
         self.warm.close().await;
         self.layers.close().await;
         self.blobs.close().await;
+        if let Some(tier) = &self.sources.tier {
+            tier.close(SHARED_WAIT).await;
+        }
         self.ledger.persist().await;
         self.sources.store.close().await;
     }

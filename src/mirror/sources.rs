@@ -12,6 +12,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use weir_shared::Tier;
 use weir_storage::{Source, Store};
 
 use super::{error::Error, lookup::Lookup};
@@ -24,6 +25,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
     pub(super) store: Store,
+    /// The bucket that replicas share, if one is configured.
+    pub(super) tier: Option<Tier>,
     /// Replaced as a whole by a reload. What goes on keeps the upstream that it began with.
     upstreams: Arc<ArcSwap<HashMap<Arc<str>, Upstream>>>,
     /// By upstream and repository, the account that was given what anonymous was refused lately, so that it is asked first.
@@ -35,9 +38,9 @@ const GIVEN: Duration = Duration::from_secs(60);
 const MAX_GIVEN: u64 = 10_000;
 
 impl Sources {
-    pub(super) fn new(store: Store, upstreams: Vec<Upstream>) -> Sources {
+    pub(super) fn new(store: Store, tier: Option<Tier>, upstreams: Vec<Upstream>) -> Sources {
         let given = moka::sync::Cache::builder().max_capacity(MAX_GIVEN).time_to_live(GIVEN).build();
-        Sources { store, upstreams: Arc::new(ArcSwap::from_pointee(by_name(upstreams))), given }
+        Sources { store, tier, upstreams: Arc::new(ArcSwap::from_pointee(by_name(upstreams))), given }
     }
 
     pub(super) fn upstreams(&self) -> Vec<Upstream> {
@@ -90,7 +93,34 @@ impl Sources {
         if let Err(error) = self.store.cache.members.add(source, std::slice::from_ref(digest)).await {
             tracing::warn!(%error, %digest, "membership could not be kept; upstream will be asked again");
         }
+        if let Some(tier) = &self.tier {
+            tier.keep_member(source, digest);
+        }
         self.store.cache.imports.confirm(source, &Reference::Digest(digest.clone())).await;
+    }
+
+    /// Whether another replica was told that a source which this client may read holds the digest. That is known here from then on.
+    pub(super) async fn adopt_member(&self, lookup: &Lookup, digest: &Digest) -> Result<bool, Error> {
+        let Some(tier) = &self.tier else { return Ok(false) };
+        for source in self.readable(lookup) {
+            if tier.is_member(&source, digest).await {
+                self.store.cache.members.add(&source, std::slice::from_ref(digest)).await?;
+                self.store.cache.imports.confirm(&source, &Reference::Digest(digest.clone())).await;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Brings a manifest from the bucket to this disk, with the right to it if another replica was told of that.
+    pub(super) async fn adopt_manifest(&self, lookup: &Lookup, digest: &Digest) -> Result<(), Error> {
+        let Some(tier) = &self.tier else { return Ok(()) };
+        if self.store.cache.manifests.load(digest).await?.is_none() {
+            let Some(manifest) = tier.manifest(digest).await else { return Ok(()) };
+            self.store.cache.manifests.put(&manifest).await?;
+        }
+        self.adopt_member(lookup, digest).await?;
+        Ok(())
     }
 
     /// The manifest from memory, if this client may have it. No system call.

@@ -147,10 +147,27 @@ impl Tags {
     /// # Errors
     /// Upstream's, or unavailable after `revalidate_timeout` when a cached answer could stand in meanwhile.
     pub(super) async fn resolve(&self, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
-        let key = Tags::key(lookup, tag);
+        self.resolve_by(lookup, tag, true).await
+    }
+
+    /// As [`Tags::resolve`], when what another replica was told lately is no answer.
+    pub(super) async fn resolve_upstream(&self, lookup: &Lookup, tag: &Tag) -> Result<Resolution, Error> {
+        self.resolve_by(lookup, tag, self.sources.tier.is_none()).await
+    }
+
+    async fn resolve_by(&self, lookup: &Lookup, tag: &Tag, may_adopt: bool) -> Result<Resolution, Error> {
+        let absent = Tags::key(lookup, tag);
+        let key = if may_adopt { absent.clone() } else { lookup.key(Object::Revalidation(tag.clone())) };
         let (tags, owned, wanted) = (self.clone(), lookup.clone(), tag.clone());
-        let absent = key.clone();
         let work = |_| async move {
+            if may_adopt {
+                match tags.adopt(&owned, &wanted).await {
+                    Ok(Some(resolution)) => return Ok(resolution),
+                    Ok(None) => {}
+                    // A disk that takes nothing costs the cache an entry, and the client nothing.
+                    Err(error) => tracing::warn!(%error, tag = %wanted, "a tag of the bucket could not be kept"),
+                }
+            }
             match tags.load(&owned, &wanted).await? {
                 None => tags.negative.run(&absent, tags.ask_upstream(&owned, &wanted, None)).await,
                 // A cached tag may stand in for a while after it vanished, so its absence is learned by the lookup that decides so.
@@ -166,6 +183,33 @@ impl Tags {
             message: format!("{} did not answer in time", lookup.upstream).into(),
         };
         tokio::time::timeout(self.settings.load().revalidate_timeout, flight).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Brings here what another replica was told of a tag, when that is newer and what it names can be had. Gives it while it is fresh.
+    async fn adopt(&self, lookup: &Lookup, tag: &Tag) -> Result<Option<Resolution>, Error> {
+        let Some(tier) = &self.sources.tier else { return Ok(None) };
+        for source in self.sources.readable(lookup) {
+            let Some(found) = tier.tag(&source, tag).await else { continue };
+            let cache = &self.sources.store.cache;
+            let old = cache.tags.load(&source, tag).await?;
+            if old.as_ref().is_some_and(|old| old.checked_at >= found.at) {
+                continue;
+            }
+            let Some(record) = found.record else {
+                // Gone upstream: an older answer must not stand in for it later.
+                cache.tags.remove(&source, tag).await?;
+                continue;
+            };
+            self.sources.adopt_manifest(lookup, &record.digest).await?;
+            if self.sources.manifest(lookup, &record.digest).await?.is_none() {
+                continue;
+            }
+            cache.tags.put(&source, tag, &record).await?;
+            cache.imports.confirm(&source, &Reference::Tag(tag.clone())).await;
+            let is_fresh = self.age_of(lookup, tag, &record, clock::now()) == Freshness::Fresh;
+            return Ok(is_fresh.then_some(Resolution::Named { source, record, changed: false }));
+        }
+        Ok(None)
     }
 
     async fn ask_upstream(
@@ -239,11 +283,13 @@ impl Tags {
             error => error.allows_stale() && age < self.settings.load().stale_if_error,
         };
         // A tag that upstream deleted must not come back as a stale answer when upstream is next out of reach.
-        if matches!(error, Error::ManifestUnknown)
-            && !allowed
-            && let Err(error) = self.sources.store.cache.tags.remove(&source, tag).await
-        {
-            tracing::warn!(%error, %tag, "a tag that is gone upstream could not be removed");
+        if matches!(error, Error::ManifestUnknown) && !allowed {
+            if let Err(error) = self.sources.store.cache.tags.remove(&source, tag).await {
+                tracing::warn!(%error, %tag, "a tag that is gone upstream could not be removed");
+            }
+            if let Some(tier) = &self.sources.tier {
+                tier.remove_tag(&source, tag, now);
+            }
         }
         let seconds = Duration::from_secs(age.as_secs());
         Ok(allowed.then(|| {
@@ -288,6 +334,9 @@ impl Tags {
         if let Err(error) = self.sources.store.cache.tags.put(source, tag, record).await {
             tracing::warn!(%error, %tag, "a tag could not be kept; upstream will be asked again");
             return;
+        }
+        if let Some(tier) = &self.sources.tier {
+            tier.keep_tag(source, tag, record);
         }
         self.sources.store.cache.imports.confirm(source, &Reference::Tag(tag.clone())).await;
     }

@@ -84,7 +84,7 @@ pub use error::Error;
 pub use files::fuzzing;
 #[doc(hidden)]
 pub use files::{Call, Faults};
-pub use files::{Journal, Journals};
+pub use files::{Journal, Journals, seal, unseal};
 pub use hosted::{HostedUsage, IsImmutable, Protection, Push, ReferrersPage, Repositories, Upload, Uploads};
 pub use images::{Completeness, Images, Pin, Platform, Pulled, Puller, Purged, Reading, Selection, Summaries, Summary};
 pub use index::Index;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::Manifests;
+use super::{Manifests, confirmed};
 use crate::{
     answer::{CacheFacts, CacheStatus, ManifestAnswer, ManifestHead},
     clock,
@@ -114,7 +114,8 @@ impl Manifests {
                     }
                     let same = !changed && cached.is_some();
                     let status = if same { CacheStatus::Revalidated } else { CacheStatus::Miss };
-                    return Ok(ManifestHead::of(record, CacheFacts::now(status)));
+                    let facts = confirmed(&record, status);
+                    return Ok(ManifestHead::of(record, facts));
                 }
             }
             Ok(Resolution::HeadRefused { .. }) => {

@@ -84,7 +84,7 @@ impl Manifests {
         let work = move |waiters| {
             let (manifests, owned, name) = (manifests.clone(), owned.clone(), name.clone());
             async move {
-                let resolution = manifests.tags.resolve(&owned, &name).await?;
+                let resolution = manifests.tags.resolve_upstream(&owned, &name).await?;
                 manifests.fetch_named(&owned, &name, resolution, &waiters).await
             }
         };

@@ -40,6 +40,16 @@ impl Manifests {
         Manifests { files, capacity, in_use, inventory, memory }
     }
 
+    /// A manifest as the bytes of its file.
+    pub fn encode(manifest: &Manifest) -> Bytes {
+        [first_line(&manifest.media_type).as_bytes(), b"\n", &manifest.bytes].concat().into()
+    }
+
+    /// The manifest that was encoded, when it is the one of this digest.
+    pub fn decode(digest: &Digest, bytes: Bytes) -> Option<Manifest> {
+        parse(digest, bytes)
+    }
+
     /// A manifest that was read or written lately. No system call.
     pub fn now(&self, digest: &Digest) -> Option<Manifest> {
         let manifest = self.memory.get(digest)?;

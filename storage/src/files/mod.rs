@@ -27,6 +27,7 @@ use tracing::{error, warn};
 pub use self::{
     disk::{Call, Faults},
     journal::{Journal, Journals},
+    record::{seal, unseal},
 };
 pub(crate) use self::{
     disk::{Disk, Stamp},

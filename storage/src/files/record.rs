@@ -8,8 +8,11 @@ use crate::Error;
 /// The first word of every record; a later format says something else and is not read as this one.
 const FORMAT: &str = "weir1";
 
-/// `weir1 <crc32 of the JSON, 8 hex>\n<JSON>`.
-pub(super) fn seal(value: &impl Serialize) -> Result<Bytes, Error> {
+/// A record as its bytes: `weir1 <crc32 of the JSON, 8 hex>\n<JSON>`.
+///
+/// # Errors
+/// [`Error::Unusable`] for what JSON cannot hold.
+pub fn seal(value: &impl Serialize) -> Result<Bytes, Error> {
     let unusable = |error| Error::Unusable(format!("cannot be a record: {error}"));
     let json = serde_json::to_vec(value).map_err(unusable)?;
     let mut bytes = format!("{FORMAT} {:08x}\n", crc32fast::hash(&json)).into_bytes();
@@ -18,7 +21,7 @@ pub(super) fn seal(value: &impl Serialize) -> Result<Bytes, Error> {
 }
 
 /// What was sealed, or `None` when the bytes are not what was written.
-pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let line = bytes.iter().position(|byte| *byte == b'\n')?;
     let (head, json) = (std::str::from_utf8(&bytes[..line]).ok()?, &bytes[line + 1..]);
     let (format, sum) = head.split_once(' ')?;

@@ -1,0 +1,68 @@
+//! What several replicas share: a bucket behind the disk of each.
+//!
+//! Without `[shared]` in the settings nothing of this crate runs, and no engine is asked.
+//!
+//! # What it guarantees
+//! * What one replica filled and verified is written to the bucket in the background. Another replica takes it from there before it
+//!   asks upstream, through the same writer and the same verification, from the first byte.
+//! * Bytes of the bucket are believed no more than those of an upstream: they are hashed as they come, the last 64 KiB wait for it,
+//!   and what does not match is moved to `quarantine/` and fetched from upstream.
+//! * A right is never taken from bytes being there. A blob of the bucket is served under a repository when upstream told some
+//!   replica so with the same credential, or tells this one now; that is what the keys under `sources/…/_members/` say.
+//! * With upstream down, an empty replica serves what the fleet had: manifests, tags within `stale_if_error`, memberships, blobs.
+//! * Whatever the bucket does, a client gets nothing worse than from a Weir without one, and waits at most `timeout` for it.
+//! * A pull of what is fresh on the disk asks no engine.
+//!
+//! # What it refuses
+//! * A store that lets several win who create one key at once, that takes an update of an old version, or that gives no ranges. The
+//!   probe tries all of it at the start, and in `weir check`.
+//! * To list the bucket: what a request needs has a name.
+//!
+//! # The bucket
+//! `keys` has the layout. Everything is written once under a name that says what it is, but for tags: those are replaced by a
+//! conditional write, and only by a newer answer of upstream. A tag that upstream deleted stays as a record that says so, since a
+//! replica with an older record must not bring it back when upstream is next out of reach.
+//!
+//! # When the bucket is away
+//!
+//! | event | effect | bound |
+//! |---|---|---|
+//! | it answers no request, or with 5xx, or 403 | after 3 failures in a row it is not asked; tried every 2 s | 3 × `timeout` in all |
+//! | it breaks off in the midst of a blob | the fill goes on from upstream by `Range`, or from the bucket again | 3 resumes |
+//! | it is away when something is to be written | that waits, by name and not by bytes | 4,096 blobs, 16,384 others; the rest is lost for it, and counted |
+//! | the process ends while something waits | it gets 5 s; the rest is on that disk alone | |
+//! | it is away at the start | Weir serves without it, probes it when it answers, and uses it then | |
+//! | it gives other bytes than were written | not served whole, put aside, not looked at for a minute | one broken transfer |
+//! | it lost an object | a miss: upstream is asked | |
+//!
+//! # The lease
+//! Not in this version: two replicas that lack one object at once ask upstream once each. What is meant: the leader of a flight
+//! takes a lease in Redis that names its address, others follow it over a listener of its own. Its place is in `mirror`, where
+//! [`Tier`] is asked now: inside the flight, after the disk and before upstream.
+//!
+//! # The map
+//! Each names only those before it: `settings`, `keys`, `error`, `metrics`, `fleet_tag` (which of two records counts), `breaker`,
+//! `credentials` → `client` (one request) → `probe` → `bucket` (requests while it answers) → `writes` (the background) → `tier`.
+
+// What a store sends never ends the process.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
+
+mod breaker;
+mod bucket;
+mod client;
+mod credentials;
+mod error;
+mod fleet_tag;
+mod keys;
+mod metrics;
+mod probe;
+mod settings;
+mod tier;
+mod writes;
+
+pub use bucket::Bucket;
+pub use error::Error;
+pub use fleet_tag::FleetTag;
+pub use probe::Unfit;
+pub use settings::{S3, Settings};
+pub use tier::{BucketBody, Tier};

@@ -1,0 +1,37 @@
+//! The start of what replicas share: the bucket is tried out before it is used.
+
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
+use weir_shared::{Bucket, Settings, Tier, Unfit};
+use weir_storage::Store;
+
+/// How long a start waits for the bucket to be tried out; later it goes on without, as when the bucket is away.
+const PROBE: Duration = Duration::from_secs(60);
+
+/// The bucket behind the store, when one is configured. One that does not answer now is used when it does.
+///
+/// # Errors
+/// What is wrong with a file of its settings, and what the store lacks.
+pub(crate) async fn start(settings: &Settings, store: &Store, metrics: &mut Registry) -> Result<Option<Tier>, String> {
+    let Some(s3) = &settings.s3 else { return Ok(None) };
+    let bucket = Bucket::open(s3).map_err(|error| error.to_string())?;
+    let is_proven = match tokio::time::timeout(PROBE, bucket.probe()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(unfit @ (Unfit::Refused(_) | Unfit::Lacks(_)))) => {
+            return Err(format!("shared.s3.bucket = {:?}: {unfit}", s3.bucket));
+        }
+        Ok(Err(Unfit::Unreachable(error))) => {
+            tracing::warn!(%error, "serving without the bucket until it answers");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("the bucket is too slow to be tried out; serving without it until it is not");
+            false
+        }
+    };
+    let tier = Tier::start(bucket, s3, store, is_proven, &Handle::current());
+    tier.register(metrics);
+    Ok(Some(tier))
+}
