@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -63,7 +63,8 @@ impl Bucket {
                 is_proven = true;
             } else if is_proven {
                 // Whether the key is there is all the same.
-                if self.client.size(&keys::probe("alive")).await.is_ok() {
+                let began = Instant::now();
+                if self.client.size(&keys::probe("alive")).await.is_ok() && !self.is_late(began) {
                     self.breaker.rise();
                 }
             } else {
@@ -89,13 +90,11 @@ impl Bucket {
     }
 
     pub(crate) async fn get(&self, key: &str, most: u64) -> Result<Option<Object>, Error> {
-        let _read = self.read().await?;
-        self.through(self.client.get(key, most)).await
+        self.small(self.client.get(key, most)).await
     }
 
     pub(crate) async fn size(&self, key: &str) -> Result<Option<u64>, Error> {
-        let _read = self.read().await?;
-        self.through(self.client.size(key)).await
+        self.small(self.client.size(key)).await
     }
 
     pub(crate) async fn stream(&self, key: &str, from: u64) -> Result<Option<Stream>, Error> {
@@ -131,10 +130,32 @@ impl Bucket {
         self.through(self.client.abort(parts)).await
     }
 
-    /// Takes an object out of the way.
+    /// Takes an object out of the way. It goes even where it cannot be copied, as S3 copies nothing above 5 GiB: a copy is for the
+    /// operator to look at, and what stays would fail the next reader.
     pub(crate) async fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
-        self.through(self.client.copy(from, to)).await?;
-        self.through(self.client.remove(from)).await
+        let copied = self.through(self.client.copy(from, to)).await;
+        self.through(self.client.remove(from)).await?;
+        copied
+    }
+
+    /// A small read, which clients wait for. A late answer is used, and counts as a failure: one lookup makes several of these reads, and
+    /// without that a bucket that is always just in time would cost each cold pull many times the time-out.
+    async fn small<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let _turn = self.read().await?;
+        if !self.breaker.is_up() {
+            return Err(Error::Away);
+        }
+        let began = Instant::now();
+        let outcome = request.await;
+        if outcome.is_ok() && self.is_late(began) {
+            self.breaker.failed("its answers are late");
+            return outcome;
+        }
+        self.judge(outcome)
+    }
+
+    fn is_late(&self, began: Instant) -> bool {
+        began.elapsed() > self.client.timeout() / 2
     }
 
     /// A turn among the small reads. A request that gets none soon goes on as if the bucket were away, which says nothing about it.

@@ -102,6 +102,11 @@ impl Client {
         Ok(Client { store: Arc::new(store), prefix: prefix.into(), timeout: settings.timeout })
     }
 
+    /// How long an answer may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     fn path(&self, key: &str) -> Result<Path, Error> {
         // `Path::from` would encode what is encoded already.
         Path::parse(format!("{}{key}", self.prefix)).map_err(|_| Error::Malformed("a key that is none"))

@@ -10,7 +10,8 @@
 //! * A right is never taken from bytes being there. A blob of the bucket is served under a repository when upstream told some
 //!   replica so with the same credential, or tells this one now; that is what the keys under `sources/…/_members/` say.
 //! * With upstream down, an empty replica serves what the fleet had: manifests, tags within `stale_if_error`, memberships, blobs.
-//! * Whatever the bucket does, a client gets nothing worse than from a Weir without one, and waits at most `timeout` for it.
+//! * Whatever the bucket does, a client gets nothing worse than from a Weir without one. A lookup makes a few reads, each of at most
+//!   `timeout`; three in a row that fail or take more than half of it are the last ones until the bucket is quick again.
 //! * A pull of what is fresh on the disk asks no engine.
 //!
 //! # What it refuses
@@ -27,7 +28,7 @@
 //!
 //! | event | effect | bound |
 //! |---|---|---|
-//! | it answers no request, or with 5xx, or 403 | after 3 failures in a row it is not asked; tried every 2 s | 3 × `timeout` in all |
+//! | it answers no request, or late, or with 5xx, or 403 | after 3 failures in a row it is not asked; tried every 2 s | 3 × `timeout` in all |
 //! | it breaks off in the midst of a blob | the fill goes on from upstream by `Range`, or from the bucket again | 3 resumes |
 //! | it is away when something is to be written | that waits, by name and not by bytes | 4,096 blobs, 16,384 others; the rest is lost for it, and counted |
 //! | the process ends while something waits | it gets 5 s; the rest is on that disk alone | |

@@ -49,10 +49,8 @@ pub(crate) async fn run(client: &Client, unique: &str) -> Result<(), Unfit> {
         multipart_and_ranges(client, &parts).await
     }
     .await;
-    for key in raced.iter().chain([&version, &parts]) {
-        // What stays is a few kilobytes under `probe/`.
-        let _ = client.remove(key).await;
-    }
+    // At once, as a start waits for it. What stays is a few kilobytes under `probe/`.
+    join_all(raced.iter().chain([&version, &parts]).map(|key| client.remove(key))).await;
     result
 }
 

@@ -162,9 +162,15 @@ impl Tier {
         let key = keys::tag(source, tag);
         let found = self.inner.bucket.get(&key, TAG_BYTES).await;
         let object = self.counted(Kind::Tag, found)?;
-        let record = unseal(&object.bytes);
-        if record.is_none() {
-            self.damaged(Kind::Tag, &key);
+        let record: Option<FleetTag> = unseal(&object.bytes);
+        match &record {
+            None => self.damaged(Kind::Tag, &key),
+            // Another replica wrote since: what this one learns next is to be written, also when it wrote the same before.
+            Some(found) => {
+                if self.inner.tags.get(&*key) != found.record.as_ref().map(|record| record.digest.clone()) {
+                    self.inner.tags.invalidate(&*key);
+                }
+            }
         }
         record
     }

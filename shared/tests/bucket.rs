@@ -79,6 +79,27 @@ async fn a_bucket_that_is_away_is_not_asked_and_caught_up_with_when_it_is_back()
 }
 
 #[tokio::test]
+async fn a_bucket_whose_answers_are_late_is_not_asked_until_they_are_not() {
+    let (bucket, settings, _directory) = start().await;
+    let replica = Replica::start(&settings).await;
+    let digest = replica.keep(&noise(5, 1000)).await;
+    replica.shows("shared_writes_waiting 0").await;
+    bucket.trouble(Trouble::Late(settings.timeout * 3 / 4));
+    for _ in 0..3 {
+        assert_eq!(replica.tier.blob_size(&digest).await, Some(1000), "a late answer is used");
+    }
+    replica.shows("shared_up{engine=\"s3\"} 0").await;
+    let asked = bucket.requests();
+    for _ in 0..100 {
+        assert_eq!(replica.tier.blob_size(&digest).await, None);
+    }
+    assert!(bucket.requests() <= asked + 1, "but for what looks whether it is quick again");
+    bucket.trouble(Trouble::None);
+    replica.shows("shared_up{engine=\"s3\"} 1").await;
+    assert_eq!(replica.tier.blob_size(&digest).await, Some(1000));
+}
+
+#[tokio::test]
 async fn a_bucket_that_was_away_at_the_start_is_tried_out_before_it_is_used() {
     let (bucket, settings, _directory) = start().await;
     bucket.trouble(Trouble::Down);

@@ -37,6 +37,8 @@ pub enum Trouble {
     Down,
     /// It takes requests and answers none.
     Silent,
+    /// It answers each request, but late.
+    Late(Duration),
     /// It answers each request with this status.
     Status(u16),
     /// It looks whether a key exists, waits, and then writes: of several at once several win.
@@ -163,6 +165,9 @@ async fn converse(shared: Arc<Shared>, stream: TcpStream) {
             let now = *shared.trouble.borrow();
             if now == Trouble::Silent {
                 std::future::pending::<()>().await;
+            }
+            if let Trouble::Late(wait) = now {
+                tokio::time::sleep(wait).await;
             }
             let answer = match now {
                 Trouble::Status(status) => Answer::refused(status, "InternalError"),

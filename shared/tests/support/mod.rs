@@ -150,12 +150,20 @@ pub(crate) async fn what_one_keeps_another_gets(settings: &S3) {
 
     // Of two answers the newer one counts, whoever is late.
     let moved = manifest(r#"{"schemaVersion":2,"moved":true}"#);
-    other.tier.keep_tag(&source, &latest, &record(&moved, at + Duration::from_secs(5)));
+    other.tier.keep_tag(&source, &latest, &record(&moved, at + Duration::from_secs(4)));
     other.shows("shared_writes_waiting 0").await;
+    // And one that upstream moved back is written by the replica that wrote it first, too.
+    for (replica, image, seconds) in [(&one, &image, 4), (&other, &moved, 5)] {
+        assert!(replica.tier.tag(&source, &latest).await.is_some());
+        replica.tier.keep_tag(&source, &latest, &record(image, at + Duration::from_millis(seconds * 1000 + 500)));
+        replica.shows("shared_writes_waiting 0").await;
+        let found = other.tier.tag(&source, &latest).await.unwrap().record.unwrap();
+        assert_eq!(found.digest, image.digest);
+    }
     one.tier.remove_tag(&source, &latest, at + Duration::from_secs(3));
     one.shows("shared_writes_waiting 0").await;
     let found = one.tier.tag(&source, &latest).await.unwrap();
-    assert_eq!(found.record, Some(record(&moved, at + Duration::from_secs(5))));
+    assert_eq!(found.record, Some(record(&moved, at + Duration::from_millis(5500))));
     one.tier.remove_tag(&source, &latest, at + Duration::from_secs(9));
     one.shows("shared_writes_waiting 0").await;
     assert_eq!(other.tier.tag(&source, &latest).await.unwrap().record, None);
