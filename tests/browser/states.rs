@@ -28,7 +28,13 @@ pub(crate) async fn exhaust(harness: &Harness) {
 pub(crate) async fn fail(harness: &Harness) {
     harness.bench.hub.down().await;
     let mut number = 0_u64;
-    while !harness.bench.mirror.breakers().iter().any(|(_, until, _)| *until > SystemTime::now() + SHOWN) {
+    while !harness
+        .bench
+        .mirror
+        .breakers()
+        .iter()
+        .any(|(_, until, _)| until.is_some_and(|until| until > SystemTime::now() + SHOWN))
+    {
         number += 1;
         let repository = format!("library/absent-{number}");
         let _ = harness.bench.mirror.manifests.get(&lookup(&repository, &[]), &"latest".parse().unwrap()).await;
