@@ -58,7 +58,7 @@ impl Client {
     /// # Errors
     /// Files that cannot be read, and what the library does not understand.
     pub(crate) fn open(settings: &S3) -> Result<Client, ConfigError> {
-        // The program installs it too; whoever is first wins, and both are the same.
+        // The program installs it too; the first of the two stays, and both are the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let no_retries =
             RetryConfig { max_retries: 0, retry_timeout: settings.timeout, backoff: BackoffConfig::default() };

@@ -148,7 +148,7 @@ pub(crate) async fn what_one_keeps_another_gets(settings: &S3) {
     assert!(!other.tier.is_member(&elsewhere, &image.digest).await, "that is another credential's right");
     assert!(!other.tier.is_member(&source, &absent).await);
 
-    // Of two answers the newer one counts, whoever is late.
+    // Of two answers the newer one counts, also when it is written first.
     let moved = manifest(r#"{"schemaVersion":2,"moved":true}"#);
     other.tier.keep_tag(&source, &latest, &record(&moved, at + Duration::from_secs(4)));
     other.shows("shared_writes_waiting 0").await;
