@@ -21,7 +21,7 @@ use weir::{
 
 use super::service_manager::ServiceManager;
 
-/// How often the files are looked at.
+/// How often the files are looked at. A change is read at the second look that finds it.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// What is replaced by a reload, and where its outcome is shown.
