@@ -1,10 +1,10 @@
-//! The start of what replicas share: the bucket is tried out before it is used.
+//! The start of what replicas share: each engine is tried out before it is used.
 
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
-use weir_shared::{Bucket, Settings, Tier, Unfit};
+use weir_shared::{Bucket, Redis, RedisClient, RedisError, Settings, Tier, Unfit};
 use weir_storage::Store;
 
 /// How long a start waits for the bucket to be tried out; later it goes on without, as when the bucket is away.
@@ -13,7 +13,7 @@ const PROBE: Duration = Duration::from_secs(60);
 /// The bucket behind the store, when one is configured. One that does not answer now is used when it does.
 ///
 /// # Errors
-/// What is wrong with a file of its settings, and what the store lacks.
+/// What is wrong with a file of its settings, what the store lacks, and that an engine refuses.
 pub(crate) async fn start(settings: &Settings, store: &Store, metrics: &mut Registry) -> Result<Option<Tier>, String> {
     let Some(s3) = &settings.s3 else { return Ok(None) };
     let bucket = Bucket::open(s3).map_err(|error| error.to_string())?;
@@ -31,7 +31,24 @@ pub(crate) async fn start(settings: &Settings, store: &Store, metrics: &mut Regi
             false
         }
     };
-    let tier = Tier::start(bucket, s3, store, is_proven, &Handle::current());
+    let redis = match &settings.redis {
+        Some(redis) => Some((connect(redis).await?, redis)),
+        None => None,
+    };
+    let tier = Tier::start(bucket, s3, redis, store, is_proven, &Handle::current());
     tier.register(metrics);
     Ok(Some(tier))
+}
+
+/// Redis, tried out when it answers.
+async fn connect(settings: &Redis) -> Result<RedisClient, String> {
+    let redis = RedisClient::open(settings).map_err(|error| error.to_string())?;
+    match redis.probe().await {
+        Ok(()) => {}
+        Err(error @ RedisError::Refused(_)) => {
+            return Err(format!("shared.redis.url = {:?}: {error}", settings.url));
+        }
+        Err(error) => tracing::warn!(%error, "serving without Redis until it answers"),
+    }
+    Ok(redis)
 }

@@ -118,6 +118,13 @@ const RESERVED: &[Reserved] = &[
         breach: ("src/mirror/mod.rs", "fn f(_: object_store::Error) {}"),
     },
     Reserved {
+        below: &["src", "storage/src", "shared/src"],
+        but: &["shared/src/redis_client.rs"],
+        paths: &["redis"],
+        why: "commands to Redis are sent in one file",
+        breach: ("src/mirror/mod.rs", "fn f(_: redis::Client) {}"),
+    },
+    Reserved {
         below: &["src", "storage/src"],
         but: &["src/http", "src/admin"],
         paths: &["actix_web", "actix_http", "actix_rt", "actix_service", "actix_server"],

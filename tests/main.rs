@@ -9,6 +9,7 @@ mod checks;
 mod cors;
 mod deploy;
 mod docs;
+mod fleet;
 mod flights;
 mod limits;
 mod mirror;

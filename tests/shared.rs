@@ -1,134 +1,30 @@
 //! Several Weirs over one bucket: what one has, the others serve; and what becomes of clients when the bucket lies or goes away.
 
-use std::{path::Path, time::Duration};
-
 use weir_conformance::{
     bucket::{Bucket, Trouble},
-    client::{Client, Request, Response},
-    hub::{self, Hub, Image, Kind, Spec},
-    mirror::process::{Process, Program},
+    client::Request,
+    hub::{self, Image, Kind},
 };
 use weir_storage::oci::Algorithm;
 
-use crate::deploy::{printed, weir};
+use crate::{
+    deploy::{printed, weir},
+    fleet::{Fleet, SECRET, spec, tables},
+};
 
-const SECRET: &str = "canary-of-the-bucket";
-
-/// A fleet: its upstream and its bucket. Replicas come and go.
-struct Fleet {
-    hub: Hub,
-    bucket: Bucket,
-    directory: tempfile::TempDir,
-}
-
-/// One Weir of it, with an empty disk.
-struct Replica {
-    _process: Process,
-    client: Client,
-    admin: Client,
-}
-
-fn tables(bucket: &Bucket, directory: &Path) -> String {
-    let file = directory.join("credentials");
-    std::fs::write(&file, format!("[default]\naws_access_key_id = me\naws_secret_access_key = {SECRET}\n")).unwrap();
-    format!(
-        "[shared.s3]\nendpoint = \"http://{}\"\nbucket = \"{}\"\ncredentials_file = \"{}\"\ntimeout = \"500ms\"\n",
-        bucket.address,
-        Bucket::NAME,
-        file.display()
-    )
-}
-
-impl Fleet {
-    async fn start(settings: hub::Settings) -> Fleet {
-        let hub = Hub::start(settings).await.unwrap();
-        Fleet { hub, bucket: Bucket::start().await.unwrap(), directory: tempfile::tempdir().unwrap() }
-    }
-
-    async fn replica(&self, extra: &str) -> Replica {
-        let program = Program::Weir(env!("CARGO_BIN_EXE_weir").into());
-        let extra = format!("{extra}\n{}", tables(&self.bucket, self.directory.path()));
-        let process = Process::start(program, self.hub.registry_address(), &extra).await.unwrap();
-        let (client, admin) = (Client::new(process.address, ""), Client::new(process.admin.unwrap(), ""));
-        Replica { _process: process, client, admin }
-    }
-
-    /// Waits until all of an image is in the bucket.
-    async fn holds(&self, image: &Image) {
-        let digests = image.blobs().into_iter().map(|blob| blob.digest.clone());
-        let manifests = image.platforms.iter().map(|platform| platform.manifest.digest.clone());
-        let all: Vec<String> = digests.chain(manifests).chain([image.digest().to_owned()]).collect();
-        let is_there = |keys: &[String], digest: &str| {
-            let hex = digest.split(':').nth(1).unwrap();
-            let object = |key: &&String| key.ends_with(hex) && !key.contains("/_members/");
-            let member = |key: &&String| key.ends_with(hex) && key.contains("/_members/");
-            keys.iter().any(|key| object(&key)) && keys.iter().any(|key| member(&key))
-        };
-        let tag = |keys: &[String]| keys.iter().any(|key| key.ends_with(&format!("{}/_tags/latest", image.repository)));
-        let ready = |keys: &[String]| tag(keys) && all.iter().all(|digest| is_there(keys, digest));
-        assert!(self.bucket.wait_for(ready).await, "{:?}", self.bucket.keys());
-    }
-
-    fn key_of(&self, digest: &str) -> String {
-        let hex = digest.split(':').nth(1).unwrap();
-        format!("v1/blobs/sha256/{}/{hex}", &hex[..2])
-    }
-}
-
-impl Replica {
-    async fn send(&self, request: Request) -> Response {
-        self.client.send(&request).await.unwrap()
-    }
-
-    async fn manifest(&self, repository: &str, reference: &str) -> Response {
-        self.send(Request::get(self.client.manifest(repository, reference)).accepting_manifests()).await
-    }
-
-    async fn blob(&self, repository: &str, digest: &str) -> Response {
-        self.send(Request::get(self.client.blob(repository, digest))).await
-    }
-
-    /// Pulls all of an image, and looks at each byte of it.
-    async fn pull(&self, image: &Image) {
-        let repository = &image.repository;
-        let head = self.send(Request::head(self.client.manifest(repository, "latest")).accepting_manifests()).await;
-        assert_eq!((head.status(), head.head.digest()), (200, Some(image.digest())), "{}", head.describe());
-        let root = self.manifest(repository, "latest").await;
-        assert!(root.status() == 200 && root.body == image.root.bytes, "{}", root.describe());
-        for platform in &image.platforms {
-            let manifest = self.manifest(repository, &platform.manifest.digest).await;
-            assert!(manifest.status() == 200 && manifest.body == platform.manifest.bytes, "{}", manifest.describe());
-        }
-        for blob in image.blobs() {
-            let answer = self.blob(repository, &blob.digest).await;
-            assert!(answer.status() == 200 && answer.complete(), "{}", answer.describe());
-            assert_eq!(answer.sha256, blob.digest);
-        }
-    }
-
-    async fn shows(&self, line: &str) {
-        for _ in 0..2000 {
-            if self.admin.send(&Request::get("/metrics")).await.unwrap().text().lines().any(|found| found == line) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{line} is not shown");
-    }
-}
-
-fn spec(repository: &str, seed: u64) -> Spec {
-    // Of one piece, of several that are streamed, and of parts.
-    Spec::new(repository).seed(seed).layers([1000, 300 << 10, 9 << 20])
+fn key_of(digest: &str) -> String {
+    let hex = digest.split(':').nth(1).unwrap();
+    format!("v1/blobs/sha256/{}/{hex}", &hex[..2])
 }
 
 #[tokio::test]
 async fn an_empty_replica_serves_what_the_fleet_had_while_upstream_is_down() {
     let fleet = Fleet::start(hub::Settings::default()).await;
     let image = fleet.hub.push(spec("library/shared", 1)).unwrap();
-    let one = fleet.replica("").await;
+    let mut one = fleet.replica("").await;
     one.pull(&image).await;
     fleet.holds(&image).await;
+    one.process.kill().await.unwrap();
     fleet.hub.down().await;
     let other = fleet.replica("").await;
     other.pull(&image).await;
@@ -173,7 +69,7 @@ async fn a_blob_of_the_bucket_with_a_flipped_bit_is_not_believed() {
     one.pull(&image).await;
     fleet.holds(&image).await;
     let layer = &image.platforms[0].layers[1];
-    let key = fleet.key_of(&layer.digest);
+    let key = key_of(&layer.digest);
     assert!(fleet.bucket.flip(&key, 1000));
     let replica = fleet.replica("").await;
     // Its first request has no token, and is answered 401.
@@ -275,7 +171,7 @@ async fn a_bucket_that_cannot_be_shared_is_refused_with_what_it_lacks() {
     let root = directory.path().join("data");
     let text =
         format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[storage]\nroot = {root:?}\n");
-    std::fs::write(&config, format!("{text}{}", tables(&bucket, directory.path()))).unwrap();
+    std::fs::write(&config, format!("{text}{}", tables(&bucket, directory.path(), "500ms"))).unwrap();
     let run = async |command: &'static str| {
         let config = config.clone();
         let run = move || weir(&[command, "--config", config.to_str().unwrap()]).output().unwrap();

@@ -8,5 +8,6 @@ pub mod compare;
 pub mod hub;
 pub mod mirror;
 pub mod push;
+pub mod redis;
 pub mod registry;
 pub mod report;

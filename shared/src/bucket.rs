@@ -2,14 +2,13 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::Semaphore;
-use weir_storage::{oci::Algorithm, setting::ConfigError};
+use weir_storage::setting::ConfigError;
 
 use crate::{
     breaker::Breaker,
@@ -17,6 +16,7 @@ use crate::{
     error::Error,
     keys,
     probe::{self, Unfit},
+    random::unique,
     settings::S3,
 };
 
@@ -180,14 +180,4 @@ impl Bucket {
         }
         outcome
     }
-}
-
-/// A word that no other process uses for its probe.
-fn unique() -> String {
-    let mut random = [0; 16];
-    // Where there is no randomness, time and process tell probes apart.
-    let _ = SystemRandom::new().fill(&mut random);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let text = format!("{random:?} {now:?} {}", std::process::id());
-    Algorithm::Sha256.digest(text.as_bytes()).hex()[..32].to_owned()
 }

@@ -15,7 +15,7 @@
 
 use weir_storage::{
     Source,
-    oci::{Algorithm, Digest, Tag},
+    oci::{Algorithm, Digest, Name, Tag},
 };
 
 /// The layout's version, so that a later one has keys of its own.
@@ -39,6 +39,27 @@ pub(crate) fn member(source: &Source, digest: &Digest) -> String {
 
 pub(crate) fn tag(source: &Source, tag: &Tag) -> String {
     format!("{}/_tags/{tag}", of(source))
+}
+
+/// An object that one replica at a time asks upstream for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flight(String);
+
+impl Flight {
+    /// A blob, wherever it comes from.
+    pub fn blob(digest: &Digest) -> Flight {
+        Flight(format!("flight:blob:{digest}"))
+    }
+
+    /// A manifest of a repository. Clients that may read what only accounts may read share none with others.
+    pub fn manifest(upstream: &str, repository: &Name, is_private: bool, digest: &Digest) -> Flight {
+        let rights = if is_private { "private" } else { "public" };
+        Flight(format!("flight:manifest:{rights}:{upstream}/{repository}@{digest}"))
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.0
+    }
 }
 
 pub(crate) fn probe(name: &str) -> String {

@@ -1,4 +1,4 @@
-//! What several replicas share: a bucket behind the disk of each.
+//! What several replicas share: a bucket behind the disk of each, and leases that say who asks upstream.
 //!
 //! Without `[shared]` in the settings nothing of this crate runs, and no engine is asked.
 //!
@@ -36,14 +36,15 @@
 //! | it gives other bytes than were written | not served whole, put aside, not looked at for a minute | one broken transfer |
 //! | it lost an object | a miss: upstream is asked | |
 //!
-//! # The lease
-//! Not in this version: two replicas that lack one object at once ask upstream once each. What is meant: the leader of a flight
-//! takes a lease in Redis that names its address, others follow it over a listener of its own. Its place is in `mirror`, where
-//! [`Tier`] is asked now: inside the flight, after the disk and before upstream.
+//! # One upstream request
+//! With `[shared.redis]` one replica at a time asks upstream for a blob or a manifest, under a lease, and the others take it from the bucket:
+//! `lease` has what that guarantees. Without it, two replicas that lack one object at once ask upstream once each. Tags, lists and
+//! referrers are asked for by each replica; what Docker Hub counts is the manifest.
 //!
 //! # The map
-//! Each names only those before it: `settings`, `keys`, `error`, `metrics`, `fleet_tag` (which of two records counts), `breaker`,
-//! `credentials` → `client` (one request) → `probe` → `bucket` (requests while it answers) → `writes` (the background) → `tier`.
+//! Each names only those before it: `redis_settings`, `settings`, `random`, `keys`, `error`, `metrics`, `fleet_tag` (which of two records
+//! counts), `breaker` → `redis_client` (one command) → `lease`; `credentials` → `client` (one request) → `probe` → `bucket` (requests
+//! while it answers) → `writes` (the background) → `tier`.
 
 // What a store sends never ends the process.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
@@ -55,8 +56,12 @@ mod credentials;
 mod error;
 mod fleet_tag;
 mod keys;
+mod lease;
 mod metrics;
 mod probe;
+mod random;
+mod redis_client;
+mod redis_settings;
 mod settings;
 mod tier;
 mod writes;
@@ -64,6 +69,10 @@ mod writes;
 pub use bucket::Bucket;
 pub use error::Error;
 pub use fleet_tag::FleetTag;
+pub use keys::Flight;
+pub use lease::{Lease, Turn};
 pub use probe::Unfit;
+pub use redis_client::{RedisClient, RedisError};
+pub use redis_settings::Redis;
 pub use settings::{S3, Settings};
 pub use tier::{BucketBody, Tier};

@@ -35,6 +35,19 @@ pub(crate) enum Written {
     Lost,
 }
 
+/// How a replica that lacked an object came to it, where a lease decides who asks upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It had the lease, and asked upstream.
+    Led,
+    /// Another replica brought it while this one waited.
+    Followed,
+    /// It waited for long enough, and asked upstream beside the owner.
+    Split,
+    /// Redis was away, or the owner failed: it asked upstream without a lease.
+    Alone,
+}
+
 /// By two labels.
 type Pairs = Family<[(&'static str, &'static str); 2], Counter>;
 
@@ -46,6 +59,8 @@ pub(crate) struct Metrics {
     /// By `kind` and `outcome`.
     writes: Pairs,
     pub(crate) waiting: Gauge,
+    /// By `outcome`.
+    flights: Family<[(&'static str, &'static str); 1], Counter>,
     /// By `engine`.
     up: Family<[(&'static str, &'static str); 1], Gauge>,
 }
@@ -81,9 +96,19 @@ impl Metrics {
         self.writes.get_or_create(&[("kind", kind.word()), ("outcome", outcome)]).inc();
     }
 
-    /// The gauge of the bucket: 1 while it answers.
-    pub(crate) fn up(&self) -> Gauge {
-        self.up.get_or_create(&[("engine", "s3")]).clone()
+    pub(crate) fn flight(&self, way: Way) {
+        let outcome = match way {
+            Way::Led => "led",
+            Way::Followed => "followed",
+            Way::Split => "split",
+            Way::Alone => "alone",
+        };
+        self.flights.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// The gauge of an engine: 1 while it answers.
+    pub(crate) fn up(&self, engine: &'static str) -> Gauge {
+        self.up.get_or_create(&[("engine", engine)]).clone()
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
@@ -93,6 +118,8 @@ impl Metrics {
         registry.register("shared_reads", help, self.reads.clone());
         let help = "What was to be written to the bucket, by kind and by how that ended";
         registry.register("shared_writes", help, self.writes.clone());
+        let help = "Objects that this replica lacked, by who asked upstream, where leases decide that";
+        registry.register("shared_flights", help, self.flights.clone());
         let help = "What waits to be written to the bucket";
         registry.register("shared_writes_waiting", help, self.waiting.clone());
     }

@@ -6,12 +6,16 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use weir_storage::setting::{ConfigError, Span, as_span};
 
+use crate::redis_settings::Redis;
+
 /// What replicas share. Without any table in it nothing is shared, and no engine is asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The bucket behind the disk.
     pub s3: Option<S3>,
+    /// By what it is agreed who asks upstream.
+    pub redis: Option<Redis>,
 }
 
 /// `[shared.s3]`: a bucket of an S3-compatible store.
@@ -62,7 +66,15 @@ impl Default for S3 {
 impl Settings {
     /// Everything that is wrong with the tables. The keys begin with `shared`. No file is read, and no engine asked.
     pub fn validate(&self) -> Vec<ConfigError> {
-        self.s3.as_ref().map(S3::validate).unwrap_or_default()
+        let mut errors = self.s3.as_ref().map(S3::validate).unwrap_or_default();
+        if let Some(redis) = &self.redis {
+            errors.extend(redis.validate());
+            if self.s3.is_none() {
+                let fix = "replicas hand over what they fetched in a bucket; write [shared.s3], too, or remove [shared.redis]";
+                errors.push(ConfigError::without_value("shared.redis", fix));
+            }
+        }
+        errors
     }
 }
 
@@ -171,6 +183,15 @@ mod tests {
             assert_eq!(errors.len(), 1, "{errors:?}");
             assert!(errors[0].to_string().contains(said), "{said}: {}", errors[0]);
         }
+    }
+
+    #[test]
+    fn redis_without_a_bucket_is_refused() {
+        let settings = Settings { s3: None, redis: Some(Redis::default()) };
+        let errors = settings.validate();
+        assert!(errors.len() == 1 && errors[0].to_string().contains("write [shared.s3]"), "{errors:?}");
+        let s3 = Some(S3 { bucket: "weir".to_owned(), ..S3::default() });
+        assert_eq!(Settings { s3, ..settings }.validate(), []);
     }
 
     #[test]

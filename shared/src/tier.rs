@@ -19,8 +19,11 @@ use crate::{
     client::Stream,
     error::Error,
     fleet_tag::{FleetTag, REFRESH},
-    keys,
+    keys::{self, Flight},
+    lease::{Lease, Leases, Turn},
     metrics::{Found, Kind, Metrics},
+    redis_client::RedisClient,
+    redis_settings::Redis,
     settings::S3,
     writes::{Job, TAG_BYTES, Writes},
 };
@@ -31,7 +34,7 @@ const MANIFEST_BYTES: u64 = 5 << 20;
 /// Keys that are known to be in the bucket, so that they are not written again and again: about 20 MiB.
 const KNOWN: u64 = 100_000;
 
-/// How long a key is known to be there: what an operator removes comes back after it.
+/// How long a key is known to be there without a look.
 const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Blobs whose bytes in the bucket were wrong, and how long those are not looked at; a good one is written in their place meanwhile.
@@ -53,12 +56,14 @@ struct Inner {
     /// What this replica lately wrote, or sent to be written, of a tag.
     tags: moka::sync::Cache<Box<str>, Digest>,
     distrusted: moka::sync::Cache<Digest, ()>,
-    watch: AbortHandle,
+    leases: Option<Leases>,
+    redis: Option<RedisClient>,
+    watches: Vec<AbortHandle>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.watch.abort();
+        self.watches.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -70,21 +75,38 @@ pub struct BucketBody {
 
 impl Tier {
     /// Starts what writes and what looks whether the bucket answers. `is_proven`: its probe succeeded; else that is awaited first.
-    pub fn start(bucket: Bucket, settings: &S3, store: &Store, is_proven: bool, runtime: &Handle) -> Tier {
+    /// With Redis, one replica at a time asks upstream for an object.
+    pub fn start(
+        bucket: Bucket,
+        settings: &S3,
+        redis: Option<(RedisClient, &Redis)>,
+        store: &Store,
+        is_proven: bool,
+        runtime: &Handle,
+    ) -> Tier {
         let metrics = Arc::new(Metrics::default());
         let writes = Writes::start(&bucket, store, settings.uploads, &metrics, runtime);
         let watched = bucket.clone();
-        let watch = runtime.spawn(async move { watched.watch(is_proven).await }).abort_handle();
+        let mut watches = vec![runtime.spawn(async move { watched.watch(is_proven).await }).abort_handle()];
+        let leases = redis.as_ref().map(|(client, settings)| {
+            let watched = client.clone();
+            watches.push(runtime.spawn(async move { watched.watch().await }).abort_handle());
+            Leases::new(client.clone(), settings.follow, metrics.clone(), runtime.clone())
+        });
+        let redis = redis.map(|(client, _)| client);
         let known = moka::sync::Cache::builder().max_capacity(KNOWN).time_to_live(KNOWN_FOR).build();
         let tags = moka::sync::Cache::builder().max_capacity(KNOWN).time_to_live(REFRESH).build();
         let distrusted = moka::sync::Cache::builder().max_capacity(DISTRUSTED).time_to_live(DISTRUSTED_FOR).build();
-        Tier { inner: Arc::new(Inner { bucket, writes, metrics, known, tags, distrusted, watch }) }
+        Tier { inner: Arc::new(Inner { bucket, writes, metrics, known, tags, distrusted, leases, redis, watches }) }
     }
 
     /// Puts its figures into the registry that `/metrics` shows.
     pub fn register(&self, registry: &mut Registry) {
         self.inner.metrics.register(registry);
-        self.inner.bucket.show(self.inner.metrics.up());
+        self.inner.bucket.show(self.inner.metrics.up("s3"));
+        if let Some(redis) = &self.inner.redis {
+            redis.show(self.inner.metrics.up("redis"));
+        }
     }
 
     /// Gives what waits a chance to be written, and ends. What is left is on the disk, but not in the bucket.
@@ -98,7 +120,20 @@ impl Tier {
             tracing::warn!(left, "not written to the bucket before the end");
         }
         self.inner.writes.close();
-        self.inner.watch.abort();
+        self.inner.watches.iter().for_each(AbortHandle::abort);
+    }
+
+    /// What `look` finds in the bucket, by now or because another replica brings it there, else this replica's turn to ask upstream. The
+    /// lease goes on to [`Tier::keep_blob`] and its like, and until it is there other replicas wait.
+    pub async fn turn<T, F>(&self, flight: &Flight, look: impl Fn() -> F) -> Turn<T>
+    where
+        F: Future<Output = Option<T>>,
+    {
+        match &self.inner.leases {
+            // What cannot be handed over is not waited for.
+            Some(leases) if self.inner.bucket.is_up() => leases.turn(flight.key(), look).await,
+            _ => look().await.map_or(Turn::Ask(None), Turn::Found),
+        }
     }
 
     /// The size of a blob in the bucket, when it is there and trusted.
@@ -106,8 +141,9 @@ impl Tier {
         if self.inner.distrusted.contains_key(digest) {
             return None;
         }
-        let found = self.inner.bucket.size(&keys::blob(digest)).await;
-        self.counted(Kind::Blob, found)
+        let key = keys::blob(digest);
+        let found = self.inner.bucket.size(&key).await;
+        self.counted(Kind::Blob, &key, found)
     }
 
     /// A blob from this offset on, when the bucket has it. What comes is not verified.
@@ -133,7 +169,7 @@ impl Tier {
     pub async fn manifest(&self, digest: &Digest) -> Option<Manifest> {
         let key = keys::manifest(digest);
         let found = self.inner.bucket.get(&key, MANIFEST_BYTES).await;
-        let object = self.counted(Kind::Manifest, found)?;
+        let object = self.counted(Kind::Manifest, &key, found)?;
         let manifest = Manifests::decode(digest, object.bytes);
         if manifest.is_none() {
             self.damaged(Kind::Manifest, &key);
@@ -150,7 +186,7 @@ impl Tier {
     pub async fn is_member(&self, source: &Source, digest: &Digest) -> bool {
         let key = keys::member(source, digest);
         let found = self.inner.bucket.size(&key).await;
-        let found = self.counted(Kind::Member, found).is_some();
+        let found = self.counted(Kind::Member, &key, found).is_some();
         if found {
             self.inner.known.insert(key.into(), ());
         }
@@ -161,7 +197,7 @@ impl Tier {
     pub async fn tag(&self, source: &Source, tag: &Tag) -> Option<FleetTag> {
         let key = keys::tag(source, tag);
         let found = self.inner.bucket.get(&key, TAG_BYTES).await;
-        let object = self.counted(Kind::Tag, found)?;
+        let object = self.counted(Kind::Tag, &key, found)?;
         let record: Option<FleetTag> = unseal(&object.bytes);
         match &record {
             None => self.damaged(Kind::Tag, &key),
@@ -176,18 +212,18 @@ impl Tier {
     }
 
     /// A blob is whole on this disk: it is to be in the bucket, too.
-    pub fn keep_blob(&self, digest: &Digest) {
-        self.once(keys::blob(digest), Job::Blob(digest.clone()));
+    pub fn keep_blob(&self, digest: &Digest, lease: Option<&Lease>) {
+        self.once(keys::blob(digest), Job::Blob(digest.clone()), lease);
     }
 
     /// As [`Tier::keep_blob`], of a manifest.
-    pub fn keep_manifest(&self, digest: &Digest) {
-        self.once(keys::manifest(digest), Job::Manifest(digest.clone()));
+    pub fn keep_manifest(&self, digest: &Digest, lease: Option<&Lease>) {
+        self.once(keys::manifest(digest), Job::Manifest(digest.clone()), lease);
     }
 
     /// Upstream said that this source holds the digest.
-    pub fn keep_member(&self, source: &Source, digest: &Digest) {
-        self.once(keys::member(source, digest), Job::Member(source.clone(), digest.clone()));
+    pub fn keep_member(&self, source: &Source, digest: &Digest, lease: Option<&Lease>) {
+        self.once(keys::member(source, digest), Job::Member(source.clone(), digest.clone()), lease);
     }
 
     /// Upstream said what a tag names.
@@ -196,7 +232,7 @@ impl Tier {
         if self.inner.tags.get(&*key).as_ref() == Some(&record.digest) {
             return;
         }
-        if self.inner.writes.send(Job::Tag(source.clone(), tag.clone(), FleetTag::named(record))) {
+        if self.inner.writes.send(Job::Tag(source.clone(), tag.clone(), FleetTag::named(record)), None) {
             self.inner.tags.insert(key.into(), record.digest.clone());
         }
     }
@@ -204,12 +240,12 @@ impl Tier {
     /// Upstream no longer has the tag.
     pub fn remove_tag(&self, source: &Source, tag: &Tag, at: SystemTime) {
         self.inner.tags.invalidate(&*keys::tag(source, tag));
-        self.inner.writes.send(Job::Tag(source.clone(), tag.clone(), FleetTag { record: None, at }));
+        self.inner.writes.send(Job::Tag(source.clone(), tag.clone(), FleetTag { record: None, at }), None);
     }
 
     /// Sends what is not known to be in the bucket.
-    fn once(&self, key: String, job: Job) {
-        if !self.inner.known.contains_key(&*key) && self.inner.writes.send(job) {
+    fn once(&self, key: String, job: Job, lease: Option<&Lease>) {
+        if !self.inner.known.contains_key(&*key) && self.inner.writes.send(job, lease.cloned()) {
             self.inner.known.insert(key.into(), ());
         }
     }
@@ -219,7 +255,11 @@ impl Tier {
         tracing::error!(key, "an object of the bucket is not what was written; it is not used");
     }
 
-    fn counted<T>(&self, kind: Kind, found: Result<Option<T>, Error>) -> Option<T> {
+    fn counted<T>(&self, kind: Kind, key: &str, found: Result<Option<T>, Error>) -> Option<T> {
+        if matches!(found, Ok(None)) {
+            // It was lost, or is not there yet: whoever brings it is to write it.
+            self.inner.known.invalidate(key);
+        }
         let (outcome, value) = match found {
             Ok(Some(value)) => (Found::Hit, Some(value)),
             Ok(None) => (Found::Miss, None),

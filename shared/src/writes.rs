@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     fleet_tag::FleetTag,
     keys,
+    lease::Lease,
     metrics::{Kind, Metrics, Written},
 };
 
@@ -64,11 +65,18 @@ impl Job {
     }
 }
 
+/// What waits, with the lease of the replica that fetched it: others wait for it until it is written.
+#[derive(Debug)]
+struct Waiting {
+    job: Job,
+    lease: Option<Lease>,
+}
+
 /// The way to the bucket. Its tasks end when it is closed or dropped.
 #[derive(Debug)]
 pub(crate) struct Writes {
-    small: mpsc::Sender<Job>,
-    blobs: mpsc::Sender<Job>,
+    small: mpsc::Sender<Waiting>,
+    blobs: mpsc::Sender<Waiting>,
     metrics: Arc<Metrics>,
     stop: watch::Sender<bool>,
 }
@@ -96,9 +104,9 @@ impl Writes {
     }
 
     /// Puts it into its queue, or counts it as lost; says whether it did.
-    pub(crate) fn send(&self, job: Job) -> bool {
+    pub(crate) fn send(&self, job: Job, lease: Option<Lease>) -> bool {
         let (kind, queue) = (job.kind(), if matches!(job, Job::Blob(_)) { &self.blobs } else { &self.small });
-        let sent = queue.try_send(job).is_ok();
+        let sent = queue.try_send(Waiting { job, lease }).is_ok();
         if sent {
             self.metrics.waiting.inc();
         } else {
@@ -131,12 +139,13 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(self, jobs: Arc<Mutex<mpsc::Receiver<Job>>>, mut stop: watch::Receiver<bool>) {
+    async fn run(self, jobs: Arc<Mutex<mpsc::Receiver<Waiting>>>, mut stop: watch::Receiver<bool>) {
         let work = async {
             loop {
-                let job = jobs.lock().await.recv().await;
-                let Some(job) = job else { return };
-                let outcome = self.write_for_sure(&job).await;
+                let waiting = jobs.lock().await.recv().await;
+                let Some(Waiting { job, mut lease }) = waiting else { return };
+                let outcome = self.write_for_sure(&job, &mut lease).await;
+                drop(lease);
                 self.metrics.wrote(job.kind(), outcome);
                 self.metrics.waiting.dec();
             }
@@ -147,11 +156,14 @@ impl Writer {
         }
     }
 
-    /// Writes it, after a while when the bucket is away.
-    async fn write_for_sure(&self, job: &Job) -> Written {
+    /// Writes it, after a while when the bucket is away; the other replicas do not wait for that.
+    async fn write_for_sure(&self, job: &Job, lease: &mut Option<Lease>) -> Written {
         let mut failures = 0;
         loop {
-            self.bucket.risen().await;
+            if !self.bucket.is_up() {
+                *lease = None;
+                self.bucket.risen().await;
+            }
             match self.write(job).await {
                 Ok(outcome) => return outcome,
                 Err(Error::Away) => {}

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
 use serde_json::json;
-use weir_shared::Bucket;
+use weir_shared::{Bucket, RedisClient};
 
 use super::{Failure, say};
 use crate::config::{Config, ConfigError, ConfigErrors, Settings, warnings};
@@ -26,7 +26,7 @@ pub struct Arguments {
 pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure> {
     let mut errors = errors(config);
     if errors.is_empty() {
-        errors.extend(config.places.name(ConfigErrors(cannot_share(config).into_iter().collect())).0);
+        errors.extend(config.places.name(ConfigErrors(cannot_share(config))).0);
     }
     let warnings = warnings(config, SystemTime::now());
     if arguments.json {
@@ -86,6 +86,9 @@ fn describe(config: &Config, text: &mut String) {
     if let Some(s3) = &config.shared.s3 {
         let _ = writeln!(text, "  shares the bucket {}, which can do what replicas need", s3.bucket);
     }
+    if let Some(redis) = &config.shared.redis {
+        let _ = writeln!(text, "  agrees with other replicas who asks upstream over {}", redis.url);
+    }
     for throttle in &config.throttle {
         let (name, mode) = (&throttle.name, throttle.mode.as_str());
         let _ =
@@ -100,18 +103,27 @@ fn cannot_listen(key: String, address: SocketAddr) -> Option<ConfigError> {
     Some(ConfigError::new(key, address.to_string(), fix))
 }
 
-/// What is wrong with the bucket that replicas are to share: it is connected to and tried out, under keys that are removed again.
-fn cannot_share(config: &Config) -> Option<ConfigError> {
-    let s3 = config.shared.s3.as_ref()?;
-    let bucket = match Bucket::open(s3) {
-        Ok(bucket) => bucket,
-        Err(error) => return Some(error),
+/// What is wrong with the engines that replicas are to share: each is connected to and tried out, under keys that are removed again.
+fn cannot_share(config: &Config) -> Vec<ConfigError> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return vec![ConfigError::without_value("shared", error.to_string())],
     };
-    let unfit = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(bucket.probe()).err()?.to_string(),
-        Err(error) => error.to_string(),
-    };
-    Some(ConfigError::new("shared.s3.bucket", &s3.bucket, unfit))
+    let bucket = config.shared.s3.as_ref().and_then(|s3| match Bucket::open(s3) {
+        Ok(bucket) => {
+            let unfit = runtime.block_on(bucket.probe()).err()?;
+            Some(ConfigError::new("shared.s3.bucket", &s3.bucket, unfit.to_string()))
+        }
+        Err(error) => Some(error),
+    });
+    let redis = config.shared.redis.as_ref().and_then(|redis| match RedisClient::open(redis) {
+        Ok(client) => {
+            let error = runtime.block_on(client.probe()).err()?;
+            Some(ConfigError::new("shared.redis.url", &redis.url, error.to_string()))
+        }
+        Err(error) => Some(error),
+    });
+    bucket.into_iter().chain(redis).collect()
 }
 
 /// What is wrong with the data directory as the disk is now: it, or what it would be made in, is no directory that this user may write in.

@@ -82,6 +82,7 @@ fn deploy_toml_names_every_key_there_is() {
         ("storage.", "[storage]\nx = 1"),
         ("shared.", "[shared]\nx = 1"),
         ("shared.s3.", "[shared.s3]\nx = 1"),
+        ("shared.redis.", "[shared.redis]\nx = 1"),
         ("mirror.", "[mirror]\nx = 1"),
         ("mirror.tag.", "[[mirror.tag]]\nx = 1"),
         ("upstream.", "[[upstream]]\nx = 1"),

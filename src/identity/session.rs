@@ -154,7 +154,7 @@ mod tests {
     fn a_session_ends_by_logout_idleness_and_age() {
         let sessions = Sessions::new();
         let name = begin(&sessions, "ann", at(0));
-        assert_eq!(sessions.principal(&name, at(3599)).unwrap().name, "ann".into());
+        assert_eq!(&*sessions.principal(&name, at(3599)).unwrap().name, "ann");
         assert_eq!(sessions.principal(&name, at(3599 + 3600)), None, "an hour without a request");
 
         let name = begin(&sessions, "ann", at(0));

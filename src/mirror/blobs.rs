@@ -14,6 +14,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
 };
+use weir_shared::{Flight, Tier, Turn};
 use weir_storage::{Reader, Source};
 
 use super::{
@@ -270,11 +271,13 @@ impl Blobs {
                     // Held over the whole loop: an identity that is refused must not let another lookup take the lead, for then
                     // the next identity would find no permit, which is not a refusal by upstream.
                     let permit = Arc::new(permit);
-                    if let Some(found) = self.fill_from_bucket(lookup, digest, &permit).await? {
-                        return Ok(found);
-                    }
+                    let lease = match self.turn(lookup, digest, &permit).await {
+                        Turn::Found(found) => return found,
+                        Turn::Ask(lease) => lease,
+                    };
                     let request = |upstream: Upstream, identity| {
-                        self.fill(lookup, digest, upstream, identity).start(permit.clone())
+                        let fill = self.fill(lookup, digest, upstream, identity);
+                        Fill { lease: lease.clone(), ..fill }.start(permit.clone())
                     };
                     let (_, found) =
                         self.sources.first(lookup, request).await.map_err(|error| refused(lookup, error))?;
@@ -285,6 +288,14 @@ impl Blobs {
         Err(Error::UpstreamUnavailable { retry_after: None, message: "this blob kept failing to arrive".into() })
     }
 
+    /// The fill from the bucket that replicas share, by now or when another replica has brought the blob there, else this one's turn to
+    /// ask upstream.
+    async fn turn(&self, lookup: &Lookup, digest: &Digest, permit: &Arc<Permit>) -> Turn<Result<Found, Error>> {
+        let Some(tier) = &self.sources.tier else { return Turn::Ask(None) };
+        let look = || async { self.fill_from_bucket(tier, lookup, digest, permit).await.transpose() };
+        tier.turn(&Flight::blob(digest), look).await
+    }
+
     /// Starts the fill from the bucket that replicas share, when it has the blob and this client may have it; `None` when upstream
     /// is to give it.
     ///
@@ -292,11 +303,11 @@ impl Blobs {
     /// The disk's.
     async fn fill_from_bucket(
         &self,
+        tier: &Tier,
         lookup: &Lookup,
         digest: &Digest,
         permit: &Arc<Permit>,
     ) -> Result<Option<Found>, Error> {
-        let Some(tier) = &self.sources.tier else { return Ok(None) };
         let Some(size) = tier.blob_size(digest).await else { return Ok(None) };
         let named = self.named.size(&lookup.key(Object::Blob(digest.clone()))).filter(|size| *size > 0);
         // Nothing would be read of an empty one before it is whole, and so nothing be verified.
@@ -333,6 +344,7 @@ impl Blobs {
             store: self.sources.store.clone(),
             tier: self.sources.tier.clone(),
             bucket: None,
+            lease: None,
             stop: self.stop.subscribe(),
             timeout: self.settings.load().fill_timeout,
             metrics: self.metrics.clone(),

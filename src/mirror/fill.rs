@@ -37,7 +37,7 @@ use tokio::{
     },
     time::{Instant, sleep, timeout},
 };
-use weir_shared::Tier;
+use weir_shared::{Lease, Tier};
 use weir_storage::{Reader, Stopped, Store, Writer};
 
 use super::{
@@ -85,6 +85,8 @@ pub(super) struct Fill {
     pub(super) tier: Option<Tier>,
     /// The same, when the blob is to come from there.
     pub(super) bucket: Option<Tier>,
+    /// Until it is in the bucket, other replicas wait for it.
+    pub(super) lease: Option<Lease>,
     pub(super) stop: watch::Receiver<bool>,
     /// For its beginning, each [`STEP`] of it, and its end.
     pub(super) timeout: Duration,
@@ -152,7 +154,7 @@ impl Fill {
             tracing::warn!(%error, digest = %self.digest, "membership could not be kept; upstream will be asked again");
         }
         if let Some(tier) = self.tier.as_ref().filter(|_| self.bucket.is_none()) {
-            tier.keep_member(&self.supplier.source, &self.digest);
+            tier.keep_member(&self.supplier.source, &self.digest, self.lease.as_ref());
         }
         if self.bucket.is_none() {
             self.metrics.fills.inc();
@@ -249,8 +251,11 @@ impl Fill {
         match committed {
             Ok(()) => {
                 tracing::debug!(digest = %self.digest, bytes = arriving.readable(), "filled");
+                if let Some(lease) = &self.lease {
+                    lease.got();
+                }
                 if let Some(tier) = &self.tier {
-                    tier.keep_blob(&self.digest);
+                    tier.keep_blob(&self.digest, self.lease.as_ref());
                 }
             }
             Err(error) => {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use tokio::runtime::Handle;
+use weir_shared::{Flight, Lease, Turn};
 use weir_storage::{Source, TagRecord};
 
 use super::{
@@ -218,10 +219,12 @@ impl Manifests {
         if let Some(manifest) = self.sources.manifest(lookup, digest).await? {
             return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
         }
-        self.adopt(lookup, digest).await;
-        if let Some(manifest) = self.sources.manifest(lookup, digest).await? {
-            return Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Hit) });
-        }
+        let lease = match self.turn(lookup, digest).await {
+            Turn::Found(manifest) => {
+                return Ok(ManifestAnswer { manifest: manifest?, facts: CacheFacts::now(CacheStatus::Hit) });
+            }
+            Turn::Ask(lease) => lease,
+        };
         if let Some(denied) = &lookup.cached_only {
             return Err(Error::Throttled(denied.clone()));
         }
@@ -251,8 +254,24 @@ impl Manifests {
         }
         let (source, manifest) = self.fetcher.fetch(lookup, source.as_ref(), &reference, reason, waiters).await?;
         self.forget_absence_of_children(lookup, &manifest);
-        self.keep(&source, &manifest).await;
+        self.keep(&source, &manifest, lease.as_ref()).await;
         Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
+    }
+
+    /// The manifest from the bucket that replicas share, by now or when another replica has brought it there, else this one's turn to ask
+    /// upstream.
+    async fn turn(&self, lookup: &Lookup, digest: &Digest) -> Turn<Result<Manifest, Error>> {
+        let Some(tier) = &self.sources.tier else { return Turn::Ask(None) };
+        let look = || async {
+            self.adopt(lookup, digest).await;
+            self.sources.manifest(lookup, digest).await.transpose()
+        };
+        // A client that gets only what is cached asks nobody, and waits for nobody.
+        if lookup.cached_only.is_some() {
+            return look().await.map_or(Turn::Ask(None), Turn::Found);
+        }
+        let is_private = lookup.may_read_private();
+        tier.turn(&Flight::manifest(&lookup.upstream, &lookup.repository, is_private, digest), look).await
     }
 
     /// Brings a manifest from the bucket, if there is one. A disk that is full costs the cache an entry and the client nothing.
@@ -276,13 +295,16 @@ impl Manifests {
     }
 
     /// Keeps what was fetched. A disk that is full or fails costs the cache an entry and the client nothing.
-    async fn keep(&self, source: &Source, manifest: &Manifest) {
+    async fn keep(&self, source: &Source, manifest: &Manifest, lease: Option<&Lease>) {
         match self.sources.store.cache.manifests.put(manifest).await {
             Ok(()) => {
-                if let Some(tier) = &self.sources.tier {
-                    tier.keep_manifest(&manifest.digest);
+                if let Some(lease) = lease {
+                    lease.got();
                 }
-                self.sources.add_member(source, &manifest.digest).await;
+                if let Some(tier) = &self.sources.tier {
+                    tier.keep_manifest(&manifest.digest, lease);
+                }
+                self.sources.add_member_under(source, &manifest.digest, lease).await;
             }
             Err(error) => tracing::warn!(%error, digest = %manifest.digest, "a manifest could not be kept"),
         }
@@ -398,7 +420,7 @@ impl Manifests {
                 let (source, manifest) =
                     self.fetcher.fetch(lookup, source.as_ref(), &reference, reason, waiters).await?;
                 self.forget_absence_of_children(lookup, &manifest);
-                self.keep(&source, &manifest).await;
+                self.keep(&source, &manifest, None).await;
                 self.tags.put(&source, tag, &Tags::record_of(&manifest)).await;
                 Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
             }

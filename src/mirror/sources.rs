@@ -12,7 +12,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use weir_shared::Tier;
+use weir_shared::{Lease, Tier};
 use weir_storage::{Source, Store};
 
 use super::{error::Error, lookup::Lookup};
@@ -90,11 +90,16 @@ impl Sources {
 
     /// Records that the source holds the digest. A failure costs one more free HEAD later and is no reason to refuse now.
     pub(super) async fn add_member(&self, source: &Source, digest: &Digest) {
+        self.add_member_under(source, digest, None).await;
+    }
+
+    /// As [`Sources::add_member`], of what was fetched under a lease.
+    pub(super) async fn add_member_under(&self, source: &Source, digest: &Digest, lease: Option<&Lease>) {
         if let Err(error) = self.store.cache.members.add(source, std::slice::from_ref(digest)).await {
             tracing::warn!(%error, %digest, "membership could not be kept; upstream will be asked again");
         }
         if let Some(tier) = &self.tier {
-            tier.keep_member(source, digest);
+            tier.keep_member(source, digest, lease);
         }
         self.store.cache.imports.confirm(source, &Reference::Digest(digest.clone())).await;
     }

@@ -48,7 +48,7 @@ impl Replica {
         let store = Store::open(weir_storage::Settings { root, ..weir_storage::Settings::default() }).unwrap();
         let bucket = Bucket::open(settings).unwrap();
         let is_proven = bucket.probe().await.is_ok();
-        let tier = Tier::start(bucket, settings, &store, is_proven, &Handle::current());
+        let tier = Tier::start(bucket, settings, None, &store, is_proven, &Handle::current());
         let mut metrics = Registry::default();
         tier.register(&mut metrics);
         Replica { store, tier, metrics, _directory: directory }
@@ -60,7 +60,7 @@ impl Replica {
         let mut writer = self.store.blobs.write(&digest, Some(bytes.len() as u64)).await.unwrap();
         writer.append(bytes.clone()).await.unwrap();
         writer.commit().await.unwrap();
-        self.tier.keep_blob(&digest);
+        self.tier.keep_blob(&digest, None);
         digest
     }
 
@@ -126,8 +126,8 @@ pub(crate) async fn what_one_keeps_another_gets(settings: &S3) {
     let (few, many) = (one.keep(&small).await, one.keep(&large).await);
     let (image, source) = (manifest(r#"{"schemaVersion":2}"#), source("library/a"));
     one.store.cache.manifests.put(&image).await.unwrap();
-    one.tier.keep_manifest(&image.digest);
-    one.tier.keep_member(&source, &image.digest);
+    one.tier.keep_manifest(&image.digest, None);
+    one.tier.keep_member(&source, &image.digest, None);
     let (latest, at): (Tag, _) = ("latest".parse().unwrap(), SystemTime::now());
     one.tier.keep_tag(&source, &latest, &record(&image, at));
     one.shows("shared_writes_waiting 0").await;

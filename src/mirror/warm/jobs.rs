@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(third.image.to_string(), "ghcr.io/c:latest");
         jobs.finish(third.task, got(7, 2), at(0));
         assert!(jobs.next(at(1000)).is_none(), "the gate is closed");
-        assert_eq!(jobs.forecast_gates(at(0)), ["docker.io".into()]);
+        assert_eq!(jobs.forecast_gates(at(0)), [Arc::<str>::from("docker.io")]);
         jobs.set_gate(&"docker.io".into(), Some(at(5000)));
         assert_eq!(jobs.gate("docker.io").unwrap().until, at(5000));
         jobs.set_gate(&"docker.io".into(), None);
