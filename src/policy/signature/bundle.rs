@@ -3,13 +3,13 @@
 use serde::{Deserialize, de::IgnoredAny};
 use sigstore_verify::{
     CertificateError, Error, VerificationPolicy, Verifier,
-    crypto::VerificationKey,
     trust_root::TrustedRoot,
     types::{Bundle, Sha256Hash},
 };
 
 use super::{
     finding::Finding,
+    public_key::PublicKey,
     statement::{Envelope, Statement},
 };
 use crate::oci::{Algorithm, Digest, matches};
@@ -45,7 +45,7 @@ impl Outline {
     }
 
     /// The statement, when this key signed it. No log and no time is asked for: the operator trusts the key.
-    pub(super) fn verify_by_key(&self, key: &VerificationKey) -> Result<Statement, Finding> {
+    pub(super) fn verify_by_key(&self, key: &PublicKey) -> Result<Statement, Finding> {
         self.envelope()?.verify(key)
     }
 

@@ -16,6 +16,7 @@ mod evidence;
 mod finding;
 mod notation;
 mod payload;
+mod public_key;
 mod ring_provider;
 mod signers;
 mod sources;

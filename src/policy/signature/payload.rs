@@ -2,9 +2,8 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use sigstore_verify::{crypto::VerificationKey, types::SignatureBytes};
 
-use super::finding::Finding;
+use super::{finding::Finding, public_key::PublicKey};
 use crate::oci::Digest;
 
 /// What the type of a payload of an image is.
@@ -46,9 +45,11 @@ pub(super) struct Payload {
 
 impl Payload {
     /// What a payload says, when this key signed it.
-    pub(super) fn verify(payload: &[u8], signature: &str, key: &VerificationKey) -> Result<Payload, Finding> {
+    pub(super) fn verify(payload: &[u8], signature: &str, key: &PublicKey) -> Result<Payload, Finding> {
         let signature = BASE64_STANDARD.decode(signature.trim()).map_err(|_| Finding::Malformed)?;
-        key.verify(payload, &SignatureBytes::new(signature)).map_err(|_| Finding::OtherKey)?;
+        if !key.has_signed(payload, signature) {
+            return Err(Finding::OtherKey);
+        }
         let document: Document = serde_json::from_slice(payload).map_err(|_| Finding::Malformed)?;
         if document.critical.kind != TYPE {
             return Err(Finding::OtherStatement);

@@ -2,17 +2,13 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use sigstore_verify::{
-    crypto::{SigningScheme, VerificationKey, validate_raw_public_key},
-    types::{DerPublicKey, SignatureBytes},
-};
-
 use super::{
     bundle::{Keyless, Outline},
     evidence::Evidence,
     finding::Finding,
     notation::Notation,
     payload::Payload,
+    public_key::PublicKey,
     ring_provider,
     sources::SignedBy,
     statement::{Envelope, SIGNED, Statement},
@@ -36,7 +32,7 @@ struct Signer {
 }
 
 enum By {
-    Key { key: VerificationKey, same_repository: bool },
+    Key { key: PublicKey, same_repository: bool },
     Keyless(Box<Keyless>),
     Notation(Notation),
 }
@@ -116,8 +112,8 @@ impl Signer {
                 Ok(Signer { label: format!("a certificate of {file}"), by: By::Notation(notation) })
             }
             _ => {
-                let key = key(&bytes).map_err(|why| {
-                    format!("{why}; name a public key in PEM: ECDSA P-256 or P-384, or RSA from 2048 bits")
+                let key = PublicKey::read(&bytes).map_err(|why| {
+                    format!("{why}; name a public key in PEM: ECDSA P-256 or P-384, Ed25519, or RSA from 2048 bits")
                 })?;
                 let label = if file.is_empty() { "a trusted key".to_owned() } else { format!("the key {file}") };
                 Ok(Signer { label, by: By::Key { key, same_repository: source.same_repository } })
@@ -174,21 +170,5 @@ fn stated(statement: Statement, of: &Subject<'_>, same_repository: bool) -> Resu
         true if same_repository => Err(Finding::OtherRepository),
         true => Ok((digest, None)),
         false => Ok((digest, Some(statement.predicate))),
-    }
-}
-
-/// A public key that ring can verify with.
-fn key(pem: &[u8]) -> Result<VerificationKey, String> {
-    let text = std::str::from_utf8(pem).map_err(|_| "it is no text".to_owned())?;
-    let der = DerPublicKey::from_pem(text).map_err(|error| error.to_string())?;
-    let key = VerificationKey::from_spki(&der).map_err(|error| error.to_string())?;
-    // cosign signs by such a key with Ed25519ph, which ring does not have: every signature would be one by another key.
-    if key.scheme() == SigningScheme::Ed25519 {
-        return Err("it is an Ed25519 key, by which cosign signs with Ed25519ph, which is not verified".to_owned());
-    }
-    validate_raw_public_key(key.scheme(), key.as_bytes()).map_err(|error| error.to_string())?;
-    match key.verify(b"", &SignatureBytes::new(Vec::new())) {
-        Err(sigstore_verify::crypto::Error::UnsupportedAlgorithm(what)) => Err(format!("{what} is not verified")),
-        _ => Ok(key),
     }
 }

@@ -2,9 +2,8 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use sigstore_verify::{crypto::VerificationKey, types::SignatureBytes};
 
-use super::finding::Finding;
+use super::{finding::Finding, public_key::PublicKey};
 use crate::oci::{Algorithm, Digest};
 
 /// The predicate by which cosign signs an image from version 3 on.
@@ -87,14 +86,13 @@ impl Envelope {
     }
 
     /// The statement, when this key signed it.
-    pub(super) fn verify(&self, key: &VerificationKey) -> Result<Statement, Finding> {
+    pub(super) fn verify(&self, key: &PublicKey) -> Result<Statement, Finding> {
         let payload = self.payload()?;
         // The pre-authentication encoding of DSSE, version 1.
         let mut signed = format!("DSSEv1 {} {} {} ", STATEMENT.len(), STATEMENT, payload.len()).into_bytes();
         signed.extend_from_slice(&payload);
         let is_by_key = |signature: &Signature| {
-            let signature = BASE64_STANDARD.decode(&signature.sig).map(SignatureBytes::new);
-            signature.is_ok_and(|signature| key.verify(&signed, &signature).is_ok())
+            BASE64_STANDARD.decode(&signature.sig).is_ok_and(|signature| key.has_signed(&signed, signature))
         };
         if !self.signatures.iter().take(MOST).any(is_by_key) {
             return Err(Finding::OtherKey);
