@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     mirror::{Image, PlatformFacts},
-    policy::{Outcome, Rule, Rules, Verdict},
+    policy::{Outcome, Rule, Verdict},
 };
 
 /// The parameters beside those of a list of images.
@@ -114,11 +114,12 @@ impl Wanted {
         // What the disk does not give now has no findings now; the report of the image says so.
         let platforms = state.mirror.facts.of(image, None).await.unwrap_or_default();
         let platforms = platforms.into_iter().filter(|platform| platform.facts.is_ok() && self.has_age(platform, now));
-        let all = platforms.flat_map(|platform| of_platform(state, image, &platform, now));
+        let (policy, judged) = state.mirror.enforcement.findings(image, platforms.collect(), now).await;
+        let all = of_platforms(image, policy.as_deref(), &judged);
         let is_wanted = |finding: &Finding| {
             finding.verdict.outcome == self.outcome && self.rule.is_none_or(|rule| finding.verdict.rule == rule)
         };
-        all.filter(is_wanted).collect()
+        all.into_iter().filter(is_wanted).collect()
     }
 
     fn has_age(&self, platform: &PlatformFacts, now: SystemTime) -> bool {
@@ -128,39 +129,25 @@ impl Wanted {
     }
 }
 
-/// What the rules of the policy for an image, or those of a report, say of one platform.
-fn of_platform(state: &State, image: &Image, platform: &PlatformFacts, now: SystemTime) -> Vec<Finding> {
-    let policies = state.mirror.enforcement.policies();
-    // What is hosted is held to no policy.
-    let policy = policies.find(&image.name()).filter(|_| !image.repository.is_hosted());
-    let verdicts = match policy {
-        Some(policy) => platform.verdicts(policy.rules(), now),
-        None => platform.verdicts(&Rules::default(), now),
-    };
-    let finding = |verdict| Finding {
-        image: image.clone(),
-        platform: platform.platform.clone(),
-        digest: platform.digest.to_string(),
-        arrived: platform.arrived,
-        policy: policy.map(|policy| policy.table().name.clone()),
-        verdict,
-    };
-    verdicts.into_iter().map(finding).collect()
-}
-
-/// The rules that the platforms of an image break, as the report of the image judges.
-pub(super) fn of_report(image: &Image, judged: &[(PlatformFacts, Vec<Verdict>)]) -> Vec<Finding> {
+/// What the rules of a policy, or those of a report, said of the platforms of an image.
+fn of_platforms(image: &Image, policy: Option<&str>, judged: &[(PlatformFacts, Vec<Verdict>)]) -> Vec<Finding> {
     let all = judged.iter().flat_map(|(platform, verdicts)| verdicts.iter().map(move |verdict| (platform, verdict)));
-    let broken = all.filter(|(_, verdict)| verdict.outcome == Outcome::Fail);
     let finding = |(platform, verdict): (&PlatformFacts, &Verdict)| Finding {
         image: image.clone(),
         platform: platform.platform.clone(),
         digest: platform.digest.to_string(),
         arrived: platform.arrived,
-        policy: None,
+        policy: policy.map(str::to_owned),
         verdict: verdict.clone(),
     };
-    broken.map(finding).collect()
+    all.map(finding).collect()
+}
+
+/// The rules that the platforms of an image break, as the report of the image judges.
+pub(super) fn of_report(image: &Image, judged: &[(PlatformFacts, Vec<Verdict>)]) -> Vec<Finding> {
+    let mut broken = of_platforms(image, None, judged);
+    broken.retain(|finding| finding.verdict.outcome == Outcome::Fail);
+    broken
 }
 
 /// `/api/v1/findings`: what rules say of all that is cached.

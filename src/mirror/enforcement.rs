@@ -384,15 +384,40 @@ impl Enforcement {
         });
     }
 
-    /// What reports say of platforms of an image: every rule, with the signers of the policy that is for it. Asks upstream nothing.
+    /// What a report says of platforms of an image: every rule, with the signers of the policy that is for it. Asks upstream nothing.
     pub async fn report(
         &self,
         image: &Image,
         platforms: Vec<PlatformFacts>,
         now: SystemTime,
     ) -> Vec<(PlatformFacts, Vec<Verdict>)> {
+        let rules = policy_for(&self.policies.load(), image).map_or_else(Rules::default, Policy::reported);
+        self.verdicts(image, platforms, rules, now).await
+    }
+
+    /// What the rules of the policy that is for an image say of its platforms, whatever its mode, and the name of that policy; without
+    /// one, what a report says. Asks upstream nothing.
+    pub async fn findings(
+        &self,
+        image: &Image,
+        platforms: Vec<PlatformFacts>,
+        now: SystemTime,
+    ) -> (Option<String>, Vec<(PlatformFacts, Vec<Verdict>)>) {
         let policies = self.policies.load_full();
-        let rules = policies.find(&image.name()).map_or_else(Rules::default, Policy::reported);
+        let policy = policy_for(&policies, image);
+        let rules = policy.map_or_else(Rules::default, |policy| policy.rules().clone());
+        let verdicts = self.verdicts(image, platforms, rules, now).await;
+        (policy.map(|policy| policy.table().name.clone()), verdicts)
+    }
+
+    /// What rules say of platforms of an image, with the signatures that are remembered.
+    async fn verdicts(
+        &self,
+        image: &Image,
+        platforms: Vec<PlatformFacts>,
+        rules: Rules,
+        now: SystemTime,
+    ) -> Vec<(PlatformFacts, Vec<Verdict>)> {
         let beside = |mut platform: PlatformFacts| {
             platform.supply.beside = self.remembered(image, &platform.signed_as());
             platform
@@ -440,6 +465,11 @@ impl Enforcement {
             None => false,
         }
     }
+}
+
+/// What is hosted is held to no policy.
+fn policy_for<'a>(policies: &'a Policies, image: &Image) -> Option<&'a Policy> {
+    policies.find(&image.name()).filter(|_| !image.repository.is_hosted())
 }
 
 fn image(lookup: &Lookup, digest: Digest) -> Image {

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::oci::matches;
 
+/// What a Dockerfile names as its base when it begins with nothing.
+const SCRATCH: &str = "scratch";
+
 /// What an image is held to.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -255,6 +258,10 @@ fn fresh_base(base: Option<&Base>, has_moved: Option<bool>) -> (Outcome, String)
         return (Outcome::Unknown, "names no base, and shares its lower layers with no other cached image".to_owned());
     };
     let name = base.name();
+    // No image has this name, which Docker reserves.
+    if name == SCRATCH {
+        return (Outcome::Pass, format!("is built from {SCRATCH}, which is no image that could move on"));
+    }
     match has_moved {
         Some(true) => (Outcome::Fail, format!("was built on {name}, which is another image by now")),
         Some(false) => (Outcome::Pass, format!("is built on {name} as it is now")),
@@ -381,6 +388,8 @@ mod tests {
         assert_eq!(outcome(Some(&base), Some(true)), Outcome::Fail);
         assert_eq!(outcome(Some(&base), None), Outcome::Unknown);
         assert_eq!(outcome(None, None), Outcome::Unknown);
+        let scratch = Base::Named { name: "scratch".into(), digest: None };
+        assert_eq!(outcome(Some(&scratch), None), Outcome::Pass);
     }
 
     #[test]

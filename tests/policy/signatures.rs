@@ -9,10 +9,13 @@ use serde_json::json;
 use weir_conformance::hub::{Fault, Hub, Image, Kind, Manifest, Match, Spec, What};
 
 use super::{Policed, outcome, report};
+use crate::deploy::ask;
 
-const KEY: &str = "{ key = 'DIR/release.pub' }";
-const KEYLESS: &str = "{ issuer = 'https://issuer.example', subject = 'release@*', roots = 'DIR/trusted-root.json' }";
-const NOTATION: &str = "{ notation = 'DIR/notation-root.pem', identities = ['x509.subject: C=US, CN=signer'] }";
+pub(super) const KEY: &str = "{ key = 'DIR/release.pub' }";
+pub(super) const KEYLESS: &str =
+    "{ issuer = 'https://issuer.example', subject = 'release@*', roots = 'DIR/trusted-root.json' }";
+pub(super) const NOTATION: &str =
+    "{ notation = 'DIR/notation-root.pem', identities = ['x509.subject: C=US, CN=signer'] }";
 
 /// A manifest beside an image, and its blobs.
 #[derive(Deserialize)]
@@ -22,7 +25,7 @@ struct Pushed {
 }
 
 /// Pushes what has this name in `tests/signatures/beside.json` beside the manifest of this digest: as its referrer, or under its tag.
-fn push(hub: &Hub, repository: &str, name: &str, beside: &str) -> Manifest {
+pub(super) fn push(hub: &Hub, repository: &str, name: &str, beside: &str) -> Manifest {
     let mut all: HashMap<String, Pushed> = serde_json::from_str(include_str!("../signatures/beside.json")).unwrap();
     let Pushed { manifest, blobs } = all.remove(name).unwrap_or_else(|| panic!("there is no {name}"));
     let mut document: serde_json::Value = serde_json::from_str(&manifest).unwrap();
@@ -46,7 +49,7 @@ fn app(hub: &Hub, repository: &str) -> Image {
     image
 }
 
-fn policy(mode: &str, rules: &str) -> String {
+pub(super) fn policy(mode: &str, rules: &str) -> String {
     let rules = rules.replace("DIR", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signatures"));
     format!(
         "[[policy]]\nname = \"signed\"\nimages = [\"docker.io/signed/*\"]\nmode = \"{mode}\"\nunknown = \"deny\"\nwait = \"10s\"\n{rules}\n"
@@ -174,7 +177,7 @@ async fn a_policy_that_audits_has_signatures_looked_up_for_the_report() {
         push(hub, "signed/app", name, signed.digest());
     }
     for image in [&signed, &unsigned] {
-        assert_eq!(policed.manifest("GET", image, "latest").0, 200);
+        policed.world.pull(image, 0);
         while outcome(&report(&policed.world, image), 0, "signed").0 == "unknown" {
             std::thread::yield_now();
         }
@@ -184,6 +187,22 @@ async fn a_policy_that_audits_has_signatures_looked_up_for_the_report() {
     assert_eq!(outcome(&found, 0, "attested"), ("pass", "has verified SBOM"));
     assert_eq!(outcome(&missing, 0, "signed"), ("fail", "has no signature"));
     assert_eq!(outcome(&missing, 0, "attested"), ("fail", "has no verified SBOM"));
+    // The lists and the page of an image say the same.
+    let findings = |outcome: &str| {
+        let found = policed.world.api("GET", &format!("/api/v1/findings?rule=signed&outcome={outcome}"));
+        let of = |finding: &serde_json::Value| (finding["name"].to_string(), finding["finding"].to_string());
+        found["findings"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let [(name, finding)] = &findings("pass")[..] else { panic!("{:?}", findings("pass")) };
+    assert!(name.contains("signed/app:latest") && finding.contains("is signed by the key "), "{name}: {finding}");
+    assert_eq!(findings("fail"), [(r#""docker.io/signed/unsigned:latest""#.into(), r#""has no signature""#.into())]);
+    for (page, expected) in [
+        ("/policy?rule=signed", "Has no signature."),
+        ("/image?repository=docker.io%2Fsigned%2Fapp&reference=latest", "Is signed by the key "),
+    ] {
+        let (status, _, body) = ask(policed.world.running.admin, "GET", page, "");
+        assert!(status == 200 && body.contains(expected), "{page}: {body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

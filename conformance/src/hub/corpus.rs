@@ -149,6 +149,10 @@ pub fn corpus(now: SystemTime) -> Vec<Case> {
         ],
         ..spec
     });
+    whole("from scratch", &[("fresh_base", "pass")], &|spec| Spec {
+        annotations: vec![(BASE.to_owned(), "scratch".to_owned())],
+        ..spec
+    });
     in_layers(&mut whole, &github);
     whole("with provenance alone", &[], &|spec| index(spec).attested(["https://slsa.dev/provenance/v1"]));
     cases

@@ -18,7 +18,7 @@ use crate::{
         json::parameter,
     },
     mirror::Image,
-    policy::{Outcome, Rule, Rules},
+    policy::{Outcome, Rule},
 };
 
 /// Images of one page.
@@ -121,16 +121,16 @@ pub(super) async fn of_image(context: &PageContext<'_>, image: &Image) -> Markup
         Ok(platforms) => platforms,
         Err(error) => return html! { p class="bad" { (sentence(&error.to_string())) } },
     };
-    let now = SystemTime::now();
+    let judged = context.state.mirror.enforcement.report(image, platforms, SystemTime::now()).await;
     html! {
         h2 { (text!("Findings")) }
-        @for platform in &platforms {
+        @for (platform, verdicts) in &judged {
             @match &platform.facts {
                 // Of an index, most platforms were never pulled.
                 Err(why) => p { (text!("{}: it {}.", platform.platform, why.to_string())) },
                 Ok(_) => {
                     @let name = text!("Findings of {}", platform.platform).into_string();
-                    @let rows = platform.verdicts(&Rules::default(), now).into_iter().map(|verdict| vec![
+                    @let rows = verdicts.iter().map(|verdict| vec![
                         outcome(verdict.outcome),
                         html! { code { (verdict.rule.as_str()) } },
                         html::text(sentence(&verdict.finding)),
@@ -140,7 +140,7 @@ pub(super) async fn of_image(context: &PageContext<'_>, image: &Image) -> Markup
                 }
             }
         }
-        @if platforms.is_empty() { p { (text!("Its manifest is not here.")) } }
+        @if judged.is_empty() { p { (text!("Its manifest is not here.")) } }
     }
 }
 
