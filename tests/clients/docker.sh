@@ -3,8 +3,9 @@
 # prints what came of that; what the mirror said is in the daemon's log, so the golden files hold both.
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
-# shellcheck disable=SC2034 # lib.sh reads it
-client=docker
+# dockerd asks for no manifest that it had once: only what is refused by tag is refused to it.
+# shellcheck disable=SC2034 # lib.sh reads them
+client=docker keeps_manifests=1
 export DOCKER_HOST=unix:///run/docker.sock
 # Another docker may come first on the PATH; this is the one that belongs to Debian's daemon.
 docker=/usr/bin/docker

@@ -271,6 +271,32 @@ not_mirrored() {
     reload_mirror
 }
 
+# cache_configs REPOSITORY: has the mirror cache the manifest and the config of every platform, so that it refuses the whole index.
+cache_configs() {
+    local url=http://$MIRROR/v2/$1 accept='Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json' digest
+    for digest in $(curl -fs -H "$accept" "$url/manifests/latest" | jq -r '.manifests[].digest'); do
+        curl -fs -o "$WORK/output" "$url/blobs/$(curl -fs -H "$accept" "$url/manifests/$digest" | jq -r .config.digest)"
+    done
+}
+
+# held_to_policy COMMAND…: the command, which pulls an image that is cached and starts as root, is refused by a policy; the hub counts nothing.
+held_to_policy() {
+    LIMITS='[[policy]]
+name = "production"
+images = ["docker.io/library/*"]
+mode = "enforce"
+non_root = true
+contact = "platform@example.com"'
+    [[ ! ${keeps_manifests-} ]] || cache_configs "$IMAGE"
+    reload_mirror
+    forget_requests
+    golden policy counting "$@"
+    equal "policy: manifest GETs at the hub" 0 "$(asked manifest_get)"
+    equal "policy: blob GETs at the hub" 0 "$(asked blob_get)"
+    LIMITS=
+    reload_mirror
+}
+
 # answers_or_ended PID URL
 answers_or_ended() { ! kill -0 "$1" || curl -fs "$2"; }
 
@@ -375,6 +401,9 @@ scenario() {
         forget
         not_mirrored "$IMAGE" pull "$IMAGE:latest"
         works "a pull when the rule is gone" pull "$IMAGE:latest"
+        forget
+        held_to_policy pull "$IMAGE:latest"
+        works "a pull when the policy is gone" pull "$IMAGE:latest"
     fi
 
     forget
