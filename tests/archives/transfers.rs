@@ -305,7 +305,9 @@ async fn an_imported_list_of_referrers_ends_when_upstream_has_none_or_refuses_th
         }
         hub.down().await;
         let url = format!("http://{}", hub.registry_address());
-        let site = Site::start(&[("WEIR_UPSTREAM__0__URL", &url), ("WEIR_MIRROR__LISTING_TTL", "0s")]);
+        // Else the cache of absences would answer, for as long as the test looks.
+        let uncached = ["WEIR_MIRROR__LISTING_TTL", "WEIR_MIRROR__NEGATIVE_TTL"].map(|ttl| (ttl, "0s"));
+        let site = Site::start(&[&[("WEIR_UPSTREAM__0__URL", &*url)], &uncached[..]].concat());
         assert!(site.import(&[&path], None).contains("docker.io/acme/one:1: imported"));
         let (status, is_imported, listed) = referrers(&site, one.digest());
         assert_eq!((status, is_imported, &listed["manifests"][0]["digest"]), (200, true, &Value::from(&*referrer)));
