@@ -86,7 +86,7 @@ async fn an_honest_client_hardly_notices_thousands_that_hold_on() {
     }
     let half = held.len() - idle - slow;
     let (over, guesses) = (AtomicBool::new(false), AtomicU64::new(0));
-    let under = std::thread::scope(|scope| {
+    let (under, descriptors) = std::thread::scope(|scope| {
         for address in 0..75 {
             let (over, guesses) = (&over, &guesses);
             scope.spawn(move || {
@@ -100,18 +100,18 @@ async fn an_honest_client_hardly_notices_thousands_that_hold_on() {
             });
         }
         let under = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(honest(&weir, &image)));
+        let descriptors = weir.measure().1;
         over.store(true, Ordering::Relaxed);
-        under
+        (under, descriptors)
     });
+    let guesses = guesses.into_inner();
     println!(
-        "{idle} idle connections, {slow} slow bodies, {half} half-sent admin bodies, {} wrong passwords over 75 connections: \
-         p99 {:?} (alone {:?}), /healthz at most {:?} (alone {:?})",
-        guesses.into_inner(),
-        under.0,
-        baseline.0,
-        under.1,
-        baseline.1
+        "{idle} idle connections, {slow} slow bodies, {half} half-sent admin bodies, {guesses} wrong passwords over 75 connections; \
+         Weir has {descriptors} descriptors at the end: p99 {:?} (alone {:?}), /healthz at most {:?} (alone {:?})",
+        under.0, baseline.0, under.1, baseline.1
     );
+    // Otherwise it was no siege: of the connections that it was sent, Weir holds as many as it may have, less its reserves.
+    assert!((idle, slow, half) == (8000, 2000, 300) && guesses > 75 && descriptors > 7000.0);
     assert!(under.0 <= 3 * baseline.0 && under.1 <= Duration::from_millis(100));
 }
 
