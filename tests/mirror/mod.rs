@@ -16,7 +16,7 @@ use weir::{
     oci::{Digest, Reference},
 };
 use weir_conformance::hub::{self, At, Fault, Kind, Match, Spec, What};
-use weir_storage::{Call, Faults};
+use weir_storage::{Call, Faults, Source, TagRecord};
 
 const MIB: u64 = 1 << 20;
 
@@ -561,4 +561,31 @@ async fn a_resume_that_upstream_answers_from_the_start_skips_what_is_here() {
     let mut answer = mirror.blobs.get(&lookup("library/whole", &[]), &wanted, None).await.unwrap();
     assert_eq!(read(&mut answer.reader, 0, content.len() as u64).await.unwrap(), content);
     assert_eq!(gets.await.unwrap(), [false, true], "it was resumed by a range");
+}
+
+/// What a tag was found to name by a HEAD that fetched nothing is asked for again after a purge, as what is cached is.
+#[tokio::test]
+async fn a_purge_forgets_what_a_head_found() {
+    let mut change = Change::default();
+    change.mirror.tag_ttl = Duration::from_secs(3600);
+    let bench = Bench::start(limited(100), change).await;
+    let asker = lookup("library/moves", &[]);
+    let head = async || bench.mirror.manifests.head(&asker, &tag("latest")).await.unwrap().digest.to_string();
+    bench.hub.push(Spec::new("library/moves").seed(1)).unwrap();
+    let old = bench.mirror.manifests.get(&asker, &tag("latest")).await.unwrap().manifest;
+    // As if an hour had passed: what comes now is fresh, and this is not.
+    let checked_at = SystemTime::now() - Duration::from_secs(7200);
+    let record = TagRecord { size: old.bytes.len() as u64, digest: old.digest, media_type: old.media_type, checked_at };
+    let source = Source {
+        upstream: asker.upstream.clone(),
+        credential: Source::ANONYMOUS.into(),
+        repository: asker.repository.clone(),
+    };
+    bench.store.cache.tags.put(&source, &"latest".parse().unwrap(), &record).await.unwrap();
+    let found = bench.hub.push(Spec::new("library/moves").seed(2)).unwrap();
+    assert_eq!(head().await, found.digest());
+    let newest = bench.hub.push(Spec::new("library/moves").seed(3)).unwrap();
+    assert_eq!(head().await, found.digest(), "it is fresh, and nothing is asked");
+    bench.mirror.purge(vec![Selection::All], false).await.unwrap();
+    assert_eq!(head().await, newest.digest());
 }
