@@ -6,6 +6,7 @@ mod fleet;
 use std::{process::Command, time::Duration};
 
 use weir_conformance::{
+    bucket::Trouble,
     client::Request,
     hub::{self, Fault, Hub, Image, Kind, Match, Progress, What},
     redis::Redis,
@@ -91,6 +92,17 @@ async fn an_image_that_clients_of_three_replicas_want_at_once_costs_what_one_rep
         assert_eq!(Cost::at(&three.fleet.hub, &image), Cost::of(&image));
         three.fleet.holds(&image).await;
     }
+}
+
+#[tokio::test]
+async fn what_is_still_on_its_way_to_the_bucket_is_waited_for_by_other_replicas() {
+    let three = Three::start().await;
+    let image = three.push("underway", 1);
+    three.fleet.bucket.trouble(Trouble::LateWrites(Duration::from_millis(300)));
+    let [one, other, another] = &three.replicas;
+    one.pull(&image).await;
+    tokio::join!(other.pull(&image), another.pull(&image));
+    assert_eq!(Cost::at(&three.fleet.hub, &image), Cost::of(&image));
 }
 
 #[tokio::test]

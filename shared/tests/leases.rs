@@ -52,6 +52,17 @@ impl Fleet {
         Replica { tier, _directory: directory }
     }
 
+    /// Waits until the lease is there, or no longer.
+    async fn waits_for(&self, is_there: bool) {
+        for _ in 0..1000 {
+            if self.raw::<Option<String>>(&["GET", &key()]).await.is_some() == is_there {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the lease is there: {}", !is_there);
+    }
+
     /// What a key of Redis holds, by a connection of its own.
     async fn raw<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let client = redis::Client::open(self.server.url()).unwrap();
@@ -89,9 +100,7 @@ async fn of_many_that_lack_an_object_one_asks_upstream_and_the_others_find_what_
     };
     futures_util::future::join_all(replicas.iter().chain(&replicas).map(lookup)).await;
     assert_eq!(asked.load(Ordering::SeqCst), 1);
-    while fleet.raw::<Option<String>>(&["GET", &key()]).await.is_some() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    fleet.waits_for(false).await;
 }
 
 #[tokio::test]
@@ -150,9 +159,7 @@ async fn a_lease_that_redis_lost_is_taken_again() {
         panic!("nobody has it")
     };
     fleet.raw::<()>(&["FLUSHALL"]).await;
-    while fleet.raw::<Option<String>>(&["GET", &key()]).await.is_none() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    fleet.waits_for(true).await;
     let looks = AtomicU32::new(0);
     let look = || async { (looks.fetch_add(1, Ordering::SeqCst) > 0).then_some(()) };
     let got = async {

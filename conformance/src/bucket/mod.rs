@@ -39,6 +39,8 @@ pub enum Trouble {
     Silent,
     /// It answers each request, but late.
     Late(Duration),
+    /// It answers reads at once, and writes late.
+    LateWrites(Duration),
     /// It answers each request with this status.
     Status(u16),
     /// It looks whether a key exists, waits, and then writes: of several at once several win.
@@ -166,8 +168,11 @@ async fn converse(shared: Arc<Shared>, stream: TcpStream) {
             if now == Trouble::Silent {
                 std::future::pending::<()>().await;
             }
-            if let Trouble::Late(wait) = now {
-                tokio::time::sleep(wait).await;
+            let is_read = matches!(&*request.method, "GET" | "HEAD");
+            match now {
+                Trouble::Late(wait) => tokio::time::sleep(wait).await,
+                Trouble::LateWrites(wait) if !is_read => tokio::time::sleep(wait).await,
+                _ => {}
             }
             let answer = match now {
                 Trouble::Status(status) => Answer::refused(status, "InternalError"),
