@@ -1,5 +1,6 @@
 //! What Weir says of images: the report of one, what a policy makes of it, and the corpus of images that each break one rule or none.
 
+mod scanner;
 mod signatures;
 mod verdicts;
 
@@ -246,46 +247,4 @@ async fn what_is_refused_for_its_layers_is_looked_at_behind_the_refusal_and_is_i
     let audit = policed.world.api("GET", "/api/v1/audit").to_string();
     let attempt = format!("pull docker.io/{}:latest", armed.repository);
     assert_eq!(audit.matches(&attempt).count(), 2, "one for each sentence: {audit}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_configured_scanner_says_is_kept_and_decides() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let policed = Policed::start(&policy("enforce", "no_critical = true")).await;
-    let world = &policed.world;
-    let image = world.hub.push(spec("sound")).unwrap();
-    world.pull(&image, 0);
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("scanner");
-    // It reads the archive that it is given, as a scanner would.
-    std::fs::write(
-        &program,
-        "#!/bin/sh\ntar -xOf \"$2\" index.json >/dev/null || exit 3\ncat \"$(dirname \"$0\")/output\"\n",
-    )
-    .unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let config = directory.path().join("weir.toml");
-    let written = format!("[scanner]\ncommand = [{:?}, \"--input\", \"{{archive}}\"]\n", program.display().to_string());
-    std::fs::write(&config, written).unwrap();
-    let scan = |output: &str| {
-        std::fs::write(directory.path().join("output"), output).unwrap();
-        command(world, &[&image.repository, "--scanner", "--config", config.to_str().unwrap()])
-    };
-    let (status, printed) = scan(
-        r#"{"SchemaVersion":2,"Results":[{"Vulnerabilities":[{"VulnerabilityID":"CVE-2026-1","Severity":"CRITICAL"}]}]}"#,
-    );
-    let finding = "has 1 critical vulnerability, such as CVE-2026-1, by trivy";
-    assert!(status == Some(1) && printed.contains(finding), "{status:?} {printed}");
-    let (status, _, body) = policed.manifest("GET", &image, "latest");
-    assert!(status == 403 && body.contains(&format!("it {finding} (no_critical)")), "{body}");
-    let (status, printed) = scan(r#"{"matches":[]}"#);
-    assert!(
-        status == Some(0) && printed.contains("has no critical vulnerability and 0 high ones, by grype"),
-        "{printed}"
-    );
-    assert_eq!(policed.manifest("GET", &image, "latest").0, 200);
-    let (status, printed) = scan("no such image");
-    assert!(status == Some(2) && printed.contains("said what is not read"), "{status:?} {printed}");
-    let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
-    assert_eq!(left.filter(|entry| entry.file_name().to_string_lossy().starts_with("weir-scan-")).count(), 0);
 }
