@@ -245,13 +245,7 @@ async fn what_cannot_be_looked_up_is_unknown_and_hostile_artifacts_are_a_finding
     for number in 0..200_u32 {
         let content =
             Bytes::from(if number == 0 { "x".repeat(3 << 20) } else { format!("{}{number}", "[".repeat(9000)) });
-        let layer = json!({"mediaType": bundle, "size": content.len(), "digest": sha256(&content)});
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": bundle,
-            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2, "digest": sha256(b"{}")},
-            "layers": [layer], "subject": {"digest": crowded.digest()},
-        });
-        hub.push_manifest("signed/crowded", manifest.to_string().into(), vec![content, Bytes::from("{}")]);
+        attach(hub, &crowded, bundle, bundle, content.len(), content);
     }
     let (status, _, body) = policed.manifest("GET", &crowded, "latest");
     assert!(status == 403 && body.contains("it has more signatures than are verified (signed)"), "{status} {body}");
@@ -267,6 +261,43 @@ async fn what_cannot_be_looked_up_is_unknown_and_hostile_artifacts_are_a_finding
     let lenient = policy("enforce", &format!("signed = [{KEY}]")).replace("\"deny\"", "\"wait\"");
     policed.reload(&lenient);
     assert_eq!(policed.manifest("GET", &cut_off, "latest").0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_is_not_verified_is_refused_with_its_reason_and_fetched_only_to_be_read() {
+    let policed = Policed::start(&policy("enforce", &format!("signed = [{KEY}, {NOTATION}]"))).await;
+    let hub = &policed.world.hub;
+    let notation = "application/vnd.cncf.notary.signature";
+    let large = (1 << 20) + 1;
+    for (number, (media_type, claimed, size, fetched, refusal)) in [
+        ("application/cose", 7, 7, 0, "has a signature in COSE, which Weir does not verify"),
+        ("application/jose+json", large, large, 0, "has a signature that is too large to be verified"),
+        ("application/jose+json", 7, large, 1, "has a signature that is too large to be verified"),
+        ("application/jose+json", 7, 7, 1, "has a signature that is malformed"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = app(hub, &format!("signed/not-verified{number}"));
+        let content = Bytes::from(format!("{number}").repeat(size));
+        let digest = sha256(&content);
+        attach(hub, &image, notation, media_type, claimed, content);
+        let (status, _, body) = policed.manifest("GET", &image, "latest");
+        assert!(status == 403 && body.contains(&format!("it {refusal} (signed)")), "{media_type}: {status} {body}");
+        let asked = hub.count(|logged| logged.kind == Kind::BlobGet && logged.reference == digest);
+        assert_eq!(asked, fetched, "{media_type}");
+    }
+}
+
+/// Pushes a referrer of an image that holds one blob, whose size it claims to be this.
+fn attach(hub: &Hub, image: &Image, artifact_type: &str, media_type: &str, size: usize, content: Bytes) {
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": artifact_type,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2, "digest": sha256(b"{}")},
+        "layers": [{"mediaType": media_type, "size": size, "digest": sha256(&content)}],
+        "subject": {"digest": image.digest()},
+    });
+    hub.push_manifest(&image.repository, manifest.to_string().into(), vec![content, Bytes::from("{}")]);
 }
 
 fn sha256(bytes: &[u8]) -> String {
