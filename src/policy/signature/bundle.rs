@@ -27,6 +27,7 @@ pub(super) struct Outline {
 struct Material {
     certificate: Option<IgnoredAny>,
     x509_certificate_chain: Option<IgnoredAny>,
+    tlog_entries: Option<Vec<IgnoredAny>>,
 }
 
 impl Outline {
@@ -37,6 +38,11 @@ impl Outline {
     /// Whether a certificate says who signed it, rather than a key that is known beforehand.
     pub(super) fn is_keyless(&self) -> bool {
         self.verification_material.certificate.is_some() || self.verification_material.x509_certificate_chain.is_some()
+    }
+
+    /// Whether it has an entry of some transparency log.
+    fn has_log_entry(&self) -> bool {
+        self.verification_material.tlog_entries.as_ref().is_some_and(|entries| !entries.is_empty())
     }
 
     /// The payload of its envelope. Nothing is verified.
@@ -95,6 +101,10 @@ impl Keyless {
         let statement = Statement::read(&outline.payload()?)?;
         let of = statement.subjects.iter().find(|subject| wanted.contains(subject));
         let Some(of) = of.or(statement.subjects.first()) else { return Err(Finding::Malformed) };
+        // The verifier would call such a bundle malformed.
+        if self.is_logged && !outline.has_log_entry() {
+            return Err(Finding::NotLogged);
+        }
         let text = std::str::from_utf8(bytes).map_err(|_| Finding::Malformed)?;
         let bundle = Bundle::from_json(text).map_err(|_| Finding::Malformed)?;
         let mut policy = VerificationPolicy::any_identity();

@@ -39,10 +39,30 @@ fn signers(sources: &str) -> Result<Signers, (usize, String, String)> {
         "ed.pub" => Ok(include_bytes!("../../../tests/signatures/ed.pub").to_vec()),
         "rsa.pub" => Ok(include_bytes!("../../../tests/signatures/rsa.pub").to_vec()),
         "trusted-root.json" => Ok(include_bytes!("../../../tests/signatures/trusted-root.json").to_vec()),
+        "roots-without-authority" => Ok(roots(|roots| roots["certificateAuthorities"] = serde_json::json!([]))),
+        "roots-without-time" => Ok(roots(|roots| {
+            roots["tlogs"] = serde_json::json!([]);
+            roots["timestampAuthorities"] = serde_json::json!([]);
+        })),
+        "roots-without-log" => Ok(roots(|roots| roots["tlogs"] = serde_json::json!([]))),
+        "roots-of-another-log" => Ok(roots(|roots| {
+            let key =
+                include_str!("../../../tests/signatures/release.pub").lines().filter(|line| !line.starts_with('-'));
+            roots["tlogs"][0]["publicKey"]["rawBytes"] = key.collect::<String>().into();
+        })),
+        // Any key does for a log that has nothing.
+        "roots-with-certificate-log" => Ok(roots(|roots| roots["ctlogs"] = roots["tlogs"].clone())),
         "notation-root.pem" => Ok(include_bytes!("../../../tests/signatures/notation-root.pem").to_vec()),
         "no-key" => Ok(b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n".to_vec()),
         file => Err(format!("{file} is not here")),
     })
+}
+
+/// The trusted root with a change.
+fn roots(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+    let mut roots = serde_json::from_str(include_str!("../../../tests/signatures/trusted-root.json")).unwrap();
+    change(&mut roots);
+    roots.to_string().into_bytes()
 }
 
 /// What a manifest of this name holds, with its bytes changed.
@@ -179,6 +199,26 @@ fn a_keyless_signature_counts_by_its_issuer_its_identity_its_roots_its_time_and_
         ("/dsseEnvelope/signatures/0/sig".to_owned(), "MEUCIQ==".into()),
         ("/dsseEnvelope/payload".to_owned(), "e30=".into()),
     ] {
+    // What the roots name is asked for, and nothing else.
+    let by_roots = |roots: &str| KEYLESS.replace("trusted-root.json", roots);
+    let without = |pointers: &'static [&str]| {
+        move |blob: String| {
+            let mut bundle: serde_json::Value = serde_json::from_str(&blob).unwrap();
+            for pointer in pointers {
+                *bundle.pointer_mut(pointer).unwrap() = serde_json::json!([]);
+            }
+            bundle.to_string()
+        }
+    };
+    const ENTRIES: &str = "/verificationMaterial/tlogEntries";
+    const TIMES: &str = "/verificationMaterial/timestampVerificationData/rfc3161Timestamps";
+    let unlogged = by_roots("roots-without-log");
+    assert_eq!(said(&unlogged, evidence("keyless", without(&[ENTRIES]))), None);
+    assert_eq!(said(KEYLESS, evidence("keyless", without(&[ENTRIES]))), Some(Finding::NotLogged));
+    assert!(said(&unlogged, evidence("keyless", without(&[ENTRIES, TIMES]))).is_some(), "no time");
+    assert_eq!(finding(&by_roots("roots-of-another-log"), "keyless"), Some(Finding::NotLogged));
+    assert!(finding(&by_roots("roots-with-certificate-log"), "keyless").is_some());
+
         assert!(changed(&pointer, value).is_some(), "{pointer}");
     }
 }
@@ -273,3 +313,5 @@ fn a_key_or_root_that_cannot_be_used_is_refused_with_what_would_be_right() {
     let digest: Digest = APP.parse().unwrap();
     assert_eq!(digest.to_string(), APP);
 }
+        ("{ issuer = 'a', subject = 'b', roots = 'roots-without-authority' }", "names no certificate authority"),
+        ("{ issuer = 'a', subject = 'b', roots = 'roots-without-time' }", "neither a transparency log nor"),
