@@ -15,6 +15,8 @@ mod distinguished_name;
 mod evidence;
 mod finding;
 mod notation;
+#[cfg(test)]
+mod notation_tests;
 mod payload;
 mod public_key;
 mod ring_provider;

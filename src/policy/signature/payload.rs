@@ -77,7 +77,29 @@ fn repository(reference: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use ring::{
+        rand::SystemRandom,
+        signature::{Ed25519KeyPair, KeyPair as _},
+    };
+
     use super::*;
+    use crate::{oci::Algorithm, policy::signature::public_key::tests::read};
+
+    #[test]
+    fn a_payload_of_another_type_is_no_signature_of_an_image() {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+        let key = read(pair.public_key().as_ref()).unwrap();
+        let image = serde_json::json!({"docker-manifest-digest": Algorithm::Sha256.digest(b"").to_string()});
+        let said = |kind: &str| {
+            let critical = serde_json::json!({"identity": {}, "image": image, "type": kind});
+            let payload = serde_json::json!({"critical": critical}).to_string();
+            let signature = BASE64_STANDARD.encode(pair.sign(payload.as_bytes()));
+            Payload::verify(payload.as_bytes(), &signature, &key).map(|payload| payload.repository)
+        };
+        assert_eq!(said(TYPE), Ok(None));
+        assert_eq!(said("atomic container signature"), Err(Finding::OtherStatement));
+    }
 
     #[test]
     fn a_reference_names_its_repository_as_it_is_named_here() {

@@ -49,7 +49,7 @@ impl PublicKey {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     use ring::{
         rand::SystemRandom,
@@ -61,7 +61,8 @@ mod tests {
     /// SubjectPublicKeyInfo of an Ed25519 key (RFC 8410 section 4) without the key.
     const ED25519: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 
-    fn read(key: &[u8]) -> Result<PublicKey, String> {
+    /// From the bytes of an Ed25519 key.
+    pub(in super::super) fn read(key: &[u8]) -> Result<PublicKey, String> {
         let der = [&ED25519[..], key].concat();
         PublicKey::read(
             format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64_STANDARD.encode(der))

@@ -100,3 +100,24 @@ impl Envelope {
         Statement::read(&payload)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_of_some_digests_and_of_no_more_than_are_read() {
+        let read = |subject: serde_json::Value| {
+            let statement = serde_json::json!({"subject": subject, "predicateType": "a"});
+            Statement::read(statement.to_string().as_bytes()).map(|statement| statement.subjects.len())
+        };
+        let [short, long] = [Algorithm::Sha256, Algorithm::Sha512].map(|of| of.digest(b"image").hex().to_string());
+        assert_eq!(read(serde_json::json!([{"digest": {"sha256": short, "sha512": long}}])), Ok(2));
+        for none in [serde_json::json!([]), serde_json::json!([{"digest": {"gitCommit": "00"}}])] {
+            assert_eq!(read(none), Err(Finding::Malformed));
+        }
+        let many = |count| serde_json::Value::from(vec![serde_json::json!({"digest": {"sha256": short}}); count]);
+        assert_eq!(read(many(MOST_SUBJECTS)), Ok(MOST_SUBJECTS));
+        assert_eq!(read(many(MOST_SUBJECTS + 1)), Err(Finding::TooLarge));
+    }
+}

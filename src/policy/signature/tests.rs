@@ -121,6 +121,10 @@ fn a_signature_by_a_key_counts_for_its_digest_and_its_key_alone_in_both_forms_of
     }
     // One of several is enough, and a key may stand in the configuration itself.
     assert_eq!(finding(&format!("{{ key = 'rsa.pub' }}, {KEY}"), "tag-release"), None);
+    // Of what does not count, that which lacks least is said, whichever comes last.
+    assert_eq!(finding(&format!("{KEY}, {{ key = 'rsa.pub' }}"), "tag-of-other"), Some(Finding::OtherDigest));
+    let several = ["tag-of-other", "tag-other"].map(|name| evidence(name, |blob| blob)).concat();
+    assert_eq!(said(KEY, several), Some(Finding::OtherDigest));
     let inline = format!("{{ key = '''{}''' }}", include_str!("../../../tests/signatures/release.pub"));
     assert_eq!(finding(&inline, "bundle-release"), None);
 }
@@ -140,6 +144,21 @@ fn a_signature_of_an_index_covers_what_it_names() {
         let covered = beside(evidence(name, |blob| blob), &[APP, INDEX]);
         let checked = covered.check(&signers(KEY).unwrap(), SystemTime::now());
         assert!(checked.by.is_some() && checked.by_index, "{name}: {checked:?}");
+    }
+}
+
+#[test]
+fn an_envelope_is_a_statement_and_of_its_signatures_the_first_eight_are_tried() {
+    let other_type = |blob: String| blob.replace("application/vnd.in-toto+json", "application/json");
+    assert_eq!(said(KEY, evidence("bundle-release", other_type)), Some(Finding::OtherStatement));
+    for (before, expected) in [(7, Finding::OtherStatement), (8, Finding::OtherKey)] {
+        let crowd = |blob: String| {
+            let mut envelope: serde_json::Value = serde_json::from_str(&blob).unwrap();
+            let signatures = envelope["signatures"].as_array_mut().unwrap();
+            signatures.splice(0..0, vec![serde_json::json!({"sig": "AAAA"}); before]);
+            envelope.to_string()
+        };
+        assert_eq!(said(KEY, evidence("tag-sbom", crowd)), Some(expected), "{before}");
     }
 }
 
@@ -180,25 +199,6 @@ fn a_keyless_signature_counts_by_its_issuer_its_identity_its_roots_its_time_and_
     assert_eq!(of("https://issuer.example", "release@example.co"), Some(Finding::OtherIdentity));
     assert_eq!(of("https://*", "*"), Some(Finding::OtherIssuer), "an issuer is no pattern");
 
-    let changed = |pointer: &str, value: serde_json::Value| {
-        let change = |blob: String| {
-            let mut bundle: serde_json::Value = serde_json::from_str(&blob).unwrap();
-            *bundle.pointer_mut(pointer).unwrap() = value.clone();
-            bundle.to_string()
-        };
-        said(KEYLESS, evidence("keyless", change))
-    };
-    let entry = "/verificationMaterial/tlogEntries/0";
-    for (pointer, value) in [
-        // No entry of the log that the roots name, one of something else, and one that no checkpoint has.
-        ("/verificationMaterial/tlogEntries".to_owned(), serde_json::json!([])),
-        (format!("{entry}/canonicalizedBody"), "e30=".into()),
-        (format!("{entry}/inclusionProof/checkpoint/envelope"), "rekor.localhost\n1\nAAAA\n\n".into()),
-        // No trusted time.
-        ("/verificationMaterial/timestampVerificationData/rfc3161Timestamps".to_owned(), serde_json::json!([])),
-        ("/dsseEnvelope/signatures/0/sig".to_owned(), "MEUCIQ==".into()),
-        ("/dsseEnvelope/payload".to_owned(), "e30=".into()),
-    ] {
     // What the roots name is asked for, and nothing else.
     let by_roots = |roots: &str| KEYLESS.replace("trusted-root.json", roots);
     let without = |pointers: &'static [&str]| {
@@ -219,6 +219,25 @@ fn a_keyless_signature_counts_by_its_issuer_its_identity_its_roots_its_time_and_
     assert_eq!(finding(&by_roots("roots-of-another-log"), "keyless"), Some(Finding::NotLogged));
     assert!(finding(&by_roots("roots-with-certificate-log"), "keyless").is_some());
 
+    let changed = |pointer: &str, value: serde_json::Value| {
+        let change = |blob: String| {
+            let mut bundle: serde_json::Value = serde_json::from_str(&blob).unwrap();
+            *bundle.pointer_mut(pointer).unwrap() = value.clone();
+            bundle.to_string()
+        };
+        said(KEYLESS, evidence("keyless", change))
+    };
+    let entry = "/verificationMaterial/tlogEntries/0";
+    for (pointer, value) in [
+        // No entry of the log that the roots name, one of something else, and one that no checkpoint has.
+        ("/verificationMaterial/tlogEntries".to_owned(), serde_json::json!([])),
+        (format!("{entry}/canonicalizedBody"), "e30=".into()),
+        (format!("{entry}/inclusionProof/checkpoint/envelope"), "rekor.localhost\n1\nAAAA\n\n".into()),
+        // No trusted time.
+        ("/verificationMaterial/timestampVerificationData/rfc3161Timestamps".to_owned(), serde_json::json!([])),
+        ("/dsseEnvelope/signatures/0/sig".to_owned(), "MEUCIQ==".into()),
+        ("/dsseEnvelope/payload".to_owned(), "e30=".into()),
+    ] {
         assert!(changed(&pointer, value).is_some(), "{pointer}");
     }
 }
@@ -303,6 +322,8 @@ fn a_key_or_root_that_cannot_be_used_is_refused_with_what_would_be_right() {
         ("{ key = 'no-key' }", "name a public key in PEM"),
         ("{ key = 'notation-root.pem' }", "name a public key in PEM"),
         ("{ issuer = 'a', subject = 'b', roots = 'release.pub' }", "name a trusted root of sigstore"),
+        ("{ issuer = 'a', subject = 'b', roots = 'roots-without-authority' }", "names no certificate authority"),
+        ("{ issuer = 'a', subject = 'b', roots = 'roots-without-time' }", "neither a transparency log nor"),
         ("{ notation = 'release.pub', identities = ['*'] }", "name a file with certificates"),
         ("{ notation = 'notation-root.pem', identities = ['Acme'] }", "write \"x509.subject:"),
     ] {
@@ -313,5 +334,3 @@ fn a_key_or_root_that_cannot_be_used_is_refused_with_what_would_be_right() {
     let digest: Digest = APP.parse().unwrap();
     assert_eq!(digest.to_string(), APP);
 }
-        ("{ issuer = 'a', subject = 'b', roots = 'roots-without-authority' }", "names no certificate authority"),
-        ("{ issuer = 'a', subject = 'b', roots = 'roots-without-time' }", "neither a transparency log nor"),
