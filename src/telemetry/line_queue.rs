@@ -48,7 +48,8 @@ impl LineQueue {
     pub(super) fn start(sink: Sink) -> io::Result<LineQueue> {
         let (lines, received) = sync_channel(LINES);
         let queue = LineQueue { lines, lost: Arc::default(), reopen: Arc::default() };
-        let writer = Writer { sink, lost: queue.lost.clone(), reopen: queue.reopen.clone(), said: None };
+        let (lost, reopen) = (queue.lost.clone(), queue.reopen.clone());
+        let writer = Writer { sink, gather: GATHER, lost, reopen, said: None };
         thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&received))?;
         Ok(queue)
     }
@@ -93,6 +94,8 @@ impl LineQueue {
 /// The thread's side.
 struct Writer {
     sink: Sink,
+    /// [`GATHER`], but in tests.
+    gather: Duration,
     lost: Arc<AtomicU64>,
     reopen: Arc<AtomicBool>,
     /// When it was last said that lines are lost, and how many were by then.
@@ -102,16 +105,20 @@ struct Writer {
 impl Writer {
     fn run(mut self, received: &Receiver<Message>) {
         let mut batch = Batch::default();
+        // The last batch was full: the lines that it left have gathered already. With a pause before each batch, no more than about
+        // 30,000 lines a second could be written.
+        let mut was_full = false;
         while let Ok(message) = received.recv() {
             batch.take(message);
-            if batch.flushed.is_empty() {
-                thread::sleep(GATHER);
+            if batch.flushed.is_empty() && !was_full {
+                thread::sleep(self.gather);
             }
             while batch.bytes.len() < BATCH
                 && let Ok(message) = received.try_recv()
             {
                 batch.take(message);
             }
+            was_full = batch.bytes.len() >= BATCH;
             if self.reopen.swap(false, Ordering::AcqRel) {
                 self.sink.reopen();
             }
@@ -192,6 +199,30 @@ mod tests {
         reader.join().unwrap();
         queue.flush(Duration::from_secs(60));
         assert_eq!(queue.lost(), lost);
+    }
+
+    #[test]
+    fn lines_that_one_batch_left_are_written_without_a_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let (lines, received) = sync_channel(LINES);
+        // A pause would outlast the patience below.
+        let (sink, gather) = (Sink::file(&path).unwrap(), Duration::from_secs(3600));
+        let writer = Writer { sink, gather, lost: Arc::default(), reopen: Arc::default(), said: None };
+        let (done, is_done) = sync_channel(2);
+        let line: Arc<str> = "x".repeat(BATCH / 128).into();
+        let written = LINES - 2;
+        // What is flushed is not waited for, so the first batch has no pause either.
+        lines.send(Message::Flush(done.clone())).unwrap();
+        for _ in 0..written {
+            lines.send(Message::Line(line.clone())).unwrap();
+        }
+        lines.send(Message::Flush(done)).unwrap();
+        thread::spawn(move || writer.run(&received));
+        for _ in 0..2 {
+            is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), written);
     }
 
     #[test]
