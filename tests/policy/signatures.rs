@@ -9,7 +9,7 @@ use serde_json::json;
 use weir_conformance::hub::{Fault, Hub, Image, Kind, Manifest, Match, Spec, What};
 
 use super::{Policed, outcome, report};
-use crate::deploy::ask;
+use crate::{cache::until, deploy::ask};
 
 pub(super) const KEY: &str = "{ key = 'DIR/release.pub' }";
 pub(super) const KEYLESS: &str =
@@ -247,7 +247,10 @@ async fn what_cannot_be_looked_up_is_unknown_and_hostile_artifacts_are_a_finding
             Bytes::from(if number == 0 { "x".repeat(3 << 20) } else { format!("{}{number}", "[".repeat(9000)) });
         attach(hub, &crowded, bundle, bundle, content.len(), content);
     }
-    let (status, _, body) = policed.manifest("GET", &crowded, "latest");
+    // A client waits for some of the look-up, which goes on.
+    let refused = || policed.manifest("GET", &crowded, "latest");
+    until("it is looked up", || !refused().2.contains("not looked up"));
+    let (status, _, body) = refused();
     assert!(status == 403 && body.contains("it has more signatures than are verified (signed)"), "{status} {body}");
     let fetched = hub.count(|logged| logged.repository == "signed/crowded" && logged.target.contains("/manifests/"));
     assert!(fetched < 80, "{fetched} manifests were asked for");
