@@ -236,6 +236,61 @@ async fn an_attestation_counts_by_its_signer_or_by_the_signature_of_the_index_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attestation_of_a_signed_image_does_not_count_by_another_maker_nor_in_an_index_that_is_not_signed() {
+    let attested =
+        |signers: &str, kind: &str| policy("enforce", &format!("signed = [{signers}]\nattested = [\"{kind}\"]"));
+    let policed = Policed::start(&attested(KEY, "provenance")).await;
+    let hub = &policed.world.hub;
+    let by_identity = app(hub, "signed/by-identity");
+    for name in ["tag-release", "keyless-provenance"] {
+        push(hub, &by_identity.repository, name, by_identity.digest());
+    }
+    let (status, _, body) = policed.manifest("GET", &by_identity, "latest");
+    assert!(status == 403 && body.contains("it has no verified provenance (attested)"), "{status} {body}");
+    policed.reload(&attested(&format!("{KEY}, {KEYLESS}"), "provenance"));
+    assert_eq!(policed.manifest("GET", &by_identity, "latest").0, 200);
+
+    policed.reload(&attested(KEY, "sbom"));
+    let inside = app(hub, "signed/unsigned-index");
+    push(hub, &inside.repository, "tag-release", inside.digest());
+    attest_in_index(hub, &inside);
+    assert_eq!(policed.manifest("GET", &inside, "latest").0, 200, "which platform is wanted is not known yet");
+    let (status, _, body) = policed.manifest("GET", &inside, inside.digest());
+    assert!(status == 403 && body.contains("it has no verified SBOM (attested)"), "{status} {body}");
+    // Without signers, that it is there is enough.
+    policed.reload(&policy("enforce", "attested = [\"sbom\"]"));
+    assert_eq!(policed.manifest("GET", &inside, inside.digest()).0, 200);
+}
+
+/// Has the tag of an image name an index of it and of an SBOM, as BuildKit writes one.
+fn attest_in_index(hub: &Hub, image: &Image) {
+    let statement =
+        Bytes::from(format!(r#"{{"predicateType":"https://spdx.dev/Document","of":"{}"}}"#, image.digest()));
+    let layer = json!({
+        "mediaType": "application/vnd.in-toto+json", "size": statement.len(), "digest": sha256(&statement),
+        "annotations": {"in-toto.io/predicate-type": "https://spdx.dev/Document"},
+    });
+    let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2, "digest": sha256(b"{}")});
+    let attestation =
+        json!({"schemaVersion": 2, "mediaType": manifest_type, "config": config, "layers": [layer]}).to_string();
+    let size = attestation.len();
+    let attestation = hub.push_manifest(&image.repository, attestation.into(), vec![statement, Bytes::from("{}")]);
+    let of = &image.platforms[0].manifest;
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [
+            {"mediaType": manifest_type, "size": of.bytes.len(), "digest": of.digest,
+             "platform": {"os": "linux", "architecture": "amd64"}},
+            {"mediaType": manifest_type, "size": size, "digest": attestation.digest,
+             "platform": {"os": "unknown", "architecture": "unknown"},
+             "annotations": {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": of.digest}},
+        ],
+    });
+    let index = hub.push_manifest(&image.repository, index.to_string().into(), Vec::new());
+    hub.retag(&image.repository, "latest", &index.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_looked_up_is_unknown_and_hostile_artifacts_are_a_finding() {
     let policed = Policed::start(&policy("enforce", &format!("signed = [{KEY}]"))).await;
     let hub = &policed.world.hub;
