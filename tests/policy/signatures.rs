@@ -137,6 +137,7 @@ async fn signatures_are_looked_up_once_in_the_class_bulk_and_only_where_a_policy
     let hub = &policed.world.hub;
     let (signed, unsigned) = (app(hub, "signed/app"), app(hub, "signed/unsigned"));
     let pushed = push(hub, "signed/app", "bundle-release", signed.digest());
+    let report = attach(hub, &signed, "application/spdx+json", "application/spdx+json", 6, Bytes::from("a list"));
     assert_eq!(policed.manifest("GET", &signed, "latest").0, 200);
     assert_eq!(policed.manifest("GET", &unsigned, "latest").0, 403);
     let asked = hub.log().len();
@@ -157,6 +158,7 @@ async fn signatures_are_looked_up_once_in_the_class_bulk_and_only_where_a_policy
         .collect();
     assert_eq!(of_signature.len(), 1, "{spends}");
     assert!(of_signature[0]["class"] == "bulk" && of_signature[0]["client"] == "policy:signatures", "{spends}");
+    assert_eq!(hub.count(|logged| logged.reference == report.digest), 0, "what is no signature costs a pull");
     // What is beside an image is never held to its policy.
     assert_eq!(policed.manifest("GET", &signed, &pushed.digest).0, 200);
 
@@ -348,14 +350,14 @@ async fn a_signature_that_is_not_verified_is_refused_with_its_reason_and_fetched
 }
 
 /// Pushes a referrer of an image that holds one blob, whose size it claims to be this.
-fn attach(hub: &Hub, image: &Image, artifact_type: &str, media_type: &str, size: usize, content: Bytes) {
+fn attach(hub: &Hub, image: &Image, artifact_type: &str, media_type: &str, size: usize, content: Bytes) -> Manifest {
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": artifact_type,
         "config": {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2, "digest": sha256(b"{}")},
         "layers": [{"mediaType": media_type, "size": size, "digest": sha256(&content)}],
         "subject": {"digest": image.digest()},
     });
-    hub.push_manifest(&image.repository, manifest.to_string().into(), vec![content, Bytes::from("{}")]);
+    hub.push_manifest(&image.repository, manifest.to_string().into(), vec![content, Bytes::from("{}")])
 }
 
 fn sha256(bytes: &[u8]) -> String {
