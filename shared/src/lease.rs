@@ -2,7 +2,7 @@
 //!
 //! # What it guarantees
 //! * While Redis and the bucket answer, one replica at a time asks upstream for an object. It holds the object's lease from before it asks
-//!   until what came is in the bucket, so that whoever finds the lease free finds the object there.
+//!   until what came is in the bucket, so that a replica that finds the lease free finds the object there.
 //! * A replica that waits looks into the bucket each time the lease ends, and has the lease itself before it asks upstream.
 //! * An owner that is killed is followed by another one within [`LIFE`]. An owner that failed says so, and those who wait ask for
 //!   themselves at once: a refusal or an outage is not waited for once for each replica in turn.

@@ -92,7 +92,7 @@ impl RedisClient {
     /// # Errors
     /// Files that cannot be read, or hold nothing of use.
     pub fn open(settings: &Redis) -> Result<RedisClient, ConfigError> {
-        // The program installs it too; whoever is first wins, and both are the same.
+        // The program installs it too; the first call wins, and both are the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         client(settings)?;
         let (settings, breaker) = (settings.clone(), Breaker::new("redis"));

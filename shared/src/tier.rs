@@ -257,7 +257,7 @@ impl Tier {
 
     fn counted<T>(&self, kind: Kind, key: &str, found: Result<Option<T>, Error>) -> Option<T> {
         if matches!(found, Ok(None)) {
-            // It was lost, or is not there yet: whoever brings it is to write it.
+            // It was lost, or is not there yet: the replica that brings it is to write it.
             self.inner.known.invalidate(key);
         }
         let (outcome, value) = match found {

@@ -108,7 +108,7 @@ async fn an_owner_that_fails_lets_those_who_wait_ask_at_once() {
     let fleet = Fleet::start().await;
     let (owner, other) = (fleet.replica().await, fleet.replica().await);
     let nothing = || async { None::<()> };
-    let Turn::Ask(Some(lease)) = owner.tier.turn(&flight(), nothing).await else { panic!("nobody has it") };
+    let Turn::Ask(Some(lease)) = owner.tier.turn(&flight(), nothing).await else { panic!("no replica has it") };
     let began = Instant::now();
     let looks = AtomicU32::new(0);
     let look = || async {
@@ -133,7 +133,7 @@ async fn what_another_holds_by_now_is_neither_renewed_nor_freed() {
     let replica = fleet.replica().await;
     for is_got in [true, false] {
         let Turn::Ask(Some(lease)) = replica.tier.turn(&flight(), || async { None::<()> }).await else {
-            panic!("nobody has it")
+            panic!("no replica has it")
         };
         // As after a pause: it lapsed, and another one took it for a while.
         fleet.raw::<()>(&["SET", &key(), "another", "PX", "60000"]).await;
@@ -156,7 +156,7 @@ async fn a_lease_that_redis_lost_is_taken_again() {
     let fleet = Fleet::start().await;
     let (owner, other) = (fleet.replica().await, fleet.replica().await);
     let Turn::Ask(Some(lease)) = owner.tier.turn(&flight(), || async { None::<()> }).await else {
-        panic!("nobody has it")
+        panic!("no replica has it")
     };
     fleet.raw::<()>(&["FLUSHALL"]).await;
     fleet.waits_for(true).await;

@@ -266,7 +266,7 @@ impl Manifests {
             self.adopt(lookup, digest).await;
             self.sources.manifest(lookup, digest).await.transpose()
         };
-        // A client that gets only what is cached asks nobody, and waits for nobody.
+        // For a client that gets only what is cached, no upstream is asked and no replica waited for.
         if lookup.cached_only.is_some() {
             return look().await.map_or(Turn::Ask(None), Turn::Found);
         }
