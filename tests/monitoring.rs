@@ -219,6 +219,27 @@ async fn dashboard_and_rules_name_only_what_is_exposed() {
     assert!(checked > 75, "{checked}");
 }
 
+/// A throttle, the budget, a ban, and what an upstream does not mirror: a client that is refused by any of them is on the dashboard.
+#[tokio::test]
+async fn the_dashboard_counts_every_kind_of_denial_that_has_a_counter() {
+    let exposed = exposed(&metrics().await);
+    let counts = |name: &str, labels: &BTreeMap<String, BTreeSet<String>>| {
+        let of_decisions = labels.get("decision").is_some_and(|decisions| decisions.contains("denied"));
+        of_decisions || name.ends_with("_denied_total") || name.ends_with("_refused_total")
+    };
+    let denials: Vec<_> = exposed.iter().filter(|(name, labels)| counts(name, labels)).map(|(name, _)| name).collect();
+    assert!(denials.len() >= 4, "{denials:?}");
+    let dashboard = dashboard();
+    for title in ["Who is denied?", "Denied requests a second"] {
+        let panels = dashboard["panels"].as_array().unwrap();
+        let panel = panels.iter().find(|panel| panel["title"] == title).unwrap();
+        let targets = panel["targets"].to_string();
+        for name in &denials {
+            assert!(targets.contains(&format!("{name}{{")), "{title} lacks {name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn each_sample_is_described_under_its_own_name() {
     let text = metrics().await;
