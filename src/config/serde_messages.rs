@@ -3,6 +3,8 @@
 //! serde speaks of sequences, `usize` and `struct Server` to people who write TOML. Its sentences are taken apart here; one that is
 //! not known is passed on as it is, and the default of the key, when it has one, is the example.
 
+use std::net::Ipv6Addr;
+
 use toml::Value;
 
 /// What to write at a key: serde's sentence about it, what stands there, and what stands there by default.
@@ -28,7 +30,7 @@ pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<
         return format!("{} is missing; write it too", name.trim_matches('`'));
     }
     if what == "invalid socket address syntax" {
-        return r#"not an address and a port; write one such as "127.0.0.1:5000""#.to_owned();
+        return address(value.and_then(Value::as_str).unwrap_or_default());
     }
     match expected {
         "a boolean" => "write true or false".to_owned(),
@@ -52,6 +54,22 @@ pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<
         table if table.starts_with("struct ") => format!("write a table, [{key}]"),
         _ => said.to_owned(),
     }
+}
+
+/// What to write in place of what is no address with a port, with the port that was written.
+fn address(written: &str) -> String {
+    let (host, port) = written.rsplit_once(':').unwrap_or(("", written));
+    let fix = match (host, port.parse::<u16>()) {
+        (_, Err(_)) => r#"write one such as "127.0.0.1:5000""#.to_owned(),
+        ("" | "*", Ok(port)) => format!(
+            r#"write one such as "127.0.0.1:{port}" for this machine alone, "0.0.0.0:{port}" for all of its IPv4 addresses, or "[::]:{port}" for those of IPv6 too"#
+        ),
+        (host, Ok(port)) if host.parse::<Ipv6Addr>().is_ok() => format!(r#"write it in brackets: "[{host}]:{port}""#),
+        (_, Ok(port)) => format!(
+            r#"names are not looked up; write an address of this machine, such as "127.0.0.1:{port}" or "[::1]:{port}""#
+        ),
+    };
+    format!("not an address and a port; {fix}")
 }
 
 /// The name that was most likely meant: at most every third letter is another.

@@ -137,7 +137,23 @@ fn an_error_names_the_key_the_value_and_the_fix() {
         ("[storage]\ncapacity = \"1MiB\"", r#"storage.capacity = "1MiB": too small"#),
         (
             "[server]\nlisten = \"5000\"",
-            r#"server.listen = "5000": not an address and a port; write one such as "127."#,
+            r#"server.listen = "5000": not an address and a port; write one such as "127.0.0.1:5000" for this machine"#,
+        ),
+        (
+            "[server]\nlisten = \":6000\"",
+            r#"server.listen = ":6000": not an address and a port; write one such as "127.0.0.1:6000" for this machine alone, "0.0.0.0:6000" for"#,
+        ),
+        (
+            "[server]\nlisten = [\"127.0.0.1:1\", \"localhost:6000\"]",
+            r#"server.listen[1] = "localhost:6000": not an address and a port; names are not looked up; write an address of this machine, such as "127.0.0.1:6000""#,
+        ),
+        (
+            "[admin]\nlisten = \"::1:6001\"",
+            r#"admin.listen = "::1:6001": not an address and a port; write it in brackets: "[::1]:6001""#,
+        ),
+        (
+            "[admin]\nlisten = \"127.0.0.1\"",
+            r#"admin.listen = "127.0.0.1": not an address and a port; write one such as "127.0.0.1:5000""#,
         ),
         (
             "[server]\nlisten = 5000",
