@@ -299,6 +299,8 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
         let (status, _, body) = ask(world.running.admin, "GET", &format!("/api/v1/cache?{query}"), "");
         assert!(status == 400 && body.contains(why), "{query}: {body}");
     }
+    let lines = |limit: &str| world.command(&["list", "--limit", limit]).lines().count();
+    assert_eq!(["1", "2", "9"].map(lines), [2, 3, 4], "images and a heading");
     let registries = world.api("GET", "/api/v1/cache/registries");
     let counts = |at: usize| {
         let registry = &registries["registries"][at];

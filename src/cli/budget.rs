@@ -17,7 +17,7 @@ pub struct Arguments {
     #[arg(long, value_name = "REPOSITORY[:REFERENCE]")]
     explain: Option<String>,
     /// How many of the latest spends to show, 1 to 10000
-    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(long, visible_alias = "limit", value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     spends: u16,
     /// Print what the API answers, as JSON
     #[arg(long)]

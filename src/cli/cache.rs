@@ -122,6 +122,9 @@ struct Filter {
     /// By name, size, last_pull, or idle for what was not pulled for longest; all but name give the first 100
     #[arg(long)]
     sort: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    limit: Option<u16>,
 }
 
 impl Filter {
@@ -224,13 +227,18 @@ fn query(pairs: &[(&str, &str)]) -> String {
     Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
+/// As many images as the API gives in one answer.
+const LARGEST_PAGE: usize = 1000;
+
 /// Asks page by page, and prints each as it comes.
 fn list(pattern: Option<&str>, filter: &Filter, output: &Output, config: &Config) -> Result<(), String> {
     let ask = Ask::new(&output.admin, config)?;
-    let mut last = String::new();
+    let (mut last, mut left) = (String::new(), filter.limit.map(usize::from));
     loop {
         let mut pairs = vec![("pattern", pattern.unwrap_or_default()), ("last", &last)];
         pairs.extend(filter.pairs());
+        let size = left.map(|left| left.min(LARGEST_PAGE).to_string());
+        pairs.extend(size.as_deref().map(|size| ("n", size)));
         let page = ask.json("GET", &format!("/api/v1/cache?{}", query(&pairs)))?;
         let images = entries(&page, "images");
         match (images, last.is_empty()) {
@@ -246,9 +254,10 @@ fn list(pattern: Option<&str>, filter: &Filter, output: &Output, config: &Config
                 say(&table(&rows))?;
             }
         }
+        left = left.map(|left| left.saturating_sub(images.len()));
         match page["next"].as_str() {
-            Some(next) => last = next.to_owned(),
-            None => return Ok(()),
+            Some(next) if left != Some(0) => last = next.to_owned(),
+            _ => return Ok(()),
         }
     }
 }
