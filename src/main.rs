@@ -49,12 +49,12 @@ const CLOSING: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(done) = cli.command.as_ref().and_then(cli::run_without_configuration) {
+    if let Some(done) = cli::run_without_configuration(&cli) {
         return end(done);
     }
     let (config, watch) = match cli.load() {
         Ok(loaded) => loaded,
-        Err(errors) => return fail(&cli::refuse(cli.command.as_ref(), &errors)),
+        Err(errors) => return fail(&errors.to_string().into()),
     };
     let done = match cli.command {
         None | Some(Command::Serve) => serve(cli, config, watch).map_err(Failure::from),

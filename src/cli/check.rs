@@ -1,7 +1,6 @@
 //! `weir check`: says what is wrong with a configuration, or what it comes to.
 
 use std::{
-    fmt::Write,
     net::{SocketAddr, TcpListener},
     path::Path,
     time::SystemTime,
@@ -12,88 +11,73 @@ use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
 use serde_json::json;
 use weir_shared::{Bucket, RedisClient};
 
-use super::{Failure, say};
-use crate::config::{Config, ConfigError, ConfigErrors, Settings, warnings};
+use super::{Failure, config::is_below, describe::describe, say};
+use crate::config::{Config, ConfigError, ConfigErrors, Draft, Settings, policies, upstreams, warnings};
 
 /// How to print it.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Print errors and warnings as JSON
     #[arg(long)]
-    pub(super) json: bool,
+    json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), Failure> {
-    let mut errors = errors(config);
+/// Says all that is wrong with what the arguments and the environment name, or what it comes to.
+pub(super) fn run(arguments: &Arguments, draft: Result<Draft, ConfigErrors>) -> Result<(), Failure> {
+    let Draft { config, mut errors, is_whole } = match draft {
+        Ok(draft) => draft,
+        Err(unreadable) => return answer(arguments, &unreadable.0, &[]),
+    };
+    let found = unusable(&config, is_whole);
+    // What is wrong with a value is said once.
+    let is_said = |found: &ConfigError| errors.iter().any(|said| is_below(&found.key, &said.key));
+    let found: Vec<_> = found.into_iter().filter(|found| !is_said(found)).collect();
+    errors.extend(found);
     if errors.is_empty() {
-        errors.extend(config.places.name(ConfigErrors(cannot_share(config))).0);
+        errors.extend(config.places.name(ConfigErrors(cannot_share(&config))).0);
     }
-    let warnings = warnings(config, SystemTime::now());
+    let warnings = if is_whole { warnings(&config, SystemTime::now()) } else { config.noticed.clone() };
+    answer(arguments, &errors, &warnings)?;
+    if !arguments.json {
+        say(&format!("the configuration is fine\n{}", describe(&config)))?;
+    }
+    Ok(())
+}
+
+/// Prints what was found; a failure when there are errors.
+fn answer(arguments: &Arguments, errors: &[ConfigError], warnings: &[ConfigError]) -> Result<(), Failure> {
     if arguments.json {
-        say(&as_json(&errors, &warnings))?;
-        return if errors.is_empty() { Ok(()) } else { Err(Failure { reason: String::new(), status: 1 }) };
+        say(&as_json(errors, warnings))?;
+    } else {
+        say(&warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>())?;
     }
-    if !errors.is_empty() {
-        return Err(ConfigErrors(errors).to_string().into());
+    match errors {
+        [] => Ok(()),
+        _ if arguments.json => Err(Failure { reason: String::new(), status: 1 }),
+        errors => Err(ConfigErrors(errors.to_vec()).to_string().into()),
     }
-    let mut text = String::new();
-    for warning in warnings {
-        let _ = writeln!(text, "warning: {warning}");
-    }
-    text.push_str("the configuration is fine\n");
-    describe(config, &mut text);
-    Ok(say(&text)?)
 }
 
 /// Errors and warnings with the place, key and value of each, for `--json`.
-pub(super) fn as_json(errors: &[ConfigError], warnings: &[ConfigError]) -> String {
+fn as_json(errors: &[ConfigError], warnings: &[ConfigError]) -> String {
     let one = |error: &ConfigError| json!({"place": error.place, "key": error.key, "value": error.value, "problem": error.fix});
     let list = |errors: &[ConfigError]| errors.iter().map(one).collect::<Vec<_>>();
     format!("{:#}\n", json!({"errors": list(errors), "warnings": list(warnings)}))
 }
 
 /// What would fail at the start, though the configuration itself is right: password files and certificates, the data directory, addresses.
-fn errors(config: &Config) -> Vec<ConfigError> {
-    let mut listeners = vec![("admin.listen".to_owned(), config.admin.listen)];
-    let mut errors = match Settings::new(config) {
-        Ok(settings) => {
-            listeners.splice(0..0, settings.listeners.into_iter().map(|listen| (listen.key, listen.address)));
-            Vec::new()
+/// Of one that is not whole, only what one table alone says is looked at.
+fn unusable(config: &Config, is_whole: bool) -> Vec<ConfigError> {
+    let mut errors = match is_whole {
+        true => Settings::new(config).err().map_or_else(Vec::new, |errors| errors.0),
+        false => {
+            let (upstreams, policies) = (upstreams(config).err(), policies(config).err());
+            upstreams.into_iter().chain(policies).flat_map(|errors| errors.0).collect()
         }
-        Err(errors) => errors.0,
     };
     errors.extend(unusable_root(&config.storage.root));
-    errors.extend(listeners.into_iter().filter_map(|(key, address)| cannot_listen(key, address)));
+    errors.extend(config.addresses().into_iter().filter_map(|(key, address)| cannot_listen(key, address)));
     config.places.name(ConfigErrors(errors)).0
-}
-
-/// What it comes to.
-fn describe(config: &Config, text: &mut String) {
-    for upstream in &config.upstream {
-        let default = if upstream.default { ", names without a registry too" } else { "" };
-        let accounts = match upstream.accounts.len() {
-            0 => "anonymously".to_owned(),
-            count => format!("anonymously and as {count} of ours"),
-        };
-        let _ = writeln!(text, "  mirrors {} from {} {accounts}{default}", upstream.name, upstream.url);
-        if upstream.allow != ["*"] {
-            let _ = writeln!(text, "    of it {} alone", upstream.allow.join(", "));
-        }
-        if !upstream.deny.is_empty() {
-            let _ = writeln!(text, "    but not {}", upstream.deny.join(", "));
-        }
-    }
-    if let Some(s3) = &config.shared.s3 {
-        let _ = writeln!(text, "  shares the bucket {}, which can do what replicas need", s3.bucket);
-    }
-    if let Some(redis) = &config.shared.redis {
-        let _ = writeln!(text, "  agrees with other replicas who asks upstream over {}", redis.url);
-    }
-    for throttle in &config.throttle {
-        let (name, mode) = (&throttle.name, throttle.mode.as_str());
-        let _ =
-            writeln!(text, "  {name}: {} in {} s, {mode}", throttle.requests_per_period, throttle.period_in_seconds);
-    }
 }
 
 /// What is wrong with an address that this machine lacks. The port may be in use: a Weir that runs has it.

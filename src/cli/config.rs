@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
 }
 
 /// Whether a key is the named one, or in the named table or entry.
-fn is_below(key: &str, named: &str) -> bool {
+pub(super) fn is_below(key: &str, named: &str) -> bool {
     key.strip_prefix(named).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 

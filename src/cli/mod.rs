@@ -7,6 +7,7 @@ mod cache;
 mod check;
 mod client_config;
 mod config;
+mod describe;
 mod export;
 mod failure;
 mod hash_password;
@@ -101,31 +102,30 @@ impl Cli {
     /// # Errors
     /// All that is wrong with it.
     pub fn load(&self) -> Result<(Config, Watch), ConfigErrors> {
-        let file = self.config.clone().or_else(|| std::env::var_os("WEIR_CONFIG").map(PathBuf::from));
-        let file = file.filter(|file| file != Path::new(""));
+        let file = self.file();
         let mut watch = Watch::new(file.as_deref());
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let config = Config::load(file.as_deref(), environment)?;
+        let config = Config::load(file.as_deref(), environment())?;
         watch.add(&config);
         Ok((config, watch))
     }
-}
 
-/// How a command fails whose configuration cannot be used.
-pub fn refuse(command: Option<&Command>, errors: &ConfigErrors) -> Failure {
-    match command {
-        Some(Command::Check(arguments)) if arguments.json => {
-            let reason = say(&check::as_json(&errors.0, &[])).err().unwrap_or_default();
-            Failure { reason, status: 1 }
-        }
-        _ => errors.to_string().into(),
+    fn file(&self) -> Option<PathBuf> {
+        let file = self.config.clone().or_else(|| std::env::var_os("WEIR_CONFIG").map(PathBuf::from));
+        file.filter(|file| file != Path::new(""))
     }
 }
 
-/// Runs a command that needs no configuration; `None` for any other.
-pub fn run_without_configuration(command: &Command) -> Option<Result<(), Failure>> {
-    let done = match command {
+/// The variables that are text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Runs a command that needs no configuration, or is about one with mistakes; `None` for any other.
+pub fn run_without_configuration(cli: &Cli) -> Option<Result<(), Failure>> {
+    let done = match cli.command.as_ref()? {
+        Command::Check(arguments) => {
+            return Some(check::run(arguments, Config::draft(cli.file().as_deref(), environment())));
+        }
         Command::HashPassword => hash_password::run(),
         Command::Completions(arguments) => shell::completions(arguments, Cli::command()),
         Command::Manual(arguments) => shell::manual(arguments, Cli::command()),
@@ -140,8 +140,9 @@ pub fn run_without_configuration(command: &Command) -> Option<Result<(), Failure
 /// What goes wrong.
 pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
     let done = match command {
-        Command::Serve | Command::HashPassword | Command::Completions(_) | Command::Manual(_) => Ok(()),
-        Command::Check(arguments) => return check::run(arguments, config),
+        Command::Serve | Command::Check(_) | Command::HashPassword | Command::Completions(_) | Command::Manual(_) => {
+            Ok(())
+        }
         Command::Config(arguments) => config::run(arguments, config),
         Command::ClientConfig(arguments) => client_config::run(arguments, config),
         Command::Status(arguments) => return status::run(arguments, config),

@@ -32,16 +32,7 @@ pub(super) fn check(listeners: &[Listener], errors: &mut Vec<ConfigError>) {
 }
 
 /// Of addresses that cannot be listened on at once, of which the system would name one alone.
-pub(super) fn check_apart(
-    server: &[SocketAddr],
-    listeners: &[Listener],
-    admin: SocketAddr,
-    errors: &mut Vec<ConfigError>,
-) {
-    let server = server.iter().map(|address| ("server.listen".to_owned(), *address));
-    let more = listeners.iter().enumerate();
-    let more = more.map(|(number, listener)| (format!("listener[{number}].address"), listener.address));
-    let all: Vec<_> = server.chain(more).chain([("admin.listen".to_owned(), admin)]).collect();
+pub(super) fn check_apart(all: &[(String, SocketAddr)], errors: &mut Vec<ConfigError>) {
     for (number, (key, address)) in all.iter().enumerate() {
         if let Some((other, taken)) = all[..number].iter().find(|(_, taken)| overlap(*address, *taken)) {
             errors.push(ConfigError::new(

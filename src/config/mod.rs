@@ -21,7 +21,10 @@ mod tls;
 mod warnings;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
@@ -125,6 +128,23 @@ impl Default for Config {
     }
 }
 
+/// A configuration as far as it could be read, with all that is wrong with it.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// What is written where it is right, and the defaults elsewhere.
+    pub config: Config,
+    /// What is wrong.
+    pub errors: Vec<ConfigError>,
+    /// Whether nothing was left out for being of the wrong kind. If not, a table may name what another one lacks for that reason alone.
+    pub is_whole: bool,
+}
+
+impl Draft {
+    fn into_config(self) -> Result<Config, ConfigErrors> {
+        if self.errors.is_empty() { Ok(self.config) } else { Err(ConfigErrors(self.errors)) }
+    }
+}
+
 impl Config {
     /// Reads `file` (or takes the defaults when there is none), lays the environment over it and checks the whole.
     ///
@@ -134,6 +154,17 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, ConfigErrors> {
+        Config::draft(file, environment)?.into_config()
+    }
+
+    /// As [`Config::load`], but with what is right beside what is wrong.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is no TOML.
+    pub fn draft(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Draft, ConfigErrors> {
         let text = match file {
             None => String::new(),
             Some(file) => std::fs::read_to_string(file).map_err(|error| {
@@ -151,14 +182,14 @@ impl Config {
     /// # Errors
     /// As of [`Config::load`].
     pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
-        Config::read_file(None, text, environment)
+        Config::read_file(None, text, environment)?.into_config()
     }
 
     fn read_file(
         file: Option<&Path>,
         text: &str,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Config, ConfigErrors> {
+    ) -> Result<Draft, ConfigErrors> {
         let (spanned, mistakes) = DeTable::parse_recoverable(text);
         let syntax = |mistake: toml::de::Error| {
             let at = mistake.span().map_or(0, |span| span.start);
@@ -184,10 +215,8 @@ impl Config {
         let is_whole = errors.is_empty();
         errors.extend(config.check(is_whole));
         noticed.iter_mut().for_each(|notice| places.name_one(notice));
-        match errors.is_empty() {
-            true => Ok(Config { noticed, places, ..config }),
-            false => Err(places.name(ConfigErrors(errors))),
-        }
+        let errors = places.name(ConfigErrors(errors)).0;
+        Ok(Draft { config: Config { noticed, places, ..config }, errors, is_whole })
     }
 
     /// What `table` says. What is of the wrong kind is left out, and goes to `errors`.
@@ -219,6 +248,14 @@ impl Config {
         }
     }
 
+    /// Every address that is listened on, with its key.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let server = self.server.listen.0.iter().map(|address| ("server.listen".to_owned(), *address));
+        let more = self.listener.iter().enumerate();
+        let more = more.map(|(number, listener)| (format!("listener[{number}].address"), listener.address));
+        server.chain(more).chain([("admin.listen".to_owned(), self.admin.listen)]).collect()
+    }
+
     /// The local socket of the admin API.
     pub fn admin_socket(&self) -> PathBuf {
         match self.admin.socket.as_os_str().is_empty() {
@@ -248,7 +285,7 @@ impl Config {
         errors.extend(policy::Table::validate(&self.policy));
         errors.extend(self.scanner.validate());
         if is_whole {
-            listener::check_apart(&self.server.listen.0, &self.listener, self.admin.listen, &mut errors);
+            listener::check_apart(&self.addresses(), &mut errors);
             self.admin.check_login(&self.account, &mut errors);
             account::check_classes(&self.account, &self.class, &mut errors);
         }

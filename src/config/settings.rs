@@ -73,11 +73,21 @@ impl Settings {
     }
 
     fn read(config: &Config) -> Result<Settings, ConfigErrors> {
-        let upstreams = read_upstreams(config)?;
+        let mut errors = Vec::new();
+        let parts = (
+            noting(read_upstreams(config), &mut errors),
+            noting(admin_tls(config), &mut errors),
+            noting(listeners(config), &mut errors),
+            noting(read_limits(config), &mut errors),
+            noting(read_schedules(config), &mut errors),
+            noting(read_policies(config), &mut errors),
+        );
+        let (Some(upstreams), Some((admin_certificate, tls)), Some(listeners), Some(limits), Some(warm), Some(policy)) =
+            parts
+        else {
+            return Err(ConfigErrors(errors));
+        };
         let routes = SharedRoutes::from(routes(config));
-        let admin_certificate = config.admin.tls.as_ref().map(|tls| tls.load("admin.tls")).transpose()?;
-        let tls = admin_certificate.as_ref().map(http::Certificate::server_config).transpose();
-        let tls = tls.map_err(|error| ConfigError::without_value("admin.tls", error))?;
         Ok(Settings {
             storage: weir_storage::Settings {
                 namespaces: config.hosted.namespaces.clone(),
@@ -92,16 +102,21 @@ impl Settings {
             mirror: config.mirror.clone(),
             upstreams,
             http: http(config, routes.clone()),
-            listeners: listeners(config)?,
+            listeners,
             admin: admin(config, tls, routes.clone()),
             routes,
             admin_certificate,
-            limits: limits_config(config)?,
-            warm: warm_schedules(config)?,
-            policy: read_policies(config)?,
+            limits,
+            warm,
+            policy,
             log: config.log.clone(),
         })
     }
+}
+
+/// What was read, or nothing and its errors among the others: one part that is wrong hides no mistake of the next.
+fn noting<T>(read: Result<T, ConfigErrors>, errors: &mut Vec<ConfigError>) -> Option<T> {
+    read.map_err(|found| errors.extend(found.0)).ok()
 }
 
 /// Each upstream as its client is made. Looks at the files that they name.
@@ -204,6 +219,15 @@ fn listeners(config: &Config) -> Result<Vec<Listen>, ConfigErrors> {
         listeners.push(Listen { key, address: listener.address, login: listener.login, certificate: tls });
     }
     Ok(listeners)
+}
+
+/// The certificate of the admin side, and what TLS makes of it.
+type AdminTls = (Option<Arc<http::Certificate>>, Option<Arc<rustls::ServerConfig>>);
+
+fn admin_tls(config: &Config) -> Result<AdminTls, ConfigErrors> {
+    let certificate = config.admin.tls.as_ref().map(|tls| tls.load("admin.tls")).transpose()?;
+    let tls = certificate.as_ref().map(|certificate| certificate.server_config()).transpose();
+    Ok((certificate, tls.map_err(|error| ConfigError::without_value("admin.tls", error))?))
 }
 
 fn admin(config: &Config, tls: Option<Arc<rustls::ServerConfig>>, routes: SharedRoutes) -> admin::Settings {

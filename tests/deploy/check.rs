@@ -165,17 +165,46 @@ fn weir_check_says_all_mistakes_at_once_to_a_person_and_to_a_script() {
         let json = serde_json::from_slice::<serde_json::Value>(&output.stdout).ok();
         (output, json)
     };
-    // None of these is seen by reading the file alone.
-    let text = "[server]\nlisten = \"192.0.2.1:5000\"\n[storage]\nroot = \"/proc/weir\"\n[[warm]]\nname = \"a\"\nfile = \"/nonexistent\"\nat = \"02:00\"\n[admin]\nlisten = \"192.0.2.1:5001\"\n[[account]]\nname = \"ops\"\nrole = \"admin\"\npassword_hash = \"$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$1hDPFpFtKWtvzCYWjxAeyDpHpXwYpFkAB2XV0nqqqqM\"\n";
-    let (output, _) = check(text, &[]);
-    let said = printed(&output);
-    for key in ["storage.root", "warm[0].file", "admin.listen"] {
-        assert!(said.lines().any(|line| line.contains(&format!(": {key} = "))), "{key} is not in {said}");
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$1hDPFpFtKWtvzCYWjxAeyDpHpXwYpFkAB2XV0nqqqqM";
+    // Of these, the file alone shows the hash that is none; the others are seen by a look at the machine.
+    let text = format!(
+        "[server]\nlisten = \"192.0.2.1:5000\"\n[[listener]]\naddress = \"192.0.2.1:5443\"\n\
+         [admin]\nlisten = \"192.0.2.1:5001\"\n[storage]\nroot = \"/proc/weir\"\n\
+         [[account]]\nname = \"ops\"\nrole = \"admin\"\npassword_hash = {hash:?}\n\
+         [[account]]\nname = \"ci\"\npassword_hash = \"a password\"\n\
+         [[upstream]]\nname = \"x.io\"\nurl = \"https://x.io\"\ndefault = true\nca_file = {config:?}\n\
+         [[warm]]\nname = \"a\"\nfile = \"/nonexistent\"\nat = \"02:00\"\n\
+         [mirror]\ntag_ttl = \"99999999d\"\n"
+    );
+    let of_one_table = [
+        "server.listen",
+        "listener[0].address",
+        "admin.listen",
+        "storage.root",
+        "account[1].password_hash",
+        "upstream[0].ca_file",
+    ];
+    let all = [&of_one_table[..], &["warm[0].file"]].concat();
+    // With a key that does not exist, what two tables say about each other is not looked at.
+    let mistyped = format!("{text}[log]\nfromat = \"text\"\n");
+    let of_a_mistyped_one = [&of_one_table[..], &["log.fromat"]].concat();
+    for (text, keys) in [(&text, &all), (&mistyped, &of_a_mistyped_one)] {
+        let (output, _) = check(text, &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        for key in keys {
+            let is_about = |line: &&str| line.contains(&format!(": {key} = ")) || line.contains(&format!(": {key}: "));
+            assert_eq!(said.lines().filter(is_about).count(), 1, "{key} in {said}");
+        }
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), keys.len()), "{said}");
+        let (output, json) = check(text, &["--json"]);
+        let json = json.unwrap_or_else(|| panic!("{}", printed(&output)));
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(1), 0));
+        assert_eq!(json["errors"].as_array().unwrap().len(), keys.len(), "{json}");
     }
-    let (output, json) = check(text, &["--json"]);
-    let json = json.unwrap_or_else(|| panic!("{}", printed(&output)));
-    assert_eq!((output.status.code(), output.stderr.len()), (Some(1), 0));
-    assert_eq!(json["errors"].as_array().unwrap().len(), said.lines().count(), "{json}");
+    let (output, _) = check(&text, &[]);
+    let warnings = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(warnings.starts_with("warning: ") && warnings.contains(": mirror.tag_ttl = "), "{warnings}");
+    assert!(!warnings.contains("fine"), "{warnings}");
 
     let (output, json) = check("[log]\nfromat = \"text\"\n", &["--json"]);
     let error = &json.unwrap_or_else(|| panic!("{}", printed(&output)))["errors"][0];
