@@ -217,3 +217,38 @@ fn weir_check_says_all_mistakes_at_once_to_a_person_and_to_a_script() {
     assert!(output.status.success() && json["errors"] == serde_json::json!([]), "{json}");
     assert_eq!(json["warnings"][0]["key"], "mirror.tag_ttl", "{json}");
 }
+
+#[test]
+fn weir_check_says_what_a_configuration_comes_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let (config, root) = (directory.path().join("weir.toml"), directory.path().join("not/yet"));
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$1hDPFpFtKWtvzCYWjxAeyDpHpXwYpFkAB2XV0nqqqqM";
+    let text = format!(
+        "[server]\nlisten = [\"127.0.0.1:6001\", \"127.0.0.2:6001\"]\n[[listener]]\naddress = \"127.0.0.1:6002\"\nlogin = true\n\
+         [admin]\nlisten = \"0.0.0.0:6003\"\n[storage]\nroot = {root:?}\ncapacity = \"1GiB\"\n\
+         [hosted]\nnamespaces = [\"local/*\", \"team/*\"]\n\
+         [[account]]\nname = \"ops\"\nrole = \"admin\"\npassword_hash = {hash:?}\n\
+         [[account]]\nname = \"prometheus\"\nrole = \"metrics\"\npassword_hash = {hash:?}\n\
+         [[class]]\nname = \"bulk\"\ncidr = [\"10.9.0.0/16\"]\naccounts = [\"ops\"]\nuser_agent = \"trivy\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let output = weir(&["check", "--config", config.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.starts_with("the configuration is fine\n"), "{}", printed(&output));
+    for line in [
+        "  serves registry clients on 127.0.0.1:6001",
+        "  serves registry clients on 127.0.0.2:6001",
+        "  serves registry clients on 127.0.0.1:6002, with a login",
+        "  serves operators on 0.0.0.0:6003, with a login",
+        "  hosts local/*, team/*",
+        "  account ops: admin",
+        "  account prometheus: metrics",
+        "  class bulk: 10.9.0.0/16, account ops, a User-Agent with \"trivy\"",
+        "  mirrors docker.io from https://registry-1.docker.io/ anonymously, names without a registry too",
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line:?} is not in {said}");
+    }
+    let kept = format!("  keeps at most 1GiB in {}, on a disk with ", root.display());
+    assert!(said.lines().any(|line| line.starts_with(&kept) && line.ends_with("B free")), "{said}");
+    assert!(!said.contains("argon2id"), "{said}");
+}
