@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use moka::Expiry;
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 use weir_storage::{Image, Repository, Source, Store};
 
@@ -49,12 +50,13 @@ const MOST_TAGS: usize = 1000;
 const VERIFIED_AT_ONCE: usize = 2;
 
 /// What becomes of a manifest, and how long that is kept: what is not known yet may be known to the next client.
+#[derive(Clone, Debug)]
 struct Judged {
     decision: Decision,
     keep: Keep,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keep {
     Long,
     Briefly,
@@ -71,6 +73,24 @@ impl Judged {
     }
 }
 
+/// Each decision is kept for a time of its own.
+#[derive(Debug)]
+struct KeptFor;
+
+impl Expiry<Key, Judged> for KeptFor {
+    fn expire_after_create(&self, _: &Key, judged: &Judged, _: Instant) -> Option<Duration> {
+        Some(match judged.keep {
+            Keep::Long => KEPT,
+            Keep::Briefly => KEPT_BRIEFLY,
+            Keep::No => Duration::ZERO,
+        })
+    }
+
+    fn expire_after_update(&self, key: &Key, judged: &Judged, now: Instant, _: Option<Duration>) -> Option<Duration> {
+        self.expire_after_create(key, judged, now)
+    }
+}
+
 /// What was asked for: upstream, repository, tag and digest.
 type Key = (Arc<str>, Name, Option<Tag>, Digest);
 
@@ -78,8 +98,7 @@ type Key = (Arc<str>, Name, Option<Tag>, Digest);
 #[derive(Debug)]
 pub struct Enforcement {
     policies: ArcSwap<Policies>,
-    decisions: moka::sync::Cache<Key, Decision>,
-    brief: moka::sync::Cache<Key, Decision>,
+    decisions: moka::sync::Cache<Key, Judged>,
     audited: moka::sync::Cache<String, ()>,
     limits: Limits,
     facts: ImageFacts,
@@ -98,11 +117,9 @@ impl Enforcement {
         (blobs, signatures): (Arc<Blobs>, Signatures),
         limits: Limits,
     ) -> Enforcement {
-        let remember = |most, kept| moka::sync::Cache::builder().max_capacity(most).time_to_live(kept);
         Enforcement {
             policies: ArcSwap::default(),
-            decisions: remember(MOST, KEPT).build(),
-            brief: remember(MOST, KEPT_BRIEFLY).build(),
+            decisions: moka::sync::Cache::builder().max_capacity(MOST).expire_after(KeptFor).build(),
             audited: moka::sync::Cache::builder().max_capacity(MOST_AUDITED).time_to_live(AUDITED).build(),
             limits,
             facts,
@@ -119,14 +136,12 @@ impl Enforcement {
     pub fn set(&self, policies: Policies) {
         self.policies.store(Arc::new(policies.after(&self.policies.load())));
         self.decisions.invalidate_all();
-        self.brief.invalidate_all();
     }
 
     /// Decides anew of everything, with signatures that are looked for again: something is known that was not.
     pub fn forget(&self) {
         self.signatures.forget();
         self.decisions.invalidate_all();
-        self.brief.invalidate_all();
     }
 
     /// The policies that are in force, with what they counted.
@@ -140,7 +155,7 @@ impl Enforcement {
             return Some(Decision::Pass);
         }
         let key = key(lookup, reference, digest);
-        self.decisions.get(&key).or_else(|| self.brief.get(&key))
+        self.decisions.get(&key).map(|judged| judged.decision)
     }
 
     /// What becomes of a manifest that is here, or passes because nothing of it is. Waits for its config as long as its policy says.
@@ -162,12 +177,8 @@ impl Enforcement {
             }
         };
         // By other policies, another decision may be right by now.
-        if Arc::ptr_eq(&policies, &self.policies.load()) {
-            match judged.keep {
-                Keep::Long => self.decisions.insert(key(lookup, reference, digest), judged.decision.clone()),
-                Keep::Briefly => self.brief.insert(key(lookup, reference, digest), judged.decision.clone()),
-                Keep::No => {}
-            }
+        if judged.keep != Keep::No && Arc::ptr_eq(&policies, &self.policies.load()) {
+            self.decisions.insert(key(lookup, reference, digest), judged.clone());
         }
         if let Decision::Refuse(breach) = &judged.decision {
             self.note(lookup, &names, breach, now);

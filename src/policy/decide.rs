@@ -2,11 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
+
+use bytes::Bytes;
 
 use super::{
     judge::Rules,
@@ -36,6 +38,8 @@ pub enum Decision {
 pub struct Breach {
     /// One sentence for the client.
     pub sentence: String,
+    /// The sentence as the value of a header field, from the first answer on that carries it.
+    pub warning: OnceLock<Bytes>,
     count: Count,
 }
 
@@ -196,7 +200,7 @@ impl Policy {
         let count = self.counts.iter().find(|(rule, _)| *rule == first.rule).map(|(_, count)| count.clone());
         let breach = |verb| {
             let sentence = format!("{name} {verb} {end}");
-            Arc::new(Breach { sentence, count: count.unwrap_or_default() })
+            Arc::new(Breach { sentence, warning: OnceLock::new(), count: count.unwrap_or_default() })
         };
         match self.table.mode {
             Mode::Enforce => Decision::Refuse(breach("is refused by")),
@@ -343,7 +347,7 @@ mod tests {
         let decision = policies.find(NAME).unwrap().decide(NAME, &verdicts, SystemTime::UNIX_EPOCH);
         let (text, _) = said(&decision).unwrap();
         assert!(text.contains("(non_root) and breaks 2 other rules;"), "{text}");
-        let breach = || Arc::new(Breach { sentence: String::new(), count: Count::default() });
+        let breach = || Arc::new(Breach { sentence: String::new(), warning: OnceLock::new(), count: Count::default() });
         let (warn, refuse) = (|| Decision::Warn(breach()), || Decision::Refuse(breach()));
         let refuses = |decision: Decision| said(&decision).map(|(_, refuses)| refuses);
         assert_eq!(refuses(refuse().or(warn())), Some(false));

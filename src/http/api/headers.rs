@@ -3,6 +3,7 @@
 use std::{cell::RefCell, collections::HashMap, time::Duration};
 
 use actix_http::header::{AGE, HeaderMap, HeaderName, HeaderValue, WARNING};
+use bytes::Bytes;
 
 use crate::{
     answer::{CacheFacts, CacheStatus},
@@ -12,6 +13,7 @@ use crate::{
         throttle::{Meter, ThrottleStatus},
     },
     oci::Digest,
+    policy::Breach,
 };
 
 pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -157,6 +159,14 @@ fn take(text: &mut String) -> HeaderValue {
 /// One more `Warning: 299`.
 pub(crate) fn add_warning(headers: &mut HeaderMap, text: &str) {
     headers.append(WARNING, warning(text));
+}
+
+/// The `Warning: 299` of an image that breaks a policy, on the path of every answer for it: the value is written once.
+pub(crate) fn add_breach(headers: &mut HeaderMap, breach: &Breach) {
+    let value = breach.warning.get_or_init(|| Bytes::copy_from_slice(warning(&breach.sentence).as_bytes()));
+    if let Ok(value) = HeaderValue::from_maybe_shared(value.clone()) {
+        headers.append(WARNING, value);
+    }
 }
 
 /// `299 - "text"`: no date, quotes and backslashes escaped, what is not visible ASCII a question mark, cut at the spec's bound.

@@ -139,7 +139,7 @@ fn warning(decision: Decision) -> Result<Option<Arc<Breach>>, ApiError> {
 
 fn with_warning(mut reply: Reply, warning: Option<Arc<Breach>>) -> Reply {
     if let Some(breach) = warning {
-        headers::add_warning(&mut reply.headers, &breach.sentence);
+        headers::add_breach(&mut reply.headers, &breach);
     }
     reply
 }
