@@ -235,9 +235,20 @@ fn read_totals(http: http::Metrics, mirror: Mirror, upstream: upstream::Metrics)
     Box::new(move || {
         let (requests, denied, failed) = http.requests();
         let (answers, from_cache) = mirror.metrics().answers();
+        let (answer_bytes, from_cache_bytes) = http.answered_bytes();
         let upstreams = mirror.upstreams();
         let received_bytes = upstream.received_bytes(upstreams.iter().map(|name| &**name));
-        Totals { requests, denied, failed, answers, from_cache, sent_bytes: http.sent_bytes(), received_bytes }
+        Totals {
+            requests,
+            denied,
+            failed,
+            answers,
+            from_cache,
+            answer_bytes,
+            from_cache_bytes,
+            sent_bytes: http.sent_bytes(),
+            received_bytes,
+        }
     })
 }
 

@@ -29,6 +29,7 @@ async fn the_status_counts_what_was_served_from_the_cache_and_what_was_fetched()
     let running = Running::start(&[("WEIR_UPSTREAM__0__URL", &format!("http://{}", hub.registry_address()))]);
     let before = api(&running, "/api/v1/status");
     assert_eq!((&before["health"], &before["hit_ratio"]), (&"healthy".into(), &Value::Null));
+    assert_eq!(before.get("byte_hit_ratio"), Some(&Value::Null));
     let layer = image.platforms[0].blobs().max_by_key(|blob| blob.size).unwrap();
     let paths = ["manifests/latest".to_owned(), format!("blobs/{}", layer.digest)];
     for _ in ["cold", "warm"] {
@@ -77,6 +78,21 @@ async fn the_status_counts_what_was_served_from_the_cache_and_what_was_fetched()
     let (code, json) = command(&running, &["status", "--json"]);
     assert_eq!(code, Some(0));
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["totals"], *totals);
+    // One more blob from the cache is one of five answers and more than a fifth of their bytes.
+    let sent = totals["sent_bytes"].as_u64().unwrap();
+    assert_eq!(get(&running, &format!("/v2/library/app/{}", paths[1])), 200);
+    let status = loop {
+        let status = api(&running, "/api/v1/status");
+        if status["totals"]["sent_bytes"] == sent + layer.size {
+            break status;
+        }
+        std::thread::yield_now();
+    };
+    let by_bytes = (sent / 2 + layer.size) as f64 / (sent + layer.size) as f64;
+    assert_eq!((&status["hit_ratio"], &status["byte_hit_ratio"]), (&0.6.into(), &by_bytes.into()));
+    let said = format!("60.0 % of answers, {:.1} % of bytes", 100.0 * by_bytes);
+    let (_, text) = command(&running, &["status"]);
+    assert!(text.contains(&said) && !said.contains(" 60.0 % of bytes"), "{said}: {text}");
     assert_eq!(api(&running, "/api/v1/history?n=1440"), serde_json::json!({"minutes": []}), "no minute is over");
     assert_eq!(ask(running.admin, "GET", "/api/v1/history?n=x", "").0, 400);
 }

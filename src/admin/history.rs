@@ -38,6 +38,10 @@ pub struct Totals {
     pub answers: u64,
     /// Those of them for which no body was fetched: cached, fresh, confirmed or stale.
     pub from_cache: u64,
+    /// Bytes of the bodies of what is mirrored, sent to clients.
+    pub answer_bytes: u64,
+    /// Those of them for which no body was fetched.
+    pub from_cache_bytes: u64,
     /// Bytes of bodies sent to clients.
     pub sent_bytes: u64,
     /// Bytes of blobs received from upstreams.
@@ -52,6 +56,8 @@ impl Totals {
             failed: self.failed.saturating_sub(before.failed),
             answers: self.answers.saturating_sub(before.answers),
             from_cache: self.from_cache.saturating_sub(before.from_cache),
+            answer_bytes: self.answer_bytes.saturating_sub(before.answer_bytes),
+            from_cache_bytes: self.from_cache_bytes.saturating_sub(before.from_cache_bytes),
             sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
             received_bytes: self.received_bytes.saturating_sub(before.received_bytes),
         }
@@ -60,6 +66,11 @@ impl Totals {
     /// The share of answers that came from the cache, of 1; `None` before the first answer.
     pub(super) fn hit_ratio(&self) -> Option<f64> {
         (self.answers > 0).then(|| self.from_cache as f64 / self.answers as f64)
+    }
+
+    /// The share of their bytes that came from the cache, of 1; `None` before the first byte.
+    pub(super) fn byte_hit_ratio(&self) -> Option<f64> {
+        (self.answer_bytes > 0).then(|| self.from_cache_bytes as f64 / self.answer_bytes as f64)
     }
 }
 

@@ -86,6 +86,7 @@ pub(super) async fn show(state: &State) -> HttpResponse {
         "uptime_seconds": status.uptime.as_secs(),
         "totals": status.totals,
         "hit_ratio": status.totals.hit_ratio(),
+        "byte_hit_ratio": status.totals.byte_hit_ratio(),
         "fills": state.mirror.blobs.fills(),
         "storage": {
             "capacity_bytes": usage.capacity,

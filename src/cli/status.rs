@@ -60,7 +60,8 @@ fn text(status: &Value) -> String {
         text += &format!("  {}\n", word(reason));
     }
     let (totals, storage) = (&status["totals"], &status["storage"]);
-    let ratio = status["hit_ratio"].as_f64().map_or("-".to_owned(), |ratio| format!("{:.1} %", 100.0 * ratio));
+    let percent = |value: &Value| value.as_f64().map_or("-".to_owned(), |ratio| format!("{:.1} %", 100.0 * ratio));
+    let ratios = [percent(&status["hit_ratio"]), percent(&status["byte_hit_ratio"])];
     let budget = entries(status, "budget").iter().map(|left| {
         let whose = format!("{} as {}", word(&left["upstream"]), word(&left["identity"]));
         let left = match (left["remaining"].as_i64(), left["limit"].as_i64()) {
@@ -75,7 +76,7 @@ fn text(status: &Value) -> String {
             "requests".to_owned(),
             format!("{}, {} denied, {} failed", totals["requests"], totals["denied"], totals["failed"]),
         ],
-        ["from the cache".to_owned(), ratio],
+        ["from the cache".to_owned(), format!("{} of answers, {} of bytes", ratios[0], ratios[1])],
         ["sent".to_owned(), bytes(&totals["sent_bytes"])],
         ["received".to_owned(), bytes(&totals["received_bytes"])],
         ["saved".to_owned(), format!("{} pulls since {}", status["saved"], word(&status["saved_since"]))],

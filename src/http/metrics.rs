@@ -303,6 +303,15 @@ impl Metrics {
         self.0.handles.bytes.iter().map(Counter::get).sum()
     }
 
+    /// Bytes of the answers of the upstreams that are counted apart, and those of them for which no body was fetched. Adds up five
+    /// counters an upstream.
+    pub fn answered_bytes(&self) -> (u64, u64) {
+        let upstreams = self.0.upstreams.load();
+        let of = |status: CacheStatus| upstreams.values().map(|of| of[status as usize].bytes.get()).sum::<u64>();
+        let all = CacheStatus::ALL.into_iter().map(of).sum::<u64>();
+        (all, all.saturating_sub(of(CacheStatus::Miss) + of(CacheStatus::Bypass)))
+    }
+
     pub(crate) fn request(&self, kind: Kind, method: &Method, status: Option<StatusCode>) {
         let method = match *method {
             Method::GET => 0,

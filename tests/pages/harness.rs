@@ -40,7 +40,19 @@ fn growing() -> admin::ReadTotals {
         let requests = 900 * count + 40 * (count % 17);
         let (answers, from_cache) = (requests / 2, requests / 2 - count);
         let (denied, failed, sent_bytes, received_bytes) = (count / 50, count / 300, requests << 20, count << 22);
-        Totals { requests, denied, failed, answers, from_cache, sent_bytes, received_bytes }
+        // Less of the bytes than of the answers comes from the cache: what is fetched is large.
+        let (answer_bytes, from_cache_bytes) = (4 * sent_bytes, 3 * sent_bytes);
+        Totals {
+            requests,
+            denied,
+            failed,
+            answers,
+            from_cache,
+            answer_bytes,
+            from_cache_bytes,
+            sent_bytes,
+            received_bytes,
+        }
     })
 }
 

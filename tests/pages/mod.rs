@@ -7,6 +7,7 @@ pub(crate) mod harness;
 mod images;
 mod language;
 mod log;
+mod overview;
 mod roles;
 mod settings;
 mod warm;

@@ -112,7 +112,7 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
     let Totals { requests, failed, sent_bytes, received_bytes, .. } = status.totals;
     let rate = minutes.last().map_or(0.0, |minute| minute.counted.requests as f64 / minute.seconds.max(1.0));
     html::facts(&[
-        (text!("Hit ratio"), html::text(percent(status.totals.hit_ratio()))),
+        (text!("Hit ratio"), hit_ratio(&status.totals)),
         (
             text!("Requests"),
             text!("{}, {} a second in the last minute, {} failed", requests, format!("{rate:.1}"), failed),
@@ -148,8 +148,13 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
     ])
 }
 
-fn percent(ratio: Option<f64>) -> String {
-    ratio.map_or_else(|| text!("nothing was answered yet").to_owned(), |ratio| format!("{:.1} %", 100.0 * ratio))
+fn hit_ratio(totals: &Totals) -> Markup {
+    let percent = |ratio: f64| format!("{:.1} %", 100.0 * ratio);
+    match (totals.hit_ratio(), totals.byte_hit_ratio()) {
+        (None, _) => html::text(text!("nothing was answered yet")),
+        (Some(requests), None) => text!("{} by requests", percent(requests)),
+        (Some(requests), Some(bytes)) => text!("{} by requests, {} by bytes", percent(requests), percent(bytes)),
+    }
 }
 
 fn graphs(minutes: &[Minute]) -> Markup {

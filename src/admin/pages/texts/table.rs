@@ -520,6 +520,8 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["years", "Jahre"],
     ["{} at once", "{} auf einmal"],
     ["{} at {}", "{} am {}"],
+    ["{} by requests", "{} nach Anfragen"],
+    ["{} by requests, {} by bytes", "{} nach Anfragen, {} nach Bytes"],
     ["{} by {}", "{} von {}"],
     ["{} fails ({}). The next request to it is sent at {}, {}.", "{} ist gestört ({}). Die nächste Anfrage dorthin geht ab um {}, {}."],
     ["{} fails ({}). The next request to it shows whether it still does.", "{} ist gestört ({}). Die nächste Anfrage dorthin zeigt, ob das noch so ist."],
