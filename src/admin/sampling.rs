@@ -10,7 +10,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::state::State;
+use super::{history::Sample, state::State};
 
 /// Samples so often, until it is aborted.
 pub(super) fn start(state: Arc<State>, every: Duration) -> JoinHandle<()> {
@@ -23,7 +23,9 @@ pub(super) fn start(state: Arc<State>, every: Duration) -> JoinHandle<()> {
             let left = left
                 .iter()
                 .filter_map(|left| Some((left.identity.to_string().into(), left.limit.and(left.remaining)?)));
-            state.history.sample((Instant::now(), SystemTime::now()), (state.totals)(), left.collect());
+            let upstreams = state.mirror.upstream_times();
+            let sample = Sample { totals: (state.totals)(), remaining: left.collect(), upstreams };
+            state.history.sample((Instant::now(), SystemTime::now()), sample);
         }
     })
 }

@@ -1,17 +1,26 @@
 //! Whether all is well, in a word and a sentence, with the figures that an operator looks at first.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use actix_web::HttpResponse;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     budget::{at, budget},
-    history::{MINUTES, Totals},
+    history::{Asked, MINUTE, MINUTES, Minute, Totals},
     json::{count, reply},
     state::{Reload, State},
 };
-use crate::mirror::Check;
+use crate::mirror::{Check, Mirror};
+
+/// Minutes of an hour, as the history keeps them.
+const HOUR: usize = 60;
+/// Minutes that the latency of an upstream is of: a failure shows, and an upstream that is seldom asked has some.
+pub(super) const LATELY: usize = 15;
 
 /// How Weir is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +49,36 @@ pub(super) struct Status {
     /// Why, for the operator; one sentence for each reason.
     pub(super) reasons: Vec<String>,
     pub(super) totals: Totals,
+    pub(super) last_hour: LastHour,
+    pub(super) upstreams: Vec<UpstreamStatus>,
     pub(super) uptime: Duration,
     pub(super) reload: Option<Reload>,
+}
+
+/// What was refused in the last hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LastHour {
+    /// Requests that were refused with 429, up to the last minute that is over.
+    pub(super) denied: u64,
+    /// Bans that began, simulated ones aside.
+    pub(super) bans: usize,
+}
+
+/// An upstream.
+pub(super) struct UpstreamStatus {
+    pub(super) name: Arc<str>,
+    /// Until when it is not asked, when that is known, and why.
+    pub(super) failing: Option<(Option<SystemTime>, Arc<str>)>,
+    /// What was asked of it in the last [`LATELY`] minutes that are over.
+    pub(super) asked: Asked,
+}
+
+impl UpstreamStatus {
+    /// The mean time until an answer began; `None` when nothing was asked.
+    pub(super) fn mean(&self) -> Option<Duration> {
+        let Asked { requests, seconds } = self.asked;
+        (requests > 0).then(|| Duration::try_from_secs_f64(seconds / requests as f64).unwrap_or_default())
+    }
 }
 
 /// Looks at all of it. One small file is written, at most once a second; no request is sent.
@@ -49,7 +86,36 @@ pub(super) async fn status(state: &State) -> Status {
     let checks = state.mirror.health().await;
     let reload = state.reloads.last();
     let (health, reasons) = judge(&checks, state.draining.has_begun(), reload.as_ref());
-    Status { health, reasons, totals: (state.totals)(), uptime: state.started.elapsed(), reload }
+    let minutes = state.history.newest(HOUR);
+    let an_hour_ago = SystemTime::now() - MINUTE * HOUR as u32;
+    let denied = minutes.iter().map(|minute| minute.counted.denied).sum();
+    Status {
+        health,
+        reasons,
+        totals: (state.totals)(),
+        last_hour: LastHour { denied, bans: state.limits.count_banned(an_hour_ago) },
+        upstreams: upstreams(&state.mirror, &minutes),
+        uptime: state.started.elapsed(),
+        reload,
+    }
+}
+
+fn upstreams(mirror: &Mirror, minutes: &[Minute]) -> Vec<UpstreamStatus> {
+    let lately = &minutes[minutes.len().saturating_sub(LATELY)..];
+    let mut failing = mirror.breakers();
+    let of = |name: Arc<str>| {
+        let asked = lately.iter().filter_map(|minute| minute.upstreams.get(&name)).fold(
+            Asked::default(),
+            |Asked { requests, seconds }, more| Asked {
+                requests: requests + more.requests,
+                seconds: seconds + more.seconds,
+            },
+        );
+        let at = failing.iter().position(|(failing, ..)| *failing == name);
+        let failing = at.map(|at| failing.swap_remove(at)).map(|(_, until, why)| (until, why));
+        UpstreamStatus { name, failing, asked }
+    };
+    mirror.upstreams().into_iter().map(of).collect()
 }
 
 fn judge(checks: &[Check], draining: bool, reload: Option<&Reload>) -> (Health, Vec<String>) {
@@ -95,6 +161,13 @@ pub(super) async fn show(state: &State) -> HttpResponse {
             "manifests": usage.manifests,
         },
         "bans": {"active": acting, "simulated": simulated},
+        "last_hour": status.last_hour,
+        "upstreams": status.upstreams.iter().map(|upstream| json!({
+            "name": upstream.name,
+            "problem": upstream.failing.as_ref().map(|(_, why)| why),
+            "requests": upstream.asked.requests,
+            "mean_seconds": upstream.mean().map(|mean| mean.as_secs_f64()),
+        })).collect::<Vec<_>>(),
         "reload": status.reload.map(|reload| json!({
             "at": at(reload.at), "problem": reload.problem, "waits_for_restart": reload.waits_for_restart,
         })),

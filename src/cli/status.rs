@@ -83,6 +83,17 @@ fn text(status: &Value) -> String {
         ["arriving".to_owned(), format!("{} blobs", status["fills"])],
         ["disk".to_owned(), used],
         ["bans".to_owned(), format!("{} in force", status["bans"]["active"])],
+        [
+            "last hour".to_owned(),
+            format!("{} requests denied, {} bans", status["last_hour"]["denied"], status["last_hour"]["bans"]),
+        ],
     ];
-    text + &table(&rows.into_iter().chain(budget).collect::<Vec<_>>())
+    let upstreams = entries(status, "upstreams").iter().map(|upstream| {
+        let state = upstream["problem"].as_str().map_or("works".to_owned(), |why| format!("fails: {why}"));
+        let latency = upstream["mean_seconds"].as_f64().map_or(String::new(), |mean| {
+            format!(", {:.1} ms on average of {} requests", mean * 1e3, upstream["requests"])
+        });
+        [format!("upstream {}", word(&upstream["name"])), state + &latency]
+    });
+    text + &table(&rows.into_iter().chain(upstreams).chain(budget).collect::<Vec<_>>())
 }

@@ -304,6 +304,11 @@ impl Mirror {
         self.sources.upstreams().iter().map(|upstream| (upstream.settings().name.clone(), upstream.waiting())).collect()
     }
 
+    /// Requests to each upstream since the start, and how long all of them took until the answer began.
+    pub fn upstream_times(&self) -> Vec<(Arc<str>, (u64, Duration))> {
+        self.sources.upstreams().iter().map(|upstream| (upstream.settings().name.clone(), upstream.took())).collect()
+    }
+
     /// What the file system of the store has; `None` when it does not say so in time.
     pub async fn space(&self) -> Option<Space> {
         self.sources.store.space().await.ok()

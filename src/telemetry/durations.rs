@@ -35,6 +35,12 @@ impl Durations {
         BOUNDS.into_iter()
     }
 
+    /// How many were counted, and their sum. Reads each bucket.
+    pub(crate) fn total(&self) -> (u64, Duration) {
+        let count = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        (count, Duration::from_micros(self.0.sum.load(Ordering::Relaxed)))
+    }
+
     /// Counts one.
     pub(crate) fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();

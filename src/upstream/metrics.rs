@@ -21,6 +21,17 @@ pub(crate) enum Operation {
     Referrers,
 }
 
+impl Operation {
+    const ALL: [Operation; 6] = [
+        Operation::ManifestHead,
+        Operation::ManifestGet,
+        Operation::BlobHead,
+        Operation::BlobGet,
+        Operation::Tags,
+        Operation::Referrers,
+    ];
+}
+
 impl EncodeLabelValue for Operation {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
         let word = match self {
@@ -147,6 +158,13 @@ impl Metrics {
     pub(crate) fn asked(&self, upstream: &str, kind: Operation, outcome: Outcome, took: Duration) {
         self.seconds.get_or_create(&OfOperation { upstream: upstream.into(), kind }).observe(took);
         self.requests.get_or_create(&Request { upstream: upstream.into(), kind, outcome }).inc();
+    }
+
+    /// Requests to an upstream, of all kinds, and how long all of them took until the answer began.
+    pub(super) fn took(&self, upstream: &str) -> (u64, Duration) {
+        let of = |kind| self.seconds.get(&OfOperation { upstream: upstream.into(), kind }).map(|it| it.total());
+        let all = Operation::ALL.into_iter().filter_map(of);
+        all.fold((0, Duration::ZERO), |(count, sum), (more, took)| (count + more, sum.saturating_add(took)))
     }
 
     pub(crate) fn retried(&self, upstream: &str) {

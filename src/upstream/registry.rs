@@ -150,6 +150,11 @@ impl Upstream {
         endpoints.map(|endpoint| endpoint.transport.limiter.waiting()).sum()
     }
 
+    /// Requests since the start, and how long all of them took until the answer began.
+    pub fn took(&self) -> (u64, Duration) {
+        self.inner.exchange.metrics.took(&self.inner.exchange.upstream)
+    }
+
     /// Closed, or until when it is open and why, for readiness and the dashboard; until `None` when the next request finds out whether
     /// upstream answers again.
     pub fn breaker(&self) -> Option<(Option<SystemTime>, Arc<str>)> {

@@ -286,6 +286,13 @@ pub(super) fn about(span: Duration) -> String {
     whole.split(' ').take(2).map(unit).collect::<Vec<_>>().join(" ")
 }
 
+/// A short time, such as "0.4 ms" or "1200 ms".
+pub(super) fn milliseconds(span: Duration) -> String {
+    let millis = span.as_secs_f64() * 1e3;
+    let digits = usize::from(millis < 10.0);
+    format!("{millis:.digits$} ms")
+}
+
 /// A number with its unit, as humantime writes it; hours, minutes and seconds have one letter in every language.
 fn unit(part: &str) -> String {
     let (number, unit) = part.split_at(part.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(part.len()));

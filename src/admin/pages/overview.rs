@@ -12,7 +12,7 @@ use super::{
 };
 use crate::admin::{
     history::{MINUTES, Minute, Totals},
-    status::{self, Health, Status},
+    status::{self, Health, LATELY, LastHour, Status, UpstreamStatus},
 };
 use crate::upstream::CredentialState;
 
@@ -36,7 +36,7 @@ pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
         h2 { (text!("The last 24 hours")) }
         (graphs(&minutes))
         h2 { (text!("Upstreams")) }
-        (upstreams(context))
+        (upstreams(context, &status))
         p { a href="/api/v1/openapi.json" { (text!("API")) } " · " a href="/metrics" { (text!("Metrics")) } }
     };
     html::page(context, 200, html::Tab::Overview, text!("Overview"), body)
@@ -106,8 +106,7 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
     let state = context.state;
     let (usage, (saved, since)) = (state.mirror.usage(), state.mirror.saved());
     let used = usage.used();
-    let last_hour = &minutes[minutes.len().saturating_sub(60)..];
-    let denied: u64 = last_hour.iter().map(|minute| minute.counted.denied).sum();
+    let LastHour { denied, bans } = status.last_hour;
     let (acting, _) = state.limits.count_bans(context.now);
     let Totals { requests, failed, sent_bytes, received_bytes, .. } = status.totals;
     let rate = minutes.last().map_or(0.0, |minute| minute.counted.requests as f64 / minute.seconds.max(1.0));
@@ -130,7 +129,7 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
         (
             text!("Refused"),
             html! {
-                (text!("{} in the last hour", html::count(denied, text!("request"), text!("requests")))) "; "
+                (text!("{} and {} in the last hour", html::count(denied, text!("request"), text!("requests")), html::count(bans as u64, text!("ban"), text!("bans")))) "; "
                 a href="/blocked" { (text!("{} in force", html::count(acting as u64, text!("ban"), text!("bans")))) }
             },
         ),
@@ -214,22 +213,28 @@ fn credential(state: CredentialState) -> &'static str {
     }
 }
 
-fn upstreams(context: &PageContext<'_>) -> Markup {
-    let mirror = &context.state.mirror;
-    let (failing, credentials) = (mirror.breakers(), mirror.credentials());
-    let rows = mirror.upstreams().into_iter().map(|name| {
-        let failing = failing.iter().find(|(upstream, ..)| *upstream == name);
-        let state = match failing.map(|(_, until, why)| (html::later(*until, context.now), why)) {
+/// Nothing when nothing was asked.
+fn latency(upstream: &UpstreamStatus) -> Markup {
+    let Some(mean) = upstream.mean() else { return html! {} };
+    let requests = html::count(upstream.asked.requests, text!("request"), text!("requests"));
+    text!("{} on average, {} in {} minutes", html::milliseconds(mean), requests, LATELY)
+}
+
+fn upstreams(context: &PageContext<'_>, status: &Status) -> Markup {
+    let credentials = context.state.mirror.credentials();
+    let rows = status.upstreams.iter().map(|one| {
+        let name = &one.name;
+        let state = match one.failing.as_ref().map(|(until, why)| (html::later(*until, context.now), why)) {
             Some((Some(until), why)) => html! { span class="chip bad" { (text!("fails")) } " " (why) "; " (text!("asked again {}", html::until(until, context.now))) },
             Some((None, why)) => html! { span class="chip bad" { (text!("fails")) } " " (why) "; " (text!("asked again with the next request")) },
             None => html! { span class="chip" { (text!("works")) } },
         };
-        let accounts = credentials.iter().filter(|(upstream, ..)| *upstream == name);
+        let accounts = credentials.iter().filter(|(upstream, ..)| upstream == name);
         let accounts: Vec<String> = accounts.map(|(_, account, state)| format!("{account}: {}", credential(*state))).collect();
         let accounts = if accounts.is_empty() { text!("anonymous").to_owned() } else { accounts.join(", ") };
-        vec![html::text(&*name), state, html::text(accounts)]
+        vec![html::text(&**name), state, latency(one), html::text(accounts)]
     });
-    html::table(text!("Upstreams"), &heads!["Upstream", "State", "Accounts"], rows.collect())
+    html::table(text!("Upstreams"), &heads!["Upstream", "State", "Latency", "Accounts"], rows.collect())
 }
 
 #[cfg(test)]
@@ -244,6 +249,7 @@ mod tests {
             seconds: 60.0,
             counted: Totals::default(),
             remaining: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
         };
         vec![minute; count]
     }

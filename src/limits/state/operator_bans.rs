@@ -217,6 +217,15 @@ impl Limits {
         self.inner.bans.read(|list| list.count(now))
     }
 
+    /// Bans that began since then, simulated ones aside, as far back as the audit is in memory.
+    pub fn count_banned(&self, since: SystemTime) -> usize {
+        let is_one = |entry: &&Entry| {
+            let Event::Ban(event) = &entry.event else { return false };
+            entry.at >= since && matches!(&**event, BanEvent::Banned { record } if !record.simulated)
+        };
+        self.inner.audit.read(|audit| audit.newest().filter(is_one).count())
+    }
+
     /// One ban, in force or ended.
     pub fn get_ban(&self, id: &str) -> Option<BanRecord> {
         self.inner.bans.read(|list| list.get(id).cloned())
