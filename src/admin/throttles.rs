@@ -8,10 +8,13 @@ use serde_json::json;
 
 use super::{
     authorize::Authorized,
-    json::{MAX_SMALL, count, read, refuse, reply},
+    json::{MAX_SMALL, count, parameter, read, refuse, reply},
     state::State,
 };
-use crate::limits::{audit::MAX_ENTRIES, throttle::Mode};
+use crate::limits::{
+    audit::{AuditFilter, EVENTS, MAX_ENTRIES},
+    throttle::Mode,
+};
 
 pub(super) fn list(state: &State) -> HttpResponse {
     let config = state.limits.config();
@@ -51,8 +54,23 @@ pub(super) fn clients(state: &State, query: &str) -> HttpResponse {
 }
 
 pub(super) fn audit(state: &State, query: &str) -> HttpResponse {
-    match count(query, 100, MAX_ENTRIES) {
-        Ok(most) => reply(200, &json!({"audit": state.limits.audit(most)})),
-        Err(refusal) => *refusal,
+    let most = match count(query, 100, MAX_ENTRIES) {
+        Ok(most) => most,
+        Err(refusal) => return *refusal,
+    };
+    let Ok(before) = parameter(query, "before").map(|before| before.parse()).transpose() else {
+        return refuse(400, "INVALID", "before is the number that the last page gave as next");
+    };
+    let filter = audit_filter(query);
+    if !filter.event.is_empty() && !EVENTS.contains(&&*filter.event) {
+        return refuse(400, "INVALID", &format!("event is one of {}", EVENTS.join(", ")));
     }
+    let page = state.limits.find_in_audit(&filter, before, most);
+    reply(200, &json!({"audit": page.entries, "next": page.next}))
+}
+
+/// The filter that a query names.
+pub(super) fn audit_filter(query: &str) -> AuditFilter {
+    let [event, by, text] = ["event", "by", "text"].map(|name| parameter(query, name).unwrap_or_default());
+    AuditFilter { event, by: by.trim().to_owned(), text: text.trim().to_owned() }
 }

@@ -1,5 +1,9 @@
 //! What was done to whom, by whom and why: append-only, the newest in memory, all of it in the sink that keeps it.
 
+mod search;
+
+pub use self::search::{AuditFilter, AuditPage, EVENTS};
+
 use std::{
     collections::VecDeque,
     net::IpAddr,
@@ -202,23 +206,29 @@ impl Audit {
 
 /// The newest entries.
 #[derive(Debug, Default)]
-pub(super) struct AuditLog(VecDeque<Entry>);
+pub(super) struct AuditLog {
+    entries: VecDeque<Entry>,
+    /// How many were older and are not kept: the number of the oldest that is. A page begins at a number, which does not change while
+    /// entries come and go; it does with a restart, which counts anew.
+    dropped: u64,
+}
 
 impl AuditLog {
     pub(super) fn add(&mut self, entry: Entry) {
-        if self.0.len() >= MAX_ENTRIES {
-            self.0.pop_front();
+        if self.entries.len() >= MAX_ENTRIES {
+            self.entries.pop_front();
+            self.dropped += 1;
         }
-        self.0.push_back(entry);
+        self.entries.push_back(entry);
     }
 
     /// Newest first.
     pub(super) fn newest(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter().rev()
+        self.entries.iter().rev()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter()
+        self.entries.iter()
     }
 }
 
@@ -332,6 +342,9 @@ mod tests {
         ) {
             let entry = Entry { at, by, from: from.map(IpAddr::from), event };
             let json = serde_json::to_string(&entry).unwrap();
+            let name = serde_json::to_value(&entry.event).unwrap()["event"].take();
+            prop_assert_eq!(name, entry.event.name());
+            prop_assert!(EVENTS.contains(&entry.event.name()));
             prop_assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry, "{}", json);
         }
     }

@@ -48,7 +48,7 @@ pub use self::{
 use super::{
     abuse::AbuseTracker,
     allowlist::AllowlistEntry,
-    audit::{Actor, AdminEvent, Audit, AuditLog, AuditSink, Entry, Event},
+    audit::{Actor, AdminEvent, Audit, AuditFilter, AuditLog, AuditPage, AuditSink, Entry, Event},
     bans::{BanEvent, BanList, Bans},
     budget::Budgets,
     clock::SteadyClock,
@@ -189,6 +189,11 @@ impl Limits {
     /// The newest entries of the audit, newest first.
     pub fn audit(&self, most: usize) -> Vec<Entry> {
         self.inner.audit.read(|audit| audit.newest().take(most).cloned().collect())
+    }
+
+    /// A page of the entries that are wanted, newest first: `most` at most, of those before this place.
+    pub fn find_in_audit(&self, filter: &AuditFilter, before: Option<u64>, most: usize) -> AuditPage {
+        self.inner.audit.read(|audit| audit.find(filter, before, most))
     }
 
     /// Records that an attempt was refused.

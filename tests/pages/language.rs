@@ -50,7 +50,7 @@ async fn every_page_is_in_german_to_its_last_head() {
         ("/throttles", "Treffer seit dem Start", "Matches since"),
         ("/blocked", "Wegen Anfragen an", "Because of"),
         (&one, "Belege", "Evidence"),
-        ("/audit", "sperrte", "banned"),
+        ("/audit", "sperrte", "Entries are"),
         ("/log", "Warnungen und Fehler", "warnings and errors"),
         ("/settings", "Geheimnisse sind verborgen", "Secrets"),
         ("/unblock", "gesperrter Clients", "blocked clients"),

@@ -1,5 +1,6 @@
 //! The pages for people, over real sockets: who may see and do what, and what becomes of everything else.
 
+mod audit;
 mod budget;
 mod clients;
 mod findings;

@@ -2,6 +2,7 @@
 
 use actix_web::HttpResponse;
 use maud::{Markup, html};
+use url::form_urlencoded::Serializer;
 
 use super::{
     context::PageContext,
@@ -9,29 +10,47 @@ use super::{
     texts::{heads, text},
 };
 use crate::{
-    admin::json::parameter,
+    admin::{json::parameter, throttles::audit_filter},
     limits::{
-        audit::{AdminEvent, Entry, Event},
+        audit::{AdminEvent, AuditFilter, AuditPage, EVENTS, Entry, Event},
         bans::BanEvent,
     },
 };
 
-/// Entries on a page, and at most.
-const SHOWN: usize = 200;
-const MOST: usize = 10_000;
+/// Entries of one page.
+const SHOWN: usize = 100;
 
 pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
-    let most = parameter(context.query, "n").and_then(|n| n.parse().ok()).unwrap_or(SHOWN).min(MOST);
-    let entries = context.state.limits.audit(most);
-    let is_full = entries.len() == most;
+    let filter = audit_filter(context.query);
+    let before = parameter(context.query, "before").and_then(|before| before.parse().ok());
+    let AuditPage { entries, next } = context.state.limits.find_in_audit(&filter, before, SHOWN);
+    let AuditFilter { event, by, text } = &filter;
+    let is_filtered = [event, by, text].iter().any(|typed| !typed.is_empty());
+    let next = next.map(|next| {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("event", event).append_pair("by", by).append_pair("text", text);
+        format!("/audit?{}", query.append_pair("before", &next.to_string()).finish())
+    });
     let body = html! {
         p { (text!("What was done, by whom and why, and what was tried and refused; newest first. Entries are only ever added.")) }
+        form class="line" method="get" action="/audit" {
+            label for="event" { (text!("Event")) }
+            select id="event" name="event" {
+                option value="" { (text!("every event")) }
+                @for one in EVENTS { option value=(one) selected[one == event] { (one) } }
+            }
+            label for="by" { (text!("Who")) }
+            input id="by" name="by" value=(by) spellcheck="false" autocapitalize="none";
+            label for="text" { (text!("Client, image, ID or reason")) }
+            input id="text" name="text" value=(text) placeholder="10.1." spellcheck="false" autocapitalize="none";
+            button { (text!("Show")) }
+        }
         @if entries.is_empty() {
-            p { (text!("Nothing yet.")) }
+            p { @if is_filtered { (text!("No entry fits.")) } @else { (text!("Nothing yet.")) } }
         } @else {
             (html::table(text!("Audit"), &heads!["When", "Who", "From", "What", "Why"], entries.iter().map(row).collect()))
         }
-        @if is_full && most < MOST { p { a href={ "/audit?n=" (most.saturating_mul(10)) } { (text!("Show more")) } } }
+        @if let Some(next) = next { p { a rel="next" href=(next) { (text!("Next page")) } } }
     };
     html::page(context, 200, html::Tab::Audit, text!("Audit"), body)
 }
