@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{
     authorize::Authorized,
+    changes::LONGEST,
     json::{MAX_SMALL, count, parameter, read, refuse, reply},
     state::State,
 };
@@ -31,14 +32,19 @@ pub(super) fn list(state: &State) -> HttpResponse {
 struct Switch {
     name: String,
     mode: Mode,
+    #[serde(default)]
+    reason: String,
 }
 
 pub(super) async fn switch(state: &State, authorized: &Authorized, payload: web::Payload) -> HttpResponse {
-    let Switch { name, mode } = match read(payload, MAX_SMALL).await {
+    let Switch { name, mode, reason } = match read(payload, MAX_SMALL).await {
         Ok(switch) => switch,
         Err(refusal) => return refusal,
     };
-    if state.limits.set_mode(&name, mode, &authorized.operator, SystemTime::now()) == 0 {
+    if reason.len() > LONGEST {
+        return refuse(400, "INVALID", "write a reason of at most 500 bytes");
+    }
+    if state.limits.set_mode(&name, mode, &reason, &authorized.operator, SystemTime::now()) == 0 {
         return refuse(404, "NOT_FOUND", "no throttle is configured by that name");
     }
     list(state)

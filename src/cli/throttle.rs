@@ -13,6 +13,14 @@ pub struct Arguments {
     what: What,
 }
 
+/// Why.
+#[derive(Debug, Args)]
+struct Reason {
+    /// The reason, which the audit keeps
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
 #[derive(Debug, Subcommand)]
 enum What {
     /// List throttles, and what each denied or would have denied
@@ -25,12 +33,16 @@ enum What {
         /// A name, the beginning of names such as throttle_unauthenticated, or *
         name: String,
         #[command(flatten)]
+        reason: Reason,
+        #[command(flatten)]
         output: Output,
     },
     /// Let throttles only count, until the next start
     DryRun {
         /// A name, the beginning of names such as throttle_unauthenticated, or *
         name: String,
+        #[command(flatten)]
+        reason: Reason,
         #[command(flatten)]
         output: Output,
     },
@@ -39,21 +51,23 @@ enum What {
         /// A name, the beginning of names such as throttle_unauthenticated, or *
         name: String,
         #[command(flatten)]
+        reason: Reason,
+        #[command(flatten)]
         output: Output,
     },
 }
 
 pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> {
-    let (name, mode, output) = match &arguments.what {
+    let (name, mode, reason, output) = match &arguments.what {
         What::List { output } => {
             let throttles = Ask::new(&output.admin, config)?.json("GET", "/api/v1/throttles")?;
             return output.print(&throttles, table);
         }
-        What::Off { name, output } => (name, "off", output),
-        What::DryRun { name, output } => (name, "dry_run", output),
-        What::Enforce { name, output } => (name, "enforce", output),
+        What::Off { name, reason, output } => (name, "off", reason, output),
+        What::DryRun { name, reason, output } => (name, "dry_run", reason, output),
+        What::Enforce { name, reason, output } => (name, "enforce", reason, output),
     };
-    let body = json!({"name": name, "mode": mode}).to_string();
+    let body = json!({"name": name, "mode": mode, "reason": reason.reason}).to_string();
     let throttles = Ask::new(&output.admin, config)?.send_json("POST", "/api/v1/throttles", body)?;
     output.print(&throttles, table)
 }

@@ -75,6 +75,9 @@ pub enum AdminEvent {
         selection: String,
         /// To what.
         mode: Mode,
+        /// Why; empty when that was not said.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
     },
     /// A client was put on the allowlist by hand, until a restart or for good in the file.
     Allowed {
@@ -302,7 +305,11 @@ mod tests {
             (any::<String>(), any::<String>()).prop_map(|(attempt, reason)| BanEvent::Refused { attempt, reason }),
         ];
         let admin = prop_oneof![
-            (any::<String>(), mode()).prop_map(|(selection, mode)| AdminEvent::Switched { selection, mode }),
+            (any::<String>(), mode(), any::<String>()).prop_map(|(selection, mode, reason)| AdminEvent::Switched {
+                selection,
+                mode,
+                reason
+            }),
             (target(), any::<String>(), time()).prop_map(|(client, comment, expires)| AdminEvent::Allowed {
                 client,
                 comment,

@@ -150,15 +150,15 @@ impl Limits {
 
     /// Switches the throttles that `selection` covers (a name, the beginning of names, `*`) until the next start, and says how many these
     /// are. For the day on which operators shut themselves out, and for the Enforce button.
-    pub fn set_mode(&self, selection: &str, mode: Mode, by: &Actor, now: SystemTime) -> usize {
+    pub fn set_mode(&self, selection: &str, mode: Mode, reason: &str, by: &Actor, now: SystemTime) -> usize {
         let (_, count) = self.config().throttles.with_mode(selection, mode);
         if count > 0 {
             self.change(now, |changes| {
                 changes.switched.retain(|(other, _)| other != selection);
                 changes.switched.push((selection.to_owned(), mode));
             });
-            let selection = selection.to_owned();
-            self.record_event(by, Event::Admin(AdminEvent::Switched { selection, mode }), now);
+            let (selection, reason) = (selection.to_owned(), reason.to_owned());
+            self.record_event(by, Event::Admin(AdminEvent::Switched { selection, mode, reason }), now);
         }
         count
     }

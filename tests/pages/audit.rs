@@ -1,8 +1,11 @@
-//! *Audit*: filtered and paged on the server.
+//! *Audit*: filtered and paged on the server; and the reason for which a throttle was switched off.
 
 use std::time::SystemTime;
 
-use weir::limits::audit::{Actor, AdminEvent, Event};
+use weir::limits::{
+    audit::{Actor, AdminEvent, Event},
+    throttle::Mode,
+};
 
 use super::harness::{Browser, Harness};
 
@@ -77,4 +80,34 @@ async fn pages_of_the_audit_have_each_entry_once_though_others_are_added_meanwhi
         query = format!("&before={next}");
     }
     assert_eq!(count, 125);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttle_is_switched_off_after_a_confirmation_with_a_reason_that_the_audit_has() {
+    let harness = Harness::start().await;
+    let mut operator = Browser::new(&harness);
+    let name = "throttle_unauthenticated_pulls";
+    let page = operator.get("/throttles");
+    assert!(page.body.contains("action=\"/throttles/off\"") && !page.body.contains("value=\"off\""), "{}", page.body);
+    let token = page.token();
+    let mode = || harness.limits.throttles()[0].mode;
+    let mut off = |reason: &str| {
+        operator.post("/throttles/mode", &[("csrf", &token), ("name", name), ("mode", "off"), ("reason", reason)])
+    };
+    let answer = off(" ");
+    assert!(answer.status == 400 && answer.body.contains("Say why."), "{}", answer.body);
+    assert!(answer.body.contains(&format!("Switch {name} off")), "{}", answer.body);
+    assert_eq!(mode(), Mode::DryRun);
+    assert_eq!(off("the build farm <b>").status, 303);
+    assert_eq!(mode(), Mode::Off);
+    let confirm = operator.get(&format!("/throttles/off?name={name}"));
+    assert!(confirm.status == 200 && confirm.body.contains("name=\"reason\" required"), "{}", confirm.body);
+    assert_eq!(operator.get("/throttles/off?name=*").status, 400);
+    assert!(operator.get("/audit?event=switched").body.contains("the build farm &lt;b&gt;"));
+    let body = format!(r#"{{"name":"{name}","mode":"enforce","reason":"by the API"}}"#);
+    let answer = operator.send("POST", "/api/v1/throttles", &[("Content-Type", "application/json")], &body);
+    assert_eq!((answer.status, mode()), (200, Mode::Enforce), "{}", answer.body);
+    let entry = harness.limits.audit(1).remove(0);
+    let is_kept = matches!(&entry.event, Event::Admin(AdminEvent::Switched { reason, .. }) if reason == "by the API");
+    assert!(is_kept, "{entry:?}");
 }

@@ -47,6 +47,7 @@ async fn every_page_is_in_german_to_its_last_head() {
         ("/warm", "Vorabruf beginnen", "Begin a warm"),
         ("/clients", "Abrufe beim Upstream", "Pulls upstream"),
         ("/client?client=10.5.0.1", "Letzte Anfragen", "Last requests"),
+        ("/throttles/off?name=throttle_unauthenticated_pulls", "abschalten", "Switch "),
         ("/throttles", "Treffer seit dem Start", "Matches since"),
         ("/blocked", "Wegen Anfragen an", "Because of"),
         (&one, "Belege", "Evidence"),

@@ -58,9 +58,8 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
 fn row(entry: &Entry) -> Vec<Markup> {
     let (what, why) = match &entry.event {
         Event::Ban(event) => of_ban(event),
-        Event::Admin(AdminEvent::Switched { selection, mode }) => {
-            let mode = serde_json::to_value(mode).unwrap_or_default();
-            (text!("switched {} to {}", html::code(selection), mode.as_str().unwrap_or_default()), "")
+        Event::Admin(AdminEvent::Switched { selection, mode, reason }) => {
+            (text!("switched {} to {}", html::code(selection), mode.as_str()), reason.as_str())
         }
         Event::Admin(AdminEvent::Allowed { client, comment, expires }) => {
             (text!("allowed {} until {}", html::bold(client), html::time(*expires)), comment.as_str())

@@ -163,6 +163,7 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
     }
     match page {
         Page::Throttles => throttles::page(context),
+        Page::ConfirmOff => throttles::confirm(context),
         Page::Blocked => blocked::page(context, None),
         Page::Ban(id) => blocked::one(context, &id, None),
         Page::Audit => audit::page(context),

@@ -6,7 +6,7 @@ use actix_web::dev::{Path, ResourceDef};
 type PageAt = fn(&str) -> Page;
 
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 40] = [
+pub(super) const PAGES: [(&str, PageAt); 41] = [
     ("/", |_| Page::Overview),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
@@ -25,6 +25,7 @@ pub(super) const PAGES: [(&str, PageAt); 40] = [
     ("/clients", |_| Page::Clients),
     ("/client", |_| Page::Client),
     ("/throttles", |_| Page::Throttles),
+    ("/throttles/off", |_| Page::ConfirmOff),
     ("/throttles/mode", |_| Page::Switch),
     ("/blocked", |_| Page::Blocked),
     ("/blocked/add", |_| Page::Add),
@@ -65,6 +66,7 @@ pub(super) enum Page {
     Clients,
     Client,
     Throttles,
+    ConfirmOff,
     Blocked,
     Ban(String),
     Audit,
@@ -156,6 +158,7 @@ impl Page {
                 | Page::Clients
                 | Page::Client
                 | Page::Throttles
+                | Page::ConfirmOff
                 | Page::Blocked
                 | Page::Ban(_)
                 | Page::Audit

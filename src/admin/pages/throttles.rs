@@ -9,6 +9,7 @@ use super::{
     html,
     texts::{heads, text},
 };
+use crate::admin::{changes::LONGEST, json::parameter};
 use crate::limits::{
     allowlist::AllowlistEntry,
     repositories::RepositoryRule,
@@ -77,11 +78,16 @@ fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
             }
         }
     };
+    let off = html! {
+        form method="get" action="/throttles/off" {
+            button name="name" value=(view.name) aria-label={ (text!("Off")) " " (view.name) } { (text!("Off")) }
+        }
+    };
     let switch = html! {
         div class="buttons" {
             @if view.mode != Mode::Enforce { (button(Mode::Enforce, text!("Enforce"), "main")) }
             @if view.mode != Mode::DryRun { (button(Mode::DryRun, text!("Dry run"), "")) }
-            @if view.mode != Mode::Off { (button(Mode::Off, text!("Off"), "")) }
+            @if view.mode != Mode::Off { (off) }
         }
     };
     vec![html! { code { (view.name) } }, limit, mode, matches, switch]
@@ -103,21 +109,49 @@ fn refusing(rule: &RepositoryRule) -> Vec<Markup> {
     ]
 }
 
+/// Asks whether a throttle is to be off, and why.
+pub(super) fn confirm(context: &PageContext<'_>) -> HttpResponse {
+    ask(context, &parameter(context.query, "name").unwrap_or_default(), None)
+}
+
+fn ask(context: &PageContext<'_>, name: &str, refused: Option<&str>) -> HttpResponse {
+    if !is_known(context, name) {
+        return unknown(context);
+    }
+    let body = html! {
+        @if let Some(wrong) = refused { p class="bad" role="alert" { (wrong) } }
+        p { (text!("From then on it denies nothing and counts nothing, until it is switched again or Weir starts again.")) }
+        form class="line" method="post" action="/throttles/mode" {
+            (html::token(context))
+            input type="hidden" name="name" value=(name);
+            label for="reason" { (text!("Why")) }
+            input id="reason" name="reason" required maxlength=(LONGEST);
+            button class="main" name="mode" value=(Mode::Off.as_str()) { (text!("Off")) }
+        }
+        p { a href="/throttles" { (text!("Throttles")) } }
+    };
+    let status = if refused.is_some() { 400 } else { 200 };
+    html::page(context, status, html::Tab::Throttles, text!("Switch {} off", name), body)
+}
+
+/// One throttle by its whole name: a page must not switch what it does not show.
+fn is_known(context: &PageContext<'_>, name: &str) -> bool {
+    context.state.limits.throttles().iter().any(|view| view.name == name)
+}
+
+fn unknown(context: &PageContext<'_>) -> HttpResponse {
+    html::problem(context, 400, text!("No such throttle"), text!("There is no throttle of this name, or no such mode."))
+}
+
 pub(super) fn switch(context: &PageContext<'_>, form: &Form) -> HttpResponse {
     let mode = [Mode::Enforce, Mode::DryRun, Mode::Off].into_iter().find(|mode| mode.as_str() == form.get("mode"));
-    let name = form.line("name", 100);
-    // One throttle by its whole name: a page must not switch what it does not show.
-    let is_known = context.state.limits.throttles().iter().any(|view| view.name == name);
+    let (name, reason) = (form.line("name", 100), form.line("reason", LONGEST));
     match mode {
-        Some(mode) if is_known => {
-            context.state.limits.set_mode(&name, mode, &context.by(), context.now);
+        Some(Mode::Off) if reason.is_empty() => ask(context, &name, Some(text!("Say why."))),
+        Some(mode) if is_known(context, &name) => {
+            context.state.limits.set_mode(&name, mode, &reason, &context.by(), context.now);
             html::see_other("/throttles", None)
         }
-        _ => html::problem(
-            context,
-            400,
-            text!("No such throttle"),
-            text!("There is no throttle of this name, or no such mode."),
-        ),
+        _ => unknown(context),
     }
 }

@@ -119,13 +119,13 @@ fn of_ban(event: &BanEvent, has: &dyn Fn(&[&str]) -> bool) -> bool {
 
 fn of_admin(event: &AdminEvent, has: &dyn Fn(&[&str]) -> bool) -> bool {
     match event {
-        AdminEvent::Switched { selection, .. } => has(&[selection]),
         AdminEvent::Allowed { client, comment, .. } => has(&[&client.to_string(), comment]),
         AdminEvent::Refreshed { image, reason, .. } => has(&[image, reason]),
         AdminEvent::Warmed { job, reason, .. } | AdminEvent::WarmCancelled { job, reason } => {
             has(&[&job.to_string(), reason])
         }
-        AdminEvent::Purged { selection, reason, .. }
+        AdminEvent::Switched { selection, reason, .. }
+        | AdminEvent::Purged { selection, reason, .. }
         | AdminEvent::Exported { selection, reason, .. }
         | AdminEvent::Imported { selection, reason, .. } => has(&[selection, reason]),
         AdminEvent::Pinned { pattern, reason } | AdminEvent::Unpinned { pattern, reason } => has(&[pattern, reason]),

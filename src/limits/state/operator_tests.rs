@@ -100,6 +100,6 @@ fn records_that_cannot_be_read_are_counted_and_a_throttle_is_switched_only_by_ha
     }
     let limits = limits("throttle_unauthenticated_pulls", 10);
     assert_eq!((limits.throttles()[0].switched, limits.throttles()[0].burst), (false, None));
-    limits.set_mode("*", Mode::Off, &ops(), now());
+    limits.set_mode("*", Mode::Off, "", &ops(), now());
     assert!(limits.throttles()[0].switched);
 }

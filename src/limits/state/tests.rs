@@ -183,12 +183,12 @@ fn a_reload_keeps_what_was_switched_and_what_was_used() {
     let by = Actor::new("ops", None);
     (0..10).for_each(|_| assert!(pull(&limits, "192.0.2.7", at(0)).is_ok()));
     assert!(pull(&limits, "192.0.2.7", at(0)).is_err());
-    assert_eq!(limits.set_mode("nothing", Mode::Off, &by, at(0)), 0);
-    assert_eq!(limits.set_mode("throttle_unauthenticated", Mode::DryRun, &by, at(0)), 1);
+    assert_eq!(limits.set_mode("nothing", Mode::Off, "", &by, at(0)), 0);
+    assert_eq!(limits.set_mode("throttle_unauthenticated", Mode::DryRun, "", &by, at(0)), 1);
     assert!(pull(&limits, "192.0.2.7", at(0)).is_ok());
     limits.reload(config(), &by, at(0));
     assert!(pull(&limits, "192.0.2.7", at(0)).is_ok() && limits.throttles()[0].switched);
-    limits.set_mode("throttle_unauthenticated", Mode::Enforce, &by, at(0));
+    limits.set_mode("throttle_unauthenticated", Mode::Enforce, "", &by, at(0));
     assert!(pull(&limits, "192.0.2.7", at(0)).is_err());
     limits.allow("192.0.2.7".parse().unwrap(), "a build", at(400), &by, at(0));
     assert!(pull(&limits, "192.0.2.7", at(399)).unwrap().safe.is_some());
@@ -518,7 +518,7 @@ fn switching_one_throttle_leaves_another_as_it_was_switched() {
         ("throttle_unauthenticated_registry_api", Mode::DryRun),
         ("throttle_unauthenticated_registry_api", Mode::Enforce),
     ] {
-        assert_eq!(limits.set_mode(name, mode, &by, at(0)), 1);
+        assert_eq!(limits.set_mode(name, mode, "", &by, at(0)), 1);
     }
     let mut modes: Vec<_> = limits.throttles().into_iter().map(|throttle| (throttle.name, throttle.mode)).collect();
     modes.sort_by(|one, other| one.0.cmp(&other.0));
