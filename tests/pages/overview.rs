@@ -1,10 +1,14 @@
-//! *Overview*: the figures that an operator looks at first.
+//! *Overview*: the figures that an operator looks at first; and the menu of all pages.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
+use weir::limits::{LimitsConfig, audit::Actor};
 use weir_conformance::hub::Spec;
 
-use super::harness::{Browser, Harness};
+use super::harness::{Browser, Harness, rulebook};
 use crate::{deploy::PATIENCE, mirror::support::lookup};
 
 fn status(operator: &mut Browser) -> serde_json::Value {
@@ -62,4 +66,25 @@ async fn the_bans_of_the_last_hour_are_counted_whether_or_not_they_are_still_in_
     assert!(status["last_hour"]["denied"].is_u64(), "{status}");
     let later = SystemTime::now() + Duration::from_secs(3600);
     assert_eq!(harness.limits.count_banned(later), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_menu_of_an_operator_has_what_there_is_to_do() {
+    let harness = Harness::start().await;
+    let unblock = "<a href=\"/unblock\">";
+    let mut operator = Browser::new(&harness);
+    let page = operator.get("/").body;
+    assert!(!page.contains(unblock) && page.contains("<a href=\"/login\">"), "{page}");
+    assert!(operator.get("/unblock").body.contains("<a href=\"/unblock\" aria-current"), "the page itself is in it");
+    let mut ops = Browser::logged_in(&harness, "ops");
+    let page = ops.get("/").body;
+    assert!(!page.contains(unblock) && !page.contains("<a href=\"/login\">"), "{page}");
+    assert!(Browser::logged_in(&harness, "ann").get("/blocked").body.contains(unblock), "it is all that a user has");
+    harness.block("10.1.0.7", "shop/api");
+    for page in [operator.get("/").body, ops.get("/").body] {
+        assert!(page.contains(unblock), "{page}");
+    }
+    let config = LimitsConfig { accounts: Arc::from([]), ..rulebook() };
+    harness.limits.reload(config, &Actor::new("test", None), SystemTime::now());
+    assert!(!operator.get("/").body.contains("<a href=\"/login\">"), "no account could log in");
 }

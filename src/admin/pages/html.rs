@@ -113,12 +113,14 @@ pub(super) fn see_other(path: &str, cookie: Option<String>) -> HttpResponse {
 }
 
 fn frame(context: &PageContext<'_>, tab: Tab, title: impl Render, body: Markup) -> Markup {
-    let operators = operators();
-    let tabs = match &context.viewer {
-        Viewer::Anonymous => &[][..],
-        viewer if viewer.sees_all() => &operators[..],
-        _ => &operators[operators.len() - 1..],
+    let mut tabs = match &context.viewer {
+        Viewer::Anonymous => Vec::new(),
+        viewer if viewer.sees_all() => operators().to_vec(),
+        _ => operators().into_iter().filter(|(each, ..)| *each == Tab::Unblock).collect(),
     };
+    if context.viewer.sees_all() && tab != Tab::Unblock && context.state.limits.count_bans(context.now).0 == 0 {
+        tabs.retain(|(each, ..)| *each != Tab::Unblock);
+    }
     let language = language::current();
     let is_viewer = context.viewer.sees_all() && !context.viewer.is_operator();
     html! {
@@ -138,7 +140,7 @@ fn frame(context: &PageContext<'_>, tab: Tab, title: impl Render, body: Markup) 
                 header {
                     a class="name" href="/" { img src="/assets/weir.svg" alt="" width="28" height="28"; "Weir" }
                     nav aria-label=(text!("Pages")) {
-                        @for (each, path, name) in tabs {
+                        @for (each, path, name) in &tabs {
                             @if *each == tab { a href=(path) aria-current="page" { (name) } } @else { a href=(path) { (name) } }
                         }
                     }
@@ -185,7 +187,14 @@ fn who(context: &PageContext<'_>) -> Markup {
             }
         },
         Viewer::Operator => {
-            html! { span class="who" { (text!("operator, by loopback")) " · " a href="/login" { (text!("Log in")) } } }
+            let has_accounts = context.state.limits.config().accounts.iter().any(|account| account.role.has_pages());
+            html! {
+                span class="who" title=(text!("No login is needed from loopback.")) {
+                    (text!("operator"))
+                    // For a name in the audit.
+                    @if has_accounts { " · " a href="/login" { (text!("Log in")) } }
+                }
+            }
         }
         Viewer::Anonymous => html! { span class="who" { a href="/login" { (text!("Log in")) } } },
     }
