@@ -25,6 +25,12 @@ async fn spends_are_found_by_client_image_and_class_and_no_others() {
     let image = list("image=library/image-3");
     assert!(image.contains("library/image-3") && !image.contains("library/image-4"), "{image}");
     assert!(list("class=bulk").contains("No spend fits."));
+    let late = list("within=0s");
+    assert!(late.contains("No spend fits.") && late.contains("value=\"0s\""), "{late}");
+    assert_eq!(clients(&list("within=1h")), [0, 1, 2, 3]);
+    let wrong = list("within=soon&client=10.5.0.2");
+    assert!(wrong.contains("Write a duration") && wrong.contains("value=\"soon\""), "{wrong}");
+    assert_eq!(clients(&wrong), [2], "the rest of the filter goes on");
     assert_eq!(clients(&list("class=standard&client=10.5.0.1")), [1]);
 }
 

@@ -69,8 +69,12 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
 
 /// The spends that a filter finds, one page of them.
 fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
-    let [client, image, class] =
-        ["client", "image", "class"].map(|name| parameter(context.query, name).unwrap_or_default());
+    let [client, image, class, within] =
+        ["client", "image", "class", "within"].map(|name| parameter(context.query, name).unwrap_or_default());
+    let span = Some(within.trim()).filter(|it| !it.is_empty()).map(humantime::parse_duration);
+    let is_wrong = matches!(span, Some(Err(_)));
+    // A span that reaches back to before all times wants all of them.
+    let since = span.and_then(Result::ok).and_then(|span| context.now.checked_sub(span));
     let first: usize = parameter(context.query, "first").and_then(|first| first.parse().ok()).unwrap_or(0);
     let is_found = |spend: &&Spend| {
         let on =
@@ -78,11 +82,13 @@ fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
         spend.client.contains(client.trim())
             && on.contains(image.trim())
             && (class.is_empty() || spend.class.word() == class)
+            && since.is_none_or(|since| spend.at >= since)
     };
     let found: Vec<&Spend> = spends.iter().filter(is_found).collect();
     let next = (found.len() > first.saturating_add(LISTED)).then(|| {
         let mut query = Serializer::new(String::new());
         query.append_pair("client", &client).append_pair("image", &image).append_pair("class", &class);
+        query.append_pair("within", &within);
         format!("/budget?{}#spends", query.append_pair("first", &(first + LISTED).to_string()).finish())
     });
     html! {
@@ -98,8 +104,11 @@ fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
                     option value=(one.word()) selected[one.word() == class] { (one.word()) }
                 }
             }
+            label for="within" { (text!("Within the last")) }
+            input id="within" name="within" value=(within) placeholder="2h" spellcheck="false" autocapitalize="none";
             button { (text!("Show")) }
         }
+        @if is_wrong { p class="bad" role="alert" { (text!("Write a duration, such as 30m, 2h or 1d.")) } }
         @if found.is_empty() {
             p { @if spends.is_empty() { (text!("Nothing was spent yet.")) } @else { (text!("No spend fits.")) } }
         } @else {
