@@ -15,12 +15,15 @@ use super::{
     json::{count, reply},
     state::{Reload, State},
 };
-use crate::mirror::{Check, Mirror};
+use crate::mirror::{Begun, Check, Mirror, Source, UnderWay};
 
 /// Minutes of an hour, as the history keeps them.
 const HOUR: usize = 60;
 /// Minutes that the latency of an upstream is of: a failure shows, and an upstream that is seldom asked has some.
 pub(super) const LATELY: usize = 15;
+
+/// Blobs that arrive and are listed; the others are counted.
+pub(super) const ARRIVING: usize = 20;
 
 /// How Weir is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +157,7 @@ pub(super) async fn show(state: &State) -> HttpResponse {
         "hit_ratio": status.totals.hit_ratio(),
         "byte_hit_ratio": status.totals.byte_hit_ratio(),
         "fills": state.mirror.blobs.fills(),
+        "arriving": state.mirror.blobs.under_way(ARRIVING).iter().map(arriving).collect::<Vec<_>>(),
         "storage": {
             "capacity_bytes": usage.capacity,
             "used_bytes": usage.used(),
@@ -178,6 +182,29 @@ pub(super) async fn show(state: &State) -> HttpResponse {
         body.insert("saved_since".to_owned(), budget["saved_since"].clone());
     }
     reply(200, &body)
+}
+
+/// A blob that arrives.
+fn arriving(fill: &UnderWay) -> Value {
+    let begun = fill.begun.as_ref();
+    json!({
+        "digest": fill.digest.to_string(),
+        "repository": begun.map(|begun| repository(&begun.source)),
+        "from": begun.map(source),
+        "bytes": begun.map(|begun| begun.bytes),
+        "size": begun.map(|begun| begun.size),
+        "waiting": begun.map(|begun| begun.waiting),
+    })
+}
+
+/// The repository of a source, with its registry.
+pub(super) fn repository(source: &Source) -> String {
+    format!("{}/{}", source.upstream, source.repository)
+}
+
+/// From where a blob arrives: the upstream's name, or `bucket`.
+pub(super) fn source(begun: &Begun) -> &str {
+    if begun.is_from_bucket { "bucket" } else { &begun.source.upstream }
 }
 
 /// `GET /api/v1/history`: the newest `n` minutes, oldest first.

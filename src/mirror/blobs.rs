@@ -20,7 +20,7 @@ use weir_storage::{Reader, Source};
 use super::{
     error::Error,
     fill::{Check, Fill, pass, pass_rest},
-    fills::{ArrivingBlob, Fills, Found, Permit, Supplier},
+    fills::{ArrivingBlob, Fills, Found, Permit, Supplier, UnderWay},
     flight::{AGE_LIMIT, Flights},
     handles::Handles,
     incoming::Incoming,
@@ -123,6 +123,11 @@ impl Blobs {
         self.fills.count()
     }
 
+    /// At most so many of them, those first for which most clients wait.
+    pub fn under_way(&self, most: usize) -> Vec<UnderWay> {
+        self.fills.under_way(most)
+    }
+
     /// Of these, blobs that wait for a slot among `mirror.fills`.
     pub fn waiting_fills(&self) -> usize {
         self.fills.waiting()
@@ -188,7 +193,7 @@ impl Blobs {
         found: ArrivingBlob,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
-        let ArrivingBlob { blob, size, is_decoded, ahead } = found;
+        let ArrivingBlob { blob, size, is_decoded, ahead, .. } = found;
         if let Some((start, Some(end))) = range
             && let end = end.min(size)
             && start < end

@@ -147,7 +147,14 @@ impl Fill {
             };
         }
         let ahead = Arc::new(Semaphore::new(permit.fills.ahead_ranges));
-        let arriving = ArrivingBlob { blob: writer.arriving(), size, is_decoded: self.is_decoded, ahead };
+        let arriving = ArrivingBlob {
+            blob: writer.arriving(),
+            size,
+            is_decoded: self.is_decoded,
+            ahead,
+            source: self.supplier.source.clone(),
+            is_from_bucket: self.bucket.is_some(),
+        };
         if let Err(error) =
             self.store.cache.members.add(&self.supplier.source, std::slice::from_ref(&self.digest)).await
         {

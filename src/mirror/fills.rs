@@ -1,6 +1,7 @@
 //! The fills under way, one per digest: who leads, and what those who follow may read.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -37,6 +38,34 @@ pub(super) struct ArrivingBlob {
     pub(super) is_decoded: bool,
     /// Permits for ranges far ahead of the fill.
     pub(super) ahead: Arc<Semaphore>,
+    /// Where the fill began to read it.
+    pub(super) source: Source,
+    /// The bucket that replicas share gives it in the source's place.
+    pub(super) is_from_bucket: bool,
+}
+
+/// A fill under way, for the operator.
+#[derive(Clone, Debug)]
+pub struct UnderWay {
+    /// Of the blob.
+    pub digest: Digest,
+    /// What is known as soon as the head of the answer is in.
+    pub begun: Option<Begun>,
+}
+
+/// How far a fill is.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Where it is read: the upstream, the identity and the repository, when it began.
+    pub source: Source,
+    /// The bucket that replicas share gives it in the source's place.
+    pub is_from_bucket: bool,
+    /// Bytes that clients may read.
+    pub bytes: u64,
+    /// Bytes of all of it.
+    pub size: u64,
+    /// Clients that wait for the next bytes at this moment.
+    pub waiting: usize,
 }
 
 /// A source of a blob: a repository that holds it, and the identity that may read it there.
@@ -124,6 +153,28 @@ impl Fills {
         let progress = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
         let Some(Progress { mut arriving, .. }) = progress else { return };
         while arriving.changed().await.is_ok() {}
+    }
+
+    /// At most so many of the fills under way, those first for which most clients wait. Clones under the lock, and looks after that.
+    pub(super) fn under_way(&self, most: usize) -> Vec<UnderWay> {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let begun = |arriving: &ArrivingBlob| Begun {
+            source: arriving.source.clone(),
+            is_from_bucket: arriving.is_from_bucket,
+            bytes: arriving.blob.readable(),
+            size: arriving.size,
+            waiting: arriving.blob.waiting(),
+        };
+        let fills = under_way.into_iter().map(|(digest, progress)| {
+            let begun = progress.arriving.borrow().as_ref().map(begun);
+            UnderWay { digest, begun }
+        });
+        let mut fills: Vec<_> = fills.collect();
+        fills.sort_by_cached_key(|fill| {
+            (Reverse(fill.begun.as_ref().map(|begun| begun.waiting)), fill.digest.to_string())
+        });
+        fills.truncate(most);
+        fills
     }
 
     /// How many of them have no slot: nearly exact, as slots are taken while this counts.

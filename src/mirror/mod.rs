@@ -63,6 +63,7 @@ pub use self::{
     enforcement::Enforcement,
     error::Error,
     export::{Export, ExportError, ExportRequest, Exports, Wanted},
+    fills::{Begun, UnderWay},
     health::Check,
     image_facts::{ImageFacts, NoFacts, PlatformFacts},
     import::{ImportError, Imported, Imports, Resolve},

@@ -6,10 +6,13 @@ use std::{
 };
 
 use weir::limits::{LimitsConfig, audit::Actor};
-use weir_conformance::hub::Spec;
+use weir_conformance::hub::{Fault, Kind, Match, Spec, What};
 
 use super::harness::{Browser, Harness, rulebook};
-use crate::{deploy::PATIENCE, mirror::support::lookup};
+use crate::{
+    deploy::PATIENCE,
+    mirror::support::{lookup, read},
+};
 
 fn status(operator: &mut Browser) -> serde_json::Value {
     serde_json::from_str(&operator.get("/api/v1/status").body).unwrap()
@@ -66,6 +69,51 @@ async fn the_bans_of_the_last_hour_are_counted_whether_or_not_they_are_still_in_
     assert!(status["last_hour"]["denied"].is_u64(), "{status}");
     let later = SystemTime::now() + Duration::from_secs(3600);
     assert_eq!(harness.limits.count_banned(later), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_blobs_that_arrive_are_listed_with_their_image_progress_waiting_clients_and_source() {
+    let harness = Harness::start().await;
+    let bench = &harness.bench;
+    let mut operator = Browser::new(&harness);
+    let before = operator.get("/").body;
+    assert!(!before.contains("Clients that wait") && status(&mut operator)["arriving"] == serde_json::json!([]));
+    let image = bench.hub.push(Spec::new("library/app").layers([4 << 20]).single()).unwrap();
+    let layer = image.platforms[0].blobs().max_by_key(|blob| blob.size).unwrap();
+    let (lookup, digest) = (lookup("library/app", &[]), layer.digest.parse().unwrap());
+    bench.mirror.manifests.get(&lookup, &"latest".parse().unwrap()).await.unwrap();
+    bench.hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::CdnGet)));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let mut reader = bench.mirror.blobs.get(&lookup, &digest, None).await.unwrap().reader;
+        let size = layer.size;
+        clients.spawn(async move { read(&mut reader, 0, size).await.unwrap().len() as u64 });
+    }
+    let begun = Instant::now();
+    let fill = loop {
+        let fill = status(&mut operator)["arriving"][0].clone();
+        if fill["waiting"] == 3 {
+            break fill;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{fill}");
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((fill["digest"].as_str(), fill["size"].as_u64()), (Some(&*layer.digest), Some(layer.size)));
+    assert_eq!((&fill["repository"], &fill["from"]), (&"docker.io/library/app".into(), &"docker.io".into()));
+    let bytes = fill["bytes"].as_u64().unwrap();
+    assert!(bytes > 0 && bytes < layer.size, "{fill}");
+    let page = operator.get("/").body;
+    let row = page.split_once("Clients that wait").unwrap().1.split_once("</table>").unwrap().0;
+    for words in ["docker.io/library/app", &*layer.digest, " of 4.0 MiB", "<div>3</div>", "<div>docker.io</div>"] {
+        assert!(row.contains(words), "{words}: {row}");
+    }
+    bench.hub.release();
+    while let Some(read) = clients.join_next().await {
+        assert_eq!(read.unwrap(), layer.size);
+    }
+    while status(&mut operator)["arriving"] != serde_json::json!([]) {
+        assert!(begun.elapsed() < PATIENCE, "it is listed for ever");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::admin::{
     history::{MINUTES, Minute, Totals},
-    status::{self, Health, LATELY, LastHour, Status, UpstreamStatus},
+    status::{self, ARRIVING, Health, LATELY, LastHour, Status, UpstreamStatus},
 };
-use crate::upstream::CredentialState;
+use crate::{mirror::UnderWay, upstream::CredentialState};
 
 /// Points of a graph; more are not told apart on a phone.
 const POINTS: usize = 144;
@@ -33,6 +33,7 @@ pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
         p { a href="/budget" { (text!("Who spent it, and on what")) } }
         h2 { (text!("Since the start")) }
         (figures(context, &status, &minutes))
+        (arriving(context))
         h2 { (text!("The last 24 hours")) }
         (graphs(&minutes))
         h2 { (text!("Upstreams")) }
@@ -145,6 +146,33 @@ fn figures(context: &PageContext<'_>, status: &Status, minutes: &[Minute]) -> Ma
             },
         ),
     ])
+}
+
+/// The blobs for which most clients wait.
+fn arriving(context: &PageContext<'_>) -> Markup {
+    let blobs = &context.state.mirror.blobs;
+    let fills = blobs.under_way(ARRIVING);
+    let more = blobs.fills().saturating_sub(fills.len());
+    let row = |fill: &UnderWay| {
+        let digest = fill.digest.to_string();
+        let Some(begun) = &fill.begun else {
+            let empty = html::text("");
+            return vec![html::code(&digest), html::text(text!("not yet")), empty.clone(), empty];
+        };
+        vec![
+            html::image(&status::repository(&begun.source), &digest),
+            text!("{} of {}", html::bytes(begun.bytes), html::bytes(begun.size)),
+            html::text(begun.waiting.to_string()),
+            html::text(status::source(begun)),
+        ]
+    };
+    html! {
+        @if !fills.is_empty() {
+            h2 { (text!("Arriving")) }
+            (html::table(text!("Arriving"), &heads!["Blob", "Here", "Clients that wait", "From"], fills.iter().map(row).collect()))
+            @if more > 0 { p { (text!("and {}", html::count(more as u64, text!("other"), text!("others")))) } }
+        }
+    }
 }
 
 fn hit_ratio(totals: &Totals) -> Markup {

@@ -184,6 +184,11 @@ impl Arriving {
         self.0.readable()
     }
 
+    /// Readers that wait for more bytes at this moment. Takes the lock of those that begin to wait.
+    pub fn waiting(&self) -> usize {
+        self.0.waiting_readers()
+    }
+
     /// Tells its readers that it will not be whole, unless it is: for a writer that the disk keeps from saying so.
     pub fn stop(&self, why: Arc<str>) {
         self.0.stop(why);

@@ -133,6 +133,11 @@ impl SharedBlob {
         }
     }
 
+    /// Readers that wait for more bytes at this moment.
+    pub(crate) fn waiting_readers(&self) -> usize {
+        self.waiting().wakers.len()
+    }
+
     /// How far from `written` bytes may be read before the blob is verified.
     ///
     /// The last bytes stay hidden, so that no client can ever hold a complete body that turns out to be corrupt. Of a
