@@ -1,4 +1,4 @@
-//! *Budget*: which spends its filters find, and which upstreams fail.
+//! *Budget*: what is left and who spent it, which spends its filters find, and which upstreams fail.
 
 use std::time::Instant;
 
@@ -6,6 +6,43 @@ use weir_conformance::hub::{Fault, Spec, What};
 
 use super::harness::{Browser, Harness};
 use crate::{deploy::PATIENCE, mirror::support::lookup};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back() {
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let page = Browser::new(&harness).get("/budget").body;
+    for words in [
+        "docker.io as anonymous",
+        "75</b> of 100 pulls left",
+        "25 spent by this mirror",
+        "bulk stops at 40 left",
+        "10.5.0.3",
+        // Of several identities each table has a name of its own.
+        "aria-label=\"Who spent it, docker.io as anonymous\"",
+        "aria-label=\"What comes back, docker.io as anonymous\"",
+        "docker.io/library/image-8:latest",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    let mut operator = Browser::new(&harness);
+    let found = operator.get("/budget?client=10.5.0.3&image=image-7:").body;
+    let rows = found.split_once("aria-label=\"Newest spends\"").unwrap().1;
+    assert!(
+        rows.contains("image-7:latest") && !rows.contains("image-8:latest") && !rows.contains("10.5.0.2"),
+        "{rows}"
+    );
+    assert!(operator.get("/budget?class=bulk").body.contains("No spend fits."));
+    assert!(operator.get("/budget?first=20").body.contains("25 spends of the last 25."));
+
+    // What if upstream gave 20 pulls, to 25 that were made; and if nothing had had to be fetched twice.
+    let page =
+        operator.get("/budget?what_if=1&limit=20&bulk=0.4&standard=0&critical=0&client_standard=1&client_bulk=1");
+    assert!(page.body.contains("20 of 25 would have been granted"), "{}", page.body);
+    assert!(page.body.contains("5 for want of any pull") && page.body.contains("value=\"20\""), "{}", page.body);
+    let page = operator.get("/budget?what_if=1&limit=20&bulk=2").body;
+    assert!(page.contains("Write a fraction from 0 to 1") && page.contains("value=\"2\""), "{page}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spends_are_found_by_client_image_and_class_and_no_others() {

@@ -21,7 +21,7 @@ pub(super) const fn row(english: &str) -> usize {
         }
         row += 1;
     }
-    panic!("write this text into src/admin/pages/texts/table.rs, in each language");
+    panic!("write this text below src/admin/pages/texts/table/, in each language");
 }
 
 const fn is_equal(one: &[u8], other: &[u8]) -> bool {
