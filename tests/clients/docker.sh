@@ -20,6 +20,8 @@ start_daemon() {
 
 pull() { "$docker" pull "${1#library/}"; }
 
+pull_by_address() { "$docker" pull "$MIRROR/$1"; }
+
 forget() { "$docker" images --quiet | sort -u | xargs --no-run-if-empty "$docker" rmi --force >"$WORK/output"; }
 
 # dockerd never pushes to a mirror, so the name says where.

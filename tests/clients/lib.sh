@@ -76,6 +76,8 @@ normalise() {
         -e "s#$WORK#WORK#g" \
         -e 's/sha256:[0-9a-f]{64}/sha256:DIGEST/g' \
         -e 's/time="[^"]*"/time="TIME"/' \
+        -e 's/^\[[0-9T:.-]+Z\]/[TIME]/' \
+        -e 's/^time=[0-9T:.-]+Z /time=TIME /' \
         -e 's/127\.0\.0\.1:[0-9]+->/127.0.0.1:PORT->/g' \
         -e '/^[0-9a-f]{12}: /d' \
         -e '/^elapsed: /d' \
@@ -117,7 +119,7 @@ bounded() {
 
 # golden CASE COMMAND…: the command fails, and prints what golden/CLIENT.CASE.txt holds.
 golden() {
-    local case=$1 file=$here/golden/$client.$1.txt begun=$SECONDS status=0
+    local case=$1 begun=$SECONDS status=0
     shift
     bounded "$@" >"$WORK/output" 2>&1 || status=$?
     case $status in
@@ -125,6 +127,12 @@ golden() {
         124) failed "$case: the client did not end in $longest s" && return ;;
     esac
     echo "        $case, after $((SECONDS - begun)) s:"
+    compare "$case"
+}
+
+# compare CASE: what is in $WORK/output with the golden file of that case.
+compare() {
+    local case=$1 file=$here/golden/$client.$1.txt
     normalise <"$WORK/output" >"$WORK/normal"
     if [[ $MIRROR_KIND != weir ]]; then
         sed 's/^/        | /' "$WORK/normal"
@@ -279,22 +287,43 @@ cache_configs() {
     done
 }
 
-# held_to_policy COMMAND…: the command, which pulls an image that is cached and starts as root, is refused by a policy; the hub counts nothing.
-held_to_policy() {
+# policy MODE: no image may start as root.
+policy() {
     LIMITS='[[policy]]
 name = "production"
 images = ["docker.io/library/*"]
-mode = "enforce"
 non_root = true
-contact = "platform@example.com"'
+contact = "platform@example.com"
+mode = "'$1'"'
+}
+
+# held_to_policy COMMAND…: the command, which pulls an image that is cached and starts as root, is refused by a policy; the hub counts nothing.
+held_to_policy() {
+    policy enforce
     [[ ! ${keeps_manifests-} ]] || cache_configs "$IMAGE"
     reload_mirror
     forget_requests
     golden policy counting "$@"
+    # A client that asks Docker Hub itself after a mirror's refusal prints the mirror's sentence when the mirror is in the name.
+    if declare -F pull_by_address >/dev/null; then golden policy-by-address pull_by_address "$IMAGE:latest"; fi
     equal "policy: manifest GETs at the hub" 0 "$(asked manifest_get)"
     equal "policy: blob GETs at the hub" 0 "$(asked blob_get)"
     LIMITS=
     reload_mirror
+}
+
+# warned_by_policy COMMAND…: the command, which pulls the same image, works, and the client prints what the policy says of it.
+warned_by_policy() {
+    policy warn
+    reload_mirror
+    works "a pull that a policy warns of" "$@"
+    # What else the client prints of a pull is its own affair.
+    grep -i warning "$WORK/output" | sort -u >"$WORK/warnings"
+    mv "$WORK/warnings" "$WORK/output"
+    compare warning
+    LIMITS=
+    reload_mirror
+    forget
 }
 
 # answers_or_ended PID URL
@@ -347,7 +376,8 @@ cost() {
 #   push                    tries to push to a name that is mirrored; left out when the client pushes nothing
 #   pull_debian             pulls the image from Debian packages, of another upstream
 #   use_debian              runs it; prints its /etc/os-release
-# and may define log_of COMMAND…, which runs the command and adds what a daemon of the client logged about it.
+# and may define log_of COMMAND…, which runs the command and adds what a daemon of the client logged about it; pull_by_address, which
+# pulls with the mirror in the image's name; and pull_with_warnings, of a client that prints a Warning header.
 scenario() {
     rm -rf "$WORK/mirror"
     reset_hub
@@ -402,6 +432,7 @@ scenario() {
         not_mirrored "$IMAGE" pull "$IMAGE:latest"
         works "a pull when the rule is gone" pull "$IMAGE:latest"
         forget
+        if declare -F pull_with_warnings >/dev/null; then warned_by_policy pull_with_warnings "$IMAGE:latest"; fi
         held_to_policy pull "$IMAGE:latest"
         works "a pull when the policy is gone" pull "$IMAGE:latest"
     fi

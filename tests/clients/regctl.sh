@@ -10,6 +10,8 @@ regctl registry set --skip-check --tls=disabled "$MIRROR" 2>/dev/null
 
 pull() { regctl image copy --platform linux/amd64 "$MIRROR/$1" "ocidir://$WORK/regctl:latest"; }
 
+pull_with_warnings() { "$GO_CLIENTS/regctl" --verbosity warn image copy --platform linux/amd64 "$MIRROR/$1" "ocidir://$WORK/regctl:latest"; }
+
 forget() { rm -rf "$WORK/regctl"; }
 
 push() { regctl image copy "ocidir://$WORK/debian-image:latest" "$MIRROR/library/mine:latest"; }
