@@ -267,6 +267,43 @@ async fn what_was_exported_is_pulled_where_no_registry_can_be_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_imported_is_nowhere_shown_as_confirmed() {
+    let (world, _, one) = world().await;
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("one.tar").to_str().unwrap().to_owned();
+    world.command(&["export", "acme/one", "--output", &path]);
+    let site = Site::start(&[]);
+    site.import(&[&path], None);
+    let image = site.api("/api/v1/cache?pattern=acme&stale=true")["images"][0].clone();
+    assert_eq!((&image["imported"]["by"], image["name"].as_str()), (&"operator".into(), Some("docker.io/acme/one:1")));
+    assert_eq!((&image["checked_at"], &image["fresh_until"]), (&Value::Null, &Value::Null));
+    assert_eq!(site.api("/api/v1/cache?stale=false")["images"], serde_json::json!([]));
+
+    let page = |path: &str| {
+        let (status, _, body) = ask(site.0.admin, "GET", path, "");
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    };
+    let list = page("/images");
+    let row = list.split("<tr").find(|row| row.contains("acme/one")).unwrap();
+    assert!(row.contains(">imported</span>") && row.contains(">stale<") && !row.contains("until "), "{row}");
+    let path = "/image?repository=docker.io%2Facme%2Fone&reference=1";
+    let shown = page(path);
+    assert!(
+        shown.contains("<dt>Imported</dt>") && shown.contains(" by operator, not confirmed by upstream"),
+        "{shown}"
+    );
+    assert!(!shown.contains("Confirmed") && !shown.contains("until "), "{shown}");
+
+    // Another Weir got it from upstream itself.
+    world.pull(&one, 0);
+    let (_, _, shown) = ask(world.running.admin, "GET", path, "");
+    assert!(shown.contains("<dt>Confirmed</dt>") && shown.contains("until ") && !shown.contains("mported"), "{shown}");
+    let image = &world.api("GET", "/api/v1/cache?pattern=acme&stale=false")["images"][0];
+    assert!(image["checked_at"].is_string() && image["fresh_until"].is_string(), "{image}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_another_site_has_already_need_not_be_brought_again() {
     let (world, _, one) = world().await;
     let out = tempfile::tempdir().unwrap();

@@ -43,7 +43,7 @@ fn image(state: &State, reading: &Reading<'_>, image: &Image, shared: &HashSet<D
         "hosted": is_hosted,
         "tag": image.tag.as_ref().map(|tag| tag.as_str()),
         "digest": image.digest.to_string(),
-        "checked_at": image.checked_at.filter(|_| !is_hosted).map(at),
+        "checked_at": state.mirror.confirmed(image).map(at),
         "fresh_until": state.mirror.fresh_until(image).map(at),
         "account": (*image.credential != *Source::ANONYMOUS).then_some(&*image.credential),
         "imported": state.mirror.imported(image).map(|mark| json!({"at": at(mark.at), "by": mark.by})),

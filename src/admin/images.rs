@@ -197,7 +197,7 @@ impl Filter {
         self.registry.as_ref().is_none_or(|registry| **registry == *image.repository.upstream)
             && self.repository.as_ref().is_none_or(|repository| image.repository == *repository)
             && is(self.hosted, &|| is_hosted)
-            && is(self.stale, &|| state.mirror.fresh_until(image).is_some_and(|until| until <= now))
+            && is(self.stale, &|| state.mirror.is_stale(image, now))
             && is(self.pinned, &|| is_hosted || pins.iter().any(|pin| pin.covers(image)))
             && self.pulled_within.is_none_or(|span| images.last_pull(image).is_some_and(|last| last >= before(span)))
             && self.not_pulled_within.is_none_or(|span| images.idle_since(image) < before(span))

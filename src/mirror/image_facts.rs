@@ -355,7 +355,8 @@ impl ImageFacts {
             Base::Shared { .. } => false,
         };
         let since = current.checked_at.and_then(|at| clock::now().duration_since(at).ok()).unwrap_or_default();
-        (has_moved || since <= CONFIRMED).then_some(has_moved)
+        let is_confirmed = since <= CONFIRMED && self.store.cache.imports.of(&current).is_none();
+        (has_moved || is_confirmed).then_some(has_moved)
     }
 
     /// The cached image with the longest chain of layers on which these are built.

@@ -339,22 +339,28 @@ impl Mirror {
         self.images().note_pull(repository, reference.clone(), &puller(&client.key), now);
     }
 
-    /// Until when the tag of an image is answered without asking upstream; `None` for a digest, which never changes.
+    /// When upstream last confirmed the tag of an image; `None` for a digest, and for what is hosted or was imported.
+    pub fn confirmed(&self, image: &Image) -> Option<SystemTime> {
+        image.checked_at.filter(|_| !image.repository.is_hosted() && self.imported(image).is_none())
+    }
+
+    /// Until when the tag of an image is answered without asking upstream; `None` for a digest, which never changes, and for a tag that no
+    /// upstream confirmed.
     pub fn fresh_until(&self, image: &Image) -> Option<SystemTime> {
-        if image.repository.is_hosted() {
-            return None;
-        }
         let Repository { upstream, name } = &image.repository;
         let ttl = self.settings.load().ttl_of(upstream, name, image.tag.as_ref()?);
-        image.checked_at?.checked_add(ttl)
+        self.confirmed(image)?.checked_add(ttl)
+    }
+
+    /// Whether upstream is asked about the tag of an image at the next pull.
+    pub fn is_stale(&self, image: &Image, now: SystemTime) -> bool {
+        let has_upstream = image.tag.is_some() && !image.repository.is_hosted();
+        has_upstream && self.fresh_until(image).is_none_or(|until| until <= now)
     }
 
     /// How the image was imported, when upstream has not confirmed it since.
     pub fn imported(&self, image: &Image) -> Option<ImportMark> {
-        let Image { repository: Repository { upstream, name }, credential, tag, digest, .. } = image;
-        let source = Source { upstream: upstream.clone(), credential: credential.clone(), repository: name.clone() };
-        let reference = tag.clone().map_or_else(|| Reference::Digest(digest.clone()), Reference::Tag);
-        self.sources.store.cache.imports.get(&source, &reference)
+        self.sources.store.cache.imports.of(image)
     }
 
     /// Removes what is selected from the cache, and forgets what was known to be absent; see [`Images::purge`].

@@ -116,7 +116,7 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
         }
     };
     let mut facts = vec![
-        (text!("Digest"), html! { code { (image.digest) } " " (chips(image, &images.pins())) }),
+        (text!("Digest"), html! { code { (image.digest) } " " (chips(context, image, &images.pins())) }),
         (
             text!("Here"),
             html! {
@@ -124,15 +124,7 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
             },
         ),
         (text!("Shared"), text!("{}, which other images need too", html::bytes(reading.stored(&shared)))),
-        (
-            text!("Confirmed"),
-            html! {
-                @match image.checked_at.filter(|_| !image.repository.is_hosted()) {
-                    Some(at) => { (html::time(at)) },
-                    None => (text!("no upstream is asked for it")),
-                }
-            },
-        ),
+        confirmed(context, image),
         (text!("Fresh"), freshness(context, image)),
         (text!("Pulled"), pulls),
     ];
@@ -143,6 +135,16 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
         ));
     }
     html::facts(&facts)
+}
+
+/// When upstream last confirmed it, or how it was imported.
+fn confirmed(context: &PageContext<'_>, image: &Image) -> (&'static str, Markup) {
+    let mirror = &context.state.mirror;
+    if let Some(mark) = mirror.imported(image) {
+        return (text!("Imported"), text!("{} by {}, not confirmed by upstream", html::time(mark.at), mark.by));
+    }
+    let at = mirror.confirmed(image);
+    (text!("Confirmed"), at.map_or_else(|| html::text(text!("no upstream is asked for it")), html::time))
 }
 
 /// Its platforms, and its layers with what shares them.

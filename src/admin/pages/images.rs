@@ -144,7 +144,7 @@ fn table(context: &PageContext<'_>, reading: &Reading<'_>, images: &[Image]) -> 
         let it = reading.completeness(&image.digest);
         let whole = it.platforms.iter().filter(|platform| platform.complete).count();
         vec![
-            html! { a href=(href(image)) { (short_name(image)) } " " (chips(image, &pins)) },
+            html! { a href=(href(image)) { (short_name(image)) } " " (chips(context, image, &pins)) },
             html::text(html::bytes(it.size)),
             html! { @if it.complete { (text!("all")) } @else { (html::bytes(it.here)) } },
             html::text(html::bytes(reading.stored(shared))),
@@ -171,20 +171,22 @@ fn short_name(image: &Image) -> Markup {
 }
 
 /// What is special about an image.
-pub(super) fn chips(image: &Image, pins: &[Pin]) -> Markup {
+pub(super) fn chips(context: &PageContext<'_>, image: &Image, pins: &[Pin]) -> Markup {
     html! {
         @if image.repository.is_hosted() { span class="chip" { (text!("hosted")) } }
+        @if context.state.mirror.imported(image).is_some() { span class="chip" { (text!("imported")) } }
         @if pins.iter().any(|pin| pin.covers(image)) { span class="chip" { (text!("pinned")) } }
     }
 }
 
 /// Until when a tag is answered without asking upstream.
 pub(super) fn freshness(context: &PageContext<'_>, image: &Image) -> Markup {
+    let mirror = &context.state.mirror;
     html! {
-        @match context.state.mirror.fresh_until(image) {
+        @match mirror.fresh_until(image) {
+            _ if mirror.is_stale(image, context.now) => (text!("stale")),
+            Some(until) => { (text!("until {}", html::time(until))) },
             None => (text!("always")),
-            Some(until) if until > context.now => { (text!("until {}", html::time(until))) },
-            Some(_) => (text!("stale")),
         }
     }
 }

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::{
     Error, Source,
+    cache::{Image, Repository},
     files::{Journal, Journals},
     oci::Reference,
 };
@@ -93,6 +94,17 @@ impl ImportMarks {
         }
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.marks.get(&(source.clone(), reference.clone())).cloned()
+    }
+
+    /// Whether an image came by an import that upstream has not confirmed. No system call.
+    pub fn of(&self, image: &Image) -> Option<ImportMark> {
+        if self.is_empty() {
+            return None;
+        }
+        let Image { repository: Repository { upstream, name }, credential, tag, digest, .. } = image;
+        let source = Source { upstream: upstream.clone(), credential: credential.clone(), repository: name.clone() };
+        let reference = tag.clone().map_or_else(|| Reference::Digest(digest.clone()), Reference::Tag);
+        self.get(&source, &reference)
     }
 
     /// Notes that a name came by an import; it is on the disk when this returns.

@@ -109,6 +109,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["Images that are not cached cannot be pulled.", "Images, die nicht im Cache sind, können nicht abgerufen werden."],
     ["Images that it asks for", "Images, die er anfragt"],
     ["Images, one a line", "Images, eines je Zeile"],
+    ["Imported", "Importiert"],
     ["In force", "In Kraft"],
     ["It has not shrunk in the last hour.", "In der letzten Stunde ist es nicht weniger geworden."],
     ["It is blocked: {}.", "Er ist gesperrt: {}."],

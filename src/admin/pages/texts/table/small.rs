@@ -69,6 +69,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["hosted here", "hier gehostet"],
     ["image", "Image"],
     ["images", "Images"],
+    ["imported", "importiert"],
     ["imported by {}", "importiert von {}"],
     ["imported {} images of {}", "importierte {} Images von {}"],
     ["in {}", "in {}"],
