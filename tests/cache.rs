@@ -275,6 +275,8 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
         ("repository=two", &[hub_two]),
         ("repository=team/app", &[hosted]),
         ("platform=linux/arm64/v8", &[hub_two]),
+        ("platform=linux/arm64", &[hub_two]),
+        ("platform=linux/arm", &[]),
         ("stale=false", &[hub_one, hub_two, hosted]),
         ("stale=true", &[]),
         ("pinned=true", &[hosted]),
@@ -288,6 +290,9 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
     ] {
         assert_eq!(list(query), expected, "{query}");
     }
+    // The config of an image without an index says its platform, and is looked at for a report of it.
+    world.api("GET", "/api/v1/images/acme%2Fone");
+    assert_eq!(list("platform=linux/amd64"), [hub_one, hub_two]);
     for (query, why) in [
         ("stale=maybe", "stale is true or false"),
         ("pulled_within=soon", "pulled_within is a duration such as 12h or 30d"),

@@ -8,7 +8,7 @@ use std::{
 use super::{json::parameter, name, state::State};
 use crate::{
     mirror::{Image, Pin, Reading, Repository},
-    oci::{Reference, matches},
+    oci::{Reference, is_platform, matches},
     route::is_registry,
 };
 
@@ -202,8 +202,10 @@ impl Filter {
             && self.pulled_within.is_none_or(|span| images.last_pull(image).is_some_and(|last| last >= before(span)))
             && self.not_pulled_within.is_none_or(|span| images.idle_since(image) < before(span))
             && self.platform.as_ref().is_none_or(|platform| {
+                let is_it = |claimed: &str| is_platform(claimed, platform);
                 let objects = reading.objects(&image.digest);
-                objects.iter().any(|(child, _)| child.platform.as_deref() == Some(&**platform))
+                objects.iter().any(|(child, _)| child.platform.as_deref().is_some_and(is_it))
+                    || state.mirror.facts.platform_of(&image.digest).is_some_and(|claimed| is_it(&claimed))
             })
             && is(self.complete, &|| reading.is_complete(&image.digest))
     }

@@ -110,7 +110,7 @@ struct Filter {
     /// Only of this registry; hosted is what is hosted here
     #[arg(long)]
     registry: Option<String>,
-    /// Only images whose index names this platform, as linux/arm64
+    /// Only images of this platform, as linux/arm64 with all its variants
     #[arg(long)]
     platform: Option<String>,
     /// Only what a client pulled in this time, as 12h

@@ -304,7 +304,7 @@ impl Exports {
             if manifests.is_empty() && platform.as_deref() != Some("unknown/unknown") {
                 found.leaves.push(manifest);
             }
-            let kept: Vec<&Child> = manifests.iter().filter(|child| is_wanted(child, &request.platforms)).collect();
+            let kept: Vec<&Child> = manifests.iter().filter(|child| child.is_for(&request.platforms)).collect();
             if !manifests.is_empty() && kept.is_empty() {
                 let has: Vec<&str> = manifests.iter().filter_map(|child| child.platform.as_deref()).collect();
                 let why = format!("{} has none of these platforms; it has {}", image.name(), has.join(", "));
@@ -399,13 +399,4 @@ impl Exports {
 fn digests(list: &[u8]) -> impl Iterator<Item = Digest> {
     let descriptors: Vec<serde_json::Value> = serde_json::from_slice(list).unwrap_or_default();
     descriptors.into_iter().filter_map(|descriptor| descriptor["digest"].as_str()?.parse().ok())
-}
-
-/// Whether a manifest of an index is asked for; `linux/arm64` means every variant of it.
-fn is_wanted(child: &Child, platforms: &[String]) -> bool {
-    let names = |wanted: &String| {
-        let has = child.platform.as_deref().unwrap_or_default();
-        has.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    platforms.is_empty() || platforms.iter().any(names)
 }

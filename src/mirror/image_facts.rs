@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock,
-    oci::{Child, Description, Digest, Manifest, Name, Tag},
+    oci::{Child, Description, Digest, Manifest, Name, Tag, is_platform},
     policy::{
         Attested, Base, Contents, Facts, Known, MOST_CONFIG_BYTES, Rules, Supply, Verdict, is_artifact, nearest_base,
     },
@@ -144,7 +144,7 @@ impl ImageFacts {
     /// [`Error::Io`].
     pub async fn of(&self, image: &Image, platform: Option<&str>) -> Result<Vec<PlatformFacts>, Error> {
         let Some(root) = self.store.cache.manifests.load(&image.digest).await? else { return Ok(Vec::new()) };
-        let is_wanted = |of: &str| platform.is_none_or(|wanted| of == wanted);
+        let is_wanted = |of: &str| platform.is_none_or(|wanted| is_platform(of, wanted));
         if !root.media_type.is_index() {
             let found = self.platform(image, &root, String::new(), root.digest.clone()).await?;
             return Ok(if is_wanted(&found.platform) { vec![found] } else { Vec::new() });
@@ -158,6 +158,11 @@ impl ImageFacts {
             }
         }
         Ok(found)
+    }
+
+    /// The platform that the config of a manifest says, when its facts are remembered. No system call.
+    pub fn platform_of(&self, manifest: &Digest) -> Option<String> {
+        self.known.get(manifest).map(|facts| facts.platform.clone())
     }
 
     /// These layers are looked at next, unless they were.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Algorithm, Digest, MediaType, schema1};
+use super::{Algorithm, Digest, MediaType, is_platform, schema1};
 
 /// A whole, verified manifest. Cloning shares the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,14 @@ pub struct Child {
     pub platform: Option<Box<str>>,
     /// Whether its media type says that clients fetch it elsewhere and push it nowhere: a non-distributable layer.
     pub is_foreign: bool,
+}
+
+impl Child {
+    /// Whether an index claims one of these platforms for it; of none wanted, any manifest is.
+    pub fn is_for(&self, wanted: &[String]) -> bool {
+        let claimed = self.platform.as_deref();
+        wanted.is_empty() || claimed.is_some_and(|claimed| wanted.iter().any(|wanted| is_platform(claimed, wanted)))
+    }
 }
 
 /// What a manifest says of itself, as far as Weir needs it.
