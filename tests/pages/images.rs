@@ -89,6 +89,35 @@ async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audi
     assert_eq!((answer.status, harness.refusals()[0].1.as_str()), (403, "purge an image"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_stands_in_one_element_with_its_field() {
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let ban = harness.block("10.1.0.7", "shop/api");
+    let mut ops = Browser::logged_in(&harness, "ops");
+    let ban = format!("/blocked/{ban}");
+    let off = "/throttles/off?name=throttle_unauthenticated_pulls";
+    for path in
+        ["/images", IMAGE, "/blocked", &ban, "/budget", "/clients", "/policy", "/audit", off, "/log", "/settings"]
+    {
+        let page = ops.get(path).body;
+        let forms: Vec<&str> = page.split("<form class=\"line\"").skip(1).collect();
+        let forms = forms.iter().map(|form| form.split("</form>").next().unwrap());
+        let mut labels = 0;
+        for form in forms {
+            for (at, _) in form.match_indices("<label for=") {
+                let (before, after) = form.split_at(at);
+                let field = after.split("</span>").next().unwrap();
+                let is_pair = before.ends_with("<span class=\"field\">")
+                    && (field.contains("<input ") || field.contains("<select "));
+                assert!(is_pair, "{path}: {form}");
+                labels += 1;
+            }
+        }
+        assert!(labels > 0, "{path}: {page}");
+    }
+}
+
 /// The cells of the row of a table that names this digest.
 fn row<'a>(page: &'a str, table: &str, digest: &str) -> &'a str {
     let table = page.split_once(&format!("aria-label=\"{table}\"")).unwrap_or_else(|| panic!("{table}: {page}")).1;

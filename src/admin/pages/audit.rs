@@ -34,15 +34,21 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let body = html! {
         p { (text!("What was done, by whom and why, and what was tried and refused; newest first. Entries are only ever added.")) }
         form class="line" method="get" action="/audit" {
-            label for="event" { (text!("Event")) }
-            select id="event" name="event" {
-                option value="" { (text!("every event")) }
-                @for one in EVENTS { option value=(one) selected[one == event] { (one) } }
+            span class="field" {
+                label for="event" { (text!("Event")) }
+                select id="event" name="event" {
+                    option value="" { (text!("every event")) }
+                    @for one in EVENTS { option value=(one) selected[one == event] { (one) } }
+                }
             }
-            label for="by" { (text!("Who")) }
-            input id="by" name="by" value=(by) spellcheck="false" autocapitalize="none";
-            label for="text" { (text!("Client, image, ID or reason")) }
-            input id="text" name="text" value=(text) placeholder="10.1." spellcheck="false" autocapitalize="none";
+            span class="field" {
+                label for="by" { (text!("Who")) }
+                input id="by" name="by" value=(by) spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="text" { (text!("Client, image, ID or reason")) }
+                input id="text" name="text" value=(text) placeholder="10.1." spellcheck="false" autocapitalize="none";
+            }
             button { (text!("Show")) }
         }
         @if entries.is_empty() {

@@ -51,10 +51,14 @@ pub(super) fn page(context: &PageContext<'_>, refused: Option<(&str, &Form)>) ->
     let body = html! {
         @if let Some((wrong, _)) = refused { p class="bad" role="alert" { (wrong) } }
         form class="line" method="get" action="/blocked" {
-            label for="part" { (text!("Client, rule, reason or ID")) }
-            input id="part" name="part" value=(part) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            label for="namespace" { (text!("Because of requests to")) }
-            input id="namespace" name="namespace" value=(namespace) placeholder="library/" spellcheck="false" autocapitalize="none";
+            span class="field" {
+                label for="part" { (text!("Client, rule, reason or ID")) }
+                input id="part" name="part" value=(part) placeholder="10.1." spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="namespace" { (text!("Because of requests to")) }
+                input id="namespace" name="namespace" value=(namespace) placeholder="library/" spellcheck="false" autocapitalize="none";
+            }
             label { input type="checkbox" name="ended" value="1" checked[ended]; " " (text!("ended ones, too")) }
             button { (text!("Show")) }
         }
@@ -191,27 +195,37 @@ fn changes(context: &PageContext<'_>, id: &str, typed: Option<&Form>) -> Markup 
         h2 { (text!("Lift")) }
         form class="line" method="post" action={ "/blocked/" (id) "/lift" } {
             (html::token(context))
-            label for="reason" { (text!("Why")) }
-            input id="reason" name="reason" value=(of("reason")) required maxlength=(LONGEST_REASON);
+            span class="field" {
+                label for="reason" { (text!("Why")) }
+                input id="reason" name="reason" value=(of("reason")) required maxlength=(LONGEST_REASON);
+            }
             button class="main" { (text!("Lift")) }
         }
         h2 { (text!("Extend or shorten")) }
         form class="line" method="post" action={ "/blocked/" (id) "/end" } {
             (html::token(context))
-            label for="duration" { (text!("From now on, for")) }
-            input id="duration" name="duration" value=(of("duration")) placeholder="2h" required spellcheck="false" autocapitalize="none";
-            label for="why" { (text!("Why")) }
-            input id="why" name="why" value=(of("why")) required maxlength=(LONGEST_REASON);
+            span class="field" {
+                label for="duration" { (text!("From now on, for")) }
+                input id="duration" name="duration" value=(of("duration")) placeholder="2h" required spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="why" { (text!("Why")) }
+                input id="why" name="why" value=(of("why")) required maxlength=(LONGEST_REASON);
+            }
             button { (text!("Move the end")) }
         }
         h2 { (text!("Allow")) }
         p { (text!("Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no automatic ban touches it.")) }
         form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
             (html::token(context))
-            label for="comment" { (text!("Why")) }
-            input id="comment" name="comment" value=(of("comment")) required maxlength=(LONGEST_REASON);
-            label for="days" { (text!("Days")) }
-            input id="days" name="days" type="number" min="1" max="365" value=(typed.map(|form| form.get("days")).filter(|days| !days.is_empty()).unwrap_or("7")) required;
+            span class="field" {
+                label for="comment" { (text!("Why")) }
+                input id="comment" name="comment" value=(of("comment")) required maxlength=(LONGEST_REASON);
+            }
+            span class="field" {
+                label for="days" { (text!("Days")) }
+                input id="days" name="days" type="number" min="1" max="365" value=(typed.map(|form| form.get("days")).filter(|days| !days.is_empty()).unwrap_or("7")) required;
+            }
             button { (text!("Lift and allow")) }
         }
     }

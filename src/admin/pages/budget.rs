@@ -93,19 +93,27 @@ fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
     });
     html! {
         form class="line" method="get" action="/budget#spends" {
-            label for="client" { (text!("Client")) }
-            input id="client" name="client" value=(client) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            label for="image" { (text!("Part of an image")) }
-            input id="image" name="image" value=(image) placeholder="library/nginx:" spellcheck="false" autocapitalize="none";
-            label for="class" { (text!("Class")) }
-            select id="class" name="class" {
-                option value="" { (text!("every class")) }
-                @for one in [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt] {
-                    option value=(one.word()) selected[one.word() == class] { (one.word()) }
+            span class="field" {
+                label for="client" { (text!("Client")) }
+                input id="client" name="client" value=(client) placeholder="10.1." spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="image" { (text!("Part of an image")) }
+                input id="image" name="image" value=(image) placeholder="library/nginx:" spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="class" { (text!("Class")) }
+                select id="class" name="class" {
+                    option value="" { (text!("every class")) }
+                    @for one in [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt] {
+                        option value=(one.word()) selected[one.word() == class] { (one.word()) }
+                    }
                 }
             }
-            label for="within" { (text!("Within the last")) }
-            input id="within" name="within" value=(within) placeholder="2h" spellcheck="false" autocapitalize="none";
+            span class="field" {
+                label for="within" { (text!("Within the last")) }
+                input id="within" name="within" value=(within) placeholder="2h" spellcheck="false" autocapitalize="none";
+            }
             button { (text!("Show")) }
         }
         @if is_wrong { p class="bad" role="alert" { (text!("Write a duration, such as 30m, 2h or 1d.")) } }

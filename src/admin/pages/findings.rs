@@ -72,9 +72,11 @@ fn search(context: &PageContext<'_>) -> Markup {
     let choice = |name: &str, label: &str, values: &[(&str, &str)]| {
         let chosen = typed(name).unwrap_or_default();
         html! {
-            label for=(name) { (label) }
-            select id=(name) name=(name) {
-                @for (value, words) in values { option value=(value) selected[chosen == *value] { (words) } }
+            span class="field" {
+                label for=(name) { (label) }
+                select id=(name) name=(name) {
+                    @for (value, words) in values { option value=(value) selected[chosen == *value] { (words) } }
+                }
             }
         }
     };
@@ -84,12 +86,18 @@ fn search(context: &PageContext<'_>) -> Markup {
         form class="line" method="get" action="/policy" {
             (choice("rule", text!("Rule"), &rules))
             (choice("outcome", text!("Outcome"), &[("", text!("fail")), ("unknown", text!("unknown")), ("pass", text!("pass"))]))
-            label for="registry" { (text!("Registry")) }
-            input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
-            label for="pattern" { (text!("Part of a name, or a pattern with *")) }
-            input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
-            label for="arrived" { (text!("Cached for longer than")) }
-            input id="arrived" name="not_arrived_within" value=[typed("not_arrived_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
+            span class="field" {
+                label for="registry" { (text!("Registry")) }
+                input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="pattern" { (text!("Part of a name, or a pattern with *")) }
+                input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="arrived" { (text!("Cached for longer than")) }
+                input id="arrived" name="not_arrived_within" value=[typed("not_arrived_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
+            }
             button { (text!("Show")) }
         }
     }

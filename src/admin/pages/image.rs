@@ -212,8 +212,10 @@ fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Marku
             p { (explained) }
             form class="line" method="post" action=(path) {
                 (named(context, &repository, &reference))
-                label for=(reason) { (text!("Why")) }
-                input id=(reason) name="reason" required maxlength=(LONGEST) value=(shown.reason);
+                span class="field" {
+                    label for=(reason) { (text!("Why")) }
+                    input id=(reason) name="reason" required maxlength=(LONGEST) value=(shown.reason);
+                }
                 button class="main" { (words) }
             }
         }
@@ -305,8 +307,10 @@ async fn ask(context: &PageContext<'_>, repository: &str, reference: &str, refus
         p { (text!("What other images need stays. The next pull fetches it anew, and is counted.")) }
         form class="line" method="post" action="/image/purge" {
             (named(context, repository, reference))
-            label for="reason" { (text!("Why")) }
-            input id="reason" name="reason" required maxlength=(LONGEST);
+            span class="field" {
+                label for="reason" { (text!("Why")) }
+                input id="reason" name="reason" required maxlength=(LONGEST);
+            }
             button class="main" { (text!("Purge")) }
         }
         p { a href="/images" { (text!("All images")) } }

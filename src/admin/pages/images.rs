@@ -67,14 +67,22 @@ fn search(context: &PageContext<'_>) -> Markup {
     ];
     html! {
         form class="line" method="get" action="/images" {
-            label for="pattern" { (text!("Part of a name, or a pattern with *")) }
-            input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
-            label for="registry" { (text!("Registry")) }
-            input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
-            label for="platform" { (text!("Platform")) }
-            input id="platform" name="platform" value=[typed("platform")] placeholder="linux/arm64" spellcheck="false" autocapitalize="none";
-            label for="idle" { (text!("Not pulled for")) }
-            input id="idle" name="not_pulled_within" value=[typed("not_pulled_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
+            span class="field" {
+                label for="pattern" { (text!("Part of a name, or a pattern with *")) }
+                input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="registry" { (text!("Registry")) }
+                input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="platform" { (text!("Platform")) }
+                input id="platform" name="platform" value=[typed("platform")] placeholder="linux/arm64" spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="idle" { (text!("Not pulled for")) }
+                input id="idle" name="not_pulled_within" value=[typed("not_pulled_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
+            }
             @for (name, value, words) in boxes {
                 label { input type="checkbox" name=(name) value=(value) checked[typed(name).as_deref() == Some(value)]; " " (words) }
             }

@@ -120,11 +120,15 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     ];
     let body = html! {
         form class="line" method="get" action="/log" {
-            label for="part" { (text!("With these words")) }
-            input id="part" name="part" value=(wanted.part) placeholder="10.1.0.7" spellcheck="false" autocapitalize="none";
-            label for="kind" { (text!("Of")) }
-            select id="kind" name="kind" {
-                @for (kind, words) in kinds { option value=(kind) selected[kind == wanted.kind] { (words) } }
+            span class="field" {
+                label for="part" { (text!("With these words")) }
+                input id="part" name="part" value=(wanted.part) placeholder="10.1.0.7" spellcheck="false" autocapitalize="none";
+            }
+            span class="field" {
+                label for="kind" { (text!("Of")) }
+                select id="kind" name="kind" {
+                    @for (kind, words) in kinds { option value=(kind) selected[kind == wanted.kind] { (words) } }
+                }
             }
             button { (text!("Show")) }
         }

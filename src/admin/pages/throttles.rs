@@ -124,8 +124,10 @@ fn ask(context: &PageContext<'_>, name: &str, refused: Option<&str>) -> HttpResp
         form class="line" method="post" action="/throttles/mode" {
             (html::token(context))
             input type="hidden" name="name" value=(name);
-            label for="reason" { (text!("Why")) }
-            input id="reason" name="reason" required maxlength=(LONGEST);
+            span class="field" {
+                label for="reason" { (text!("Why")) }
+                input id="reason" name="reason" required maxlength=(LONGEST);
+            }
             button class="main" name="mode" value=(Mode::Off.as_str()) { (text!("Off")) }
         }
         p { a href="/throttles" { (text!("Throttles")) } }

@@ -231,8 +231,10 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<(&Refusal
             p { (text!("What came stays. A layer that arrives goes on arriving.")) }
             form class="line" method="post" action={ "/warm/" (id) "/cancel" } {
                 (html::token(context))
-                label for="reason" { (text!("Why")) }
-                input id="reason" name="reason" required maxlength=(LONGEST) value=[refusal.map(|(_, reason)| reason)];
+                span class="field" {
+                    label for="reason" { (text!("Why")) }
+                    input id="reason" name="reason" required maxlength=(LONGEST) value=[refusal.map(|(_, reason)| reason)];
+                }
                 button class="main" { (text!("Cancel the warm")) }
             }
         }
