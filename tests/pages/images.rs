@@ -66,9 +66,29 @@ async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audi
     let answer = ops.post("/image/unpin", &with("again"));
     assert!(answer.status == 404 && answer.body.contains("value=\"again\""), "the reason is kept: {}", answer.body);
     harness.bench.hub.push(Spec::new("library/image-1").seed(99)).unwrap();
+    let answered = |confirmed: &'static str| [&with("a release")[..], &[("confirmed", confirmed)]].concat();
     let answer = ops.post("/image/refresh", &with("a release"));
+    let is_asked = answer.body.contains("name=\"confirmed\" value=\"yes\"") && answer.body.contains("are counted");
+    assert!(answer.status == 200 && is_asked, "{}", answer.body);
+    let answer = ops.post("/image/refresh", &answered("no"));
+    let kept = "id=\"refresh-reason\" name=\"reason\" required maxlength=\"500\" value=\"a release\"";
+    assert!(answer.status == 200 && answer.body.contains(kept), "{}", answer.body);
+    changed(format!("unpinned {name}"), "no more");
+    let answer = ops.post("/image/refresh", &answered("yes"));
     assert!(answer.body.contains("The tag moved to sha256:"), "{}", answer.body);
     changed(format!("refreshed {name} true"), "a release");
+
+    // Each letter has two bytes.
+    let long = "ü".repeat(300);
+    for (path, field) in
+        [("/image/pin", "pin-reason"), ("/image/refresh", "refresh-reason"), ("/image/purge", "reason")]
+    {
+        let answer = ops.post(path, &[&image[..], &[("reason", &*long), ("confirmed", "yes")]].concat());
+        assert!(answer.status == 400 && answer.body.contains("at most 500 bytes"), "{path}: {}", answer.body);
+        let kept = format!("id=\"{field}\" name=\"reason\" required maxlength=\"500\" value=\"{long}\"");
+        assert!(answer.body.contains(&kept), "{path} keeps its reason: {}", answer.body);
+        assert_eq!(answer.body.matches(&long).count(), 1, "{path}: no other form has it");
+    }
 
     let page = ops.get("/image/remove?repository=docker.io%2Flibrary%2Fimage-1&reference=latest");
     assert!(page.status == 200 && page.body.contains("would be freed: 1 manifest"), "{}", page.body);

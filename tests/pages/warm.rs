@@ -115,7 +115,14 @@ async fn a_warm_that_waits_says_until_when_and_is_cancelled_with_a_reason() {
 
     let answer = ops.post("/warm/1/cancel", &[("csrf", &token), ("reason", " ")]);
     assert!(answer.status == 400 && answer.body.contains("Say why."), "{}", answer.body);
-    assert_eq!(ops.post("/warm/1/cancel", &[("csrf", &token), ("reason", "not tonight")]).status, 303);
+    let mut cancel = |confirmed: &str| {
+        ops.post("/warm/1/cancel", &[("csrf", &token), ("reason", "not tonight"), ("confirmed", confirmed)])
+    };
+    let answer = cancel("");
+    assert!(answer.status == 200 && answer.body.contains("Cancel warm 1?"), "{}", answer.body);
+    let answer = cancel("no");
+    assert!(answer.body.contains("value=\"not tonight\"") && !answer.body.contains("cancelled"), "{}", answer.body);
+    assert_eq!(cancel("yes").status, 303);
     let cancelled = AdminEvent::WarmCancelled { job: 1, reason: "not tonight".into() };
     assert_eq!(last_change(&harness), ("ops".to_owned(), Event::Admin(cancelled)));
     assert!(ops.get("/warm/1").body.contains("cancelled"));

@@ -205,6 +205,23 @@ pub(super) fn token(context: &PageContext<'_>) -> Markup {
     html! { input type="hidden" name="csrf" value=(context.token()); }
 }
 
+/// The form of a second step: it sends what was typed once more, to do it or to change it.
+pub(super) fn confirmation(
+    context: &PageContext<'_>,
+    action: &str,
+    fields: &[(&str, &str)],
+    words: impl Render,
+) -> Markup {
+    html! {
+        form class="line" method="post" action=(action) {
+            (token(context))
+            @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
+            button class="main" name="confirmed" value="yes" { (words) }
+            button name="confirmed" value="no" { (text!("Change it")) }
+        }
+    }
+}
+
 /// A table. In a narrow window each row is a card whose cells say what they are; the roles are for browsers that take a table that is not laid
 /// out as one for none. Where that does not suffice it scrolls in its own box, by keyboard, too.
 pub(super) fn table(label: &str, heads: &[&str], rows: Vec<Vec<Markup>>) -> Markup {

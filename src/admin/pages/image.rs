@@ -37,8 +37,16 @@ struct Shown<'a> {
     /// What was done.
     done: Option<Markup>,
     refusal: Option<Refusal>,
-    /// The reason that was typed.
-    reason: &'a str,
+    /// The form that was sent, and the reason that was typed into it.
+    typed: (Action, &'a str),
+}
+
+/// The forms of an image; there is one to pin it or one to unpin it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Action {
+    #[default]
+    Pin,
+    Refresh,
 }
 
 /// The one that the query names.
@@ -205,7 +213,7 @@ fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Marku
     let query =
         Serializer::new(String::new()).extend_pairs([("repository", &repository), ("reference", &reference)]).finish();
     let is_pinned_alone = pinned.iter().any(|pin| pin.pattern == image.name());
-    let action = |path: &str, words: &str, explained: Markup| {
+    let action = |of: Action, path: &str, words: &str, explained: Markup| {
         let reason = format!("{}-reason", path.rsplit('/').next().unwrap_or_default());
         html! {
             h3 { (words) }
@@ -214,7 +222,7 @@ fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Marku
                 (named(context, &repository, &reference))
                 span class="field" {
                     label for=(reason) { (text!("Why")) }
-                    input id=(reason) name="reason" required maxlength=(LONGEST) value=(shown.reason);
+                    input id=(reason) name="reason" required maxlength=(LONGEST) value=[Some(shown.typed).filter(|(typed, _)| *typed == of).map(|(_, reason)| reason)];
                 }
                 button class="main" { (words) }
             }
@@ -224,35 +232,59 @@ fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Marku
         h2 { (text!("Actions")) }
         @for pin in &pinned { p { (text!("Pinned by {} as {}: {}", html::bold(&pin.by), html::code(&pin.pattern), pin.reason)) } }
         @if is_pinned_alone {
-            (action("/image/unpin", text!("Unpin"), html! { (text!("It may be evicted again.")) }))
+            (action(Action::Pin, "/image/unpin", text!("Unpin"), html! { (text!("It may be evicted again.")) }))
         } @else {
-            (action("/image/pin", text!("Pin"), html! { (text!("Eviction leaves it alone, within the share of storage.pinned_share.")) }))
+            (action(Action::Pin, "/image/pin", text!("Pin"), html! { (text!("Eviction leaves it alone, within the share of storage.pinned_share.")) }))
         }
         @if image.tag.is_some() {
-            (action("/image/refresh", text!("Refresh"), html! { (text!("Upstream is asked now what the tag names. When it moved, its manifests are fetched; these are counted. The layers come with the next pull.")) }))
+            (action(Action::Refresh, "/image/refresh", text!("Refresh"), html! { (text!("Upstream is asked now what the tag names. When it moved, its manifests are fetched; these are counted. The layers come with the next pull.")) }))
         }
         h3 { (text!("Purge")) }
         p { (text!("{}, and confirm it there.", html! { a href={ "/image/remove?" (query) } { (text!("See what a purge would free")) } })) }
     }
 }
 
+/// What a form sent: the repository, the reference, and the reason.
+fn sent(form: &Form) -> (&str, &str, String) {
+    (form.get("repository"), form.get("reference"), form.line("reason", LONGEST))
+}
+
 pub(super) async fn pin(context: &PageContext<'_>, form: &Form) -> HttpResponse {
-    change(context, form, |name, reason| async move {
+    change(context, form, Action::Pin, |name, reason| async move {
         changes::pin(context.state, &context.by(), name, reason).await.map(|_| html::text(text!("Pinned.")))
     })
     .await
 }
 
 pub(super) async fn unpin(context: &PageContext<'_>, form: &Form) -> HttpResponse {
-    change(context, form, |name, reason| async move {
+    change(context, form, Action::Pin, |name, reason| async move {
         changes::unpin(context.state, &context.by(), name, reason).await.map(|()| html::text(text!("Unpinned.")))
     })
     .await
 }
 
+/// Asks upstream what a tag names, once that was confirmed: it may spend pulls.
 pub(super) async fn refresh(context: &PageContext<'_>, form: &Form) -> HttpResponse {
-    let named = (form.get("repository"), form.get("reference"));
-    change(context, form, |_, reason| async move {
+    let (repository, reference, reason) = sent(form);
+    let image = find(context, repository, reference).filter(|_| !reason.is_empty());
+    match (form.get("confirmed"), image) {
+        ("no", _) => {
+            let typed = (Action::Refresh, &*reason);
+            return show(context, Shown { repository, reference, typed, ..Shown::default() }).await;
+        }
+        ("yes", _) | (_, None) => {}
+        (_, Some(image)) => {
+            let fields = [("repository", repository), ("reference", reference), ("reason", &*reason)];
+            let body = html! {
+                p { (text!("Upstream is asked now what the tag names. When it moved, its manifests are fetched; these are counted. The layers come with the next pull.")) }
+                p { (text!("Why")) ": " (reason) }
+                (html::confirmation(context, "/image/refresh", &fields, text!("Refresh")))
+            };
+            return html::page(context, 200, Tab::Images, text!("Refresh {}?", image.name()), body);
+        }
+    }
+    change(context, form, Action::Refresh, |_, reason| async move {
+        let named = (repository, reference);
         let (_, refreshed) = changes::refresh(context.state, &context.by(), named, reason).await?;
         let moved = refreshed.before.as_ref() != Some(&refreshed.digest);
         Ok(if moved {
@@ -268,9 +300,10 @@ pub(super) async fn refresh(context: &PageContext<'_>, form: &Form) -> HttpRespo
 async fn change<F: Future<Output = Result<Markup, Refusal>>>(
     context: &PageContext<'_>,
     form: &Form,
+    action: Action,
     change: impl FnOnce(String, String) -> F,
 ) -> HttpResponse {
-    let (repository, reference, reason) = (form.get("repository"), form.get("reference"), form.line("reason", LONGEST));
+    let (repository, reference, reason) = sent(form);
     let outcome = match find(context, repository, reference) {
         None => Err(Refusal::new(404, "MANIFEST_UNKNOWN", text!("no image of this name is cached"))),
         Some(_) if reason.is_empty() => Err(Refusal::new(400, "INVALID", text!("say why"))),
@@ -279,7 +312,7 @@ async fn change<F: Future<Output = Result<Markup, Refusal>>>(
     let shown = Shown { repository, reference, ..Shown::default() };
     match outcome {
         Ok(done) => show(context, Shown { done: Some(done), ..shown }).await,
-        Err(refusal) => show(context, Shown { refusal: Some(refusal), reason: &reason, ..shown }).await,
+        Err(refusal) => show(context, Shown { refusal: Some(refusal), typed: (action, &reason), ..shown }).await,
     }
 }
 
@@ -287,29 +320,33 @@ async fn change<F: Future<Output = Result<Markup, Refusal>>>(
 pub(super) async fn confirm(context: &PageContext<'_>) -> HttpResponse {
     let [repository, reference] =
         ["repository", "reference"].map(|name| parameter(context.query, name).unwrap_or_default());
-    ask(context, &repository, &reference, None).await
+    ask(context, &repository, &reference, "", None).await
 }
 
-async fn ask(context: &PageContext<'_>, repository: &str, reference: &str, refusal: Option<&Refusal>) -> HttpResponse {
+/// `refusal` is why a purge was refused, and `reason` what was typed for it.
+async fn ask(
+    context: &PageContext<'_>,
+    repository: &str,
+    reference: &str,
+    reason: &str,
+    refusal: Option<&Refusal>,
+) -> HttpResponse {
     let would = match changes::select_one(context.state, repository, Some(reference)) {
         Ok(selected) => changes::purge(context.state, &context.by(), selected, true, String::new()).await,
         Err(refusal) => Err(refusal),
     };
-    let would = match would {
-        Ok(would) => would,
-        Err(refusal) => {
-            return html::problem(context, refusal.status, text!("Not purged"), &sentence(&refusal.sentence));
-        }
-    };
+    if let (Err(why), None) = (&would, refusal) {
+        return html::problem(context, why.status, text!("Not purged"), &sentence(&why.sentence));
+    }
     let body = html! {
         @if let Some(refusal) = refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
-        p { (freed(&would, true)) }
+        @if let Ok(would) = &would { p { (freed(would, true)) } }
         p { (text!("What other images need stays. The next pull fetches it anew, and is counted.")) }
         form class="line" method="post" action="/image/purge" {
             (named(context, repository, reference))
             span class="field" {
                 label for="reason" { (text!("Why")) }
-                input id="reason" name="reason" required maxlength=(LONGEST);
+                input id="reason" name="reason" required maxlength=(LONGEST) value=(reason);
             }
             button class="main" { (text!("Purge")) }
         }
@@ -331,12 +368,12 @@ fn freed(purged: &Purged, would: bool) -> Markup {
 }
 
 pub(super) async fn purge(context: &PageContext<'_>, form: &Form) -> HttpResponse {
-    let (repository, reference, reason) = (form.get("repository"), form.get("reference"), form.line("reason", LONGEST));
+    let (repository, reference, reason) = sent(form);
     if reason.is_empty() {
-        return ask(context, repository, reference, Some(&Refusal::new(400, "INVALID", text!("say why")))).await;
+        return ask(context, repository, reference, "", Some(&Refusal::new(400, "INVALID", text!("say why")))).await;
     }
     let purged = match changes::select_one(context.state, repository, Some(reference)) {
-        Ok(selected) => changes::purge(context.state, &context.by(), selected, false, reason).await,
+        Ok(selected) => changes::purge(context.state, &context.by(), selected, false, reason.clone()).await,
         Err(refusal) => Err(refusal),
     };
     match purged {
@@ -348,6 +385,6 @@ pub(super) async fn purge(context: &PageContext<'_>, form: &Form) -> HttpRespons
             };
             html::page(context, 200, Tab::Images, text!("Purged"), body)
         }
-        Err(refusal) => html::problem(context, refusal.status, text!("Not purged"), &sentence(&refusal.sentence)),
+        Err(refusal) => ask(context, repository, reference, &reason, Some(&refusal)).await,
     }
 }

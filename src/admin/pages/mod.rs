@@ -173,7 +173,7 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Clients => clients::page(context),
         Page::Client => clients::one(context),
         Page::Warm => warm::page(context),
-        Page::OneWarm(id) => warm::one(context, &id, None),
+        Page::OneWarm(id) => warm::one(context, &id, None, ""),
         Page::Unblock => unblock::page(context),
         Page::UnblockOne(id) => unblock::one(context, &id, None),
         Page::Login => login::page(context, None),

@@ -17,7 +17,7 @@ use crate::{
         json::parameter,
         warm::{self, NewWarm, waits_until, word},
     },
-    mirror::warm::{Item, Job, JobState, Order, Outcome, Schedule, Wanted},
+    mirror::warm::{Item, Job, JobState, Order, Outcome, Schedule, Wanted, WarmError},
 };
 
 /// Images of a job that are shown on one page.
@@ -187,8 +187,8 @@ fn listed(context: &PageContext<'_>, schedule: &Schedule) -> Vec<Markup> {
     ]
 }
 
-/// One job. `refusal` is why it was not cancelled, with the reason that was typed.
-pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<(&Refusal, &str)>) -> HttpResponse {
+/// One job. `refusal` is why it was not cancelled, and `reason` what was typed.
+pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<&Refusal>, reason: &str) -> HttpResponse {
     let Some(job) = id.parse().ok().and_then(|id| context.state.mirror.warm.job(id)) else {
         return html::problem(
             context,
@@ -210,7 +210,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<(&Refusal
     });
     let waits = job.items.iter().filter_map(|item| waits_until(context.state, item)).min();
     let body = html! {
-        @if let Some((refusal, _)) = refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
+        @if let Some(refusal) = refusal { p class="bad" role="alert" { (sentence(&refusal.sentence)) } }
         (bar(&job))
         (html::facts(&[
             (text!("State"), html! { (state(&job)) @if let Some(ended) = job.ended_at { " " (html::time(ended)) } }),
@@ -233,7 +233,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<(&Refusal
                 (html::token(context))
                 span class="field" {
                     label for="reason" { (text!("Why")) }
-                    input id="reason" name="reason" required maxlength=(LONGEST) value=[refusal.map(|(_, reason)| reason)];
+                    input id="reason" name="reason" required maxlength=(LONGEST) value=(reason);
                 }
                 button class="main" { (text!("Cancel the warm")) }
             }
@@ -245,7 +245,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<(&Refusal
         @if let Some(next) = next { p { a rel="next" href=(next) { (text!("Next page")) } } }
         p { a href="/warm" { (text!("All warms")) } }
     };
-    html::page(context, refusal.map_or(200, |(refusal, _)| refusal.status), Tab::Warm, text!("Warm {}", id), body)
+    html::page(context, refusal.map_or(200, |refusal| refusal.status), Tab::Warm, text!("Warm {}", id), body)
 }
 
 /// How many images are in each state, as a bar and as links to them.
@@ -335,6 +335,10 @@ fn confirm(context: &PageContext<'_>, typed: &Typed, order: &Order) -> HttpRespo
         order.images.iter().filter(|image| seen.insert(*image)).collect()
     };
     let count = html::count(images.len() as u64, text!("image"), text!("images"));
+    let typed_in = [("images", &typed.images), ("platforms", &typed.platforms), ("within", &typed.within)];
+    let mut fields: Vec<(&str, &str)> = typed_in.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    fields.push(("reason", &typed.reason));
+    fields.extend(typed.pinned.then_some(("pinned", "1")));
     let body = html! {
         p {
             @if order.platforms.is_empty() {
@@ -349,28 +353,34 @@ fn confirm(context: &PageContext<'_>, typed: &Typed, order: &Order) -> HttpRespo
             @if images.len() > NAMED { li { (text!("and {}", html::count((images.len() - NAMED) as u64, text!("other"), text!("others")))) } }
         }
         p { (text!("Why")) ": " (typed.reason) }
-        form class="line" method="post" action="/warm/start" {
-            (html::token(context))
-            @for (name, value) in [("images", &typed.images), ("platforms", &typed.platforms), ("within", &typed.within), ("reason", &typed.reason)] {
-                input type="hidden" name=(name) value=(value);
-            }
-            @if typed.pinned { input type="hidden" name="pinned" value="1"; }
-            button class="main" name="confirmed" value="yes" { (text!("Warm {}", count)) }
-            button name="confirmed" value="no" { (text!("Change it")) }
-        }
+        (html::confirmation(context, "/warm/start", &fields, text!("Warm {}", count)))
     };
     html::page(context, 200, Tab::Warm, text!("Warm {}?", count), body)
 }
 
 pub(super) async fn cancel(context: &PageContext<'_>, id: &str, form: &Form) -> HttpResponse {
     let reason = form.line("reason", LONGEST);
-    let ended = match (reason.is_empty(), id.parse()) {
-        (true, _) => Err(Refusal::new(400, "INVALID", text!("say why"))),
-        (false, Ok(job)) => warm::end(context.state, &context.by(), job, reason.clone()).await,
-        (false, Err(_)) => Err(Refusal::new(404, "NOT_FOUND", text!("there is no warm of this number"))),
+    let job = id.parse().ok().and_then(|id| context.state.mirror.warm.job(id));
+    let ended = match (job, form.get("confirmed")) {
+        (None, _) => Err(Refusal::new(404, "NOT_FOUND", text!("there is no warm of this number"))),
+        (_, "no") => return one(context, id, None, &reason),
+        _ if reason.is_empty() => Err(Refusal::new(400, "INVALID", text!("say why"))),
+        (Some(job), "yes") => warm::end(context.state, &context.by(), job.id, reason.clone()).await,
+        (Some(job), _) if job.state == JobState::Open => return confirm_end(context, &job, &reason),
+        (Some(_), _) => Err(WarmError::Ended.into()),
     };
     match ended {
         Ok(_) => html::see_other(&format!("/warm/{id}"), None),
-        Err(refusal) => one(context, id, Some((&refusal, &reason))),
+        Err(refusal) => one(context, id, Some(&refusal), &reason),
     }
+}
+
+fn confirm_end(context: &PageContext<'_>, job: &Job, reason: &str) -> HttpResponse {
+    let here = job.count(|outcome| outcome.digest().is_some());
+    let body = html! {
+        p { (text!("{} of {} here", here, job.items.len())) ". " (text!("What came stays. A layer that arrives goes on arriving.")) }
+        p { (text!("Why")) ": " (reason) }
+        (html::confirmation(context, &format!("/warm/{}/cancel", job.id), &[("reason", reason)], text!("Cancel the warm")))
+    };
+    html::page(context, 200, Tab::Warm, text!("Cancel warm {}?", job.id), body)
 }
