@@ -377,7 +377,7 @@ fn refreshed(answer: &Value) -> String {
 }
 
 fn removed(purged: &Value, dry_run: bool) -> String {
-    let (would, was) = if dry_run { ("would be ", "would be") } else { ("", "is") };
+    let would = if dry_run { "would be " } else { "" };
     let count = |key: &str| purged[key].as_u64().unwrap_or_default();
     if ["removed", "manifests", "blobs", "kept"].iter().all(|key| count(key) == 0) {
         return "nothing of it is cached\n".to_owned();
@@ -391,9 +391,13 @@ fn removed(purged: &Value, dry_run: bool) -> String {
         counted("blobs", "blob", "blobs"),
         counted("removed", "name", "names"),
     );
-    if count("kept") > 0 {
-        let objects = counted("kept", "object stays", "objects stay");
-        text += &format!("{objects}: what is hosted or being pulled {was} not removed\n");
+    let kept = |count: u64| format!("{count} {}", if count == 1 { "object stays" } else { "objects stay" });
+    let (reading, held) = (count("reading"), count("kept").saturating_sub(count("reading")));
+    if held > 0 {
+        text += &format!("{}: hosted here, or the log says why\n", kept(held));
+    }
+    if reading > 0 {
+        text += &format!("{} until the pulls end that read them\n", kept(reading));
     }
     text
 }

@@ -21,6 +21,7 @@ use tracing::info;
 
 use crate::{
     blobs::Partials,
+    cache::Inventory,
     capacity::{Capacity, Demand, seconds},
     files::{Files, Kind},
     hosted::Pins,
@@ -43,6 +44,7 @@ pub(crate) struct Evictor {
     pub(crate) partials: Arc<Partials>,
     pub(crate) pins: Arc<Pins>,
     pub(crate) pinned: Arc<Pinned>,
+    pub(crate) inventory: Arc<Inventory>,
     pub(crate) remover: Remover,
     /// What is idle for so long goes; zero is never.
     pub(crate) max_idle: Duration,
@@ -60,6 +62,10 @@ impl Evictor {
             if !self.max_idle.is_zero() && looked.elapsed() >= LOOK.min(self.max_idle / 10) {
                 self.retire();
                 looked = Instant::now();
+            }
+            // What names an object is not known before that.
+            if self.inventory.is_complete() {
+                self.remover.remove_left(|digest| self.inventory.is_named(digest));
             }
             match self.demands.recv_timeout(EVERY) {
                 Ok(Demand::Bytes(bytes, answer)) => {

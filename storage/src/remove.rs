@@ -5,9 +5,9 @@
 //! while new readers wait, so that a commit of the same digest comes before both or after both; it is unlinked after
 //! that, since to unlink a large file takes long.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     blobs::InUse,
@@ -26,6 +26,19 @@ pub(crate) struct Remover {
     pub(crate) in_use: InUse,
     pub(crate) manifests: Manifests,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) left: Arc<Mutex<Vec<Left>>>,
+}
+
+/// Objects that purges leave to be removed after their readers; of more than that, eviction takes the rest.
+const MOST_LEFT: usize = 10_000;
+
+/// An object that a purge did not remove, as a client read it.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) kind: Kind,
+    pub(crate) digest: Digest,
+    /// It was purged by its digest: it goes though an image names it.
+    pub(crate) by_digest: bool,
 }
 
 /// What became of an object that was to be removed.
@@ -66,6 +79,32 @@ impl Remover {
                 Removal::Kept
             }
         }
+    }
+
+    /// These are removed once no client reads them. It is forgotten by a restart; eviction takes them then.
+    pub(crate) fn leave(&self, objects: impl Iterator<Item = Left>) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = MOST_LEFT.saturating_sub(left.len());
+        left.extend(objects.take(most));
+    }
+
+    /// Removes what purges left and no client reads any more. What an image has come to need again stays.
+    pub(crate) fn remove_left(&self, is_needed: impl Fn(&Digest) -> bool) {
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        if left.is_empty() {
+            return;
+        }
+        let still_read = left.into_iter().filter(|Left { kind, digest, by_digest }| {
+            if !by_digest && is_needed(digest) {
+                return false;
+            }
+            let removal = self.remove(*kind, digest, |capacity| capacity.removed(*kind, digest));
+            if let Removal::Removed(freed) = removal {
+                info!(%digest, freed, "removed what a purge left to a pull");
+            }
+            removal == Removal::InUse
+        });
+        self.leave(still_read.collect::<Vec<_>>().into_iter());
     }
 }
 

@@ -166,6 +166,7 @@ impl Store {
             in_use: blobs.in_use.clone(),
             manifests: manifests.clone(),
             pins: repositories.pins().clone(),
+            left: Arc::default(),
         };
         let pinned = Pinned::open(files.clone(), capacity.clone(), cache.inventory.clone(), settings.pinned_share)?;
         let pinned = Arc::new(pinned);
@@ -183,6 +184,7 @@ impl Store {
             partials: blobs.partials.clone(),
             pins: repositories.pins().clone(),
             pinned,
+            inventory: cache.inventory.clone(),
             remover,
             max_idle: settings.max_idle,
             demands,

@@ -378,9 +378,12 @@ pub(super) async fn purge(context: &PageContext<'_>, form: &Form) -> HttpRespons
     };
     match purged {
         Ok(purged) => {
+            let stay = |count| html::count(count, text!("object stays"), text!("objects stay"));
+            let held = purged.kept.saturating_sub(purged.reading);
             let body = html! {
                 p class="good" role="status" { (text!("Purged.")) " " (freed(&purged, false)) }
-                @if purged.kept > 0 { p { (text!("{}: hosted here, or still read by a pull.", html::count(purged.kept, text!("object stays"), text!("objects stay")))) } }
+                @if held > 0 { p { (text!("{}: hosted here, or the log says why.", stay(held))) } }
+                @if purged.reading > 0 { p { (text!("{} until the pulls end that read them.", stay(purged.reading))) } }
                 p { a href="/images" { (text!("All images")) } }
             };
             html::page(context, 200, Tab::Images, text!("Purged"), body)

@@ -182,6 +182,17 @@ impl Inventory {
         objects.iter().filter(is_named).collect()
     }
 
+    /// Whether a name or a manifest that is here names this object.
+    pub(crate) fn is_named(&self, digest: &Digest) -> bool {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        let names = |parent: &Digest| {
+            let children = now.state.children(parent).into_iter().flat_map(|children| children.iter());
+            children.into_iter().any(|child| child.digest == *digest)
+        };
+        let is_listed = now.state.manifests.get(digest).is_some_and(|known| known.tags > 0 || known.members > 0);
+        is_listed || now.references.parents(digest).any(names)
+    }
+
     /// A number that is another one after each change.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)

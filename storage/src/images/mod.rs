@@ -185,7 +185,8 @@ impl Images {
     }
 
     /// Removes what is selected: the names at once, and the bytes that nothing else names. `dry_run` removes nothing and says what
-    /// would go. Waits up to 8 s for pulls that read what is removed.
+    /// would go. Waits up to 8 s for pulls that read what is removed; what is still read then
+    /// is removed within a second after its last reader.
     ///
     /// # Errors
     /// [`Error::Counting`] while what is stored is still counted; [`Error::Io`], some may be gone then.

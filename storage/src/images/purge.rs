@@ -13,7 +13,7 @@ use crate::{
     cache::{Cache, Image, Repository},
     files::Kind,
     oci::{Digest, Tag},
-    remove::{Removal, Remover},
+    remove::{Left, Removal, Remover},
 };
 
 /// How long a purge waits for pulls that read what it removes, and how often it looks.
@@ -46,8 +46,10 @@ pub struct Purged {
     pub blobs: u64,
     /// Bytes of both.
     pub freed: u64,
-    /// Objects that stay because a pull still reads them or a hosted repository holds them.
+    /// Objects that stay because a hosted repository holds them, they could not be removed, or a pull still reads them.
     pub kept: u64,
+    /// Those of them that a pull still reads: they are removed after it. Not known of what would be removed.
+    pub reading: u64,
 }
 
 impl Purged {
@@ -65,6 +67,8 @@ pub(super) struct Plan {
     members: HashSet<(Source, Digest)>,
     manifests: HashSet<Digest>,
     blobs: HashSet<Digest>,
+    /// What was selected by its digest alone.
+    by_digest: HashSet<Digest>,
 }
 
 impl Plan {
@@ -145,6 +149,7 @@ impl Plan {
             plan.manifests.extend(accounts.manifests.digests().cloned());
             plan.blobs.extend(accounts.blobs.digests().cloned());
         }
+        plan.by_digest = by_digest;
         plan
     }
 
@@ -162,7 +167,7 @@ impl Plan {
         purged
     }
 
-    /// Forgets the names, then removes the bytes. Waits for pulls that read them.
+    /// Forgets the names, then removes the bytes. Waits for pulls that read them, and leaves to the evictor what they still read then.
     ///
     /// # Errors
     /// [`Error::Io`]; some may be gone then.
@@ -194,7 +199,13 @@ impl Plan {
             }
             std::thread::sleep(EVERY);
         }
-        purged.kept += left.len() as u64;
+        purged.reading = left.len() as u64;
+        purged.kept += purged.reading;
+        let leave = |(kind, digest): (Kind, &Digest)| {
+            let by_digest = self.by_digest.contains(digest);
+            Left { kind, digest: digest.clone(), by_digest }
+        };
+        remover.leave(left.into_iter().map(leave));
         Ok(purged)
     }
 

@@ -305,6 +305,38 @@ async fn a_purge_waits_for_the_pull_that_reads_and_the_pull_ends_well() {
     assert!(!crate::blob_path(root.path(), &blobs[1].0).exists());
 }
 
+#[tokio::test]
+async fn what_a_pull_reads_for_longer_than_a_purge_waits_goes_after_it_unless_an_image_needs_it_again() {
+    let root = tempdir().unwrap();
+    let store = open(settings(root.path())).await;
+    let blobs = [content(1, 100), content(2, 200_000), content(3, 200_000), content(4, 200_000)];
+    let manifest = image(&blobs);
+    add(&store, &source("a/b"), &manifest).await;
+    tag(&store, &source("a/b"), "1", &manifest).await;
+    for (digest, bytes) in &blobs {
+        put(&store, digest, bytes).await.unwrap();
+    }
+    let is_there = |blob: usize| crate::blob_path(root.path(), &blobs[blob].0).exists();
+    let again = store.blobs.load(&blobs[1].0).await.unwrap().unwrap();
+    let mut reader = store.blobs.load(&blobs[2].0).await.unwrap().unwrap();
+    let last = store.blobs.load(&blobs[3].0).await.unwrap().unwrap();
+    let purged = store.images.purge(vec![Selection::Repository(repository("a/b"))], false).await.unwrap();
+    assert_eq!((purged.blobs, purged.manifests, purged.kept, purged.reading), (1, 1, 3, 3));
+    let other = image(&blobs[..2]);
+    add(&store, &source("a/c"), &other).await;
+    tag(&store, &source("a/c"), "1", &other).await;
+    drop(again);
+    let (bytes, end) = drain(&mut reader).await;
+    assert!(end.is_ok() && bytes == blobs[2].1 && is_there(2));
+    drop(reader);
+    until("what is read no more is gone", || !is_there(2)).await;
+    // It goes at a later look, so that all that could go at the first one has gone.
+    assert!(is_there(3));
+    drop(last);
+    until("the last one is gone", || !is_there(3)).await;
+    assert!(is_there(1), "another image has come to need it");
+}
+
 fn pin(pattern: &str) -> Pin {
     Pin { pattern: pattern.into(), by: "operator".into(), reason: "a test".into(), at: SystemTime::now() }
 }

@@ -180,6 +180,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["{} by requests", "{} nach Anfragen"],
     ["{} by requests, {} by bytes", "{} nach Anfragen, {} nach Bytes"],
     ["{} by {}", "{} von {}"],
+    ["{} by {}, not confirmed by upstream", "{} von {}, vom Upstream nicht bestätigt"],
     ["{} fails ({}). The next request to it is sent at {}, {}.", "{} ist gestört ({}). Die nächste Anfrage dorthin geht ab um {}, {}."],
     ["{} fails ({}). The next request to it shows whether it still does.", "{} ist gestört ({}). Die nächste Anfrage dorthin zeigt, ob das noch so ist."],
     ["{} for a pull to come back.", "{} darauf, dass ein Abruf zurückkommt."],
@@ -217,6 +218,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["{} spent within the window", "{} im Zeitfenster ausgegeben"],
     ["{} stops at {} left", "{} endet, wenn {} übrig sind"],
     ["{} to be looked at; findings may grow.", "{} auf die Durchsicht; es können mehr Befunde werden."],
+    ["{} until the pulls end that read them.", "{}, bis die Abrufe enden, die sie lesen."],
     ["{} used upstream, unexplained", "{} beim Upstream verbraucht, ungeklärt"],
     ["{} would be freed: {} and {}; {} would be forgotten.", "{} würden freigegeben: {} und {}; {} würden vergessen."],
     ["{}, and confirm it there.", "{}, und dort bestätigen."],
@@ -227,6 +229,6 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["{}, {} pulls", "{}, {} Abrufe"],
     ["{}, {} refused", "{}, {} abgewiesen"],
     ["{}, {}, by forecast", "{}, {}, laut Vorhersage"],
-    ["{}: hosted here, or still read by a pull.", "{}: hier gehostet, oder noch von einem Abruf gelesen."],
+    ["{}: hosted here, or the log says why.", "{}: hier gehostet, oder das Protokoll sagt, warum."],
     ["{}: it {}.", "{}: it {}."],
 ];
