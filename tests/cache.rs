@@ -283,6 +283,8 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
         ("pulled_within=1h", &[hub_one, hub_two]),
         ("not_pulled_within=1h", &[]),
         ("not_pulled_within=0s&pattern=one", &[hub_one]),
+        ("not_arrived_within=1h", &[]),
+        ("not_arrived_within=0s&pattern=one", &[hub_one]),
         ("sort=size&n=2", &[hub_two, hub_one]),
         ("sort=idle&n=1&hosted=true", &[hosted]),
         ("last=docker.io/library/two:latest", &[hosted]),
@@ -337,6 +339,7 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
         (&["refresh", "team/app:v1"], "weir answered 409: team/app is hosted here"),
         (&["purge", "--older-than", "soon"], "older_than is a duration"),
         (&["purge", "--older-than", "30d"], "nothing of it is cached"),
+        (&["purge", "--not-arrived-within", "30d"], "nothing of it is cached"),
     ] {
         let text = world.command(arguments);
         assert!(text.contains(why), "{arguments:?}: {text}");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     authorize::Authorized,
     budget::at,
-    changes::{self, Refusal, Selected},
+    changes::{self, Many, Refusal, Selected},
     images::{self, FILTERS, Filter, flag, span},
     json::{MAX_SMALL, count, parameter, read, refuse, reply},
     name,
@@ -43,6 +43,7 @@ fn image(state: &State, reading: &Reading<'_>, image: &Image, shared: &HashSet<D
         "hosted": is_hosted,
         "tag": image.tag.as_ref().map(|tag| tag.as_str()),
         "digest": image.digest.to_string(),
+        "arrived": reading.arrived(&image.digest).map(at),
         "checked_at": state.mirror.confirmed(image).map(at),
         "fresh_until": state.mirror.fresh_until(image).map(at),
         "account": (*image.credential != *Source::ANONYMOUS).then_some(&*image.credential),
@@ -187,13 +188,17 @@ pub(super) fn show(state: &State, query: &str) -> HttpResponse {
     reply(200, &entry)
 }
 
-/// What a purge selects: `repository` with or without `reference`; `digest`; `pattern`, `registry` and `older_than`; or `all=true`.
+/// What a purge selects: `repository` with or without `reference`; `digest`; any of those of [`Many`]; or `all=true`.
 fn selected(state: &State, query: &str) -> Result<Selected, Refusal> {
-    let [repository, digest, pattern, registry, all] =
-        ["repository", "digest", "pattern", "registry", "all"].map(|key| parameter(query, key));
+    let [repository, digest, all] = ["repository", "digest", "all"].map(|key| parameter(query, key));
     let bad = |why: &str| Refusal::new(400, "INVALID", why);
-    let older_than = span(query, "older_than").map_err(|why| bad(&why))?;
-    let is_many = pattern.is_some() || registry.is_some() || older_than.is_some();
+    let many = Many {
+        pattern: parameter(query, "pattern"),
+        registry: parameter(query, "registry"),
+        older_than: span(query, "older_than").map_err(|why| bad(&why))?,
+        not_arrived_within: span(query, "not_arrived_within").map_err(|why| bad(&why))?,
+    };
+    let is_many = many.is_any();
     match (repository, digest, all) {
         (Some(repository), None, None) if !is_many => {
             changes::select_one(state, &repository, parameter(query, "reference").as_deref())
@@ -205,20 +210,19 @@ fn selected(state: &State, query: &str) -> Result<Selected, Refusal> {
                 Err(Refusal::new(400, "DIGEST_INVALID", why))
             }
         },
-        (None, None, None) if is_many => {
-            Ok(changes::select_many(state, pattern.as_deref(), registry.as_deref(), older_than))
-        }
+        (None, None, None) if is_many => Ok(changes::select_many(state, &many)),
         (None, None, Some(all)) if all == "true" && !is_many => {
             Ok(Selected { selections: vec![Selection::All], words: "everything".to_owned() })
         }
         _ => Err(bad("name one of repository (with or without reference), digest, all=true, or any of pattern, \
-                      registry and older_than")),
+                      registry, older_than and not_arrived_within")),
     }
 }
 
 pub(super) async fn purge(state: &State, authorized: &Authorized, query: &str) -> HttpResponse {
-    let known = ["repository", "reference", "digest", "pattern", "registry", "older_than", "all", "dry_run", "reason"];
-    if let Err(refusal) = only(query, &known) {
+    let one = ["repository", "reference", "digest", "all", "dry_run", "reason"];
+    let many = ["pattern", "registry", "older_than", "not_arrived_within"];
+    if let Err(refusal) = only(query, &[&one[..], &many].concat()) {
         return *refusal;
     }
     let dry_run = match flag(query, "dry_run") {

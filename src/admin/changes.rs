@@ -6,7 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{name::cached, state::State};
+use super::{
+    images::{before, is_older},
+    name::cached,
+    state::State,
+};
 use crate::{
     client::{Client, ClientKey},
     limits::audit::{Actor, AdminEvent, Event},
@@ -177,30 +181,46 @@ pub(super) fn select_one(state: &State, repository: &str, reference: Option<&str
     Ok(Selected { selections: vec![selection], words })
 }
 
-/// The mirrored images of a pattern, of a registry, and that no client pulled for so long.
-pub(super) fn select_many(
-    state: &State,
-    pattern: Option<&str>,
-    registry: Option<&str>,
-    older_than: Option<Duration>,
-) -> Selected {
-    let images = state.mirror.images();
-    let before = older_than.map(|span| SystemTime::now().checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH));
+/// Many images by what they have in common; what is absent does not count.
+#[derive(Debug, Default)]
+pub(super) struct Many {
+    pub(super) pattern: Option<String>,
+    pub(super) registry: Option<String>,
+    /// No client pulled it for so long.
+    pub(super) older_than: Option<Duration>,
+    /// It came longer ago.
+    pub(super) not_arrived_within: Option<Duration>,
+}
+
+impl Many {
+    pub(super) fn is_any(&self) -> bool {
+        let has_span = self.older_than.is_some() || self.not_arrived_within.is_some();
+        self.pattern.is_some() || self.registry.is_some() || has_span
+    }
+}
+
+/// The mirrored images that have all of this.
+pub(super) fn select_many(state: &State, many: &Many) -> Selected {
+    let (images, now) = (state.mirror.images(), SystemTime::now());
+    let reading = images.read();
     let is_selected = |image: &Image| {
         !image.repository.is_hosted()
-            && registry.is_none_or(|registry| *image.repository.upstream == *registry)
-            && pattern.is_none_or(|pattern| matches(pattern, &image.name()))
-            && before.is_none_or(|before| images.idle_since(image) < before)
+            && many.registry.as_ref().is_none_or(|registry| *image.repository.upstream == **registry)
+            && many.pattern.as_ref().is_none_or(|pattern| matches(pattern, &image.name()))
+            && many.older_than.is_none_or(|span| images.idle_since(image) < before(now, span))
+            && many.not_arrived_within.is_none_or(|span| is_older(&reading, image, before(now, span)))
     };
     let select = |image: Image| match image.tag {
         Some(tag) => Selection::Tag(image.repository, tag),
         None => Selection::Manifest(image.repository, image.digest),
     };
-    let selections = images.read().images(None).filter(is_selected).map(select).collect();
-    let registry = registry.map(|registry| format!("{registry}/*"));
-    let mut words = pattern.map(str::to_owned).or(registry).unwrap_or_else(|| "*".to_owned());
-    if let Some(span) = older_than {
-        words += &format!(" not pulled for {}", humantime::format_duration(span));
+    let selections = reading.images(None).filter(is_selected).map(select).collect();
+    let registry = many.registry.as_ref().map(|registry| format!("{registry}/*"));
+    let mut words = many.pattern.clone().or(registry).unwrap_or_else(|| "*".to_owned());
+    for (span, what) in [(many.older_than, "not pulled for"), (many.not_arrived_within, "here for longer than")] {
+        if let Some(span) = span {
+            words += &format!(" {what} {}", humantime::format_duration(span));
+        }
     }
     Selected { selections, words }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The parameters of a list but for its paging.
-pub(super) const FILTERS: [&str; 11] = [
+pub(super) const FILTERS: [&str; 12] = [
     "pattern",
     "registry",
     "repository",
@@ -24,6 +24,7 @@ pub(super) const FILTERS: [&str; 11] = [
     "pinned",
     "pulled_within",
     "not_pulled_within",
+    "not_arrived_within",
     "sort",
 ];
 
@@ -54,6 +55,7 @@ pub(super) struct Filter {
     pub(super) pinned: Option<bool>,
     pub(super) pulled_within: Option<Duration>,
     pub(super) not_pulled_within: Option<Duration>,
+    pub(super) not_arrived_within: Option<Duration>,
     pub(super) sort: Sort,
 }
 
@@ -111,6 +113,7 @@ impl Filter {
             pinned: flag(query, "pinned")?,
             pulled_within: span(query, "pulled_within")?,
             not_pulled_within: span(query, "not_pulled_within")?,
+            not_arrived_within: span(query, "not_arrived_within")?,
             sort,
         })
     }
@@ -193,14 +196,16 @@ impl Filter {
     fn has(&self, state: &State, reading: &Reading<'_>, image: &Image, pins: &[Pin], now: SystemTime) -> bool {
         let (images, is_hosted) = (state.mirror.images(), image.repository.is_hosted());
         let is = |wanted: Option<bool>, it: &dyn Fn() -> bool| wanted.is_none_or(|wanted| it() == wanted);
-        let before = |span: Duration| now.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH);
         self.registry.as_ref().is_none_or(|registry| **registry == *image.repository.upstream)
             && self.repository.as_ref().is_none_or(|repository| image.repository == *repository)
             && is(self.hosted, &|| is_hosted)
             && is(self.stale, &|| state.mirror.is_stale(image, now))
             && is(self.pinned, &|| is_hosted || pins.iter().any(|pin| pin.covers(image)))
-            && self.pulled_within.is_none_or(|span| images.last_pull(image).is_some_and(|last| last >= before(span)))
-            && self.not_pulled_within.is_none_or(|span| images.idle_since(image) < before(span))
+            && self
+                .pulled_within
+                .is_none_or(|span| images.last_pull(image).is_some_and(|last| last >= before(now, span)))
+            && self.not_pulled_within.is_none_or(|span| images.idle_since(image) < before(now, span))
+            && self.not_arrived_within.is_none_or(|span| is_older(reading, image, before(now, span)))
             && self.platform.as_ref().is_none_or(|platform| {
                 let is_it = |claimed: &str| is_platform(claimed, platform);
                 let objects = reading.objects(&image.digest);
@@ -209,6 +214,16 @@ impl Filter {
             })
             && is(self.complete, &|| reading.is_complete(&image.digest))
     }
+}
+
+/// So long ago.
+pub(super) fn before(now: SystemTime, span: Duration) -> SystemTime {
+    now.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Whether what an image names came before this moment, and is here.
+pub(super) fn is_older(reading: &Reading<'_>, image: &Image, than: SystemTime) -> bool {
+    reading.arrived(&image.digest).is_some_and(|arrived| arrived < than)
 }
 
 fn seconds(at: SystemTime) -> u64 {

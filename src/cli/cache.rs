@@ -119,6 +119,9 @@ struct Filter {
     /// Only what no client pulled in this time, as 30d
     #[arg(long)]
     not_pulled_within: Option<String>,
+    /// Only what came into the cache longer ago, as 90d
+    #[arg(long)]
+    not_arrived_within: Option<String>,
     /// By name, size, last_pull, or idle for what was not pulled for longest; all but name give the first 100
     #[arg(long)]
     sort: Option<String>,
@@ -134,6 +137,7 @@ impl Filter {
             ("platform", &self.platform),
             ("pulled_within", &self.pulled_within),
             ("not_pulled_within", &self.not_pulled_within),
+            ("not_arrived_within", &self.not_arrived_within),
             ("sort", &self.sort),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
@@ -144,11 +148,14 @@ impl Filter {
 #[derive(Debug, Args)]
 struct Purge {
     /// A repository, an image, a digest, or a pattern with a star: busybox, ghcr.io/acme/app:1, docker.io/acme/*
-    #[arg(required_unless_present_any = ["all", "older_than"], conflicts_with = "all")]
+    #[arg(required_unless_present_any = ["all", "older_than", "not_arrived_within"], conflicts_with = "all")]
     what: Option<String>,
     /// Only what no client pulled for so long, as 30d; of a pattern, or of everything
     #[arg(long, conflicts_with = "all")]
     older_than: Option<String>,
+    /// Only what came into the cache longer ago, as 90d, however often it is pulled
+    #[arg(long, conflicts_with = "all")]
+    not_arrived_within: Option<String>,
     /// Everything that is cached
     #[arg(long)]
     all: bool,
@@ -210,16 +217,19 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
 impl Purge {
     fn path(&self) -> String {
         let what = self.what.as_deref().unwrap_or_default();
+        let by_time = self.older_than.is_some() || self.not_arrived_within.is_some();
         let selection = match what {
             _ if self.all => query(&[("all", "true")]),
             "" => String::new(),
-            what if what.contains('*') || self.older_than.is_some() => query(&[("pattern", what)]),
+            what if what.contains('*') || by_time => query(&[("pattern", what)]),
             what if what.starts_with("sha256:") || what.starts_with("sha512:") => query(&[("digest", what)]),
             what => repository_and_reference(what),
         };
         let dry_run = if self.dry_run { "&dry_run=true" } else { "" };
-        let older = self.older_than.as_deref().unwrap_or_default();
-        format!("/api/v1/cache?{selection}{dry_run}&{}", query(&[("older_than", older), ("reason", &self.reason)]))
+        let [older, arrived] =
+            [&self.older_than, &self.not_arrived_within].map(|span| span.as_deref().unwrap_or_default());
+        let rest = query(&[("older_than", older), ("not_arrived_within", arrived), ("reason", &self.reason)]);
+        format!("/api/v1/cache?{selection}{dry_run}&{rest}")
     }
 }
 
@@ -249,7 +259,7 @@ fn list(pattern: Option<&str>, filter: &Filter, output: &Output, config: &Config
             })?,
             _ if output.json => say(&images.iter().map(|image| format!("{image}\n")).collect::<String>())?,
             (images, first) => {
-                let heading = ["IMAGE", "SIZE", "HERE", "PLATFORMS", "FRESH", "PINNED"].map(str::to_owned);
+                let heading = ["IMAGE", "SIZE", "HERE", "PLATFORMS", "SINCE", "FRESH", "PINNED"].map(str::to_owned);
                 let rows: Vec<_> = first.then_some(heading).into_iter().chain(images.iter().map(row)).collect();
                 say(&table(&rows))?;
             }
@@ -299,7 +309,7 @@ fn repositories(registry: &str, output: &Output, config: &Config) -> Result<(), 
     }
 }
 
-fn row(image: &Value) -> [String; 6] {
+fn row(image: &Value) -> [String; 7] {
     let platforms = entries(image, "platforms");
     let complete = platforms.iter().filter(|platform| platform["complete"] == true).count();
     [
@@ -307,6 +317,8 @@ fn row(image: &Value) -> [String; 6] {
         bytes(&image["size"]),
         if image["complete"] == true { "all".to_owned() } else { bytes(&image["here"]) },
         if platforms.is_empty() { String::new() } else { format!("{complete} of {}", platforms.len()) },
+        // The day suffices in a list.
+        image["arrived"].as_str().and_then(|arrived| arrived.get(..10)).unwrap_or_default().to_owned(),
         if image["hosted"] == true { "hosted".to_owned() } else { fresh(image) },
         if image["pinned"] == true { "yes".to_owned() } else { String::new() },
     ]
@@ -330,6 +342,7 @@ fn shown(image: &Value) -> String {
     text += &format!("  {} of {} are here", bytes(&image["here"]), bytes(&image["size"]));
     text += if image["complete"] == true { ": complete\n" } else { ": not complete\n" };
     text += &format!("  other images need {} of it too\n", bytes(&image["shared"]));
+    text += &format!("  here since {}\n", word("arrived"));
     text += &match (image["hosted"] == true, image["imported"]["at"].as_str(), image["imported"]["by"].as_str()) {
         (true, ..) => "  hosted here\n".to_owned(),
         (false, Some(at), Some(by)) => format!("  imported {at} by {by}; upstream has not confirmed it since\n"),

@@ -132,6 +132,10 @@ fn about(context: &PageContext<'_>, image: &Image) -> Markup {
             },
         ),
         (text!("Shared"), text!("{}, which other images need too", html::bytes(reading.stored(&shared)))),
+        (
+            text!("Here since"),
+            html! { @match reading.arrived(&image.digest) { Some(arrived) => (html::time(arrived)), None => (text!("not here")) } },
+        ),
         confirmed(context, image),
         (text!("Fresh"), freshness(context, image)),
         (text!("Pulled"), pulls),

@@ -157,11 +157,12 @@ fn table(context: &PageContext<'_>, reading: &Reading<'_>, images: &[Image]) -> 
             html! { @if it.complete { (text!("all")) } @else { (html::bytes(it.here)) } },
             html::text(html::bytes(reading.stored(shared))),
             html! { @if !it.platforms.is_empty() { (text!("{} of {}", whole, it.platforms.len())) } },
+            html! { @if let Some(arrived) = reading.arrived(&image.digest) { (html::time(arrived)) } },
             freshness(context, image),
             html! { @if let Some(pulled) = pulled { (html::time(pulled.last)) } },
         ]
     });
-    let heads = heads!["Image", "Size", "Here", "Shared", "Platforms", "Fresh", "Last pull"];
+    let heads = heads!["Image", "Size", "Here", "Shared", "Platforms", "Here since", "Fresh", "Last pull"];
     html::table(text!("Images"), &heads, rows.collect())
 }
 

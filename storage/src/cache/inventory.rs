@@ -20,7 +20,7 @@ use std::{
         Arc, LazyLock, Mutex, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use foldhash::quality::RandomState;
@@ -30,6 +30,7 @@ use self::references::{Number, References};
 pub(crate) use self::whole::DEPTH;
 use crate::{
     Source,
+    capacity::seconds,
     oci::{Child, Digest, Manifest, Name, Tag},
 };
 
@@ -145,6 +146,8 @@ struct Known {
     number: Number,
     /// How many levels of manifests stand below it; `None` when something that it names is not here.
     height: Option<u8>,
+    /// When it came, in seconds since 1970, while it is here.
+    arrived: u32,
     /// Bytes that it claims for what it names, each object once; `None` for an index, whose manifests name more, and for nothing.
     claimed: Option<NonZeroU64>,
 }
@@ -295,13 +298,13 @@ impl Inventory {
         });
     }
 
-    /// A manifest is here.
-    pub(crate) fn manifest(&self, manifest: &Manifest, found: bool) {
+    /// A manifest is here, whose file was written then.
+    pub(crate) fn manifest(&self, manifest: &Manifest, written: SystemTime, found: bool) {
         // One that cannot be read names nothing, as for a client.
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
         let mut now = self.write();
         if !(found && now.gone.contains(&Entry::Manifest(manifest.digest.clone()))) {
-            now.add(&manifest.digest, children.into());
+            now.add(&manifest.digest, children.into(), seconds(written));
         }
     }
 
@@ -326,7 +329,7 @@ impl Inventory {
 
 impl Now {
     /// A manifest names these; what has its digest names the same.
-    fn add(&mut self, digest: &Digest, children: Arc<[Child]>) {
+    fn add(&mut self, digest: &Digest, children: Arc<[Child]>, arrived: u32) {
         if self.state.children(digest).is_some() {
             return;
         }
@@ -336,7 +339,7 @@ impl Now {
         let claimed = sizes.fold(0, u64::saturating_add);
         let is_index = children.iter().any(|child| child.is_manifest);
         self.state.count(digest, |known| {
-            (known.children, known.number) = (Some(children), number);
+            (known.children, known.number, known.arrived) = (Some(children), number, arrived);
             known.claimed = NonZeroU64::new(claimed).filter(|_| !is_index);
         });
         self.unsettled.push(digest.clone());
@@ -391,6 +394,12 @@ impl State {
     /// What a manifest names; `None` when it is not here.
     pub(crate) fn children(&self, digest: &Digest) -> Option<&Arc<[Child]>> {
         self.manifests.get(digest)?.children.as_ref()
+    }
+
+    /// When a manifest that is here came.
+    pub(crate) fn arrived(&self, digest: &Digest) -> Option<SystemTime> {
+        let known = self.manifests.get(digest).filter(|known| known.children.is_some())?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(known.arrived.into()))
     }
 
     /// Bytes that a manifest claims for what it names; `None` for an index, for one that claims nothing, and when it is not here.
@@ -562,7 +571,7 @@ mod tests {
         let leaf = index(&[]);
         let middle = index(&[&leaf]);
         let top = index(&[&middle]);
-        [&leaf, &middle, &top].into_iter().for_each(|manifest| inventory.manifest(manifest, false));
+        [&leaf, &middle, &top].into_iter().for_each(|manifest| inventory.manifest(manifest, SystemTime::now(), false));
         [&leaf, &top].into_iter().for_each(|manifest| inventory.member(&source, &manifest.digest, false));
         let images = inventory.read().images(&Repository::from(&source));
         assert_eq!(images.iter().map(|image| &image.digest).collect::<Vec<_>>(), [&top.digest]);

@@ -1,6 +1,6 @@
 //! Manifests: one line with the media type, then the exact bytes, under their digest.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
@@ -111,6 +111,12 @@ impl Manifests {
         Ok(self.bytes(digest)?.and_then(|bytes| parse(digest, bytes)))
     }
 
+    /// When its file was written.
+    pub(crate) fn written(&self, digest: &Digest) -> Result<Option<SystemTime>, Error> {
+        let metadata = self.files.disk.metadata(&self.files.layout.object(Kind::Manifest, digest))?;
+        Ok(metadata.and_then(|metadata| metadata.modified().ok()))
+    }
+
     fn bytes(&self, digest: &Digest) -> Result<Option<Bytes>, Error> {
         let bytes = self.files.disk.read(&self.files.layout.object(Kind::Manifest, digest), MOST)?;
         Ok(bytes.map(Bytes::from))
@@ -149,7 +155,9 @@ impl Manifests {
                 false => disk.replace(&layout.temporary(), &path, &pieces)?,
             }
             self.capacity.insert(Kind::Manifest, &manifest.digest, size);
-            self.inventory.manifest(manifest, false);
+            // As the file has it, so that it is the same after a restart.
+            let written = self.written(&manifest.digest).ok().flatten();
+            self.inventory.manifest(manifest, written.unwrap_or_else(SystemTime::now), false);
             Ok(())
         };
         let make_room = || self.capacity.make_room_and_retry(size, write);

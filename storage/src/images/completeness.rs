@@ -6,6 +6,7 @@ mod summary;
 use std::{
     collections::{HashMap, HashSet},
     sync::OnceLock,
+    time::SystemTime,
 };
 
 use foldhash::quality::RandomState;
@@ -111,6 +112,11 @@ impl Reading<'_> {
         self.state.reach(images.iter().map(|image| &image.digest))
     }
 
+    /// When a manifest came, to the second; `None` when it is not here. A look-up.
+    pub fn arrived(&self, digest: &Digest) -> Option<SystemTime> {
+        self.state.arrived(digest)
+    }
+
     /// Whether all that a manifest names was here when this was first asked; [`Reading::completeness`] says how much is. A look-up, but for
     /// the first, which takes up what came and went.
     pub fn is_complete(&self, digest: &Digest) -> bool {
@@ -199,7 +205,7 @@ impl Reading<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Instant, SystemTime};
+    use std::time::Instant;
 
     use super::*;
     use crate::{
@@ -246,7 +252,7 @@ mod tests {
         for (number, manifest) in manifests.iter().enumerate() {
             let repository = format!("team{}/app", number % 1000).parse().unwrap();
             let source = Source { upstream: "docker.io".into(), credential: Source::ANONYMOUS.into(), repository };
-            inventory.manifest(manifest, false);
+            inventory.manifest(manifest, SystemTime::now(), false);
             inventory.member(&source, &manifest.digest, false);
             let tag = format!("v{number}").parse().unwrap();
             inventory.tag(&source, &tag, &manifest.digest, SystemTime::now(), false);

@@ -161,7 +161,10 @@ impl Images {
             }
             // Not into the memory of what was asked for lately. One that cannot be read cannot be served either.
             match cache.manifests.look_at_file(&digest) {
-                Ok(Some(manifest)) => inventory.manifest(&manifest, true),
+                Ok(Some(manifest)) => {
+                    let written = cache.manifests.written(&digest)?.unwrap_or(SystemTime::UNIX_EPOCH);
+                    inventory.manifest(&manifest, written, true);
+                }
                 Ok(None) => {}
                 Err(error) => warn!(%digest, %error, "a manifest could not be read into the inventory"),
             }

@@ -212,7 +212,7 @@ mod tests {
         let bytes = bytes::Bytes::from_static(br#"{"schemaVersion":2,"layers":[]}"#);
         let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
         let untagged = Manifest { digest: Algorithm::Sha256.digest(&bytes), media_type, bytes };
-        inventory.manifest(&untagged, false);
+        inventory.manifest(&untagged, SystemTime::now(), false);
         let upstreams = ["a.io", "b.io", "b.io:5000"];
         let names = ["0", "a", "a-b", "a/b", "a/b-c", "a/b/c", "a/bc", "a/c", "a.b", "z"];
         for (upstream, name) in upstreams.iter().flat_map(|upstream| names.iter().map(move |name| (upstream, name))) {

@@ -306,6 +306,31 @@ async fn a_purge_waits_for_the_pull_that_reads_and_the_pull_ends_well() {
 }
 
 #[tokio::test]
+async fn a_manifest_has_come_when_it_was_stored_also_after_a_restart() {
+    let root = tempdir().unwrap();
+    let store = open(settings(root.path())).await;
+    let (old, new) = (image(&[content(1, 100)]), image(&[content(2, 100)]));
+    let second = Duration::from_secs(1);
+    let before = SystemTime::now() - second;
+    for manifest in [&old, &new] {
+        add(&store, &source("a/b"), manifest).await;
+    }
+    let arrived = |store: &Store, manifest: &Manifest| store.images.read().arrived(&manifest.digest);
+    let at = arrived(&store, &new).unwrap();
+    assert!(before <= at && at <= SystemTime::now(), "{at:?}");
+    store.images.purge(vec![Selection::Digest(new.digest.clone())], false).await.unwrap();
+    assert_eq!(arrived(&store, &new), None);
+    drop(store);
+
+    let hex = old.digest.hex();
+    let path = root.path().join("manifests/sha256").join(&hex[..2]).join(hex);
+    let written = SystemTime::UNIX_EPOCH + 1_700_000_000 * second;
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(written).unwrap();
+    let store = open(settings(root.path())).await;
+    assert_eq!(arrived(&store, &old), Some(written));
+}
+
+#[tokio::test]
 async fn what_a_pull_reads_for_longer_than_a_purge_waits_goes_after_it_unless_an_image_needs_it_again() {
     let root = tempdir().unwrap();
     let store = open(settings(root.path())).await;

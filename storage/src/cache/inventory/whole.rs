@@ -91,6 +91,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use bytes::Bytes;
 
     use super::*;
@@ -118,7 +120,7 @@ mod tests {
             all.push(manifest("manifests", &all.last().unwrap().digest));
         }
         for manifest in &all {
-            inventory.manifest(manifest, false);
+            inventory.manifest(manifest, SystemTime::now(), false);
             capacity.insert(Kind::Manifest, &manifest.digest, 100);
         }
         let whole = || {

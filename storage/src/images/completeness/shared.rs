@@ -126,7 +126,7 @@ mod tests {
             let (digest, key) = (&manifest.digest, (Repository::from(source), tag.clone()));
             match random(8) {
                 0..3 => {
-                    inventory.manifest(manifest, false);
+                    inventory.manifest(manifest, SystemTime::now(), false);
                     let children = manifest.describe().unwrap().children.into_iter().map(|child| child.digest);
                     model.manifests.insert(digest.clone(), children.collect());
                 }

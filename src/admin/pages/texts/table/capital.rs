@@ -99,6 +99,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["Goes on", "Geht weiter"],
     ["Healthy.", "Gesund."],
     ["Here", "Hier"],
+    ["Here since", "Hier seit"],
     ["Here the owners of blocked clients lift their bans themselves: after logging in they see those of their networks, namespaces and name.", "Hier heben die Besitzer gesperrter Clients ihre Sperren selbst auf: nach der Anmeldung sehen sie die ihrer Netze, Namensräume und ihres Namens."],
     ["Hit ratio", "Trefferquote"],
     ["How often a client may ask. A throttle in {} denies nothing and counts what it would have denied; read that, then enforce it.", "Wie oft ein Client anfragen darf. Eine Drossel im {} weist nichts ab und zählt, was sie abgewiesen hätte; lesen Sie das, dann setzen Sie sie durch."],

@@ -105,6 +105,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["no reason was given", "kein Grund wurde genannt"],
     ["no upstream is asked for it", "kein Upstream wird danach gefragt"],
     ["none", "keine"],
+    ["not here", "nicht hier"],
     ["not in force", "nicht in Kraft"],
     ["not yet", "noch nicht"],
     ["nothing is remembered of them", "von ihnen ist nichts in Erinnerung"],
