@@ -337,6 +337,8 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
     for (arguments, why) in [
         (&["purge", "team/app:v1"][..], "weir answered 409: team/app is hosted here"),
         (&["refresh", "team/app:v1"], "weir answered 409: team/app is hosted here"),
+        (&["pin", "team/app:v1"], "weir answered 409: team/app is hosted here; nothing of it is ever evicted"),
+        (&["export", "team/app:v1", "--output", "/nowhere/app.tar"], "team/app:v1 is hosted here, and an export is of"),
         (&["purge", "--older-than", "soon"], "older_than is a duration"),
         (&["purge", "--older-than", "30d"], "nothing of it is cached"),
         (&["purge", "--not-arrived-within", "30d"], "nothing of it is cached"),

@@ -21,12 +21,12 @@ use super::{
     changes::{LONGEST, Refusal},
     images::flag,
     json::{parameter, refuse, reply},
-    name::named,
+    name::{cached, named, split},
     state::State,
 };
 use crate::{
     limits::audit::{AdminEvent, Event},
-    mirror::{ArchiveError, ExportError, ExportRequest, ImportError, ImportTarget, Repository, StoreError, Wanted},
+    mirror::{ArchiveError, ExportError, ExportRequest, ImportError, ImportTarget, StoreError, Wanted},
     oci::Reference,
     route::{Routes, is_registry},
 };
@@ -78,23 +78,18 @@ fn export_request(state: &State, query: &str) -> Result<ExportRequest, Box<HttpR
     Ok(request)
 }
 
-/// A name's repository, and its tag or digest. What comes after the last colon is a tag unless a slash follows, which is a registry's port.
-fn split(name: &str) -> (&str, Option<&str>) {
-    match (name.split_once('@'), name.rsplit_once(':')) {
-        (Some((repository, digest)), _) => (repository, Some(digest)),
-        (None, Some((repository, tag))) if !tag.contains('/') => (repository, Some(tag)),
-        _ => (name, None),
-    }
-}
-
 /// What a name stands for.
 fn wanted(state: &State, text: &str) -> Result<Wanted, String> {
     if text.contains('*') {
         return Ok(Wanted::Pattern(text.to_owned()));
     }
     let (repository, reference) = split(text);
-    let place = named(&state.settings.routes.load(), repository).map_err(|why| format!("{text}: {why}"))?;
-    let repository = Repository { upstream: place.upstream, name: place.repository };
+    let repository = cached(&state.settings.routes.load(), repository).map_err(|why| format!("{text}: {why}"))?;
+    if repository.is_hosted() {
+        return Err(format!(
+            "{text} is hosted here, and an export is of the cache; copy it with skopeo copy or crane pull"
+        ));
+    }
     match reference.map(str::parse) {
         None => Ok(Wanted::Repository(repository)),
         Some(Ok(reference)) => Ok(Wanted::Image(repository, reference)),

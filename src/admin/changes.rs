@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     images::{before, is_older},
-    name::cached,
+    name::{cached, split},
     state::State,
 };
 use crate::{
@@ -74,6 +74,11 @@ pub(super) async fn pin(state: &State, by: &Actor, pattern: String, reason: Stri
         let why = "write an image, a repository or a pattern of images, such as docker.io/library/*, and a reason, \
                    of at most 500 bytes each";
         return Err(Refusal::new(400, "INVALID", why));
+    }
+    let repository = cached(&state.settings.routes.load(), split(&pattern).0);
+    if let Some(hosted) = repository.ok().filter(Repository::is_hosted) {
+        let why = format!("{} is hosted here; nothing of it is ever evicted, so that it needs no pin", hosted.name);
+        return Err(Refusal::new(409, "DENIED", why));
     }
     let now = SystemTime::now();
     let pin = Pin { pattern: pattern.clone(), by: by.name.clone(), reason: reason.clone(), at: now };

@@ -25,6 +25,15 @@ pub(super) fn cached(routes: &Routes, text: &str) -> Result<Repository, &'static
     }
 }
 
+/// A name's repository, and its tag or digest. What comes after the last colon is a tag unless a slash follows, which is a registry's port.
+pub(super) fn split(name: &str) -> (&str, Option<&str>) {
+    match (name.split_once('@'), name.rsplit_once(':')) {
+        (Some((repository, digest)), _) => (repository, Some(digest)),
+        (None, Some((repository, tag))) if !tag.contains('/') => (repository, Some(tag)),
+        _ => (name, None),
+    }
+}
+
 const NOT_FOUND: &str = "no configured upstream has this repository";
 
 fn requested(text: &str) -> Result<RequestedName, &'static str> {
