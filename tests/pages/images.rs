@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use weir::limits::audit::{AdminEvent, Event};
 use weir_conformance::hub::{Layer, Spec};
+use weir_storage::Call;
 
 use super::harness::{Browser, Harness};
 use crate::mirror::support::{lookup, read};
@@ -107,6 +108,42 @@ async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audi
         &[("csrf", &token), ("repository", "library/image-2"), ("reference", "latest"), ("reason", "x")],
     );
     assert_eq!((answer.status, harness.refusals()[0].1.as_str()), (403, "purge an image"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_list_and_no_search_looks_at_the_disk_and_one_image_lists_no_directory() {
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let mut ops = Browser::logged_in(&harness, "ops");
+    ops.until("/images", "library/image-8:latest");
+    let looks = |asked: &[&str], is_look: fn(Call) -> bool, ops: &mut Browser| {
+        harness.bench.faults.record();
+        for path in asked {
+            let answer = ops.get(path);
+            assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        }
+        let calls = harness.bench.faults.recorded();
+        harness.bench.faults.heal();
+        calls.into_iter().filter(|(call, _)| is_look(*call)).collect::<Vec<_>>()
+    };
+    let lists = [
+        "/images",
+        "/images?pattern=image-1",
+        "/images?registry=docker.io&platform=linux/arm64&complete=false",
+        "/images?sort=size",
+        "/images?sort=idle&not_pulled_within=0s&not_arrived_within=0s&stale=false",
+        "/api/v1/cache?n=3&last=docker.io/library/image-1:latest",
+        "/api/v1/cache?pattern=*image-2*",
+        "/api/v1/cache/registries",
+        "/api/v1/cache/repositories?pattern=image",
+        "/api/v1/cache/pins",
+        "/api/v1/cache/image?repository=image-1&reference=latest",
+    ];
+    let is_look = |call| matches!(call, Call::Open | Call::Read | Call::List | Call::Stat);
+    let looked = looks(&lists, is_look, &mut ops);
+    assert!(looked.is_empty(), "{looked:?}");
+    let listed = looks(&[IMAGE], |call| call == Call::List, &mut ops);
+    assert!(listed.is_empty(), "{listed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
