@@ -211,6 +211,28 @@ async fn a_warm_waits_for_pulls_that_clients_are_expected_to_need_and_goes_on_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_list_that_a_schedule_names_is_read_again_when_it_changes() {
+    let lists = tempfile::tempdir().unwrap();
+    let list = lists.path().join("list");
+    std::fs::write(&list, "first # of two\n").unwrap();
+    let environment = [
+        ("WEIR_WARM__0__NAME", "night"),
+        ("WEIR_WARM__0__AT", "02:00"),
+        ("WEIR_WARM__0__FILE", list.to_str().unwrap()),
+    ];
+    let world = World::start(hub::Settings::default(), &environment).await;
+    let shown = || ask(world.running.admin, "GET", "/warm?list=night", "").2;
+    let page = shown();
+    assert!(page.contains(">docker.io/library/first:latest</textarea>"), "{page}");
+    std::fs::write(&list, "first\n\nacme/second:2\n").unwrap();
+    let until = Instant::now() + PATIENCE;
+    while !shown().contains(">docker.io/library/first:latest\ndocker.io/acme/second:2</textarea>") {
+        assert!(Instant::now() < until, "{}", world.running.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_in_the_middle_every_result_is_right_and_no_pull_is_paid_twice() {
     let world = World::start(limited(1000), &[("WEIR_MIRROR__WARM_IMAGES", "2")]).await;
     let names: Vec<String> = (0..10).map(|number| format!("acme/app{number}")).collect();

@@ -282,3 +282,27 @@ fn bytes(value: &Value) -> String {
         _ => format!("{:.1} kB", bytes / 1e3),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_shows_what_is_settled_of_all_and_until_when_the_rest_waits() {
+        let mut job = json!({
+            "images": 8,
+            "bytes": 3_200_000,
+            "counts": {"fetched": 2, "here": 1, "refused": 1, "evicted": 0, "waiting": 3, "pending": 1},
+        });
+        let half = "#".repeat(BAR / 2) + &"-".repeat(BAR / 2);
+        assert_eq!(bar(&job), format!("[{half}] 4 of 8 images, 3.2 MB"));
+        job["waits_until"] = "2026-11-30T02:00:00Z".into();
+        assert!(bar(&job).ends_with(" MB; 3 wait until 2026-11-30T02:00:00Z"), "{}", bar(&job));
+        // An answer that makes no sense is no reason to end.
+        for (images, counts) in [(0, json!({})), (1, json!({"here": u64::MAX})), (1, Value::Null)] {
+            let line = bar(&json!({"images": images, "counts": counts}));
+            let cells = line.chars().filter(|cell| "#-".contains(*cell)).count();
+            assert_eq!(cells, BAR, "{line}");
+        }
+    }
+}
