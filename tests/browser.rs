@@ -27,7 +27,7 @@ use driver::{Browser, Window as _};
 use firefox::Firefox;
 use harness::{Harness, password};
 use look::Look;
-use weir::limits::throttle::Mode;
+use weir::{limits::throttle::Mode, route::Routes};
 
 /// Logs in where the browser is, at the login page.
 fn log_in(browser: &Browser, name: &str) {
@@ -211,6 +211,67 @@ async fn every_page_fits_its_window_and_is_accessible() {
     log_in(&browser, "ann");
     look.at("unblock", "/unblock");
     look.at("unblock-one", &format!("/unblock/{own}"));
+    look.done();
+}
+
+/// What an image can be, and each step that asks once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_image_of_each_kind_and_each_second_step_fit_their_window_and_are_accessible() {
+    let routes = Routes::new(Some("docker.io"), ["docker.io"]).hosting(&["team/*".to_owned()]);
+    let harness = Harness::with(|settings| settings.routes = routes.into()).await;
+    harness.spend().await;
+    states::bring(&harness, "library/whole").await;
+    states::import(&harness, "library/image-1").await;
+    states::host(&harness, "team/app").await;
+    let browser = Browser::start(true);
+    let look = Look::new(&browser, &harness);
+    let says = |words: &str| assert!(browser.text("main").contains(words), "{words}: {}", browser.text("main"));
+    let image = |repository: &str, tag: &str| format!("/image?repository={repository}&reference={tag}");
+    look.at("image-imported", &image("library/image-1", "latest"));
+    says("by the operator of the other site, not confirmed by upstream");
+    look.at("image-hosted", &image("team/app", "v1"));
+    says("no upstream is asked for it");
+    look.at("images-all-kinds", "/images?sort=size");
+    for chip in ["imported", "hosted"] {
+        assert!(browser.text("table").contains(chip), "{chip}: {}", browser.text("table"));
+    }
+
+    let whole = image("library/whole", "latest");
+    let because =
+        "the release of tomorrow needs it, and the old one has a flaw that the scanner of the security team found";
+    browser.open(&format!("http://{}{whole}", harness.admin));
+    browser.type_into("#pin-reason", because);
+    browser.click("form[action='/image/pin'] button");
+    browser.wait("it is pinned", |browser| browser.has("form[action='/image/unpin']"));
+    look.here("image-pinned");
+    browser.type_into("#refresh-reason", because);
+    browser.go("form[action='/image/refresh'] button");
+    assert!(browser.text("h1").starts_with("Refresh docker.io/library/whole"), "{}", browser.text("h1"));
+    look.here("refresh-asks");
+    browser.go("button[value=no]");
+    assert_eq!(browser.evaluate("return document.querySelector('#refresh-reason').value"), because);
+    look.here("image-typed");
+    browser.go("a[href^='/image/remove']");
+    look.here("purge-asks");
+    browser.type_into("#reason", because);
+    browser.go("form[action='/image/purge'] button");
+    look.here("purged");
+    says("Purged.");
+
+    states::exhaust(&harness).await;
+    states::warm(&harness, &["library/waits:1"]).await;
+    browser.open(&format!("http://{}/warm?list=night", harness.admin));
+    browser.type_into("#reason", because);
+    browser.go("form[action='/warm/start'] button");
+    look.here("warm-asks");
+    browser.open(&format!("http://{}/warm/1", harness.admin));
+    browser.type_into("#reason", because);
+    browser.go("form[action='/warm/1/cancel'] button");
+    assert_eq!(browser.text("h1"), "Cancel warm 1?");
+    look.here("cancel-asks");
+    browser.go("button[value=yes]");
+    look.here("warm-cancelled");
+    says("cancelled");
     look.done();
 }
 

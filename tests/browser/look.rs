@@ -36,8 +36,13 @@ impl<'a> Look<'a> {
     }
 
     pub(crate) fn at(&self, name: &str, path: &str) {
+        self.browser.open(&format!("http://{}{path}", self.harness.admin));
+        self.here(name);
+    }
+
+    /// Looks at the page that the browser has before it, such as the answer to a form.
+    pub(crate) fn here(&self, name: &str) {
         let (browser, problem) = (self.browser, |problem: String| self.problems.borrow_mut().push(problem));
-        browser.open(&format!("http://{}{path}", self.harness.admin));
         if browser.has("#human") {
             browser.wait("the human test is solved", |browser| browser.is_enabled("#human button"));
         }

@@ -2,12 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use weir::{
     config::{Config, effective},
     mirror::warm::{Order, Table, Wanted},
     route::Routes,
 };
 use weir_conformance::hub::Spec;
+use weir_storage::{
+    ImportMark, Push, Source,
+    oci::{Algorithm, Manifest},
+};
 
 use super::{
     harness::Harness,
@@ -69,4 +74,29 @@ pub(crate) fn show_settings(harness: &Harness) {
 pub(crate) async fn bring(harness: &Harness, repository: &str) {
     harness.bench.mirror.layers.start().unwrap();
     pull(&harness.bench.hub, &harness.bench.mirror, Spec::new(repository).single()).await;
+}
+
+/// Marks a cached image as one that an operator imported.
+pub(crate) async fn import(harness: &Harness, repository: &str) {
+    let source = Source {
+        upstream: "docker.io".into(),
+        credential: Source::ANONYMOUS.into(),
+        repository: repository.parse().unwrap(),
+    };
+    let mark = ImportMark { at: SystemTime::now(), by: "the operator of the other site".into() };
+    harness.bench.store.cache.imports.mark(&source, &"latest".parse().unwrap(), mark).await.unwrap();
+}
+
+/// Pushes an image of nothing but its manifest.
+pub(crate) async fn host(harness: &Harness, repository: &str) {
+    let bytes = Bytes::from_static(br#"{"schemaVersion":2,"layers":[]}"#);
+    let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+    let push = Push {
+        manifest: Manifest { digest: Algorithm::Sha256.digest(&bytes), media_type, bytes },
+        children: Vec::new(),
+        may_lack_blobs: false,
+        subject: None,
+        tags: vec![("v1".parse().unwrap(), false)],
+    };
+    harness.bench.store.repositories.put_manifest(&repository.parse().unwrap(), push).await.unwrap();
 }
