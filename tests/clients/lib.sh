@@ -55,10 +55,10 @@ works() {
     if "$@" >"$WORK/output" 2>&1; then ok "$what"; else failed "$what" && sed 's/^/        | /' "$WORK/output"; fi
 }
 
-# wait_until COMMAND…: up to a minute.
+# wait_until COMMAND…: up to a minute, or twentieths of a second in $tries.
 wait_until() {
-    local _
-    for _ in {1..1200}; do
+    local try
+    for ((try = 0; try < ${tries-1200}; try++)); do
         "$@" >/dev/null 2>&1 && return
         sleep 0.05
     done
