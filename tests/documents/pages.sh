@@ -40,6 +40,17 @@ parts() {
         }' "$root/$1"
 }
 
+# named PAGE: the commands of weir and curl that stand between backticks in the text: a line, a tab, the command with its arguments.
+named() {
+    perl -0777 -ne '
+        s/^```.*?^```$/"\n" x ($& =~ tr,\n,,)/gmse;
+        while (/`((?:weir|curl)\s[^`]+)`/g) {
+            my ($command, $line) = ($1, 1 + (substr($_, 0, $-[0]) =~ tr/\n//));
+            $command =~ s/\s+/ /g;
+            print "$line\t$command\n";
+        }' "$root/$1"
+}
+
 # block PAGE LINE: the text of the block whose fence is on that line.
 block() { sed -n "$(($2 + 1)),/^\`\`\`/{/^\`\`\`/d;p}" "$root/$1"; }
 
@@ -111,6 +122,23 @@ run_page() {
     while IFS=$'\t' read -r line kind text <&3; do
         if [[ ${2-} ]]; then "$2" "$1" "$line" "$kind" "$text"; else visit "$1" "$line" "$kind" "$text"; fi
     done 3< <(parts "$1")
+}
+
+# run_named PAGE: the commands in its text, but for those that are named without what they want.
+run_named() {
+    local line text
+    while IFS=$'\t' read -r line text <&3; do
+        if [[ ${mentioned[$text]-} ]]; then
+            used[$text]=1
+        elif [[ $text == "weir verify "* ]]; then
+            # As the pages say: with Weir stopped.
+            stop weir
+            run_command "$1" "$line" "$text"
+            start "weir serve --config weir.toml" "http://$MIRROR/v2/"
+        else
+            run_command "$1" "$line" "$text"
+        fi
+    done 3< <(named "$1")
 }
 
 # The programs that commands of the documents begin with.

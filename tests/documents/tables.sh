@@ -11,7 +11,20 @@ declare -A replaced=(
     [KEY]=release
     [ID]='$(weir ban list --json | jq -r ".bans[0].id")'
     [/backup]=$WORK/backup
+    [CLIENT]=docker
+    [FILE]=weir.toml
+    [IMAGE]=library/busybox
+    [NAME]=library/busybox
+    [URL]=http://weir.example.org:5000
 )
+
+# Commands in the text that are named without the arguments that they want.
+declare -A mentioned
+for key in "weir ban" "weir ban add" "weir ban lift" "weir cache" "weir cache warm" "weir cache export" "weir cache show" \
+    "weir cache unpin" "weir cache purge --older-than 30d" "weir image" "weir image --scanner" "weir client-config" "weir verify" \
+    "weir client-config CLIENT --url" "curl -X POST"; do
+    mentioned[$key]=1
+done
 
 # What a command begins with, and why it is not run.
 declare -A not_run=(
@@ -29,9 +42,10 @@ declare -A typed=(
     ["docker login"]=ci$'\n'$password
 )
 
-# What a command begins with, and the status other than 0 that its page announces.
+# What a command begins with, and its status other than 0: a rule is broken, as the page says; the warm of the page has ended by then.
 declare -A statuses=(
     ["weir image"]=1
+    ["weir cache warm-cancel"]=1
 )
 
 # What a command begins with that runs until it is stopped, and where it answers meanwhile.

@@ -10,7 +10,7 @@ begin_world() {
     ip link set lo up
     ip address add "$REGISTRIES/32" dev lo
     ip address add "$OUTSIDE/32" dev lo
-    mkdir "$home" "$WORK/bin" "$WORK/backup" "$WORK/errors.d"
+    mkdir "$home" "$WORK/bin" "$WORK/backup"
     mount -t tmpfs tmpfs /run
     mount -t tmpfs tmpfs /var/lib
     cp -a /etc "$WORK/etc" && mount --bind "$WORK/etc" /etc
@@ -32,7 +32,7 @@ begin_world() {
     registries
 }
 
-# The service manager and the journal of the reader's machine. `weir` and `docker` are the services.
+# The service manager, the journal and the scanner of the reader's machine. `weir` and `docker` are the services.
 services() {
     cat >"$WORK/bin/systemctl" <<'SH'
 #!/usr/bin/env bash
@@ -51,8 +51,10 @@ set -euo pipefail
 source "${0%/*}/systemctl.conf"
 [[ "$*" == "-u docker" ]] && cat "$WORK/docker.log"
 SH
+    # A scanner that finds nothing.
+    printf '#!/bin/sh\necho %s\n' "'{\"SchemaVersion\": 2, \"Results\": []}'" >"$WORK/bin/trivy"
     echo "WORK=$WORK" >"$WORK/bin/systemctl.conf"
-    chmod +x "$WORK/bin/systemctl" "$WORK/bin/journalctl"
+    chmod +x "$WORK/bin/systemctl" "$WORK/bin/journalctl" "$WORK/bin/trivy"
 }
 
 # A certificate for every name, from an authority that this machine trusts as it trusts the public ones.
@@ -160,11 +162,21 @@ prompts() { (($(grep -oE '(Username|[Pp]assword|the same again): ' "$WORK/printe
 
 copies() { skopeo copy --quiet --src-tls-verify=false "docker://$MIRROR/$1" "dir:$WORK/copy" && rm -r "$WORK/copy"; }
 
+# configure PAGE WORD: with the first TOML block of the page that has the word.
+configure() {
+    local at
+    for at in $(parts "$1" | awk -F'\t' '$2 == "block" && $3 == "toml" {print $1}'); do
+        [[ $(block "$1" "$at") == *"$2"* ]] || continue
+        block "$1" "$at" | hashed >>weir.toml
+        return
+    done
+    failed "$1 has no configuration with $2"
+}
+
 # Pushes, as the page configures them; docker and skopeo know that the mirror speaks plain HTTP.
 scene_clients() {
-    local at
-    at=$(parts docs/clients.md | awk -F'\t' '$2 == "block" && $3 == "toml" {print $1; exit}')
-    block docs/clients.md "$at" | hashed >>weir.toml
+    configure docs/clients.md "[hosted]"
+    configure docs/operating/images.md "[scanner]"
     printf '[[registry]]\nlocation = "weir.example.org:5000"\ninsecure = true\n' >/etc/containers/registries.conf.d/insecure.conf
     start "weir serve --config weir.toml" "http://$MIRROR/v2/"
 }
