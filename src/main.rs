@@ -112,6 +112,9 @@ async fn run(
     }
     let admin_address = config.admin.listen;
     let admin_socket = passed.find(admin_address).map_or_else(|| bind("admin.listen", admin_address), Ok)?;
+    let peer_address = config.shared.peers.as_ref().map(|peers| peers.listen);
+    let bind_peers = |address| passed.find(address).map_or_else(|| bind("shared.peers.listen", address), Ok);
+    let peer_socket = peer_address.map(bind_peers).transpose()?;
     passed.must_be_used()?;
     certificates.extend(settings.admin_certificate);
 
@@ -139,8 +142,8 @@ async fn run(
     let (reloaded_hosted, reloaded_ledger) = (hosted.clone(), ledger.clone());
     let collector = hosted.clone();
     tokio::spawn(async move { collector.collect_garbage().await });
-    let tier = shared::start(&settings.shared, &store, &mut metrics).await?;
-    let shared = (store, tier);
+    let (tier, peers) = shared::start(&settings.shared, &store, &mut metrics).await?;
+    let shared = (store, tier, peers.clone());
     let mirror = Mirror::sharing(settings.mirror, shared, upstreams, ledger, limits.clone(), Handle::current());
     mirror.metrics().register(&mut metrics);
     mirror.warm.register(&mut metrics);
@@ -171,6 +174,8 @@ async fn run(
     )
     .await;
     let registry = registry.map_err(failed)?;
+    let peers = peer_socket.zip(peers).map(|(socket, peers)| http::serve_peers(socket, mirror.blobs.clone(), peers));
+    let peers = peers.transpose().map_err(failed)?;
     let reloads = Reloads::default();
     reloads.show_settings(config::effective(&config, &config));
     let parts = reload::Parts {
@@ -221,6 +226,9 @@ async fn run(
         () = signals.stop() => tracing::warn!("answers under way are cut"),
     }
     reloading.abort();
+    if let Some(peers) = peers {
+        peers.stop().await;
+    }
     mirror.close().await;
     admin.stop().await;
     persistence.close().await;

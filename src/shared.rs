@@ -4,18 +4,24 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
-use weir_shared::{Bucket, Redis, RedisClient, RedisError, Settings, Tier, Unfit};
+use weir::mirror::Peers;
+use weir_shared::{Bucket, PeerSecret, Redis, RedisClient, RedisError, Settings, Tier, Unfit};
 use weir_storage::Store;
 
 /// How long a start waits for the bucket to be tried out; later it goes on without, as when the bucket is away.
 const PROBE: Duration = Duration::from_secs(60);
 
-/// The bucket behind the store, when one is configured. One that does not answer now is used when it does.
+/// The bucket behind the store and the other replicas, when they are configured. What does not answer now is used when it does.
 ///
 /// # Errors
 /// What is wrong with a file of its settings, what the store lacks, and that an engine refuses.
-pub(crate) async fn start(settings: &Settings, store: &Store, metrics: &mut Registry) -> Result<Option<Tier>, String> {
-    let Some(s3) = &settings.s3 else { return Ok(None) };
+pub(crate) async fn start(
+    settings: &Settings,
+    store: &Store,
+    metrics: &mut Registry,
+) -> Result<(Option<Tier>, Option<Peers>), String> {
+    let Some(s3) = &settings.s3 else { return Ok((None, None)) };
+    let secret = settings.peers.as_ref().map(PeerSecret::read).transpose().map_err(|error| error.to_string())?;
     let bucket = Bucket::open(s3).map_err(|error| error.to_string())?;
     let is_proven = match tokio::time::timeout(PROBE, bucket.probe()).await {
         Ok(Ok(())) => true,
@@ -35,9 +41,11 @@ pub(crate) async fn start(settings: &Settings, store: &Store, metrics: &mut Regi
         Some(redis) => Some((connect(redis).await?, redis)),
         None => None,
     };
-    let tier = Tier::start(bucket, s3, redis, store, is_proven, &Handle::current());
+    let url = secret.as_ref().map(|secret| secret.url().clone());
+    let peers = secret.map(Peers::new).transpose()?;
+    let tier = Tier::start(bucket, s3, redis, url, store, is_proven, &Handle::current());
     tier.register(metrics);
-    Ok(Some(tier))
+    Ok((Some(tier), peers))
 }
 
 /// Redis, tried out when it answers.

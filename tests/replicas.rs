@@ -3,14 +3,30 @@
 
 mod fleet;
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use weir_conformance::{
     bucket::Trouble,
-    client::Request,
+    client::{Client, Request},
     hub::{self, Fault, Hub, Image, Kind, Match, Progress, What},
+    mirror::process::free_address,
     redis::Redis,
 };
+
+use tokio::sync::{
+    Barrier,
+    mpsc::{UnboundedReceiver, unbounded_channel},
+};
+use weir_storage::oci::Algorithm;
 
 use self::fleet::{Fleet, Replica, spec, tables};
 
@@ -21,6 +37,56 @@ struct Three {
     fleet: Fleet,
     redis: Redis,
     replicas: [Replica; 3],
+    /// Where each of them listens for the others, when they give one another what arrives.
+    peers: [SocketAddr; 3],
+}
+
+/// What listens in place of a replica that fetches blobs. Its thread ends with the test's process.
+struct Imitation {
+    address: SocketAddr,
+    /// One for each request.
+    asked: UnboundedReceiver<()>,
+}
+
+impl Imitation {
+    /// Each connection is given to `answer` when its request has been read.
+    fn start(answer: impl Fn(&mut TcpStream) + Send + 'static) -> Imitation {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, asked) = unbounded_channel();
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let mut socket = socket.unwrap();
+                let _ = socket.read(&mut [0; 4096]);
+                let _ = requests.send(());
+                answer(&mut socket);
+            }
+        });
+        Imitation { address, asked }
+    }
+}
+
+/// A blob of this size, which no digest is of.
+fn send_zeros(socket: &mut TcpStream, size: usize) {
+    let _ = write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+    let _ = socket.write_all(&vec![0; size]);
+}
+
+fn is_stalled(logged: &hub::Logged) -> bool {
+    logged.progress == Progress::Stalled
+}
+
+/// Reads a layer of 9 MiB, waits for `half` when nearly half of it has come, and gives the digest of the whole.
+async fn read(replica: &Replica, repository: &str, layer: &str, half: impl AsyncFnOnce()) -> String {
+    let mut connection = replica.client.connect().await.unwrap();
+    let mut incoming = connection.start(&Request::get(replica.client.blob(repository, layer))).await.unwrap();
+    let mut hasher = Algorithm::Sha256.hasher();
+    while incoming.got() < 4 << 20 {
+        assert!(incoming.piece(|bytes| hasher.update(bytes)).await.unwrap());
+    }
+    half().await;
+    while incoming.piece(|bytes| hasher.update(bytes)).await.unwrap() {}
+    hasher.finish().to_string()
 }
 
 /// What an image cost upstream: counted requests for manifests, and requests for blobs that were answered with bytes.
@@ -50,24 +116,59 @@ impl Cost {
 
 impl Three {
     async fn start() -> Three {
+        Three::start_with(false).await
+    }
+
+    async fn start_with(has_peers: bool) -> Three {
+        Three::start_with_settings(has_peers, "").await
+    }
+
+    async fn start_with_settings(has_peers: bool, settings: &str) -> Three {
         // No test here is about a slow bucket, and the machine may be busy.
         let fleet = Fleet { timeout: "10s", ..Fleet::start(hub::Settings::default()).await };
         let redis = Redis::start(PASSWORD).unwrap();
         let password = fleet.directory.path().join("redis");
         std::fs::write(&password, format!("{PASSWORD}\n")).unwrap();
         let extra = format!(
-            "[shared.redis]\nurl = \"{}\"\npassword_file = \"{}\"\ntimeout = \"1s\"\nfollow = \"25s\"\n",
+            "{settings}[shared.redis]\nurl = \"{}\"\npassword_file = \"{}\"\ntimeout = \"1s\"\nfollow = \"25s\"\n",
             redis.url(),
             password.display()
         );
-        let (a, b, c) = tokio::join!(fleet.replica(&extra), fleet.replica(&extra), fleet.replica(&extra));
-        let three = Three { fleet, redis, replicas: [a, b, c] };
+        let secret = fleet.directory.path().join("secret");
+        std::fs::write(&secret, "canary of the peers, 32 bytes long").unwrap();
+        let peers = [(); 3].map(|()| free_address().unwrap());
+        let [a, b, c] = peers.map(|address| {
+            let table = format!(
+                "[shared.peers]\nlisten = \"{address}\"\nurl = \"http://{address}\"\nsecret_file = {secret:?}\n"
+            );
+            format!("{extra}{}", if has_peers { table } else { String::new() })
+        });
+        let (a, b, c) = tokio::join!(fleet.replica(&a), fleet.replica(&b), fleet.replica(&c));
+        let three = Three { fleet, redis, replicas: [a, b, c], peers };
         three.all_show("weir_shared_up{engine=\"redis\"} 1").await;
         three
     }
 
     fn push(&self, name: &str, seed: u64) -> Image {
         self.fleet.hub.push(spec(&format!("library/{name}"), seed)).unwrap()
+    }
+
+    /// Gives the lease of a blob to this one.
+    fn lease(&self, digest: &str, owner: &Imitation) {
+        self.command(&format!("SET weir:flight:blob:{digest} \"another http://{}\" PX 60000", owner.address));
+    }
+
+    fn free(&self, digest: &str) {
+        self.command(&format!("DEL weir:flight:blob:{digest}"));
+    }
+
+    /// Sends a command to Redis.
+    fn command(&self, command: &str) {
+        let mut socket = TcpStream::connect(self.redis.address).unwrap();
+        write!(socket, "AUTH {PASSWORD}\r\n{command}\r\nQUIT\r\n").unwrap();
+        let mut replies = String::new();
+        socket.read_to_string(&mut replies).unwrap();
+        assert!(!replies.contains("-ERR"), "{command}: {replies}");
     }
 
     async fn all_show(&self, line: &str) {
@@ -107,8 +208,8 @@ async fn what_is_still_on_its_way_to_the_bucket_is_waited_for_by_other_replicas(
 
 #[tokio::test]
 async fn a_replica_that_is_killed_while_it_fetches_costs_one_more_request_and_no_client_of_another() {
-    for point in ["manifest", "blob", "half a blob"] {
-        let mut three = Three::start().await;
+    for (point, has_peers) in [("manifest", false), ("blob", false), ("half a blob", false), ("blob", true)] {
+        let mut three = Three::start_with(has_peers).await;
         let image = three.push("killed", 1);
         let layer = image.platforms[0].layers.last().unwrap().digest.clone();
         let on = match point {
@@ -121,45 +222,189 @@ async fn a_replica_that_is_killed_while_it_fetches_costs_one_more_request_and_no
             hub.fault(Fault::once(What::Stall(0.5)).on(on));
         }
         let [owner, one, other] = &mut three.replicas;
-        let pulled = Request::get(owner.client.blob(&image.repository, &layer));
-        let interrupted = async {
-            let head = Request::head(owner.client.manifest(&image.repository, "latest")).accepting_manifests();
-            owner.client.send(&head).await.unwrap();
-            let root = Request::get(owner.client.manifest(&image.repository, "latest")).accepting_manifests();
-            if owner.client.send(&root).await.is_ok() {
-                // Its process ends in the midst.
-                let _ = owner.client.send(&pulled).await;
-            }
+        let root = |replica: &Replica| {
+            Request::get(replica.client.manifest(&image.repository, "latest")).accepting_manifests()
         };
+        let wanted = |replica: &Replica| match point {
+            "manifest" => root(replica),
+            _ => Request::get(replica.client.blob(&image.repository, &layer)),
+        };
+        for replica in [&*owner, one, other] {
+            let head = Request::head(replica.client.manifest(&image.repository, "latest")).accepting_manifests();
+            assert_eq!(replica.send(head).await.status(), 200);
+            if point != "manifest" {
+                assert_eq!(replica.send(root(replica)).await.status(), 200);
+            }
+        }
         let killed = async {
             match &gate {
                 Some(gate) => assert!(gate.started().await, "{point}"),
-                None => {
-                    let stalled = |logged: &hub::Logged| logged.progress == Progress::Stalled;
-                    assert!(hub.wait_for(|log| log.iter().any(stalled)).await, "{point}");
-                }
+                None => assert!(hub.wait_for(|log| log.iter().any(is_stalled)).await, "{point}"),
             }
         };
         tokio::select! {
-            () = interrupted => panic!("{point}: it was not held"),
+            _ = owner.send(wanted(owner)) => panic!("{point}: it was not held"),
             () = killed => {}
         }
-        let asked = three.fleet.bucket.requests();
-        let survivors = async { tokio::join!(one.pull(&image), one.pull(&image), other.pull(&image)) };
-        let end = async {
-            // The others are under way by now, as they look into the bucket.
-            while three.fleet.bucket.requests() < asked + 6 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        let survives = async |replica: &Replica| {
+            let (first, second) = tokio::join!(replica.send(wanted(replica)), replica.send(wanted(replica)));
+            for answer in [first, second] {
+                assert!(answer.status() == 200 && answer.complete(), "{point}: {}", answer.describe());
             }
+            replica.pull(&image).await;
+        };
+        let end = async {
+            // Each of the others is under way: the second of its clients found the flight of the first.
+            let flight = if point == "manifest" { "manifest" } else { "blob" };
+            let joined = format!("weir_flights_joined_total{{flight=\"{flight}\"}} 1");
+            tokio::join!(one.shows(&joined), other.shows(&joined));
             owner.process.kill().await.unwrap();
             if let Some(gate) = &gate {
                 gate.open();
             }
         };
-        tokio::join!(survivors, end);
+        tokio::join!(survives(one), survives(other), end);
         let (paid, fair) = (Cost::at(hub, &image), Cost::of(&image));
         let more = paid.manifests + paid.blobs - fair.manifests - fair.blobs;
         assert!(more <= 1, "{point}: {paid:?} for {fair:?}");
+    }
+}
+
+#[tokio::test]
+async fn when_the_replica_that_fetches_a_blob_is_killed_one_other_asks_for_the_rest_and_all_go_on() {
+    let mut three = Three::start_with(true).await;
+    let image = three.push("orphaned", 1);
+    let layer = image.platforms[0].layers.last().unwrap().digest.clone();
+    let hub = &three.fleet.hub;
+    hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::BlobGet).reference(layer.as_str())));
+    let [owner, one, other] = &mut three.replicas;
+    tokio::select! {
+        _ = owner.blob(&image.repository, &layer) => panic!("it was not held"),
+        is_held = hub.wait_for(|log| log.iter().any(is_stalled)) => assert!(is_held),
+    }
+    let have_half = Barrier::new(3);
+    let reads = async |replica: &Replica| {
+        let digest = read(replica, &image.repository, &layer, async || drop(have_half.wait().await)).await;
+        assert_eq!(digest, layer);
+    };
+    let killed = async {
+        have_half.wait().await;
+        owner.process.kill().await.unwrap();
+    };
+    tokio::join!(reads(one), reads(other), killed);
+    let asked = |logged: &hub::Logged| logged.kind == Kind::BlobGet && logged.status != 401;
+    let for_the_rest = hub.count(|logged| asked(logged) && logged.range.is_some());
+    assert_eq!((hub.count(asked), for_the_rest), (2, 1));
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_blob_reach_clients_of_every_replica_while_upstream_still_sends_them() {
+    let three = Three::start_with(true).await;
+    let image = three.push("streamed", 1);
+    let layer = image.platforms[0].layers.last().unwrap().digest.clone();
+    let hub = &three.fleet.hub;
+    hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::BlobGet).reference(layer.as_str())));
+    let have_half = Barrier::new(three.replicas.len());
+    let reads = three.replicas.iter().map(async |replica| {
+        let half = async || {
+            if have_half.wait().await.is_leader() {
+                hub.release();
+            }
+        };
+        assert_eq!(read(replica, &image.repository, &layer, half).await, layer);
+    });
+    futures_util::future::join_all(reads).await;
+    let asked = hub.count(|logged| logged.kind == Kind::BlobGet && logged.status != 401);
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test]
+async fn the_peer_listener_serves_blobs_to_replicas_that_know_the_secret_and_nothing_else() {
+    let three = Three::start_with(true).await;
+    let image = three.push("listed", 1);
+    let [one, ..] = &three.replicas;
+    one.pull(&image).await;
+    let listener = Client::new(three.peers[0], "");
+    let path = format!("/v1/blobs/{}", image.blobs()[0].digest);
+    let seconds = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let forged = format!("Weir-Peer {seconds}.{}", "0".repeat(64));
+    for (request, status) in [
+        (Request::get(&path), 401),
+        (Request::get(&path).with("authorization", forged), 401),
+        (Request::get(&path).with("authorization", "Bearer canary of the peers, 32 bytes long"), 401),
+        (Request::head(&path), 404),
+        (Request::new("POST", &path), 404),
+        (Request::get("/v2/"), 404),
+        (Request::get("/metrics"), 404),
+        (Request::get(one.client.blob(&image.repository, &image.blobs()[0].digest)), 404),
+    ] {
+        assert_eq!(listener.send(&request).await.unwrap().status(), status, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_sends_wrong_bytes_is_not_believed_and_not_followed_again() {
+    let three = Three::start_with(true).await;
+    let image = three.push("wrong", 1);
+    let layer = image.platforms[0].layers.last().unwrap();
+    let size = usize::try_from(layer.size).unwrap();
+    let mut wrong = Imitation::start(move |socket| send_zeros(socket, size));
+    three.lease(&layer.digest, &wrong);
+    let [one, ..] = &three.replicas;
+    let answer = one.blob(&image.repository, &layer.digest).await;
+    assert!(answer.status() != 200 || !answer.complete(), "{}", answer.describe());
+    assert!(wrong.asked.try_recv().is_ok());
+    let again = one.blob(&image.repository, &layer.digest);
+    let freed = async {
+        one.shows("weir_shared_flights_total{outcome=\"streamed\"} 1").await;
+        three.free(&layer.digest);
+    };
+    let (answer, ()) = tokio::join!(again, freed);
+    assert!(answer.complete() && answer.sha256 == layer.digest, "{}", answer.describe());
+    assert!(wrong.asked.try_recv().is_err(), "it was followed again");
+}
+
+#[tokio::test]
+async fn a_blob_that_another_replica_announces_with_a_size_that_no_manifest_names_is_not_taken_from_there() {
+    let three = Three::start_with(true).await;
+    let image = three.push("announced", 1);
+    let platform = &image.platforms[0];
+    let layer = platform.layers.last().unwrap();
+    let size = usize::try_from(layer.size).unwrap() + 1;
+    let mut wrong = Imitation::start(move |socket| send_zeros(socket, size));
+    three.lease(&layer.digest, &wrong);
+    let [one, ..] = &three.replicas;
+    assert_eq!(one.manifest(&image.repository, &platform.manifest.digest).await.status(), 200);
+    let freed = async {
+        wrong.asked.recv().await.unwrap();
+        three.free(&layer.digest);
+    };
+    let (answer, ()) = tokio::join!(one.blob(&image.repository, &layer.digest), freed);
+    assert!(answer.complete() && answer.sha256 == layer.digest, "{}", answer.describe());
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_begin_to_send_a_blob_keeps_no_other_blob_waiting() {
+    let three = Three::start_with_settings(true, "[mirror]\nfills = 1\n").await;
+    let image = three.push("silent", 1);
+    let layers = &image.platforms[0].layers;
+    let gave_up = Arc::new(AtomicBool::new(false));
+    let ended = gave_up.clone();
+    let mut silent = Imitation::start(move |socket| {
+        while socket.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
+        ended.store(true, Ordering::SeqCst);
+    });
+    three.lease(&layers[0].digest, &silent);
+    let [one, ..] = &three.replicas;
+    let other_blob = async {
+        silent.asked.recv().await.unwrap();
+        let answer = one.blob(&image.repository, &layers[1].digest).await;
+        assert!(answer.complete() && answer.sha256 == layers[1].digest, "{}", answer.describe());
+        assert!(!gave_up.load(Ordering::SeqCst), "it came when the replica was given up");
+    };
+    tokio::select! {
+        answer = one.blob(&image.repository, &layers[0].digest) => panic!("{}", answer.describe()),
+        () = other_blob => {}
     }
 }
 

@@ -8,11 +8,13 @@
 //!   themselves at once: a refusal or an outage is not waited for once for each replica in turn.
 //! * Losing Redis, or all that it holds, costs upstream requests: at most one for each replica and object. It costs no client an answer,
 //!   and no byte its verification. A lease decides who asks, never what is believed.
+//! * With `[shared.peers]` the lease names the URL of its owner, and those who wait for a blob get it from there as it arrives, before they
+//!   wait for the bucket.
 //! * Nothing that is on the disk waits for Redis. What is not waits for one answer, `timeout`, and for another replica at most `follow`.
 //!
 //! # What it refuses to do
-//! * It passes on no bytes. Those who wait get a blob when the owner has all of it and the bucket too, and the first byte then; after
-//!   `follow` they fetch it for themselves. A large blob that all replicas want at once is fetched once by each.
+//! * It passes on no bytes itself. Without `[shared.peers]` those who wait get a blob when the owner has all of it and the bucket too, and
+//!   the first byte then; after `follow` they fetch it for themselves. A large blob that all replicas want at once is fetched once by each.
 //! * It shares no failure and no absence: the error of one replica may be of its own way to upstream.
 //! * It holds no lease while the bucket is away, since nothing could be handed over.
 //! * It keeps no lease for longer than [`AGE_LIMIT`], and no more than [`HELD`] at once; beyond, each replica asks for itself.
@@ -32,11 +34,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
     metrics::{Metrics, Way},
+    peers::owner_of,
     random::unique,
     redis_client::{RedisClient, RedisError},
 };
@@ -47,7 +50,8 @@ const LIFE: Duration = Duration::from_secs(6);
 /// A third of it, so that one lost command loses no lease.
 const RENEW: Duration = Duration::from_secs(2);
 
-/// How long a lease is renewed. What takes longer has no follower left: they wait for 25 s at most.
+/// How long a lease is renewed. Those who wait for the bucket do so for 25 s at most; those who get the bytes from the owner go on without
+/// the lease. A replica that wants the object later than this asks upstream.
 const AGE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Leases of this replica at once, each a small task that renews it: 512 commands a second at most.
@@ -67,6 +71,8 @@ const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_mi
 pub(crate) struct Leases {
     redis: RedisClient,
     follow: Duration,
+    /// Where the other replicas get what this one fetches.
+    url: Option<Arc<str>>,
     held: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     runtime: Handle,
@@ -111,14 +117,22 @@ enum Wait {
 }
 
 impl Leases {
-    pub(crate) fn new(redis: RedisClient, follow: Duration, metrics: Arc<Metrics>, runtime: Handle) -> Leases {
-        Leases { redis, follow, held: Arc::new(Semaphore::new(HELD)), metrics, runtime }
+    pub(crate) fn new(
+        redis: RedisClient,
+        follow: Duration,
+        url: Option<Arc<str>>,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Leases {
+        Leases { redis, follow, url, held: Arc::new(Semaphore::new(HELD)), metrics, runtime }
     }
 
-    /// What `look` finds in the bucket, now or when another replica has brought it there, else the right to ask upstream.
-    pub(crate) async fn turn<T, F>(&self, key: &str, look: impl Fn() -> F) -> Turn<T>
+    /// What `look` finds in the bucket, now or when another replica has brought it there, or `follow` gets from the replica with this
+    /// URL, which has the lease; else the right to ask upstream.
+    pub(crate) async fn turn<T, F, G>(&self, key: &str, look: impl Fn() -> F, follow: impl Fn(String) -> G) -> Turn<T>
     where
         F: Future<Output = Option<T>>,
+        G: Future<Output = Option<T>>,
     {
         let deadline = Instant::now() + self.follow;
         let mut has_waited = false;
@@ -136,14 +150,22 @@ impl Leases {
             let (way, lease) = match taken {
                 Taken::Mine(lease) => (Way::Led, Some(lease)),
                 Taken::Unknown => (Way::Alone, None),
-                Taken::Held(token) => match self.wait(key, &token, deadline).await {
-                    Wait::Over => {
-                        has_waited = true;
-                        continue;
+                Taken::Held(token) => {
+                    if let Some(owner) = self.owner(&token)
+                        && let Ok(Some(found)) = timeout_at(deadline, follow(owner.to_owned())).await
+                    {
+                        self.metrics.flight(Way::Streamed);
+                        return Turn::Found(found);
                     }
-                    Wait::TooLong => (Way::Split, None),
-                    Wait::Unknown => (Way::Alone, None),
-                },
+                    match self.wait(key, &token, deadline).await {
+                        Wait::Over => {
+                            has_waited = true;
+                            continue;
+                        }
+                        Wait::TooLong => (Way::Split, None),
+                        Wait::Unknown => (Way::Alone, None),
+                    }
+                }
             };
             self.metrics.flight(way);
             return Turn::Ask(lease);
@@ -155,7 +177,10 @@ impl Leases {
             return Taken::Unknown;
         }
         let Ok(place) = self.held.clone().try_acquire_owned() else { return Taken::Unknown };
-        let token = unique();
+        let token = match &self.url {
+            Some(url) => format!("{} {url}", unique()),
+            None => unique(),
+        };
         match self.redis.take(key, &token, LIFE).await {
             Ok(None) => {
                 let (tell, told) = oneshot::channel();
@@ -172,6 +197,11 @@ impl Leases {
                 Taken::Unknown
             }
         }
+    }
+
+    /// The URL of the replica whose token this is, when both give one another what arrives.
+    fn owner<'a>(&self, token: &'a str) -> Option<&'a str> {
+        self.url.as_deref().and_then(|own| owner_of(token, own))
     }
 
     /// Waits until the lease of this token has ended.

@@ -38,11 +38,12 @@
 //!
 //! # One upstream request
 //! With `[shared.redis]` one replica at a time asks upstream for a blob or a manifest, under a lease, and the others take it from the bucket:
-//! `lease` has what that guarantees. Without it, two replicas that lack one object at once ask upstream once each. Tags, lists and
+//! `lease` has what that guarantees. With `[shared.peers]`, too, they get a blob from that replica while it arrives there. Without
+//! Redis, two replicas that lack one object at once ask upstream once each. Tags, lists and
 //! referrers are asked for by each replica; what Docker Hub counts is the manifest.
 //!
 //! # The map
-//! Each names only those before it: `redis_settings`, `settings`, `random`, `keys`, `error`, `metrics`, `fleet_tag` (which of two records
+//! Each names only those before it: `redis_settings`, `peers`, `settings`, `random`, `keys`, `error`, `metrics`, `fleet_tag` (which of two records
 //! counts), `breaker` → `redis_client` (one command) → `lease`; `credentials` → `client` (one request) → `probe` → `bucket` (requests
 //! while it answers) → `writes` (the background) → `tier`.
 
@@ -58,6 +59,7 @@ mod fleet_tag;
 mod keys;
 mod lease;
 mod metrics;
+mod peers;
 mod probe;
 mod random;
 mod redis_client;
@@ -71,6 +73,7 @@ pub use error::Error;
 pub use fleet_tag::FleetTag;
 pub use keys::Flight;
 pub use lease::{Lease, Turn};
+pub use peers::{PeerSecret, Peers};
 pub use probe::Unfit;
 pub use redis_client::{RedisClient, RedisError};
 pub use redis_settings::Redis;

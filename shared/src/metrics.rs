@@ -42,6 +42,8 @@ pub(crate) enum Way {
     Led,
     /// Another replica brought it while this one waited.
     Followed,
+    /// It got the bytes from the replica that had the lease, as they arrived there.
+    Streamed,
     /// It waited for long enough, and asked upstream beside the owner.
     Split,
     /// Redis was away, or the owner failed: it asked upstream without a lease.
@@ -100,6 +102,7 @@ impl Metrics {
         let outcome = match way {
             Way::Led => "led",
             Way::Followed => "followed",
+            Way::Streamed => "streamed",
             Way::Split => "split",
             Way::Alone => "alone",
         };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use weir_storage::setting::{ConfigError, Span, as_span};
 
-use crate::redis_settings::Redis;
+use crate::{peers::Peers, redis_settings::Redis};
 
 /// What replicas share. Without any table in it nothing is shared, and no engine is asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Settings {
     pub s3: Option<S3>,
     /// By what it is agreed who asks upstream.
     pub redis: Option<Redis>,
+    /// How replicas give one another what arrives.
+    pub peers: Option<Peers>,
 }
 
 /// `[shared.s3]`: a bucket of an S3-compatible store.
@@ -72,6 +74,13 @@ impl Settings {
             if self.s3.is_none() {
                 let fix = "replicas hand over what they fetched in a bucket; write [shared.s3], too, or remove [shared.redis]";
                 errors.push(ConfigError::without_value("shared.redis", fix));
+            }
+        }
+        if let Some(peers) = &self.peers {
+            errors.extend(peers.validate());
+            if self.redis.is_none() {
+                let fix = "a replica learns from Redis which other one fetches a blob; write [shared.redis], too, or remove [shared.peers]";
+                errors.push(ConfigError::without_value("shared.peers", fix));
             }
         }
         errors
@@ -187,11 +196,14 @@ mod tests {
 
     #[test]
     fn redis_without_a_bucket_is_refused() {
-        let settings = Settings { s3: None, redis: Some(Redis::default()) };
+        let settings = Settings { redis: Some(Redis::default()), ..Settings::default() };
         let errors = settings.validate();
         assert!(errors.len() == 1 && errors[0].to_string().contains("write [shared.s3]"), "{errors:?}");
         let s3 = Some(S3 { bucket: "weir".to_owned(), ..S3::default() });
         assert_eq!(Settings { s3, ..settings }.validate(), []);
+        let peers = Peers { url: "http://one:5002".into(), secret_file: "secret".into(), ..Peers::default() };
+        let errors = Settings { peers: Some(peers), ..Settings::default() }.validate();
+        assert!(errors.len() == 1 && errors[0].to_string().contains("write [shared.redis]"), "{errors:?}");
     }
 
     #[test]

@@ -75,11 +75,12 @@ pub struct BucketBody {
 
 impl Tier {
     /// Starts what writes and what looks whether the bucket answers. `is_proven`: its probe succeeded; else that is awaited first.
-    /// With Redis, one replica at a time asks upstream for an object.
+    /// With Redis, one replica at a time asks upstream for an object; `url` is where the others get what this one fetches.
     pub fn start(
         bucket: Bucket,
         settings: &S3,
         redis: Option<(RedisClient, &Redis)>,
+        url: Option<Arc<str>>,
         store: &Store,
         is_proven: bool,
         runtime: &Handle,
@@ -91,7 +92,7 @@ impl Tier {
         let leases = redis.as_ref().map(|(client, settings)| {
             let watched = client.clone();
             watches.push(runtime.spawn(async move { watched.watch().await }).abort_handle());
-            Leases::new(client.clone(), settings.follow, metrics.clone(), runtime.clone())
+            Leases::new(client.clone(), settings.follow, url, metrics.clone(), runtime.clone())
         });
         let redis = redis.map(|(client, _)| client);
         let known = moka::sync::Cache::builder().max_capacity(KNOWN).time_to_live(KNOWN_FOR).build();
@@ -123,15 +124,17 @@ impl Tier {
         self.inner.watches.iter().for_each(AbortHandle::abort);
     }
 
-    /// What `look` finds in the bucket, by now or because another replica brings it there, else this replica's turn to ask upstream. The
-    /// lease goes on to [`Tier::keep_blob`] and its like, and until it is there other replicas wait.
-    pub async fn turn<T, F>(&self, flight: &Flight, look: impl Fn() -> F) -> Turn<T>
+    /// What `look` finds in the bucket, by now or because another replica brings it there, or `follow` gets from the replica with this
+    /// URL, which has the lease; else this replica's turn to ask upstream. The lease goes on to [`Tier::keep_blob`] and its like, and until
+    /// it is there other replicas wait.
+    pub async fn turn<T, F, G>(&self, flight: &Flight, look: impl Fn() -> F, follow: impl Fn(String) -> G) -> Turn<T>
     where
         F: Future<Output = Option<T>>,
+        G: Future<Output = Option<T>>,
     {
         match &self.inner.leases {
             // What cannot be handed over is not waited for.
-            Some(leases) if self.inner.bucket.is_up() => leases.turn(flight.key(), look).await,
+            Some(leases) if self.inner.bucket.is_up() => leases.turn(flight.key(), look, follow).await,
             _ => look().await.map_or(Turn::Ask(None), Turn::Found),
         }
     }

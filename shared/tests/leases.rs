@@ -48,7 +48,7 @@ impl Fleet {
         bucket.probe().await.unwrap();
         let client = RedisClient::open(&redis).unwrap();
         client.probe().await.unwrap();
-        let tier = Tier::start(bucket, &settings, Some((client, &redis)), &store, true, &Handle::current());
+        let tier = Tier::start(bucket, &settings, Some((client, &redis)), None, &store, true, &Handle::current());
         Replica { tier, _directory: directory }
     }
 
@@ -79,6 +79,11 @@ fn flight() -> Flight {
     Flight::blob(&Algorithm::Sha256.digest(b"a"))
 }
 
+/// What a replica gets of another one: nothing.
+fn alone(_: String) -> std::future::Ready<Option<()>> {
+    std::future::ready(None)
+}
+
 fn key() -> String {
     format!("weir:flight:blob:{}", Algorithm::Sha256.digest(b"a"))
 }
@@ -90,7 +95,7 @@ async fn of_many_that_lack_an_object_one_asks_upstream_and_the_others_find_what_
     let (is_there, asked) = (AtomicBool::new(false), AtomicU32::new(0));
     let lookup = async |replica: &Replica| {
         let look = || async { is_there.load(Ordering::SeqCst).then_some(()) };
-        if let Turn::Ask(lease) = replica.tier.turn(&flight(), look).await {
+        if let Turn::Ask(lease) = replica.tier.turn(&flight(), look, alone).await {
             asked.fetch_add(1, Ordering::SeqCst);
             // Longer than a lease lasts that is not renewed.
             tokio::time::sleep(Duration::from_secs(7)).await;
@@ -108,7 +113,7 @@ async fn an_owner_that_fails_lets_those_who_wait_ask_at_once() {
     let fleet = Fleet::start().await;
     let (owner, other) = (fleet.replica().await, fleet.replica().await);
     let nothing = || async { None::<()> };
-    let Turn::Ask(Some(lease)) = owner.tier.turn(&flight(), nothing).await else { panic!("no replica has it") };
+    let Turn::Ask(Some(lease)) = owner.tier.turn(&flight(), nothing, alone).await else { panic!("no replica has it") };
     let began = Instant::now();
     let looks = AtomicU32::new(0);
     let look = || async {
@@ -122,7 +127,7 @@ async fn an_owner_that_fails_lets_those_who_wait_ask_at_once() {
         drop(lease);
     };
     let wanted = flight();
-    let (turn, ()) = tokio::join!(other.tier.turn(&wanted, look), fails);
+    let (turn, ()) = tokio::join!(other.tier.turn(&wanted, look, alone), fails);
     assert!(matches!(turn, Turn::Ask(None)), "{turn:?}");
     assert!(began.elapsed() < FOLLOW / 2, "{:?}", began.elapsed());
 }
@@ -132,7 +137,7 @@ async fn what_another_holds_by_now_is_neither_renewed_nor_freed() {
     let fleet = Fleet::start().await;
     let replica = fleet.replica().await;
     for is_got in [true, false] {
-        let Turn::Ask(Some(lease)) = replica.tier.turn(&flight(), || async { None::<()> }).await else {
+        let Turn::Ask(Some(lease)) = replica.tier.turn(&flight(), || async { None::<()> }, alone).await else {
             panic!("no replica has it")
         };
         // As after a pause: it lapsed, and another one took it for a while.
@@ -155,7 +160,7 @@ async fn what_another_holds_by_now_is_neither_renewed_nor_freed() {
 async fn a_lease_that_redis_lost_is_taken_again() {
     let fleet = Fleet::start().await;
     let (owner, other) = (fleet.replica().await, fleet.replica().await);
-    let Turn::Ask(Some(lease)) = owner.tier.turn(&flight(), || async { None::<()> }).await else {
+    let Turn::Ask(Some(lease)) = owner.tier.turn(&flight(), || async { None::<()> }, alone).await else {
         panic!("no replica has it")
     };
     fleet.raw::<()>(&["FLUSHALL"]).await;
@@ -170,7 +175,7 @@ async fn a_lease_that_redis_lost_is_taken_again() {
         drop(lease);
     };
     let wanted = flight();
-    let (turn, ()) = tokio::join!(other.tier.turn(&wanted, look), got);
+    let (turn, ()) = tokio::join!(other.tier.turn(&wanted, look, alone), got);
     assert!(matches!(turn, Turn::Found(())), "{turn:?}");
 }
 

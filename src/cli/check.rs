@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
 use serde_json::json;
-use weir_shared::{Bucket, RedisClient};
+use weir_shared::{Bucket, PeerSecret, RedisClient};
 
 use super::{Failure, config::is_below, describe::describe, say};
 use crate::config::{Config, ConfigError, ConfigErrors, Draft, Settings, policies, upstreams, warnings};
@@ -107,7 +107,8 @@ fn cannot_share(config: &Config) -> Vec<ConfigError> {
         }
         Err(error) => Some(error),
     });
-    bucket.into_iter().chain(redis).collect()
+    let secret = config.shared.peers.as_ref().and_then(|peers| PeerSecret::read(peers).err());
+    bucket.into_iter().chain(redis).chain(secret).collect()
 }
 
 /// What is wrong with the data directory as the disk is now: it, or what it would be made in, is no directory that this user may write in.

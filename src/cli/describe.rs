@@ -49,6 +49,9 @@ fn storage(config: &Config, text: &mut String) {
     if let Some(redis) = &config.shared.redis {
         let _ = writeln!(text, "  agrees with other replicas who asks upstream over {}", redis.url);
     }
+    if let Some(peers) = &config.shared.peers {
+        let _ = writeln!(text, "  gives other replicas what arrives, by {}", peers.url);
+    }
 }
 
 fn upstreams(config: &Config, text: &mut String) {

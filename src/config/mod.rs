@@ -301,6 +301,7 @@ fn known() -> toml::Value {
     config.admin.tls.clone_from(&config.server.tls);
     config.shared.s3 = Some(weir_shared::S3::default());
     config.shared.redis = Some(weir_shared::Redis::default());
+    config.shared.peers = Some(weir_shared::Peers::default());
     toml::Value::try_from(config).unwrap_or(toml::Value::Table(toml::Table::new()))
 }
 

@@ -83,6 +83,7 @@ fn deploy_toml_names_every_key_there_is() {
         ("shared.", "[shared]\nx = 1"),
         ("shared.s3.", "[shared.s3]\nx = 1"),
         ("shared.redis.", "[shared.redis]\nx = 1"),
+        ("shared.peers.", "[shared.peers]\nx = 1"),
         ("mirror.", "[mirror]\nx = 1"),
         ("mirror.tag.", "[[mirror.tag]]\nx = 1"),
         ("upstream.", "[[upstream]]\nx = 1"),

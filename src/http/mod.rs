@@ -6,6 +6,7 @@
 //! | `api` | the distribution-spec's endpoints: from a request to a reply or an error, as values; the route table is `api/mod.rs` |
 //! | `service` | one request: who asks (`admit`), may it, what does the API answer; then headers, counts, log and charges, once |
 //! | `cors` | what pages of other origins may do |
+//! | `replicas` | the listener for the other replicas of a fleet |
 //! | `peer`, `settings`, `metrics`, `printable` | what both sides share |
 //!
 //! One actix-http service answers the whole of `/v2/`. There is no `App` and no router above it, because the path is the
@@ -21,6 +22,7 @@ mod peer;
 mod printable;
 #[cfg(test)]
 mod raw;
+mod replicas;
 mod service;
 mod settings;
 mod wire;
@@ -31,6 +33,7 @@ pub use self::{
     cors::Origin,
     expiry::Expiry,
     metrics::Metrics,
+    replicas::{PeerServing, serve_peers},
     service::serve,
     settings::Settings,
     wire::{Certificate, Listener, Prepared, Serving},

@@ -29,6 +29,7 @@ use super::{
     named::NamedBlobs,
     negative::NegativeCache,
     outcome::FlightKind,
+    peers::{PeerBlob, Peers},
     settings::SharedSettings,
     sources::Sources,
 };
@@ -41,6 +42,9 @@ use crate::{
 /// How often one lookup meets a fill that ended without serving it, before it gives up. Each time another source was refused.
 const ATTEMPTS: usize = 8;
 
+/// How long another replica waits here until a blob begins to arrive.
+const PEER_WAIT: Duration = Duration::from_secs(10);
+
 /// How long a stopping mirror waits for its fills. A fill ends within the time of one append; the bound is for a disk that hangs.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
@@ -49,6 +53,7 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 pub struct Blobs {
     settings: SharedSettings,
     sources: Sources,
+    peers: Option<Peers>,
     negative: Arc<NegativeCache>,
     named: NamedBlobs,
     metrics: Arc<Metrics>,
@@ -62,7 +67,7 @@ pub struct Blobs {
 
 impl Blobs {
     pub(super) fn new(handles: &Handles) -> Blobs {
-        let Handles { settings, sources, negative, named, metrics, runtime } = handles;
+        let Handles { settings, sources, peers, negative, named, metrics, runtime } = handles;
         Blobs {
             flights: Flights::new(FlightKind::blob, metrics.clone(), runtime.clone()),
             sizes: Flights::new(FlightKind::blob_head, metrics.clone(), runtime.clone()),
@@ -70,6 +75,7 @@ impl Blobs {
             stop: watch::Sender::new(false),
             settings: settings.clone(),
             sources: sources.clone(),
+            peers: peers.clone(),
             negative: negative.clone(),
             named: named.clone(),
             metrics: metrics.clone(),
@@ -298,7 +304,47 @@ impl Blobs {
     async fn turn(&self, lookup: &Lookup, digest: &Digest, permit: &Arc<Permit>) -> Turn<Result<Found, Error>> {
         let Some(tier) = &self.sources.tier else { return Turn::Ask(None) };
         let look = || async { self.fill_from_bucket(tier, lookup, digest, permit).await.transpose() };
-        tier.turn(&Flight::blob(digest), look).await
+        let follow = |owner| self.fill_from_peer(lookup, digest, permit, owner);
+        tier.turn(&Flight::blob(digest), look, follow).await
+    }
+
+    /// Starts the fill from the replica that fetches the blob, when this client may have it.
+    async fn fill_from_peer(
+        &self,
+        lookup: &Lookup,
+        digest: &Digest,
+        permit: &Arc<Permit>,
+        owner: String,
+    ) -> Option<Result<Found, Error>> {
+        // As for the bucket: whatever a HEAD says against it, the GET decides.
+        self.ensure_member(lookup, digest).await.ok()?;
+        let supplier = match self.supplier(lookup, digest).await {
+            Ok(supplier) => supplier?,
+            Err(error) => return Some(Err(error)),
+        };
+        let fill = self.fill(lookup, digest, supplier.upstream, supplier.identity);
+        let fill = Fill { is_following: true, owners: vec![owner], ..fill };
+        fill.start(permit.clone()).await.ok().map(Ok)
+    }
+
+    /// The blob for another replica: whole, or as it arrives; waits until that begins. `None` when this replica neither has it nor gets it.
+    pub async fn for_peer(&self, digest: &Digest, from: u64) -> Option<PeerBlob> {
+        let deadline = tokio::time::Instant::now() + PEER_WAIT;
+        let store = &self.sources.store;
+        let blob = |reader| Some(PeerBlob::new(reader, store.clone(), digest.clone(), from));
+        loop {
+            if let Some(reader) = store.blobs.load(digest).await.ok().flatten() {
+                return blob(reader);
+            }
+            let mut progress = self.fills.progress(digest)?;
+            let readable = |found: &Option<ArrivingBlob>| found.as_ref().is_some_and(|found| !found.blob.is_stopped());
+            match tokio::time::timeout_at(deadline, progress.arriving.wait_for(readable)).await {
+                Ok(Ok(found)) => return blob(found.as_ref()?.blob.reader()),
+                // That fill ended; it may be whole by now.
+                Ok(Err(_)) => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Starts the fill from the bucket that replicas share, when it has the blob and this client may have it; `None` when upstream
@@ -350,6 +396,9 @@ impl Blobs {
             tier: self.sources.tier.clone(),
             bucket: None,
             lease: None,
+            peers: self.peers.clone(),
+            is_following: false,
+            owners: Vec::new(),
             stop: self.stop.subscribe(),
             timeout: self.settings.load().fill_timeout,
             metrics: self.metrics.clone(),

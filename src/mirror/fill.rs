@@ -37,7 +37,7 @@ use tokio::{
     },
     time::{Instant, sleep, timeout},
 };
-use weir_shared::{Lease, Tier};
+use weir_shared::{Flight, Lease, Tier, Turn};
 use weir_storage::{Reader, Stopped, Store, Writer};
 
 use super::{
@@ -45,6 +45,7 @@ use super::{
     incoming::Incoming,
     metrics::Metrics,
     outcome::FillOutcome,
+    peers::Peers,
 };
 use crate::{
     oci::{Digest, Hasher},
@@ -87,6 +88,12 @@ pub(super) struct Fill {
     pub(super) bucket: Option<Tier>,
     /// Until it is in the bucket, other replicas wait for it.
     pub(super) lease: Option<Lease>,
+    /// The other replicas, where they give one another what arrives.
+    pub(super) peers: Option<Peers>,
+    /// Whether the blob comes from the one of them that has the lease.
+    pub(super) is_following: bool,
+    /// The replicas that gave bytes of it, or are to give them; the last one is followed.
+    pub(super) owners: Vec<String>,
     pub(super) stop: watch::Receiver<bool>,
     /// For its beginning, each [`STEP`] of it, and its end.
     pub(super) timeout: Duration,
@@ -99,6 +106,9 @@ impl Fill {
     /// # Errors
     /// Upstream's, when it refuses, or is gone, or answers with what cannot be this blob; that the disk does not answer.
     pub(super) async fn start(self, permit: Arc<Permit>) -> Result<Found, upstream::Error> {
+        // A replica begins to send before there is a slot: its own fill may wait for one there. If each held one meanwhile, two replicas
+        // could wait for one another.
+        let from_peer = if self.is_following { Some(self.get(0).await?) } else { None };
         // The semaphore is never closed; were it, the fill would just run unbounded.
         let slot = match timeout(SLOT_WAIT, permit.fills.slots.clone().acquire_owned()).await {
             Ok(slot) => slot.ok(),
@@ -108,14 +118,19 @@ impl Fill {
             }
         };
         let (metrics, digest, limit) = (self.metrics.clone(), self.digest.clone(), self.timeout);
-        timeout(limit, self.open(permit, slot)).await.unwrap_or_else(|_| {
+        timeout(limit, self.open(permit, slot, from_peer)).await.unwrap_or_else(|_| {
             metrics.fill(FillOutcome::too_old);
             tracing::error!(%digest, "a fill does not begin; the disk or upstream does not answer");
             Err(upstream::Error::Unavailable { reason: TOO_OLD.into(), retry_after: None })
         })
     }
 
-    async fn open(mut self, permit: Arc<Permit>, slot: Option<OwnedSemaphorePermit>) -> Result<Found, upstream::Error> {
+    async fn open(
+        mut self,
+        permit: Arc<Permit>,
+        slot: Option<OwnedSemaphorePermit>,
+        from_peer: Option<Incoming>,
+    ) -> Result<Found, upstream::Error> {
         let mut writer = match self.store.blobs.write(&self.digest, None).await {
             Ok(writer) => writer,
             Err(error) => {
@@ -123,7 +138,10 @@ impl Fill {
                 return self.pass_through().await.map(Found::uncached);
             }
         };
-        let body = self.get(writer.written()).await?;
+        let body = match from_peer {
+            Some(body) => body,
+            None => self.get(writer.written()).await?,
+        };
         self.is_decoded = body.is_decoded();
         let Some(size) = body.size() else {
             writer.abandon("its size is unknown".into(), true).await;
@@ -160,10 +178,11 @@ impl Fill {
         {
             tracing::warn!(%error, digest = %self.digest, "membership could not be kept; upstream will be asked again");
         }
-        if let Some(tier) = self.tier.as_ref().filter(|_| self.bucket.is_none()) {
+        let is_upstream = self.bucket.is_none() && !self.is_following;
+        if let Some(tier) = self.tier.as_ref().filter(|_| is_upstream) {
             tier.keep_member(&self.supplier.source, &self.digest, self.lease.as_ref());
         }
-        if self.bucket.is_none() {
+        if is_upstream {
             self.metrics.fills.inc();
         }
         permit.progress.send_replace(Some(arriving.clone()));
@@ -181,9 +200,43 @@ impl Fill {
 
     /// The blob from this offset on, or from an earlier one.
     pub(super) async fn get(&self, from: u64) -> Result<Incoming, upstream::Error> {
+        if let (true, Some(peers), Some(owner)) = (self.is_following, &self.peers, self.owners.last()) {
+            let body = peers.get(owner, &self.digest, from).await?;
+            // Which of the two is wrong is not known, and space is made for what is announced.
+            if self.named.is_some_and(|named| named != body.size) {
+                return Err(upstream::Error::Malformed("its size is not the one that the manifest says".into()));
+            }
+            return Ok(Incoming::Peer(Box::new(body)));
+        }
         match &self.bucket {
             Some(bucket) => self.get_from_bucket(bucket, from).await,
             None => self.get_from(&self.supplier, from).await,
+        }
+    }
+
+    /// What the replica that broke off does not give: from the bucket, from the next one that fetches it, or `None` when it is this one's turn
+    /// to ask upstream.
+    async fn follow(&mut self, at: u64) -> Option<Incoming> {
+        let (tier, peers) = (self.tier.clone()?, self.peers.clone()?);
+        let (bucket, others, digest) = (&tier, &peers, &self.digest);
+        let look = || async move { bucket.blob(digest, at).await.map(Incoming::Bucket) };
+        let next = |owner: String| async move {
+            let body = others.get(&owner, digest, at).await.ok()?;
+            Some(Incoming::Peer(Box::new(body)))
+        };
+        let turn = tier.turn(&Flight::blob(digest), look, next).await;
+        match turn {
+            Turn::Found(body) => {
+                if let Incoming::Peer(body) = &body {
+                    self.owners.push(body.owner.clone());
+                }
+                Some(body)
+            }
+            Turn::Ask(lease) => {
+                self.lease = lease;
+                self.is_following = false;
+                None
+            }
         }
     }
 
@@ -222,6 +275,7 @@ impl Fill {
             Err(Interrupted::Stopping) => (FillOutcome::closed, "the mirror is stopping", true),
             Err(Interrupted::Upstream(_)) => (FillOutcome::upstream_failed, "upstream broke off", true),
             Err(Interrupted::Disk(error)) => {
+                self.distrust(&error);
                 tracing::error!(%error, digest = %self.digest, "a fill stopped at the disk");
                 (outcome_of(&error), "the mirror's disk failed", false)
             }
@@ -261,7 +315,8 @@ impl Fill {
                 if let Some(lease) = &self.lease {
                     lease.got();
                 }
-                if let Some(tier) = &self.tier {
+                // The replica that fetched it writes it to the bucket.
+                if let Some(tier) = self.tier.as_ref().filter(|_| !self.is_following) {
                     tier.keep_blob(&self.digest, self.lease.as_ref());
                 }
             }
@@ -274,6 +329,9 @@ impl Fill {
                     tracing::warn!(%error, digest = %self.digest, "a blob from the bucket was thrown away");
                     return;
                 }
+                if self.distrust(&error) && self.is_following {
+                    return;
+                }
                 if is_mismatch {
                     self.metrics.mismatches.inc();
                 }
@@ -281,6 +339,15 @@ impl Fill {
                     repository = %self.supplier.source.repository, "a blob from upstream was thrown away");
             }
         }
+    }
+
+    /// Follows none of the replicas that gave bytes of this blob for a while, when it is wrong. Whether there is such a one.
+    fn distrust(&self, error: &weir_storage::Error) -> bool {
+        let Some(peers) = self.peers.as_ref().filter(|_| outcome_of(error) == FillOutcome::mismatch) else {
+            return false;
+        };
+        self.owners.iter().for_each(|owner| peers.distrust(owner.clone()));
+        !self.owners.is_empty()
     }
 
     async fn write(
@@ -364,6 +431,14 @@ impl Fill {
             tokio::select! {
                 () = sleep(pause) => {}
                 _ = self.stop.wait_for(|stop| *stop) => return Err(Interrupted::Stopping),
+            }
+            // The last attempt is upstream's, whatever the other replicas do.
+            if self.is_following && *resumes < RESUMES {
+                let mut stop = self.stop.clone();
+                tokio::select! {
+                    body = self.follow(at) => if let Some(body) = body { return Ok(body) },
+                    _ = stop.wait_for(|stop| *stop) => return Err(Interrupted::Stopping),
+                }
             }
             // By turns: another source first, if there is one, and this one again.
             let others = suppliers.lock().unwrap_or_else(PoisonError::into_inner).clone();

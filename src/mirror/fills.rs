@@ -142,6 +142,11 @@ impl Fills {
         Ok(Permit { fills: self.clone(), digest: digest.clone(), progress, suppliers })
     }
 
+    /// The fill of this digest that is under way.
+    pub(super) fn progress(&self, digest: &Digest) -> Option<Progress> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
     /// The size of the blob, if a fill of it has come so far.
     pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,8 +155,7 @@ impl Fills {
 
     /// Resolves when no fill of this digest is under way.
     pub(super) async fn ended(&self, digest: &Digest) {
-        let progress = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
-        let Some(Progress { mut arriving, .. }) = progress else { return };
+        let Some(Progress { mut arriving, .. }) = self.progress(digest) else { return };
         while arriving.changed().await.is_ok() {}
     }
 

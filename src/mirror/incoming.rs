@@ -1,14 +1,15 @@
-//! A blob as it arrives: from an upstream, or from the bucket that replicas share.
+//! A blob as it arrives: from an upstream, from the bucket that replicas share, or from another replica.
 
 use bytes::Bytes;
 use weir_shared::BucketBody;
 
-use crate::upstream::{self, Body};
+use crate::upstream::{self, Body, PeerBody};
 
 /// The body of a blob under way, wherever it comes from. What is said of a [`Body`] holds for it.
 pub(super) enum Incoming {
     Upstream(Box<Body>),
     Bucket(BucketBody),
+    Peer(Box<PeerBody>),
 }
 
 impl Incoming {
@@ -17,6 +18,7 @@ impl Incoming {
         match self {
             Incoming::Upstream(body) => body.size,
             Incoming::Bucket(body) => Some(body.size()),
+            Incoming::Peer(body) => Some(body.size),
         }
     }
 
@@ -25,6 +27,7 @@ impl Incoming {
         match self {
             Incoming::Upstream(body) => body.start,
             Incoming::Bucket(body) => body.start(),
+            Incoming::Peer(body) => body.start,
         }
     }
 
@@ -32,7 +35,7 @@ impl Incoming {
     pub(super) fn is_decoded(&self) -> bool {
         match self {
             Incoming::Upstream(body) => body.is_decoded(),
-            Incoming::Bucket(_) => false,
+            Incoming::Bucket(_) | Incoming::Peer(_) => false,
         }
     }
 
@@ -43,6 +46,7 @@ impl Incoming {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, upstream::Error> {
         match self {
             Incoming::Upstream(body) => body.next().await,
+            Incoming::Peer(body) => body.next().await,
             Incoming::Bucket(body) => body
                 .next()
                 .await

@@ -66,7 +66,7 @@ pub struct Manifests {
 
 impl Manifests {
     pub(super) fn new(handles: &Handles, tags: Tags, fetcher: BudgetedFetch) -> Manifests {
-        let Handles { settings, sources, negative, named, metrics, runtime } = handles;
+        let Handles { settings, sources, negative, named, metrics, runtime, .. } = handles;
         Manifests {
             flights: ManifestFlights::new(fetcher.limits.clone(), metrics.clone(), runtime.clone()),
             heads: Flights::new(FlightKind::manifest_head, metrics.clone(), runtime.clone()),
@@ -271,7 +271,10 @@ impl Manifests {
             return look().await.map_or(Turn::Ask(None), Turn::Found);
         }
         let is_private = lookup.may_read_private();
-        tier.turn(&Flight::manifest(&lookup.upstream, &lookup.repository, is_private, digest), look).await
+        tier.turn(&Flight::manifest(&lookup.upstream, &lookup.repository, is_private, digest), look, |_| {
+            std::future::ready(None)
+        })
+        .await
     }
 
     /// Brings a manifest from the bucket, if there is one. A disk that is full costs the cache an entry and the client nothing.

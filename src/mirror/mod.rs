@@ -37,6 +37,7 @@ mod named;
 mod names;
 mod negative;
 mod outcome;
+mod peers;
 mod refreshed;
 mod scans;
 mod settings;
@@ -74,6 +75,7 @@ pub use self::{
     lookup::{Lookup, Waited},
     manifests::Manifests,
     metrics::Metrics,
+    peers::{PeerBlob, Peers},
     refreshed::Refreshed,
     scans::{Scanned, Scans},
     settings::{Settings, TagRule},
@@ -143,13 +145,13 @@ impl Mirror {
         limits: Limits,
         runtime: Handle,
     ) -> Mirror {
-        Mirror::sharing(settings, (store, None), upstreams, ledger, limits, runtime)
+        Mirror::sharing(settings, (store, None, None), upstreams, ledger, limits, runtime)
     }
 
-    /// As [`Mirror::new`], with the bucket that stands behind the store when other replicas share it.
+    /// As [`Mirror::new`], with the bucket that stands behind the store when other replicas share it, and those.
     pub fn sharing(
         settings: Settings,
-        (store, tier): (Store, Option<Tier>),
+        (store, tier, peers): (Store, Option<Tier>, Option<Peers>),
         upstreams: Vec<Upstream>,
         ledger: Ledger,
         limits: Limits,
@@ -160,6 +162,7 @@ impl Mirror {
             named: NamedBlobs::new(settings.negative_entries),
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             sources: Sources::new(store, tier, upstreams),
+            peers,
             negative,
             metrics: Arc::default(),
             runtime,

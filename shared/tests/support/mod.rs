@@ -48,7 +48,7 @@ impl Replica {
         let store = Store::open(weir_storage::Settings { root, ..weir_storage::Settings::default() }).unwrap();
         let bucket = Bucket::open(settings).unwrap();
         let is_proven = bucket.probe().await.is_ok();
-        let tier = Tier::start(bucket, settings, None, &store, is_proven, &Handle::current());
+        let tier = Tier::start(bucket, settings, None, None, &store, is_proven, &Handle::current());
         let mut metrics = Registry::default();
         tier.register(&mut metrics);
         Replica { store, tier, metrics, _directory: directory }
