@@ -7,7 +7,7 @@ use std::{
 
 use super::{json::parameter, name, state::State};
 use crate::{
-    mirror::{Image, Pin, Reading, Repository},
+    mirror::{Image, ImageFilter, NameFilter, Pin, Reading, Repository},
     oci::{Reference, is_platform, matches},
     route::is_registry,
 };
@@ -142,10 +142,8 @@ impl Filter {
         let is_after = |image: &Image| {
             after.as_ref().is_none_or(|(repository, last)| image.repository != *repository || place(image) > *last)
         };
-        let from = self.repository.as_ref().max(after.as_ref().map(|(repository, _)| repository));
-        let is_past = |image: &Image| self.repository.as_ref().is_some_and(|it| image.repository != *it);
-        let images = self.named(reading, from).take_while(|image| !is_past(image));
-        let mut images = images.filter(|image| is_after(image) && wanted(image));
+        let from = after.as_ref().map(|(repository, _)| repository);
+        let mut images = self.listed(reading, from).filter(|image| is_after(image) && wanted(image));
         let mut page: Vec<Image> = images.by_ref().take(most).collect();
         let mut next = images.next();
         while let Some(same) = next.take_if(|next| page.last().is_some_and(|last| last.name() == next.name())) {
@@ -163,7 +161,7 @@ impl Filter {
             Sort::LastPull => images.last_pull(image).map_or(0, seconds),
             Sort::Idle => u64::MAX - seconds(images.idle_since(image)),
         };
-        let all = self.named(reading, self.repository.as_ref()).filter(wanted).map(|image| (key(&image), image));
+        let all = self.listed(reading, None).filter(wanted).map(|image| (key(&image), image));
         // Of equal ones the first by name comes first.
         let all = all.filter(|(key, _)| *key > 0).enumerate().map(|(at, (key, image))| (Reverse(key), at, image));
         let order = |it: &(Reverse<u64>, usize, Image)| (it.0, it.1);
@@ -181,24 +179,24 @@ impl Filter {
         first.into_iter().map(|(_, _, image)| image).collect()
     }
 
-    /// The images from a repository on whose names the pattern names.
-    fn named<'a>(
+    /// The images from a repository on that have the registry, the repository, the name and the completeness; of the others nothing is made.
+    fn listed<'a>(
         &'a self,
         reading: &'a Reading<'_>,
         from: Option<&'a Repository>,
-    ) -> Box<dyn Iterator<Item = Image> + 'a> {
-        if self.pattern.is_empty() {
-            return Box::new(reading.images(from));
-        }
-        Box::new(reading.images_named(from, |name| is_wanted(&self.pattern, name)))
+    ) -> impl Iterator<Item = Image> + 'a {
+        let name: Option<NameFilter<'a>> = match self.pattern.is_empty() {
+            true => None,
+            false => Some(Box::new(|name| is_wanted(&self.pattern, name))),
+        };
+        let (registry, repository) = (self.registry.as_deref(), self.repository.as_ref());
+        reading.images_wanted(from, ImageFilter { registry, repository, name, complete: self.complete })
     }
 
     fn has(&self, state: &State, reading: &Reading<'_>, image: &Image, pins: &[Pin], now: SystemTime) -> bool {
         let (images, is_hosted) = (state.mirror.images(), image.repository.is_hosted());
         let is = |wanted: Option<bool>, it: &dyn Fn() -> bool| wanted.is_none_or(|wanted| it() == wanted);
-        self.registry.as_ref().is_none_or(|registry| **registry == *image.repository.upstream)
-            && self.repository.as_ref().is_none_or(|repository| image.repository == *repository)
-            && is(self.hosted, &|| is_hosted)
+        is(self.hosted, &|| is_hosted)
             && is(self.stale, &|| state.mirror.is_stale(image, now))
             && is(self.pinned, &|| is_hosted || pins.iter().any(|pin| pin.covers(image)))
             && self
@@ -212,7 +210,6 @@ impl Filter {
                 objects.iter().any(|(child, _)| child.platform.as_deref().is_some_and(is_it))
                     || state.mirror.facts.platform_of(&image.digest).is_some_and(|claimed| is_it(&claimed))
             })
-            && is(self.complete, &|| reading.is_complete(&image.digest))
     }
 }
 

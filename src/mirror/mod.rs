@@ -93,8 +93,8 @@ use crate::{
     upstream::{CredentialState, Ledger, Upstream},
 };
 pub use weir_storage::{
-    Error as StoreError, Extent, Image, Images, ImportMark, Pin, Pulled, Puller, Purged, Reader, Reading, Repair,
-    Report, Repository, Scrub, Selection, Source, Space, Stopped, Summary, Usage,
+    Error as StoreError, Extent, Image, ImageFilter, Images, ImportMark, NameFilter, Pin, Pulled, Puller, Purged,
+    Reader, Reading, Repair, Report, Repository, Scrub, Selection, Source, Space, Stopped, Summary, Usage,
 };
 
 /// Exports and imports at once: each reads or writes as fast as the disk does, and one more is for who comes meanwhile.

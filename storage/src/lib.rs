@@ -86,7 +86,10 @@ pub use files::fuzzing;
 pub use files::{Call, Faults};
 pub use files::{Journal, Journals, seal, unseal};
 pub use hosted::{HostedUsage, IsImmutable, Protection, Push, ReferrersPage, Repositories, Upload, Uploads};
-pub use images::{Completeness, Images, Pin, Platform, Pulled, Puller, Purged, Reading, Selection, Summaries, Summary};
+pub use images::{
+    Completeness, ImageFilter, Images, NameFilter, Pin, Platform, Pulled, Puller, Purged, Reading, Selection,
+    Summaries, Summary,
+};
 pub use index::Index;
 pub use scrub::{Damage, Problem, Progress, Repair, Report, Scrub, Scrubbed, Status};
 pub use settings::Settings;

@@ -452,7 +452,7 @@ impl State {
 
     /// The images of a repository: its tags in byte order, then the manifests that none of them reaches.
     pub(crate) fn images(&self, repository: &Repository) -> Vec<Image> {
-        self.images_named(repository, None)
+        self.images_wanted(repository, None, None)
     }
 
     /// The tags of a repository that name one of these, whatever the credential; each with what it names.

@@ -68,6 +68,22 @@ pub struct Summary {
     pub bytes: u64,
 }
 
+/// Whether the image of a full name is listed.
+pub type NameFilter<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+
+/// Which images are listed; what is absent does not count.
+#[derive(Default)]
+pub struct ImageFilter<'a> {
+    /// Those of this upstream.
+    pub registry: Option<&'a str>,
+    /// Those of this repository.
+    pub repository: Option<&'a Repository>,
+    /// Those whose full names this takes.
+    pub name: Option<NameFilter<'a>>,
+    /// Those of which all is here, or those of which something is missing.
+    pub complete: Option<bool>,
+}
+
 /// The inventory at a moment, and the accounts as they are. Nothing waits for it.
 #[derive(Debug)]
 pub struct Reading<'a> {
@@ -91,13 +107,22 @@ impl Reading<'_> {
         self.state.repositories(from).flat_map(|repository| self.state.images(repository))
     }
 
-    /// As [`Reading::images`], those whose full names are wanted. A scan of the names alone, which is several times as fast.
-    pub fn images_named<'b>(
+    /// As [`Reading::images`], those that are wanted. A scan of names and look-ups alone, which is several times as fast.
+    pub fn images_wanted<'b>(
         &'b self,
         from: Option<&'b Repository>,
-        wanted: impl Fn(&str) -> bool + 'b,
+        wanted: ImageFilter<'b>,
     ) -> impl Iterator<Item = Image> + 'b {
-        self.state.repositories(from).flat_map(move |repository| self.state.images_named(repository, Some(&wanted)))
+        let ImageFilter { registry, repository: only, name, complete } = wanted;
+        let is_as_wanted = move |digest: &Digest| complete == Some(self.is_complete(digest));
+        let repositories = self.state.repositories(from.max(only));
+        let repositories = repositories.filter(move |it| registry.is_none_or(|registry| *it.upstream == *registry));
+        let repositories = repositories.take_while(move |it| only.is_none_or(|only| *it == only));
+        repositories.flat_map(move |repository| {
+            let manifest: Option<&dyn Fn(&Digest) -> bool> =
+                if complete.is_some() { Some(&is_as_wanted) } else { None };
+            self.state.images_wanted(repository, name.as_deref(), manifest)
+        })
     }
 
     /// The images of one repository.
@@ -291,7 +316,10 @@ mod tests {
             usize::from(all.images == images as u64 && all.bytes > (images * layers * 1000) as u64)
         });
         let last = format!("v{}", images - 1);
-        timed("search", 1, &|| reading.images_named(None, |name| name.ends_with(&last)).count());
+        timed("search", 1, &|| {
+            let name: NameFilter<'_> = Box::new(|name| name.ends_with(&last));
+            reading.images_wanted(None, ImageFilter { name: Some(name), ..ImageFilter::default() }).count()
+        });
         timed("largest", images, &|| {
             reading.images(None).filter(|image| reading.claimed_size(&image.digest) > 0).count()
         });
@@ -299,7 +327,8 @@ mod tests {
             let last = |image: &Image| pulls.last(&image.repository, image.tag.as_ref(), &image.digest);
             reading.images(None).filter(|image| last(image).is_some()).count()
         });
-        timed("incomplete", 0, &|| reading.images(None).filter(|image| !complete(image)).count());
+        let incomplete = || ImageFilter { complete: Some(false), ..ImageFilter::default() };
+        timed("incomplete", 0, &|| reading.images_wanted(None, incomplete()).count());
         // Eviction between two lists.
         let gone = images / 100;
         for number in 0..gone {
@@ -307,7 +336,7 @@ mod tests {
         }
         timed("incomplete after an eviction", gone, &|| {
             let later = Reading::new(&inventory, &capacity);
-            later.images(None).filter(|image| !later.is_complete(&image.digest)).count()
+            later.images_wanted(None, incomplete()).count()
         });
         println!("memory, with the record of pulls: {more} MiB");
         let last: Image = reading.images(None).last().unwrap();

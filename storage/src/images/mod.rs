@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use self::purge::Plan;
 pub use self::{
-    completeness::{Completeness, Platform, Reading, Summaries, Summary},
+    completeness::{Completeness, ImageFilter, NameFilter, Platform, Reading, Summaries, Summary},
     pins::Pin,
     pulls::{Pulled, Puller},
     purge::{Purged, Selection},

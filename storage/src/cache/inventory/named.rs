@@ -16,8 +16,13 @@ use crate::oci::{Digest, Name};
 const LEAST: &str = "0";
 
 impl State {
-    /// As [`State::images`], those whose names are wanted; of the others no more than the name is made.
-    pub(crate) fn images_named(&self, repository: &Repository, wanted: Option<&dyn Fn(&str) -> bool>) -> Vec<Image> {
+    /// As [`State::images`], those whose names and manifests are wanted; of the others no more than the name is made.
+    pub(crate) fn images_wanted(
+        &self,
+        repository: &Repository,
+        wanted: Option<&dyn Fn(&str) -> bool>,
+        wanted_manifest: Option<&dyn Fn(&Digest) -> bool>,
+    ) -> Vec<Image> {
         let Some(contents) = self.repositories.get(repository) else { return Vec::new() };
         let image = |credential: &Arc<str>, tag, digest: &Digest, checked_at| Image {
             repository: repository.clone(),
@@ -36,11 +41,16 @@ impl State {
                 wanted(&name)
             })
         };
+        let names_wanted = |digest: &Digest| wanted_manifest.is_none_or(|wanted| wanted(digest));
         let mut images: Vec<Image> = Vec::new();
         for ((tag, credential), (digest, checked_at)) in &contents.tags {
-            if is_wanted(':', tag) {
+            if is_wanted(':', tag) && names_wanted(digest) {
                 images.push(image(credential, Some(tag.clone()), digest, Some(*checked_at)));
             }
+        }
+        // To find out which have no tag costs as much again as all of the above.
+        if !contents.manifests.iter().any(|(digest, _)| names_wanted(digest)) {
+            return images;
         }
         let tagged: HashSet<&Digest, RandomState> = contents.tags.values().map(|(digest, _)| digest).collect();
         let mut untagged: Vec<_> = contents.manifests.iter().filter(|(digest, _)| !tagged.contains(digest)).collect();
@@ -52,7 +62,9 @@ impl State {
         let mut reached = self.manifests_below(tagged);
         untagged.retain(|(digest, _)| !reached.contains(digest));
         reached.extend(self.manifests_below(untagged.iter().flat_map(|(digest, _)| self.child_manifests(digest))));
-        let shown = untagged.into_iter().filter(|(digest, _)| !reached.contains(digest) && is_wanted('@', digest));
+        // What is not wanted hides what is below it all the same.
+        let is_shown = |digest: &Digest| !reached.contains(digest) && names_wanted(digest);
+        let shown = untagged.into_iter().filter(|(digest, _)| is_shown(digest) && is_wanted('@', digest));
         images.extend(shown.map(|(digest, credential)| image(credential, None, digest, None)));
         images
     }
