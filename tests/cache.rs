@@ -3,7 +3,7 @@
 mod completeness;
 mod keeping;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use weir_conformance::hub::{self, Hub, Image, Kind, Spec};
@@ -277,6 +277,11 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
         ("platform=linux/arm64/v8", &[hub_two]),
         ("platform=linux/arm64", &[hub_two]),
         ("platform=linux/arm", &[]),
+        ("complete=true", &[hub_one, hosted]),
+        ("complete=false", &[hub_two]),
+        ("complete=false&repository=acme/one", &[]),
+        ("complete=false&registry=hosted", &[]),
+        ("complete=true&pattern=app", &[hosted]),
         ("stale=false", &[hub_one, hub_two, hosted]),
         ("stale=true", &[]),
         ("pinned=true", &[hosted]),
@@ -331,6 +336,14 @@ async fn lists_are_filtered_and_summed_up_and_hosted_images_are_in_them() {
     assert_eq!(here, first["repositories"][0]["bytes"].as_u64().unwrap() + of_two, "nothing is shared");
     let text = world.command(&["repositories", "hosted"]);
     assert!(text.contains("team/app    1 "), "{text}");
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let arrived = world.api("GET", "/api/v1/cache?pattern=one")["images"][0]["arrived"].as_str().unwrap().to_owned();
+    let since = humantime::parse_rfc3339(&arrived).unwrap();
+    assert!(now - hour < since && since <= now, "{arrived}");
+    let text = world.command(&["show", "acme/one"]);
+    assert!(text.contains(&format!("  here since {arrived}\n")), "{text}");
+    let text = world.command(&["list", "acme"]);
+    assert!(text.contains(" SINCE ") && text.contains(&arrived[..10]), "{text}");
     let text = world.command(&["show", "team/app:v1"]);
     assert!(text.contains("hosted here") && text.contains("no pull of it is remembered"), "{text}");
 

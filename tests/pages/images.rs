@@ -42,6 +42,9 @@ async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audi
     assert!(page.body.contains("value=\"typed\"") && page.body.contains("value=\"soon\""), "what was typed is kept");
 
     let page = ops.get(IMAGE);
+    assert!(page.body.contains("<dt>Here since</dt><dd><time datetime="), "{}", page.body);
+    let list = ops.get("/images?pattern=image-1");
+    assert!(list.body.contains("data-label=\"Here since\"><div><time"), "{}", list.body);
     for words in ["docker.io/library/image-1:latest", "not complete", "linux/arm64", "had changed", "10.5.0.3"] {
         assert!(page.status == 200 && page.body.contains(words), "{words}: {}", page.body);
     }

@@ -334,8 +334,8 @@ async fn a_manifest_has_come_when_it_was_stored_also_after_a_restart() {
 async fn what_a_pull_reads_for_longer_than_a_purge_waits_goes_after_it_unless_an_image_needs_it_again() {
     let root = tempdir().unwrap();
     let store = open(settings(root.path())).await;
-    let blobs = [content(1, 100), content(2, 200_000), content(3, 200_000), content(4, 200_000)];
-    let manifest = image(&blobs);
+    let blobs = [1, 2, 3, 4, 5].map(|seed| content(seed, if seed == 1 { 100 } else { 200_000 }));
+    let manifest = image(&blobs[..4]);
     add(&store, &source("a/b"), &manifest).await;
     tag(&store, &source("a/b"), "1", &manifest).await;
     for (digest, bytes) in &blobs {
@@ -345,12 +345,14 @@ async fn what_a_pull_reads_for_longer_than_a_purge_waits_goes_after_it_unless_an
     let again = store.blobs.load(&blobs[1].0).await.unwrap().unwrap();
     let mut reader = store.blobs.load(&blobs[2].0).await.unwrap().unwrap();
     let last = store.blobs.load(&blobs[3].0).await.unwrap().unwrap();
-    let purged = store.images.purge(vec![Selection::Repository(repository("a/b"))], false).await.unwrap();
-    assert_eq!((purged.blobs, purged.manifests, purged.kept, purged.reading), (1, 1, 3, 3));
-    let other = image(&blobs[..2]);
+    let by_digest = store.blobs.load(&blobs[4].0).await.unwrap().unwrap();
+    let selected = vec![Selection::Repository(repository("a/b")), Selection::Digest(blobs[4].0.clone())];
+    let purged = store.images.purge(selected, false).await.unwrap();
+    assert_eq!((purged.blobs, purged.manifests, purged.kept, purged.reading), (1, 1, 4, 4));
+    let other = image(&[blobs[0].clone(), blobs[1].clone(), blobs[4].clone()]);
     add(&store, &source("a/c"), &other).await;
     tag(&store, &source("a/c"), "1", &other).await;
-    drop(again);
+    drop((again, by_digest));
     let (bytes, end) = drain(&mut reader).await;
     assert!(end.is_ok() && bytes == blobs[2].1 && is_there(2));
     drop(reader);
@@ -360,6 +362,7 @@ async fn what_a_pull_reads_for_longer_than_a_purge_waits_goes_after_it_unless_an
     drop(last);
     until("the last one is gone", || !is_there(3)).await;
     assert!(is_there(1), "another image has come to need it");
+    assert!(!is_there(4), "it was purged by its digest, whatever names it");
 }
 
 fn pin(pattern: &str) -> Pin {
