@@ -197,7 +197,8 @@ fn follow(ask: &Ask, job: &Value, as_json: bool) -> Result<(), String> {
 fn bar(job: &Value) -> String {
     let count = |key: &str| usize::try_from(job["counts"][key].as_u64().unwrap_or_default()).unwrap_or(usize::MAX);
     let all = usize::try_from(job["images"].as_u64().unwrap_or(1)).unwrap_or(usize::MAX).max(1);
-    let settled = ["here", "fetched", "refused", "evicted"].map(count).iter().sum::<usize>().min(all);
+    let settled =
+        ["here", "fetched", "refused", "evicted"].map(count).into_iter().fold(0, usize::saturating_add).min(all);
     let full = settled.saturating_mul(BAR) / all;
     let mut text = format!("[{}{}] {settled} of {all} images, ", "#".repeat(full), "-".repeat(BAR - full));
     text += &bytes(&job["bytes"]);
@@ -299,7 +300,7 @@ mod tests {
         job["waits_until"] = "2026-11-30T02:00:00Z".into();
         assert!(bar(&job).ends_with(" MB; 3 wait until 2026-11-30T02:00:00Z"), "{}", bar(&job));
         // An answer that makes no sense is no reason to end.
-        for (images, counts) in [(0, json!({})), (1, json!({"here": u64::MAX})), (1, Value::Null)] {
+        for (images, counts) in [(0, json!({})), (1, json!({"here": u64::MAX, "fetched": 1})), (1, Value::Null)] {
             let line = bar(&json!({"images": images, "counts": counts}));
             let cells = line.chars().filter(|cell| "#-".contains(*cell)).count();
             assert_eq!(cells, BAR, "{line}");
