@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # run sources these files together
-# The path of a newcomer with these pages alone: first pull, a Docker Hub account, ghcr.io, a second machine, Prometheus, Grafana and an
-# alert. Commands are run and files are written in the order of the pages. Sourced by run.
+# The path of a newcomer with these pages alone: first pull, a Docker Hub account, ghcr.io, a second machine, TLS, a proxy,
+# Prometheus, the dashboard's queries and an alert. Commands are run and files are written in the order of the pages. Sourced by run.
 
 newcomers=(README.md docs/first-steps.md docs/operating/monitoring.md)
 steps=0
@@ -35,26 +35,32 @@ in_readme() {
     case $3:$4 in
         "command:cargo run --release"*)
             step "Weir serves" curl -fs "http://$MIRROR/v2/"
+            unfenced "$1" "[host]" >/etc/containerd/certs.d/docker.io/hosts.toml
             unfenced "$1" registry-mirrors >/etc/docker/daemon.json
             unfenced "$1" 127.0.0.1:5000/docker.io >/etc/containers/registries.conf.d/weir.conf
             [[ -e /run/docker.sock ]] || start_docker
             ;;
         "command:docker pull "*)
-            step "docker pulled through Weir" saved_or_spent 1
-            step "podman pulls the same from it" podman pull --quiet docker.io/library/busybox
+            step "docker pulled through Weir" wait_until weir_log library/busybox '"user_agent":"docker/'
+            step "containerd pulls the same" ctr --address /run/docker/containerd/containerd.sock images pull \
+                --hosts-dir /etc/containerd/certs.d docker.io/library/busybox:latest
+            step "from Weir" wait_until weir_log library/busybox '"user_agent":"containerd/'
+            step "podman pulls the same" podman pull --quiet docker.io/library/busybox
+            step "from Weir" wait_until weir_log library/busybox '"user_agent":"containers/'
+            step "and the hub counted one pull of all three" equal_to "$(asked manifest_get)" 2
             ;;
         "command:weir budget") step "the budget has the pull" grep -F docker.io/library/busybox "$WORK/printed" ;;
     esac
 }
 
-# saved_or_spent COUNT: whether the hub counted so many pulls of manifests by GET or more; a pull of an index is two.
-saved_or_spent() { (($(asked manifest_get) >= $1)); }
+# equal_to FOUND WANTED. A pull of one platform is two manifests, that of the index and its own.
+equal_to() { echo "$1, wanted $2" && [[ $1 == "$2" ]]; }
 
 in_first_steps() {
     # From here on, the parts replace each other.
     [[ $3:$4 != "heading:## TLS" ]] || over=1
     if [[ ${over-} ]]; then
-        visit "$@"
+        in_alternatives "$@"
         return
     fi
     if [[ $3:$4 == block:toml ]]; then
@@ -84,6 +90,27 @@ in_first_steps() {
     esac
 }
 
+# Each of these configurations is a file of its own.
+in_alternatives() {
+    case $3:$4 in
+        block:toml)
+            block "$1" "$2" >alternative.toml
+            step "Weir takes the file" start "weir serve --config alternative.toml" "${origin-https://weir.example.org:5000}/v2/"
+            origin=http://$MIRROR
+            ;;
+        block:nginx)
+            block "$1" "$2" >"$WORK/sites.conf"
+            nginx -c "$WORK/nginx.conf" -s reload
+            step "nginx is in front of Weir" wait_until curl -fs https://weir.example.org/v2/
+            step "and Weir counts the client, not the proxy" wait_until counts_client
+            step "the pages want a login through it" equal_status 401 https://weir-admin.example.org/api/v1/status
+            ;;
+        "heading:## Behind a reverse proxy") step "Weir serves over TLS" curl -fs https://weir.example.org:5000/v2/ ;;
+        "heading:## As a service") start "weir serve --config weir.toml" "http://$MIRROR/v2/" ;;
+        *) visit "$@" ;;
+    esac
+}
+
 # Who monitors on the machine itself needs no login, and so goes on with the file as it was before.
 open_pages() {
     start "weir serve --config weir.toml" "http://$MIRROR/v2/"
@@ -93,7 +120,15 @@ open_pages() {
     start "weir serve --config weir.toml" "http://$MIRROR/v2/"
 }
 
-weir_log() { grep -F "$1" "$WORK/weir.log"; }
+# A worker of nginx that has the configuration of before may take a request yet.
+counts_client() {
+    curl -s -o "$WORK/answer" https://weir.example.org/v2/library/alder/manifests/proxied
+    weir_log '"reference":"proxied"' "\"client\":\"$OUTSIDE\""
+}
+
+# weir_log WORDS: whether a line of the log has them all.
+weir_log() { awk 'BEGIN { for (i = 2; i < ARGC; i++) { word[i] = ARGV[i]; ARGV[i] = "" } }
+    { for (i in word) if (!index($0, word[i])) next; found = 1 } END { exit !found }' "$WORK/weir.log" "$@"; }
 
 # account_pays ACCOUNT: whether it does for what is pulled next, once Docker Hub has named its limit.
 account_pays() { copies acme/app:latest && weir budget | grep -E "docker.io as $1: [0-9]+ of [0-9]+ pulls left"; }
@@ -125,7 +160,7 @@ in_monitoring() {
             stop weir
             wait_until alert_fires WeirDown || true
             visit "$@"
-            step "the alert WeirDown fires" jq -e '.data.alerts[] | select(.labels.alertname == "WeirDown" and .state == "firing")' "$WORK/printed"
+            step "the alert WeirDown fires" jq -e '.data.alerts[] | select(.labels.alertname == "WeirDown").state == "firing"' "$WORK/printed"
             start "weir serve --config weir.toml" "http://$MIRROR/v2/"
             step "and ends when Weir is back" wait_until no_alert
             return
@@ -165,13 +200,16 @@ dashboard() {
             data=$((data + 1))
         else
             metric=$(grep -oE 'weir_[a-z_]+' <<<"$expression" | head -n 1)
-            prometheus_has query '.status == "success"' "$expression" && [[ " ${quiet[*]} " == *" $metric "* ]] || empty+=("$title: $expression")
+            # A query that Prometheus refuses has no status of success either.
+            prometheus_has query '.status == "success"' "$expression" && [[ " ${quiet[*]} " == *" $metric "* ]] ||
+                empty+=("$title: $expression")
         fi
     done < <(jq -r '.. | objects | select(.targets) | .title as $title | .targets[] | [$title, .expr] | @tsv' examples/grafana/weir.json)
     step "$data queries of the dashboard have data, and all but those of denials do" none "${empty[@]}"
     step "the dashboard has queries" test "$data" -gt 0
     for metric in "${quiet[@]}"; do
-        grep -qF "$metric" examples/grafana/weir.json || { client=tables.sh && failed "$metric is not in the dashboard: take it out of the table"; }
+        client=tables.sh
+        grep -qF "$metric" examples/grafana/weir.json || failed "$metric is not in the dashboard: take it out of the table"
     done
 }
 

@@ -14,8 +14,9 @@ begin_world() {
     mount -t tmpfs tmpfs /run
     mount -t tmpfs tmpfs /var/lib
     cp -a /etc "$WORK/etc" && mount --bind "$WORK/etc" /etc
-    rm -rf /etc/docker /etc/weir /etc/containers/registries.conf.d && mkdir -p /etc/docker /etc/weir /etc/containers/registries.conf.d
-    printf '%s\n' '127.0.0.1 localhost' "$OUTSIDE weir.example.org" \
+    rm -rf /etc/docker /etc/weir /etc/containerd /etc/containers/registries.conf.d && mkdir -p /etc/docker /etc/weir /etc/containers/registries.conf.d \
+        /etc/containerd/certs.d/docker.io
+    printf '%s\n' '127.0.0.1 localhost' "$OUTSIDE weir.example.org weir-admin.example.org" \
         "$REGISTRIES registry-1.docker.io auth.docker.io ghcr.io quay.io registry.example.com" >"$WORK/hosts"
     : >"$WORK/resolv.conf"
     mount --bind "$WORK/hosts" /etc/hosts
@@ -60,6 +61,7 @@ SH
 # A certificate for every name, from an authority that this machine trusts as it trusts the public ones.
 certificates() {
     local names=DNS:registry-1.docker.io,DNS:auth.docker.io,DNS:ghcr.io,DNS:quay.io,DNS:registry.example.com,DNS:weir.example.org
+    names+=,DNS:weir-admin.example.org
     local key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2)
     openssl req -x509 "${key[@]}" -subj /CN=authority -keyout "$WORK/ca.key" -out "$WORK/ca.crt" 2>"$WORK/output"
     openssl req -x509 "${key[@]}" -subj /CN=registries -addext "subjectAltName=$names" -addext basicConstraints=CA:FALSE \
@@ -101,9 +103,10 @@ http {
     }
     proxy_hide_header WWW-Authenticate;
     add_header WWW-Authenticate \$challenge always;
-    server { listen $REGISTRIES:443 ssl; server_name registry-1.docker.io auth.docker.io; location / { proxy_pass http://$HUB; } }
-    server { listen $REGISTRIES:443 ssl; server_name ghcr.io quay.io; location / { proxy_pass http://127.0.0.1:5899; } }
-    server { listen $REGISTRIES:443 ssl; server_name registry.example.com; location / { proxy_pass http://$DEBIAN; } }
+    server { listen 443 ssl; server_name registry-1.docker.io auth.docker.io; location / { proxy_pass http://$HUB; } }
+    server { listen 443 ssl; server_name ghcr.io quay.io; location / { proxy_pass http://127.0.0.1:5899; } }
+    server { listen 443 ssl; server_name registry.example.com; location / { proxy_pass http://$DEBIAN; } }
+    include $WORK/sites*.conf;
 }
 NGINX
     nginx -c "$WORK/nginx.conf"
