@@ -28,6 +28,7 @@ use firefox::Firefox;
 use harness::{Harness, password};
 use look::Look;
 use weir::{limits::throttle::Mode, route::Routes};
+use weir_conformance::hub::Spec;
 
 /// Logs in where the browser is, at the login page.
 fn log_in(browser: &Browser, name: &str) {
@@ -259,7 +260,8 @@ async fn one_image_of_each_kind_and_each_second_step_fit_their_window_and_are_ac
     says("Purged.");
 
     states::exhaust(&harness).await;
-    states::warm(&harness, &["library/waits:1"]).await;
+    harness.bench.hub.push(Spec::new("library/waits")).unwrap();
+    states::warm(&harness, &["library/waits:latest"]).await;
     browser.open(&format!("http://{}/warm?list=night", harness.admin));
     browser.type_into("#reason", because);
     browser.go("form[action='/warm/start'] button");
