@@ -284,8 +284,10 @@ async fn when_the_replica_that_fetches_a_blob_is_killed_one_other_asks_for_the_r
     }
     let have_half = Barrier::new(3);
     let reads = async |replica: &Replica| {
-        let digest = read(replica, &image.repository, &layer, async || drop(have_half.wait().await)).await;
-        assert_eq!(digest, layer);
+        let half = async || {
+            have_half.wait().await;
+        };
+        assert_eq!(read(replica, &image.repository, &layer, half).await, layer);
     };
     let killed = async {
         have_half.wait().await;
