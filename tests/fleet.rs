@@ -87,31 +87,44 @@ impl Replica {
 
     /// Pulls all of an image, and looks at each byte of it.
     pub(crate) async fn pull(&self, image: &Image) {
-        let repository = &image.repository;
-        let head = self.send(Request::head(self.client.manifest(repository, "latest")).accepting_manifests()).await;
-        assert_eq!((head.status(), head.head.digest()), (200, Some(image.digest())), "{}", head.describe());
-        let root = self.manifest(repository, "latest").await;
-        assert!(root.status() == 200 && root.body == image.root.bytes, "{}", root.describe());
-        for platform in &image.platforms {
-            let manifest = self.manifest(repository, &platform.manifest.digest).await;
-            assert!(manifest.status() == 200 && manifest.body == platform.manifest.bytes, "{}", manifest.describe());
-        }
-        for blob in image.blobs() {
-            let answer = self.blob(repository, &blob.digest).await;
-            assert!(answer.status() == 200 && answer.complete(), "{}", answer.describe());
-            assert_eq!(answer.sha256, blob.digest);
-        }
+        pull(&self.client, image).await;
     }
 
     pub(crate) async fn shows(&self, line: &str) {
-        for _ in 0..2000 {
-            if self.admin.send(&Request::get("/metrics")).await.unwrap().text().lines().any(|found| found == line) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{line} is not shown");
+        shows(&self.admin, line).await;
     }
+}
+
+/// Pulls all of an image, and looks at each byte of it.
+pub(crate) async fn pull(client: &Client, image: &Image) {
+    let repository = &image.repository;
+    let head = client.head_manifest(repository, "latest").await.unwrap();
+    assert_eq!((head.status(), head.head.digest()), (200, Some(image.digest())), "{}", head.describe());
+    let root = client.get_manifest(repository, "latest").await.unwrap();
+    assert!(root.status() == 200 && root.body == image.root.bytes, "{}", root.describe());
+    for platform in &image.platforms {
+        let manifest = client.get_manifest(repository, &platform.manifest.digest).await.unwrap();
+        assert!(manifest.status() == 200 && manifest.body == platform.manifest.bytes, "{}", manifest.describe());
+    }
+    for blob in image.blobs() {
+        let answer = client.get_blob(repository, &blob.digest).await.unwrap();
+        assert!(answer.status() == 200 && answer.complete(), "{}", answer.describe());
+        assert_eq!(answer.sha256, blob.digest);
+    }
+}
+
+/// Waits until the metrics of the Weir with this admin listener have the line.
+pub(crate) async fn shows(admin: &Client, line: &str) {
+    for _ in 0..2000 {
+        // It may be about to start.
+        if let Ok(metrics) = admin.send(&Request::get("/metrics")).await
+            && metrics.text().lines().any(|found| found == line)
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{line} is not shown");
 }
 
 /// An image with layers of one piece, of several that are streamed, and of parts.

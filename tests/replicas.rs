@@ -28,7 +28,7 @@ use tokio::sync::{
 };
 use weir_storage::oci::Algorithm;
 
-use self::fleet::{Fleet, Replica, spec, tables};
+use self::fleet::{Fleet, Replica, pull, shows, spec, tables};
 
 const PASSWORD: &str = "canary-of-redis";
 
@@ -470,4 +470,99 @@ async fn a_redis_that_refuses_is_named_by_a_check_and_at_the_start_without_the_p
         assert!(code == Some(1) && said.contains(&named), "{command}: {said}");
         assert!(!said.contains("canary"), "{command}: {said}");
     }
+}
+
+#[tokio::test]
+async fn the_replicas_of_the_compose_example_pay_once_and_its_nginx_leaves_out_one_that_is_killed() {
+    let fleet = Fleet::start(hub::Settings::default()).await;
+    let directory = fleet.directory.path();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/compose");
+    let text = |file: &str| std::fs::read_to_string(format!("{example}/{file}")).unwrap();
+    let made = Command::new("sh").arg(format!("{example}/secrets.sh")).current_dir(directory).status().unwrap();
+    assert!(made.success());
+    let password = std::fs::read_to_string(directory.join("secrets/redis")).unwrap();
+    let redis = Redis::start(password.trim()).unwrap();
+    let (compose, settings) = (text("compose.yaml"), text("weir.toml"));
+    for service in ["weir-1", "weir-2", "redis", "s3", "nginx"] {
+        assert!(compose.contains(&format!("\n  {service}:\n")), "{service}");
+    }
+    for line in settings.lines().filter(|line| line.contains("/run/secrets/") || line.starts_with("trusted_proxies")) {
+        let value = line.split('"').nth(1).unwrap();
+        let secret = value.strip_prefix("/run/secrets/").map(|name| format!("\n  {name}: {{file: secrets/{name}}}\n"));
+        assert!(compose.contains(&secret.unwrap_or_else(|| format!("subnet: {value}"))), "{line}");
+    }
+    let with = |text: &str, changes: &[(&str, String)]| {
+        changes.iter().fold(text.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        })
+    };
+    let start = |program: &str, file: &str, text: &str| {
+        let file = directory.join(file);
+        std::fs::write(&file, text).unwrap();
+        let mut command = tokio::process::Command::new(program);
+        command.kill_on_drop(true);
+        (command, file)
+    };
+    let [one, other, nginx, admin, other_admin, peer, other_peer] = [(); 7].map(|()| free_address().unwrap());
+    let replica = |name: &str, [listen, admin, peer]: [SocketAddr; 3]| {
+        let url = format!("WEIR_SHARED__PEERS__URL: \"http://{name}:5002\"");
+        assert!(compose.contains(&url), "{url}");
+        let changed = with(
+            &settings,
+            &[
+                ("0.0.0.0:5000", listen.to_string()),
+                ("127.0.0.1:5001", admin.to_string()),
+                ("0.0.0.0:5002", peer.to_string()),
+                ("\"/data\"", format!("{:?}", directory.join(format!("data-{name}")))),
+                ("http://s3:7070", format!("http://{}", fleet.bucket.address)),
+                ("redis://redis:6379", redis.url()),
+                ("/run/secrets", directory.join("secrets").display().to_string()),
+            ],
+        );
+        let hub = fleet.hub.registry_address();
+        let upstream = format!("[[upstream]]\nname = \"docker.io\"\nurl = \"http://{hub}\"\ndefault = true\n");
+        let (mut command, file) = start(env!("CARGO_BIN_EXE_weir"), name, &format!("{changed}{upstream}"));
+        command.args(["serve", "--config"]).arg(file).env("WEIR_SHARED__PEERS__URL", format!("http://{peer}"));
+        // The machine may be busy.
+        let times = [("S3__TIMEOUT", "20s"), ("REDIS__TIMEOUT", "2s"), ("REDIS__FOLLOW", "25s")];
+        let times = times.map(|(name, time)| (format!("WEIR_SHARED__{name}"), time));
+        command.envs(times).env("WEIR_LOG__FILTER", "warn").spawn().unwrap()
+    };
+    let mut killed = replica("weir-1", [one, admin, peer]);
+    let _other = replica("weir-2", [other, other_admin, other_peer]);
+    let admins = [admin, other_admin].map(|address| Client::new(address, ""));
+    for admin in &admins {
+        shows(admin, "weir_shared_up{engine=\"redis\"} 1").await;
+        shows(admin, "weir_shared_up{engine=\"s3\"} 1").await;
+    }
+    let changed = with(
+        &text("nginx.conf"),
+        &[
+            ("listen 5000", format!("listen {nginx}")),
+            ("weir-1:5000", one.to_string()),
+            ("weir-2:5000", other.to_string()),
+            ("/tmp/", format!("{}/", directory.display())),
+        ],
+    );
+    let (mut command, file) = start("nginx", "nginx.conf", &changed);
+    command.args(["-g", "daemon off; master_process off;", "-e"]).arg(directory.join("errors")).arg("-c").arg(file);
+    let mut proxy = command.spawn().unwrap();
+    while TcpStream::connect(nginx).is_err() {
+        let errors = || std::fs::read_to_string(directory.join("errors"));
+        assert!(proxy.try_wait().unwrap().is_none(), "{:?}", errors());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (client, hub) = (Client::new(nginx, ""), &fleet.hub);
+    let image = hub.push(spec("library/composed", 1)).unwrap();
+    futures_util::future::join_all((0..12).map(|_| pull(&client, &image))).await;
+    assert_eq!(Cost::at(hub, &image), Cost::of(&image));
+    for admin in &admins {
+        let metrics = admin.send(&Request::get("/metrics")).await.unwrap().text();
+        let mut answers = metrics.lines().filter(|line| line.starts_with("weir_answers_total{"));
+        assert!(answers.any(|line| !line.ends_with(" 0")), "a replica got no request");
+    }
+    killed.kill().await.unwrap();
+    let image = hub.push(spec("library/left", 2)).unwrap();
+    pull(&client, &image).await;
 }
