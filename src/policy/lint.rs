@@ -111,6 +111,7 @@ const RULES: &[(&str, Severity, &str, Broken)] = &[
         !step.arguments.contains("PIP_NO_CACHE_DIR")
             && (of(commands, "pip", "install").any(is_cached) || of(commands, "pip3", "install").any(is_cached))
     }),
+    ("DL4000", Severity::Error, "write a LABEL instead of MAINTAINER", |step, _| step.instruction == "MAINTAINER"),
     ("DL4001", Severity::Warning, "use wget or curl, not both", |_, commands| {
         let runs = |name| commands.iter().any(|words| words[0] == name);
         runs("wget") && runs("curl")
@@ -214,6 +215,7 @@ mod tests {
             ("RUN /bin/sh -c apt update", &["DL3027"]),
             ("RUN /bin/sh -c gem install rails", &["DL3028"]),
             ("RUN /bin/sh -c pip3 install flask==3.0", &["DL3042"]),
+            ("/bin/sh -c #(nop)  MAINTAINER app", &["DL4000"]),
             ("RUN /bin/sh -c curl -O a && wget b", &["DL4001"]),
             ("USER root", &["DL3002"]),
             ("/bin/sh -c #(nop)  USER 0:0", &["DL3002"]),
