@@ -60,7 +60,7 @@ const CLOCK_EVERY: u32 = 64;
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Another number is a result of other rules, and the layer is looked at again.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A result in the journal.
 #[derive(Serialize, Deserialize)]

@@ -33,7 +33,9 @@ pub struct Contents {
     /// Layers.
     pub layers: usize,
     /// Users and their numbers, as the uppermost layer has them that has any.
-    users: Option<Vec<(String, u32)>>,
+    users: Option<Vec<(String, Option<u32>)>>,
+    /// A layer may have `/etc/passwd` under another path.
+    has_other_etc: bool,
     /// A list of a layer is at its bound, and the layer may hold more.
     is_cut: bool,
 }
@@ -77,6 +79,7 @@ impl Contents {
             contents.problems.extend(layer.problems.iter().map(|problem| (number + 1, *problem)));
             let lengths = [layer.secrets.len(), layer.setuid.len(), layer.writable.len(), layer.tools.len()];
             contents.is_cut |= lengths.contains(&MOST);
+            contents.has_other_etc |= layer.has_other_etc;
             contents.users = contents.users.take().or_else(|| layer.users.clone());
             gone.extend(layer.removed.iter().map(String::as_str));
             plain.extend(layer.plain.iter().map(String::as_str));
@@ -97,8 +100,9 @@ impl Contents {
     pub(super) fn resolve(&self, user: &User) -> Option<User> {
         let User::Name(name) = user else { return Some(user.clone()) };
         // A layer that was not looked at may say it otherwise.
-        let users = self.users.as_ref().filter(|_| self.waiting == 0 && self.problems.is_empty())?;
-        match users.iter().find(|(known, _)| **known == **name)?.1 {
+        let is_known = self.waiting == 0 && self.problems.is_empty() && !self.has_other_etc;
+        let users = self.users.as_ref().filter(|_| is_known)?;
+        match users.iter().find(|(known, _)| **known == **name)?.1? {
             0 => Some(User::Root),
             uid => Some(User::Uid(uid)),
         }
@@ -269,11 +273,13 @@ mod tests {
 
     #[test]
     fn a_user_by_name_is_who_the_uppermost_layer_says() {
-        let users = |uid| layer(|facts| facts.users = Some(vec![("app".to_owned(), uid)]));
+        let users = |uid| layer(|facts| facts.users = Some(vec![("app".to_owned(), Some(uid))]));
         let resolve = |layers: &[Option<Arc<LayerFacts>>]| Contents::of(layers).resolve(&User::parse("app"));
         assert_eq!(resolve(&[users(7), layer(|_| {})]), Some(User::Uid(7)));
         assert_eq!(resolve(&[users(7), users(0)]), Some(User::Root));
         assert_eq!(resolve(&[users(7), None]), None);
+        assert_eq!(resolve(&[users(7), layer(|facts| facts.users = Some(Vec::new()))]), None, "a later one removes it");
+        assert_eq!(resolve(&[layer(|facts| facts.has_other_etc = true), users(7)]), None);
         assert_eq!(Contents::of(&[users(7)]).resolve(&User::parse("other")), None);
     }
 

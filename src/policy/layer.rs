@@ -42,6 +42,7 @@ pub fn scan(input: impl Read, bounds: Bounds, may_go_on: &dyn Fn() -> bool) -> L
 
 fn look<R: Read>(entries: &mut Entries<'_, R>, facts: &mut LayerFacts) -> Result<(), Problem> {
     let mut content = Vec::new();
+    let mut removes_users = false;
     while let Some(entry) = entries.next()? {
         let path = match kinds::clean(&entry.path) {
             Ok(path) => path,
@@ -54,20 +55,36 @@ fn look<R: Read>(entries: &mut Entries<'_, R>, facts: &mut LayerFacts) -> Result
             facts.problems.insert(Problem::Escapes);
         }
         if let Some(removed) = kinds::removed(&path) {
+            // An opaque directory hides what is below, and keeps what this layer has.
+            match &*removed {
+                kinds::ETC | kinds::USERS => removes_users = true,
+                b"" | b"etc/" if facts.users.is_none() => facts.users = Some(Vec::new()),
+                _ => {}
+            }
             facts.remove(removed);
             continue;
         }
         facts.look_at(&path, &entry);
-        if entry.kind == Kind::File && entry.size > 0 {
-            let is_users = path == kinds::USERS;
-            if is_users || secrets::is_looked_at(&path) {
-                entries.content(&mut content, secrets::MOST_FILE)?;
-                if is_users {
-                    facts.users = Some(kinds::users(&content));
-                }
-                secrets::in_file(&path, &content).for_each(|kind| facts.leak(kind, &path));
-            }
+        let is_users = path == kinds::USERS;
+        if is_users {
+            // What a link leads to may be changed under its own name.
+            facts.users = Some(Vec::new());
         }
+        facts.has_other_etc |= match entry.kind {
+            Kind::Symlink => path == kinds::ETC || kinds::may_lead_to_etc(&path, &entry.target),
+            Kind::Directory => false,
+            Kind::File | Kind::Link | Kind::Other => path == kinds::ETC,
+        };
+        if entry.kind == Kind::File && entry.size > 0 && (is_users || secrets::is_looked_at(&path)) {
+            entries.content(&mut content, secrets::MOST_FILE)?;
+            if is_users && !entry.is_sparse {
+                facts.users = Some(kinds::users(&content));
+            }
+            secrets::in_file(&path, &content).for_each(|kind| facts.leak(kind, &path));
+        }
+    }
+    if removes_users {
+        facts.users = Some(Vec::new());
     }
     Ok(())
 }

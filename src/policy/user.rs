@@ -13,21 +13,21 @@ pub enum User {
     Name(Box<str>),
 }
 
-/// As `useradd` bounds names; of a longer one the rest says nothing more.
-const LONGEST_NAME: usize = 32;
+/// As `useradd` bounds names, and one more: of a longer one the rest says nothing more, and it is equal to none that `/etc/passwd` may have.
+const LONGEST_NAME: usize = 33;
 
 impl User {
     /// Reads `user`, `uid`, `user:group` or `uid:gid` as container engines do: what is a number in any writing is one, and an empty
     /// user is root. The group does not matter: group 0 gives no right that files do not give it.
     pub fn parse(text: &str) -> User {
-        let user = text.split_once(':').map_or(text, |(user, _)| user).trim();
+        let user = text.split_once(':').map_or(text, |(user, _)| user);
+        // White space is a part of a name.
         let name = || User::Name(user.chars().take(LONGEST_NAME).collect());
-        match user.parse::<i64>() {
-            Ok(0) => User::Root,
-            Ok(uid) => u32::try_from(uid).map_or_else(|_| name(), User::Uid),
-            Err(_) if matches!(user, "" | "root") => User::Root,
-            Err(_) => name(),
+        let trimmed = user.trim();
+        if matches!(trimmed, "" | "root") || trimmed.parse::<i64>() == Ok(0) {
+            return User::Root;
         }
+        user.parse::<i64>().ok().and_then(|uid| u32::try_from(uid).ok()).map_or_else(name, User::Uid)
     }
 }
 
@@ -53,6 +53,10 @@ mod tests {
         for (text, uid) in [("65532", 65532), ("1000:0", 1000), ("+7", 7)] {
             assert_eq!(User::parse(text), User::Uid(uid), "{text:?}");
         }
+        let long = "a".repeat(40);
+        assert_eq!(User::parse(&long), User::Name(long[..33].into()), "of 32 letters it would be another");
+        assert_eq!(User::parse("app "), User::Name("app ".into()));
+        assert_eq!(User::parse("7 "), User::Name("7 ".into()), "a line of /etc/passwd may begin so");
         for name in ["nonroot", "nobody:nogroup", "Root", "toor", "0x0", "-1", "4294967296"] {
             assert!(matches!(User::parse(name), User::Name(_)), "{name:?}");
         }

@@ -19,7 +19,8 @@ pub(super) enum Kind {
     /// A hard link.
     Link,
     Symlink,
-    /// A directory, a device, a pipe.
+    Directory,
+    /// A device, a pipe.
     Other,
 }
 
@@ -34,6 +35,8 @@ pub(super) struct Entry {
     pub(super) mode: u32,
     /// Bytes of its contents in the tar.
     pub(super) size: u64,
+    /// Whether the contents in the tar are those of the file without its holes.
+    pub(super) is_sparse: bool,
 }
 
 /// Reads entries one after the other.
@@ -55,6 +58,7 @@ struct Extended {
     path: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
     size: Option<u64>,
+    is_sparse: bool,
 }
 
 impl<'a, R: Read> Entries<'a, R> {
@@ -96,6 +100,7 @@ impl<'a, R: Read> Entries<'a, R> {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
             EntryType::Link => Kind::Link,
             EntryType::Symlink => Kind::Symlink,
+            EntryType::Directory => Kind::Directory,
             _ => Kind::Other,
         };
         if let Some(gnu) = header.as_gnu().filter(|_| header.entry_type() == EntryType::GNUSparse) {
@@ -117,6 +122,7 @@ impl<'a, R: Read> Entries<'a, R> {
             kind,
             mode: header.mode().map_err(|_| Problem::NoTar)?,
             size,
+            is_sparse: extended.is_sparse || header.entry_type() == EntryType::GNUSparse,
         })
     }
 
@@ -235,6 +241,7 @@ impl<'a, R: Read> Entries<'a, R> {
         for extension in PaxExtensions::new(&bytes) {
             let extension = extension.map_err(|_| Problem::NoTar)?;
             let value = extension.value_bytes();
+            extended.is_sparse |= extension.key_bytes().starts_with(b"GNU.sparse.");
             match extension.key_bytes() {
                 // Sparse files of version 1.0 have their name there.
                 b"path" | b"GNU.sparse.name" => extended.path = Some(value.to_vec()),

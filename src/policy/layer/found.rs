@@ -35,8 +35,11 @@ pub struct LayerFacts {
     pub removed: Vec<String>,
     /// Files that often are setuid, and are not here.
     pub plain: Vec<String>,
-    /// Users and their numbers, when `/etc/passwd` is in it.
-    pub users: Option<Vec<(String, u32)>>,
+    /// Users and their numbers, when it changes `/etc/passwd`; none when what it makes of that file is not known. `None` is a number that no
+    /// engine takes.
+    pub users: Option<Vec<(String, Option<u32>)>>,
+    /// Whether `/etc` may have another path, or be none, so that a file of another name may be `/etc/passwd`.
+    pub has_other_etc: bool,
     /// What kept it from being read whole, or is in no sound layer.
     pub problems: BTreeSet<Problem>,
 }
@@ -78,7 +81,7 @@ impl LayerFacts {
         if is_file && entry.mode & WRITABLE != 0 {
             self.list(path, |facts| &mut facts.writable);
         }
-        if entry.kind != Kind::Other
+        if !matches!(entry.kind, Kind::Directory | Kind::Other)
             && let Some(kind) = kinds::tool(path)
             && self.tools.len() < MOST
         {

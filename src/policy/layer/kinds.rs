@@ -1,5 +1,7 @@
 //! What a path in a layer says: where it is, what it removes below, and which program it is.
 
+use std::num::IntErrorKind;
+
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
@@ -8,6 +10,7 @@ use super::problem::Problem;
 const LONGEST_PATH: usize = 4096;
 /// Where users stand.
 pub(super) const USERS: &[u8] = b"etc/passwd";
+pub(super) const ETC: &[u8] = b"etc";
 /// Users that are looked at, the first ones; and of a longer name nothing.
 const MOST_USERS: usize = 1000;
 const LONGEST_NAME: usize = 32;
@@ -49,8 +52,7 @@ pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>, Problem> {
     if leaves(path) {
         return Err(Problem::Escapes);
     }
-    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
-    Ok(parts.collect::<Vec<_>>().join(&b'/'))
+    Ok(parts(path).collect::<Vec<_>>().join(&b'/'))
 }
 
 /// Whether a path has a part `..`.
@@ -178,13 +180,65 @@ pub(super) fn is_often_setuid(path: &[u8]) -> bool {
     std::str::from_utf8(split(path).1).is_ok_and(|name| OFTEN_SETUID.contains(&name))
 }
 
-/// Users and their numbers, from the contents of `/etc/passwd`.
-pub(super) fn users(content: &[u8]) -> Vec<(String, u32)> {
+/// Whether what a symbolic link leads to may be `/etc` or a directory above it, so that a path through the link may be `/etc/passwd`.
+pub(super) fn may_lead_to_etc(path: &[u8], target: &[u8]) -> bool {
+    let is_absolute = target.starts_with(b"/");
+    let mut parts: Vec<&[u8]> = if is_absolute { Vec::new() } else { parts(split(path).0).collect() };
+    let mut has_gone_down = false;
+    for part in self::parts(target) {
+        match part {
+            // What was gone through may be a link too, and its directory another one.
+            b".." if has_gone_down => return true,
+            b".." => drop(parts.pop()),
+            part => {
+                has_gone_down = true;
+                parts.push(part);
+            }
+        }
+    }
+    parts.is_empty() || parts.join(&b'/') == ETC
+}
+
+/// The parts of a path that say something.
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".")
+}
+
+/// Users and their numbers, from the contents of `/etc/passwd`, as engines read them (moby/sys/user): the line without white space around
+/// it; what is no number is 0. `None` for a number that no engine takes.
+pub(super) fn users(content: &[u8]) -> Vec<(String, Option<u32>)> {
     let user = |line: &[u8]| {
-        let line = std::str::from_utf8(line).ok()?;
-        let mut fields = line.split(':');
-        let (name, uid) = (fields.next()?, fields.nth(1)?);
-        (!name.is_empty() && name.len() <= LONGEST_NAME).then_some((name.to_owned(), uid.parse().ok()?))
+        let line = trimmed(line);
+        let mut fields = line.split(|byte| *byte == b':');
+        let name = std::str::from_utf8(fields.next()?).ok()?;
+        let uid = fields.nth(1).and_then(|field| std::str::from_utf8(field).ok()).unwrap_or_default().parse::<i64>();
+        let uid = match uid {
+            Ok(uid) => u32::try_from(uid).ok(),
+            Err(error) if matches!(error.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow) => None,
+            Err(_) => Some(0),
+        };
+        (!line.is_empty() && name.len() <= LONGEST_NAME).then(|| (name.to_owned(), uid))
     };
     content.split(|byte| *byte == b'\n').filter_map(user).take(MOST_USERS).collect()
+}
+
+/// A line without Unicode's white space around it; what is no UTF-8 stays, as in Go.
+fn trimmed(mut line: &[u8]) -> &[u8] {
+    let space_at = |bytes: &[u8]| {
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+        };
+        text.chars().next().filter(|letter| letter.is_whitespace()).map(char::len_utf8)
+    };
+    while let Some(length) = space_at(&line[..line.len().min(4)]) {
+        line = &line[length..];
+    }
+    // A letter has one to four bytes.
+    while let Some(length) =
+        (1..=line.len().min(4)).find(|length| space_at(&line[line.len() - length..]) == Some(*length))
+    {
+        line = &line[..line.len() - length];
+    }
+    line
 }

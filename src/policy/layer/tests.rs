@@ -185,3 +185,67 @@ fn a_bomb_is_bounded_in_entries_bytes_and_work() {
     let found = look(&tar(&(0..500).map(|_| file("usr/bin/su", 0o4755, "x")).collect::<Vec<_>>()));
     assert_eq!(found.setuid.len(), MOST);
 }
+
+/// A link of this kind.
+fn link(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
+    let mut link = header(kind, path, 0o777, 0);
+    link.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+    link.set_cksum();
+    link.as_bytes().to_vec()
+}
+
+#[test]
+fn users_are_those_that_engines_read_and_none_of_a_file_that_is_not_surely_it() {
+    let users = |layer: &[u8]| {
+        let found = look(layer);
+        assert_eq!(problems(&found), []);
+        (found.users, found.has_other_etc)
+    };
+    let passwd = |text: &str| tar(&[file("./etc/passwd", 0o644, text)]);
+    let read = |text: &str| users(&passwd(text)).0.unwrap();
+    let app = |uid| vec![("app".to_owned(), Some(uid))];
+    assert_eq!(read("app:x:1000:0::/:/x\n"), app(1000));
+    for root in
+        ["app:x:00:0", " app:x:0:0", "\u{85}app:x:0:0", "app:x:abc:0", "app:x", "app", "app:x:\u{660}:0", "app:x: 7:0"]
+    {
+        assert_eq!(read(root), app(0), "{root:?}");
+    }
+    assert_eq!(read("app :x:0:0\r\n\n  \r\n"), [("app ".to_owned(), Some(0))]);
+    assert_eq!(read("app:x:-1:0\napp:x:99999999999999999999:0"), [("app".to_owned(), None), ("app".to_owned(), None)]);
+    let bytes = [&b"app:x:0:0:\xff:/:/x\n"[..], b"b\xff:x:1:1\n"].concat();
+    let layer = tar(&[(EntryType::Regular, "etc/passwd", 0o644, &bytes)]);
+    assert_eq!(users(&layer).0, Some(app(0)), "a line that is no UTF-8 is one too");
+
+    let end = tar(&[]);
+    let whole = |entries: &[Vec<u8>]| [&entries.concat()[..], &end].concat();
+    let ok = || passwd("app:x:1000:0::/:/x\n")[..1024].to_vec();
+    let removed = |path: &str| tar(&[file(path, 0o644, "")])[..512].to_vec();
+    for obscure in [
+        whole(&[ok(), link(EntryType::Symlink, "etc/passwd", "/x")]),
+        whole(&[ok(), link(EntryType::Link, "etc/passwd", "x")]),
+        whole(&[ok(), removed("etc/passwd")]),
+        whole(&[removed("etc/.wh.passwd")]),
+        whole(&[removed("etc/.wh.passwd"), ok()]),
+        whole(&[ok(), removed(".wh.etc")]),
+        whole(&[removed("etc/.wh..wh..opq")]),
+        tar(&[(EntryType::GNUSparse, "etc/passwd", 0o644, b"app:x:1000:0")]),
+    ] {
+        assert_eq!(users(&obscure), (Some(Vec::new()), false));
+    }
+    assert_eq!(users(&whole(&[removed("etc/.wh..wh..opq"), ok()])), (Some(app(1000)), false));
+    for (path, target, is_other) in [
+        ("etc", "e2", true),
+        ("x", "etc", true),
+        ("a/x", "../etc", true),
+        ("a/x", "/", true),
+        ("a/x", "b/..", true),
+        ("usr/bin/X11", ".", false),
+        ("usr/lib/ssl/certs", "/etc/ssl/certs", false),
+        ("bin", "usr/bin", false),
+    ] {
+        let found = users(&whole(&[ok(), link(EntryType::Symlink, path, target)]));
+        assert_eq!(found, (Some(app(1000)), is_other), "{path} {target}");
+    }
+    assert!(users(&tar(&[file("etc", 0o644, "x")])).1);
+    assert_eq!(users(&tar(&[file("etc/hosts", 0o644, "x"), (EntryType::Directory, "etc", 0o755, b"")])), (None, false));
+}
