@@ -102,6 +102,17 @@ impl Rules {
         self.rules.iter().copied().map(of).collect()
     }
 
+    /// What these rules say of what could not be looked at, because of `why`.
+    pub fn unknown(&self, why: &str) -> Vec<Verdict> {
+        let of = |rule: &Rule| Verdict {
+            rule: *rule,
+            outcome: Outcome::Unknown,
+            finding: why.to_owned(),
+            mend: mend(*rule),
+        };
+        self.rules.iter().map(of).collect()
+    }
+
     /// Whether it takes a look at what is beside an image.
     pub fn looks_beside(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule, Rule::Signed | Rule::Attested))
@@ -163,9 +174,11 @@ impl Rules {
             Created::At(at) => (Some(since(at)), arrived.map(since)),
             Created::Unknown => (None, arrived.map(since)),
         };
-        let most = days(self.max_age);
         match created.max(here) {
-            Some(age) if age > self.max_age => (Outcome::Fail, format!("is {} old; {most} are allowed", days(age))),
+            Some(age) if age > self.max_age => {
+                let (age, most) = differing(age, self.max_age, days);
+                (Outcome::Fail, format!("is {age} old, more than {most}"))
+            }
             _ => match created {
                 Some(age) => (Outcome::Pass, format!("is {} old", days(age))),
                 None => (Outcome::Unknown, "has no date, or one that reproducible builds write".to_owned()),
@@ -181,7 +194,8 @@ impl Rules {
         let here = now.duration_since(arrived).unwrap_or_default();
         match here < self.min_age {
             true => {
-                (Outcome::Fail, format!("came into the cache {} ago; {} are wanted", span(here), span(self.min_age)))
+                let (here, least) = differing(here, self.min_age, span);
+                (Outcome::Fail, format!("came into the cache {here} ago, which is less than {least}"))
             }
             false => (Outcome::Pass, format!("came into the cache {} ago", span(here))),
         }
@@ -205,10 +219,17 @@ impl Rules {
     }
 
     fn size(&self, facts: &Facts) -> (Outcome, String) {
-        let (size, layers) = (mebibytes(facts.size), facts.layers.len());
+        let (mut size, mut most) = (mebibytes(facts.size), mebibytes(self.max_size));
+        if size == most {
+            (size, most) = (bytes(facts.size), bytes(self.max_size));
+        }
+        let layers = match facts.layers.len() {
+            1 => "1 layer".to_owned(),
+            layers => format!("{layers} layers"),
+        };
         match facts.size > self.max_size {
-            true => (Outcome::Fail, format!("has {size} in {layers} layers; {} are allowed", mebibytes(self.max_size))),
-            false => (Outcome::Pass, format!("has {size} in {layers} layers")),
+            true => (Outcome::Fail, format!("has {size} in {layers}, more than {most}")),
+            false => (Outcome::Pass, format!("has {} in {layers}", mebibytes(facts.size))),
         }
     }
 }
@@ -220,6 +241,19 @@ fn days(age: Duration) -> String {
     }
 }
 
+/// Two spans of which one is longer, so that a reader sees that it is: as `coarse` writes them, else in the largest unit in which they differ.
+fn differing(one: Duration, other: Duration, coarse: fn(Duration) -> String) -> (String, String) {
+    let words = (coarse(one), coarse(other));
+    if words.0 != words.1 {
+        return words;
+    }
+    let units = [(3_600_000, "h"), (60_000, "min"), (1000, "s"), (1, "ms")];
+    let in_unit =
+        |(length, unit): (u128, &str)| [one, other].map(|span| format!("{} {unit}", span.as_millis() / length));
+    let differ = units.into_iter().map(in_unit).find(|[one, other]| one != other);
+    differ.map_or(words, |[one, other]| (one, other))
+}
+
 fn span(span: Duration) -> String {
     match span.as_secs() {
         0..60 => "less than a minute".to_owned(),
@@ -227,6 +261,10 @@ fn span(span: Duration) -> String {
         seconds @ 3600..172_800 => format!("{} h", seconds / 3600),
         _ => days(span),
     }
+}
+
+fn bytes(bytes: u64) -> String {
+    if bytes == 1 { "1 byte".to_owned() } else { format!("{bytes} bytes") }
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -310,7 +348,7 @@ pub fn mend(rule: Rule) -> &'static str {
         Rule::NoSetuid => "add RUN find / -xdev -type f -perm /6002 -exec chmod a-s,o-w {} + before USER",
         Rule::NoCritical => "update what is vulnerable, or the base; weir image --scanner looks again",
         Rule::MaxSize => "build in stages, and copy into the last one only what runs",
-        Rule::Signed => "sign its digest with cosign or Notation, by a source that signed of a [[policy]] names",
+        Rule::Signed => "sign its digest with cosign or Notation, by a signer that the policy trusts",
         Rule::Attested => "build with docker buildx build --sbom=true --provenance=mode=max",
         Rule::Lint => "run hadolint over the Dockerfile",
     }
@@ -373,6 +411,29 @@ mod tests {
         assert_eq!(outcome(Some(DAY * 19_993)), Outcome::Pass);
         assert_eq!(outcome(Some(DAY * 19_994)), Outcome::Fail, "created is the publisher's word");
         assert_eq!(outcome(None), Outcome::Unknown);
+    }
+
+    #[test]
+    fn numbers_of_which_one_is_too_large_are_written_so_that_they_differ() {
+        let rules = Rules { max_age: DAY, min_age: Duration::from_secs(10), max_size: 1 << 20, ..Rules::default() };
+        let sentence = |rule, facts: &Facts, arrived| {
+            let (supply, contents) = (Supply::default(), Contents::default());
+            let known = Known { arrived: Some(SystemTime::UNIX_EPOCH + arrived), ..known(&supply, &contents) };
+            let verdicts = rules.judge(Ok(facts), &known, SystemTime::UNIX_EPOCH + DAY * 2);
+            let verdict = verdicts.into_iter().find(|verdict| verdict.rule == rule).unwrap();
+            assert_eq!(verdict.outcome, Outcome::Fail);
+            verdict.finding
+        };
+        let layer = vec![crate::oci::Algorithm::Sha256.digest(b"layer")];
+        let large = Facts { size: (1 << 20) + 1, layers: layer.clone(), ..facts("{}") };
+        assert_eq!(sentence(Rule::MaxSize, &large, DAY), "has 2 MiB in 1 layer, more than 1 MiB");
+        let small = Rules { max_size: 100, ..rules.clone() };
+        assert_eq!(small.size(&Facts { size: 101, ..large }).1, "has 101 bytes in 1 layer, more than 100 bytes");
+        let second = Duration::from_secs(1);
+        assert_eq!(sentence(Rule::MaxAge, &facts("{}"), DAY - second * 3600), "is 25 h old, more than 24 h");
+        assert_eq!(sentence(Rule::MaxAge, &facts("{}"), Duration::ZERO), "is 2 days old, more than 1 day");
+        let young = "came into the cache 9 s ago, which is less than 10 s";
+        assert_eq!(sentence(Rule::MinAge, &facts("{}"), DAY * 2 - second * 9), young);
     }
 
     #[test]
