@@ -249,3 +249,59 @@ async fn what_is_refused_for_its_layers_is_looked_at_behind_the_refusal_and_is_i
     let attempt = format!("pull docker.io/{}:latest", armed.repository);
     assert_eq!(audit.matches(&attempt).count(), 2, "one for each sentence: {audit}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_engines_run_is_held_to_the_rules_whatever_its_manifest_calls_it() {
+    let policed = Policed::start(&policy("enforce", "unknown = \"deny\"")).await;
+    let hub = &policed.world.hub;
+    let with_config = |name: &str, of: &str| {
+        let manifest = serde_json::json!({"artifactType": "x/y", "config": {"mediaType": of}, "layers": []});
+        hub.push(Spec::new(format!("corpus/{name}")).single().manifest(manifest)).unwrap()
+    };
+    let chart = with_config("chart", "application/vnd.cncf.helm.config.v1+json");
+    let other = with_config("other", "application/vnd.example.config.v1+json");
+    let layers = serde_json::json!({"schemaVersion": 1, "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "fsLayers": [{"blobSum": chart.platforms[0].layers[0].digest}]});
+    let old = hub.push_manifest("corpus/other", layers.to_string().into(), Vec::new());
+    let cases = [
+        ("root with an artifact type", Some("it starts as root (non_root)")),
+        ("root with a config of bytes in schema 2", Some("it starts as root (non_root)")),
+        ("root with the config of a chart", Some("it starts as root (non_root)")),
+        ("a manifest with two configs", Some("it has a manifest that is no evidence: ")),
+        ("sound", None),
+    ];
+    let cases = cases.map(|(what, refusal)| (hub.push(spec(what)).unwrap(), "latest", refusal));
+    let unclear = "it is neither a container image nor an artifact of a known kind";
+    let schema_1 = "it is an image of schema 1, of which the cache knows nothing";
+    let cases = cases.into_iter().chain([
+        (chart, "latest", None),
+        (other.clone(), "latest", Some(unclear)),
+        (other.clone(), &*old.digest, Some(schema_1)),
+    ]);
+    for (image, reference, refusal) in cases {
+        let (status, _, body) = policed.manifest("GET", &image, reference);
+        match refusal {
+            Some(refusal) => assert!(status == 403 && body.contains(refusal), "{refusal}: {status} {body}"),
+            None => assert_eq!(status, 200, "{}: {body}", image.repository),
+        }
+    }
+    policed.reload(&policy("enforce", "unknown = \"wait\""));
+    for reference in ["latest", &old.digest] {
+        assert_eq!(policed.manifest("GET", &other, reference).0, 200, "what is unknown is served");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_purged_is_as_young_as_its_new_arrival() {
+    let policed = Policed::start(&policy("enforce", "min_age = \"7d\"\nunknown = \"wait\"")).await;
+    let image = policed.world.hub.push(spec("sound")).unwrap();
+    let refused = || policed.manifest("GET", &image, "latest");
+    let young = "it came into the cache less than a minute ago, which is less than 7 days (min_age)";
+    let first = refused();
+    assert!(first.0 == 403 && first.2.contains(young), "{first:?}");
+    let purge = format!("/api/v1/cache?repository={}&reason=a%20test", image.repository);
+    let (status, _, body) = ask(policed.world.running.admin, "DELETE", &purge, "");
+    assert_eq!(status, 200, "{body}");
+    let again = refused();
+    assert!(again.0 == 403 && again.2.contains(young), "{again:?}");
+}

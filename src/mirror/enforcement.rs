@@ -6,7 +6,7 @@
 //! Artifacts, such as signatures, are no images and always pass.
 //!
 //! Signatures are looked up when a policy wants to see them, and verified apart from the threads that serve. A policy that only audits has
-//! them looked up behind the answer, for its reports.
+//! them looked up, and judges, behind the answer, for its reports and counts.
 
 use std::{
     sync::Arc,
@@ -28,8 +28,8 @@ use super::{
 use crate::{
     client::{Client, ClientKey},
     limits::{Limits, audit::Actor},
-    oci::{Digest, Manifest, Name, Reference, Tag},
-    policy::{Beside, Breach, Decision, LookedUp, Outcome, Policies, Policy, Rules, Verdict},
+    oci::{Digest, Manifest, Name, Reference, Tag, unambiguous},
+    policy::{Beside, Breach, Decision, LookedUp, Outcome, Policies, Policy, Rule, Rules, Verdict},
 };
 
 /// How long a decision is kept. Exemptions expire, images grow old, tags move: all of it is in force so much later.
@@ -223,9 +223,14 @@ impl Enforcement {
         digest: &Digest,
         now: SystemTime,
     ) -> Judged {
-        // A HEAD gives nothing of what is not here.
-        let Some(manifest) = self.manifest(digest).await else { return Judged::once(Decision::Pass) };
-        if !manifest.media_type.is_index() {
+        let manifest = match self.store.cache.manifests.load(digest).await {
+            Ok(Some(manifest)) => manifest,
+            // A HEAD gives nothing of what is not here.
+            Ok(None) => return Judged::once(Decision::Pass),
+            Err(error) => return Judged::once(failed(policies, names, &error, now)),
+        };
+        // An index that two readers could read in two ways does not say what is judged: it is no evidence itself.
+        if !manifest.media_type.is_index() || unambiguous(&manifest.bytes).is_err() {
             return self.judge_image(lookup, policies, names, &manifest, now, true).await;
         }
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
@@ -234,7 +239,14 @@ impl Enforcement {
             if child.platform.as_deref() == Some(NO_PLATFORM) {
                 continue;
             }
-            let Some(manifest) = self.manifest(&child.digest).await else { return Judged::kept(Decision::Pass) };
+            // What cannot be read is judged when it is asked for.
+            let Ok(Some(manifest)) = self.store.cache.manifests.load(&child.digest).await else {
+                return Judged::kept(Decision::Pass);
+            };
+            // An index among them is judged when it is asked for.
+            if manifest.media_type.is_index() {
+                return Judged::kept(Decision::Pass);
+            }
             let judged = self.judge_image(lookup, policies, names, &manifest, now, false).await;
             if !matches!(judged.decision, Decision::Refuse(_)) {
                 return Judged::kept(Decision::Pass);
@@ -248,10 +260,6 @@ impl Enforcement {
         first.unwrap_or(Judged::kept(Decision::Pass))
     }
 
-    async fn manifest(&self, digest: &Digest) -> Option<Manifest> {
-        self.store.cache.manifests.load(digest).await.ok().flatten()
-    }
-
     /// `may_fetch`: whether a config that is not here is fetched, and signatures are looked up.
     async fn judge_image(
         &self,
@@ -263,15 +271,17 @@ impl Enforcement {
         may_fetch: bool,
     ) -> Judged {
         let image = image(lookup, manifest.digest.clone());
-        let Ok(mut found) = self.facts.of_manifest(&image, manifest).await else {
-            return Judged::once(Decision::Pass);
+        let mut found = match self.facts.of_manifest(&image, manifest).await {
+            Ok(found) => found,
+            Err(error) => return Judged::once(failed(policies, names, &error, now)),
         };
         let acting: Vec<&Policy> = names.iter().filter_map(|name| policies.find(name)).collect();
         let patience = acting.iter().filter_map(|policy| policy.wait()).min();
         let deadline = patience.map(|patience| Instant::now() + patience);
-        if let Err(NoFacts::NoConfig(config)) = &found.facts
+        let wants_arrival = acting.iter().any(|policy| policy.rules().rules.contains(&Rule::MinAge));
+        if let Some(config) = found.missing_config(wants_arrival)
             && may_fetch
-            && self.fetch(lookup, config, patience).await
+            && self.fetch(lookup, &config, patience).await
             && let Ok(again) = self.facts.of_manifest(&image, manifest).await
         {
             found = again;
@@ -285,22 +295,24 @@ impl Enforcement {
         }
         let is_looked_up = !looks_beside || found.supply.beside.looked_up == LookedUp::Wholly;
         let layers = found.facts.as_ref().ok().map(|facts| facts.layers.clone());
-        let (has_no_config, waits) = (matches!(found.facts, Err(NoFacts::NoConfig(_))), found.contents.waiting > 0);
+        let (has_no_config, waits) = (found.missing_config(wants_arrival).is_some(), found.contents.waiting > 0);
+        let (all, named) = (policies, names);
         let (policies, names) = (policies.clone(), names.to_vec());
         let decide = move || {
             let (mut is_broken, mut is_open) = (false, false);
-            let decided = names.iter().filter_map(|name| {
-                let policy = policies.find(name)?;
-                let verdicts = found.verdicts(policy.rules(), now);
+            let judge = |rules: &Rules| {
+                let verdicts = found.verdicts(rules, now);
                 is_broken |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Fail);
                 is_open |= verdicts.iter().any(|verdict| verdict.outcome == Outcome::Unknown);
-                Some(policy.decide(name, &verdicts, now))
-            });
-            let decision = decided.reduce(Decision::or).unwrap_or(Decision::Pass);
+                verdicts
+            };
+            let decision = policies.decide(&names, judge, now);
             (decision, is_open && !is_broken)
         };
         let decided = if looks_beside { self.apart(decide).await } else { Some(decide()) };
-        let Some((decision, is_open)) = decided else { return Judged::once(Decision::Pass) };
+        let Some((decision, is_open)) = decided else {
+            return Judged::once(failed(all, named, &"a thread that verifies ended", now));
+        };
         let is_waiting = waits && is_open;
         // What is broken already is refused whatever its layers hold.
         if let (true, true, Decision::Refuse(_), Some(layers)) = (is_waiting, may_fetch, &decision, &layers) {
@@ -476,6 +488,12 @@ impl Enforcement {
             None => false,
         }
     }
+}
+
+/// What becomes of a manifest that could not be judged: nothing is known of it.
+fn failed(policies: &Policies, names: &[String], why: &dyn std::fmt::Display, now: SystemTime) -> Decision {
+    tracing::warn!(error = %why, image = names.first().map(String::as_str), "an image could not be judged");
+    policies.decide(names, |rules| rules.unknown("could not be judged, as the log of this mirror says"), now)
 }
 
 /// What is hosted is held to no policy.

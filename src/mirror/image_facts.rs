@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     clock,
-    oci::{Child, Description, Digest, Manifest, Name, Tag, is_platform},
+    oci::{Child, Description, Digest, Malformed, Manifest, Name, Tag, is_platform, unambiguous},
     policy::{
-        Attested, Base, Contents, Facts, Known, MOST_CONFIG_BYTES, Rules, Supply, Verdict, is_artifact, nearest_base,
+        Attested, Base, Contents, Facts, Known, MOST_CONFIG_BYTES, ManifestKind, Rules, Supply, Verdict, nearest_base,
     },
 };
 
@@ -43,9 +43,6 @@ const CONFIRMED: Duration = Duration::from_secs(7 * 86_400);
 const MOST_IMAGES: usize = 1000;
 const MOST_INDEXES: usize = 4;
 
-/// The media types of a container image's config.
-const CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 /// The platform that an index claims for an attestation.
 pub(super) const NO_PLATFORM: &str = "unknown/unknown";
 
@@ -58,9 +55,18 @@ pub enum NoFacts {
     /// No client pulled its config.
     #[error("has no config in the cache, as no client pulled it")]
     NoConfig(Digest),
-    /// It is an artifact, such as a signature or an attestation, or has no config.
-    #[error("is no container image with a config")]
+    /// It is an artifact, such as a signature or an attestation.
+    #[error("is no container image")]
     NoImage,
+    /// It may be an artifact, or an image of a kind that Weir does not know.
+    #[error("is neither a container image nor an artifact of a known kind")]
+    Unclear,
+    /// It has no config.
+    #[error("is an image of schema 1, of which the cache knows nothing")]
+    Schema1,
+    /// Two readers could read it in two ways, or it is no manifest.
+    #[error("has a manifest that is no evidence: {0}")]
+    Ambiguous(String),
     /// What is here is no evidence.
     #[error("has a config that is no evidence: {0}")]
     Unusable(String),
@@ -91,9 +97,20 @@ pub struct PlatformFacts {
     pub scanned: Option<Scanned>,
     /// When its config came into the cache.
     pub arrived: Option<SystemTime>,
+    /// Its config, when it is an image.
+    pub config: Option<Digest>,
 }
 
 impl PlatformFacts {
+    /// The config that has to be fetched: facts are remembered for longer than it, but when it arrived is not.
+    pub(super) fn missing_config(&self, wants_arrival: bool) -> Option<Digest> {
+        match &self.facts {
+            Err(NoFacts::NoConfig(config)) => Some(config.clone()),
+            Ok(_) if wants_arrival && self.arrived.is_none() => self.config.clone(),
+            _ => None,
+        }
+    }
+
     /// The manifests beside which its signatures may be: itself first.
     pub(super) fn signed_as(&self) -> Vec<Digest> {
         std::iter::once(&self.digest).chain(&self.indexes).cloned().collect()
@@ -204,24 +221,22 @@ impl ImageFacts {
             has_moved: None,
             contents: Contents::default(),
             arrived: None,
+            config: None,
         };
         let Some(manifest) = self.store.cache.manifests.load(&found.digest).await? else { return Ok(found) };
-        let description = match manifest.describe() {
-            Ok(description) => description,
-            Err(error) => {
-                found.facts = Err(NoFacts::Unusable(error.to_string()));
+        let (kind, description, config) = match image_of(&manifest) {
+            Ok(image) => image,
+            Err(why) => {
+                found.facts = Err(why);
                 return Ok(found);
             }
         };
-        let is_image = description.artifact_type.as_deref().is_some_and(|of| CONFIGS.contains(&of));
-        let is_image = is_image && !is_artifact(&manifest.bytes);
-        let config = description.children.first().filter(|child| is_image && !child.is_manifest);
-        let Some(config) = config.cloned() else {
-            found.facts = Err(NoFacts::NoImage);
-            return Ok(found);
-        };
+        found.config = Some(config.digest.clone());
         found.arrived = self.store.blobs.stored(&config.digest).await?.map(|(_, at)| at);
         found.facts = self.facts(&found.digest, description, &config).await?;
+        if kind == ManifestKind::ByItsConfig && found.facts.as_ref().is_ok_and(|facts| !facts.has_root) {
+            found.facts = Err(NoFacts::Unclear);
+        }
         if let Ok(facts) = &found.facts {
             if found.platform.is_empty() {
                 found.platform.clone_from(&facts.platform);
@@ -379,6 +394,23 @@ impl ImageFacts {
         };
         self.runtime.spawn_blocking(search).await.ok().flatten()
     }
+}
+
+/// What kind of image a manifest is, what it says, and its config.
+fn image_of(manifest: &Manifest) -> Result<(ManifestKind, Description, Child), NoFacts> {
+    let ambiguous = |Malformed(why): Malformed| NoFacts::Ambiguous(why);
+    unambiguous(&manifest.bytes).map_err(ambiguous)?;
+    let description = manifest.describe().map_err(ambiguous)?;
+    let kind = ManifestKind::of(manifest);
+    match kind {
+        ManifestKind::Image | ManifestKind::ByItsConfig => {}
+        ManifestKind::Artifact => return Err(NoFacts::NoImage),
+        ManifestKind::Schema1 => return Err(NoFacts::Schema1),
+        ManifestKind::Unclear => return Err(NoFacts::Unclear),
+    }
+    // The first child is the config.
+    let config = description.children.first().filter(|child| !child.is_manifest).cloned().ok_or(NoFacts::Unclear)?;
+    Ok((kind, description, config))
 }
 
 /// The layers of the manifests that a digest names and that begin with this one.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::oci::Malformed;
+use crate::oci::{Malformed, folded};
 
 /// A longer config is not read, in bytes. Configs of images have 1 to 100 KiB; parsed, one of this size takes at most 64 MiB.
 pub const MOST_CONFIG_BYTES: u64 = 1 << 20;
@@ -26,6 +26,8 @@ pub struct ImageConfig {
     pub ports: Vec<String>,
     /// How each step of the build was made, the first one first.
     pub history: Vec<String>,
+    /// Whether it names layers to start from, without which no engine runs it.
+    pub has_root: bool,
 }
 
 impl ImageConfig {
@@ -59,7 +61,12 @@ impl ImageConfig {
             Some(Value::Array(steps)) => steps.iter().map(step).collect::<Result<_, _>>()?,
             Some(_) => return Err(malformed("history")),
         };
+        let diff_ids = match field(&document, "rootfs")? {
+            Some(Value::Object(root)) => field(root, "diff_ids")?,
+            _ => None,
+        };
         Ok(ImageConfig {
+            has_root: diff_ids.and_then(Value::as_array).is_some_and(|layers| !layers.is_empty()),
             platform: platform.join("/"),
             created: text(&document, "created")?,
             user: text(container, "User")?.unwrap_or_default(),
@@ -82,7 +89,8 @@ fn malformed(key: &str) -> Malformed {
 
 /// The value of a key, in whatever letter case it stands there; `None` for null too.
 fn field<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a Value>, Malformed> {
-    let mut found = object.iter().filter(|(name, _)| name.eq_ignore_ascii_case(key));
+    let key = folded(key);
+    let mut found = object.iter().filter(|(name, _)| folded(name) == key);
     match (found.next(), found.next()) {
         (_, Some(_)) => Err(Malformed(format!("{key} stands there in two letter cases"))),
         (value, None) => Ok(value.map(|(_, value)| value).filter(|value| !value.is_null())),
@@ -150,14 +158,22 @@ mod tests {
 
     #[test]
     fn what_two_readers_read_in_two_ways_or_has_another_shape_is_no_evidence() {
-        let two_cases = r#"{"config":{"User":"1000","user":"0"}}"#.to_owned();
+        let two_cases = [
+            ("user", "User"),
+            ("u\u{17f}er", "User"),
+            ("ENTRYPOINT", "Entrypoint"),
+            ("healthchec\u{212a}", "Healthcheck"),
+        ]
+        .map(|(one, other)| format!(r#"{{"config":{{"{one}":null,"{other}":null}}}}"#));
         let long = format!(r#"{{"config":{{"User":"{}"}}}}"#, "1".repeat(MOST_CONFIG_BYTES as usize));
         let deep = format!(r#"{{"config":{}"#, "[".repeat(100_000));
         let shapes = [r#"{"config":[]}"#, r#"{"config":{"User":0}}"#, r#"{"config":{"Env":[1]}}"#, "[]", "", "{} {}"];
         let shapes = shapes.into_iter().chain([r#"{"history":{}}"#, r#"{"config":{"Labels":{"a":1}}}"#]);
-        for bad in shapes.map(str::to_owned).chain([two_cases, long, deep]) {
+        for bad in shapes.map(str::to_owned).chain(two_cases).chain([long, deep]) {
             assert!(ImageConfig::read(bad.as_bytes()).is_err(), "{}", &bad[..bad.len().min(60)]);
         }
+        // Go's letters: the long s is an s.
+        assert_eq!(ImageConfig::read("{\"config\":{\"u\u{17f}er\":\"0\"}}".as_bytes()).unwrap().user, "0");
         // Of two equal keys the last one counts, as in container engines.
         assert_eq!(ImageConfig::read(br#"{"config":{"User":"1000","User":"0"}}"#).unwrap().user, "0");
     }

@@ -98,6 +98,12 @@ impl Policies {
     pub fn find(&self, name: &str) -> Option<&Policy> {
         self.0.iter().find(|policy| policy.is_for(name))
     }
+
+    /// What becomes of a manifest with these names, of which `judge` says what rules say: the most lenient decision.
+    pub fn decide(&self, names: &[String], mut judge: impl FnMut(&Rules) -> Vec<Verdict>, now: SystemTime) -> Decision {
+        let mut decide = |name: &String| self.find(name).map(|policy| policy.decide(name, &judge(policy.rules()), now));
+        names.iter().filter_map(&mut decide).reduce(Decision::or).unwrap_or(Decision::Pass)
+    }
 }
 
 impl Policy {
@@ -319,6 +325,28 @@ mod tests {
         let exempt = "mode = \"enforce\"\nexempt = [{ image = \"*/app:1\", reason = \"x\", expires = \"1970-01-01T00:01:40Z\" }]";
         assert!(passes(exempt, Outcome::Fail, 99));
         assert!(!passes(exempt, Outcome::Fail, 100), "it has expired");
+    }
+
+    #[test]
+    fn what_could_not_be_judged_is_refused_where_nothing_unknown_may_pass() {
+        let decide = |unknown: &str| {
+            let text = format!(
+                "[[policy]]\nname = \"p\"\nimages = [\"docker.io/*\"]\nnon_root = true\nmode = \"enforce\"\nunknown = \"{unknown}\""
+            );
+            let (policies, names) = (policies(&text), [NAME.to_owned()]);
+            policies.decide(&names, |rules| rules.unknown("could not be judged"), SystemTime::UNIX_EPOCH)
+        };
+        let denied = decide("deny");
+        assert!(
+            said(&denied).is_some_and(|(text, refuses)| refuses && text.contains("it could not be judged (non_root)"))
+        );
+        for served in ["allow", "wait"] {
+            assert!(said(&decide(served)).is_none(), "{served}");
+        }
+        let two = ["docker.io/a:1".to_owned(), "ghcr.io/a:1".to_owned()];
+        let text = "[[policy]]\nname = \"p\"\nimages = [\"docker.io/*\"]\nnon_root = true\nmode = \"enforce\"";
+        let fails = |_: &Rules| vec![verdict(Rule::NonRoot, Outcome::Fail)];
+        assert!(said(&policies(text).decide(&two, fails, SystemTime::UNIX_EPOCH)).is_some());
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Facts {
     pub layers: Vec<Digest>,
     /// What its history shows of its Dockerfile.
     pub lint: Vec<Lint>,
+    /// Whether its config names layers, without which no engine runs it.
+    pub has_root: bool,
 }
 
 /// Listening below it takes root, or a capability or a setting of the kernel.
@@ -62,6 +64,7 @@ impl Facts {
             size: description.children.iter().map(|child| child.size).fold(0, u64::saturating_add),
             layers: layers.map(|layer| layer.digest.clone()).collect(),
             lint: lint::lint(&config.history),
+            has_root: config.has_root,
             platform: config.platform,
         })
     }

@@ -28,6 +28,7 @@ mod history;
 mod judge;
 mod layer;
 mod lint;
+mod manifest_kind;
 mod secrets;
 mod settings;
 mod signature;
@@ -46,13 +47,14 @@ pub use self::{
     judge::{Known, Rules, mend},
     layer::{Bounds, LayerFacts, Leak, Problem, Tool, ToolKind, scan},
     lint::{Lint, Severity},
+    manifest_kind::ManifestKind,
     secrets::Secret,
     settings::{Exemption, Mode, Table, Unknown, Wanted},
     signature::{
         Beside, Evidence, Finding, Layer, LookedUp, MOST_BYTES_BESIDE, MOST_SIGNATURE_BYTES, MOST_SIGNATURES, SignedBy,
         Signers, is_signature,
     },
-    supply::{Attested, Supply, is_artifact},
+    supply::{Attested, Supply},
     user::User,
     verdict::{Outcome, Rule, Verdict},
     vulnerabilities::{ARCHIVE, Scanner, ScannerSettings, Vulnerabilities},

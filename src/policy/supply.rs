@@ -59,24 +59,6 @@ impl Attested {
 }
 
 #[derive(Deserialize)]
-struct Layers {
-    #[serde(default)]
-    layers: Vec<Typed>,
-}
-
-#[derive(Deserialize)]
-struct Typed {
-    #[serde(rename = "mediaType", default)]
-    media_type: String,
-}
-
-/// Whether a manifest is a signature or an attestation that only looks like an image: it has layers, and all are JSON.
-pub fn is_artifact(manifest: &[u8]) -> bool {
-    let layers = serde_json::from_slice::<Layers>(manifest).map(|layers| layers.layers).unwrap_or_default();
-    !layers.is_empty() && layers.iter().all(|layer| layer.media_type.ends_with("json"))
-}
-
-#[derive(Deserialize)]
 struct Index {
     #[serde(default)]
     manifests: Vec<Described>,
@@ -211,17 +193,6 @@ mod tests {
             assert_eq!(kinds(|supply| supply.add_tag(&tag, &digest)), expected, "{tag}");
             assert_eq!(kinds(|supply| supply.add_tag(&tag, &other)), [], "{tag}");
         }
-    }
-
-    #[test]
-    fn what_has_only_json_for_layers_is_no_image() {
-        let manifest = |types: &[&str]| {
-            let layers: Vec<_> = types.iter().map(|of| serde_json::json!({"mediaType": of})).collect();
-            is_artifact(serde_json::json!({"layers": layers}).to_string().as_bytes())
-        };
-        assert!(manifest(&["application/vnd.in-toto+json", "application/vnd.dev.cosign.simplesigning.v1+json"]));
-        assert!(!manifest(&["application/vnd.in-toto+json", "application/vnd.oci.image.layer.v1.tar+gzip"]));
-        assert!(!manifest(&[]) && !is_artifact(b"[]"));
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub fn corpus(now: SystemTime) -> Vec<Case> {
     let nothing: Vec<_> = SOUND.iter().filter(|(rule, _)| !matches!(*rule, "signed" | "attested")).collect();
     let nothing: Vec<_> = nothing.into_iter().map(|(rule, _)| (*rule, "unknown")).collect();
     add("a config that two readers read in two ways", json!({"config": {"user": "0"}}), &nothing);
+    let long_s = json!({"config": {"u\u{17f}er": "0"}});
+    add("a config with a key that Go reads as another", long_s, &nothing);
     add("a config of another shape", json!({"config": {"Env": 7}}), &nothing);
     add("a config that is too long", json!({"config": {"Labels": {"k": "x".repeat(2 << 20)}}}), &nothing);
 
@@ -153,6 +155,7 @@ pub fn corpus(now: SystemTime) -> Vec<Case> {
         annotations: vec![(BASE.to_owned(), "scratch".to_owned())],
         ..spec
     });
+    like_artifacts(&mut whole, &nothing);
     in_layers(&mut whole, &github);
     whole("with provenance alone", &[], &|spec| index(spec).attested(["https://slsa.dev/provenance/v1"]));
     cases
@@ -160,6 +163,28 @@ pub fn corpus(now: SystemTime) -> Vec<Case> {
 
 /// Adds a case: what it is, how it differs, and what makes it so.
 type Whole<'a> = dyn FnMut(&'static str, &[(&'static str, &'static str)], &dyn Fn(Spec) -> Spec) + 'a;
+
+/// Images that engines run, though their manifest says that they are something else.
+fn like_artifacts(whole: &mut Whole<'_>, nothing: &[(&'static str, &'static str)]) {
+    let root = [("non_root", "fail")];
+    let mut over = |what: &'static str, differs: &[(&'static str, &'static str)], media: Media, manifest: Value| {
+        whole(what, differs, &|mut spec| {
+            spec.config["config"]["User"] = "0".into();
+            spec.media(media).manifest(manifest.clone())
+        });
+    };
+    over("root with an artifact type", &root, Media::Oci, json!({"artifactType": "application/spdx+json"}));
+    for (what, media, of) in [
+        ("root with a config of bytes in schema 2", Media::Docker, "application/octet-stream"),
+        ("root with a config of JSON in schema 2", Media::Docker, "application/json"),
+        ("root with a config of JSON", Media::Oci, "application/json"),
+        ("root with the config of a chart", Media::Oci, "application/vnd.cncf.helm.config.v1+json"),
+    ] {
+        over(what, &root, media, json!({"config": {"mediaType": of}}));
+    }
+    let other = json!({"mediaType": Media::Oci.config(), "digest": format!("sha256:{}", "0".repeat(64)), "size": 2});
+    over("a manifest with two configs", nothing, Media::Oci, json!({"Config": other}));
+}
 
 /// Images that break a rule by what is in their layers, or look as if they did.
 fn in_layers(whole: &mut Whole<'_>, github: &str) {
@@ -235,11 +260,46 @@ fn in_layers(whole: &mut Whole<'_>, github: &str) {
     };
     by_name("root by the name of another user", &[("non_root", "fail")], "root:x:0:0::/:/x\napp:x:0:0::/:/x\n");
     by_name("a user by a name that the layers know", &[], "root:x:0:0::/:/x\napp:x:1000:1000::/:/x\n");
+    let root = [("non_root", "fail")];
+    by_name("root by a number that is none", &root, "app:x:abc:0::/:/x\napp:x:1000:1000::/:/x\n");
+    by_name("root by a line that begins with a space", &root, " app:x:0:0::/:/x\napp:x:1000:1000::/:/x\n");
     by_name("a user that the layers do not know", &[("non_root", "unknown")], "root:x:0:0::/:/x\n");
+    let users = "app:x:1000:1000::/:/x\n";
+    for (what, upper) in [
+        (
+            "a user of a file that a later layer makes a symbolic link",
+            link(tar::EntryType::Symlink, "etc/passwd", "/x"),
+        ),
+        ("a user of a file that a later layer makes a hard link", link(tar::EntryType::Link, "etc/passwd", "x")),
+        ("a user in a directory that a later layer makes a link", link(tar::EntryType::Symlink, "etc", "x")),
+        ("a user of a file that a later layer removes", link(tar::EntryType::Regular, "etc/.wh.passwd", "")),
+    ] {
+        let files = |path: &str| Layer::Files(vec![(path.to_owned(), 0o644, users.to_owned())]);
+        let layers = vec![files("etc/passwd"), files("x"), Layer::Raw(upper)];
+        whole(what, &[("non_root", "unknown")], &|mut spec| {
+            spec.config["config"]["User"] = "app".into();
+            Spec { layers: layers.clone(), ..spec }
+        });
+    }
     let unread = [("no_secrets", "unknown"), ("minimal", "unknown"), ("no_setuid", "unknown")];
     whole("a layer that is no tar", &unread, &|spec| Spec { layers: vec![Layer::Raw(b"no tar".repeat(200))], ..spec });
     let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\xff\x01".to_vec();
     whole("a layer that ends early", &unread, &|spec| Spec { layers: vec![Layer::Raw(gzip.clone())], ..spec });
+}
+
+/// A layer of one entry without contents: a link, or a file.
+fn link(kind: tar::EntryType, path: &str, target: &str) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(0);
+    let mut tar = tar::Builder::new(Vec::new());
+    // What is written to memory does not fail, and these names are short.
+    let written = match kind {
+        tar::EntryType::Regular => tar.append_data(&mut header, path, std::io::empty()),
+        _ => tar.append_link(&mut header, path, target),
+    };
+    written.and_then(|()| tar.into_inner()).unwrap_or_default()
 }
 
 /// A sound image but for what the patch of its config breaks.

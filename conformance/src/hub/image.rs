@@ -30,6 +30,8 @@ pub struct Spec {
     pub command: Vec<String>,
     /// Laid over the config of each platform (RFC 7396, JSON Merge Patch); null for nothing.
     pub config: Value,
+    /// Laid over each platform's manifest likewise.
+    pub manifest: Value,
     /// Annotations of each platform's manifest.
     pub annotations: Vec<(String, String)>,
     /// Predicate types of attestations, as BuildKit puts them into an index beside each platform; none when empty.
@@ -51,6 +53,7 @@ impl Spec {
             exempt: false,
             command: vec!["/hello".to_owned()],
             config: Value::Null,
+            manifest: Value::Null,
             annotations: Vec::new(),
             attested: Vec::new(),
         }
@@ -95,6 +98,11 @@ impl Spec {
     /// With this laid over the config of each platform.
     pub fn config(self, config: Value) -> Spec {
         Spec { config, ..self }
+    }
+
+    /// With this laid over the manifest of each platform.
+    pub fn manifest(self, manifest: Value) -> Spec {
+        Spec { manifest, ..self }
     }
 
     /// With one more annotation of each platform's manifest.

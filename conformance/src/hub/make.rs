@@ -72,6 +72,7 @@ fn platform(
     if !spec.annotations.is_empty() {
         manifest["annotations"] = spec.annotations.iter().cloned().collect();
     }
+    merge(&mut manifest, &spec.manifest);
     blobs.push((config_blob.digest.clone(), Content::Memory(config)));
     Ok(Platform {
         name: name.to_owned(),

@@ -26,6 +26,6 @@ pub use paging::{Page, page};
 pub use pattern::matches;
 pub use platform::is_platform;
 pub use reference::Reference;
-pub use strict::unambiguous;
+pub use strict::{folded, unambiguous};
 pub use tag::Tag;
 pub(crate) use text::as_text;

@@ -10,15 +10,17 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use super::Malformed;
 
 /// Keys that decide what a manifest is, in the only case they may be written in.
-const MEANING: [&str; 11] = [
+const MEANING: [&str; 13] = [
     "annotations",
     "artifacttype",
     "blobs",
     "config",
     "digest",
+    "fslayers",
     "layers",
     "manifests",
     "mediatype",
+    "platform",
     "schemaversion",
     "size",
     "subject",
@@ -31,6 +33,17 @@ const MEANING: [&str; 11] = [
 /// [`Malformed`], with what is wrong and where.
 pub fn unambiguous(bytes: &[u8]) -> Result<(), Malformed> {
     serde_json::from_slice::<Unambiguous<true>>(bytes).map(drop).map_err(|error| Malformed(error.to_string()))
+}
+
+/// A key as Go compares it: letters of ASCII in one case, and the two others that fold into one of those, the long s and the sign of
+/// the kelvin (Go, encoding/json, `foldName`).
+pub fn folded(key: &str) -> String {
+    let fold = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        letter => letter.to_ascii_lowercase(),
+    };
+    key.chars().map(fold).collect()
 }
 
 /// Any value, looked at and not kept. `MEANS`: whether its keys mean something; those of annotations do not.
@@ -83,8 +96,8 @@ impl<'de, const MEANS: bool> Visitor<'de> for Look<MEANS> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let mut seen = HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let lower = key.to_ascii_lowercase();
-            let named = matches!(&*key, "mediaType" | "artifactType" | "schemaVersion");
+            let lower = folded(&key);
+            let named = matches!(&*key, "mediaType" | "artifactType" | "schemaVersion" | "fsLayers");
             if MEANS && MEANING.contains(&&*lower) && key != lower && !named {
                 return Err(A::Error::custom(format!("the key {key:?} would be read as another by some clients")));
             }
@@ -113,6 +126,10 @@ mod tests {
             r#"{"x":[{"a":{"b":1,"b":2}}]}"#,
             r#"{"layers":[],"Manifests":[]}"#,
             r#"{"MediaType":"a/b"}"#,
+            r#"{"config":{},"Config":{}}"#,
+            r#"{"layers":[{"digest":"a","Digest":"b"}]}"#,
+            r#"{"layer\u017f":[]}"#,
+            r#"{"manifests":[{"platform":{},"Platform":{}}]}"#,
             r#"{"a":1,"\u0061":2}"#,
             "{} {}",
             "{}x",
@@ -122,6 +139,7 @@ mod tests {
         }
         assert!(unambiguous("[".repeat(100_000).as_bytes()).is_err());
         for good in [
+            r#"{"schemaVersion":1,"fsLayers":[]}"#,
             r#"{"schemaVersion":2,"mediaType":"a/b","layers":[{"size":1},{"size":1}],"artifactType":"x/y"}"#,
             r#"{"annotations":{"A":"1","a":"2","Size":"3"},"n":null,"f":1.5,"i":-1,"t":true}"#,
             "{}\n",
