@@ -305,3 +305,19 @@ async fn an_image_that_was_purged_is_as_young_as_its_new_arrival() {
     let again = refused();
     assert!(again.0 == 403 && again.2.contains(young), "{again:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_has_the_thresholds_of_the_policy_that_is_for_the_image_and_names_it() {
+    let policed = Policed::start(&policy("audit", "max_size = \"1B\"")).await;
+    let image = policed.world.hub.push(spec("sound")).unwrap();
+    policed.world.pull(&image, 0);
+    let (status, printed) = command(&policed.world, &[&image.repository]);
+    assert_eq!(status, Some(1), "{printed}");
+    for expected in ["thresholds of the policy strict\n", " bytes in 1 layer, more than 1 byte\n"] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
+    }
+    assert_eq!(report(&policed.world, &image)["policy"], "strict");
+    policed.reload("");
+    assert_eq!(command(&policed.world, &[&image.repository]).0, Some(0));
+    assert!(report(&policed.world, &image)["policy"].is_null());
+}

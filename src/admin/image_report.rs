@@ -58,7 +58,7 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
     if platforms.is_empty() {
         return refuse(404, "MANIFEST_UNKNOWN", "this image has no manifest for that platform in the cache");
     }
-    let judged = state.mirror.enforcement.report(&image, platforms, SystemTime::now()).await;
+    let (policy, judged) = state.mirror.enforcement.report(&image, platforms, SystemTime::now()).await;
     if format.as_deref() == Some("sarif") {
         return findings::sarif_reply(&findings::of_report(&image, &judged));
     }
@@ -68,6 +68,7 @@ pub(super) async fn show(state: &State, request: &HttpRequest, query: &str) -> H
     let answer = json!({
         "name": image.name(),
         "digest": image.digest.to_string(),
+        "policy": policy,
         "outcome": worst.unwrap_or(Outcome::Pass).as_str(),
         "platforms": platforms,
     });

@@ -77,6 +77,9 @@ fn text(report: &Value) -> String {
     // A platform is the publisher's text, which may hold what moves a cursor.
     let word = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     let mut text = format!("{} {}\n", word(&report["name"]), word(&report["digest"]));
+    if report["policy"].is_string() {
+        text += &format!("thresholds of the policy {}\n", word(&report["policy"]));
+    }
     for platform in entries(report, "platforms") {
         text += &format!("{} {}\n", word(&platform["platform"]), word(&platform["digest"]));
         let mut rows = Vec::new();

@@ -407,15 +407,15 @@ impl Enforcement {
         });
     }
 
-    /// What a report says of platforms of an image: every rule, with the signers of the policy that is for it. Asks upstream nothing.
+    /// What a report says of platforms of an image: every rule, with the thresholds of the policy that is for it, whose name comes with it. Asks
+    /// upstream nothing.
     pub async fn report(
         &self,
         image: &Image,
         platforms: Vec<PlatformFacts>,
         now: SystemTime,
-    ) -> Vec<(PlatformFacts, Vec<Verdict>)> {
-        let rules = policy_for(&self.policies.load(), image).map_or_else(Rules::default, Policy::reported);
-        self.verdicts(image, platforms, rules, now).await
+    ) -> (Option<String>, Vec<(PlatformFacts, Vec<Verdict>)>) {
+        self.judge_as(image, platforms, now, Policy::reported).await
     }
 
     /// What the rules of the policy that is for an image say of its platforms, whatever its mode, and the name of that policy; without
@@ -426,9 +426,19 @@ impl Enforcement {
         platforms: Vec<PlatformFacts>,
         now: SystemTime,
     ) -> (Option<String>, Vec<(PlatformFacts, Vec<Verdict>)>) {
+        self.judge_as(image, platforms, now, |policy| policy.rules().clone()).await
+    }
+
+    async fn judge_as(
+        &self,
+        image: &Image,
+        platforms: Vec<PlatformFacts>,
+        now: SystemTime,
+        rules: impl FnOnce(&Policy) -> Rules,
+    ) -> (Option<String>, Vec<(PlatformFacts, Vec<Verdict>)>) {
         let policies = self.policies.load_full();
         let policy = policy_for(&policies, image);
-        let rules = policy.map_or_else(Rules::default, |policy| policy.rules().clone());
+        let rules = policy.map_or_else(Rules::default, rules);
         let verdicts = self.verdicts(image, platforms, rules, now).await;
         (policy.map(|policy| policy.table().name.clone()), verdicts)
     }

@@ -163,11 +163,19 @@ impl Policy {
         &self.rules
     }
 
-    /// What a report holds images to: every rule, with the signers and attestations of this policy.
+    /// What a report holds images to: every rule, those that this policy names with its thresholds.
     pub fn reported(&self) -> Rules {
-        let mut rules = Rules { signers: self.rules.signers.clone(), ..Rules::default() };
-        if !self.rules.attested.is_empty() {
-            rules.attested.clone_from(&self.rules.attested);
+        let (mut rules, named) = (Rules::default(), &self.rules);
+        for rule in &named.rules {
+            match rule {
+                Rule::MaxAge => rules.max_age = named.max_age,
+                Rule::MinAge => rules.min_age = named.min_age,
+                Rule::MaxSize => rules.max_size = named.max_size,
+                Rule::TrustedBase => rules.trusted_base.clone_from(&named.trusted_base),
+                Rule::Signed => rules.signers.clone_from(&named.signers),
+                Rule::Attested => rules.attested.clone_from(&named.attested),
+                _ => {}
+            }
         }
         rules
     }
@@ -297,6 +305,37 @@ mod tests {
         assert_eq!(policies.find(NAME).unwrap().rules().rules, [Rule::NonRoot]);
         assert_eq!(policies.find("a").unwrap().rules().rules, [Rule::MaxAge]);
         assert!(Policies::default().is_empty() && Policies::default().find(NAME).is_none());
+    }
+
+    #[test]
+    fn a_report_holds_an_image_to_all_rules_with_the_thresholds_of_its_policy() {
+        let text = r#"
+            [[policy]]
+            name = "p"
+            images = ["*"]
+            max_age = "30d"
+            min_age = "1d"
+            max_size = "1KiB"
+            trusted_base = ["docker.io/library/*"]
+            attested = ["sbom"]
+            [[policy]]
+            name = "q"
+            images = ["*"]
+            "#;
+        let policies = policies(text);
+        let reported = policies.all()[0].reported();
+        assert_eq!(reported.rules, Rule::ALL);
+        assert_eq!(
+            (reported.max_age, reported.min_age),
+            (Duration::from_secs(30 * 86_400), Duration::from_secs(86_400))
+        );
+        assert_eq!((reported.max_size, &*reported.trusted_base), (1024, &["docker.io/library/*".to_owned()][..]));
+        assert_eq!(reported.attested, [Attested::Sbom]);
+        let (other, default) = (policies.all()[1].reported(), Rules::default());
+        assert_eq!(
+            (other.max_age, other.max_size, other.attested),
+            (default.max_age, default.max_size, default.attested)
+        );
     }
 
     #[test]

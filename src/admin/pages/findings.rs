@@ -129,9 +129,10 @@ pub(super) async fn of_image(context: &PageContext<'_>, image: &Image) -> Markup
         Ok(platforms) => platforms,
         Err(error) => return html! { p class="bad" { (sentence(&error.to_string())) } },
     };
-    let judged = context.state.mirror.enforcement.report(image, platforms, SystemTime::now()).await;
+    let (policy, judged) = context.state.mirror.enforcement.report(image, platforms, SystemTime::now()).await;
     html! {
         h2 { (text!("Findings")) }
+        @if let Some(policy) = &policy { p { (text!("Thresholds are those of the policy {}.", policy)) } }
         @for (platform, verdicts) in &judged {
             @match &platform.facts {
                 // Of an index, most platforms were never pulled.

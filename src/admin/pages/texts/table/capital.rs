@@ -309,6 +309,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["This fetches what is not here of {}, of {}.", "Dies holt, was von {} noch nicht hier ist, für {}."],
     ["This form is longer than any of ours.", "Dieses Formular ist länger als jedes von uns."],
     ["This page came over plain HTTP: a machine on the way can read what you type and act as you. Ask for it over https, or through an ssh tunnel as {}.", "Diese Seite kam über unverschlüsseltes HTTP: ein Rechner auf dem Weg kann lesen, was Sie eingeben, und für Sie handeln. Rufen Sie sie über https auf oder durch einen ssh-Tunnel als {}."],
+    ["Thresholds are those of the policy {}.", "Die Schwellen sind die der Richtlinie {}."],
     ["Throttle", "Drossel"],
     ["Throttles", "Drosseln"],
     ["To the content", "Zum Inhalt"],
