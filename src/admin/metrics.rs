@@ -280,7 +280,7 @@ impl MetricsCollector {
         }
         let mut matched = encoder.encode_descriptor(
             "policy_matched",
-            "Manifests that a rule of a policy warned of or refused",
+            "Manifests that broke a rule of a policy and were refused, warned of or, by one that audits, served",
             None,
             MetricType::Counter,
         )?;

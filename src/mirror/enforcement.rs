@@ -15,7 +15,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use moka::Expiry;
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use weir_storage::{Image, Repository, Source, Store};
 
 use super::{
@@ -48,6 +52,13 @@ const FETCHES: usize = 8;
 const MOST_TAGS: usize = 1000;
 /// Images whose signatures are verified at once; each may take 20 MiB while an attestation is parsed.
 const VERIFIED_AT_ONCE: usize = 2;
+
+/// Manifests that wait to be judged behind their answer. One that finds no place is judged when it is asked for again, a minute later.
+const AUDITS: usize = 64;
+/// How many of them are judged at once, which takes a core.
+const AUDITED_AT_ONCE: usize = 1;
+/// How long a client has to bring the config of an image of which it got the manifest, until an audit looks again.
+const CONFIG_COMES: Duration = Duration::from_secs(5);
 
 /// What becomes of a manifest, and how long that is kept: what is not known yet may be known to the next client.
 #[derive(Clone, Debug)]
@@ -94,10 +105,10 @@ impl Expiry<Key, Judged> for KeptFor {
 /// What was asked for: upstream, repository, tag and digest.
 type Key = (Arc<str>, Name, Option<Tag>, Digest);
 
-/// Holds what is asked for to the policies.
-#[derive(Debug)]
+/// Holds what is asked for to the policies. Cloning is cheap.
+#[derive(Clone, Debug)]
 pub struct Enforcement {
-    policies: ArcSwap<Policies>,
+    policies: Arc<ArcSwap<Policies>>,
     decisions: moka::sync::Cache<Key, Judged>,
     audited: moka::sync::Cache<String, ()>,
     limits: Limits,
@@ -107,6 +118,8 @@ pub struct Enforcement {
     signatures: Signatures,
     fetches: Arc<Semaphore>,
     verifying: Arc<Semaphore>,
+    audits: Arc<Semaphore>,
+    auditing: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -118,7 +131,7 @@ impl Enforcement {
         limits: Limits,
     ) -> Enforcement {
         Enforcement {
-            policies: ArcSwap::default(),
+            policies: Arc::default(),
             decisions: moka::sync::Cache::builder().max_capacity(MOST).expire_after(KeptFor).build(),
             audited: moka::sync::Cache::builder().max_capacity(MOST_AUDITED).time_to_live(AUDITED).build(),
             limits,
@@ -128,6 +141,8 @@ impl Enforcement {
             signatures,
             fetches: Arc::new(Semaphore::new(FETCHES)),
             verifying: Arc::new(Semaphore::new(VERIFIED_AT_ONCE)),
+            audits: Arc::new(Semaphore::new(AUDITS)),
+            auditing: Arc::new(Semaphore::new(AUDITED_AT_ONCE)),
             runtime: handles.runtime.clone(),
         }
     }
@@ -167,11 +182,14 @@ impl Enforcement {
         let names = self.names(lookup, reference, digest);
         let is_acted_on = |name: &String| policies.find(name).is_some_and(|policy| policy.acts());
         let judged = match names.iter().all(is_acted_on) {
-            true => self.judge(lookup, &policies, &names, digest, now).await,
+            true => self.judge(lookup, &policies, &names, digest, now, true).await,
             // A name for which no policy acts passes, and is the most lenient.
             false => {
                 if names.iter().filter_map(|name| policies.find(name)).any(|policy| policy.rules().looks_beside()) {
                     self.look_up_behind(lookup, digest);
+                }
+                if names.iter().all(|name| policies.find(name).is_some()) {
+                    self.audit_behind(lookup, key(lookup, reference, digest), &policies, &names, now);
                 }
                 Judged::kept(Decision::Pass)
             }
@@ -222,6 +240,7 @@ impl Enforcement {
         names: &[String],
         digest: &Digest,
         now: SystemTime,
+        may_fetch: bool,
     ) -> Judged {
         let manifest = match self.store.cache.manifests.load(digest).await {
             Ok(Some(manifest)) => manifest,
@@ -231,7 +250,7 @@ impl Enforcement {
         };
         // An index that two readers could read in two ways does not say what is judged: it is no evidence itself.
         if !manifest.media_type.is_index() || unambiguous(&manifest.bytes).is_err() {
-            return self.judge_image(lookup, policies, names, &manifest, now, true).await;
+            return self.judge_image(lookup, policies, names, &manifest, now, may_fetch).await;
         }
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
         let mut first = None;
@@ -248,7 +267,7 @@ impl Enforcement {
                 return Judged::kept(Decision::Pass);
             }
             let judged = self.judge_image(lookup, policies, names, &manifest, now, false).await;
-            if !matches!(judged.decision, Decision::Refuse(_)) {
+            if !matches!(judged.decision, Decision::Refuse(_) | Decision::Audit(_)) {
                 return Judged::kept(Decision::Pass);
             }
             // What is not known is looked up when the platform is asked for.
@@ -383,6 +402,31 @@ impl Enforcement {
         }
         found.supply.beside = self.signatures.known(lookup, &digests);
         found
+    }
+
+    /// Judges a manifest for policies that only audit, behind its answer, and counts this answer and those of the next minute. Fetches nothing.
+    fn audit_behind(&self, lookup: &Lookup, key: Key, policies: &Arc<Policies>, names: &[String], now: SystemTime) {
+        let Ok(place) = self.audits.clone().try_acquire_owned() else { return };
+        let (this, lookup, policies, names) = (self.clone(), lookup.clone(), policies.clone(), names.to_vec());
+        self.runtime.spawn(async move {
+            let _place = place;
+            let digest = &key.3;
+            let judge = async || {
+                // It is never closed.
+                let _turn = this.auditing.acquire().await.ok();
+                this.judge(&lookup, &policies, &names, digest, now, false).await
+            };
+            let mut judged = judge().await;
+            if judged.keep == Keep::No {
+                sleep(CONFIG_COMES).await;
+                judged = judge().await;
+            }
+            let Decision::Audit(breach) = &judged.decision else { return };
+            if Arc::ptr_eq(&policies, &this.policies.load()) {
+                breach.count();
+                this.decisions.insert(key.clone(), Judged::kept(judged.decision));
+            }
+        });
     }
 
     /// Has what is beside a manifest looked up, for reports, while its answer goes out.

@@ -27,20 +27,22 @@ use crate::{
 pub enum Decision {
     /// It is served.
     Pass,
+    /// It is served; what is wrong with it is counted.
+    Audit(Arc<Breach>),
     /// It is served with a sentence.
     Warn(Arc<Breach>),
     /// It is refused with a sentence.
     Refuse(Arc<Breach>),
 }
 
-/// A rule of a policy that an image breaks.
+/// The rules of a policy that an image breaks.
 #[derive(Debug)]
 pub struct Breach {
     /// One sentence for the client.
     pub sentence: String,
     /// The sentence as the value of a header field, from the first answer on that carries it.
     pub warning: OnceLock<Bytes>,
-    count: Count,
+    counts: Vec<Count>,
 }
 
 /// A policy, ready to be asked. Cloning shares the counts.
@@ -51,7 +53,7 @@ pub struct Policy {
     counts: Vec<(Rule, Count)>,
 }
 
-/// Answers that were warned of, or refused, for one rule of one policy, since the start or since the policy got its name.
+/// Answers that were warned of, refused, or given though a rule of an auditing policy was broken, for one rule of one policy, since the start or since the policy got its name.
 type Count = Arc<AtomicU64>;
 
 /// All policies, in their order. None costs nothing.
@@ -147,7 +149,7 @@ impl Policy {
         &self.table
     }
 
-    /// Answers that were warned of, or refused, by rule; of every rule that the policy names.
+    /// Answers that were warned of, refused or found wanting, by each rule that was broken; of every rule that the policy names.
     pub fn counts(&self) -> impl Iterator<Item = (Rule, u64)> {
         let named = self.counts.iter().filter(|(rule, _)| self.rules.rules.contains(rule));
         named.map(|(rule, count)| (*rule, count.load(Ordering::Relaxed)))
@@ -197,28 +199,30 @@ impl Policy {
             Outcome::Fail => true,
             Outcome::Unknown => self.table.unknown == Unknown::Deny,
         };
-        let mut broken = verdicts.iter().filter(is_broken);
+        let broken: Vec<&Verdict> = verdicts.iter().filter(is_broken).collect();
         let is_exempt = || self.table.exempt.iter().any(|it| matches(&it.image, name) && now < it.expires);
-        let Some(first) = broken.next().filter(|_| self.acts() && !is_exempt()) else { return Decision::Pass };
+        let Some(first) = broken.first().filter(|_| !is_exempt()) else { return Decision::Pass };
         let (policy, rule) = (&self.table.name, first.rule.as_str());
-        let more = match broken.count() {
-            0 => String::new(),
-            1 => " and breaks another rule".to_owned(),
-            more => format!(" and breaks {more} other rules"),
+        let more = match broken.len() {
+            1 => String::new(),
+            2 => " and breaks another rule".to_owned(),
+            all => format!(" and breaks {} other rules", all - 1),
         };
         let mut end =
             format!("the policy {policy} of this mirror: it {} ({rule}){more}; {}", first.finding, first.mend);
         if !self.table.contact.is_empty() {
             end += &format!("; ask {}", self.table.contact);
         }
-        let count = self.counts.iter().find(|(rule, _)| *rule == first.rule).map(|(_, count)| count.clone());
+        let is_of_broken = |(rule, _): &&(Rule, Count)| broken.iter().any(|verdict| verdict.rule == *rule);
+        let counts = self.counts.iter().filter(is_of_broken).map(|(_, count)| count.clone()).collect();
         let breach = |verb| {
             let sentence = format!("{name} {verb} {end}");
-            Arc::new(Breach { sentence, warning: OnceLock::new(), count: count.unwrap_or_default() })
+            Arc::new(Breach { sentence, warning: OnceLock::new(), counts })
         };
         match self.table.mode {
             Mode::Enforce => Decision::Refuse(breach("is refused by")),
-            _ => Decision::Warn(breach("breaks")),
+            Mode::Warn => Decision::Warn(breach("breaks")),
+            Mode::Audit => Decision::Audit(breach("breaks")),
         }
     }
 }
@@ -231,19 +235,26 @@ fn kind(wanted: &Wanted) -> Attested {
 }
 
 impl Breach {
-    /// Counts an answer that it was warned of, or refused.
+    /// Counts an answer for each rule.
     pub fn count(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
+        for count in &self.counts {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Decision {
     /// The more lenient of two.
     pub fn or(self, other: Decision) -> Decision {
-        match (self, other) {
-            (Decision::Pass, _) | (_, Decision::Pass) => Decision::Pass,
-            (Decision::Refuse(_), other) => other,
-            (decision, _) => decision,
+        if self.severity() <= other.severity() { self } else { other }
+    }
+
+    fn severity(&self) -> u8 {
+        match self {
+            Decision::Pass => 0,
+            Decision::Audit(_) => 1,
+            Decision::Warn(_) => 2,
+            Decision::Refuse(_) => 3,
         }
     }
 }
@@ -270,7 +281,7 @@ mod tests {
     /// The sentence of a decision, and whether it refuses.
     fn said(decision: &Decision) -> Option<(&str, bool)> {
         match decision {
-            Decision::Pass => None,
+            Decision::Pass | Decision::Audit(_) => None,
             Decision::Warn(breach) => Some((&breach.sentence, false)),
             Decision::Refuse(breach) => Some((&breach.sentence, true)),
         }
@@ -396,13 +407,13 @@ mod tests {
             toml::from_str::<File>(&text).unwrap().policy
         };
         let policies = made(&tables("enforce"));
-        let verdicts = [verdict(Rule::NonRoot, Outcome::Fail)];
+        let verdicts = [Rule::NonRoot, Rule::Lint].map(|rule| verdict(rule, Outcome::Fail));
         let Decision::Refuse(breach) = policies.all()[0].decide(NAME, &verdicts, SystemTime::UNIX_EPOCH) else {
             panic!("it is refused")
         };
         breach.count();
         let counts = |policies: &Policies| policies.all()[0].counts().collect::<Vec<_>>();
-        assert_eq!(counts(&policies), [(Rule::NonRoot, 1), (Rule::Lint, 0)]);
+        assert_eq!(counts(&policies), [(Rule::NonRoot, 1), (Rule::Lint, 1)], "every rule that is broken");
         assert_eq!(counts(&made(&tables("enforce")).after(&policies))[0].1, 1);
         assert_eq!(counts(&made(&tables("warn")).after(&policies))[0].1, 0, "a warning is no refusal");
     }
@@ -414,7 +425,7 @@ mod tests {
         let decision = policies.find(NAME).unwrap().decide(NAME, &verdicts, SystemTime::UNIX_EPOCH);
         let (text, _) = said(&decision).unwrap();
         assert!(text.contains("(non_root) and breaks 2 other rules;"), "{text}");
-        let breach = || Arc::new(Breach { sentence: String::new(), warning: OnceLock::new(), count: Count::default() });
+        let breach = || Arc::new(Breach { sentence: String::new(), warning: OnceLock::new(), counts: Vec::new() });
         let (warn, refuse) = (|| Decision::Warn(breach()), || Decision::Refuse(breach()));
         let refuses = |decision: Decision| said(&decision).map(|(_, refuses)| refuses);
         assert_eq!(refuses(refuse().or(warn())), Some(false));

@@ -126,6 +126,10 @@ fn answer_head(
 fn warning(decision: Decision) -> Result<Option<Arc<Breach>>, ApiError> {
     match decision {
         Decision::Pass => Ok(None),
+        Decision::Audit(breach) => {
+            breach.count();
+            Ok(None)
+        }
         Decision::Warn(breach) => {
             breach.count();
             Ok(Some(breach))
