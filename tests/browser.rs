@@ -163,6 +163,29 @@ async fn the_log_goes_on_while_its_page_is_open() {
     assert!(text.contains("10.1.0.7") && text.contains("Load the page again") && !text.contains("it pours"), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_goes_on_while_its_page_is_open_and_is_not_paused() {
+    let harness = Harness::start().await;
+    let browser = Browser::start(true);
+    browser.open(&format!("http://{}/", harness.admin));
+    browser.wait("the overview is live", |browser| browser.text("#live").contains("Live"));
+    harness.block("10.1.0.7", "shop/api");
+    browser.wait("the ban is counted", |browser| browser.text("#figures").contains("1 ban in force"));
+    browser.click("#live button");
+    browser.wait("it is paused", |browser| browser.text("#live").contains("Paused"));
+    assert_eq!(browser.evaluate("return stream.readyState === EventSource.CLOSED"), true);
+    harness.block("10.1.0.8", "shop/api");
+    browser.click("#live button");
+    browser.wait("it goes on", |browser| browser.text("#figures").contains("2 bans in force"));
+    // The part in which the viewer is stays as it is, and the others go on.
+    browser.evaluate("document.querySelector('#figures a').focus()");
+    harness.block("10.1.0.9", "shop/api");
+    browser.evaluate("document.getElementById('verdict').textContent = ''");
+    browser.wait("another part is read again", |browser| browser.text("#verdict").contains("Healthy"));
+    assert!(browser.text("#figures").contains("2 bans in force"), "{}", browser.text("#figures"));
+    assert_eq!(browser.errors(), Vec::<String>::new());
+}
+
 /// Asks until the hour that the graphs show has begun.
 fn until_graphs(browser: &Browser, harness: &Harness) {
     browser.open(&format!("http://{}/", harness.admin));
@@ -200,9 +223,11 @@ async fn every_page_fits_its_window_and_is_accessible() {
     look.at("clients", "/clients");
     look.at("client", "/client?client=10.5.0.1");
     look.at("throttles", "/throttles");
+    look.at("throttle-off", "/throttles/off?name=throttle_unauthenticated_pulls");
     look.at("blocked", "/blocked");
     look.at("ban", &format!("/blocked/{own}"));
     look.at("audit", "/audit");
+    look.at("audit-none", "/audit?event=pinned&by=ann&text=10.1.");
     for line in [ACCESS, EVENT] {
         harness.log.push(line);
     }
@@ -274,6 +299,19 @@ async fn one_image_of_each_kind_and_each_second_step_fit_their_window_and_are_ac
     browser.go("button[value=yes]");
     look.here("warm-cancelled");
     says("cancelled");
+    look.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_arrives_is_shown_on_an_accessible_page() {
+    let (harness, browser) = (Harness::start().await, Browser::start(true));
+    let clients = states::arrive(&harness).await;
+    browser.open(&format!("http://{}/", harness.admin));
+    browser.wait("clients wait", |browser| browser.text("#arriving").contains("of 4.0 MiB"));
+    let look = Look::new(&browser, &harness);
+    look.at("arriving", "/");
+    harness.bench.hub.release();
+    clients.join_all().await;
     look.done();
 }
 

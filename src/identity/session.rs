@@ -113,6 +113,13 @@ impl Sessions {
         Some(session.principal.clone())
     }
 
+    /// Whose session this is, for a request that a page makes by itself: one that nobody looks at ends all the same.
+    pub(crate) fn look(&self, id: &SessionId, now: Instant) -> Option<Principal> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = live.get(&self.digest(b"session", id)).filter(|session| !session.is_over(now))?;
+        Some(session.principal.clone())
+    }
+
     /// Ends it, if there is one.
     pub(crate) fn end(&self, id: &SessionId) {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest(b"session", id));
@@ -160,6 +167,10 @@ mod tests {
         let name = begin(&sessions, "ann", at(0));
         assert!((0..24).all(|half| sessions.principal(&name, at(half * 1800)).is_some()));
         assert_eq!(sessions.principal(&name, at(12 * 3600)), None, "twelve hours with requests");
+
+        let name = begin(&sessions, "ann", at(0));
+        assert!(sessions.look(&name, at(3599)).is_some());
+        assert_eq!(sessions.look(&name, at(3600)), None, "an hour in which a page asked by itself");
 
         let name = begin(&sessions, "ann", at(0));
         sessions.end(&name);

@@ -3,12 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 use weir::{
     config::{Config, effective},
     mirror::warm::{Order, Table, Wanted},
     route::Routes,
 };
-use weir_conformance::hub::Spec;
+use weir_conformance::hub::{Fault, Kind, Match, Spec, What};
 use weir_storage::{
     ImportMark, Push, Source,
     oci::{Algorithm, Manifest},
@@ -16,7 +17,7 @@ use weir_storage::{
 
 use super::{
     harness::Harness,
-    support::{lookup, pull},
+    support::{Bench, lookup, pull, read},
 };
 
 /// Spends all that upstream gives.
@@ -61,6 +62,22 @@ pub(crate) async fn warm(harness: &Harness, images: &[&str]) {
     let table = "name = \"night\"\nimages = [\"alpine:3\"]\npinned = true\nat = \"02:00\"";
     let schedule = toml::from_str::<Table>(table).unwrap().schedule(0, &[], &routes).unwrap();
     harness.bench.mirror.warm.schedule(vec![schedule], routes);
+}
+
+/// Lets three clients wait for a layer of which half has come, until the hub is released.
+pub(crate) async fn arrive(harness: &Harness) -> JoinSet<()> {
+    let Bench { hub, mirror, .. } = &harness.bench;
+    let image = hub.push(Spec::new("library/arrives").layers([4 << 20]).single()).unwrap();
+    let layer = image.platforms[0].blobs().max_by_key(|blob| blob.size).unwrap();
+    let (lookup, digest, size) = (lookup("library/arrives", &[]), layer.digest.parse().unwrap(), layer.size);
+    mirror.manifests.get(&lookup, &"latest".parse().unwrap()).await.unwrap();
+    hub.fault(Fault::once(What::Stall(0.5)).on(Match::kind(Kind::CdnGet)));
+    let mut clients = JoinSet::new();
+    for _ in 0..3 {
+        let mut reader = mirror.blobs.get(&lookup, &digest, None).await.unwrap().reader;
+        clients.spawn(async move { drop(read(&mut reader, 0, size).await.unwrap()) });
+    }
+    clients
 }
 
 /// The settings of a file, one of which waits for a restart.

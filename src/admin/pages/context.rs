@@ -7,9 +7,10 @@ use std::{
 
 use actix_web::HttpRequest;
 
+use super::page::LIVE;
 use crate::{
     admin::{authorize, origin, state::State},
-    identity::session::SessionId,
+    identity::session::{SessionId, Sessions},
     limits::{Access, Account, audit::Actor},
 };
 
@@ -72,7 +73,8 @@ impl<'a> PageContext<'a> {
         let from = authorize::address(state, request);
         let sent =
             cookie(request, if in_clear { IN_CLEAR } else { SECURE }).filter(|_| is_good).and_then(SessionId::parse);
-        let principal = sent.as_ref().and_then(|session| state.sessions.principal(session, Instant::now()));
+        let find = if request.path() == LIVE { Sessions::look } else { Sessions::principal };
+        let principal = sent.as_ref().and_then(|session| find(&state.sessions, session, Instant::now()));
         let account = principal.and_then(|principal| state.authenticator.account(&principal));
         let account = account.filter(|account| account.role.has_pages());
         let viewer = match account {

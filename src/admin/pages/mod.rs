@@ -1,5 +1,5 @@
 //! Pages for people: Overview, Budget, Images, Findings, Warm, Clients, Throttles, Blocked, Audit, Log, Settings, and Unblock for owners of blocked clients.
-//! Made here, whole, for each request; usable without JavaScript but for the human test and the live part of the log, and without a request to another host.
+//! Made here, whole, for each request; usable without JavaScript but for the human test and the live parts of Overview and log, and without a request to another host.
 //!
 //! # What it guarantees
 //!
@@ -177,6 +177,7 @@ async fn see(context: &PageContext<'_>, page: Page) -> HttpResponse {
         Page::Unblock => unblock::page(context),
         Page::UnblockOne(id) => unblock::one(context, &id, None),
         Page::Login => login::page(context, None),
+        Page::Live => overview::live(context).await,
         Page::Budget => budget::page(context),
         Page::Images => images::page(context),
         Page::Image => image::page(context).await,
@@ -241,6 +242,7 @@ fn asset(page: &Page, method: &Method) -> HttpResponse {
     let (media_type, bytes) = match page {
         Page::Script => ("text/javascript; charset=utf-8", include_str!("assets/proof_of_work.js")),
         Page::LogScript => ("text/javascript; charset=utf-8", include_str!("assets/log.js")),
+        Page::LiveScript => ("text/javascript; charset=utf-8", include_str!("assets/live.js")),
         Page::TimesScript => ("text/javascript; charset=utf-8", include_str!("assets/times.js")),
         Page::Icon => ("image/svg+xml", include_str!("assets/weir.svg")),
         _ => ("text/css; charset=utf-8", include_str!("assets/weir.css")),

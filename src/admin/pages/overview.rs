@@ -1,13 +1,15 @@
 //! *Overview*, the first page: whether all is well and why not, what is left, and the last 24 hours.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use actix_web::HttpResponse;
 use maud::{Markup, html};
+use serde_json::json;
 
 use super::{
     context::PageContext,
     html,
+    page::LIVE,
     texts::{heads, text},
 };
 use crate::admin::{
@@ -21,26 +23,76 @@ const POINTS: usize = 144;
 /// How far back a forecast looks, in entries of the history.
 const TREND: usize = 60;
 
+/// How long a page waits before it asks for its parts again.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// Reads the disk's probe, at most once a second; no request is sent.
 pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
+    let body = html! {
+        div id="live" class="buttons" data-stream=(LIVE)
+            data-live=(text!("Live: the figures are read again every {} seconds.", PAUSE.as_secs()))
+            data-paused=(text!("Paused. The figures stay as they are.")) data-pause=(text!("Pause")) data-go-on=(text!("Go on"))
+            data-ended=(text!("Not live any more. Load the page again.")) data-lost=(text!("The connection is lost; it is tried again.")) {
+            p role="status" { (text!("Load the page again for newer figures.")) }
+            button type="button" hidden { (text!("Pause")) }
+        }
+        @for (id, part) in parts(context).await { div id=(id) { (part) } }
+        p { a href="/api/v1/openapi.json" { (text!("API")) } " · " a href="/metrics" { (text!("Metrics")) } }
+        script src="/assets/live.js" {}
+    };
+    html::live_page(context, html::Tab::Overview, text!("Overview"), body)
+}
+
+/// The parts as they are now, as one event of `text/event-stream` (HTML, section 9.2). The stream ends with it, and the browser asks again
+/// after [`PAUSE`]: no connection is held for a window, and whether the viewer may is judged each time.
+pub(super) async fn live(context: &PageContext<'_>) -> HttpResponse {
+    let parts: BTreeMap<_, _> = parts(context).await.into_iter().map(|(id, part)| (id, part.into_string())).collect();
+    HttpResponse::Ok()
+        .content_type("text/event-stream")
+        .insert_header(("Cache-Control", "no-store"))
+        .insert_header(("X-Content-Type-Options", "nosniff"))
+        // JSON has no line breaks, which would end the event.
+        .body(format!("retry: {}\ndata: {}\n\n", PAUSE.as_millis(), json!(parts)))
+}
+
+/// What changes, each part by the `id` of its element: the script leaves those as they are in which the viewer is.
+async fn parts(context: &PageContext<'_>) -> [(&'static str, Markup); 6] {
     let state = context.state;
     let status = status::status(state).await;
     let minutes = state.history.newest(MINUTES);
-    let body = html! {
-        (verdict(&status))
-        h2 { (text!("Budget")) }
-        (budget(context, &minutes))
-        p { a href="/budget" { (text!("Who spent it, and on what")) } }
-        h2 { (text!("Since the start")) }
-        (figures(context, &status, &minutes))
-        (arriving(context))
-        h2 { (text!("The last 24 hours")) }
-        (graphs(&minutes))
-        h2 { (text!("Upstreams")) }
-        (upstreams(context, &status))
-        p { a href="/api/v1/openapi.json" { (text!("API")) } " · " a href="/metrics" { (text!("Metrics")) } }
-    };
-    html::page(context, 200, html::Tab::Overview, text!("Overview"), body)
+    [
+        ("verdict", verdict(&status)),
+        (
+            "budget",
+            html! {
+                h2 { (text!("Budget")) }
+                (budget(context, &minutes))
+                p { a href="/budget" { (text!("Who spent it, and on what")) } }
+            },
+        ),
+        (
+            "figures",
+            html! {
+                h2 { (text!("Since the start")) }
+                (figures(context, &status, &minutes))
+            },
+        ),
+        ("arriving", arriving(context)),
+        (
+            "graphs",
+            html! {
+                h2 { (text!("The last 24 hours")) }
+                (graphs(&minutes))
+            },
+        ),
+        (
+            "upstreams",
+            html! {
+                h2 { (text!("Upstreams")) }
+                (upstreams(context, &status))
+            },
+        ),
+    ]
 }
 
 fn verdict(status: &Status) -> Markup {
@@ -267,7 +319,7 @@ fn upstreams(context: &PageContext<'_>, status: &Status) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::SystemTime};
+    use std::time::SystemTime;
 
     use super::*;
 

@@ -5,9 +5,13 @@ use actix_web::dev::{Path, ResourceDef};
 /// From the `id` in a path to the page.
 type PageAt = fn(&str) -> Page;
 
+/// What a page asks by itself, again and again.
+pub(super) const LIVE: &str = "/live";
+
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 41] = [
+pub(super) const PAGES: [(&str, PageAt); 43] = [
     ("/", |_| Page::Overview),
+    (LIVE, |_| Page::Live),
     ("/budget", |_| Page::Budget),
     ("/images", |_| Page::Images),
     ("/image", |_| Page::Image),
@@ -46,6 +50,7 @@ pub(super) const PAGES: [(&str, PageAt); 41] = [
     ("/assets/weir.svg", |_| Page::Icon),
     ("/assets/proof_of_work.js", |_| Page::Script),
     ("/assets/log.js", |_| Page::LogScript),
+    ("/assets/live.js", |_| Page::LiveScript),
     ("/assets/times.js", |_| Page::TimesScript),
     ("/language", |_| Page::Language),
 ];
@@ -55,6 +60,7 @@ pub(super) const PAGES: [(&str, PageAt); 41] = [
 pub(super) enum Page {
     // By GET.
     Overview,
+    Live,
     Budget,
     Images,
     Image,
@@ -79,6 +85,7 @@ pub(super) enum Page {
     Icon,
     Script,
     LogScript,
+    LiveScript,
     TimesScript,
     Language,
     // By both.
@@ -132,7 +139,13 @@ impl Page {
     pub(super) fn is_asset(&self) -> bool {
         matches!(
             self,
-            Page::Stylesheet | Page::Icon | Page::Script | Page::LogScript | Page::TimesScript | Page::Language
+            Page::Stylesheet
+                | Page::Icon
+                | Page::Script
+                | Page::LogScript
+                | Page::LiveScript
+                | Page::TimesScript
+                | Page::Language
         )
     }
 
@@ -141,6 +154,7 @@ impl Page {
         matches!(
             self,
             Page::Overview
+                | Page::Live
                 | Page::Budget
                 | Page::Images
                 | Page::Image
