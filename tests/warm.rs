@@ -1,5 +1,7 @@
 //! `weir cache warm` and its API: what it brings, what it costs, when it waits, and what a crash leaves of it.
 
+mod hour;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
