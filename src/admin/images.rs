@@ -206,8 +206,7 @@ impl Filter {
             && self.not_arrived_within.is_none_or(|span| is_older(reading, image, before(now, span)))
             && self.platform.as_ref().is_none_or(|platform| {
                 let is_it = |claimed: &str| is_platform(claimed, platform);
-                let objects = reading.objects(&image.digest);
-                objects.iter().any(|(child, _)| child.platform.as_deref().is_some_and(is_it))
+                reading.claims_platform(&image.digest, is_it)
                     || state.mirror.facts.platform_of(&image.digest).is_some_and(|claimed| is_it(&claimed))
             })
     }

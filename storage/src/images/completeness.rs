@@ -171,6 +171,12 @@ impl Reading<'_> {
         size
     }
 
+    /// Whether one of the platforms that a manifest claims for what it names is wanted. Of a manifest that is here; no size is looked up.
+    pub fn claims_platform(&self, digest: &Digest, is_wanted: impl Fn(&str) -> bool) -> bool {
+        let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
+        children.filter_map(|child| child.platform.as_deref()).any(is_wanted)
+    }
+
     /// How much of what a manifest names is here.
     pub fn completeness(&self, digest: &Digest) -> Completeness {
         let (size, here, complete) = self.measure(digest, None, &mut Seen::default(), DEPTH);
