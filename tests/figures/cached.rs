@@ -23,7 +23,7 @@ const REPOSITORIES: u64 = 1000;
 const NOTED: u64 = 5000;
 const PAGE: Duration = Duration::from_millis(100);
 const SEARCH: Duration = Duration::from_millis(200);
-/// MiB more than with an empty cache.
+/// MiB more than with as many blobs of which no image is known: each object has an account, whether or not images are listed.
 const MEMORY: f64 = 150.0;
 /// Of each kind of answer the median of so many.
 const TIMES: usize = 9;
@@ -32,24 +32,27 @@ fn blob(number: u64) -> Digest {
     Algorithm::Sha256.digest(&number.to_le_bytes())
 }
 
-/// Images of one manifest and nine layers, as they stand in a store that pulled them. The layers are files without blocks.
+/// The layers of so many images, nine of each: files without blocks.
+fn fill_blobs(root: &Path, images: u64) {
+    for layer in (0..images * LAYERS).map(blob) {
+        let path = object(root, "blobs", &layer.to_string());
+        let file = File::create(&path).or_else(|_| {
+            create_dir_all(path.parent().unwrap())?;
+            File::create(&path)
+        });
+        file.unwrap().set_len(1000).unwrap();
+    }
+}
+
+/// Images of one manifest and nine layers, as they stand in a store that pulled them.
 async fn fill(root: &Path, images: u64) {
     let store = Store::open(Settings { root: root.to_owned(), capacity: 1 << 50, ..Settings::default() }).unwrap();
     while !store.images.is_complete() {
         tokio::task::yield_now().await;
     }
     for number in 0..images {
-        let layers: Vec<Digest> = (number * LAYERS..(number + 1) * LAYERS).map(blob).collect();
-        for layer in &layers {
-            let path = object(root, "blobs", &layer.to_string());
-            let file = File::create(&path).or_else(|_| {
-                create_dir_all(path.parent().unwrap())?;
-                File::create(&path)
-            });
-            file.unwrap().set_len(1000).unwrap();
-        }
-        let layers: Vec<Value> =
-            layers.iter().map(|layer| json!({"digest": layer.to_string(), "size": 1000})).collect();
+        let layers = (number * LAYERS..(number + 1) * LAYERS).map(blob);
+        let layers: Vec<Value> = layers.map(|layer| json!({"digest": layer.to_string(), "size": 1000})).collect();
         let bytes = Bytes::from(json!({"schemaVersion": 2, "layers": layers}).to_string());
         let (digest, media_type) = (Algorithm::Sha256.digest(&bytes), MANIFEST.parse().unwrap());
         let record =
@@ -86,27 +89,36 @@ async fn ask(weir: &Weir, query: &str) -> (Duration, usize) {
     (times[TIMES / 2], count)
 }
 
+/// Starts on what is stored and waits until all of it is known; how long that took.
+async fn restart(weir: &mut Weir) -> Duration {
+    let begun = Instant::now();
+    weir.restart().await;
+    loop {
+        let answer = weir.admin.send(&Request::get("/api/v1/cache?n=1")).await.unwrap();
+        if answer.text().contains("\"counted\":true") {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(600), "they are never counted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_of_100_000_images_of_a_million_objects_are_answered_at_once() {
     let images = number("WEIR_CACHED_IMAGES", 100_000);
     let hub = Hub::start(Default::default()).await.unwrap();
     let mut weir = Weir::start(hub.registry(), "capacity = \"1000TiB\"", "").await;
     let (empty, _) = weir.measure();
-    let begun = Instant::now();
     weir.stop();
+    fill_blobs(&weir.data(), images);
+    restart(&mut weir).await;
+    let (blobs, _) = weir.measure();
+    weir.stop();
+    let begun = Instant::now();
     fill(&weir.data(), images).await;
     println!("{images} images of {} objects were made in {:.0?}", images * (LAYERS + 1), begun.elapsed());
-    let begun = Instant::now();
-    weir.restart().await;
-    loop {
-        let answer = weir.admin.send(&Request::get("/api/v1/cache?n=1")).await.unwrap();
-        if answer.text().contains("\"counted\":true") {
-            break;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(600), "they are never counted");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    println!("they were read {:.1?} after the start", begun.elapsed());
+    println!("they were read {:.1?} after the start", restart(&mut weir).await);
+    let (read, _) = weir.measure();
     let last = images - 1;
     // All is measured and printed before anything of it is too much.
     let mut wrong = Vec::new();
@@ -144,10 +156,10 @@ async fn lists_of_100_000_images_of_a_million_objects_are_answered_at_once() {
     println!("/api/v1/cache/registries, {TIMES} times: {:.1?}", begun.elapsed());
     let (full, _) = weir.measure();
     println!(
-        "resident: {empty:.0} MiB with an empty cache, {full:.0} MiB with all of it, what counts the objects included"
+        "resident: {empty:.0} MiB with an empty cache, {blobs:.0} MiB with the blobs alone, {read:.0} MiB with the images, {full:.0} MiB after all these answers"
     );
-    if full - empty >= MEMORY {
-        wrong.push(format!("memory: {:.0} MiB more, of {MEMORY} MiB", full - empty));
+    if full - blobs >= MEMORY {
+        wrong.push(format!("memory: {:.0} MiB more, of {MEMORY} MiB", full - blobs));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
