@@ -1,7 +1,7 @@
 //! `[shared.peers]`: how the replicas of a fleet reach one another, and the signature by which one believes another.
 //!
 //! A request to another replica is signed with the secret that all of them know, for the URL of that replica, one blob, and the time. The
-//! secret itself is never sent: the URL comes from Redis, and whoever may write there could name a server of its own. A signature that
+//! secret itself is never sent: the URL comes from Redis, and an attacker who writes there could name a server of its own. A signature that
 //! is seen on the network is good for that blob at that replica, for [`SKEW`].
 
 use std::{

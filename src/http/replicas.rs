@@ -1,4 +1,4 @@
-//! The listener for the other replicas: blobs as they arrive here, to whoever signs as one of the fleet, and nothing else.
+//! The listener for the other replicas: blobs as they arrive here, for a request that is signed as the fleet's, and nothing else.
 //!
 //! `GET /v1/blobs/<digest>` with `Range: bytes=N-`; 404 when this replica neither has the blob nor gets it. It is not for clients.
 

@@ -113,7 +113,7 @@ impl Sessions {
         Some(session.principal.clone())
     }
 
-    /// Whose session this is, for a request that a page makes by itself: one that nobody looks at ends all the same.
+    /// Whose session this is, for a request that a page makes by itself: one that no person looks at ends all the same.
     pub(crate) fn look(&self, id: &SessionId, now: Instant) -> Option<Principal> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let session = live.get(&self.digest(b"session", id)).filter(|session| !session.is_over(now))?;

@@ -3,8 +3,8 @@
 //! # What it guarantees
 //! * A blob that one replica fetches under a lease goes to those that want it too from the first byte, by its peer listener. Each
 //!   writes and verifies it as if it came from upstream, and the last 64 KiB wait for that.
-//! * Whether a client may have the blob is decided by the replica that the client asks, as for any other blob: a peer gives bytes to whoever
-//!   knows the secret, and a right to no client.
+//! * Whether a client may have the blob is decided by the replica that the client asks, as for any other blob: a peer gives bytes to each
+//!   request that is signed with the secret, and a right to no client.
 //! * When the bytes break off, the replica looks into the bucket, for the next owner of the lease, and asks upstream by `Range` when it is
 //!   its turn, so that an owner that dies costs one more request, and its clients' reads go on.
 //! * A peer that sent what does not match its digest is not followed for a minute.
