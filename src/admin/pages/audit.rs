@@ -31,24 +31,13 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         query.append_pair("event", event).append_pair("by", by).append_pair("text", text);
         format!("/audit?{}", query.append_pair("before", &next.to_string()).finish())
     });
+    let events = [("", text!("every event"))].into_iter().chain(EVENTS.iter().map(|event| (*event, *event)));
     let body = html! {
         p { (text!("What was done, by whom and why, and what was tried and refused; newest first. Entries are only ever added.")) }
         form class="line" method="get" action="/audit" {
-            span class="field" {
-                label for="event" { (text!("Event")) }
-                select id="event" name="event" {
-                    option value="" { (text!("every event")) }
-                    @for one in EVENTS { option value=(one) selected[one == event] { (one) } }
-                }
-            }
-            span class="field" {
-                label for="by" { (text!("Who")) }
-                input id="by" name="by" value=(by) spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="text" { (text!("Client, image, ID or reason")) }
-                input id="text" name="text" value=(text) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            }
+            (html::choice_field("event", text!("Event"), events, event))
+            (html::search_field("by", text!("Who"), by, ""))
+            (html::search_field("text", text!("Client, image, ID or reason"), text, "10.1."))
             button { (text!("Show")) }
         }
         @if entries.is_empty() {

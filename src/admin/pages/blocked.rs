@@ -51,14 +51,8 @@ pub(super) fn page(context: &PageContext<'_>, refused: Option<(&str, &Form)>) ->
     let body = html! {
         @if let Some((wrong, _)) = refused { p class="bad" role="alert" { (wrong) } }
         form class="line" method="get" action="/blocked" {
-            span class="field" {
-                label for="part" { (text!("Client, rule, reason or ID")) }
-                input id="part" name="part" value=(part) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="namespace" { (text!("Because of requests to")) }
-                input id="namespace" name="namespace" value=(namespace) placeholder="library/" spellcheck="false" autocapitalize="none";
-            }
+            (html::search_field("part", text!("Client, rule, reason or ID"), &part, "10.1."))
+            (html::search_field("namespace", text!("Because of requests to"), &namespace, "library/"))
             label { input type="checkbox" name="ended" value="1" checked[ended]; " " (text!("ended ones, too")) }
             button { (text!("Show")) }
         }
@@ -191,41 +185,27 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refused: Option<(&str, &F
 /// What can be done about a ban that is in force.
 fn changes(context: &PageContext<'_>, id: &str, typed: Option<&Form>) -> Markup {
     let of = |name: &str| typed.map(|form| form.get(name)).unwrap_or_default();
+    let days = Some(of("days")).filter(|days| !days.is_empty()).unwrap_or("7");
     html! {
         h2 { (text!("Lift")) }
         form class="line" method="post" action={ "/blocked/" (id) "/lift" } {
             (html::token(context))
-            span class="field" {
-                label for="reason" { (text!("Why")) }
-                input id="reason" name="reason" value=(of("reason")) required maxlength=(LONGEST_REASON);
-            }
+            (html::reason_field("reason", "reason", of("reason")))
             button class="main" { (text!("Lift")) }
         }
         h2 { (text!("Extend or shorten")) }
         form class="line" method="post" action={ "/blocked/" (id) "/end" } {
             (html::token(context))
-            span class="field" {
-                label for="duration" { (text!("From now on, for")) }
-                input id="duration" name="duration" value=(of("duration")) placeholder="2h" required spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="why" { (text!("Why")) }
-                input id="why" name="why" value=(of("why")) required maxlength=(LONGEST_REASON);
-            }
+            (html::field("duration", text!("From now on, for"), html! { input id="duration" name="duration" value=(of("duration")) placeholder="2h" required spellcheck="false" autocapitalize="none"; }))
+            (html::reason_field("why", "why", of("why")))
             button { (text!("Move the end")) }
         }
         h2 { (text!("Allow")) }
         p { (text!("Lifts it and puts the client on the allowlist until the next start at the longest: no throttle and no automatic ban touches it.")) }
         form class="line" method="post" action={ "/blocked/" (id) "/allow" } {
             (html::token(context))
-            span class="field" {
-                label for="comment" { (text!("Why")) }
-                input id="comment" name="comment" value=(of("comment")) required maxlength=(LONGEST_REASON);
-            }
-            span class="field" {
-                label for="days" { (text!("Days")) }
-                input id="days" name="days" type="number" min="1" max="365" value=(typed.map(|form| form.get("days")).filter(|days| !days.is_empty()).unwrap_or("7")) required;
-            }
+            (html::reason_field("comment", "comment", of("comment")))
+            (html::field("days", text!("Days"), html! { input id="days" name="days" type="number" min="1" max="365" value=(days) required; }))
             button { (text!("Lift and allow")) }
         }
     }

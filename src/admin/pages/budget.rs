@@ -91,29 +91,15 @@ fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
         query.append_pair("within", &within);
         format!("/budget?{}#spends", query.append_pair("first", &(first + LISTED).to_string()).finish())
     });
+    let classes =
+        [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt].map(|class| (class.word(), class.word()));
+    let classes = [("", text!("every class"))].into_iter().chain(classes);
     html! {
         form class="line" method="get" action="/budget#spends" {
-            span class="field" {
-                label for="client" { (text!("Client")) }
-                input id="client" name="client" value=(client) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="image" { (text!("Part of an image")) }
-                input id="image" name="image" value=(image) placeholder="library/nginx:" spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="class" { (text!("Class")) }
-                select id="class" name="class" {
-                    option value="" { (text!("every class")) }
-                    @for one in [Class::Bulk, Class::Standard, Class::Critical, Class::Exempt] {
-                        option value=(one.word()) selected[one.word() == class] { (one.word()) }
-                    }
-                }
-            }
-            span class="field" {
-                label for="within" { (text!("Within the last")) }
-                input id="within" name="within" value=(within) placeholder="2h" spellcheck="false" autocapitalize="none";
-            }
+            (html::search_field("client", text!("Client"), &client, "10.1."))
+            (html::search_field("image", text!("Part of an image"), &image, "library/nginx:"))
+            (html::choice_field("class", text!("Class"), classes, &class))
+            (html::search_field("within", text!("Within the last"), &within, "2h"))
             button { (text!("Show")) }
         }
         @if is_wrong { p class="bad" role="alert" { (text!("Write a duration, such as 30m, 2h or 1d.")) } }

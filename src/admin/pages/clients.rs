@@ -47,10 +47,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     let body = html! {
         p { (text!("Clients that asked lately: those that spent most upstream first, then those that asked most. What is counted of them begins with the start of Weir.")) }
         form class="line" method="get" action="/clients" {
-            span class="field" {
-                label for="part" { (text!("Part of an address or account")) }
-                input id="part" name="part" value=(part) placeholder="10.1." spellcheck="false" autocapitalize="none";
-            }
+            (html::search_field("part", text!("Part of an address or account"), &part, "10.1."))
             button { (text!("Show")) }
         }
         @if rows.is_empty() {

@@ -68,36 +68,17 @@ fn with(query: &str, path: &str, last: &str) -> String {
 }
 
 fn search(context: &PageContext<'_>) -> Markup {
-    let typed = |name: &str| parameter(context.query, name);
-    let choice = |name: &str, label: &str, values: &[(&str, &str)]| {
-        let chosen = typed(name).unwrap_or_default();
-        html! {
-            span class="field" {
-                label for=(name) { (label) }
-                select id=(name) name=(name) {
-                    @for (value, words) in values { option value=(value) selected[chosen == *value] { (words) } }
-                }
-            }
-        }
-    };
+    let typed = |name: &str| parameter(context.query, name).unwrap_or_default();
     let mut rules = vec![("", text!("any"))];
     rules.extend(Rule::ALL.iter().map(|rule| (rule.as_str(), rule.as_str())));
+    let outcomes = [("", text!("fail")), ("unknown", text!("unknown")), ("pass", text!("pass"))];
     html! {
         form class="line" method="get" action="/policy" {
-            (choice("rule", text!("Rule"), &rules))
-            (choice("outcome", text!("Outcome"), &[("", text!("fail")), ("unknown", text!("unknown")), ("pass", text!("pass"))]))
-            span class="field" {
-                label for="registry" { (text!("Registry")) }
-                input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="pattern" { (text!("Part of a name, or a pattern with *")) }
-                input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="arrived" { (text!("Cached for longer than")) }
-                input id="arrived" name="not_arrived_within" value=[typed("not_arrived_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
-            }
+            (html::choice_field("rule", text!("Rule"), rules, &typed("rule")))
+            (html::choice_field("outcome", text!("Outcome"), outcomes, &typed("outcome")))
+            (html::search_field("registry", text!("Registry"), &typed("registry"), ""))
+            (html::search_field("pattern", text!("Part of a name, or a pattern with *"), &typed("pattern"), "docker.io/library/*"))
+            (html::search_field("not_arrived_within", text!("Cached for longer than"), &typed("not_arrived_within"), "30d"))
             button { (text!("Show")) }
         }
     }

@@ -16,6 +16,7 @@ use super::{
     language::{self, Language},
     texts::text,
 };
+use crate::admin::changes::LONGEST;
 
 /// Where a page stands in the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +204,41 @@ fn who(context: &PageContext<'_>) -> Markup {
 /// The hidden field that every form carries.
 pub(super) fn token(context: &PageContext<'_>) -> Markup {
     html! { input type="hidden" name="csrf" value=(context.token()); }
+}
+
+/// A label and what is typed or chosen beside it, which has this ID.
+pub(super) fn field(id: &str, label: impl Render, control: Markup) -> Markup {
+    html! { span class="field" { label for=(id) { (label) } (control) } }
+}
+
+/// A field for a part of a name, an address or a duration; it keeps what was typed.
+pub(super) fn search_field(name: &str, label: impl Render, typed: &str, example: &str) -> Markup {
+    let example = Some(example).filter(|example| !example.is_empty());
+    field(
+        name,
+        label,
+        html! { input id=(name) name=(name) value=(typed) placeholder=[example] spellcheck="false" autocapitalize="none"; },
+    )
+}
+
+/// A field with a choice of values, each with its words.
+pub(super) fn choice_field<'a>(
+    name: &str,
+    label: impl Render,
+    choices: impl IntoIterator<Item = (&'a str, &'a str)>,
+    chosen: &str,
+) -> Markup {
+    let select = html! {
+        select id=(name) name=(name) {
+            @for (value, words) in choices { option value=(value) selected[value == chosen] { (words) } }
+        }
+    };
+    field(name, label, select)
+}
+
+/// The field for the reason of a change.
+pub(super) fn reason_field(id: &str, name: &str, typed: &str) -> Markup {
+    field(id, text!("Why"), html! { input id=(id) name=(name) required maxlength=(LONGEST) value=(typed); })
 }
 
 /// The form of a second step: it sends what was typed once more, to do it or to change it.

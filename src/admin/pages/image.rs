@@ -218,16 +218,15 @@ fn actions(context: &PageContext<'_>, image: &Image, shown: &Shown<'_>) -> Marku
         Serializer::new(String::new()).extend_pairs([("repository", &repository), ("reference", &reference)]).finish();
     let is_pinned_alone = pinned.iter().any(|pin| pin.pattern == image.name());
     let action = |of: Action, path: &str, words: &str, explained: Markup| {
-        let reason = format!("{}-reason", path.rsplit('/').next().unwrap_or_default());
+        let id = format!("{}-reason", path.rsplit('/').next().unwrap_or_default());
+        let (typed, reason) = shown.typed;
+        let reason = if typed == of { reason } else { "" };
         html! {
             h3 { (words) }
             p { (explained) }
             form class="line" method="post" action=(path) {
                 (named(context, &repository, &reference))
-                span class="field" {
-                    label for=(reason) { (text!("Why")) }
-                    input id=(reason) name="reason" required maxlength=(LONGEST) value=[Some(shown.typed).filter(|(typed, _)| *typed == of).map(|(_, reason)| reason)];
-                }
+                (html::reason_field(&id, "reason", reason))
                 button class="main" { (words) }
             }
         }
@@ -348,10 +347,7 @@ async fn ask(
         p { (text!("What other images need stays. The next pull fetches it anew, and is counted.")) }
         form class="line" method="post" action="/image/purge" {
             (named(context, repository, reference))
-            span class="field" {
-                label for="reason" { (text!("Why")) }
-                input id="reason" name="reason" required maxlength=(LONGEST) value=(reason);
-            }
+            (html::reason_field("reason", "reason", reason))
             button class="main" { (text!("Purge")) }
         }
         p { a href="/images" { (text!("All images")) } }

@@ -58,7 +58,7 @@ fn with(query: &str, name: &str, value: &str) -> String {
 }
 
 fn search(context: &PageContext<'_>) -> Markup {
-    let typed = |name: &str| parameter(context.query, name);
+    let typed = |name: &str| parameter(context.query, name).unwrap_or_default();
     let boxes = [
         ("complete", "false", text!("something is missing")),
         ("stale", "true", text!("stale")),
@@ -67,30 +67,18 @@ fn search(context: &PageContext<'_>) -> Markup {
     ];
     html! {
         form class="line" method="get" action="/images" {
-            span class="field" {
-                label for="pattern" { (text!("Part of a name, or a pattern with *")) }
-                input id="pattern" name="pattern" value=[typed("pattern")] placeholder="docker.io/library/*" spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="registry" { (text!("Registry")) }
-                input id="registry" name="registry" value=[typed("registry")] spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="platform" { (text!("Platform")) }
-                input id="platform" name="platform" value=[typed("platform")] placeholder="linux/arm64" spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="idle" { (text!("Not pulled for")) }
-                input id="idle" name="not_pulled_within" value=[typed("not_pulled_within")] placeholder="30d" spellcheck="false" autocapitalize="none";
-            }
+            (html::search_field("pattern", text!("Part of a name, or a pattern with *"), &typed("pattern"), "docker.io/library/*"))
+            (html::search_field("registry", text!("Registry"), &typed("registry"), ""))
+            (html::search_field("platform", text!("Platform"), &typed("platform"), "linux/arm64"))
+            (html::search_field("not_pulled_within", text!("Not pulled for"), &typed("not_pulled_within"), "30d"))
             @for (name, value, words) in boxes {
-                label { input type="checkbox" name=(name) value=(value) checked[typed(name).as_deref() == Some(value)]; " " (words) }
+                label { input type="checkbox" name=(name) value=(value) checked[typed(name) == value]; " " (words) }
             }
             button { (text!("Show")) }
         }
         p { (text!("Order:")) " "
             @for (sort, words) in [("name", text!("name")), ("size", text!("largest")), ("last_pull", text!("last pulled")), ("idle", text!("longest not pulled"))] {
-                @let is_this = typed("sort").as_deref().unwrap_or("name") == sort;
+                @let is_this = typed("sort") == sort || typed("sort").is_empty() && sort == "name";
                 @if is_this { b { (words) } } @else { a href=(with(&first_page(context.query), "sort", sort)) { (words) } }
                 " "
             }

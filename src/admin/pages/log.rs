@@ -120,16 +120,8 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     ];
     let body = html! {
         form class="line" method="get" action="/log" {
-            span class="field" {
-                label for="part" { (text!("With these words")) }
-                input id="part" name="part" value=(wanted.part) placeholder="10.1.0.7" spellcheck="false" autocapitalize="none";
-            }
-            span class="field" {
-                label for="kind" { (text!("Of")) }
-                select id="kind" name="kind" {
-                    @for (kind, words) in kinds { option value=(kind) selected[kind == wanted.kind] { (words) } }
-                }
-            }
+            (html::search_field("part", text!("With these words"), &wanted.part, "10.1.0.7"))
+            (html::choice_field("kind", text!("Of"), kinds, &wanted.kind))
             button { (text!("Show")) }
         }
         div id="live" class="buttons" data-stream={ "/log/stream?" (query) } data-most=(SHOWN)

@@ -37,10 +37,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         } @else { p { (text!("The configuration was read at the start, and not since.")) } }
         @if waiting > 0 { p class="bad" { (text!("{} for a restart.", html::count(waiting as u64, text!("setting waits"), text!("settings wait")))) } }
         form class="line" method="get" action="/settings" {
-            span class="field" {
-                label for="part" { (text!("Part of a name")) }
-                input id="part" name="part" value=(part) placeholder="mirror.tag_ttl" spellcheck="false" autocapitalize="none";
-            }
+            (html::search_field("part", text!("Part of a name"), &part, "mirror.tag_ttl"))
             label { input type="checkbox" name="changed" value="1" checked[is_changed]; " " (text!("only what differs from the default")) }
             button { (text!("Show")) }
         }

@@ -124,10 +124,7 @@ fn ask(context: &PageContext<'_>, name: &str, refused: Option<&str>) -> HttpResp
         form class="line" method="post" action="/throttles/mode" {
             (html::token(context))
             input type="hidden" name="name" value=(name);
-            span class="field" {
-                label for="reason" { (text!("Why")) }
-                input id="reason" name="reason" required maxlength=(LONGEST);
-            }
+            (html::reason_field("reason", "reason", ""))
             button class="main" name="mode" value=(Mode::Off.as_str()) { (text!("Off")) }
         }
         p { a href="/throttles" { (text!("Throttles")) } }

@@ -231,10 +231,7 @@ pub(super) fn one(context: &PageContext<'_>, id: &str, refusal: Option<&Refusal>
             p { (text!("What came stays. A layer that arrives goes on arriving.")) }
             form class="line" method="post" action={ "/warm/" (id) "/cancel" } {
                 (html::token(context))
-                span class="field" {
-                    label for="reason" { (text!("Why")) }
-                    input id="reason" name="reason" required maxlength=(LONGEST) value=(reason);
-                }
+                (html::reason_field("reason", "reason", reason))
                 button class="main" { (text!("Cancel the warm")) }
             }
         }

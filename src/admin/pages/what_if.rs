@@ -83,15 +83,10 @@ pub(super) fn part(context: &PageContext<'_>, identities: &[Balance], spends: &[
             form class="line" method="get" action="/budget#what-if" {
                 input type="hidden" name="what_if" value="1";
                 @for ((name, words), value) in fields().iter().zip(&typed.fractions) {
-                    span class="field" {
-                        label for={ "if-" (name) } { (words) }
-                        input id={ "if-" (name) } name=(name) value=(value) inputmode="decimal" size="5";
-                    }
+                    @let id = format!("if-{name}");
+                    (html::field(&id, words, html! { input id=(id) name=(name) value=(value) inputmode="decimal" size="5"; }))
                 }
-                span class="field" {
-                    label for="if-limit" { (text!("Pulls in a window")) }
-                    input id="if-limit" name="limit" value=(typed.limit) inputmode="numeric" placeholder=(text!("as it is")) size="8";
-                }
+                (html::field("if-limit", text!("Pulls in a window"), html! { input id="if-limit" name="limit" value=(typed.limit) inputmode="numeric" placeholder=(text!("as it is")) size="8"; }))
                 label { input type="checkbox" name="keep" value="1" checked[typed.keep]; " " (text!("a cache that keeps everything")) }
                 button { (text!("Decide once more")) }
             }
