@@ -208,9 +208,9 @@ impl Config {
         }
         let mut table: toml::Table = text.parse().map_err(|mistake| ConfigErrors::from(syntax(mistake)))?;
         let known = known();
-        overlay::lay_over(&mut table, environment, &known, &mut places, &mut noticed, &mut errors);
+        let others = overlay::lay_over(&mut table, environment, &known, &mut places, &mut noticed, &mut errors);
         networks::untruncated(&toml::Value::Table(table.clone()), "", &mut noticed);
-        let config = Config::typed(table, &known, &mut errors);
+        let config = Config::typed(table, &known, others, &mut errors);
         // What was left out may be what another table names.
         let is_whole = errors.is_empty();
         errors.extend(config.check(is_whole));
@@ -220,13 +220,24 @@ impl Config {
     }
 
     /// What `table` says. What is of the wrong kind is left out, and goes to `errors`.
-    fn typed(mut table: toml::Table, known: &toml::Value, errors: &mut Vec<ConfigError>) -> Config {
+    fn typed(
+        mut table: toml::Table,
+        known: &toml::Value,
+        mut others: overlay::OtherKinds,
+        errors: &mut Vec<ConfigError>,
+    ) -> Config {
         loop {
             let error = match serde_path_to_error::deserialize(toml::Value::Table(table.clone())) {
                 Ok(config) => return config,
                 Err(error) => error,
             };
             let key = error.path().to_string();
+            if let Some(other) = others.get_mut(&key).and_then(Vec::pop)
+                && let Some(value) = overlay::find_mut(&mut table, &key)
+            {
+                *value = other;
+                continue;
+            }
             let value = overlay::find(&table, &key);
             let said = error.inner().message();
             let fix = serde_messages::fix(said, &key, value, overlay::default_of(known, &key).as_ref());

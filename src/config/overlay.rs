@@ -1,13 +1,19 @@
 //! The environment laid over a configuration file: `WEIR_SERVER__LISTEN=…` is `listen` in `[server]`.
 //!
 //! Two underscores stand between a table and a key, in upper case; a number names an entry of a list of tables
-//! (`WEIR_UPSTREAM__0__URL`). Lists are comma-separated. Variables without two underscores are not ours to judge, for
+//! (`WEIR_UPSTREAM__0__URL`). Lists are comma-separated. A key that has no default may be of any kind, and the type that reads it says of
+//! which. Variables without two underscores are not ours to judge, for
 //! Kubernetes sets `WEIR_PORT` and its like in every pod beside a service named `weir`, and `WEIR_LISTENER_0_PORT` beside one named
 //! `weir-listener-0`; but one that would be a setting with two is an error.
+
+use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
 use super::{ConfigError, places::Places};
+
+/// What the value of a variable may be instead, by its key, when the type that reads the key refuses it: the next comes last.
+pub(super) type OtherKinds = BTreeMap<String, Vec<Value>>;
 
 /// Puts what the environment says into `table`; what it says wins. Notes in `noticed` what is odd about it: a value of the file
 /// that is overridden, and a filter in `WEIR_LOG` that cannot be read. What is wrong is left out, and goes to `errors`.
@@ -18,7 +24,8 @@ pub(super) fn lay_over(
     places: &mut Places,
     noticed: &mut Vec<ConfigError>,
     errors: &mut Vec<ConfigError>,
-) {
+) -> OtherKinds {
+    let mut others = OtherKinds::new();
     let environment = environment.into_iter();
     let mut variables: Vec<(String, String)> = environment.filter(|(name, _)| name.starts_with("WEIR_")).collect();
     // In a fixed order, so that errors always come in the same one.
@@ -41,10 +48,15 @@ pub(super) fn lay_over(
         let path: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
         let key = with_brackets(&path);
         let mut set = || {
-            let value = typed(&text, sample(known, &path))?;
-            if let Some(written) = find(&file, &key).filter(|written| **written != value && !key.contains("password")) {
+            let mut kinds = kinds(&text, sample(known, &path))?;
+            let is_other = |written: &&Value| !kinds.contains(written) && !key.contains("password");
+            if let Some(written) = find(&file, &key).filter(is_other) {
                 let fix = format!("overrides {key} = {written} of the configuration file");
                 noticed.push(ConfigError::new(&variable, &text, fix));
+            }
+            let value = kinds.pop().unwrap_or_else(|| Value::String(text.clone()));
+            if !kinds.is_empty() {
+                others.insert(key.clone(), kinds);
             }
             put(table, &path, value, Some(known))
         };
@@ -53,6 +65,7 @@ pub(super) fn lay_over(
             Err(fix) => errors.push(ConfigError::new(&variable, &text, fix)),
         }
     }
+    others
 }
 
 /// A path as serde names it: `upstream[0].url`.
@@ -103,21 +116,37 @@ fn meant(known: &Value, name: &str) -> Option<String> {
     path.contains("__").then(|| format!("WEIR_{}", path.to_ascii_uppercase()))
 }
 
-fn typed(text: &str, sample: Option<&Value>) -> Result<Value, String> {
-    let is_list = matches!(sample, Some(Value::Array(_)));
-    match sample {
-        Some(Value::Integer(_)) => {
-            text.parse().map(Value::Integer).map_err(|_| "write a whole number, such as 64".to_owned())
-        }
-        Some(Value::Float(_)) => text.parse().map(Value::Float).map_err(|_| "write a number, such as 0.9".to_owned()),
-        Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).map_err(|_| "write true or false".to_owned()),
+/// What a text may stand for, the likeliest last; one value, when a sample says of what kind it is.
+fn kinds(text: &str, sample: Option<&Value>) -> Result<Vec<Value>, String> {
+    let list = || {
+        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        Value::Array(entries.map(|entry| Value::String(entry.to_owned())).collect())
+    };
+    let [whole, number, flag] = [
+        text.parse().map(Value::Integer).map_err(|_| "write a whole number, such as 64".to_owned()),
+        text.parse().map(Value::Float).map_err(|_| "write a number, such as 0.9".to_owned()),
+        text.parse().map(Value::Boolean).map_err(|_| "write true or false".to_owned()),
+    ];
+    let one = match sample {
+        Some(Value::Integer(_)) => whole?,
+        Some(Value::Float(_)) => number?,
+        Some(Value::Boolean(_)) => flag?,
         // Of the keys that take one value or several, only `listen` may hold a comma, so a comma makes a list anywhere.
-        _ if is_list || text.contains(',') => {
-            let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-            Ok(Value::Array(entries.map(|entry| Value::String(entry.to_owned())).collect()))
+        Some(Value::Array(_)) => list(),
+        Some(_) if text.contains(',') => list(),
+        Some(_) => Value::String(text.to_owned()),
+        None => {
+            let (text, list) = (Value::String(text.to_owned()), list());
+            let [likely, other] =
+                if matches!(&list, Value::Array(list) if list.len() > 1) { [list, text] } else { [text, list] };
+            // When no kind fits, what is wrong with the likeliest is the error.
+            return Ok([Some(likely.clone()), number.ok(), whole.ok(), flag.ok(), Some(other), Some(likely)]
+                .into_iter()
+                .flatten()
+                .collect());
         }
-        _ => Ok(Value::String(text.to_owned())),
-    }
+    };
+    Ok(vec![one])
 }
 
 /// Puts `value` where `path` leads below `table`, which by default looks like `known`.
@@ -132,6 +161,8 @@ fn put(table: &mut Table, path: &[String], value: Value, known: Option<&Value>) 
     let entry = table.entry(key.clone()).or_insert_with(|| match known {
         // The upstream of the defaults is there to be changed; other lists are empty by default.
         Some(Value::Array(list)) => Value::Array(list.clone()),
+        // No key of a table is a number.
+        None if next.parse::<usize>().is_ok() => Value::Array(Vec::new()),
         _ => Value::Table(Table::new()),
     });
     match (entry, next.parse::<usize>()) {
@@ -174,7 +205,8 @@ pub(super) fn find<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
     })
 }
 
-fn find_mut<'a>(table: &'a mut Table, path: &str) -> Option<&'a mut Value> {
+/// As [`find`].
+pub(super) fn find_mut<'a>(table: &'a mut Table, path: &str) -> Option<&'a mut Value> {
     let (first, mut rest) = keys(path);
     rest.try_fold(table.get_mut(first?)?, |value, key| match value {
         Value::Array(list) => list.get_mut(key.parse::<usize>().ok()?),

@@ -350,6 +350,35 @@ fn the_environment_wins_over_the_file() {
 }
 
 #[test]
+fn the_environment_sets_each_kind_of_key_in_a_list_that_is_empty_by_default() {
+    let text = "[[warm]]\nname = \"day\"\nimages = [\"alpine:3\"]\nat = \"03:00\"";
+    let variables = environment(&[
+        ("WEIR_WARM__0__IMAGES", "busybox:1"),
+        ("WEIR_WARM__1__NAME", "7"),
+        ("WEIR_WARM__1__IMAGES", "alpine:3, busybox:1"),
+        ("WEIR_WARM__1__PINNED", "true"),
+        ("WEIR_WARM__1__AT", "02:00"),
+        ("WEIR_WARM__1__DAYS", "mon"),
+        ("WEIR_POLICY__0__NAME", "production"),
+        ("WEIR_POLICY__0__IMAGES", "docker.io/acme/*"),
+        ("WEIR_POLICY__0__NON_ROOT", "true"),
+        ("WEIR_POLICY__0__SIGNED__0__KEY", "cosign.pub"),
+        ("WEIR_CLASS__0__NAME", "bulk"),
+        ("WEIR_CLASS__0__CIDR", "10.0.0.0/8"),
+    ]);
+    let file = "[[warm]]\nname = \"day\"\nimages = [\"busybox:1\"]\nat = \"03:00\"\n\
+        [[warm]]\nname = \"7\"\nimages = [\"alpine:3\", \"busybox:1\"]\npinned = true\nat = \"02:00\"\ndays = [\"mon\"]\n\
+        [[policy]]\nname = \"production\"\nimages = [\"docker.io/acme/*\"]\nnon_root = true\nsigned = [{ key = \"cosign.pub\" }]\n\
+        [[class]]\nname = \"bulk\"\ncidr = [\"10.0.0.0/8\"]";
+    let (by_variable, by_file) = (Config::read(text, variables).unwrap(), read(file).unwrap());
+    assert_eq!(by_variable.warm, by_file.warm);
+    assert_eq!(by_variable.policy, by_file.policy);
+    assert_eq!(by_variable.class, by_file.class);
+    let wrong = Config::read(text, environment(&[("WEIR_WARM__0__PINNED", "maybe")])).unwrap_err().to_string();
+    assert!(wrong.contains(r#"WEIR_WARM__0__PINNED: warm[0].pinned = "maybe": write true or false"#), "{wrong}");
+}
+
+#[test]
 fn an_unknown_variable_is_refused_like_an_unknown_key() {
     for (name, value, said) in [
         ("WEIR_SERVER__LISTENN", "x", "server.listenn"),
