@@ -193,7 +193,7 @@ impl Jobs {
         Some(start)
     }
 
-    /// An image was fetched or not. Gives what is to be journaled.
+    /// An image was fetched or not. Gives what is to be journaled: [`Jobs::settle`] shows it then.
     pub(super) fn finish(&mut self, task: Task, got: Result<Got, Failed>, now: SystemTime) -> Option<Record> {
         self.running.remove(&task);
         let (id, number) = task;
@@ -226,14 +226,20 @@ impl Jobs {
                 }
             }
         };
-        let is_settled = outcome.is_settled();
-        job.set(number, outcome.clone());
-        if is_settled {
-            self.tried.remove(&task);
+        if outcome.is_settled() {
+            self.running.insert(task);
             return Some(Record::Settled { job: id, item: number, outcome });
         }
+        job.set(number, outcome);
         self.tried.insert(task, tried);
         None
+    }
+
+    /// An image is settled, and the journal says so.
+    pub(super) fn settle(&mut self, task: Task, record: Record) {
+        self.running.remove(&task);
+        self.tried.remove(&task);
+        self.take(record);
     }
 
     /// Upstreams that are waited for and did not ask for it.
@@ -346,20 +352,39 @@ mod tests {
         jobs
     }
 
+    /// An image is finished, and what became of it journaled.
+    fn finish(jobs: &mut Jobs, task: Task, got: Result<Got, Failed>, now: SystemTime) -> Option<Record> {
+        let record = jobs.finish(task, got, now);
+        record.iter().for_each(|record| jobs.settle(task, record.clone()));
+        record
+    }
+
+    #[test]
+    fn what_became_of_an_image_is_shown_once_it_is_in_the_journal() {
+        let mut jobs = with(&[wanted("docker.io", "a")]);
+        let task = jobs.next(at(0)).unwrap().task;
+        let record = jobs.finish(task, got(7, 2), at(0)).unwrap();
+        assert_eq!(jobs.get(1).unwrap().items[0].outcome, Outcome::Pending, "a kill would lose it");
+        assert!(jobs.next(at(0)).is_none() && jobs.settled().is_empty(), "it is not fetched once more meanwhile");
+        jobs.settle(task, record);
+        assert_eq!(jobs.get(1).unwrap().items[0].outcome.word(), "fetched");
+        assert_eq!(jobs.settled(), [1]);
+    }
+
     #[test]
     fn an_image_without_budget_waits_with_those_of_its_upstream_that_need_a_pull_and_no_other() {
         let (a, b, c) = (wanted("docker.io", "a"), wanted("docker.io", "b"), wanted("ghcr.io", "c"));
         let mut jobs = with(&[a.clone(), a, b, c]);
         let first = jobs.next(at(0)).unwrap();
         assert_eq!(jobs.get(1).unwrap().items.len(), 3, "an image is wanted once");
-        assert!(jobs.finish(first.task, Err(Failed::Budget("short".into())), at(0)).is_none());
+        assert!(finish(&mut jobs, first.task, Err(Failed::Budget("short".into())), at(0)).is_none());
         let second = jobs.next(at(0)).unwrap();
         assert_eq!(second.image.to_string(), "docker.io/b:latest", "it may be here already");
-        let record = jobs.finish(second.task, got(0, 0), at(0));
+        let record = finish(&mut jobs, second.task, got(0, 0), at(0));
         assert!(matches!(record, Some(Record::Settled { outcome: Outcome::Here { .. }, item: 1, .. })), "{record:?}");
         let third = jobs.next(at(0)).unwrap();
         assert_eq!(third.image.to_string(), "ghcr.io/c:latest");
-        jobs.finish(third.task, got(7, 2), at(0));
+        finish(&mut jobs, third.task, got(7, 2), at(0));
         assert!(jobs.next(at(1000)).is_none(), "the gate is closed");
         assert_eq!(jobs.forecast_gates(at(0)), [Arc::<str>::from("docker.io")]);
         jobs.set_gate(&"docker.io".into(), Some(at(5000)));
@@ -369,7 +394,7 @@ mod tests {
         let again = jobs.next(at(10)).unwrap();
         assert_eq!(again.task, first.task);
         assert!(jobs.settled().is_empty());
-        jobs.finish(again.task, got(1, 1), at(10));
+        finish(&mut jobs, again.task, got(1, 1), at(10));
         assert_eq!(jobs.settled(), [1]);
     }
 
@@ -380,16 +405,16 @@ mod tests {
         for rest in [30, 120, 480] {
             let task = jobs.next(at(now)).unwrap().task;
             assert_eq!(task, (1, 0));
-            jobs.finish(task, Err(Failed::Trouble("down".into())), at(now));
+            finish(&mut jobs, task, Err(Failed::Trouble("down".into())), at(now));
             let waits = Outcome::Waiting { until: at(now + rest), why: "down".into(), budget: false };
             assert_eq!(jobs.get(1).unwrap().items[0].outcome, waits);
             now += rest;
         }
         let task = jobs.next(at(now)).unwrap().task;
-        let record = jobs.finish(task, Err(Failed::Trouble("down".into())), at(now));
+        let record = finish(&mut jobs, task, Err(Failed::Trouble("down".into())), at(now));
         assert!(matches!(record, Some(Record::Settled { outcome: Outcome::Refused { .. }, .. })), "{record:?}");
         let other = jobs.next(at(now)).unwrap().task;
-        jobs.finish(other, Err(Failed::Limited("429".into(), Duration::from_secs(40))), at(now));
+        finish(&mut jobs, other, Err(Failed::Limited("429".into(), Duration::from_secs(40))), at(now));
         assert!(jobs.next(at(now + 39)).is_none() && jobs.forecast_gates(at(now + 39)).is_empty());
         assert_eq!(jobs.forecast_gates(at(now + 40)).len(), 1);
         jobs.set_gate(&"docker.io".into(), None);
@@ -403,9 +428,9 @@ mod tests {
         let mut journal: Vec<Record> = jobs.records();
         journal.push(jobs.set_room(1, 99));
         let first = jobs.next(at(0)).unwrap();
-        journal.extend(jobs.finish(first.task, got(5, 1), at(0)));
+        journal.extend(finish(&mut jobs, first.task, got(5, 1), at(0)));
         let second = jobs.next(at(0)).unwrap();
-        journal.extend(jobs.finish(second.task, Err(Failed::Budget("short".into())), at(0)));
+        journal.extend(finish(&mut jobs, second.task, Err(Failed::Budget("short".into())), at(0)));
         jobs.next(at(0)).unwrap();
         let replay = |records: &[Record]| {
             let mut bytes: Vec<bytes::Bytes> = records.iter().map(|record| record.bytes().into()).collect();
@@ -431,7 +456,7 @@ mod tests {
     fn what_waits_for_a_week_is_refused_and_jobs_and_images_are_bounded() {
         let mut jobs = with(&[wanted("docker.io", "a"), wanted("docker.io", "b")]);
         let task = jobs.next(at(0)).unwrap().task;
-        jobs.finish(task, Err(Failed::Budget("short".into())), at(0));
+        finish(&mut jobs, task, Err(Failed::Budget("short".into())), at(0));
         assert!(jobs.expire(at(7 * 86_400)).is_empty());
         assert_eq!(jobs.expire(at(7 * 86_400 + 1)).len(), 2);
         let why = Outcome::Refused { why: "it waited for a week: short".into() };

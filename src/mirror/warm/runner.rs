@@ -197,7 +197,9 @@ impl Runner {
         let Some((task, _)) = tasks.remove(&id) else { return };
         let record = self.shared.lock().finish(task, fetched, clock::now());
         if let Some(record) = record {
+            // In the journal first: what an operator has read of an image, a kill does not change.
             self.keep(&record).await;
+            self.shared.lock().settle(task, record);
         }
     }
 
