@@ -7,6 +7,17 @@ use super::harness::{Browser, Harness};
 use crate::mirror::support::pull;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_is_said_to_be_no_container_image() {
+    let harness = Harness::start().await;
+    let config = serde_json::json!({"config": {"mediaType": "application/vnd.oci.empty.v1+json"}, "layers": []});
+    let artifact = Spec { manifest: config, ..Spec::new("library/artifact").single() };
+    pull(&harness.bench.hub, &harness.bench.mirror, artifact).await;
+    let page =
+        Browser::logged_in(&harness, "ops").get("/image?repository=docker.io%2Flibrary%2Fartifact&reference=latest");
+    assert!(page.body.contains("<h2>Findings</h2><p>It is no container image.</p>"), "{}", page.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_all_that_is_cached_is_found_by_rule_registry_and_age() {
     let harness = Harness::start().await;
     harness.bench.mirror.layers.start().unwrap();

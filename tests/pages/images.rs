@@ -40,6 +40,12 @@ async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audi
     let page = ops.get("/images?pattern=typed&not_pulled_within=soon");
     assert!(page.status == 400 && page.body.contains("Not_pulled_within is a duration"), "{}", page.body);
     assert!(page.body.contains("value=\"typed\"") && page.body.contains("value=\"soon\""), "what was typed is kept");
+    for (span, value, is_found) in [("pulled_within", "90d", false), ("not_arrived_within", "0s", true)] {
+        let page = ops.get(&format!("/images?{span}={value}"));
+        let kept = format!("id=\"{span}\" name=\"{span}\" value=\"{value}\"");
+        assert!(page.status == 200 && page.body.contains(&kept), "{span}: {}", page.body);
+        assert_eq!(page.body.contains("image-1:latest"), is_found, "{span}: {}", page.body);
+    }
 
     let page = ops.get(IMAGE);
     assert!(page.body.contains("<dt>Here since</dt><dd><time datetime="), "{}", page.body);
@@ -96,6 +102,7 @@ async fn images_are_found_and_each_change_of_one_has_a_reason_and_is_in_the_audi
 
     let page = ops.get("/image/remove?repository=docker.io%2Flibrary%2Fimage-1&reference=latest");
     assert!(page.status == 200 && page.body.contains("would be freed: 1 manifest"), "{}", page.body);
+    assert!(page.body.contains(&format!("<h1>Purge {name}?</h1>")), "{}", page.body);
     let answer = ops.post("/image/purge", &with("a leak"));
     assert!(answer.status == 200 && answer.body.contains("freed: 1 manifest"), "{}", answer.body);
     changed(format!("purged {name}"), "a leak");

@@ -117,7 +117,9 @@ pub(super) async fn of_image(context: &PageContext<'_>, image: &Image) -> Markup
         @for (platform, verdicts) in &judged {
             @match &platform.facts {
                 // Of an index, most platforms were never pulled.
-                Err(why) => p { (text!("{}: it {}.", platform.platform, why.to_string())) },
+                Err(why) if !platform.platform.is_empty() => p { (text!("{}: it {}.", platform.platform, why.to_string())) },
+                // What is not an index names its platform in the config alone.
+                Err(why) => p { (text!("It {}.", why.to_string())) },
                 Ok(_) => {
                     @let name = text!("Findings of {}", platform.platform).into_string();
                     @let rows = verdicts.iter().map(|verdict| vec![

@@ -353,7 +353,8 @@ async fn ask(
         p { a href="/images" { (text!("All images")) } }
     };
     let status = refusal.map_or(200, |refusal| refusal.status);
-    html::page(context, status, Tab::Images, text!("Purge {} {}", repository, reference), body)
+    let separator = if reference.contains(':') { '@' } else { ':' };
+    html::page(context, status, Tab::Images, text!("Purge {}?", format!("{repository}{separator}{reference}")), body)
 }
 
 fn freed(purged: &Purged, would: bool) -> Markup {

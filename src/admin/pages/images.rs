@@ -70,7 +70,9 @@ fn search(context: &PageContext<'_>) -> Markup {
             (html::search_field("pattern", text!("Part of a name, or a pattern with *"), &typed("pattern"), "docker.io/library/*"))
             (html::search_field("registry", text!("Registry"), &typed("registry"), ""))
             (html::search_field("platform", text!("Platform"), &typed("platform"), "linux/arm64"))
+            (html::search_field("pulled_within", text!("Pulled within"), &typed("pulled_within"), "12h"))
             (html::search_field("not_pulled_within", text!("Not pulled for"), &typed("not_pulled_within"), "30d"))
+            (html::search_field("not_arrived_within", text!("Cached for longer than"), &typed("not_arrived_within"), "30d"))
             @for (name, value, words) in boxes {
                 label { input type="checkbox" name=(name) value=(value) checked[typed(name) == value]; " " (words) }
             }
