@@ -112,8 +112,19 @@ impl Routes {
         let name: Name = name.parse().map_err(|_| "this is no image; write it as docker pull takes it".to_owned())?;
         let reference: Reference = digest.unwrap_or(tag).parse().map_err(|error| format!("{error}"))?;
         let asked = RequestedName { registry: registry.map(Into::into), name, whole: None };
-        let route = self.find(&asked, None).ok_or("no configured upstream has this repository; add an [[upstream]]")?;
+        let route = self.find(&asked, None).ok_or_else(|| self.why_not(&asked))?;
         Ok((route, reference))
+    }
+
+    /// Why [`Routes::find`] finds nothing, and what to change.
+    pub fn why_not(&self, asked: &RequestedName) -> &'static str {
+        match (&asked.registry, &self.default) {
+            (None, None) => {
+                "no upstream serves names without a registry; write the registry too, as in docker.io/library/busybox, \
+                 or set default = true in an [[upstream]]"
+            }
+            _ => "no configured upstream has this repository; add an [[upstream]]",
+        }
     }
 
     fn hosts(&self, name: &Name) -> bool {

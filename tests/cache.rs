@@ -170,10 +170,19 @@ async fn a_command_shows_pins_and_purges() {
     let text = world.command(&["pin", "docker.io/library/*", "--reason", "base images"]);
     assert!(text.starts_with("docker.io/library/*  operator") && text.contains("base images"), "{text}");
     assert_eq!(world.api("GET", "/api/v1/cache")["images"][0]["pinned"], true);
+    assert!(world.command(&["list", "--pinned"]).contains("docker.io/library/one:latest"));
     assert_eq!(world.command(&["unpin", "docker.io/library/*"]), "nothing is pinned\n");
+    assert_eq!(world.command(&["list", "--pinned"]), "nothing of it is cached\n");
+    assert_eq!(world.command(&["list", "--stale"]), "nothing of it is cached\n");
+    let text = world.command(&["pin", "one:latest"]);
+    assert!(text.starts_with("docker.io/library/one:latest  operator"), "a short name is pinned in full: {text}");
+    assert_eq!(world.command(&["unpin", "one:latest"]), "nothing is pinned\n");
     assert!(world.command(&["unpin", "docker.io/library/*"]).contains("no pin has this pattern"));
-    let text = world.command(&["purge", "--all", "--dry-run"]);
-    assert!(text.contains("would be freed: 1 manifest and"), "{text}");
+    for selection in [&["--all"][..], &["--registry", "docker.io"]] {
+        let text = world.command(&[&["purge", "--dry-run"], selection].concat());
+        assert!(text.contains("would be freed: 1 manifest and"), "{selection:?}: {text}");
+    }
+    assert_eq!(world.command(&["purge", "--dry-run", "--registry", "quay.io"]), "nothing of it is cached\n");
     let text = world.command(&["purge", "docker.io/lib*"]);
     assert!(text.contains(" freed: 1 manifest and"), "{text}");
     assert_eq!(world.command(&["purge", "docker.io/lib*"]), "nothing of it is cached\n");

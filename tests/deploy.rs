@@ -435,7 +435,7 @@ fn a_command_asks_the_running_weir() {
     let output = weir(&["purge", "evil.example/x", "--admin", &admin]).output().unwrap();
     assert_eq!(
         (output.status.code(), printed(&output).as_str()),
-        (Some(1), "weir: weir answered 400: no configured upstream has this repository\n")
+        (Some(1), "weir: weir answered 400: no configured upstream has this repository; add an [[upstream]]\n")
     );
     let output = weir(&["budget", "--admin", "http://127.0.0.1:9"]).output().unwrap();
     assert!(printed(&output).starts_with("weir: no weir answers on http://127.0.0.1:9"), "{}", printed(&output));

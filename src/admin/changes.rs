@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     images::{before, is_older},
-    name::{cached, split},
+    name::{cached, in_full, split},
     state::State,
 };
 use crate::{
@@ -75,7 +75,9 @@ pub(super) async fn pin(state: &State, by: &Actor, pattern: String, reason: Stri
                    of at most 500 bytes each";
         return Err(Refusal::new(400, "INVALID", why));
     }
-    let repository = cached(&state.settings.routes.load(), split(&pattern).0);
+    let routes = state.settings.routes.load();
+    let pattern = in_full(&routes, &pattern);
+    let repository = cached(&routes, split(&pattern).0);
     if let Some(hosted) = repository.ok().filter(Repository::is_hosted) {
         let why = format!("{} is hosted here; nothing of it is ever evicted, so that it needs no pin", hosted.name);
         return Err(Refusal::new(409, "DENIED", why));
@@ -91,7 +93,14 @@ pub(super) async fn pin(state: &State, by: &Actor, pattern: String, reason: Stri
 /// Takes a pin back.
 pub(super) async fn unpin(state: &State, by: &Actor, pattern: String, reason: String) -> Result<(), Refusal> {
     check_reason(&reason)?;
-    if !state.mirror.images().unpin(&pattern).await? {
+    // As it was pinned; a pin that was made of a short name is found by both.
+    let full = in_full(&state.settings.routes.load(), &pattern);
+    let pins = state.mirror.images();
+    let (is_unpinned, pattern) = match pins.unpin(&pattern).await? {
+        true => (true, pattern),
+        false => (pins.unpin(&full).await?, full),
+    };
+    if !is_unpinned {
         let why = "no pin has this pattern; GET /api/v1/cache/pins lists them";
         return Err(Refusal::new(404, "NOT_FOUND", why));
     }

@@ -14,14 +14,25 @@ pub(super) fn located(routes: &Routes, query: &str) -> Result<Mirrored, &'static
 
 /// The repository of a name.
 pub(super) fn named(routes: &Routes, text: &str) -> Result<Mirrored, &'static str> {
-    routes.route(&requested(text)?, None).ok_or(NOT_FOUND)
+    let asked = requested(text)?;
+    routes.route(&asked, None).ok_or_else(|| routes.why_not(&asked))
 }
 
 /// The repository of a name, be it mirrored or hosted.
 pub(super) fn cached(routes: &Routes, text: &str) -> Result<Repository, &'static str> {
-    match routes.find(&requested(text)?, None).ok_or(NOT_FOUND)? {
+    let asked = requested(text)?;
+    match routes.find(&asked, None).ok_or_else(|| routes.why_not(&asked))? {
         Route::Hosted(name) => Ok(Repository::hosted(name)),
         Route::Mirrored(Mirrored { upstream, repository, .. }) => Ok(Repository { upstream, name: repository }),
+    }
+}
+
+/// The full name of a repository or image that is written as people write it; a pattern, and what leads nowhere, as it is.
+pub(super) fn in_full(routes: &Routes, text: &str) -> String {
+    let (repository, _) = split(text);
+    match cached(routes, repository) {
+        Ok(found) => found.full_name() + &text[repository.len()..],
+        Err(_) => text.to_owned(),
     }
 }
 
@@ -33,8 +44,6 @@ pub(super) fn split(name: &str) -> (&str, Option<&str>) {
         _ => (name, None),
     }
 }
-
-const NOT_FOUND: &str = "no configured upstream has this repository";
 
 fn requested(text: &str) -> Result<RequestedName, &'static str> {
     let (registry, name) = match text.split_once('/') {
@@ -62,6 +71,18 @@ mod tests {
             let place = located(&routes, query).unwrap();
             assert_eq!(format!("{} {}", place.upstream, place.repository), found);
         }
+        for (written, full) in [
+            ("busybox", "docker.io/library/busybox"),
+            ("acme/app:1", "docker.io/acme/app:1"),
+            ("ghcr.io/acme/app@sha256:1", "ghcr.io/acme/app@sha256:1"),
+            ("acme/*", "acme/*"),
+            ("evil.example/app", "evil.example/app"),
+        ] {
+            assert_eq!(in_full(&routes, written), full);
+        }
+        let without_default = Routes::new(None, ["docker.io"]);
+        assert!(located(&without_default, "repository=busybox").unwrap_err().contains("default = true"));
+        assert!(located(&without_default, "repository=quay.io/x").unwrap_err().contains("add an [[upstream]]"));
         for bad in
             ["", "repository=", "repository=../etc", "repository=evil.example/app", "repository=a*", "repository=%00"]
         {

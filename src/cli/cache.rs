@@ -107,6 +107,12 @@ struct Filter {
     /// Only images of which something is missing
     #[arg(long)]
     incomplete: bool,
+    /// Only tags of which upstream is asked before they are answered
+    #[arg(long)]
+    stale: bool,
+    /// Only what eviction leaves alone
+    #[arg(long)]
+    pinned: bool,
     /// Only of this registry; hosted is what is hosted here
     #[arg(long)]
     registry: Option<String>,
@@ -141,15 +147,23 @@ impl Filter {
             ("sort", &self.sort),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
-        given.chain(self.incomplete.then_some(("complete", "false"))).collect()
+        let flags = [
+            (self.incomplete, ("complete", "false")),
+            (self.stale, ("stale", "true")),
+            (self.pinned, ("pinned", "true")),
+        ];
+        given.chain(flags.into_iter().filter_map(|(is_set, pair)| is_set.then_some(pair))).collect()
     }
 }
 
 #[derive(Debug, Args)]
 struct Purge {
     /// A repository, an image, a digest, or a pattern with a star: busybox, ghcr.io/acme/app:1, docker.io/acme/*
-    #[arg(required_unless_present_any = ["all", "older_than", "not_arrived_within"], conflicts_with = "all")]
+    #[arg(required_unless_present_any = ["all", "registry", "older_than", "not_arrived_within"], conflicts_with = "all")]
     what: Option<String>,
+    /// Only of this registry, as docker.io
+    #[arg(long, conflicts_with = "all")]
+    registry: Option<String>,
     /// Only what no client pulled for so long, as 30d; of a pattern, or of everything
     #[arg(long, conflicts_with = "all")]
     older_than: Option<String>,
@@ -217,18 +231,22 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
 impl Purge {
     fn path(&self) -> String {
         let what = self.what.as_deref().unwrap_or_default();
-        let by_time = self.older_than.is_some() || self.not_arrived_within.is_some();
+        let is_of_many = [&self.registry, &self.older_than, &self.not_arrived_within].iter().any(|it| it.is_some());
         let selection = match what {
             _ if self.all => query(&[("all", "true")]),
             "" => String::new(),
-            what if what.contains('*') || by_time => query(&[("pattern", what)]),
+            what if what.contains('*') || is_of_many => query(&[("pattern", what)]),
             what if what.starts_with("sha256:") || what.starts_with("sha512:") => query(&[("digest", what)]),
             what => repository_and_reference(what),
         };
         let dry_run = if self.dry_run { "&dry_run=true" } else { "" };
-        let [older, arrived] =
-            [&self.older_than, &self.not_arrived_within].map(|span| span.as_deref().unwrap_or_default());
-        let rest = query(&[("older_than", older), ("not_arrived_within", arrived), ("reason", &self.reason)]);
+        let many = [
+            ("registry", &self.registry),
+            ("older_than", &self.older_than),
+            ("not_arrived_within", &self.not_arrived_within),
+        ];
+        let many = many.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let rest = query(&many.chain([("reason", &*self.reason)]).collect::<Vec<_>>());
         format!("/api/v1/cache?{selection}{dry_run}&{rest}")
     }
 }
