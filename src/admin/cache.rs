@@ -171,8 +171,7 @@ pub(super) fn show(state: &State, query: &str) -> HttpResponse {
         return refuse(404, "MANIFEST_UNKNOWN", "no image of this name is cached");
     };
     let shared = reading.shared(std::slice::from_ref(&found)).pop().unwrap_or_default();
-    let objects: Vec<Value> = reading
-        .objects(&found.digest)
+    let objects: Vec<Value> = images::objects(&reading, &found.digest)
         .iter()
         .map(|(child, stored)| {
             json!({

@@ -2,13 +2,14 @@
 
 use std::{
     cmp::Reverse,
+    collections::HashSet,
     time::{Duration, SystemTime},
 };
 
 use super::{json::parameter, name, state::State};
 use crate::{
     mirror::{Image, ImageFilter, NameFilter, Pin, Reading, Repository},
-    oci::{Reference, is_platform, matches},
+    oci::{Child, Digest, Reference, is_platform, matches},
     route::is_registry,
 };
 
@@ -267,6 +268,24 @@ pub(super) fn repositories<'a>(
     let page: Vec<&Repository> = wanted.by_ref().take(most).collect();
     let next = wanted.next().and(page.last()).map(|last| last.full_name());
     Ok((page, next))
+}
+
+/// Objects of one image that are named in an answer.
+const MOST_OBJECTS: usize = 10_000;
+
+/// What an image needs besides its manifest, each object once, and its bytes when it is here: what its manifest names, then what those name.
+pub(super) fn objects(reading: &Reading<'_>, digest: &Digest) -> Vec<(Child, Option<u64>)> {
+    let (mut seen, mut found) = (HashSet::from([digest.clone()]), reading.objects(digest));
+    found.retain(|(child, _)| seen.insert(child.digest.clone()));
+    let mut at = 0;
+    while let Some((child, _)) = found.get(at).filter(|_| found.len() < MOST_OBJECTS) {
+        let mut of_child = if child.is_manifest { reading.objects(&child.digest) } else { Vec::new() };
+        of_child.retain(|(child, _)| seen.insert(child.digest.clone()));
+        found.extend(of_child);
+        at += 1;
+    }
+    found.truncate(MOST_OBJECTS);
+    found
 }
 
 /// The image of a name.

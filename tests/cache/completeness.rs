@@ -164,13 +164,19 @@ impl Model {
         reached
     }
 
-    /// Bytes named, bytes here, and whether all is.
-    fn measure(&self, files: &Files, digest: &Digest, claimed: u64) -> (u64, u64, bool) {
+    /// The sizes that are claimed of what an object leads to.
+    fn claims(&self, files: &Files, digest: &Digest, claimed: u64) -> BTreeMap<Digest, u64> {
         let mut claims = BTreeMap::from([(digest.clone(), claimed)]);
-        let reached = self.reach(files, digest);
-        for named in reached.iter().flat_map(|digest| self.children(files, digest)) {
+        for named in self.reach(files, digest).iter().flat_map(|digest| self.children(files, digest)) {
             claims.insert(named.digest.clone(), named.size);
         }
+        claims
+    }
+
+    /// Bytes named, bytes here, and whether all is.
+    fn measure(&self, files: &Files, digest: &Digest, claimed: u64) -> (u64, u64, bool) {
+        let reached = self.reach(files, digest);
+        let claims = self.claims(files, digest, claimed);
         let size = reached.iter().map(|digest| files.get(digest).unwrap_or(&claims[digest])).sum();
         let here = reached.iter().filter_map(|digest| files.get(digest)).sum();
         (size, here, reached.iter().all(|digest| files.contains_key(digest)))
@@ -217,14 +223,18 @@ impl Model {
             json!({"platform": child.platform, "digest": child.digest.to_string(), "complete": complete, "size": size, "here": here})
         };
         let platforms: Vec<Value> = children.iter().filter(|child| child.is_manifest).map(platform).collect();
-        let object = |child: &Named| {
+        let claims = self.claims(files, &image.digest, 0);
+        let object = |digest: &Digest| {
             json!({
-                "digest": child.digest.to_string(),
-                "size": files.get(&child.digest).unwrap_or(&child.size),
-                "here": files.contains_key(&child.digest),
-                "shared": shared.contains(&child.digest),
+                "digest": digest.to_string(),
+                "size": files.get(digest).unwrap_or(&claims[digest]),
+                "here": files.contains_key(digest),
+                "shared": shared.contains(digest),
             })
         };
+        let reached = self.reach(files, &image.digest);
+        let mut objects: Vec<Value> = reached.iter().filter(|digest| **digest != image.digest).map(object).collect();
+        objects.sort_by_key(|object| object["digest"].to_string());
         json!({
             "name": image.name(),
             "tag": image.tag,
@@ -234,7 +244,7 @@ impl Model {
             "here": here,
             "platforms": platforms,
             "shared": shared.iter().filter_map(|digest| files.get(digest)).sum::<u64>(),
-            "objects": children.iter().map(object).collect::<Vec<_>>(),
+            "objects": objects,
         })
     }
 
@@ -351,7 +361,9 @@ fn check(what: &str, running: &Running, root: &Path, model: &Model) {
         let path = format!("/api/v1/cache/image?repository=docker.io/{}&reference={reference}", image.repository);
         // A digest that a tag names too is shown as that tag's.
         if image.tag.is_some() || !model.tags.values().any(|digest| *digest == image.digest) {
-            assert_eq!(known(&running.get(&path), &SHOWN), expected, "{what}: {path}");
+            let mut shown = running.get(&path);
+            shown["objects"].as_array_mut().unwrap().sort_by_key(|object| object["digest"].to_string());
+            assert_eq!(known(&shown, &SHOWN), expected, "{what}: {path}");
         }
     }
     for (query, wanted) in [("complete=true", true), ("complete=false", false)] {

@@ -123,7 +123,7 @@ async fn a_purge_lets_a_pull_end_that_has_not_come_from_upstream_yet() {
 async fn what_is_pinned_is_there_after_ten_times_the_cache_was_pulled_and_pins_have_a_share() {
     // The least that there may be; half of it is the share of pins.
     let capacity = 64 * MIB;
-    let world = World::start_with(&[("WEIR_STORAGE__CAPACITY", "64MiB")]).await;
+    let world = World::start_with(&[("WEIR_STORAGE__CAPACITY", "64MiB"), ("WEIR_MIRROR__TAG_TTL", "1d")]).await;
     world.counted();
     let kept = world.hub.push(Spec::new("acme/kept").single().layers([12 * MIB])).unwrap();
     world.pull(&kept, 0);

@@ -1,7 +1,5 @@
 //! One image: what it is, what of it is here, who pulled it, what was spent on it; and pin, unpin, refresh and purge, each with a reason.
 
-use std::collections::HashSet;
-
 use actix_web::HttpResponse;
 use maud::{Markup, html};
 use url::form_urlencoded::Serializer;
@@ -172,11 +170,8 @@ fn parts(context: &PageContext<'_>, image: &Image) -> Markup {
             html! { @if platform.complete { (text!("all")) } @else { (html::bytes(platform.here)) } },
         ]
     });
-    // Those of each platform whose manifest is here; what several of them name once.
-    let manifests = it.platforms.iter().map(|platform| &platform.digest).chain([&image.digest]);
-    let mut objects: Vec<_> = manifests.flat_map(|digest| reading.objects(digest)).collect();
-    let mut seen = HashSet::new();
-    objects.retain(|(child, _)| !child.is_manifest && seen.insert(child.digest.clone()));
+    let mut objects = images::objects(&reading, &image.digest);
+    objects.retain(|(child, _)| !child.is_manifest);
     let layers = objects.iter().map(|(child, stored)| {
         vec![
             html! { code { (child.digest) } },
