@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 use weir::archive::{END, header, padding};
-use weir_conformance::hub::{Image, Spec};
+use weir_conformance::hub::{Image, Layer, Spec};
 
 use crate::{
     cache::World,
@@ -89,7 +89,7 @@ async fn an_export_is_a_layout_of_what_is_complete_and_the_same_each_time() {
 
     // One platform of two: the index keeps its bytes, and says what is there.
     let text = world.command(&["export", "two", "--output", &at("two")]);
-    assert!(text.contains("docker.io/library/two:latest is not complete here: 1 of its objects are missing"), "{text}");
+    assert!(text.contains("docker.io/library/two:latest is not complete here: 1 of its objects is missing"), "{text}");
     assert!(text.contains(&two.platforms[1].manifest.digest) && text.contains("are complete: linux/amd64"), "{text}");
     assert!(!out.path().join("two").exists());
     let platform = ["--platform", "linux/amd64"];
@@ -304,6 +304,34 @@ async fn what_was_imported_is_nowhere_shown_as_confirmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_was_imported_does_not_show_that_it_is_fresh() {
+    let world = World::start().await;
+    world.counted();
+    let base = Layer::Shared { seed: 77, size: 100 };
+    for (name, layers) in [("acme/base", vec![base.clone()]), ("acme/app", vec![base, Layer::Random(100)])] {
+        let image = world.hub.push(Spec { layers, ..Spec::new(name).single() }).unwrap();
+        world.pull(&image, 0);
+    }
+    let fresh_base = |report: &Value| {
+        let verdicts = report["platforms"][0]["verdicts"].as_array().unwrap();
+        let verdict = verdicts.iter().find(|verdict| verdict["rule"] == "fresh_base").unwrap();
+        let [outcome, finding] = ["outcome", "finding"].map(|key| verdict[key].as_str().unwrap().to_owned());
+        (outcome, finding)
+    };
+    let report = "/api/v1/images/acme%2Fapp";
+    let (outcome, finding) = fresh_base(&world.api("GET", report));
+    assert!(outcome == "pass" && finding.contains("docker.io/acme/base:latest"), "{outcome}: {finding}");
+
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("both.tar").to_str().unwrap().to_owned();
+    world.command(&["export", "acme/base", "acme/app", "--output", &path]);
+    let site = Site::start(&[]);
+    site.import(&[&path], None);
+    let (outcome, finding) = fresh_base(&site.api(report));
+    assert!(outcome == "unknown" && finding.contains("does not know whether it moved on"), "{outcome}: {finding}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_another_site_has_already_need_not_be_brought_again() {
     let (world, _, one) = world().await;
     let out = tempfile::tempdir().unwrap();
@@ -451,7 +479,7 @@ async fn a_link_in_a_layout_is_not_followed_and_a_denied_repository_is_not_impor
         text.contains("refused: docker.io/acme/one is not mirrored here: its operator denies acme/* of docker.io"),
         "{text}"
     );
-    assert!(text.contains("1 of 1 images were refused") && site.blobs() == 0, "{text}");
+    assert!(text.contains("1 of 1 images was refused") && site.blobs() == 0, "{text}");
     let text = site.import(&[path.to_str().unwrap(), "--name", "docker.io/library/one:9"], None);
     assert!(text.contains("docker.io/library/one:9: imported"), "{text}");
     let hex = one.platforms[0].config.digest.strip_prefix("sha256:").unwrap();

@@ -54,6 +54,7 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
     let images = answer["images"].as_array().map(Vec::as_slice).unwrap_or_default();
     match images.iter().filter(|image| image["imported"] != true).count() {
         0 => Ok(()),
+        1 => Err(format!("1 of {} images was refused", images.len())),
         refused => Err(format!("{refused} of {} images were refused", images.len())),
     }
 }

@@ -157,10 +157,7 @@ fn follow(ask: &Ask, job: &Value, as_json: bool) -> Result<(), String> {
     let (id, is_terminal) = (&job["id"], std::io::stderr().is_terminal());
     let path = format!("/api/v1/cache/warm/{id}");
     if !as_json {
-        say(&format!(
-            "warm {id}: {} images; it goes on without this command: weir cache warm-status {id}\n",
-            job["images"]
-        ))?;
+        say(&format!("warm {id}: {}; it goes on without this command: weir cache warm-status {id}\n", images(job)))?;
     }
     let (mut since, mut shown) = (0, Vec::new());
     loop {
@@ -216,6 +213,9 @@ fn lines(job: &Value) -> Vec<String> {
         let (state, image, why) = (word("state"), word("image"), word("why"));
         let rest = match &*state {
             "here" => " was here already".to_owned(),
+            "fetched" if result["manifests"] == 1 => {
+                format!(": {} in 1 manifest and its layers", bytes(&result["bytes"]))
+            }
             "fetched" => format!(": {} in {} manifests and their layers", bytes(&result["bytes"]), result["manifests"]),
             "waiting" if result["budget"] == true => format!(" waits for budget until {}: {why}", word("until")),
             "waiting" => format!(" is tried again, it waits until {}: {why}", word("until")),
@@ -227,19 +227,17 @@ fn lines(job: &Value) -> Vec<String> {
     results.iter().map(line).collect()
 }
 
+fn images(job: &Value) -> String {
+    format!("{} {}", job["images"], if job["images"] == 1 { "image" } else { "images" })
+}
+
 fn summary(job: &Value) -> String {
     let count = |key: &str| job["counts"][key].as_u64().unwrap_or_default();
     let counts = ["fetched", "here", "waiting", "pending", "refused", "evicted"].map(|key| (key, count(key)));
     let counts: Vec<String> =
         counts.iter().filter(|(_, count)| *count > 0).map(|(key, count)| format!("{count} {key}")).collect();
     let state = job["state"].as_str().unwrap_or_default();
-    format!(
-        "warm {} is {state}: of {} images {}; {} came\n",
-        job["id"],
-        job["images"],
-        counts.join(", "),
-        bytes(&job["bytes"])
-    )
+    format!("warm {} is {state}: of {} {}; {} came\n", job["id"], images(job), counts.join(", "), bytes(&job["bytes"]))
 }
 
 /// Success only when every image is here.

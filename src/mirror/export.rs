@@ -80,7 +80,7 @@ pub enum ExportError {
     #[error("nothing of {0} is cached; weir cache list shows what is")]
     Unknown(String),
     /// Something is missing.
-    #[error("{name} is not complete here: {} of its objects are missing, such as {}; {hint}", .missing.len(), first(.missing))]
+    #[error("{name} is not complete here: {} missing, such as {}; {hint}", objects(.missing.len()), first(.missing))]
     Incomplete {
         /// The image.
         name: String,
@@ -106,6 +106,10 @@ pub enum ExportError {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] weir_storage::Error),
+}
+
+fn objects(missing: usize) -> String {
+    format!("{missing} of its objects {}", if missing == 1 { "is" } else { "are" })
 }
 
 fn first(missing: &[Digest]) -> String {
