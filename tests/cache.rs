@@ -178,7 +178,7 @@ async fn a_command_shows_pins_and_purges() {
     assert!(text.starts_with("docker.io/library/one:latest  operator"), "a short name is pinned in full: {text}");
     assert_eq!(world.command(&["unpin", "one:latest"]), "nothing is pinned\n");
     assert!(world.command(&["unpin", "docker.io/library/*"]).contains("no pin has this pattern"));
-    for selection in [&["--all"][..], &["--registry", "docker.io"]] {
+    for selection in [&["--all"][..], &["--registry", "docker.io"], &["one", "--not-arrived-within", "0s"]] {
         let text = world.command(&[&["purge", "--dry-run"], selection].concat());
         assert!(text.contains("would be freed: 1 manifest and"), "{selection:?}: {text}");
     }

@@ -217,10 +217,16 @@ impl Many {
 pub(super) fn select_many(state: &State, many: &Many) -> Selected {
     let (images, now) = (state.mirror.images(), SystemTime::now());
     let reading = images.read();
+    let routes = state.settings.routes.load();
+    let pattern = many.pattern.as_deref().map(|pattern| in_full(&routes, pattern));
+    // A repository is a pattern of all its images, as in a pin.
+    let has_name = |image: &Image, pattern: &str| {
+        matches(pattern, &image.name()) || (!pattern.contains('*') && image.repository.full_name() == pattern)
+    };
     let is_selected = |image: &Image| {
         !image.repository.is_hosted()
             && many.registry.as_ref().is_none_or(|registry| *image.repository.upstream == **registry)
-            && many.pattern.as_ref().is_none_or(|pattern| matches(pattern, &image.name()))
+            && pattern.as_deref().is_none_or(|pattern| has_name(image, pattern))
             && many.older_than.is_none_or(|span| images.idle_since(image) < before(now, span))
             && many.not_arrived_within.is_none_or(|span| is_older(&reading, image, before(now, span)))
     };
@@ -230,7 +236,7 @@ pub(super) fn select_many(state: &State, many: &Many) -> Selected {
     };
     let selections = reading.images(None).filter(is_selected).map(select).collect();
     let registry = many.registry.as_ref().map(|registry| format!("{registry}/*"));
-    let mut words = many.pattern.clone().or(registry).unwrap_or_else(|| "*".to_owned());
+    let mut words = pattern.clone().or(registry).unwrap_or_else(|| "*".to_owned());
     for (span, what) in [(many.older_than, "not pulled for"), (many.not_arrived_within, "here for longer than")] {
         if let Some(span) = span {
             words += &format!(" {what} {}", humantime::format_duration(span));
