@@ -3,6 +3,10 @@
 //! The history lacks the stages that are not in the image, comments that switch a rule off, and the mounts of a `RUN`; it has the steps of
 //! the base image too. So only rules are here that it can answer, and a finding says which command it is about.
 
+mod rpm;
+mod words;
+
+use self::words::{does, has, is_short, leaves, of, packages};
 use super::{history::Step, user::User};
 
 /// How bad hadolint calls it.
@@ -43,6 +47,9 @@ const RULES: &[(&str, Severity, &str, Broken)] = &[
             commands.iter().any(|words| NOT_HERE.contains(&words[0]))
         },
     ),
+    ("DL3003", Severity::Warning, "use WORKDIR instead of cd", |_, commands| {
+        commands.iter().any(|words| words[0] == "cd")
+    }),
     ("DL3004", Severity::Error, "run no sudo; use USER", |_, commands| commands.iter().any(|words| words[0] == "sudo")),
     ("DL3008", Severity::Warning, "pin versions in apt-get install", |_, commands| {
         packages(commands, &["apt-get"], &["install"])
@@ -106,10 +113,42 @@ const RULES: &[(&str, Severity, &str, Broken)] = &[
                 && words.iter().skip(2).any(|word| !word.starts_with('-') && !word.contains([':', '$', '.']))
         })
     }),
+    ("DL3030", Severity::Warning, "give yum install the option -y", |_, commands| rpm::asks(commands, rpm::YUM)),
+    ("DL3032", Severity::Warning, "run yum clean all behind yum install", |_, commands| rpm::leaves_yum(commands)),
+    ("DL3033", Severity::Warning, "pin versions in yum install", |_, commands| rpm::is_loose(commands, rpm::YUM)),
+    ("DL3034", Severity::Warning, "give zypper the option -y", |_, commands| rpm::zypper_asks(commands)),
+    ("DL3035", Severity::Warning, "run no zypper dist-upgrade", |_, commands| {
+        commands.iter().any(|words| words[0] == "zypper" && has(words, &["dist-upgrade", "dup"]))
+    }),
+    ("DL3036", Severity::Warning, "run zypper clean behind zypper install", |_, commands| rpm::leaves_zypper(commands)),
+    ("DL3037", Severity::Warning, "pin versions in zypper install", |_, commands| rpm::is_loose_zypper(commands)),
+    ("DL3038", Severity::Warning, "give dnf install the option -y", |_, commands| rpm::asks(commands, rpm::DNF)),
+    ("DL3040", Severity::Warning, "run dnf clean all behind dnf install", |_, commands| rpm::leaves_dnf(commands)),
+    ("DL3041", Severity::Warning, "pin versions in dnf install", |_, commands| rpm::is_loose(commands, rpm::DNF)),
     ("DL3042", Severity::Warning, "give pip install --no-cache-dir", |step, commands| {
         let is_cached = |words: &[&str]| !words.contains(&"--no-cache-dir");
         !step.arguments.contains("PIP_NO_CACHE_DIR")
             && (of(commands, "pip", "install").any(is_cached) || of(commands, "pip3", "install").any(is_cached))
+    }),
+    ("DL3046", Severity::Warning, "give useradd with a high uid the option -l", |_, commands| {
+        let is_high = |pair: &[&str]| {
+            is_short(pair[0], 'u') && pair[1].len() > 5 && pair[1].bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let is_short_log = |word: &&str| *word == "--no-log-init" || is_short(word, 'l');
+        let is_large = |words: &[&str]| words.windows(2).any(is_high) && !words.iter().any(is_short_log);
+        commands.iter().any(|words| words[0] == "useradd" && is_large(words))
+    }),
+    ("DL3047", Severity::Info, "give wget --progress=dot:giga, -q or -nv", |_, commands| {
+        let is_calm = |word: &&str| {
+            let long = ["--progress", "--quiet", "--no-verbose", "--output-file", "--append-output"];
+            let is_long = long.contains(&word.split('=').next().unwrap_or_default());
+            is_long || *word == "-nv" || ['q', 'o', 'a'].iter().any(|letter| is_short(word, *letter))
+        };
+        commands.iter().any(|words| words[0] == "wget" && !words.iter().any(is_calm))
+    }),
+    ("DL3060", Severity::Info, "run yarn cache clean behind yarn install", |_, commands| {
+        let runs = |words: &[&str], wanted: &[&str]| words[0] == "yarn" && has(words, wanted);
+        leaves(commands, |words| runs(words, &["install"]), |words| runs(words, &["cache", "clean"]))
     }),
     ("DL4000", Severity::Error, "write a LABEL instead of MAINTAINER", |step, _| step.instruction == "MAINTAINER"),
     ("DL4001", Severity::Warning, "use wget or curl, not both", |_, commands| {
@@ -144,45 +183,6 @@ pub(super) fn lint(history: &[String]) -> Vec<Lint> {
     found
 }
 
-/// Commands of a program with this subcommand, whatever options stand between the two.
-fn of<'a>(commands: &'a [Vec<&'a str>], program: &'a str, subcommand: &'a str) -> impl Iterator<Item = &'a [&'a str]> {
-    let is_it = move |words: &&Vec<&str>| words[0] == program && words.iter().skip(1).any(|word| *word == subcommand);
-    commands.iter().filter(is_it).map(|words| &words[..])
-}
-
-fn does(commands: &[Vec<&str>], program: &str, subcommand: &str) -> bool {
-    of(commands, program, subcommand).next().is_some()
-}
-
-/// What these commands install: the words behind the subcommand that are no options, nor the values of options.
-fn packages<'a>(
-    commands: &'a [Vec<&'a str>],
-    programs: &'a [&'a str],
-    subcommands: &'a [&'a str],
-) -> impl Iterator<Item = &'a str> {
-    let of = move |words: &'a Vec<&'a str>| {
-        let at = words.iter().position(|word| subcommands.contains(word));
-        let at = at.filter(|_| programs.contains(&words[0]));
-        let behind = at.map_or(&[][..], |at| &words[at + 1..]);
-        let takes_a_value = |word: &str| {
-            matches!(word, "-t" | "--target" | "--virtual" | "-o" | "--repository" | "-X" | "-i" | "--index-url")
-        };
-        let mut previous = "";
-        behind.iter().copied().filter(move |word| {
-            let is_package =
-                !word.starts_with(['-', '>', '.']) && !takes_a_value(previous) && !previous.starts_with('>');
-            previous = *word;
-            is_package
-        })
-    };
-    commands.iter().flat_map(of)
-}
-
-/// Whether a word is a group of one-letter options with this one.
-fn is_short(word: &str, letter: char) -> bool {
-    word.strip_prefix('-').is_some_and(|letters| !letters.starts_with('-') && letters.contains(letter))
-}
-
 fn is_archive(word: &str) -> bool {
     let ends = [".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".zip", ".lzma"];
     ends.iter().any(|end| word.ends_with(*end)) || word.contains(".tar.")
@@ -201,7 +201,8 @@ mod tests {
     fn a_dockerfile_is_linted_by_its_history() {
         for (step, expected) in [
             ("RUN /bin/sh -c service nginx start", &["DL3001"][..]),
-            ("RUN /bin/sh -c cd /a && sudo make", &["DL3004"]),
+            ("RUN /bin/sh -c cd /a && make", &["DL3003"]),
+            ("RUN /bin/sh -c (cd /a; sudo make)", &["DL3003", "DL3004"]),
             ("RUN /bin/sh -c apt-get install -y --no-install-recommends curl", &["DL3008"]),
             ("RUN /bin/sh -c apt-get update && apt-get -y install --no-install-recommends curl=7.1", &["DL3009"]),
             ("RUN /bin/sh -c pip install --no-cache-dir flask", &["DL3013"]),
@@ -216,7 +217,11 @@ mod tests {
             ("RUN /bin/sh -c gem install rails", &["DL3028"]),
             ("RUN /bin/sh -c pip3 install flask==3.0", &["DL3042"]),
             ("/bin/sh -c #(nop)  MAINTAINER app", &["DL4000"]),
-            ("RUN /bin/sh -c curl -O a && wget b", &["DL4001"]),
+            ("RUN /bin/sh -c curl -O a && wget b", &["DL3047", "DL4001"]),
+            ("RUN /bin/sh -c useradd -u 1000000 app", &["DL3046"]),
+            ("RUN /bin/sh -c wget -O a https://example.com/a", &["DL3047"]),
+            ("RUN /bin/sh -c yarn install --production", &["DL3060"]),
+            ("RUN /bin/sh -c yarn cache clean && yarn install", &["DL3060"]),
             ("USER root", &["DL3002"]),
             ("/bin/sh -c #(nop)  USER 0:0", &["DL3002"]),
         ] {
@@ -225,6 +230,82 @@ mod tests {
         assert_eq!(rules(&["USER root", "USER app"]), Vec::<&str>::new(), "the last one counts");
         let twice = lint(&["RUN sudo a".to_owned(), "RUN sudo b".to_owned()]);
         assert_eq!((twice.len(), twice[0].steps, twice[0].severity), (1, 2, Severity::Error));
+    }
+
+    #[test]
+    fn what_a_rule_asks_for_satisfies_it() {
+        for step in [
+            "WORKDIR /a",
+            "RUN /bin/sh -c cdebootstrap a",
+            "RUN /bin/sh -c useradd -l -u 1000000 app",
+            "RUN /bin/sh -c useradd --no-log-init -u 1000000 app",
+            "RUN /bin/sh -c useradd -u 10001 application",
+            "RUN /bin/sh -c useradd -u10001 application",
+            "RUN /bin/sh -c wget --progress=dot:giga a",
+            "RUN /bin/sh -c wget -qO- a",
+            "RUN /bin/sh -c wget -nv a",
+            "RUN /bin/sh -c wget --quiet a",
+            "RUN /bin/sh -c wget -o log a",
+            "RUN /bin/sh -c yarn install && yarn build && yarn cache clean",
+            "RUN /bin/sh -c yarn global list",
+        ] {
+            assert_eq!(rules(&[step]), Vec::<&str>::new(), "{step}");
+        }
+    }
+
+    #[test]
+    fn what_yum_dnf_and_zypper_lack_is_found() {
+        for (commands, expected) in [
+            ("yum install a-1.2 && yum clean all", &["DL3030"][..]),
+            ("yum -y groupinstall tools", &[]),
+            ("yum groupinstall tools", &["DL3030"]),
+            ("yum install -y a-1.2", &["DL3032"]),
+            ("yum clean all && yum install -y a-1.2", &["DL3032"]),
+            ("yum install -y a-1.2 && rm -rf /var/cache/yum", &[]),
+            ("yum install -y a-1.2 && rm -r /var/cache/yum/x86_64", &[]),
+            ("yum install --assumeyes a && yum clean all", &["DL3033"]),
+            ("yum install -y python3-devel && yum clean all", &["DL3033"]),
+            ("yum install -y 'a-1.2-3.el9' https://example.com/a.rpm a-${V} && yum clean all", &[]),
+            ("yum install -y --enablerepo epel a-1.2 && yum clean all", &[]),
+            ("yum module install -y a && yum clean all", &["DL3033"]),
+            ("yum module install -y a:18 && yum clean all", &[]),
+            ("yum update -y", &[]),
+            ("zypper install a=1 && zypper clean", &["DL3034"]),
+            ("zypper patch", &["DL3034"]),
+            ("zypper -n rm a", &[]),
+            ("zypper --non-interactive dup", &["DL3035"]),
+            ("zypper in -y a=1", &["DL3036"]),
+            ("zypper in -y a=1 && zypper cc --all", &[]),
+            ("zypper in -y a && zypper clean", &["DL3037"]),
+            ("zypper in -y a.rpm 'b>=2' && zypper clean", &[]),
+            ("dnf install a-1.2 && dnf clean all", &["DL3038"]),
+            ("microdnf install a-1.2 && microdnf clean all", &["DL3038"]),
+            ("dnf install -y a-1.2", &["DL3040"]),
+            ("dnf -y upgrade", &["DL3040"]),
+            ("dnf -y install a-1.2 && microdnf clean all", &["DL3040"]),
+            ("dnf -y install a-1.2 && dnf clean all", &[]),
+            ("dnf -y install a && dnf clean all", &["DL3041"]),
+            ("dnf -y module install a && dnf clean all", &["DL3041"]),
+            ("dnf -y group install a && dnf clean all", &[]),
+        ] {
+            assert_eq!(rules(&[&format!("RUN /bin/sh -c {commands} # buildkit")]), expected, "{commands}");
+        }
+    }
+
+    #[test]
+    fn the_steps_of_official_images_break_no_rule_that_fails() {
+        let steps = [
+            "RUN /bin/sh -c set -eux; wget -O python.tar.xz \"https://www.python.org/ftp/python/3.12.8/Python-3.12.8.tar.xz\"; cd /usr/src/python; ./configure; make -j 2; # buildkit",
+            "RUN /bin/sh -c groupadd -r postgres --gid=999; useradd -r -g postgres --uid=999 --home-dir=/var/lib/postgresql postgres # buildkit",
+            "/bin/sh -c apk add --no-cache --virtual .build-deps-yarn curl gnupg tar   && mkdir -p /opt   && yarn --version",
+            "RUN /bin/sh -c microdnf install -y oraclelinux-developer-release-el9; microdnf clean all # buildkit",
+            "RUN /bin/sh -c dnf -y update && dnf clean all && rm -rf /var/cache/dnf # buildkit",
+        ];
+        let history = steps.map(str::to_owned);
+        let errors: Vec<Lint> = lint(&history).into_iter().filter(|lint| lint.severity == Severity::Error).collect();
+        assert_eq!(errors, []);
+        assert_eq!(rules(&steps[1..2]), Vec::<&str>::new());
+        assert_eq!(rules(&steps[4..]), Vec::<&str>::new());
     }
 
     #[test]
