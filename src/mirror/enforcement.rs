@@ -14,7 +14,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use moka::Expiry;
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
@@ -24,6 +23,7 @@ use weir_storage::{Image, Repository, Source, Store};
 
 use super::{
     blobs::Blobs,
+    decisions::{Asked, Decisions},
     handles::Handles,
     image_facts::{ImageFacts, NO_PLATFORM, NoFacts, PlatformFacts},
     lookup::{Lookup, Waited},
@@ -31,8 +31,9 @@ use super::{
 };
 use crate::{
     client::{Client, ClientKey},
+    clock,
     limits::{Limits, audit::Actor},
-    oci::{Digest, Manifest, Name, Reference, Tag, unambiguous},
+    oci::{Digest, Manifest, Reference, unambiguous},
     policy::{Beside, Breach, Decision, LookedUp, Outcome, Policies, Policy, Rule, Rules, Verdict},
 };
 
@@ -44,8 +45,6 @@ const KEPT_BRIEFLY: Duration = Duration::from_secs(1);
 const AUDITED: Duration = Duration::from_secs(3600);
 /// Such refusals that are known: more images than that are not refused in an hour by mistake.
 const MOST_AUDITED: u64 = 1000;
-/// Decisions that are kept: some 10 MiB.
-const MOST: u64 = 20_000;
 /// Configs, and images whose layers are fetched, at once because a policy wants to see them. What finds no place is looked at when it is next asked for.
 const FETCHES: usize = 8;
 /// Tags of a repository that are looked at for those that lead to a digest.
@@ -74,6 +73,16 @@ enum Keep {
     No,
 }
 
+impl Keep {
+    fn time(self) -> Duration {
+        match self {
+            Keep::Long => KEPT,
+            Keep::Briefly => KEPT_BRIEFLY,
+            Keep::No => Duration::ZERO,
+        }
+    }
+}
+
 impl Judged {
     fn kept(decision: Decision) -> Judged {
         Judged { decision, keep: Keep::Long }
@@ -84,32 +93,11 @@ impl Judged {
     }
 }
 
-/// Each decision is kept for a time of its own.
-#[derive(Debug)]
-struct KeptFor;
-
-impl Expiry<Key, Judged> for KeptFor {
-    fn expire_after_create(&self, _: &Key, judged: &Judged, _: Instant) -> Option<Duration> {
-        Some(match judged.keep {
-            Keep::Long => KEPT,
-            Keep::Briefly => KEPT_BRIEFLY,
-            Keep::No => Duration::ZERO,
-        })
-    }
-
-    fn expire_after_update(&self, key: &Key, judged: &Judged, now: Instant, _: Option<Duration>) -> Option<Duration> {
-        self.expire_after_create(key, judged, now)
-    }
-}
-
-/// What was asked for: upstream, repository, tag and digest.
-type Key = (Arc<str>, Name, Option<Tag>, Digest);
-
 /// Holds what is asked for to the policies. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Enforcement {
     policies: Arc<ArcSwap<Policies>>,
-    decisions: moka::sync::Cache<Key, Judged>,
+    decisions: Arc<Decisions>,
     audited: moka::sync::Cache<String, ()>,
     limits: Limits,
     facts: ImageFacts,
@@ -132,7 +120,7 @@ impl Enforcement {
     ) -> Enforcement {
         Enforcement {
             policies: Arc::default(),
-            decisions: moka::sync::Cache::builder().max_capacity(MOST).expire_after(KeptFor).build(),
+            decisions: Arc::new(Decisions::new()),
             audited: moka::sync::Cache::builder().max_capacity(MOST_AUDITED).time_to_live(AUDITED).build(),
             limits,
             facts,
@@ -150,13 +138,13 @@ impl Enforcement {
     /// These are the policies from now on.
     pub fn set(&self, policies: Policies) {
         self.policies.store(Arc::new(policies.after(&self.policies.load())));
-        self.decisions.invalidate_all();
+        self.decisions.clear();
     }
 
     /// Decides anew of everything, with signatures that are looked for again: something is known that was not.
     pub fn forget(&self) {
         self.signatures.forget();
-        self.decisions.invalidate_all();
+        self.decisions.clear();
     }
 
     /// The policies that are in force, with what they counted.
@@ -165,17 +153,16 @@ impl Enforcement {
     }
 
     /// What was decided lately of a manifest, or is clear without a look at it. No system call.
-    pub fn now(&self, lookup: &Lookup, reference: &Reference, digest: &Digest) -> Option<Decision> {
+    pub fn now(&self, lookup: &Lookup, reference: &Reference, digest: &Digest, now: SystemTime) -> Option<Decision> {
         if self.policies.load().is_empty() {
             return Some(Decision::Pass);
         }
-        let key = key(lookup, reference, digest);
-        self.decisions.get(&key).map(|judged| judged.decision)
+        self.decisions.get(Asked::new(lookup, reference, digest), now)
     }
 
     /// What becomes of a manifest that is here, or passes because nothing of it is. Waits for its config as long as its policy says.
     pub async fn decide(&self, lookup: &Lookup, reference: &Reference, digest: &Digest, now: SystemTime) -> Decision {
-        if let Some(decision) = self.now(lookup, reference, digest) {
+        if let Some(decision) = self.now(lookup, reference, digest, now) {
             return decision;
         }
         let policies = self.policies.load_full();
@@ -189,19 +176,24 @@ impl Enforcement {
                     self.look_up_behind(lookup, digest);
                 }
                 if names.iter().all(|name| policies.find(name).is_some()) {
-                    self.audit_behind(lookup, key(lookup, reference, digest), &policies, &names, now);
+                    self.audit_behind(lookup, (reference, digest), &policies, &names, now);
                 }
                 Judged::kept(Decision::Pass)
             }
         };
         // By other policies, another decision may be right by now.
         if judged.keep != Keep::No && Arc::ptr_eq(&policies, &self.policies.load()) {
-            self.decisions.insert(key(lookup, reference, digest), judged.clone());
+            self.keep(lookup, reference, digest, &judged);
         }
         if let Decision::Refuse(breach) = &judged.decision {
             self.note(lookup, &names, breach, now);
         }
         judged.decision
+    }
+
+    fn keep(&self, lookup: &Lookup, reference: &Reference, digest: &Digest, judged: &Judged) {
+        let Judged { decision, keep } = judged;
+        self.decisions.insert(lookup, reference, digest, decision.clone(), clock::now(), keep.time());
     }
 
     /// Puts a refusal into the audit, unless the same one is there.
@@ -405,16 +397,23 @@ impl Enforcement {
     }
 
     /// Judges a manifest for policies that only audit, behind its answer, and counts this answer and those of the next minute. Fetches nothing.
-    fn audit_behind(&self, lookup: &Lookup, key: Key, policies: &Arc<Policies>, names: &[String], now: SystemTime) {
+    fn audit_behind(
+        &self,
+        lookup: &Lookup,
+        (reference, digest): (&Reference, &Digest),
+        policies: &Arc<Policies>,
+        names: &[String],
+        now: SystemTime,
+    ) {
         let Ok(place) = self.audits.clone().try_acquire_owned() else { return };
         let (this, lookup, policies, names) = (self.clone(), lookup.clone(), policies.clone(), names.to_vec());
+        let (reference, digest) = (reference.clone(), digest.clone());
         self.runtime.spawn(async move {
             let _place = place;
-            let digest = &key.3;
             let judge = async || {
                 // It is never closed.
                 let _turn = this.auditing.acquire().await.ok();
-                this.judge(&lookup, &policies, &names, digest, now, false).await
+                this.judge(&lookup, &policies, &names, &digest, now, false).await
             };
             let mut judged = judge().await;
             if judged.keep == Keep::No {
@@ -424,7 +423,7 @@ impl Enforcement {
             let Decision::Audit(breach) = &judged.decision else { return };
             if Arc::ptr_eq(&policies, &this.policies.load()) {
                 breach.count();
-                this.decisions.insert(key.clone(), Judged::kept(judged.decision));
+                this.keep(&lookup, &reference, &digest, &Judged::kept(judged.decision));
             }
         });
     }
@@ -562,12 +561,4 @@ fn image(lookup: &Lookup, digest: Digest) -> Image {
 
 fn repository(lookup: &Lookup) -> Repository {
     Repository { upstream: lookup.upstream.clone(), name: lookup.repository.clone() }
-}
-
-fn key(lookup: &Lookup, reference: &Reference, digest: &Digest) -> Key {
-    let tag = match reference {
-        Reference::Tag(tag) => Some(tag.clone()),
-        Reference::Digest(_) => None,
-    };
-    (lookup.upstream.clone(), lookup.repository.clone(), tag, digest.clone())
 }

@@ -11,6 +11,7 @@ mod archive_entries;
 mod blobs;
 mod budgeted_fetch;
 mod coalesce;
+mod decisions;
 mod enforcement;
 mod error;
 mod export;

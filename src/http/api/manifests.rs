@@ -35,7 +35,7 @@ const SMALL: usize = 64 << 10;
 /// A mirrored manifest. The warm one is answered without an await, from headers that were built before.
 pub(crate) fn get(cx: &Context, request: &SharedRequest, lookup: &Lookup, reference: &Reference) -> Handled {
     let at = SystemTime::now();
-    let decided = |digest: &Digest| cx.mirror.enforcement.now(lookup, reference, digest);
+    let decided = |digest: &Digest| cx.mirror.enforcement.now(lookup, reference, digest, at);
     let mut warm = None;
     if request.is_head() {
         if let Some(found) = cx.mirror.manifests.cached_head(lookup, reference, at) {
