@@ -40,6 +40,7 @@ mod negative;
 mod outcome;
 mod peers;
 mod refreshed;
+mod remembered;
 mod scans;
 mod settings;
 mod signatures;
