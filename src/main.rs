@@ -152,6 +152,7 @@ async fn run(
     mirror.enforcement.set(settings.policy);
     mirror.warm.start().map_err(|error| error.to_string())?;
     mirror.scans.start().map_err(|error| error.to_string())?;
+    mirror.history.start().map_err(|error| error.to_string())?;
     mirror.layers.register(&mut metrics);
     mirror.layers.start().map_err(|error| error.to_string())?;
     let http_metrics = http::Metrics::new();

@@ -7,7 +7,7 @@ mod verdicts;
 use std::time::SystemTime;
 
 use serde_json::Value;
-use weir_conformance::hub::{Artifact, Image, Spec, corpus};
+use weir_conformance::hub::{Artifact, Image, Layer, Spec, corpus};
 
 use crate::{
     cache::{World, until},
@@ -300,18 +300,51 @@ async fn what_engines_run_is_held_to_the_rules_whatever_its_manifest_calls_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_was_purged_is_as_young_as_its_new_arrival() {
+async fn an_image_that_was_purged_is_as_old_as_its_first_arrival() {
     let policed = Policed::start(&policy("enforce", "min_age = \"7d\"\nunknown = \"wait\"")).await;
-    let image = policed.world.hub.push(spec("sound")).unwrap();
-    let refused = || policed.manifest("GET", &image, "latest");
+    let [image, other] = ["sound", "a user in group 0"].map(|what| policed.world.hub.push(spec(what)).unwrap());
+    let refused = |image: &Image| policed.manifest("GET", image, "latest");
     let young = "it came into the cache less than a minute ago, which is less than 7 days (min_age)";
-    let first = refused();
+    let first = refused(&image);
     assert!(first.0 == 403 && first.2.contains(young), "{first:?}");
+    // The config came a month ago, says the disk.
+    let hex = image.platforms[0].config.digest.trim_start_matches("sha256:");
+    let name = std::process::Command::new("find").arg(policed.world.running.directory()).args(["-name", hex]).output();
+    let path = String::from_utf8(name.unwrap().stdout).unwrap();
+    let month = std::time::Duration::from_secs(30 * 86_400);
+    let config = std::fs::File::options().write(true).open(path.trim()).unwrap();
+    config.set_modified(SystemTime::now() - month).unwrap();
+    policed.reload(&policy("enforce", "min_age = \"8d\"\nunknown = \"wait\""));
+    assert_eq!(refused(&image).0, 200);
     let purge = format!("/api/v1/cache?repository={}&reason=a%20test", image.repository);
     let (status, _, body) = ask(policed.world.running.admin, "DELETE", &purge, "");
     assert_eq!(status, 200, "{body}");
-    let again = refused();
-    assert!(again.0 == 403 && again.2.contains(young), "{again:?}");
+    assert!(!std::path::Path::new(path.trim()).exists(), "the config is gone");
+    let again = refused(&image);
+    assert_eq!(again.0, 200, "{again:?}");
+    assert_eq!(refused(&other).0, 403, "an image that was not here before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_on_the_layers_of_a_base_whose_tag_moved_on_has_a_stale_base() {
+    let world = World::start_with(&[("WEIR_MIRROR__TAG_TTL", "0s")]).await;
+    let shared = Layer::Shared { seed: 77, size: 100 };
+    let base = |layer: Layer| Spec { layers: vec![layer], ..Spec::new("library/base").single().seed(1) };
+    let old = world.hub.push(base(shared.clone())).unwrap();
+    world.pull(&old, 0);
+    let app = Spec { layers: vec![shared, Layer::Random(100)], ..Spec::new("library/app").single() };
+    let app = world.hub.push(app).unwrap();
+    world.pull(&app, 0);
+    let name = "docker.io/library/base:latest";
+    assert_eq!(outcome(&report(&world, &app), 0, "fresh_base"), ("pass", &*format!("is built on {name} as it is now")));
+    let new = world.hub.push(base(Layer::Random(200))).unwrap();
+    world.pull(&new, 0);
+    let stale = format!("was built on {name}, which is another image by now");
+    assert_eq!(outcome(&report(&world, &app), 0, "fresh_base"), ("fail", &*stale));
+    // A tag that names it again is no stale one.
+    world.hub.retag("library/base", "latest", old.digest());
+    world.pull(&old, 0);
+    assert_eq!(outcome(&report(&world, &app), 0, "fresh_base").0, "pass");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use weir_storage::{Error, Image, Images, Reading, ReferrersPage, Repository, Sou
 use super::{
     handles::Handles,
     layers::Layers,
+    manifest_history::ManifestHistory,
     scans::{Scanned, Scans},
     small_blob::{self, NoBytes},
 };
@@ -95,7 +96,7 @@ pub struct PlatformFacts {
     pub contents: Contents,
     /// What a scanner found last, and when.
     pub scanned: Option<Scanned>,
-    /// When its config came into the cache.
+    /// When its config first came into the cache.
     pub arrived: Option<SystemTime>,
     /// Its config, when it is an image.
     pub config: Option<Digest>,
@@ -137,17 +138,19 @@ pub struct ImageFacts {
     store: Store,
     layers: Layers,
     scans: Scans,
+    history: ManifestHistory,
     runtime: Handle,
     known: moka::sync::Cache<Digest, Arc<Facts>>,
     permits: Arc<Semaphore>,
 }
 
 impl ImageFacts {
-    pub(super) fn new(handles: &Handles, layers: Layers, scans: Scans) -> ImageFacts {
+    pub(super) fn new(handles: &Handles, layers: Layers, (scans, history): (Scans, ManifestHistory)) -> ImageFacts {
         ImageFacts {
             store: handles.sources.store.clone(),
             layers,
             scans,
+            history,
             runtime: handles.runtime.clone(),
             known: moka::sync::Cache::new(REMEMBERED),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
@@ -232,7 +235,8 @@ impl ImageFacts {
             }
         };
         found.config = Some(config.digest.clone());
-        found.arrived = self.store.blobs.stored(&config.digest).await?.map(|(_, at)| at);
+        let stored = self.store.blobs.stored(&config.digest).await?.map(|(_, at)| at);
+        found.arrived = self.history.arrived(&found.digest, stored);
         found.facts = self.facts(&found.digest, description, &config).await?;
         if kind == ManifestKind::ByItsConfig && found.facts.as_ref().is_ok_and(|facts| !facts.has_root) {
             found.facts = Err(NoFacts::Unclear);
@@ -365,14 +369,14 @@ impl ImageFacts {
         let tag = tag.parse::<Tag>().ok()?;
         let reading = self.store.images.read();
         let current = reading.images_of(&repository).into_iter().find(|image| image.tag.as_ref() == Some(&tag))?;
+        let is_other = |built_on: &Digest| {
+            let is_child = || reading.objects(&current.digest).iter().any(|(child, _)| child.digest == *built_on);
+            current.digest != *built_on && !is_child()
+        };
         let has_moved = match base {
-            Base::Named { digest, .. } => {
-                let built_on = digest.as_ref()?;
-                let is_child = || reading.objects(&current.digest).iter().any(|(child, _)| child.digest == *built_on);
-                current.digest != *built_on && !is_child()
-            }
-            // It was found by the layers that the name stands for now.
-            Base::Shared { .. } => false,
+            Base::Named { digest, .. } => is_other(digest.as_ref()?),
+            // Otherwise it was found by the layers that the name stands for now.
+            Base::Shared { once, .. } => once.as_ref().is_some_and(is_other),
         };
         let since = current.checked_at.and_then(|at| clock::now().duration_since(at).ok()).unwrap_or_default();
         let is_confirmed = since <= CONFIRMED && self.store.cache.imports.of(&current).is_none();
@@ -392,7 +396,13 @@ impl ImageFacts {
             }
             nearest_base(&layers, known.iter().map(|(name, chain)| (&**name, &**chain)))
         };
-        self.runtime.spawn_blocking(search).await.ok().flatten()
+        let base = self.runtime.spawn_blocking(search).await.ok().flatten()?;
+        // No tag names it any more, but one did.
+        let once = base.name().rsplit_once('@').and_then(|(_, digest)| digest.parse::<Digest>().ok());
+        match (once.as_ref().and_then(|digest| self.history.name_of(digest)), base) {
+            (Some(name), Base::Shared { layers, .. }) => Some(Base::Shared { name, layers, once }),
+            (_, base) => Some(base),
+        }
     }
 }
 

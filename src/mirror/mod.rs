@@ -32,6 +32,7 @@ mod incoming;
 mod layers;
 mod listings;
 mod lookup;
+mod manifest_history;
 mod manifests;
 mod metrics;
 mod named;
@@ -75,6 +76,7 @@ pub use self::{
     layers::Layers,
     listings::Listings,
     lookup::{Lookup, Waited},
+    manifest_history::ManifestHistory,
     manifests::Manifests,
     metrics::Metrics,
     peers::{PeerBlob, Peers},
@@ -124,6 +126,8 @@ pub struct Mirror {
     pub layers: Layers,
     /// What scanners said of images.
     pub scans: Scans,
+    /// What the cache knew of images before.
+    pub history: ManifestHistory,
     /// What is known of cached images.
     pub facts: ImageFacts,
     /// What `[[policy]]` makes of manifests.
@@ -170,7 +174,8 @@ impl Mirror {
             runtime,
         };
         let names = Names::new();
-        let tags = Tags::new(&handles, names.clone());
+        let history = ManifestHistory::new(&handles.sources.store, handles.runtime.clone());
+        let tags = Tags::new(&handles, names.clone(), history.clone());
         let fetcher =
             BudgetedFetch::new(handles.sources.clone(), ledger.clone(), limits.clone(), names, handles.metrics.clone());
         let manifests = Arc::new(Manifests::new(&handles, tags.clone(), fetcher));
@@ -180,7 +185,7 @@ impl Mirror {
         let (exports, imports) = (Exports::new(&handles, permits.clone()), Imports::new(&handles, permits));
         let layers = Layers::new(&handles);
         let scans = Scans::new(handles.sources.store.clone());
-        let facts = ImageFacts::new(&handles, layers.clone(), scans.clone());
+        let facts = ImageFacts::new(&handles, layers.clone(), (scans.clone(), history.clone()));
         let listings = Arc::new(listings);
         let signatures = Signatures::new(&handles, manifests.clone(), listings.clone(), blobs.clone());
         let asked = (blobs.clone(), signatures);
@@ -196,6 +201,7 @@ impl Mirror {
             imports,
             layers,
             scans,
+            history,
             facts,
             enforcement,
             listings,

@@ -8,6 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 use moka::{policy::EvictionPolicy, sync::Cache};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::runtime::Handle;
 use weir_storage::{Error, Journal, Store};
 
 use crate::oci::Digest;
@@ -78,6 +79,17 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Remembered<T> {
         let fact = Arc::new(fact);
         self.0.known.insert(manifest.clone(), fact.clone());
         self.write(manifest, &fact).await
+    }
+
+    /// Remembers a fact at once, and writes it down behind the answer; a failure is logged.
+    pub(super) fn keep_behind(&self, manifest: &Digest, fact: T, runtime: &Handle) {
+        let (this, manifest, fact) = (self.clone(), manifest.clone(), Arc::new(fact));
+        self.0.known.insert(manifest.clone(), fact.clone());
+        runtime.spawn(async move {
+            if let Err(error) = this.write(&manifest, &fact).await {
+                tracing::warn!(%error, journal = this.0.name, %manifest, "what is known of a manifest could not be kept");
+            }
+        });
     }
 
     async fn write(&self, manifest: &Digest, fact: &T) -> Result<(), Error> {

@@ -18,6 +18,7 @@ use super::{
     freshness::{self, Freshness},
     handles::Handles,
     lookup::{Key, Lookup, Object},
+    manifest_history::ManifestHistory,
     names::Names,
     negative::NegativeCache,
     outcome::FlightKind,
@@ -49,17 +50,19 @@ pub(super) struct Tags {
     negative: Arc<NegativeCache>,
     /// What a HEAD found a moved tag to name while its bytes are not here: the older answer must stand until they are.
     pending: moka::sync::Cache<Key, (Source, TagRecord)>,
+    history: ManifestHistory,
     resolutions: Flights<Key, Resolution>,
 }
 
 impl Tags {
-    pub(super) fn new(handles: &Handles, names: Names) -> Tags {
+    pub(super) fn new(handles: &Handles, names: Names, history: ManifestHistory) -> Tags {
         let Handles { settings, sources, negative, metrics, runtime, .. } = handles;
         Tags {
             settings: settings.clone(),
             sources: sources.clone(),
             names,
             negative: negative.clone(),
+            history,
             pending: moka::sync::Cache::new(settings.load().negative_entries),
             resolutions: Flights::new(FlightKind::tag, metrics.clone(), runtime.clone()),
         }
@@ -205,6 +208,9 @@ impl Tags {
                 continue;
             }
             cache.tags.put(&source, tag, &record).await?;
+            if let Some(old) = old.filter(|old| old.digest != record.digest) {
+                self.history.tag_moved(&source, tag, &old.digest);
+            }
             cache.imports.confirm(&source, &Reference::Tag(tag.clone())).await;
             let is_fresh = self.age_of(lookup, tag, &record, clock::now()) == Freshness::Fresh;
             return Ok(is_fresh.then_some(Resolution::Named { source, record, changed: false }));
@@ -331,9 +337,14 @@ impl Tags {
     }
 
     pub(super) async fn put(&self, source: &Source, tag: &Tag, record: &TagRecord) {
-        if let Err(error) = self.sources.store.cache.tags.put(source, tag, record).await {
+        let tags = &self.sources.store.cache.tags;
+        let old = tags.load(source, tag).await.ok().flatten();
+        if let Err(error) = tags.put(source, tag, record).await {
             tracing::warn!(%error, %tag, "a tag could not be kept; upstream will be asked again");
             return;
+        }
+        if let Some(old) = old.filter(|old| old.digest != record.digest) {
+            self.history.tag_moved(source, tag, &old.digest);
         }
         if let Some(tier) = &self.sources.tier {
             tier.keep_tag(source, tag, record);

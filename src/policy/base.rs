@@ -18,6 +18,8 @@ pub enum Base {
         name: Box<str>,
         /// How many layers the two share.
         layers: usize,
+        /// What the name stood for then, when it stands for another image by now.
+        once: Option<Digest>,
     },
 }
 
@@ -56,7 +58,7 @@ pub fn nearest_base<'a>(layers: &[Digest], known: impl IntoIterator<Item = (&'a 
         _ => Some((name, below.len())),
     };
     let (name, layers) = known.into_iter().filter(is_below).fold(None, longer)?;
-    Some(Base::Shared { name: name.into(), layers })
+    Some(Base::Shared { name: name.into(), layers, once: None })
 }
 
 #[cfg(test)]
@@ -77,7 +79,7 @@ mod tests {
             ("empty", &[][..]),
         ];
         let base = nearest_base(&layers[..3], known).unwrap();
-        assert_eq!(base, Base::Shared { name: "long".into(), layers: 2 });
+        assert_eq!(base, Base::Shared { name: "long".into(), layers: 2, once: None });
         assert_eq!(nearest_base(&layers[..1], known), None);
     }
 

@@ -210,7 +210,7 @@ impl Rules {
         };
         let how = match base {
             Base::Named { name, .. } => format!("says that it is built on {name}"),
-            Base::Shared { name, layers } => format!("is built on the {layers} layers of {name}"),
+            Base::Shared { name, layers, .. } => format!("is built on the {layers} layers of {name}"),
         };
         match self.trusted_base.iter().any(|pattern| matches(pattern, base.name())) {
             true => (Outcome::Pass, how),
