@@ -348,6 +348,25 @@ async fn an_image_on_the_layers_of_a_base_whose_tag_moved_on_has_a_stale_base() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_layers_all_call_themselves_attestations_is_judged_by_what_they_hold() {
+    let policed = Policed::start(&policy("enforce", "unknown = \"deny\"")).await;
+    let hub = &policed.world.hub;
+    let root = hub.push(spec("root by number")).unwrap();
+    let renamed = |image: &Image, of: &str| {
+        let mut manifest: Value = serde_json::from_slice(&image.platforms[0].manifest.bytes).unwrap();
+        manifest["layers"].as_array_mut().unwrap().iter_mut().for_each(|layer| layer["mediaType"] = of.into());
+        hub.push_manifest(&image.repository, manifest.to_string().into(), Vec::new())
+    };
+    let text = hub.push(Spec { layers: vec![Layer::Raw(b"{}".to_vec())], ..spec("root by absence") }).unwrap();
+    for of in ["application/vnd.in-toto+json", "application/vnd.dev.cosign.simplesigning.v1+json"] {
+        let (status, _, body) = policed.manifest("GET", &root, &renamed(&root, of).digest);
+        assert!(status == 403 && body.contains("it starts as root (non_root)"), "{of}: {status} {body}");
+        let (status, _, body) = policed.manifest("GET", &text, &renamed(&text, of).digest);
+        assert_eq!(status, 200, "{of}: {body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_has_the_thresholds_of_the_policy_that_is_for_the_image_and_names_it() {
     let policed = Policed::start(&policy("audit", "max_size = \"1B\"")).await;
     let image = policed.world.hub.push(spec("sound")).unwrap();

@@ -47,6 +47,8 @@ const AUDITED: Duration = Duration::from_secs(3600);
 const MOST_AUDITED: u64 = 1000;
 /// Configs, and images whose layers are fetched, at once because a policy wants to see them. What finds no place is looked at when it is next asked for.
 const FETCHES: usize = 8;
+/// Blobs of one manifest that are fetched to know whether it is an image: its config, or the layers of an attestation.
+const MOST_FETCHED: usize = 8;
 /// Tags of a repository that are looked at for those that lead to a digest.
 const MOST_TAGS: usize = 1000;
 /// Images whose signatures are verified at once; each may take 20 MiB while an attestation is parsed.
@@ -290,12 +292,14 @@ impl Enforcement {
         let patience = acting.iter().filter_map(|policy| policy.wait()).min();
         let deadline = patience.map(|patience| Instant::now() + patience);
         let wants_arrival = acting.iter().any(|policy| policy.rules().rules.contains(&Rule::MinAge));
-        if let Some(config) = found.missing_config(wants_arrival)
+        let mut fetched = 0;
+        while let Some(blob) = found.missing_blob(wants_arrival)
             && may_fetch
-            && self.fetch(lookup, &config, patience).await
+            && fetched < MOST_FETCHED
+            && self.fetch(lookup, &blob, deadline.map(|at| at.saturating_duration_since(Instant::now()))).await
             && let Ok(again) = self.facts.of_manifest(&image, manifest).await
         {
-            found = again;
+            (found, fetched) = (again, fetched + 1);
         }
         if matches!(found.facts, Err(NoFacts::NoImage)) {
             return Judged::kept(Decision::Pass);
@@ -306,7 +310,7 @@ impl Enforcement {
         }
         let is_looked_up = !looks_beside || found.supply.beside.looked_up == LookedUp::Wholly;
         let layers = found.facts.as_ref().ok().map(|facts| facts.layers.clone());
-        let (has_no_config, waits) = (found.missing_config(wants_arrival).is_some(), found.contents.waiting > 0);
+        let (misses_blob, waits) = (found.missing_blob(wants_arrival).is_some(), found.contents.waiting > 0);
         let (all, named) = (policies, names);
         let (policies, names) = (policies.clone(), names.to_vec());
         let decide = move || {
@@ -330,7 +334,7 @@ impl Enforcement {
             self.bring(lookup, layers);
         }
         let keep = match () {
-            () if has_no_config || !is_looked_up => Keep::No,
+            () if misses_blob || !is_looked_up => Keep::No,
             () if is_waiting => Keep::Briefly,
             () => Keep::Long,
         };
@@ -521,18 +525,18 @@ impl Enforcement {
         if all.looked_up == LookedUp::No { known(Client::anonymous(loopback, loopback)) } else { all }
     }
 
-    /// Fetches a config as the client would; gives whether it is here now. Without patience it goes on behind the answer.
-    async fn fetch(&self, lookup: &Lookup, config: &Digest, patience: Option<Duration>) -> bool {
+    /// Fetches a config or a layer as the client would; gives whether it is here now. Without patience it goes on behind the answer.
+    async fn fetch(&self, lookup: &Lookup, blob: &Digest, patience: Option<Duration>) -> bool {
         let Ok(permit) = self.fetches.clone().try_acquire_owned() else { return false };
         if lookup.cached_only.is_some() {
             return false;
         }
-        let (blobs, lookup, config) = (self.blobs.clone(), lookup.clone(), config.clone());
+        let (blobs, lookup, blob) = (self.blobs.clone(), lookup.clone(), blob.clone());
         let work = self.runtime.spawn(async move {
             let _permit = permit;
-            let kept = blobs.keep(&lookup, &config).await;
+            let kept = blobs.keep(&lookup, &blob).await;
             if let Err(error) = &kept {
-                tracing::info!(%error, digest = %config, "the config of an image could not be looked at");
+                tracing::info!(%error, digest = %blob, "a blob of an image could not be looked at");
             }
             kept.is_ok()
         });

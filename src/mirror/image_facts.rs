@@ -38,6 +38,8 @@ const MOST_BASES: usize = 20_000;
 /// Referrers of an image that are looked at.
 const MOST_REFERRERS: usize = 1000;
 const MOST_REFERRER_BYTES: usize = 4 << 20;
+/// Of a layer that calls itself an attestation, which is read to know whether it is one. The largest SBOMs have some 20 MiB.
+const MOST_TEXT: u64 = 64 << 20;
 /// A tag that was confirmed upstream longer ago does not show that a base did not move on.
 const CONFIRMED: Duration = Duration::from_secs(7 * 86_400);
 /// Images of a repository that are looked at for an index that names a manifest, and such indexes.
@@ -56,6 +58,9 @@ pub enum NoFacts {
     /// No client pulled its config.
     #[error("has no config in the cache, as no client pulled it")]
     NoConfig(Digest),
+    /// No client pulled a layer by which an attestation is told from an image.
+    #[error("has a layer that calls itself an attestation and is not in the cache")]
+    NoLayer(Digest),
     /// It is an artifact, such as a signature or an attestation.
     #[error("is no container image")]
     NoImage,
@@ -103,10 +108,10 @@ pub struct PlatformFacts {
 }
 
 impl PlatformFacts {
-    /// The config that has to be fetched: facts are remembered for longer than it, but when it arrived is not.
-    pub(super) fn missing_config(&self, wants_arrival: bool) -> Option<Digest> {
+    /// The config or layer that has to be fetched to know more: facts are remembered for longer than a config.
+    pub(super) fn missing_blob(&self, wants_arrival: bool) -> Option<Digest> {
         match &self.facts {
-            Err(NoFacts::NoConfig(config)) => Some(config.clone()),
+            Err(NoFacts::NoConfig(blob) | NoFacts::NoLayer(blob)) => Some(blob.clone()),
             Ok(_) if wants_arrival && self.arrived.is_none() => self.config.clone(),
             _ => None,
         }
@@ -234,11 +239,17 @@ impl ImageFacts {
                 return Ok(found);
             }
         };
+        if kind == ManifestKind::ByItsLayers
+            && let Err(why) = self.is_image(&description).await?
+        {
+            found.facts = Err(why);
+            return Ok(found);
+        }
         found.config = Some(config.digest.clone());
         let stored = self.store.blobs.stored(&config.digest).await?.map(|(_, at)| at);
         found.arrived = self.history.arrived(&found.digest, stored);
         found.facts = self.facts(&found.digest, description, &config).await?;
-        if kind == ManifestKind::ByItsConfig && found.facts.as_ref().is_ok_and(|facts| !facts.has_root) {
+        if kind != ManifestKind::Image && found.facts.as_ref().is_ok_and(|facts| !facts.has_root) {
             found.facts = Err(NoFacts::Unclear);
         }
         if let Ok(facts) = &found.facts {
@@ -252,6 +263,24 @@ impl ImageFacts {
             found.has_moved = facts.base.as_ref().or(found.base.as_ref()).and_then(|base| self.has_moved(base));
         }
         Ok(found)
+    }
+
+    /// Whether an engine could unpack a layer of a manifest whose layers all call themselves attestations.
+    async fn is_image(&self, description: &Description) -> Result<Result<(), NoFacts>, Error> {
+        // The first child is the config.
+        for layer in description.children.iter().skip(1).filter(|child| !child.is_manifest) {
+            // It is not fetched to be too long.
+            if layer.size > MOST_TEXT {
+                return Ok(Err(NoFacts::Unclear));
+            }
+            match small_blob::is_text(&self.store, &layer.digest, MOST_TEXT).await? {
+                Ok(true) => {}
+                Ok(false) => return Ok(Ok(())),
+                Err(NoBytes::Absent) => return Ok(Err(NoFacts::NoLayer(layer.digest.clone()))),
+                Err(NoBytes::TooLong | NoBytes::Unreadable(_)) => return Ok(Err(NoFacts::Unclear)),
+            }
+        }
+        Ok(Err(NoFacts::NoImage))
     }
 
     async fn facts(
@@ -413,7 +442,7 @@ fn image_of(manifest: &Manifest) -> Result<(ManifestKind, Description, Child), N
     let description = manifest.describe().map_err(ambiguous)?;
     let kind = ManifestKind::of(manifest);
     match kind {
-        ManifestKind::Image | ManifestKind::ByItsConfig => {}
+        ManifestKind::Image | ManifestKind::ByItsConfig | ManifestKind::ByItsLayers => {}
         ManifestKind::Artifact => return Err(NoFacts::NoImage),
         ManifestKind::Schema1 => return Err(NoFacts::Schema1),
         ManifestKind::Unclear => return Err(NoFacts::Unclear),

@@ -14,6 +14,9 @@ pub enum ManifestKind {
     Image,
     /// An image when its config names layers, else unclear: the type of its layers or of its config is like an image's.
     ByItsConfig,
+    /// An artifact when its layers are text, else an image: they call themselves signatures or attestations, but the config is an image's, so
+    /// that an engine which does not look at the types of layers runs it.
+    ByItsLayers,
     /// An artifact of a known kind, such as a signature, an attestation or a Helm chart. No engine runs it.
     Artifact,
     /// An image of Docker's schema 1, which has no config.
@@ -114,7 +117,7 @@ impl ManifestKind {
             ManifestKind::Image
         } else if IMAGE_CONFIGS.contains(&&*config) {
             let is_artifact = !layers.is_empty() && layers.iter().all(is_beside);
-            if is_artifact { ManifestKind::Artifact } else { ManifestKind::Image }
+            if is_artifact { ManifestKind::ByItsLayers } else { ManifestKind::Image }
         } else if has_image_layers || begins(&config, &LIKE_IMAGE_CONFIGS) {
             ManifestKind::ByItsConfig
         } else if ARTIFACT_CONFIGS.contains(&&*config) || begins(&config, &ARTIFACT_CONFIG_FAMILIES) {
@@ -176,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_artifact_is_known_by_its_config_or_its_layers_and_what_is_not_known_is_unclear() {
-        assert_eq!(of(OCI, CONFIG, &ARTIFACT_LAYERS[..2]), ManifestKind::Artifact);
+        assert_eq!(of(OCI, CONFIG, &ARTIFACT_LAYERS[..2]), ManifestKind::ByItsLayers);
         for config in [
             "application/vnd.oci.empty.v1+json",
             "application/vnd.cncf.notary.signature",

@@ -33,6 +33,7 @@ mod secrets;
 mod settings;
 mod signature;
 mod supply;
+mod text;
 mod user;
 mod verdict;
 mod vulnerabilities;
@@ -55,6 +56,7 @@ pub use self::{
         Signers, is_signature,
     },
     supply::{Attested, Supply},
+    text::Text,
     user::User,
     verdict::{Outcome, Rule, Verdict},
     vulnerabilities::{ARCHIVE, Scanner, ScannerSettings, Vulnerabilities},
