@@ -95,7 +95,8 @@ for name in sorted(os.listdir(WORK)):
         manifest = {"schemaVersion": 2, "mediaType": subject["mediaType"], "artifactType": BUNDLE, "subject": subject,
                     "config": describe("application/vnd.oci.empty.v1+json", "{}"), "layers": [describe(BUNDLE, bundle)]}
         beside[name.removesuffix(".json")] = {"manifest": json.dumps(manifest), "blobs": ["{}", bundle]}
-open(f"{HERE}/trusted-root.json", "w").write(open(f"{WORK}/trusted-root.json").read())
+for root in ["trusted-root.json", "early-root.json"]:
+    open(f"{HERE}/{root}", "w").write(open(f"{WORK}/{root}").read())
 
 run(f"{HERE}/bin/notary", WORK, WEIR)
 for name in sorted(os.listdir(WORK)):

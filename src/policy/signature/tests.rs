@@ -39,6 +39,7 @@ fn signers(sources: &str) -> Result<Signers, (usize, String, String)> {
         "ed.pub" => Ok(include_bytes!("../../../tests/signatures/ed.pub").to_vec()),
         "rsa.pub" => Ok(include_bytes!("../../../tests/signatures/rsa.pub").to_vec()),
         "trusted-root.json" => Ok(include_bytes!("../../../tests/signatures/trusted-root.json").to_vec()),
+        "early-root.json" => Ok(include_bytes!("../../../tests/signatures/early-root.json").to_vec()),
         "roots-without-authority" => Ok(roots(|roots| roots["certificateAuthorities"] = serde_json::json!([]))),
         "roots-without-time" => Ok(roots(|roots| {
             roots["tlogs"] = serde_json::json!([]);
@@ -212,6 +213,8 @@ fn a_keyless_signature_counts_by_its_issuer_its_identity_its_roots_its_time_and_
     };
     const ENTRIES: &str = "/verificationMaterial/tlogEntries";
     const TIMES: &str = "/verificationMaterial/timestampVerificationData/rfc3161Timestamps";
+    let early = finding(&by_roots("early-root.json"), "keyless-early");
+    assert_eq!(early, Some(Finding::EarlyCertificate), "it was signed before the certificate was valid");
     let unlogged = by_roots("roots-without-log");
     assert_eq!(said(&unlogged, evidence("keyless", without(&[ENTRIES]))), None);
     assert_eq!(said(KEYLESS, evidence("keyless", without(&[ENTRIES]))), Some(Finding::NotLogged));

@@ -99,4 +99,8 @@ func main() {
 	// A certificate is valid for ten minutes. This variable is what make.py adds to the package.
 	ca.LeafFrom = func() time.Time { return time.Now().Add(-time.Hour) }
 	write(virtual, out, "keyless-expired", identity, issuer, signed, app)
+	early := must(ca.NewVirtualSigstore())
+	ca.LeafFrom = func() time.Time { return time.Now().Add(time.Minute) }
+	write(early, out, "keyless-early", identity, issuer, signed, app)
+	writeRoot(early, out, "early-root")
 }
