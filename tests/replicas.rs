@@ -184,7 +184,8 @@ impl Three {
     }
 }
 
-#[tokio::test]
+// Thirty clients that hash what they read on one thread would keep the hub and the bucket from sending it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_that_clients_of_three_replicas_want_at_once_costs_what_one_replica_pays() {
     let three = Three::start().await;
     for seed in 1..4 {
