@@ -9,6 +9,7 @@
 //! # Cost
 //! About 100 bytes for each reference from a manifest to an object, and 500 for each tag.
 
+mod children;
 mod named;
 mod references;
 mod whole;
@@ -27,11 +28,14 @@ use foldhash::quality::RandomState;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use self::references::{Number, References};
-pub(crate) use self::whole::DEPTH;
+pub(crate) use self::{
+    children::{Children, Named},
+    whole::DEPTH,
+};
 use crate::{
     Source,
     capacity::seconds,
-    oci::{Child, Digest, Manifest, Name, Tag},
+    oci::{Digest, Manifest, Name, Tag},
 };
 
 /// The upstream of what is hosted. No upstream can be configured by this name, for it is no host.
@@ -137,7 +141,7 @@ pub(crate) struct State {
 #[derive(Clone, Debug, Default)]
 struct Known {
     /// What it names; `None` when it is not here.
-    children: Option<Arc<[Child]>>,
+    children: Option<Children>,
     /// Tags that name it, each as often as there are credentials under which it does.
     tags: u32,
     /// Repositories that have it, each as often as there are credentials under which it does.
@@ -304,7 +308,7 @@ impl Inventory {
         let children = manifest.describe().map(|description| description.children).unwrap_or_default();
         let mut now = self.write();
         if !(found && now.gone.contains(&Entry::Manifest(manifest.digest.clone()))) {
-            now.add(&manifest.digest, children.into(), seconds(written));
+            now.add(&manifest.digest, Children::from(children), seconds(written));
         }
     }
 
@@ -329,15 +333,15 @@ impl Inventory {
 
 impl Now {
     /// A manifest names these; what has its digest names the same.
-    fn add(&mut self, digest: &Digest, children: Arc<[Child]>, arrived: u32) {
+    fn add(&mut self, digest: &Digest, children: Children, arrived: u32) {
         if self.state.children(digest).is_some() {
             return;
         }
         let number = self.references.add(digest, &children);
         let mut seen = HashSet::new();
-        let sizes = children.iter().filter(|child| seen.insert(&child.digest)).map(|child| child.size);
+        let sizes = children.iter().filter(|child| seen.insert(&child.digest)).map(Named::size);
         let claimed = sizes.fold(0, u64::saturating_add);
-        let is_index = children.iter().any(|child| child.is_manifest);
+        let is_index = children.iter().any(Named::is_manifest);
         self.state.count(digest, |known| {
             (known.children, known.number, known.arrived) = (Some(children), number, arrived);
             known.claimed = NonZeroU64::new(claimed).filter(|_| !is_index);
@@ -392,7 +396,7 @@ impl State {
     }
 
     /// What a manifest names; `None` when it is not here.
-    pub(crate) fn children(&self, digest: &Digest) -> Option<&Arc<[Child]>> {
+    pub(crate) fn children(&self, digest: &Digest) -> Option<&Children> {
         self.manifests.get(digest)?.children.as_ref()
     }
 
@@ -413,7 +417,7 @@ impl State {
     }
 
     /// Every manifest that is here, with what it names.
-    pub(crate) fn manifests(&self) -> impl Iterator<Item = (&Digest, &Arc<[Child]>)> {
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = (&Digest, &Children)> {
         self.manifests.iter().filter_map(|(digest, known)| Some((digest, known.children.as_ref()?)))
     }
 
@@ -469,7 +473,7 @@ impl State {
 
     fn child_manifests(&self, digest: &Digest) -> impl Iterator<Item = &Digest> {
         let children = self.children(digest).into_iter().flat_map(|children| children.iter());
-        children.filter(|child| child.is_manifest).map(|child| &child.digest)
+        children.filter(|child| child.is_manifest()).map(|child| &child.digest)
     }
 
     /// These manifests, and those that stand in them. Blobs are left out, of which there are ten times as many.

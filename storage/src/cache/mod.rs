@@ -24,7 +24,7 @@ pub use self::{
     tags::{TagRecord, Tags},
 };
 pub(crate) use self::{
-    inventory::{DEPTH, Inventory, State, hosted_source},
+    inventory::{Children, DEPTH, Inventory, State, hosted_source},
     sources::{Sources, source_of},
 };
 use crate::{

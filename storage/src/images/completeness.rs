@@ -14,14 +14,14 @@ use serde::Serialize;
 
 pub use self::summary::Summaries;
 use crate::{
-    cache::{DEPTH, Image, Inventory, Repository, State},
+    cache::{Children, DEPTH, Image, Inventory, Repository, State},
     capacity::Capacity,
     files::Kind,
     oci::{Child, Digest},
 };
 
 /// Objects that were looked at: an index may name one a thousand times.
-type Seen<'a> = HashSet<&'a Digest, RandomState>;
+pub(super) type Seen<'a> = HashSet<&'a Digest, RandomState>;
 
 /// How much of an image is here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -163,8 +163,8 @@ impl Reading<'_> {
         while let Some(digest) = todo.pop() {
             for child in self.state.children(digest).into_iter().flat_map(|children| children.iter()) {
                 if seen.insert(&child.digest) {
-                    size += child.size;
-                    todo.extend(child.is_manifest.then_some(&child.digest));
+                    size += child.size();
+                    todo.extend(child.is_manifest().then_some(&child.digest));
                 }
             }
         }
@@ -173,19 +173,19 @@ impl Reading<'_> {
 
     /// Whether one of the platforms that a manifest claims for what it names is wanted. Of a manifest that is here; no size is looked up.
     pub fn claims_platform(&self, digest: &Digest, is_wanted: impl Fn(&str) -> bool) -> bool {
-        let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
-        children.filter_map(|child| child.platform.as_deref()).any(is_wanted)
+        let children = self.state.children(digest).into_iter().flat_map(Children::with_platforms);
+        children.filter_map(|(_, platform)| platform).any(is_wanted)
     }
 
     /// How much of what a manifest names is here.
     pub fn completeness(&self, digest: &Digest) -> Completeness {
         let (size, here, complete) = self.measure(digest, None, &mut Seen::default(), DEPTH);
-        let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
+        let children = self.state.children(digest).into_iter().flat_map(Children::with_platforms);
         let mut measured = HashMap::new();
-        let platforms = children.filter(|child| child.is_manifest).map(|child| {
-            let measure = || self.measure(&child.digest, Some(child.size), &mut Seen::default(), DEPTH - 1);
+        let platforms = children.filter(|(child, _)| child.is_manifest()).map(|(child, platform)| {
+            let measure = || self.measure(&child.digest, Some(child.size()), &mut Seen::default(), DEPTH - 1);
             let (size, here, complete) = *measured.entry(&child.digest).or_insert_with(measure);
-            Platform { platform: child.platform.clone(), digest: child.digest.clone(), complete, size, here }
+            Platform { platform: platform.map(Box::from), digest: child.digest.clone(), complete, size, here }
         });
         Completeness { complete, size, here, platforms: platforms.collect() }
     }
@@ -207,13 +207,13 @@ impl Reading<'_> {
         };
         let (mut size, mut here, mut complete) = (stored, stored, true);
         for child in children.iter() {
-            let (more, present, whole) = match child.is_manifest {
-                true if depth == 0 => (child.size, 0, false),
-                true => self.measure(&child.digest, Some(child.size), seen, depth - 1),
+            let (more, present, whole) = match child.is_manifest() {
+                true if depth == 0 => (child.size(), 0, false),
+                true => self.measure(&child.digest, Some(child.size()), seen, depth - 1),
                 false if !seen.insert(&child.digest) => (0, 0, true),
                 false => match self.capacity.size(Kind::Blob, &child.digest) {
                     Some(stored) => (stored, stored, true),
-                    None => (child.size, 0, false),
+                    None => (child.size(), 0, false),
                 },
             };
             size += more;
@@ -225,12 +225,13 @@ impl Reading<'_> {
 
     /// What a manifest names, in order: config, layers, manifests; and the size of each as it is stored here.
     pub fn objects(&self, digest: &Digest) -> Vec<(Child, Option<u64>)> {
-        let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
-        let stored = |child: &Child| {
+        let children = self.state.children(digest).into_iter().flat_map(Children::described);
+        let with_stored = |child: Child| {
             let kind = if child.is_manifest { Kind::Manifest } else { Kind::Blob };
-            self.capacity.size(kind, &child.digest)
+            let stored = self.capacity.size(kind, &child.digest);
+            (child, stored)
         };
-        children.map(|child| (child.clone(), stored(child))).collect()
+        children.map(with_stored).collect()
     }
 }
 

@@ -221,7 +221,7 @@ impl Images {
         let work = move || {
             let mut unnamed: HashSet<Digest> = blobs.into_iter().collect();
             for (_, children) in images.read().state.manifests() {
-                for child in children.iter().filter(|child| !child.is_manifest) {
+                for child in children.iter().filter(|child| !child.is_manifest()) {
                     unnamed.remove(&child.digest);
                 }
             }

@@ -9,7 +9,8 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use crate::oci::{Child, Digest};
+use super::Children;
+use crate::oci::Digest;
 
 /// A number that stands for a manifest while that is here.
 pub(super) type Number = u32;
@@ -32,7 +33,7 @@ impl References {
     }
 
     /// The entries of what a manifest names, each once.
-    fn keys(&self, children: &[Child]) -> Vec<u32> {
+    fn keys(&self, children: &Children) -> Vec<u32> {
         let mut keys: Vec<u32> = children.iter().map(|child| self.key(&child.digest)).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -40,7 +41,7 @@ impl References {
     }
 
     /// A manifest that names these is here; gives its number.
-    pub(super) fn add(&mut self, digest: &Digest, children: &[Child]) -> Number {
+    pub(super) fn add(&mut self, digest: &Digest, children: &Children) -> Number {
         let number = self.free.pop().unwrap_or(self.manifests.len() as Number);
         match self.manifests.get_mut(number as usize) {
             Some(place) => *place = Some(digest.clone()),
@@ -59,7 +60,7 @@ impl References {
     }
 
     /// The manifest of this number, which names these, is here no more.
-    pub(super) fn remove(&mut self, number: Number, children: &[Child]) {
+    pub(super) fn remove(&mut self, number: Number, children: &Children) {
         for key in self.keys(children) {
             let Some(several) = self.often.get_mut(&key) else {
                 self.once.remove(&key);
@@ -89,7 +90,7 @@ impl References {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
+    use crate::oci::{Algorithm, Child};
 
     #[test]
     fn who_names_an_object_is_known_as_manifests_come_and_go() {
@@ -97,8 +98,8 @@ mod tests {
         let child =
             |name: &str| Child { digest: digest(name), size: 1, is_manifest: false, platform: None, is_foreign: false };
         let (first, second, third) = (digest("first"), digest("second"), digest("third"));
-        let of_first = [child("one"), child("one"), child("two")];
-        let of_others = [child("one")];
+        let of_first = Children::from(vec![child("one"), child("one"), child("two")]);
+        let of_others = Children::from(vec![child("one")]);
         let mut references = References::default();
         let parents = |references: &References, name: &str| {
             let mut parents: Vec<Digest> = references.parents(&digest(name)).cloned().collect();

@@ -6,10 +6,10 @@ use std::{
     sync::{MutexGuard, PoisonError},
 };
 
-use super::{Inventory, Known, Now, State};
+use super::{Inventory, Known, Named, Now, State};
 use crate::{
     capacity::{Accounts, Capacity, Recent},
-    oci::{Child, Digest},
+    oci::Digest,
 };
 
 /// How deep indexes stand in indexes that are whole.
@@ -79,11 +79,11 @@ impl State {
     /// How many levels of manifests stand below one that is whole.
     fn height(&self, accounts: &Accounts, digest: &Digest, known: &Known) -> Option<u8> {
         accounts.manifests.get(digest)?;
-        let below = |child: &Child| match child.is_manifest {
+        let below = |child: &Named| match child.is_manifest() {
             true => Some(self.manifests.get(&child.digest)?.height? + 1),
             false => accounts.blobs.get(&child.digest).map(|_| 0),
         };
-        let children = known.children.as_deref()?;
+        let children = known.children.as_ref()?;
         let height = children.iter().try_fold(0, |height: u8, child| below(child).map(|it| it.max(height)))?;
         (height <= DEPTH).then_some(height)
     }
