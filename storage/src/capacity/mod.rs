@@ -210,6 +210,12 @@ impl Capacity {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many blobs and manifests are here.
+    pub(crate) fn objects(&self) -> usize {
+        let accounts = self.accounts();
+        (accounts.blobs.count() + accounts.manifests.count()) as usize
+    }
+
     /// For metrics, readiness and the dashboard. Takes one lock.
     pub(crate) fn usage(&self) -> Usage {
         let accounts = self.accounts();

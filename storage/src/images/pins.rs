@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::completeness::Reading;
+use super::completeness::{Reading, Seen};
 use crate::{
     Error,
     cache::{Image, Inventory, Repository},
@@ -20,6 +20,8 @@ use crate::{
     oci::{Digest, matches},
 };
 
+/// Objects that are counted before it is looked which of them are the same.
+const MOST_UNSORTED: usize = 65_536;
 /// Patterns at most.
 const MOST_PINS: usize = 1000;
 
@@ -112,7 +114,7 @@ impl Pinned {
     /// Counts the bytes that pinned images have.
     pub(super) fn count(&self) -> u64 {
         let counted = self.all();
-        let (_, bytes) = self.covered(&counted);
+        let bytes = self.bytes(&self.reading(), &counted);
         let pins = self.lock();
         // Else a change counted meanwhile.
         if *pins == counted {
@@ -130,33 +132,64 @@ impl Pinned {
     /// soon after a start, when there are pins and it is not known yet what they cover.
     pub(crate) fn objects(&self) -> Option<HashSet<Digest>> {
         let pins = self.lock().clone();
-        (pins.is_empty() || self.inventory.is_complete()).then(|| self.covered(&pins).0)
+        (pins.is_empty() || self.inventory.is_complete()).then(|| {
+            let reading = self.reading();
+            self.covered(&reading, &pins).into_iter().cloned().collect()
+        })
     }
 
-    /// What these pins cover within their share, and the bytes of all that they cover, here or claimed.
-    pub(super) fn covered(&self, pins: &[Pin]) -> (HashSet<Digest>, u64) {
-        let (mut kept, mut bytes) = (HashSet::new(), 0);
-        let reading = Reading::new(&self.inventory, &self.capacity);
-        for image in covered(&reading, pins) {
-            let objects = reading.state.reach([&image.digest]);
-            let stored = |digest: &Digest| {
-                let kinds = [Kind::Blob, Kind::Manifest];
-                kinds.into_iter().filter_map(|kind| self.capacity.size(kind, digest)).sum::<u64>()
-            };
-            let new: u64 = objects.difference(&kept).map(stored).sum();
+    fn reading(&self) -> Reading<'_> {
+        Reading::new(&self.inventory, &self.capacity)
+    }
+
+    fn stored(&self, digest: &Digest) -> u64 {
+        let kinds = [Kind::Blob, Kind::Manifest];
+        kinds.into_iter().filter_map(|kind| self.capacity.size(kind, digest)).sum()
+    }
+
+    /// The bytes that are here of all that these pins cover; each object once. Pins may cover a million: they are sorted and not put into a
+    /// table, of which the memory would stay with the process.
+    fn bytes(&self, reading: &Reading<'_>, pins: &[Pin]) -> u64 {
+        // A list that grows leaves what it was before to the process; of one that has room for all, only what is written is memory.
+        let mut objects = Vec::with_capacity(self.capacity.objects());
+        let (mut own, mut different) = (Seen::default(), 0);
+        let sort = |objects: &mut Vec<&Digest>| {
+            objects.sort_unstable();
+            objects.dedup();
+            objects.len()
+        };
+        for image in covered(reading, pins) {
+            reading.reach_image(&image, &mut own);
+            objects.extend(own.drain());
+            // Many images may share their layers.
+            if objects.len() > 2 * different + MOST_UNSORTED {
+                different = sort(&mut objects);
+            }
+        }
+        sort(&mut objects);
+        objects.into_iter().map(|digest| self.stored(digest)).sum()
+    }
+
+    /// What these pins cover within their share, image by image.
+    fn covered<'a>(&self, reading: &'a Reading<'_>, pins: &'a [Pin]) -> Seen<'a> {
+        let (mut kept, mut bytes) = (Seen::default(), 0);
+        for image in covered(reading, pins) {
+            let mut objects = Seen::default();
+            reading.reach_image(&image, &mut objects);
+            let new: u64 = objects.difference(&kept).map(|digest| self.stored(digest)).sum();
             bytes += new;
             if bytes <= self.most {
                 kept.extend(objects);
             }
         }
-        (kept, bytes)
+        kept
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Vec<Pin>), bounded: bool) -> Result<bool, Error> {
         let mut pins = self.lock();
         let mut new = pins.clone();
         change(&mut new);
-        let (_, bytes) = self.covered(&new);
+        let bytes = self.bytes(&self.reading(), &new);
         if bounded && bytes > self.most {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(Error::Unusable(format!(
@@ -204,6 +237,36 @@ mod tests {
         store.cache.inventory.set_complete(true);
         assert!(store.images.pinned.objects().is_some());
     }
+
+    #[tokio::test]
+    async fn a_layer_that_two_pinned_images_share_counts_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(Settings { root: root.path().to_owned(), ..Settings::default() }).unwrap();
+        let layer = Algorithm::Sha256.digest(b"layer");
+        store.images.capacity.insert(Kind::Blob, &layer, 1000);
+        let (credential, repository) = (Source::ANONYMOUS.into(), "a/b".parse().unwrap());
+        let source = Source { upstream: "docker.io".into(), credential, repository };
+        for tag in ["1", "2"] {
+            let text = format!(
+                r#"{{"schemaVersion":2,"layers":[{{"digest":"{layer}","size":1000}}],"annotations":{{"a":"{tag}"}}}}"#
+            );
+            let media_type = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+            let digest = Algorithm::Sha256.digest(text.as_bytes());
+            store.images.capacity.insert(Kind::Manifest, &digest, 10);
+            let inventory = &store.cache.inventory;
+            inventory.manifest(
+                &Manifest { digest: digest.clone(), media_type, bytes: text.into() },
+                SystemTime::now(),
+                false,
+            );
+            inventory.tag(&source, &tag.parse().unwrap(), &digest, SystemTime::UNIX_EPOCH, false);
+        }
+        let at = SystemTime::UNIX_EPOCH;
+        let pin = Pin { pattern: "docker.io/*".into(), by: String::new(), reason: String::new(), at };
+        store.images.pin(pin).await.unwrap();
+        assert_eq!(store.images.pinned_bytes().0, 1020);
+    }
+
     #[test]
     fn pins_look_at_the_repositories_that_they_can_mean_and_miss_none() {
         let (capacity, _demands) = Capacity::new(&Settings::default(), 0);

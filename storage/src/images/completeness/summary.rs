@@ -2,8 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::quality::RandomState;
+
 use super::{Reading, Seen, Summary};
-use crate::{cache::Repository, oci::Digest};
+use crate::{
+    cache::{Image, Repository},
+    oci::Digest,
+};
 
 /// What each registry and each repository had when all was last counted.
 #[derive(Debug, Default)]
@@ -31,7 +36,9 @@ impl Reading<'_> {
         let mut summaries = Summaries::default();
         let all: Vec<&Repository> = self.repositories(None).collect();
         for of_one in all.chunk_by(|one, other| one.upstream == other.upstream) {
-            let (mut registry, mut seen) = (Summary::default(), Seen::default());
+            // A table that grows leaves all that it was before to the process.
+            let mut seen = Seen::with_capacity_and_hasher(self.capacity.objects(), RandomState::default());
+            let mut registry = Summary::default();
             for repository in of_one {
                 let mut summary = Summary { repositories: 1, ..Summary::default() };
                 let mut own = Seen::default();
@@ -51,14 +58,19 @@ impl Reading<'_> {
     /// Takes what the images of a repository reach, and gives how many they are.
     fn reach_images<'a>(&'a self, repository: &Repository, seen: &mut Seen<'a>) -> u64 {
         let images = self.state.images(repository);
+        images.iter().for_each(|image| self.reach_image(image, seen));
+        images.len() as u64
+    }
+
+    /// Takes what an image of the state reaches. No digest is copied: there may be a million.
+    pub(in crate::images) fn reach_image<'a>(&'a self, image: &Image, seen: &mut Seen<'a>) {
         // What names an image is a key of the state, which outlives the list.
-        let mut todo: Vec<&Digest> = images.iter().filter_map(|image| self.state.known(&image.digest)).collect();
+        let mut todo: Vec<&Digest> = self.state.known(&image.digest).into_iter().collect();
         while let Some(digest) = todo.pop() {
             if seen.insert(digest) {
                 let children = self.state.children(digest).into_iter().flat_map(|children| children.iter());
                 todo.extend(children.map(|child| &child.digest));
             }
         }
-        images.len() as u64
     }
 }
