@@ -15,7 +15,7 @@
 //! the process died is learned again.
 
 use std::{
-    collections::HashSet,
+    hash::BuildHasher,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,6 +24,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -283,7 +284,9 @@ impl Inner {
 
     /// Takes what the index remembers of each object into the accounts. What is not there any more is removed from the index.
     fn recall(&self, trees: &Trees) -> Result<(), Fault> {
-        let mut known = HashSet::new();
+        // Hashes, since there may be a million: of two objects with the same one, the other is written when it is asked for next.
+        let hasher = RandomState::default();
+        let mut known = Vec::new();
         let ages = [(Kind::Blob, "age-blobs"), (Kind::Manifest, "age-manifests")];
         for (kind, name) in ages {
             if let Some(age) = trees.meta(name)? {
@@ -298,15 +301,17 @@ impl Inner {
             let mut accounts = self.capacity.accounts();
             if accounts.of(kind).get(&digest).is_some() {
                 accounts.of(kind).remember(&digest, frequency, priority, used);
-                known.insert((kind, digest));
+                known.push(hasher.hash_one((kind, &digest)));
             } else {
                 accounts.changed.insert((kind, digest));
             }
         }
+        known.sort_unstable();
+        let is_new = |entry: &(Kind, &Digest)| known.binary_search(&hasher.hash_one(entry)).is_err();
         let mut accounts = self.capacity.accounts();
         for kind in Kind::ALL {
-            let new = accounts.of(kind).digests().map(|digest| (kind, digest.clone()));
-            let new: Vec<_> = new.filter(|entry| !known.contains(entry)).collect();
+            let new = accounts.of(kind).digests().map(|digest| (kind, digest)).filter(is_new);
+            let new: Vec<_> = new.map(|(kind, digest)| (kind, digest.clone())).collect();
             accounts.changed.extend(new);
         }
         Ok(())

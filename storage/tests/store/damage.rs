@@ -122,6 +122,26 @@ async fn an_index_that_lost_entries_is_made_anew() {
     }
 }
 
+/// What is here and not in the index, since the process was killed before it was written, is written after the next start.
+#[tokio::test]
+async fn an_index_takes_up_what_is_here_and_not_in_it() {
+    let root = tempdir().unwrap();
+    let digests = filled(root.path()).await;
+    let sentinel = || -> serde_json::Value {
+        let sealed = std::fs::read_to_string(root.path().join("index.sentinel")).unwrap();
+        serde_json::from_str(sealed.split_once('\n').unwrap().1).unwrap()
+    };
+    let before = sentinel()["objects"].as_u64().unwrap();
+    let (digest, bytes) = content(100, 2000);
+    let path = blob_path(root.path(), &digest);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let store = open(root.path());
+    until("the index is there", || store.usage().index_ready).await;
+    store.close().await;
+    assert_eq!((before, sentinel()["objects"].as_u64()), (2 * digests.len() as u64, Some(before + 1)));
+}
+
 fn flip(bytes: &mut [u8], part: usize, of: usize) {
     let at = bytes.len() * part / of;
     if let Some(byte) = bytes.get_mut(at) {
