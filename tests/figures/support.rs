@@ -67,6 +67,13 @@ impl Weir {
         let _ = self.child.wait();
     }
 
+    /// Has it end in order, with all written that it knows, and waits for that.
+    pub(crate) fn end(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+
     /// Kills it where it stands, and starts it on what it left.
     pub(crate) async fn restart(&mut self) {
         self.stop();
