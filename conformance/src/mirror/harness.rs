@@ -22,6 +22,9 @@ use crate::{
 
 /// The pull limit the hub announces unless a check says otherwise: metered, so that a ledger has something to reconcile with.
 pub(super) const BUDGET: u32 = 1_000_000;
+/// All clients of the suite have one address, and together they ask more often than the default throttle lets one.
+const FLEET: &str = "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 10000000\nperiod_in_seconds = 3600\n";
+
 /// A mirror that does not pull again within this after the hub is healed has not recovered.
 const RECOVERY: Duration = Duration::from_secs(100);
 
@@ -107,14 +110,15 @@ impl Harness {
         let hub = Hub::start(hub::Settings::default()).await.map_err(|e| format!("the hub cannot listen: {e}"))?;
         let hub = Arc::new(hub);
         let upstream = hub.registry_address();
-        let mirror = Process::start(program.clone(), upstream, "").await?;
+        let fleet = if matches!(program, Program::Weir(_)) { FLEET } else { "" };
+        let mirror = Process::start(program.clone(), upstream, fleet).await?;
         let harness = Harness::new(hub.clone(), Client::new(mirror.address, ""), mirror.admin, Some(mirror));
         // docker-registry asks upstream for every tag, so its tags are always stale.
         let (extra, ttl) = match program {
             Program::Weir(_) => ("[mirror]\ntag_ttl = \"1s\"\nlisting_ttl = \"1s\"\n", Duration::from_secs(1)),
             Program::DockerRegistry(_) => ("", Duration::ZERO),
         };
-        let short = Process::start(program, upstream, extra).await?;
+        let short = Process::start(program, upstream, &format!("{extra}{fleet}")).await?;
         let short = Harness::new(hub, Client::new(short.address, ""), short.admin, Some(short)).with_tag_ttl(ttl);
         Ok(harness.with_short(short))
     }

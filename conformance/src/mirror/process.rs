@@ -18,9 +18,6 @@ use tokio::process::{Child, Command};
 
 use crate::client::{Client, Request};
 
-/// All clients of the suite have one address, and together they ask more often than the default throttle lets one.
-const FLEET: &str = "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 10000000\nperiod_in_seconds = 3600\n";
-
 /// A mirror must answer `/v2/` within this of its start.
 const START: Duration = Duration::from_secs(30);
 
@@ -62,9 +59,7 @@ impl Process {
     pub async fn start(program: Program, upstream: SocketAddr, extra: &str) -> Result<Process, String> {
         let extra = match program {
             Program::Weir(_) => {
-                let upstream =
-                    format!("[[upstream]]\nname = \"docker.io\"\nurl = \"http://{upstream}\"\ndefault = true\n");
-                format!("{upstream}\n{FLEET}\n{extra}")
+                format!("[[upstream]]\nname = \"docker.io\"\nurl = \"http://{upstream}\"\ndefault = true\n\n{extra}")
             }
             Program::DockerRegistry(_) => format!("proxy:\n  remoteurl: http://{upstream}\n"),
         };
