@@ -88,7 +88,10 @@ async fn every_image_of_the_corpus_is_judged_right() {
             push(&world.hub, &image.repository, name, image.digest());
         }
         (0..image.platforms.len()).for_each(|platform| world.pull(image, platform));
-        let is_known = || !outcome(&report(world, image), 0, "signed").1.contains("not looked up");
+        let is_known = || {
+            let report = report(world, image);
+            ["signed", "attested"].iter().all(|rule| !outcome(&report, 0, rule).1.contains("not looked up"))
+        };
         until(case.what, is_known);
     }
     let spent = world.hub.log().len();
@@ -102,5 +105,6 @@ async fn every_image_of_the_corpus_is_judged_right() {
         let said = report.to_string() + &world.running.log();
         assert!(!said.contains("aB3aB3") && !said.contains("correct-horse"), "{}: a value is shown", case.what);
     }
-    assert_eq!(world.hub.log().len(), spent, "a report asks upstream nothing");
+    let log = world.hub.log();
+    assert_eq!(log.len(), spent, "a report asks upstream nothing: {:?}", &log[spent..]);
 }
