@@ -420,18 +420,23 @@ fn unversioned(job: &Job) -> Vec<weir::mirror::warm::Item> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_and_a_warm_that_want_the_same_share_one_request_and_the_client_has_it_as_it_comes() {
-    let bench = Bench::start(limited(100), Change::default()).await;
-    let image = bench.hub.push(Spec::new("acme/app").single()).unwrap();
-    bench.mirror.warm.start().unwrap();
-    let gate = bench.hub.hold(Match::kind(Kind::ManifestGet));
-    let order = Order { images: vec![wanted("acme/app")], by: "ops".into(), ..Order::default() };
-    let id = bench.mirror.warm.add(order).await.unwrap().id;
+    let world = World::start(limited(100), &[]).await;
+    let image = world.hub.push(Spec::new("acme/app").single()).unwrap();
+    let gate = world.hub.hold(Match::kind(Kind::ManifestGet));
+    let (_, job) = world.post(&json!({"images": ["docker.io/acme/app"]}));
     assert!(gate.started().await);
-    let (mirror, asker) = (bench.mirror.clone(), crate::mirror::support::lookup("acme/app", &[]));
-    let client = tokio::spawn(async move { mirror.manifests.get(&asker, &"latest".parse().unwrap()).await });
-    tokio::task::yield_now().await;
+    let (registry, admin) = (world.running.registry, world.running.admin);
+    let get = move || ask(registry, "GET", "/v2/acme/app/manifests/latest", "Accept: */*\r\n");
+    let client = std::thread::spawn(get);
+    let joined = "weir_flights_joined_total{flight=\"manifest\"} 1";
+    let deadline = Instant::now() + PATIENCE;
+    while !ask(admin, "GET", "/metrics", "").2.lines().any(|line| line == joined) {
+        assert!(Instant::now() < deadline, "the client asks for itself: {:?}", world.hub.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     gate.open();
-    assert_eq!(client.await.unwrap().unwrap().manifest.digest.to_string(), image.digest());
-    assert_eq!(words(&ended(&bench, id).await), ["fetched"]);
-    assert_eq!(bench.hub.count(|logged| logged.kind == Kind::ManifestGet && logged.counted), 1);
+    let (status, head, _) = client.join().unwrap();
+    assert!(status == 200 && head.contains(image.digest()), "{head}");
+    let job = world.until(job["id"].as_u64().unwrap(), |job| job["state"] == "done");
+    assert_eq!((states(&job), world.counted()), (vec!["fetched"], 1), "{job:#}");
 }

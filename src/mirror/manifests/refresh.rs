@@ -42,6 +42,11 @@ impl Manifests {
         Ok(refreshed)
     }
 
+    /// Whether an upstream is asked with accounts: without them, all that it gives is public.
+    pub(in crate::mirror) fn has_accounts(&self, upstream: &str) -> bool {
+        self.sources.upstream(upstream).is_ok_and(|upstream| !upstream.settings().accounts.is_empty())
+    }
+
     /// What sends counted GETs, for what asks how many may be sent.
     pub(in crate::mirror) fn fetcher(&self) -> &BudgetedFetch {
         &self.fetcher

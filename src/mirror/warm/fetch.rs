@@ -92,10 +92,15 @@ impl Fetcher {
         if let Some(sentence) = self.limits.config().repositories.refuse(&wanted.upstream, &wanted.repository) {
             return Err(Failed::Refused(sentence));
         }
+        // Without accounts all is public, and a warm shares its requests with clients that have no rights.
+        let client = match self.manifests.has_accounts(&wanted.upstream) {
+            true => client.clone(),
+            false => Arc::new(Client { pull: Arc::from([]), ..(**client).clone() }),
+        };
         let lookup = Lookup {
             upstream: wanted.upstream.clone(),
             repository: wanted.repository.clone(),
-            client: client.clone(),
+            client,
             cached_only: None,
             waited: Waited::default(),
         };
