@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     ask::{Admin, Ask},
+    output::bytes,
     say,
     table::table,
 };
@@ -270,16 +271,6 @@ fn jobs(answer: &Value) -> String {
     }
     let heading = ["WARM", "STATE", "HERE", "CAME", "BY", "MADE", ""].map(str::to_owned);
     table(&std::iter::once(heading).chain(warms.iter().map(row)).collect::<Vec<_>>())
-}
-
-/// Bytes for people.
-fn bytes(value: &Value) -> String {
-    let bytes = value.as_f64().unwrap_or_default();
-    match bytes {
-        _ if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
-        _ if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
-        _ => format!("{:.1} kB", bytes / 1e3),
-    }
 }
 
 #[cfg(test)]
