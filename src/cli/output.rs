@@ -22,11 +22,34 @@ pub(super) fn bytes(bytes: &Value) -> String {
     match bytes {
         _ if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
         _ if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
-        _ => format!("{:.1} kB", bytes / 1e3),
+        _ if bytes >= 1e3 => format!("{:.1} kB", bytes / 1e3),
+        _ => format!("{bytes:.0} B"),
     }
 }
 
 /// A list of an answer; none when it is not there.
 pub(super) fn entries<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
     answer[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_digit_after_the_point_unless_it_is_bytes() {
+        for (size, said) in [
+            (0_u64, "0 B"),
+            (1, "1 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (136_600, "136.6 kB"),
+            (3_200_000, "3.2 MB"),
+            (26_800_000_000, "26.8 GB"),
+        ] {
+            assert_eq!(bytes(&Value::from(size)), said);
+        }
+        // A rate, and an answer that makes no sense.
+        assert_eq!([bytes(&Value::from(12.34)), bytes(&Value::Null)], ["12 B", "0 B"]);
+    }
 }
