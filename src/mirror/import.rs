@@ -57,7 +57,7 @@ pub struct Imported {
 /// What became of an image.
 #[derive(Debug, Serialize)]
 pub struct ImportedImage {
-    /// Its full name, as the archive has it; empty when that has none.
+    /// Its full name here; what the archive or the operator calls it where that has no place here; empty when neither names it.
     pub name: String,
     /// The digest of its manifest.
     pub digest: String,
@@ -174,9 +174,13 @@ impl Imports {
         let mut imported = Imported::default();
         for image in &listed {
             let own = if listed.len() == 1 { name.as_deref() } else { None };
-            let full = own.or(image.name()).unwrap_or_default().to_owned();
-            let result = match target(image, &full, resolve) {
-                Ok(target) => take(&mut import, &target, image, mark).await,
+            let mut name = own.or(image.name()).unwrap_or_default().to_owned();
+            let result = match target(image, &name, resolve) {
+                Ok(target) => {
+                    // A name may have been given without its registry.
+                    name = target.to_string();
+                    take(&mut import, &target, image, mark).await
+                }
                 Err(why) => Err(Refusal::Image(why)),
             };
             let ((platforms, kept), refused) = match result {
@@ -185,14 +189,7 @@ impl Imports {
                 Err(Refusal::Store(error)) => return Err(error.into()),
             };
             let digest = image.digest.to_string();
-            imported.images.push(ImportedImage {
-                name: full,
-                digest,
-                imported: refused.is_none(),
-                refused,
-                kept,
-                platforms,
-            });
+            imported.images.push(ImportedImage { name, digest, imported: refused.is_none(), refused, kept, platforms });
         }
         Ok(imported)
     }

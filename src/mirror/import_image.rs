@@ -41,6 +41,14 @@ pub struct ImportTarget {
     pub reference: Reference,
 }
 
+impl std::fmt::Display for ImportTarget {
+    /// The full name, with the registry.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let separator = if matches!(self.reference, Reference::Tag(_)) { ':' } else { '@' };
+        write!(f, "{}/{}{separator}{}", self.upstream, self.repository, self.reference)
+    }
+}
+
 /// Why an image is not imported.
 pub(super) enum Refusal {
     Image(String),
