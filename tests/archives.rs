@@ -428,7 +428,10 @@ async fn an_archive_that_is_damaged_or_no_layout_is_refused_and_leaves_nothing()
     let whole = packed(&sound);
     refused(&whole[..whole.len() - END.len()], "it has no end");
     refused(&whole[..whole.len() / 2], "the archive ended early, in or after blobs/sha256/");
-    refused(b"this is no archive, though it is as long as a header. ".repeat(20).as_slice(), "this is no tar");
+    let text = b"this is no archive, though it is as long as a header. ".repeat(20);
+    for text in [&b""[..], b"this is no archive", &text] {
+        refused(text, "weir answered 400: this is no tar archive, and so no OCI image layout");
+    }
     let first = |entry: Vec<u8>| [entry, whole.clone()].concat();
     refused(&first(pack(&[("blobs/sha256/short", b"x")])), "it is no part of an OCI image layout");
     refused(&first(pack(&[("0123/layer.tar", b"x")])), "skopeo copy docker-archive:");

@@ -52,8 +52,16 @@ pub(super) type Pieces = mpsc::Receiver<Result<Bytes, String>>;
 struct Input {
     pieces: Pieces,
     rest: Bytes,
-    /// No more comes.
-    has_ended: Rc<Cell<bool>>,
+    end: Rc<Cell<End>>,
+}
+
+/// Whether more comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// The client has sent what it had.
+    Reached,
+    BrokeOff,
 }
 
 impl Read for Input {
@@ -62,11 +70,11 @@ impl Read for Input {
             match self.pieces.blocking_recv() {
                 Some(Ok(bytes)) => self.rest = bytes,
                 Some(Err(why)) => {
-                    self.has_ended.set(true);
+                    self.end.set(End::BrokeOff);
                     return Err(io::Error::other(why));
                 }
                 None => {
-                    self.has_ended.set(true);
+                    self.end.set(End::Reached);
                     return Ok(0);
                 }
             }
@@ -104,16 +112,20 @@ impl Staging<'_> {
     /// # Errors
     /// See [`ArchiveError`]. What was stored until then is in `staged`.
     pub(super) fn read(&mut self, pieces: Pieces) -> Result<(), ArchiveError> {
-        let has_ended = Rc::new(Cell::new(false));
-        let mut archive = Archive::new(Input { pieces, rest: Bytes::new(), has_ended: has_ended.clone() });
+        let end = Rc::new(Cell::new(End::NotYet));
+        let mut archive = Archive::new(Input { pieces, rest: Bytes::new(), end: end.clone() });
         let (mut seen, mut last, mut extended) = (HashSet::new(), "at its beginning".to_owned(), None);
+        let mut has_begun = false;
         let ended = |last: &str, error: &dyn std::fmt::Display| ArchiveError::Ended(format!("{last}: {error}"));
         let entries = archive.entries().map_err(|error| ended(&last, &error))?.raw(true);
         for entry in entries {
-            let mut entry = entry.map_err(|error| match has_ended.get() {
-                true => ended(&last, &error),
-                false => malformed(&last, &format!("this is no tar: {error}")),
+            let mut entry = entry.map_err(|error| match end.get() {
+                // Not even one header came, so that nothing says that this was to be an archive.
+                End::Reached | End::NotYet if !has_begun => no_archive(),
+                End::NotYet => malformed(&last, &format!("this is no tar: {error}")),
+                End::Reached | End::BrokeOff => ended(&last, &error),
             })?;
+            has_begun = true;
             let kind = entry.header().entry_type();
             let size = entry.header().entry_size().map_err(|error| malformed(&last, &error))?;
             match kind {
@@ -170,8 +182,10 @@ impl Staging<'_> {
             }
         }
         let mut input = archive.into_inner();
-        if has_ended.get() {
-            return Err(ArchiveError::Ended(format!("{last}: it has no end")));
+        match end.get() {
+            End::NotYet => {}
+            End::Reached if !has_begun => return Err(no_archive()),
+            End::Reached | End::BrokeOff => return Err(ArchiveError::Ended(format!("{last}: it has no end"))),
         }
         // The client is to get an answer, which it reads when it has sent everything.
         io::copy(&mut (&mut input).take(MOST_TRAILING), &mut io::sink())
@@ -256,6 +270,10 @@ impl From<StoreError> for StageError {
     fn from(error: StoreError) -> StageError {
         StageError::Store(error)
     }
+}
+
+fn no_archive() -> ArchiveError {
+    ArchiveError::Malformed("this is no tar archive, and so no OCI image layout in one".to_owned())
 }
 
 fn malformed(place: &str, why: &dyn std::fmt::Display) -> ArchiveError {
