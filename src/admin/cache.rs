@@ -46,6 +46,7 @@ fn image(state: &State, reading: &Reading<'_>, image: &Image, shared: &HashSet<D
         "arrived": reading.arrived(&image.digest).map(at),
         "checked_at": state.mirror.confirmed(image).map(at),
         "fresh_until": state.mirror.fresh_until(image).map(at),
+        "denied": images::is_denied(state, image),
         "account": (*image.credential != *Source::ANONYMOUS).then_some(&*image.credential),
         "imported": state.mirror.imported(image).map(|mark| json!({"at": at(mark.at), "by": mark.by})),
         "pinned": is_hosted || pins.iter().any(|pin| pin.covers(image)),

@@ -213,6 +213,12 @@ impl Filter {
     }
 }
 
+/// Whether `allow` or `deny` of its upstream refuses it to clients, though it is still here.
+pub(super) fn is_denied(state: &State, image: &Image) -> bool {
+    let Repository { upstream, name } = &image.repository;
+    !image.repository.is_hosted() && state.limits.config().repositories.refuses(upstream, name)
+}
+
 /// So long ago.
 pub(super) fn before(now: SystemTime, span: Duration) -> SystemTime {
     now.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH)

@@ -343,6 +343,9 @@ fn row(image: &Value) -> [String; 7] {
 }
 
 fn fresh(image: &Value) -> String {
+    if image["denied"] == true {
+        return "denied".to_owned();
+    }
     if image["imported"].is_object() {
         return "imported".to_owned();
     }
@@ -364,8 +367,12 @@ fn shown(image: &Value) -> String {
     text += &match (image["hosted"] == true, image["imported"]["at"].as_str(), image["imported"]["by"].as_str()) {
         (true, ..) => "  hosted here\n".to_owned(),
         (false, Some(at), Some(by)) => format!("  imported {at} by {by}; upstream has not confirmed it since\n"),
+        _ if image["denied"] == true => format!("  confirmed {}\n", word("checked_at")),
         _ => format!("  confirmed {}, {} until {}\n", word("checked_at"), fresh(image), word("fresh_until")),
     };
+    if image["denied"] == true {
+        text += "  denied: allow or deny of its upstream refuses it to clients\n";
+    }
     text += &pulled(image);
     let platforms = entries(image, "platforms").iter().map(|platform| {
         let name = platform["platform"].as_str().unwrap_or("unknown").to_owned();

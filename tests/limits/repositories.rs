@@ -40,6 +40,23 @@ async fn what_is_not_mirrored_is_refused_without_a_request_upstream_and_counted(
     assert_eq!(catalog["repositories"], json!([]), "what cannot be pulled is not listed");
     let rule = json!({"upstream": "docker.io", "rule": "deny", "patterns": ["library/a*"], "refused": 5});
     assert_eq!(rules(&world), json!([rule]));
+    // What is still here is told apart from what is answered.
+    let listed = world.admin("GET", "/api/v1/cache", "");
+    assert_eq!(
+        (listed["images"][0]["name"].as_str(), &listed["images"][0]["denied"]),
+        (Some("docker.io/library/a0:latest"), &json!(true))
+    );
+    let (done, text) = world.weir.cli(&["cache", "list"]);
+    let row = text.lines().find(|row| row.starts_with("docker.io/library/a0:latest")).unwrap();
+    assert!(done && row.contains(" denied") && !row.contains("fresh"), "{text}");
+    let (done, text) = world.weir.cli(&["cache", "show", "a0"]);
+    assert!(
+        done && text.contains("  denied: allow or deny of its upstream refuses it") && !text.contains("fresh"),
+        "{text}"
+    );
+    let page = world.weir.admin("GET", "/images", "").body;
+    let row = page.split("<tr").find(|row| row.contains("library/a0")).unwrap();
+    assert!(row.contains(">denied</span>") && !row.contains("until "), "{row}");
     let (done, text) = world.weir.cli(&["cache", "rules"]);
     assert!(done && text.contains("library/a*") && text.contains("5 refused"), "{text}");
     let metrics = world.weir.admin("GET", "/metrics", "").body;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     admin::{
-        images::{self, FILTERS, Filter},
+        images::{self, FILTERS, Filter, is_denied},
         json::parameter,
     },
     mirror::{Image, Pin, Reading},
@@ -178,11 +178,12 @@ pub(super) fn chips(context: &PageContext<'_>, image: &Image, pins: &[Pin]) -> M
     }
 }
 
-/// Until when a tag is answered without asking upstream.
+/// Until when a tag is answered without asking upstream, or that it is not answered.
 pub(super) fn freshness(context: &PageContext<'_>, image: &Image) -> Markup {
     let mirror = &context.state.mirror;
     html! {
         @match mirror.fresh_until(image) {
+            _ if is_denied(context.state, image) => span class="chip bad" { (text!("denied")) },
             _ if mirror.is_stale(image, context.now) => (text!("stale")),
             Some(until) => { (text!("until {}", html::time(until))) },
             None => (text!("always")),

@@ -42,6 +42,7 @@ pub(super) const TEXTS: &[[&str; 2]] = &[
     ["day", "Tag"],
     ["days", "Tage"],
     ["default", "Vorgabe"],
+    ["denied", "abgewiesen"],
     ["denied {} of {}", "wies {} von {} ab"],
     ["done", "fertig"],
     ["done, not complete", "fertig, nicht vollständig"],
