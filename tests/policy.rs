@@ -174,6 +174,16 @@ async fn an_image_that_breaks_a_rule_is_refused_with_a_sentence_and_a_cached_one
         format!("\r\nwarning: 299 - \"{name} breaks the policy strict of this mirror: it starts as root (non_root);");
     assert!(status == 200 && head.contains(&warning), "{head}");
     assert!(!policed.manifest("GET", &sound, "latest").1.contains("warning:"));
+    // What a worker keeps of a warning is of one image and one policy. More requests than there are workers, so that some meet what is kept.
+    let another = hub.push(Spec { repository: "corpus/another".to_owned(), ..spec("root by number") }).unwrap();
+    for policy_name in ["strict", "stricter"] {
+        policed.reload(&policy("warn", "").replace("strict", policy_name));
+        for image in [&root, &another].into_iter().cycle().take(64) {
+            let (_, head, _) = policed.manifest("GET", image, "latest");
+            let breaks = format!("docker.io/{}:latest breaks the policy {policy_name} of", image.repository);
+            assert!(head.contains(&breaks), "{breaks}: {head}");
+        }
+    }
     // An audit changes no answer, and counts what it would have refused.
     policed.reload(&policy("audit", ""));
     let counted = || policed.world.api("GET", "/api/v1/policy")["policies"][0]["rules"][0]["matched"].as_u64().unwrap();

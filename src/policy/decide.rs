@@ -2,13 +2,11 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
-
-use bytes::Bytes;
 
 use super::{
     judge::Rules,
@@ -40,8 +38,6 @@ pub enum Decision {
 pub struct Breach {
     /// One sentence for the client.
     pub sentence: String,
-    /// The sentence as the value of a header field, from the first answer on that carries it.
-    pub warning: OnceLock<Bytes>,
     counts: Vec<Count>,
 }
 
@@ -217,7 +213,7 @@ impl Policy {
         let counts = self.counts.iter().filter(is_of_broken).map(|(_, count)| count.clone()).collect();
         let breach = |verb| {
             let sentence = format!("{name} {verb} {end}");
-            Arc::new(Breach { sentence, warning: OnceLock::new(), counts })
+            Arc::new(Breach { sentence, counts })
         };
         match self.table.mode {
             Mode::Enforce => Decision::Refuse(breach("is refused by")),
@@ -425,7 +421,7 @@ mod tests {
         let decision = policies.find(NAME).unwrap().decide(NAME, &verdicts, SystemTime::UNIX_EPOCH);
         let (text, _) = said(&decision).unwrap();
         assert!(text.contains("(non_root) and breaks 2 other rules;"), "{text}");
-        let breach = || Arc::new(Breach { sentence: String::new(), warning: OnceLock::new(), counts: Vec::new() });
+        let breach = || Arc::new(Breach { sentence: String::new(), counts: Vec::new() });
         let (warn, refuse) = (|| Decision::Warn(breach()), || Decision::Refuse(breach()));
         let refuses = |decision: Decision| said(&decision).map(|(_, refuses)| refuses);
         assert_eq!(refuses(refuse().or(warn())), Some(false));

@@ -1,9 +1,8 @@
 //! The headers of an answer: the registry's own, the cache's facts, and those that are built once and reused.
 
-use std::{cell::RefCell, collections::HashMap, time::Duration};
+use std::{cell::RefCell, collections::HashMap, sync::Arc, time::Duration};
 
 use actix_http::header::{AGE, HeaderMap, HeaderName, HeaderValue, WARNING};
-use bytes::Bytes;
 
 use crate::{
     answer::{CacheFacts, CacheStatus},
@@ -161,12 +160,28 @@ pub(crate) fn add_warning(headers: &mut HeaderMap, text: &str) {
     headers.append(WARNING, warning(text));
 }
 
-/// The `Warning: 299` of an image that breaks a policy, on the path of every answer for it: the value is written once.
-pub(crate) fn add_breach(headers: &mut HeaderMap, breach: &Breach) {
-    let value = breach.warning.get_or_init(|| Bytes::copy_from_slice(warning(&breach.sentence).as_bytes()));
-    if let Ok(value) = HeaderValue::from_maybe_shared(value.clone()) {
-        headers.append(WARNING, value);
+/// Breaches whose header values are kept per worker; about 600 bytes each.
+const KEPT_BREACHES: usize = 1024;
+
+/// The `Warning: 299` of an image that breaks a policy, on the path of every answer for it: a worker writes the value once.
+pub(crate) fn add_breach(headers: &mut HeaderMap, breach: &Arc<Breach>) {
+    thread_local! {
+        // The breach is kept with its value, so that no other one comes to lie at its address.
+        static KEPT: RefCell<HashMap<*const Breach, (Arc<Breach>, HeaderValue)>> = RefCell::new(HashMap::new());
     }
+    let value = KEPT.with_borrow_mut(|kept| {
+        if let Some((_, value)) = kept.get(&Arc::as_ptr(breach)) {
+            return value.clone();
+        }
+        let value = warning(&breach.sentence);
+        // An image is judged anew each minute; the values of old breaches go when their room is needed.
+        if kept.len() >= KEPT_BREACHES {
+            kept.clear();
+        }
+        kept.insert(Arc::as_ptr(breach), (breach.clone(), value.clone()));
+        value
+    });
+    headers.append(WARNING, value);
 }
 
 /// `299 - "text"`: no date, quotes and backslashes escaped, what is not visible ASCII a question mark, cut at the spec's bound.
