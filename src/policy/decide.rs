@@ -1,14 +1,12 @@
 //! What becomes of an image: the first policy that is for it, its rules, and the sentence for the client.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use super::{
+    count::Count,
     judge::Rules,
     settings::{Mode, Table, Unknown, Wanted},
     signature::Signers,
@@ -38,7 +36,7 @@ pub enum Decision {
 pub struct Breach {
     /// One sentence for the client.
     pub sentence: String,
-    counts: Vec<Count>,
+    counts: Vec<Arc<Count>>,
 }
 
 /// A policy, ready to be asked. Cloning shares the counts.
@@ -46,11 +44,9 @@ pub struct Breach {
 pub struct Policy {
     table: Table,
     rules: Rules,
-    counts: Vec<(Rule, Count)>,
+    /// Answers that were warned of, refused, or given though a rule was broken, since the start or since the policy got its name.
+    counts: Vec<(Rule, Arc<Count>)>,
 }
-
-/// Answers that were warned of, refused, or given though a rule of an auditing policy was broken, for one rule of one policy, since the start or since the policy got its name.
-type Count = Arc<AtomicU64>;
 
 /// All policies, in their order. None costs nothing.
 #[derive(Clone, Debug, Default)]
@@ -131,7 +127,7 @@ impl Policy {
             signers,
             attested: table.attested.iter().map(kind).collect(),
         };
-        let counts = Rule::ALL.map(|rule| (rule, Count::default())).into();
+        let counts = Rule::ALL.map(|rule| (rule, Arc::default())).into();
         Policy { table, rules, counts }
     }
 
@@ -148,7 +144,7 @@ impl Policy {
     /// Answers that were warned of, refused or found wanting, by each rule that was broken; of every rule that the policy names.
     pub fn counts(&self) -> impl Iterator<Item = (Rule, u64)> {
         let named = self.counts.iter().filter(|(rule, _)| self.rules.rules.contains(rule));
-        named.map(|(rule, count)| (*rule, count.load(Ordering::Relaxed)))
+        named.map(|(rule, count)| (*rule, count.sum()))
     }
 
     fn is_for(&self, name: &str) -> bool {
@@ -209,7 +205,7 @@ impl Policy {
         if !self.table.contact.is_empty() {
             end += &format!("; ask {}", self.table.contact);
         }
-        let is_of_broken = |(rule, _): &&(Rule, Count)| broken.iter().any(|verdict| verdict.rule == *rule);
+        let is_of_broken = |(rule, _): &&(Rule, Arc<Count>)| broken.iter().any(|verdict| verdict.rule == *rule);
         let counts = self.counts.iter().filter(is_of_broken).map(|(_, count)| count.clone()).collect();
         let breach = |verb| {
             let sentence = format!("{name} {verb} {end}");
@@ -234,7 +230,7 @@ impl Breach {
     /// Counts an answer for each rule.
     pub fn count(&self) {
         for count in &self.counts {
-            count.fetch_add(1, Ordering::Relaxed);
+            count.add_one();
         }
     }
 }

@@ -19,6 +19,7 @@
 mod base;
 mod config;
 mod contents;
+mod count;
 mod date;
 mod decide;
 mod facts;
