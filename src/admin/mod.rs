@@ -27,6 +27,7 @@ mod pages;
 mod proof_of_work;
 mod sampling;
 mod server;
+mod shared_answer;
 mod state;
 mod status;
 mod throttles;

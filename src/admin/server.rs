@@ -33,6 +33,7 @@ use super::{
     pages,
     proof_of_work::ProofOfWork,
     sampling,
+    shared_answer::SharedAnswers,
     state::{Draining, LastSpace, Reloads, Settings, Settle, State},
 };
 use crate::{
@@ -138,6 +139,7 @@ pub fn serve(
         settle,
         totals,
         history: History::default(),
+        live: SharedAnswers::default(),
         reloads,
         log,
         started: Instant::now(),

@@ -9,13 +9,14 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use actix_web::HttpResponse;
+use actix_web::{HttpResponse, web::Bytes};
 
 use super::{
     history::{History, ReadTotals},
     json::refuse,
     origin::AllowedHosts,
     proof_of_work::ProofOfWork,
+    shared_answer::SharedAnswers,
 };
 use crate::{
     identity::{Authenticator, session::Sessions},
@@ -119,6 +120,8 @@ pub(super) struct State {
     pub(super) settle: Settle,
     pub(super) totals: ReadTotals,
     pub(super) history: History,
+    /// What all who watch the overview get, by language.
+    pub(super) live: SharedAnswers<Bytes>,
     pub(super) reloads: Reloads,
     pub(super) log: Tail,
     pub(super) started: Instant,

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use actix_web::HttpResponse;
+use actix_web::{HttpResponse, web::Bytes};
 use maud::{Markup, html};
 use serde_json::json;
 
 use super::{
     context::PageContext,
-    html,
+    html, language,
     page::LIVE,
     texts::{heads, text},
 };
@@ -25,9 +25,14 @@ const TREND: usize = 60;
 
 /// How long a page waits before it asks for its parts again.
 const PAUSE: Duration = Duration::from_secs(5);
+/// How old the parts may be that a page gets: however many ask, in as many windows, they are made once in that time and language.
+const SHARED: Duration = Duration::from_secs(1);
 
 /// Reads the disk's probe, at most once a second; no request is sent.
 pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
+    let parts = parts(context).await;
+    // The page asks for its parts at once, and must not get older ones than it shows.
+    context.state.live.put(language::current().tag(), event(&parts)).await;
     let body = html! {
         div id="live" class="buttons" data-stream=(LIVE)
             data-live=(text!("Live: the figures are read again every {} seconds.", PAUSE.as_secs()))
@@ -36,7 +41,7 @@ pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
             p role="status" { (text!("Load the page again for newer figures.")) }
             button type="button" hidden { (text!("Pause")) }
         }
-        @for (id, part) in parts(context).await { div id=(id) { (part) } }
+        @for (id, part) in &parts { div id=(id) { (part) } }
         p { a href="/api/v1/openapi.json" { (text!("API")) } " · " a href="/metrics" { (text!("Metrics")) } }
         script src="/assets/live.js" {}
     };
@@ -46,13 +51,20 @@ pub(super) async fn page(context: &PageContext<'_>) -> HttpResponse {
 /// The parts as they are now, as one event of `text/event-stream` (HTML, section 9.2). The stream ends with it, and the browser asks again
 /// after [`PAUSE`]: no connection is held for a window, and whether the viewer may is judged each time.
 pub(super) async fn live(context: &PageContext<'_>) -> HttpResponse {
-    let parts: BTreeMap<_, _> = parts(context).await.into_iter().map(|(id, part)| (id, part.into_string())).collect();
+    let make = async { event(&parts(context).await) };
+    let event = context.state.live.get(language::current().tag(), SHARED, make).await;
     HttpResponse::Ok()
         .content_type("text/event-stream")
         .insert_header(("Cache-Control", "no-store"))
         .insert_header(("X-Content-Type-Options", "nosniff"))
-        // JSON has no line breaks, which would end the event.
-        .body(format!("retry: {}\ndata: {}\n\n", PAUSE.as_millis(), json!(parts)))
+        .body(event)
+}
+
+/// It shows nothing of who asks.
+fn event(parts: &[(&'static str, Markup)]) -> Bytes {
+    let parts: BTreeMap<_, _> = parts.iter().map(|(id, part)| (id, &part.0)).collect();
+    // JSON has no line breaks, which would end the event.
+    format!("retry: {}\ndata: {}\n\n", PAUSE.as_millis(), json!(parts)).into()
 }
 
 /// What changes, each part by the `id` of its element: the script leaves those as they are in which the viewer is.
