@@ -13,6 +13,8 @@
 //! All but tags are written once. `<credential>` is `anonymous`, or the hash of an account's name, so that what one account may
 //! read never answers for another.
 
+use std::fmt::Display;
+
 use weir_storage::{
     Source,
     oci::{Algorithm, Digest, Name, Tag},
@@ -55,6 +57,19 @@ impl Flight {
     pub fn manifest(upstream: &str, repository: &Name, is_private: bool, digest: &Digest) -> Flight {
         let rights = if is_private { "private" } else { "public" };
         Flight(format!("flight:manifest:{rights}:{upstream}/{repository}@{digest}"))
+    }
+
+    /// What upstream says when it is asked for `object` of a repository in the way that `kind` names. As for [`Flight::manifest`], clients
+    /// that may read what only accounts may read share none with others.
+    pub fn answer(
+        kind: &'static str,
+        upstream: &str,
+        repository: &Name,
+        is_private: bool,
+        object: &dyn Display,
+    ) -> Flight {
+        let rights = if is_private { "private" } else { "public" };
+        Flight(format!("flight:{kind}:{rights}:{upstream}/{repository}:{object}"))
     }
 
     pub(crate) fn key(&self) -> &str {

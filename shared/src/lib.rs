@@ -39,17 +39,18 @@
 //! # One upstream request
 //! With `[shared.redis]` one replica at a time asks upstream for a blob or a manifest, under a lease, and the others take it from the bucket:
 //! `lease` has what that guarantees. With `[shared.peers]`, too, they get a blob from that replica while it arrives there. Without
-//! Redis, two replicas that lack one object at once ask upstream once each. Tags, lists and
-//! referrers are asked for by each replica; what Docker Hub counts is the manifest.
+//! Redis, two replicas that lack one object at once ask upstream once each. What upstream says of tags, lists and referrers is asked for by
+//! one replica at a time and told to the others with `[shared.peers]` (`answers`), and is else asked for by each.
 //!
 //! # The map
-//! Each names only those before it: `redis_settings`, `peers`, `settings`, `random`, `keys`, `error`, `metrics`, `fleet_tag` (which of two records
-//! counts), `breaker` → `redis_client` (one command) → `lease`; `credentials` → `client` (one request) → `probe` → `bucket` (requests
+//! Each names only those before it: `redis_settings`, `random`, `peers`, `settings`, `keys`, `error`, `metrics`, `fleet_tag` (which of two records
+//! counts), `answers` (what upstream said), `breaker` → `redis_client` (one command) → `lease`; `credentials` → `client` (one request) → `probe` → `bucket` (requests
 //! while it answers) → `writes` (the background) → `tier`.
 
 // What a store sends never ends the process.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
 
+mod answers;
 mod breaker;
 mod bucket;
 mod client;
@@ -68,12 +69,13 @@ mod settings;
 mod tier;
 mod writes;
 
+pub use answers::{Answers, Said};
 pub use bucket::Bucket;
 pub use error::Error;
 pub use fleet_tag::FleetTag;
 pub use keys::Flight;
-pub use lease::{Lease, Turn};
-pub use peers::{PeerSecret, Peers};
+pub use lease::{Asked, Leading, Lease, Told, Turn};
+pub use peers::{PeerSecret, Peers, Question};
 pub use probe::Unfit;
 pub use redis_client::{RedisClient, RedisError};
 pub use redis_settings::Redis;

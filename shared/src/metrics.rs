@@ -44,6 +44,8 @@ pub(crate) enum Way {
     Followed,
     /// It got the bytes from the replica that had the lease, as they arrived there.
     Streamed,
+    /// The replica that had the lease said what upstream answered.
+    Told,
     /// It waited for long enough, and asked upstream beside the owner.
     Split,
     /// Redis was away, or the owner failed: it asked upstream without a lease.
@@ -61,6 +63,7 @@ pub(crate) struct Metrics {
     /// By `kind` and `outcome`.
     writes: Pairs,
     pub(crate) waiting: Gauge,
+    pub(crate) answers_waiting: Gauge,
     /// By `outcome`.
     flights: Family<[(&'static str, &'static str); 1], Counter>,
     /// By `engine`.
@@ -103,6 +106,7 @@ impl Metrics {
             Way::Led => "led",
             Way::Followed => "followed",
             Way::Streamed => "streamed",
+            Way::Told => "told",
             Way::Split => "split",
             Way::Alone => "alone",
         };
@@ -123,6 +127,8 @@ impl Metrics {
         registry.register("shared_writes", help, self.writes.clone());
         let help = "Objects that this replica lacked, by who asked upstream, where leases decide that";
         registry.register("shared_flights", help, self.flights.clone());
+        let help = "Requests, nearly all of other replicas, that wait for what upstream tells this one";
+        registry.register("shared_answers_waiting", help, self.answers_waiting.clone());
         let help = "What waits to be written to the bucket";
         registry.register("shared_writes_waiting", help, self.waiting.clone());
     }

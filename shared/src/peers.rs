@@ -1,8 +1,24 @@
 //! `[shared.peers]`: how the replicas of a fleet reach one another, and the signature by which one believes another.
 //!
-//! A request to another replica is signed with the secret that all of them know, for the URL of that replica, one blob, and the time. The
-//! secret itself is never sent: the URL comes from Redis, and an attacker who writes there could name a server of its own. A signature that
-//! is seen on the network is good for that blob at that replica, for [`SKEW`].
+//! A request to another replica is signed with the secret that all of them know, for the URL of that replica, what is asked for, and the
+//! time. The secret itself is never sent: the URL comes from Redis, and an attacker who writes there could name a server of its own. A
+//! signature that is seen on the network is good for that blob or answer at that replica, for [`SKEW`].
+//!
+//! # What it guarantees of an answer
+//! * A blob is hashed by who gets it. An answer is not, so it is sealed: a MAC with the same secret over the URL of the replica that was
+//!   asked, the token and the key of the flight, the nonce of the request, and all bytes of the answer. Who gets it believes that a replica
+//!   of the fleet, reached by that URL, said exactly this to this request.
+//! * What was said of another flight, to another request, or at another time does not match: neither who writes to Redis nor who is
+//!   between two replicas can have one tag answered with what another names, or with what it named before.
+//!
+//! # What it refuses to do
+//! * It hides nothing. Who is between two replicas reads what they say, and can keep it from arriving; then the replica asks upstream.
+//! * It keeps no list of nonces. Who repeats a request that it saw gets the answer that it saw, or a younger one.
+//!
+//! # What breaks if a line is moved
+//! * Tokens, keys and nonces are checked to be hexadecimal ([`Question::new`]) *before* they are signed or verified. They stand side by side
+//!   in what is signed, so that one with a space or a line's end could be read as two.
+//! * What requests and what answers are signed as begins differently. Else a replica that can be made to sign the one would sign the other.
 
 use std::{
     fmt,
@@ -15,7 +31,12 @@ use std::{
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use url::Url;
-use weir_storage::{oci::Digest, setting::ConfigError};
+use weir_storage::{
+    oci::{Algorithm, Digest},
+    setting::ConfigError,
+};
+
+use crate::random::unique;
 
 /// How far the clocks of two replicas may be apart.
 const SKEW: Duration = Duration::from_secs(5 * 60);
@@ -25,6 +46,9 @@ const SECRET_BYTES: usize = 32;
 
 /// The name of the signature in `Authorization`.
 const SCHEME: &str = "Weir-Peer";
+
+/// The longest of the words that a question has.
+const WORD: usize = 64;
 
 /// Where the other replicas get the blobs that this one fetches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +85,14 @@ impl Peers {
         }
         errors
     }
+}
+
+/// The request of one replica for the answer of another one's flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    token: String,
+    key: String,
+    nonce: String,
 }
 
 /// What all replicas of a fleet know, and the URL of this one. Cloning is cheap.
@@ -105,20 +137,90 @@ impl PeerSecret {
 
     /// The `Authorization` of a request for this blob to the replica with this URL.
     pub fn sign(&self, url: &str, digest: &Digest, now: SystemTime) -> String {
-        let seconds = since_epoch(now);
-        let tag = hmac::sign(&self.key, message(url, digest, seconds).as_bytes());
-        let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{SCHEME} {seconds}.{hex}")
+        self.authorization(url, &digest.to_string(), now)
     }
 
     /// Whether a replica of this fleet asks this one for this blob, and lately. It takes as long for any wrong signature.
     pub fn admits(&self, authorization: &str, digest: &Digest, now: SystemTime) -> bool {
+        self.is_authorized(authorization, &digest.to_string(), now)
+    }
+
+    /// The `Authorization` of this question to the replica with this URL.
+    pub fn sign_question(&self, url: &str, question: &Question, now: SystemTime) -> String {
+        self.authorization(url, &format!("answer {question}"), now)
+    }
+
+    /// As [`PeerSecret::admits`], of a question.
+    pub fn admits_question(&self, authorization: &str, question: &Question, now: SystemTime) -> bool {
+        self.is_authorized(authorization, &format!("answer {question}"), now)
+    }
+
+    /// What makes these bytes this replica's answer to this question, in hexadecimal digits.
+    pub fn seal(&self, question: &Question, answer: &[u8]) -> String {
+        hex_of(hmac::sign(&self.key, &sealed(&self.url, question, answer)).as_ref())
+    }
+
+    /// Whether these bytes are what the replica with this URL answered to this question.
+    pub fn is_sealed(&self, url: &str, question: &Question, answer: &[u8], seal: &str) -> bool {
+        bytes_of(seal).is_some_and(|tag| hmac::verify(&self.key, &sealed(url, question, answer), &tag).is_ok())
+    }
+
+    fn authorization(&self, url: &str, what: &str, now: SystemTime) -> String {
+        let seconds = since_epoch(now);
+        let tag = hmac::sign(&self.key, message(url, what, seconds).as_bytes());
+        format!("{SCHEME} {seconds}.{}", hex_of(tag.as_ref()))
+    }
+
+    fn is_authorized(&self, authorization: &str, what: &str, now: SystemTime) -> bool {
         let signature = authorization.strip_prefix(SCHEME).and_then(|rest| rest.trim_start().split_once('.'));
         let Some((seconds, hex)) = signature else { return false };
         let (Ok(seconds), Some(tag)) = (seconds.parse::<u64>(), bytes_of(hex)) else { return false };
         seconds.abs_diff(since_epoch(now)) <= SKEW.as_secs()
-            && hmac::verify(&self.key, message(&self.url, digest, seconds).as_bytes(), &tag).is_ok()
+            && hmac::verify(&self.key, message(&self.url, what, seconds).as_bytes(), &tag).is_ok()
     }
+}
+
+impl Question {
+    /// Asks for the answer of the flight with this token, for an object whose key has this hash; `None` when a word is not of up to 64
+    /// lower-case hexadecimal digits. The nonce is of one request.
+    pub fn new(token: &str, key: &str, nonce: &str) -> Option<Question> {
+        let is_word = |word: &&str| {
+            (1..=WORD).contains(&word.len()) && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let are_words = [token, key, nonce].iter().all(is_word);
+        are_words.then(|| Question { token: token.to_owned(), key: key.to_owned(), nonce: nonce.to_owned() })
+    }
+
+    /// As [`Question::new`], with a nonce that no other has.
+    pub(crate) fn of(token: &str, key: &str) -> Option<Question> {
+        Question::new(token, key, &unique())
+    }
+
+    /// Which flight.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The hash of the object's key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What tells this request from all others.
+    pub fn nonce(&self) -> &str {
+        &self.nonce
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.token, self.key, self.nonce)
+    }
+}
+
+/// How an object's key is named in a question: keys have names of repositories, which may be long.
+pub(crate) fn hash_of(key: &str) -> String {
+    Algorithm::Sha256.digest(key.as_bytes()).hex()
 }
 
 /// The URL of the replica whose lease has this token, seen from the replica with the URL `own`; `None` when the other one has no listener.
@@ -138,8 +240,18 @@ fn is_plain(text: &str) -> bool {
     !text.ends_with('/') && !text.contains(char::is_whitespace) && Url::parse(text).is_ok_and(bare)
 }
 
-fn message(url: &str, digest: &Digest, seconds: u64) -> String {
-    format!("weir peer 1\n{url}\n{digest}\n{seconds}")
+fn message(url: &str, what: &str, seconds: u64) -> String {
+    format!("weir peer 1\n{url}\n{what}\n{seconds}")
+}
+
+fn sealed(url: &str, question: &Question, answer: &[u8]) -> Vec<u8> {
+    let mut message = format!("weir answer 1\n{url}\n{question}\n").into_bytes();
+    message.extend_from_slice(answer);
+    message
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn since_epoch(now: SystemTime) -> u64 {
@@ -154,8 +266,6 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use weir_storage::oci::Algorithm;
-
     use super::*;
 
     fn secret(directory: &tempfile::TempDir, text: &str, url: &str) -> Result<PeerSecret, ConfigError> {
@@ -189,6 +299,36 @@ mod tests {
             assert!(!one.admits(bad, &blob, now), "{bad}");
         }
         assert!(!format!("{one:?}").contains(&word), "{one:?}");
+    }
+
+    #[test]
+    fn an_answer_is_believed_from_the_replica_and_for_the_request_that_it_was_sealed_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = secret(&directory, &"a".repeat(32), "http://one:5002").unwrap();
+        let asking = secret(&directory, &"a".repeat(32), "http://two:5002").unwrap();
+        let elsewhere = secret(&directory, &"b".repeat(32), "http://one:5002").unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let question = Question::new("0a", "1b", "2c").unwrap();
+        let others = [("0b", "1b", "2c"), ("0a", "1c", "2c"), ("0a", "1b", "2d")];
+        let others = others.map(|(token, key, nonce)| Question::new(token, key, nonce).unwrap());
+        let good = asking.sign_question("http://one:5002", &question, now);
+        assert!(one.admits_question(&good, &question, now));
+        assert!(!one.admits_question(&good, &question, now + SKEW + Duration::from_secs(1)));
+        assert!(!one.admits_question(&asking.sign_question("http://three:5002", &question, now), &question, now));
+        let seal = one.seal(&question, b"said");
+        assert!(asking.is_sealed("http://one:5002", &question, b"said", &seal));
+        assert!(!asking.is_sealed("http://three:5002", &question, b"said", &seal), "another replica said it");
+        assert!(!asking.is_sealed("http://one:5002", &question, b"sail", &seal));
+        assert!(!asking.is_sealed("http://one:5002", &question, b"said", &elsewhere.seal(&question, b"said")));
+        for other in &others {
+            assert!(!one.admits_question(&good, other, now), "{other}");
+            assert!(!asking.is_sealed("http://one:5002", other, b"said", &seal), "{other}");
+        }
+        for bad in ["", "0g", "0A", "0 1", "0a\n", &"0".repeat(WORD + 1)] {
+            assert_eq!(Question::new(bad, "1b", "2c"), None, "{bad}");
+            assert_eq!(Question::new("0a", bad, "2c"), None, "{bad}");
+            assert_eq!(Question::new("0a", "1b", bad), None, "{bad}");
+        }
     }
 
     #[test]

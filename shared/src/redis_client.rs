@@ -23,11 +23,11 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long a connection and what is said on it first may take. No request waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// Takes a key that is free, and says who has it otherwise.
+/// Takes a key that is free or has the word that may be replaced, and says who has it otherwise.
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local held = redis.call('GET', KEYS[1])
-         if held then return held end
+         if held and held ~= ARGV[3] then return held end
          redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
          return false",
     )
@@ -136,9 +136,15 @@ impl RedisClient {
         self.inner.breaker.is_up()
     }
 
-    /// Takes a key for so long. `None` when it is this token's now, else what is there.
-    pub(crate) async fn take(&self, key: &str, token: &str, span: Duration) -> Result<Option<String>, RedisError> {
-        self.through(&TAKE, key, &[token, &millis(span)]).await
+    /// Takes a key for so long, if it is free or has the word `over`. `None` when it is this token's now, else what is there.
+    pub(crate) async fn take(
+        &self,
+        key: &str,
+        token: &str,
+        over: &str,
+        span: Duration,
+    ) -> Result<Option<String>, RedisError> {
+        self.through(&TAKE, key, &[token, &millis(span), over]).await
     }
 
     /// Holds it for so long from now; false when another token has it.
@@ -186,7 +192,7 @@ impl RedisClient {
     async fn try_out(&self, mut connection: MultiplexedConnection) -> Result<(), RedisError> {
         let (key, token) = (format!("probe:{}", unique()), "probe");
         let life = millis(Duration::from_secs(10));
-        let taken: Option<String> = self.eval(&TAKE, &key, &[token, &life], &mut connection).await?;
+        let taken: Option<String> = self.eval(&TAKE, &key, &[token, &life, ""], &mut connection).await?;
         let renewed: bool = self.eval(&RENEW, &key, &[token, &life], &mut connection).await?;
         let there: Option<String> =
             self.send(redis::cmd("GET").arg(self.key(&key)).query_async(&mut connection)).await?;

@@ -15,13 +15,15 @@ use weir_storage::{
 };
 
 use crate::{
+    answers::{Answers, Said},
     bucket::Bucket,
     client::Stream,
     error::Error,
     fleet_tag::{FleetTag, REFRESH},
     keys::{self, Flight},
-    lease::{Lease, Leases, Turn},
+    lease::{Asked, Lease, Leases, Told, Turn},
     metrics::{Found, Kind, Metrics},
+    peers::Question,
     redis_client::RedisClient,
     redis_settings::Redis,
     settings::S3,
@@ -57,6 +59,7 @@ struct Inner {
     tags: moka::sync::Cache<Box<str>, Digest>,
     distrusted: moka::sync::Cache<Digest, ()>,
     leases: Option<Leases>,
+    answers: Answers,
     redis: Option<RedisClient>,
     watches: Vec<AbortHandle>,
 }
@@ -86,19 +89,21 @@ impl Tier {
         runtime: &Handle,
     ) -> Tier {
         let metrics = Arc::new(Metrics::default());
+        let answers = Answers::new(metrics.answers_waiting.clone());
         let writes = Writes::start(&bucket, store, settings.uploads, &metrics, runtime);
         let watched = bucket.clone();
         let mut watches = vec![runtime.spawn(async move { watched.watch(is_proven).await }).abort_handle()];
         let leases = redis.as_ref().map(|(client, settings)| {
             let watched = client.clone();
             watches.push(runtime.spawn(async move { watched.watch().await }).abort_handle());
-            Leases::new(client.clone(), settings.follow, url, metrics.clone(), runtime.clone())
+            Leases::new(client.clone(), settings.follow, url, answers.clone(), metrics.clone(), runtime.clone())
         });
         let redis = redis.map(|(client, _)| client);
         let known = moka::sync::Cache::builder().max_capacity(KNOWN).time_to_live(KNOWN_FOR).build();
         let tags = moka::sync::Cache::builder().max_capacity(KNOWN).time_to_live(REFRESH).build();
         let distrusted = moka::sync::Cache::builder().max_capacity(DISTRUSTED).time_to_live(DISTRUSTED_FOR).build();
-        Tier { inner: Arc::new(Inner { bucket, writes, metrics, known, tags, distrusted, leases, redis, watches }) }
+        let inner = Inner { bucket, writes, metrics, known, tags, distrusted, leases, answers, redis, watches };
+        Tier { inner: Arc::new(inner) }
     }
 
     /// Puts its figures into the registry that `/metrics` shows.
@@ -137,6 +142,28 @@ impl Tier {
             Some(leases) if self.inner.bucket.is_up() => leases.turn(flight.key(), look, follow).await,
             _ => look().await.map_or(Turn::Ask(None), Turn::Found),
         }
+    }
+
+    /// What upstream told another flight for the same, by now or when it ends, if `accept` says that it may be used; else this replica asks.
+    /// `fetch` asks the replica with this URL. With Redis and a URL of its own alone.
+    pub async fn ask<T, F>(
+        &self,
+        flight: &Flight,
+        fetch: impl Fn(String, Question) -> F,
+        accept: impl Fn(Told) -> Option<T>,
+    ) -> Asked<T>
+    where
+        F: Future<Output = Option<Said>>,
+    {
+        match &self.inner.leases {
+            Some(leases) => leases.ask(flight.key(), fetch, accept).await,
+            None => Asked::Alone,
+        }
+    }
+
+    /// What this replica tells the others.
+    pub fn answers(&self) -> &Answers {
+        &self.inner.answers
     }
 
     /// The size of a blob in the bucket, when it is there and trusted.
