@@ -342,14 +342,18 @@ impl Manifests {
         }
         waiters.has_stale = self.has_stale(lookup, tag).await?;
         let answer = match self.current(lookup, tag).await {
-            Ok(resolution) => match self.fetch_named(lookup, tag, resolution, &waiters).await {
-                // The tag was moved between the HEAD and the GET: the digest is gone, the tag is not.
-                Err(Error::ManifestUnknown) => match self.tags.resolve(lookup, tag).await {
-                    Ok(resolution) => self.fetch_named(lookup, tag, resolution, &waiters).await,
-                    Err(error) => Err(error),
-                },
-                answer => answer,
-            },
+            Ok(resolution) => {
+                let is_named = matches!(resolution, Resolution::Named { .. });
+                match self.fetch_named(lookup, tag, resolution, &waiters).await {
+                    // The tag was moved between the HEAD and the GET: the digest is gone, the tag is not. A GET by tag says of the tag itself
+                    // that it is gone.
+                    Err(Error::ManifestUnknown) if is_named => match self.tags.resolve_upstream(lookup, tag).await {
+                        Ok(resolution) => self.fetch_named(lookup, tag, resolution, &waiters).await,
+                        Err(error) => Err(error),
+                    },
+                    answer => answer,
+                }
+            }
             Err(error) => Err(error),
         };
         match answer {

@@ -98,6 +98,22 @@ fn when_every_identity_is_refused_the_first_refusal_is_the_answer() {
     }
 }
 
+/// A GET by tag says of the tag itself that it is gone; only a digest that a HEAD named may have been replaced meanwhile.
+#[test]
+fn a_tag_that_a_registry_without_head_does_not_have_costs_one_get() {
+    let server = Server::start(|asked, _| match asked.method.as_str() {
+        "HEAD" => head(405, &[], 0),
+        _ => answer(404, &[], ""),
+    });
+    let weir = Weir::start(&server.url(), "", &[]);
+    assert_eq!(weir.get("/v2/a/b/manifests/none").0, 404);
+    let asked = server.asked();
+    let manifests = |method: &str| {
+        asked.iter().filter(|asked| asked.method == method && asked.path().contains("/manifests/")).count()
+    };
+    assert_eq!((manifests("HEAD"), manifests("GET")), (1, 1));
+}
+
 /// Of the kind of A8 (getwud/wud#143, rpardini/docker-registry-proxy#158): the log says once which host, and what would help.
 #[test]
 fn a_token_service_elsewhere_is_logged_once_with_the_setting_that_trusts_it() {
