@@ -42,8 +42,8 @@ pub(crate) async fn start(
         None => None,
     };
     let url = secret.as_ref().map(|secret| secret.url().clone());
-    let peers = secret.map(Peers::new).transpose()?;
     let tier = Tier::start(bucket, s3, redis, url, store, is_proven, &Handle::current());
+    let peers = secret.map(|secret| Peers::new(secret, tier.answers().clone())).transpose()?;
     tier.register(metrics);
     Ok((Some(tier), peers))
 }

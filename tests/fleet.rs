@@ -74,7 +74,8 @@ impl Fleet {
 
 impl Replica {
     pub(crate) async fn send(&self, request: Request) -> Response {
-        self.client.send(&request).await.unwrap()
+        let answer = self.client.send(&request).await;
+        answer.unwrap_or_else(|error| panic!("{error:?}: {}", self.process.log_tail()))
     }
 
     pub(crate) async fn manifest(&self, repository: &str, reference: &str) -> Response {

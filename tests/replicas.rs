@@ -1,6 +1,8 @@
 //! Three Weirs over one bucket, one Redis and one upstream: what many clients of all three cost upstream, and what becomes of them when
 //! a replica or Redis is gone. Starts redis-server: `cargo test --test replicas`.
 
+#[path = "replicas/asked_once.rs"]
+mod asked_once;
 mod fleet;
 
 use std::{
@@ -322,7 +324,7 @@ async fn the_bytes_of_a_blob_reach_clients_of_every_replica_while_upstream_still
 }
 
 #[tokio::test]
-async fn the_peer_listener_serves_blobs_to_replicas_that_know_the_secret_and_nothing_else() {
+async fn the_peer_listener_serves_blobs_and_answers_to_replicas_that_know_the_secret_and_nothing_else() {
     let three = Three::start_with(true).await;
     let image = three.push("listed", 1);
     let [one, ..] = &three.replicas;
@@ -333,8 +335,12 @@ async fn the_peer_listener_serves_blobs_to_replicas_that_know_the_secret_and_not
     let forged = format!("Weir-Peer {seconds}.{}", "0".repeat(64));
     for (request, status) in [
         (Request::get(&path), 401),
-        (Request::get(&path).with("authorization", forged), 401),
+        (Request::get(&path).with("authorization", &forged), 401),
         (Request::get(&path).with("authorization", "Bearer canary of the peers, 32 bytes long"), 401),
+        (Request::get("/v1/answers/0a/1b"), 401),
+        (Request::get("/v1/answers/0a/1b").with("weir-nonce", "2c").with("authorization", &forged), 401),
+        (Request::head("/v1/answers/0a/1b"), 404),
+        (Request::get("/v1/answers/0a"), 404),
         (Request::head(&path), 404),
         (Request::new("POST", &path), 404),
         (Request::get("/v2/"), 404),

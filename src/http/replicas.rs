@@ -1,6 +1,10 @@
-//! The listener for the other replicas: blobs as they arrive here, for a request that is signed as the fleet's, and nothing else.
+//! The listener for the other replicas: blobs as they arrive here and what upstream said, for a request that is signed as the fleet's, and
+//! nothing else. It is not for clients.
 //!
-//! `GET /v1/blobs/<digest>` with `Range: bytes=N-`; 404 when this replica neither has the blob nor gets it. It is not for clients.
+//! `GET /v1/blobs/<digest>` with `Range: bytes=N-`; 404 when this replica neither has the blob nor gets it.
+//!
+//! `GET /v1/answers/<token>/<hash of a key>` with `Weir-Nonce`: what the flight with this token was told. It waits for two seconds at most,
+//! and `Weir-Seal` is the MAC of the answer and of the request.
 
 use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 
@@ -82,6 +86,18 @@ pub fn serve_peers(socket: TcpListener, blobs: Arc<Blobs>, peers: Peers) -> io::
 async fn answer(blobs: &Blobs, peers: &Peers, request: &Request) -> Response<BoxBody> {
     let status = |status| Response::new(status);
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if let Some((token, key)) = request.path().strip_prefix("/v1/answers/").and_then(|words| words.split_once('/'))
+        && request.method() == Method::GET
+    {
+        let authorization = header(AUTHORIZATION).unwrap_or_default();
+        let nonce = request.headers().get("weir-nonce").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        return match peers.answer(authorization, [token, key, nonce]).await {
+            Some((body, seal)) => {
+                Response::build(StatusCode::OK).insert_header(("weir-seal", seal)).body(body).map_into_boxed_body()
+            }
+            None => status(StatusCode::UNAUTHORIZED),
+        };
+    }
     let digest = request.path().strip_prefix("/v1/blobs/").and_then(|text| text.parse::<Digest>().ok());
     let Some(digest) = digest.filter(|_| request.method() == Method::GET) else {
         return status(StatusCode::NOT_FOUND);

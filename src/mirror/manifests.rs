@@ -4,6 +4,7 @@
 //! it is not here. So an unchanged tag costs nothing however often it is revalidated, and a changed tag that names
 //! what another tag brought costs nothing either. [`super::tags`] has the tag's half.
 
+mod fetched;
 mod head;
 mod refresh;
 
@@ -20,6 +21,7 @@ use super::{
     budgeted_fetch::BudgetedFetch,
     coalesce::{ManifestFlights, Waiters},
     error::Error,
+    fleet_answers::FleetAnswers,
     flight::Flights,
     freshness::{self, Freshness},
     handles::Handles,
@@ -61,6 +63,7 @@ pub struct Manifests {
     metrics: Arc<Metrics>,
     flights: ManifestFlights,
     heads: Flights<Key, Option<ManifestHead>>,
+    fleet: FleetAnswers,
     runtime: Handle,
 }
 
@@ -70,6 +73,7 @@ impl Manifests {
         Manifests {
             flights: ManifestFlights::new(fetcher.limits.clone(), metrics.clone(), runtime.clone()),
             heads: Flights::new(FlightKind::manifest_head, metrics.clone(), runtime.clone()),
+            fleet: FleetAnswers::new(handles),
             settings: settings.clone(),
             sources: sources.clone(),
             tags,
@@ -424,11 +428,11 @@ impl Manifests {
             }
             Resolution::HeadRefused { source } => {
                 let (reference, reason) = (Reference::Tag(tag.clone()), Reason::HeadRefused);
-                let (source, manifest) =
-                    self.fetcher.fetch(lookup, source.as_ref(), &reference, reason, waiters).await?;
+                let fetched = Box::pin(self.fetcher.fetch(lookup, source.as_ref(), &reference, reason, waiters));
+                let (source, manifest, at) = self.told(lookup, tag, fetched).await?;
                 self.forget_absence_of_children(lookup, &manifest);
                 self.keep(&source, &manifest, None).await;
-                self.tags.put(&source, tag, &Tags::record_of(&manifest)).await;
+                self.tags.put(&source, tag, &TagRecord { checked_at: at, ..Tags::record_of(&manifest) }).await;
                 Ok(ManifestAnswer { manifest, facts: CacheFacts::now(CacheStatus::Miss) })
             }
         }

@@ -17,6 +17,7 @@ mod error;
 mod export;
 mod fill;
 mod fills;
+mod fleet_answers;
 mod flight;
 #[cfg(test)]
 mod flight_tests;

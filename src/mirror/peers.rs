@@ -1,4 +1,4 @@
-//! Blobs from and for the other replicas of the fleet, while they arrive.
+//! Blobs from and for the other replicas of the fleet, while they arrive, and what upstream tells one of them.
 //!
 //! # What it guarantees
 //! * A blob that one replica fetches under a lease goes to those that want it too from the first byte, by its peer listener. Each
@@ -7,16 +7,16 @@
 //!   request that is signed with the secret, and a right to no client.
 //! * When the bytes break off, the replica looks into the bucket, for the next owner of the lease, and asks upstream by `Range` when it is
 //!   its turn, so that an owner that dies costs one more request, and its clients' reads go on.
-//! * A peer that sent what does not match its digest is not followed for a minute.
+//! * A peer that sent what does not match its digest is not followed for a minute. An answer that is not sealed as the fleet's is not read.
 //!
 //! # What it refuses to do
-//! * It asks no other replica than the one that has the lease, and passes on nothing but blobs.
+//! * It asks no other replica than the one that has the lease, and passes on nothing but blobs and what [`super::fleet_answers`] shares.
 //! * What came from a peer it does not write to the bucket: its owner does.
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use weir_shared::PeerSecret;
+use weir_shared::{Answers, PeerSecret, Question, Said};
 use weir_storage::{Reader, Store};
 
 use crate::{
@@ -37,6 +37,7 @@ const PIECE: usize = 256 << 10;
 pub struct Peers {
     secret: PeerSecret,
     client: PeerClient,
+    answers: Answers,
     distrusted: moka::sync::Cache<String, ()>,
 }
 
@@ -50,13 +51,13 @@ pub struct PeerBlob {
 }
 
 impl Peers {
-    /// What asks the others and knows them.
+    /// What asks the others and knows them, and tells them what is in `answers`.
     ///
     /// # Errors
     /// That no HTTP client can be made.
-    pub fn new(secret: PeerSecret) -> Result<Peers, String> {
+    pub fn new(secret: PeerSecret, answers: Answers) -> Result<Peers, String> {
         let distrusted = moka::sync::Cache::builder().max_capacity(DISTRUSTED).time_to_live(DISTRUSTED_FOR).build();
-        Ok(Peers { secret, client: PeerClient::new()?, distrusted })
+        Ok(Peers { secret, client: PeerClient::new()?, answers, distrusted })
     }
 
     /// Whether a replica of this fleet asks for this blob.
@@ -78,6 +79,35 @@ impl Peers {
             tracing::info!(%error, owner, %digest, "a blob cannot be had from the replica that fetches it");
         }
         body
+    }
+
+    /// What the flight with this token was told of the object whose key has this hash, and the seal of that. `None` when no replica of this
+    /// fleet asks. Waits for two seconds at most.
+    pub async fn answer(&self, authorization: &str, [token, key, nonce]: [&str; 3]) -> Option<(Vec<u8>, String)> {
+        let question = Question::new(token, key, nonce)?;
+        if !self.secret.admits_question(authorization, &question, clock::now()) {
+            return None;
+        }
+        let body = self.answers.wait(token, key).await.to_bytes();
+        let seal = self.secret.seal(&question, &body);
+        Some((body, seal))
+    }
+
+    /// What the replica with this URL says; `None` when it cannot be reached, or another one answers in its place.
+    pub(super) async fn told(&self, owner: String, question: Question) -> Option<Said> {
+        let authorization = self.secret.sign_question(&owner, &question, clock::now());
+        let words = [question.token(), question.key(), question.nonce()];
+        match self.client.answer(&owner, words, &authorization).await {
+            Ok((seal, body)) if self.secret.is_sealed(&owner, &question, &body, &seal) => Said::parse(&body),
+            Ok(_) => {
+                tracing::error!(owner, "what answers in the place of a replica does not have the secret of this fleet");
+                None
+            }
+            Err(error) => {
+                tracing::info!(%error, owner, "what upstream said cannot be had from the replica that asked");
+                None
+            }
+        }
     }
 
     /// From now on it is not followed for a while.

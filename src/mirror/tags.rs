@@ -10,10 +10,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
 use weir_storage::{ImportMark, Source, TagRecord};
 
 use super::{
     error::Error,
+    fleet_answers::{FleetAnswers, source_of},
     flight::{AGE_LIMIT, Flights},
     freshness::{self, Freshness},
     handles::Handles,
@@ -28,7 +30,7 @@ use super::{
 use crate::{
     answer::{CacheFacts, CacheStatus},
     clock,
-    oci::{Manifest, Name, Reference, Tag},
+    oci::{Digest, Manifest, MediaType, Name, Reference, Tag},
     upstream,
 };
 
@@ -39,6 +41,17 @@ pub(super) enum Resolution {
     Named { source: Source, record: TagRecord, changed: bool },
     /// Only a GET can tell; who may read it, too, when the source is `None`.
     HeadRefused { source: Option<Source> },
+}
+
+/// What upstream answered to the HEAD of a tag, and when.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Headed {
+    /// With whose credential it was had; `None` when HEAD is refused as such.
+    credential: Option<Arc<str>>,
+    digest: Option<Digest>,
+    media_type: Option<MediaType>,
+    size: Option<u64>,
+    at: SystemTime,
 }
 
 /// The tags of all mirrored repositories. Cloning is cheap.
@@ -52,6 +65,7 @@ pub(super) struct Tags {
     pending: moka::sync::Cache<Key, (Source, TagRecord)>,
     history: ManifestHistory,
     resolutions: Flights<Key, Resolution>,
+    fleet: FleetAnswers,
 }
 
 impl Tags {
@@ -65,6 +79,7 @@ impl Tags {
             history,
             pending: moka::sync::Cache::new(settings.load().negative_entries),
             resolutions: Flights::new(FlightKind::tag, metrics.clone(), runtime.clone()),
+            fleet: FleetAnswers::new(handles),
         }
     }
 
@@ -113,13 +128,18 @@ impl Tags {
         if self.imported(source, tag).is_some() {
             return Freshness::Stale;
         }
-        self.age_of(lookup, tag, record, now)
+        self.age_of(lookup, tag, record.checked_at, now)
     }
 
     /// The freshness of what upstream said.
-    fn age_of(&self, lookup: &Lookup, tag: &Tag, record: &TagRecord, now: SystemTime) -> Freshness {
+    fn age_of(&self, lookup: &Lookup, tag: &Tag, checked_at: SystemTime, now: SystemTime) -> Freshness {
         let ttl = self.settings.load().ttl_of(&lookup.upstream, &lookup.repository, tag);
-        freshness::judge(record.checked_at, ttl, self.settings.load().stale_while_revalidate, now)
+        freshness::judge(checked_at, ttl, self.settings.load().stale_while_revalidate, now)
+    }
+
+    /// Whether what upstream said of a tag at this time need not be asked again.
+    pub(super) fn is_fresh(&self, lookup: &Lookup, tag: &Tag, at: SystemTime) -> bool {
+        self.age_of(lookup, tag, at, clock::now()) == Freshness::Fresh
     }
 
     /// How the tag was imported, when upstream has not confirmed it since. No system call.
@@ -172,9 +192,9 @@ impl Tags {
                 }
             }
             match tags.load(&owned, &wanted).await? {
-                None => tags.negative.run(&absent, tags.ask_upstream(&owned, &wanted, None)).await,
+                None => tags.negative.run(&absent, tags.ask_upstream(&owned, &wanted, None, may_adopt)).await,
                 // A cached tag may stand in for a while after it vanished, so its absence is learned by the lookup that decides so.
-                old => tags.ask_upstream(&owned, &wanted, old).await,
+                old => tags.ask_upstream(&owned, &wanted, old, may_adopt).await,
             }
         };
         let flight = self.resolutions.join(key, AGE_LIMIT, work);
@@ -212,35 +232,42 @@ impl Tags {
                 self.history.tag_moved(&source, tag, &old.digest);
             }
             cache.imports.confirm(&source, &Reference::Tag(tag.clone())).await;
-            let is_fresh = self.age_of(lookup, tag, &record, clock::now()) == Freshness::Fresh;
+            let is_fresh = self.age_of(lookup, tag, record.checked_at, clock::now()) == Freshness::Fresh;
             return Ok(is_fresh.then_some(Resolution::Named { source, record, changed: false }));
         }
         Ok(None)
     }
 
+    /// What upstream says of a tag, to this replica or to another one at this moment; `may_adopt`: or to another one lately.
     async fn ask_upstream(
         &self,
         lookup: &Lookup,
         tag: &Tag,
         old: Option<(Source, TagRecord)>,
+        may_adopt: bool,
     ) -> Result<Resolution, Error> {
-        let absent = Error::ManifestUnknown;
-        let (source, head) = match self.sources.head_manifest(lookup, &Reference::Tag(tag.clone())).await {
-            Ok(answer) => answer,
-            Err(upstream::Error::HeadRefused) => return Ok(Resolution::HeadRefused { source: None }),
-            Err(error) => return Err(Error::from_upstream(&lookup.upstream, error, absent)),
+        let is_usable = |headed: &Headed, is_old: bool| {
+            let is_fresh = || self.is_fresh(lookup, tag, headed.at);
+            let may_have = |credential: &Arc<str>| source_of(self.sources.readable(lookup), credential).is_some();
+            headed.credential.as_ref().is_none_or(may_have) && (!is_old || may_adopt && is_fresh())
         };
-        let Some(digest) = head.digest else { return Ok(Resolution::HeadRefused { source: known(source) }) };
+        let absent_for = if may_adopt { self.settings.load().negative_ttl } else { Duration::ZERO };
+        let headed =
+            self.fleet.ask(("tag", lookup, tag), absent_for, is_usable, Box::pin(self.head(lookup, tag))).await?;
+        let Some(credential) = headed.credential else { return Ok(Resolution::HeadRefused { source: None }) };
+        let source = Source { credential, ..lookup.public() };
+        let Some(digest) = headed.digest else { return Ok(Resolution::HeadRefused { source: known(source) }) };
         self.names.learn(lookup, digest.clone(), tag.as_str().into());
-        let now = clock::now();
+        // The clock of another replica may be ahead.
+        let now = headed.at.min(clock::now());
         if let Some((_, old)) = old.as_ref().filter(|(_, old)| old.digest == digest) {
             let record = TagRecord { checked_at: now, ..old.clone() };
             self.put(&source, tag, &record).await;
             return Ok(Resolution::Named { source, record, changed: false });
         }
         let record = match self.sources.manifest(lookup, &digest).await? {
-            Some(manifest) => Tags::record_of(&manifest),
-            None => match (head.media_type, head.size) {
+            Some(manifest) => TagRecord { checked_at: now, ..Tags::record_of(&manifest) },
+            None => match (headed.media_type, headed.size) {
                 (Some(media_type), Some(size)) => TagRecord { digest, media_type, size, checked_at: now },
                 _ => return Ok(Resolution::HeadRefused { source: Some(source) }),
             },
@@ -252,10 +279,23 @@ impl Tags {
         Ok(Resolution::Named { source, record, changed })
     }
 
+    /// The HEAD itself.
+    async fn head(&self, lookup: &Lookup, tag: &Tag) -> Result<Headed, Error> {
+        match self.sources.head_manifest(lookup, &Reference::Tag(tag.clone())).await {
+            Ok((source, upstream::Head { digest, media_type, size })) => {
+                Ok(Headed { credential: Some(source.credential), digest, media_type, size, at: clock::now() })
+            }
+            Err(upstream::Error::HeadRefused) => {
+                Ok(Headed { credential: None, digest: None, media_type: None, size: None, at: clock::now() })
+            }
+            Err(error) => Err(Error::from_upstream(&lookup.upstream, error, Error::ManifestUnknown)),
+        }
+    }
+
     /// What a HEAD lately found this tag to name, when that is newer than what is cached.
     pub(super) fn pending(&self, lookup: &Lookup, tag: &Tag, now: SystemTime) -> Option<(Source, TagRecord)> {
         let (source, record) = self.pending.get(&Tags::key(lookup, tag))?;
-        (self.age_of(lookup, tag, &record, now) == Freshness::Fresh).then_some((source, record))
+        (self.age_of(lookup, tag, record.checked_at, now) == Freshness::Fresh).then_some((source, record))
     }
 
     /// Keeps what a HEAD found a tag to name, beside the older answer.

@@ -1,8 +1,8 @@
-//! A blob from another replica of the fleet, as it arrives there. What comes is not verified.
+//! A blob from another replica of the fleet, as it arrives there, and what upstream said to it. What comes is not verified.
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::{
     Client, Response, StatusCode, Url,
     header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, RANGE},
@@ -17,6 +17,12 @@ const CONNECT: Duration = Duration::from_secs(1);
 
 /// How long its answer may take: the time for which it waits for the answer of upstream, and a little.
 const ANSWER: Duration = Duration::from_secs(12);
+
+/// How long all of what upstream said may take: two seconds for which the other one waits itself, and a little.
+const SAID: Duration = Duration::from_secs(5);
+
+/// Bytes of it: an answer of 8 MiB, and a line.
+const SAID_BYTES: usize = (8 << 20) + 64;
 
 /// How long it may send nothing.
 const IDLE: Duration = Duration::from_secs(10);
@@ -96,6 +102,44 @@ impl PeerClient {
             return Err(malformed("it sent no byte of the blob"));
         }
         Ok(PeerBody { size, start, owner: owner.to_owned(), response })
+    }
+
+    /// What the replica with this URL says of a flight, by its token, the hash of its object's key and a nonce; and the seal of that.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] when it has another secret, [`Error::NotFound`] when it is of a version that does not say such things,
+    /// [`Error::Unavailable`], [`Error::Status`] and [`Error::Malformed`].
+    pub async fn answer(
+        &self,
+        owner: &str,
+        [token, key, nonce]: [&str; 3],
+        authorization: &str,
+    ) -> Result<(String, Bytes), Error> {
+        let malformed = |why: &str| Error::Malformed(why.into());
+        let url =
+            Url::parse(&format!("{owner}/v1/answers/{token}/{key}")).map_err(|_| malformed("its address is no URL"))?;
+        let request = self.client.get(url).header(AUTHORIZATION, authorization).header("weir-nonce", nonce);
+        let answer = async {
+            let mut response = request.send().await.map_err(|error| unavailable(cause(&error)))?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Err(Error::NotFound),
+                StatusCode::UNAUTHORIZED => return Err(Error::Denied),
+                status => return Err(Error::Status(status.as_u16())),
+            }
+            let seal = response.headers().get("weir-seal").and_then(|value| value.to_str().ok());
+            let seal = seal.ok_or_else(|| malformed("its answer is not sealed"))?.to_owned();
+            let mut body = BytesMut::new();
+            while let Some(piece) = response.chunk().await.map_err(|error| unavailable(cause(&error)))? {
+                if body.len() + piece.len() > SAID_BYTES {
+                    return Err(malformed("its answer is too large"));
+                }
+                body.extend_from_slice(&piece);
+            }
+            Ok((seal, body.freeze()))
+        };
+        let late = || Err(unavailable("it does not answer in time".to_owned()));
+        tokio::time::timeout(SAID, answer).await.unwrap_or_else(|_| late())
     }
 }
 
