@@ -1,16 +1,19 @@
 //! Tag lists, referrers and the catalog: kept for a while, shared while they are fetched, and stale rather than absent.
 
 use std::{
+    fmt::Display,
     sync::{Arc, atomic::AtomicU32},
     time::SystemTime,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use weir_storage::{Listing, Source};
 
 use super::{
     error::Error,
+    fleet_answers::{FleetAnswers, source_of},
     flight::{AGE_LIMIT, Flights},
     freshness,
     handles::Handles,
@@ -42,7 +45,16 @@ pub struct Listings {
     /// Subjects without referrers. In memory alone: a client can name any number of digests.
     no_referrers: moka::sync::Cache<Key, SystemTime>,
     flights: Flights<Key, Arc<[Value]>>,
+    fleet: FleetAnswers,
     runtime: Handle,
+}
+
+/// A list as upstream gave it, when, and with whose credential.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Listed {
+    credential: Arc<str>,
+    entries: Vec<Value>,
+    at: SystemTime,
 }
 
 /// How an imported list is answered, however old it is.
@@ -71,6 +83,7 @@ impl Listings {
             negative: negative.clone(),
             no_referrers,
             flights: Flights::new(FlightKind::listing, metrics.clone(), runtime.clone()),
+            fleet: FleetAnswers::new(handles),
             runtime: runtime.clone(),
         }
     }
@@ -202,22 +215,24 @@ impl Listings {
         let (listings, owned, wanted) = (self.clone(), lookup.clone(), key.clone());
         let (negative, absent, public) = (self.negative.clone(), key.clone(), lookup.public());
         let work = move |_: Arc<AtomicU32>| {
-            let fetched = fetch(listings.clone(), owned);
+            // It holds the flights of a fallback tag. Moved from one frame to the next it would be too large for a worker's stack.
+            let fetched = Box::pin(fetch(listings.clone(), owned.clone()));
             let fetched = async move {
-                let (source, entries) = match fetched.await {
+                let Listed { credential, entries, at } = match listings.told(&owned, &wanted.object, fetched).await {
                     Err(error) if imported && error.is_absence() => {
                         listings.disbelieve(&public, &kind).await;
                         return Err(error);
                     }
                     fetched => fetched?,
                 };
+                let source = Source { credential, ..public };
                 // A list that is on the disk is replaced, or an outage would bring it back.
                 if entries.is_empty() && !is_on_disk && matches!(wanted.object, Object::Referrers(_)) {
-                    listings.no_referrers.insert(wanted, clock::now());
+                    listings.no_referrers.insert(wanted, at);
                     return Ok(entries.into());
                 }
                 let body = serde_json::to_vec(&entries).map_err(|_| Error::Internal)?;
-                let listing = Listing { checked_at: clock::now(), body, imported: false };
+                let listing = Listing { checked_at: at, body, imported: false };
                 if let Err(error) = listings.sources.store.cache.listings.put(&source, &kind, &listing).await {
                     tracing::warn!(%error, kind, "a listing could not be kept; upstream will be asked again");
                 }
@@ -240,6 +255,32 @@ impl Listings {
             }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// A list as upstream gives it by `fetched` or, to another replica, gave it a moment ago.
+    async fn told(
+        &self,
+        lookup: &Lookup,
+        object: &Object,
+        fetched: impl Future<Output = Result<(Source, Vec<Value>), Error>>,
+    ) -> Result<Listed, Error> {
+        let (ttl, absent_for) = (self.settings.load().listing_ttl, self.settings.load().negative_ttl);
+        let is_usable = |listed: &Listed, is_old: bool| {
+            let is_fresh = || freshness::age(listed.at, clock::now()) < ttl;
+            source_of(self.sources.readable(lookup), &listed.credential).is_some() && (!is_old || is_fresh())
+        };
+        let ask = async {
+            let (source, entries) = fetched.await?;
+            Ok(Listed { credential: source.credential, entries, at: clock::now() })
+        };
+        let asked: (&'static str, &Lookup, &(dyn Display + Sync)) = match object {
+            Object::Referrers(subject) => ("referrers", lookup, subject),
+            _ => ("tags", lookup, &""),
+        };
+        let mut listed = self.fleet.ask(asked, absent_for, is_usable, ask).await?;
+        // The clock of another replica may be ahead.
+        listed.at = listed.at.min(clock::now());
+        Ok(listed)
     }
 
     /// Upstream answered that there is no such repository: an import of a list is believed no longer.

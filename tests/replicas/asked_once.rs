@@ -1,4 +1,4 @@
-//! What clients of three replicas want at one moment is asked of upstream by one of them: tags, absences and failures.
+//! What clients of three replicas want at one moment is asked of upstream by one of them: tags, lists, referrers, absences and failures.
 
 use std::{
     io::{Read as _, Write as _},
@@ -95,6 +95,32 @@ async fn an_absent_tag_costs_three_replicas_what_it_costs_one() {
     let [one, ..] = &three.replicas;
     assert_eq!(one.send(get(one, &image.repository, "nothing")).await.status(), 404);
     assert_eq!(cost("none"), cost("nothing"));
+}
+
+#[tokio::test]
+async fn a_list_of_tags_or_referrers_that_clients_of_three_replicas_want_is_asked_for_once() {
+    let three = Three::start_with(true).await;
+    let (hub, image) = (&three.fleet.hub, three.push("listing", 1));
+    let lists = [
+        (Kind::Tags, format!("/v2/{}/tags/list", image.repository), "latest"),
+        (Kind::Referrers, format!("/v2/{}/referrers/{}", image.repository, image.digest()), "manifests"),
+    ];
+    for (kind, path, word) in lists {
+        let held = Match::kind(kind).repository(image.repository.as_str());
+        for answer in together(&three, held, |_| Request::get(&path)).await {
+            assert!(answer.status() == 200 && answer.text().contains(word), "{}", answer.describe());
+        }
+        assert_eq!(asked(hub, &image.repository, kind), 1, "{path}");
+    }
+    let held = Match::kind(Kind::Tags).repository("library/nothing");
+    for answer in together(&three, held, |_| Request::get("/v2/library/nothing/tags/list")).await {
+        assert_eq!(answer.status(), 404, "{}", answer.describe());
+    }
+    // What one replica pays, of which the others know nothing. Docker Hub answers 401, with a token too.
+    let [one, ..] = &three.replicas;
+    assert_eq!(one.send(Request::get("/v2/library/nowhere/tags/list")).await.status(), 404);
+    let cost = |name: &str| hub.count(|logged| logged.repository == name && logged.kind == Kind::Tags);
+    assert_eq!(cost("library/nothing"), cost("library/nowhere"));
 }
 
 #[tokio::test]
