@@ -96,7 +96,7 @@ normalise() {
         -e 's/until ([0-9-]{10} )?[0-9]{2}:[0-9]{2}Z/until TIME/g' \
         -e 's/id [0-9a-f]{8}\b/id ID/g' \
         -e 's/"detail":"[^"]*",//' \
-        -e 's/^Error: Head "[^"]*": POST/Error: POST/'
+        -e 's/^Error: (Head|Post) "[^"]*": POST/Error: POST/'
 }
 
 # The longest that a client may take to report an error, in seconds. Its own retries decide, so a client's file may set less.
