@@ -398,3 +398,14 @@ impl Inner {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_sled_is_a_fault() {
+        assert_eq!(guarded::<()>(|| panic!("as sled does on what it cannot read")), Err("it panicked".into()));
+        assert_eq!(guarded(|| Ok(1)), Ok(1));
+    }
+}
