@@ -107,6 +107,7 @@ run_command() {
     if entry statuses "$command"; then wanted=${statuses[$key]}; fi
     if ((status == wanted)); then
         ok "$text"
+        if entry after "$command"; then "${after[$key]}"; fi
     else
         failed "$text: ended with $status"
         sed 's/^/        | /' "$WORK/printed" "$WORK/errors"

@@ -33,7 +33,6 @@ declare -A not_run=(
     ["weir-conformance mirror --peer"]="takes minutes; the page has the date on which it was run by hand"
     ["weir-conformance compare"]="compares what the two suites wrote"
     [".ci/image"]="the phase \"a release\" makes the image"
-    ["podman build"]="it builds Weir from images of Docker Hub"
 )
 
 # What a command begins with, and what a person types at each of its prompts, one a line.
@@ -46,6 +45,11 @@ declare -A typed=(
 declare -A statuses=(
     ["weir image"]=1
     ["weir cache warm-cancel"]=1
+)
+
+# What a command begins with, and the function of world.sh that says what it must have done.
+declare -A after=(
+    ["podman build"]=after_build
 )
 
 # What a command begins with that runs until it is stopped, and where it answers meanwhile.

@@ -198,7 +198,50 @@ scene_container() {
     tar --create --directory "$files" . | docker import --change 'ENTRYPOINT ["/usr/bin/weir"]' --change 'USER 65532:65532' \
         --change 'ENV WEIR_CONFIG=/examples/container/weir.toml' --change 'VOLUME /data' - weir:1.0 >"$WORK/output"
     skopeo copy --quiet docker-daemon:weir:1.0 "oci-archive:target/image/weir-${replaced[VERSION]}-image.tar"
-    # The container has its port.
+    scene_build
+}
+
+# The image that the Containerfile builds from, at the stand-in for Docker Hub: what its RUN asks for, and a cargo that builds what was
+# built already. The clone is copied, since no link leads out of what podman gives to a build.
+scene_build() {
+    local files=$WORK/rust program part link
+    mkdir -p "$files"/{bin,tmp,usr/bin,etc/ssl/certs}
+    for program in /bin/sh /bin/{chmod,cp,mkdir} /usr/bin/{dirname,install,strip}; do
+        for part in "$program" $(ldd "$program" | grep -oE '/[^ ]+'); do
+            cp --parents --no-clobber --dereference "$part" "$files"
+        done
+    done
+    cp /etc/ssl/certs/ca-certificates.crt "$files/etc/ssl/certs"
+    strip -o "$files/weir" "$BIN/weir"
+    printf '#!/bin/sh\n[ "$*" = "--print host-tuple" ] && echo x86_64-unknown-linux-gnu\n' >"$files/usr/bin/rustc"
+    cat >"$files/usr/bin/cargo" <<'SH'
+#!/bin/sh
+set -e
+[ "$*" = "build --release --locked --package weir --target x86_64-unknown-linux-gnu" ]
+[ -e deploy.toml ] && [ "$RUSTFLAGS" = "-C target-feature=+crt-static" ]
+mkdir -p target/x86_64-unknown-linux-gnu/release
+cp /weir target/x86_64-unknown-linux-gnu/release
+SH
+    chmod +x "$files"/usr/bin/{rustc,cargo}
+    tar --create --file "$WORK/rust.tar" --directory "$files" --owner 0 --group 0 .
+    rm -r "$files"
+    control POST image "library/rust:1.95-slim-bookworm=6,single,rootfs=$WORK/rust.tar"
+    for link in deploy.toml examples; do
+        rm "$home/$link" && cp -r "$root/$link" "$home"
+    done
+    # The network of a build is the machine's, as there is no bridge in this one; its limits are.
+    printf '[containers]\nnetns = "host"\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n' \
+        >/etc/containers/containers.conf
+    forget_requests
+}
+
+# The base came from Docker Hub through Weir, and the image has the program. Then the next container has Weir's port.
+after_build() {
+    client=docs/operating/container.md
+    works "the base image came through Weir" weir_log library/rust '"user_agent":"Buildah/' '"status":200'
+    works "and the hub counted one pull of it" equal_to "$(asked manifest_get)" 1
+    works "the image starts as its user" podman image inspect --format '{{.User}} {{.Config.Entrypoint}}' weir
+    equal_to "$(cat "$WORK/output")" "65532:65532 [/usr/bin/weir]" >"$WORK/answer" || failed "the image is another: $(cat "$WORK/output")"
     stop weir
 }
 
