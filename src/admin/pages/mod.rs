@@ -20,6 +20,7 @@ mod clients;
 mod context;
 mod findings;
 mod form;
+mod graph;
 mod html;
 mod image;
 mod images;
