@@ -20,6 +20,7 @@ use weir::{
         Limits, LimitsConfig,
         audit::{AuditSink, Entry, Event},
         bans::BanEvent,
+        budget::HeldPulls,
         state::PersistedState,
     },
     record_journal::RecordJournal,
@@ -31,6 +32,8 @@ use weir_storage::{Journal, Store};
 const EVERY: Duration = Duration::from_secs(5);
 /// Entries of the audit that wait for the disk; past it the whole is written anew.
 const WAITING: usize = 4096;
+/// Records of the pulls that were held back past which their journal is compacted.
+const LONG_HELD: usize = 4 * HeldPulls::MOST;
 /// Lines of the audit's journal past which it is compacted: twice what survives a compaction.
 const LONG: usize = 20_000;
 
@@ -104,7 +107,7 @@ impl Persistence {
         ledger: &Ledger,
     ) -> Result<(Limits, Persistence), String> {
         let open = |name: &'static str| store.journals.open(name).map_err(|error| error.to_string());
-        let (audit, usage) = (open("audit")?, open("usage")?);
+        let (audit, usage, held) = (open("audit")?, open("usage")?, open("held-pulls")?);
         let read = |journal: &Journal| journal.replay().map_err(|error| error.to_string());
         let records: Vec<Vec<u8>> = read(&audit)?.iter().map(|record| record.to_vec()).collect();
         let length = records.len();
@@ -123,10 +126,17 @@ impl Persistence {
             let account = (&*spend.identity != Identity::ANONYMOUS).then(|| spend.identity.clone());
             limits.restore_spend(&Identity { upstream: spend.upstream.clone(), account }, &spend.client, spend.at);
         }
+        let pulls: Vec<Vec<u8>> = read(&held)?.iter().map(|record| record.to_vec()).collect();
+        let unreadable = limits.restore_held(&pulls);
+        if unreadable > 0 {
+            tracing::warn!(unreadable, "the journal of pulls that were held back holds records that cannot be read");
+        }
         let (audit, usage) = (Box::new(RecordJournal(audit)), Box::new(RecordJournal(usage)));
         let writer = Writer {
             audit,
             usage,
+            held: Box::new(RecordJournal(held)),
+            held_length: pulls.len(),
             limits: limits.clone(),
             ledger: ledger.clone(),
             length,
@@ -166,6 +176,8 @@ impl Persistence {
 struct Writer {
     audit: Box<dyn LedgerStore>,
     usage: Box<dyn LedgerStore>,
+    held: Box<dyn LedgerStore>,
+    held_length: usize,
     limits: Limits,
     ledger: Ledger,
     length: usize,
@@ -190,6 +202,7 @@ impl Writer {
                     Some(Line::Close(done)) => {
                         self.catch_up().await;
                         self.write_usage().await;
+                        self.write_held().await;
                         let _ = done.send(());
                         return;
                     }
@@ -198,6 +211,7 @@ impl Writer {
                 _ = every.tick() => {
                     self.limits.tick(SystemTime::now());
                     self.write_usage().await;
+                    self.write_held().await;
                     self.ledger.persist().await;
                     self.catch_up().await;
                 }
@@ -247,6 +261,22 @@ impl Writer {
         match self.usage.compact(vec![usage.clone()]).await {
             Ok(()) => self.last = usage,
             Err(error) => tracing::warn!(%error, "what clients have used cannot be written; a restart forgets it"),
+        }
+    }
+
+    /// What a disk that is full does not take is lost to a what-if after a restart, and to nothing else.
+    async fn write_held(&mut self) {
+        let is_long = self.held_length > LONG_HELD;
+        let records = self.limits.take_held(is_long);
+        if records.is_empty() {
+            return;
+        }
+        let length = records.len();
+        let written = if is_long { self.held.compact(records).await } else { self.held.append_all(records).await };
+        match written {
+            Ok(()) if is_long => self.held_length = length,
+            Ok(()) => self.held_length += length,
+            Err(error) => tracing::warn!(%error, "pulls that were held back cannot be written; a restart forgets them"),
         }
     }
 }
@@ -302,6 +332,8 @@ mod tests {
         let writer = Writer {
             audit: Box::new(disk.clone()),
             usage: Box::new(disk.clone()),
+            held: Box::new(disk.clone()),
+            held_length: 0,
             limits: limits.clone(),
             ledger: Ledger::unkept(),
             length: 0,

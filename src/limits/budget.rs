@@ -20,6 +20,7 @@
 mod admission;
 mod budgets;
 mod forecast;
+mod held;
 mod policy;
 mod queue;
 mod replay;
@@ -33,6 +34,7 @@ mod tests;
 pub use admission::{Admission, BudgetDecision};
 pub use budgets::{BudgetQueue, Budgets, QueueStatus};
 pub use forecast::Demand;
+pub use held::{HeldPull, HeldPulls};
 pub use policy::{Policy, RefusalReason, Spender};
 pub use queue::{Queue, QueueFull, SpendRequest, Ticket};
 pub use replay::{PastPull, Replayed, replay};

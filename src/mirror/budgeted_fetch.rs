@@ -28,10 +28,10 @@ use crate::{
     clock,
     limits::{
         Limits,
-        budget::{self, BudgetDecision, QueueStatus, RefusalReason, Ticket},
+        budget::{self, BudgetDecision, HeldPull, QueueStatus, RefusalReason, Ticket},
         permit::RequestInfo,
     },
-    oci::{Manifest, Reference},
+    oci::{Digest, Manifest, Reference},
     upstream::{
         self, Identity, Ledger, Reservation, Upstream,
         ledger::{Attempt, Balance, Purpose, Reason},
@@ -122,7 +122,7 @@ impl BudgetedFetch {
         waiters: &Waiters,
     ) -> Result<Manifest, Error> {
         let mut refusal: Option<(Balance, RefusalReason, Duration)> = None;
-        let mut limited = None;
+        let (mut limited, asked_at) = (None, clock::now());
         for (identity, mut left) in payers {
             if left.remaining.is_some_and(|remaining| remaining <= 0) {
                 left = self.probe(upstream, &identity, lookup, reference, left).await;
@@ -149,7 +149,7 @@ impl BudgetedFetch {
                 }
             }
         }
-        if let Some((left, ..)) = &refusal
+        if let Some((left, why, _)) = &refusal
             && lookup.client.on_exceed == OnExceed::Queue
             && !waiters.has_stale
         {
@@ -162,6 +162,9 @@ impl BudgetedFetch {
                     Ok(reservation) => match self.send(upstream, reservation, lookup, reference).await {
                         Err(upstream::Error::PullLimit { .. }) if Instant::now() < deadline => {}
                         sent => {
+                            if sent.is_ok() {
+                                self.hold(lookup, identity, reference, *why, asked_at, true);
+                            }
                             let absent = Error::ManifestUnknown;
                             return sent.map_err(|error| Error::from_upstream(&lookup.upstream, error, absent));
                         }
@@ -176,6 +179,7 @@ impl BudgetedFetch {
         match refusal {
             Some((left, why, wait)) => {
                 self.metrics.decided(lookup.client.class, PullDecision::Denied);
+                self.hold(lookup, left.identity.clone(), reference, why, asked_at, false);
                 Err(spent(lookup, &left, why, wait, false))
             }
             None => Err(limited.unwrap_or(Error::NameUnknown)),
@@ -206,7 +210,13 @@ impl BudgetedFetch {
     }
 
     /// Why this client could not pay now, so that a moved tag must not be announced.
-    pub(super) fn cannot_fetch(&self, lookup: &Lookup, source: &Source, now: SystemTime) -> Option<Error> {
+    pub(super) fn cannot_fetch(
+        &self,
+        lookup: &Lookup,
+        source: &Source,
+        digest: &Digest,
+        now: SystemTime,
+    ) -> Option<Error> {
         if let Some(denied) = &lookup.cached_only {
             return Some(Error::Throttled(denied.clone()));
         }
@@ -215,12 +225,44 @@ impl BudgetedFetch {
             .upstream(&lookup.upstream)
             .map(|upstream| self.payers(&upstream, source, true))
             .unwrap_or_default();
-        let could = payers.iter().any(|(_, left)| self.limits.could_spend(left, &lookup.client, now));
-        (!could).then(|| Error::BudgetSpent {
+        let mut refusal = None;
+        for (identity, left) in payers {
+            match self.limits.could_spend(&left, &lookup.client, now) {
+                Ok(()) => return None,
+                Err(why) => refusal = refusal.or(Some((identity, why))),
+            }
+        }
+        if let Some((identity, why)) = refusal {
+            self.hold(lookup, identity, &Reference::Digest(digest.clone()), why, now, false);
+        }
+        Some(Error::BudgetSpent {
             retry_after: Duration::ZERO,
             message: format!("it changed at {}, and no pull is left to fetch it", lookup.upstream).into(),
             retry_alone: false,
         })
+    }
+
+    /// Remembers a pull that was not granted at once.
+    fn hold(
+        &self,
+        lookup: &Lookup,
+        identity: Identity,
+        reference: &Reference,
+        why: RefusalReason,
+        at: SystemTime,
+        granted: bool,
+    ) {
+        self.limits.record_held(HeldPull {
+            at,
+            identity,
+            repository: lookup.repository.to_string(),
+            reference: reference.to_string(),
+            client: lookup.client.key.to_string().into(),
+            class: lookup.client.class,
+            why,
+            granted,
+            times: 1,
+        });
     }
 
     /// Takes a pull if the budget's policy agrees with what is left, and decides again when that has changed meanwhile.

@@ -93,7 +93,7 @@ pub use crate::upstream::ledger::{Balance, Spend};
 use crate::{
     client::{Client, ClientKey},
     clock,
-    limits::Limits,
+    limits::{Limits, budget::HeldPull},
     oci::{Name, Reference, Tag},
     upstream::{CredentialState, Ledger, Upstream},
 };
@@ -263,6 +263,11 @@ impl Mirror {
     /// The newest counted requests, newest first.
     pub fn spends(&self, most: usize) -> Vec<Spend> {
         self.ledger.spends(most)
+    }
+
+    /// The newest pulls that the budget held back, oldest first; at most 4,096 are known.
+    pub fn held_pulls(&self) -> Vec<HeldPull> {
+        self.limits.held_pulls()
     }
 
     /// Why a repository, or one reference of it, went upstream, and who asked; newest first.

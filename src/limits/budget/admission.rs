@@ -64,9 +64,19 @@ impl Admission {
     }
 
     /// Whether this client might spend now; it is not queued.
-    pub fn could(&mut self, policy: &Policy, left: &Balance, client: &Client, now: SystemTime) -> bool {
+    ///
+    /// # Errors
+    /// Why it might not.
+    pub fn could(
+        &mut self,
+        policy: &Policy,
+        left: &Balance,
+        client: &Client,
+        now: SystemTime,
+    ) -> Result<(), RefusalReason> {
         self.age(left, now);
-        policy.decide(left, &self.spender(&client.key, client.class, client.overrides), now).is_ok()
+        let spender = self.spender(&client.key, client.class, client.overrides);
+        policy.decide(left, &spender, now).map_err(|(why, _)| why)
     }
 
     /// Whose turn it is: the first who may spend now, who leaves the queue by it. Ask again until there is none.

@@ -65,7 +65,7 @@ impl Spender {
 }
 
 /// Why a pull was not granted, for the sentence that the client reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case", tag = "why")]
 pub enum RefusalReason {
     /// Nothing is left.

@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::Limits;
+use super::{Limits, lock};
 use crate::{
     client::{Client, ClientKey},
-    limits::budget::{BudgetDecision, QueueStatus, SpendRequest, Ticket},
+    limits::budget::{BudgetDecision, HeldPull, QueueStatus, RefusalReason, SpendRequest, Ticket},
     upstream::{Identity, ledger::Balance},
 };
 
@@ -17,7 +17,10 @@ impl Limits {
     }
 
     /// Whether this client might spend now; books nothing.
-    pub fn could_spend(&self, left: &Balance, client: &Client, now: SystemTime) -> bool {
+    ///
+    /// # Errors
+    /// Why it might not.
+    pub fn could_spend(&self, left: &Balance, client: &Client, now: SystemTime) -> Result<(), RefusalReason> {
         let config = self.config();
         self.inner.budgets.with(&left.identity, |queue| queue.admission.could(&config.budget, left, client, now))
     }
@@ -47,6 +50,38 @@ impl Limits {
     /// Forgets what left an identity's window, for those who look without asking for a pull.
     pub fn expire_spends(&self, left: &Balance, now: SystemTime) {
         self.inner.budgets.with(&left.identity, |queue| queue.admission.look(left, now));
+    }
+
+    /// Remembers a pull that was held back.
+    pub fn record_held(&self, pull: HeldPull) {
+        lock(&self.inner.held).add(pull);
+    }
+
+    /// The newest pulls that were held back, oldest first; at most 4,096 are known.
+    pub fn held_pulls(&self) -> Vec<HeldPull> {
+        lock(&self.inner.held).all().cloned().collect()
+    }
+
+    /// What was kept of them by an earlier process, oldest first, as JSON. What cannot be read is skipped, and the number of such records
+    /// is returned.
+    pub fn restore_held(&self, records: &[Vec<u8>]) -> usize {
+        let mut held = lock(&self.inner.held);
+        let mut unreadable = 0;
+        for record in records {
+            match serde_json::from_slice(record) {
+                Ok(pull) => held.add(pull),
+                Err(_) => unreadable += 1,
+            }
+        }
+        held.take_unkept();
+        unreadable
+    }
+
+    /// Records of those that were added since the last call, or of all that are remembered, as JSON: what a journal is to be given.
+    pub fn take_held(&self, all: bool) -> Vec<Vec<u8>> {
+        let mut held = lock(&self.inner.held);
+        let pulls = if all { held.take_all() } else { held.take_unkept() };
+        pulls.iter().filter_map(|pull| serde_json::to_vec(pull).ok()).collect()
     }
 
     /// How many requests wait for a pull of this identity.

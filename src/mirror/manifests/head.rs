@@ -100,7 +100,8 @@ impl Manifests {
         }
         let error = match self.tags.resolve(lookup, tag).await {
             Ok(Resolution::Named { source, record, changed }) => {
-                let refusal = changed.then(|| self.fetcher.cannot_fetch(lookup, &source, now)).flatten();
+                let refusal =
+                    changed.then(|| self.fetcher.cannot_fetch(lookup, &source, &record.digest, now)).flatten();
                 if let Some(refusal) = refusal
                     && self.sources.manifest(lookup, &record.digest).await?.is_none()
                 {
