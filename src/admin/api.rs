@@ -16,7 +16,7 @@ use super::{
     json::{refuse, reply},
     metrics,
     state::State,
-    status, throttles, verify, warm,
+    status, throttles, verify, warm, what_if,
 };
 use crate::mirror::Check;
 
@@ -68,6 +68,7 @@ async fn dispatch(
         Endpoint::Status => status::show(state).await,
         Endpoint::History => status::history(state, query),
         Endpoint::Budget => reply(200, &budget::budget(state)),
+        Endpoint::WhatIf => what_if::show(state, query),
         Endpoint::Spends => budget::spends(state, query),
         Endpoint::Explain => budget::explain(state, query).await,
         Endpoint::CachedImages => cache::list(state, query),

@@ -11,6 +11,7 @@ pub(super) enum Endpoint {
     Status,
     History,
     Budget,
+    WhatIf,
     Spends,
     Explain,
     CachedImages,
@@ -49,13 +50,14 @@ pub(super) enum Endpoint {
 }
 
 /// Method, path as actix's router reads it, and endpoint.
-pub(super) const ROUTES: [(&str, &str, Endpoint); 41] = [
+pub(super) const ROUTES: [(&str, &str, Endpoint); 42] = [
     ("GET", "/healthz", Endpoint::Health),
     ("GET", "/readyz", Endpoint::Ready),
     ("GET", "/metrics", Endpoint::Metrics),
     ("GET", "/api/v1/status", Endpoint::Status),
     ("GET", "/api/v1/history", Endpoint::History),
     ("GET", "/api/v1/budget", Endpoint::Budget),
+    ("GET", "/api/v1/budget/what-if", Endpoint::WhatIf),
     ("GET", "/api/v1/spends", Endpoint::Spends),
     ("GET", "/api/v1/explain", Endpoint::Explain),
     ("GET", "/api/v1/cache", Endpoint::CachedImages),

@@ -33,6 +33,7 @@ mod status;
 mod throttles;
 mod verify;
 mod warm;
+mod what_if;
 
 /// Every method and path that the listener answers, as its two tables and so its router have them.
 pub fn routes() -> Vec<(&'static str, &'static str)> {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::runtime::Handle;
 use weir_conformance::hub::{self, Fault, Kind, Limit, Logged, Match, What};
 
@@ -109,6 +110,52 @@ async fn who_waits_for_a_pull_gets_it_when_it_comes_back() {
         std::thread::yield_now();
     }
     assert_eq!(waits(), 1, "the line of the third says that it waited");
+    let what_if = world.admin("GET", "/api/v1/budget/what-if", "");
+    let then = json!({"granted": 3, "queued": 1, "refused": 0, "fetched_again": 0});
+    assert_eq!(what_if["identities"][0]["then"], then, "{what_if}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_is_decided_once_more_with_other_floors_and_limits_also_after_a_restart() {
+    let mut world = World::start(Some(10), &format!("{PROXY}{CLASSES}[mirror]\ntag_ttl = \"0s\"\n")).await;
+    world.images("a", 10);
+    let mut scanner = world.client("10.9.0.7");
+    let statuses: Vec<u16> = (0..10).map(|number| scanner.pull(&format!("a{number}")).status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 429, 429, 429, 429], "four of ten are kept from bulk");
+    (0..3).for_each(|_| assert_eq!(scanner.pull("a9").status, 429));
+    assert_eq!(world.client("10.1.0.1").pull("a9").status, 200);
+    // What the client has of it is stale now, and it is told of no manifest that it could not get.
+    world.hub.push(hub::Spec::new("library/a0").seed(77).single().layers([100])).unwrap();
+    assert_eq!((scanner.head("a0").status, scanner.head("a0").status), (200, 200));
+
+    let what_if = |world: &World, query: &str| {
+        world.admin("GET", &format!("/api/v1/budget/what-if?{query}"), "")["identities"][0].clone()
+    };
+    let as_it_is = what_if(&world, "");
+    assert_eq!(as_it_is["then"], json!({"granted": 7, "queued": 0, "refused": 5, "fetched_again": 0}), "{as_it_is}");
+    assert_eq!((&as_it_is["limit"], &as_it_is["window_seconds"]), (&json!(10), &json!(21600)), "{as_it_is}");
+    let result = |world: &World, query: &str| {
+        let then = &what_if(world, query)["what_if"];
+        let number = |name: &str| then[name].as_u64().unwrap();
+        ["granted", "gained", "lost", "spared", "least_left"].map(number)
+    };
+    assert_eq!(result(&world, ""), [7, 0, 0, 0, 3], "the settings that are in force change nothing");
+    // Without a floor the scanner has a9 before production wants it; and then nothing is left for what changed.
+    assert_eq!(result(&world, "bulk=0"), [10, 4, 0, 1, 0]);
+    assert_eq!(result(&world, "bulk=0&limit=200"), [11, 5, 0, 1, 189]);
+    assert_eq!(result(&world, "limit=5"), [4, 0, 3, 0, 1]);
+    let refused = &what_if(&world, "limit=5")["what_if"];
+    assert_eq!(refused["refused"], json!({"exhausted": 0, "floor": 8, "share": 0}), "{refused}");
+    assert_eq!(refused["refused_by_class"]["bulk"], 8, "{refused}");
+    assert!(what_if(&world, "account=docker.io+as+ci").is_null());
+    assert_eq!(what_if(&world, "account=docker.io+as+anonymous"), as_it_is);
+
+    world.restart(Signal::TERM);
+    assert_eq!(what_if(&world, ""), as_it_is, "what was held back is known after a restart");
+    for query in ["bulk=2", "bulk=x", "limit=-1", "limit=2000000", "floor=0"] {
+        let response = world.weir.admin("GET", &format!("/api/v1/budget/what-if?{query}"), "");
+        assert_eq!(response.status, 400, "{query}: {response:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,18 @@ async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back(
         operator.get("/budget?what_if=1&limit=20&bulk=0.4&standard=0&critical=0&client_standard=1&client_bulk=1");
     assert!(page.body.contains("20 of 25 would have been granted"), "{}", page.body);
     assert!(page.body.contains("5 for want of any pull") && page.body.contains("value=\"20\""), "{}", page.body);
+    assert!(page.body.contains("5 pulls that had been granted would have been refused."), "{}", page.body);
+    // What the budget refused is decided once more, too.
+    harness.bench.hub.set_budget(0);
+    harness.bench.hub.push(Spec::new("library/refused").single()).unwrap();
+    let refused = lookup("library/refused", &[]);
+    harness.bench.mirror.manifests.get(&refused, &"latest".parse().unwrap()).await.unwrap_err();
+    let page = operator.get("/budget?what_if=1&limit=200").body;
+    assert!(page.contains("25 granted, of which 0 had waited, and 1 refused."), "{page}");
+    assert!(
+        page.contains("26 of 26 would have been granted") && page.contains("1 pull that had been refused."),
+        "{page}"
+    );
     let page = operator.get("/budget?what_if=1&limit=20&bulk=2").body;
     assert!(page.contains("Write a fraction from 0 to 1") && page.contains("value=\"2\""), "{page}");
 }

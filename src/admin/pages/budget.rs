@@ -60,7 +60,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
         @for left in &identities { (identity(context, left, &floors, &spends)) }
         h2 { (text!("Cache")) }
         (cache(context))
-        (what_if::part(context, &identities, &spends))
+        (what_if::part(context, &identities))
         h2 id="spends" { (text!("Newest spends")) }
         (listed(context, &spends))
     };
