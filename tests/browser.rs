@@ -240,6 +240,47 @@ async fn every_page_fits_its_window_and_is_accessible() {
     look.done();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pulls_left_have_axes_and_a_value_at_each_moment_and_are_a_drawing_without_javascript() {
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let browser = Browser::start(true);
+    until_graphs(&browser, &harness);
+    let budget = format!("http://{}/budget", harness.admin);
+    browser.open(&budget);
+    browser.wait("it is drawn with axes", |browser| browser.has("figure .plot canvas"));
+    assert!(!browser.has("figure svg.graph"));
+    let drawn = "const canvas = document.querySelector('.plot canvas'); \
+        return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(part => part)";
+    browser.wait("the canvas is not empty", |browser| browser.evaluate(drawn) == true);
+    // By keyboard: the last moment, and the one before.
+    let press = |key: &str| {
+        let event = format!("new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}})");
+        browser.evaluate(&format!(
+            "document.querySelector('.plot').focus(); document.querySelector('.plot').dispatchEvent({event})"
+        ));
+        browser.evaluate("const plot = document.querySelector('.plot'); return [plot.ariaValueNow, plot.ariaValueMax, plot.ariaValueText].map(String)")
+    };
+    let end = press("End");
+    assert!(end[0] == end[1] && end[2].as_str().unwrap().ends_with(": 75"), "{end}");
+    assert_eq!(end[2], browser.text("figcaption"), "the same is there to be seen");
+    let before = press("ArrowLeft");
+    let index = |number: &serde_json::Value| number.as_str().unwrap().parse::<u32>().unwrap();
+    assert_eq!(index(&before[0]) + 1, index(&end[0]), "{before}");
+    // It is as wide as its window, whatever that becomes.
+    for width in [390, 1280] {
+        browser.resize(width, "dark");
+        browser.wait("it fits", |browser| {
+            browser.evaluate("const plot = document.querySelector('.plot'); return Math.abs(plot.clientWidth - plot.querySelector('.uplot').clientWidth)") == 0
+        });
+    }
+    assert_eq!(browser.errors(), Vec::<String>::new());
+
+    let without = Browser::start(false);
+    without.open(&budget);
+    assert!(without.has("figure svg.graph polyline") && !without.has(".plot"));
+}
+
 /// What an image can be, and each step that asks once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_image_of_each_kind_and_each_second_step_fit_their_window_and_are_accessible() {

@@ -1,7 +1,8 @@
 //! *Budget*: what is left and who spent it, which spends its filters find, and which upstreams fail.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
+use sha2::{Digest as _, Sha256};
 use weir_conformance::hub::{Fault, Spec, What};
 
 use super::harness::{Browser, Harness};
@@ -54,6 +55,36 @@ async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back(
     );
     let page = operator.get("/budget?what_if=1&limit=20&bulk=2").body;
     assert!(page.contains("Write a fraction from 0 to 1") && page.contains("value=\"2\""), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_is_drawn_here_and_once_more_with_axes_by_uplot_as_its_makers_published_it() {
+    let harness = Harness::start().await;
+    harness.spend().await;
+    let mut operator = Browser::new(&harness);
+    let page = operator.until("/budget", "data-times=\"");
+    let moments = page.attribute("<figure", "data-times").split(' ').count();
+    assert!(moments > 0 && moments == page.attribute("<figure", "data-values").split(' ').count(), "{}", page.body);
+    assert!(page.body.contains("<svg class=\"graph\"") && page.body.contains("<polyline"), "{}", page.body);
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("style-src 'self'; img-src 'self'; script-src 'self'; form-action"), "{policy}");
+
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin/pages/assets/uplot");
+    let notice = std::fs::read_to_string(directory.join("README.md")).unwrap();
+    let file = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
+    for name in ["uPlot.iife.min.js", "uPlot.min.css", "LICENSE"] {
+        let digest: String = Sha256::digest(file(name)).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(notice.contains(&format!("| `{name}` | `{digest}` |")), "{name} has {digest}");
+    }
+    let script = operator.get(&page.attribute("<script", "src"));
+    let stylesheet = operator.get(&page.attribute("<script", "src").replace(".js", ".css"));
+    assert_eq!(script.body, format!("/*\n{}*/\n{}", file("LICENSE"), file("uPlot.iife.min.js")));
+    assert_eq!(stylesheet.body, file("uPlot.min.css"));
+    assert!(page.body.contains("<link rel=\"stylesheet\" href=\"/assets/uplot-"), "{}", page.body);
+    for asset in [&script, &stylesheet] {
+        assert_eq!(asset.header("cache-control"), "max-age=31536000, immutable", "{}", asset.head);
+    }
+    assert!(page.attribute("<script", "src").contains(&notice.split_once("uplot@").unwrap().1[..6]), "{notice}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

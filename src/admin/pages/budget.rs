@@ -11,12 +11,15 @@ use url::form_urlencoded::Serializer;
 
 use super::{
     context::PageContext,
-    html,
+    graph, html,
     texts::{heads, text},
     what_if,
 };
 use crate::{
-    admin::json::parameter,
+    admin::{
+        history::{MINUTES, Minute},
+        json::parameter,
+    },
     client::Class,
     limits::budget::{Floors, SpendLog},
     upstream::{
@@ -40,6 +43,7 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
     identities.sort_by_key(|left| (left.identity.upstream.clone(), left.identity.account.clone()));
     let spends = mirror.spends(LOOKED_AT);
     let floors = context.state.limits.config().budget.floors;
+    let minutes = context.state.history.newest(MINUTES);
     let body = html! {
         @for (upstream, until, why) in mirror.breakers() {
             p class="bad" {
@@ -57,12 +61,13 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
             }
         }
         @if identities.is_empty() { p { (text!("No upstream has been asked yet.")) } }
-        @for left in &identities { (identity(context, left, &floors, &spends)) }
+        @for left in &identities { (identity(context, left, &floors, &spends, &minutes)) }
         h2 { (text!("Cache")) }
         (cache(context))
         (what_if::part(context, &identities))
         h2 id="spends" { (text!("Newest spends")) }
         (listed(context, &spends))
+        @if minutes.iter().any(|minute| !minute.remaining.is_empty()) { (graph::scripts()) }
     };
     html::page(context, 200, html::Tab::Budget, text!("Budget"), body)
 }
@@ -113,13 +118,21 @@ fn listed(context: &PageContext<'_>, spends: &[Spend]) -> Markup {
     }
 }
 
-fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: &[Spend]) -> Markup {
+fn identity(
+    context: &PageContext<'_>,
+    left: &Balance,
+    floors: &Floors,
+    spends: &[Spend],
+    minutes: &[Minute],
+) -> Markup {
     let account = left.identity.name();
     let window = left.window.unwrap_or(SpendLog::WINDOW);
     let own = spends.iter().filter(|spend| spend.upstream == left.identity.upstream && &*spend.identity == account);
     let own: Vec<&Spend> = own.filter(|spend| spend.at + window > context.now).collect();
     let whose = left.identity.to_string();
     let waiting = context.state.limits.waiting(&left.identity);
+    let past = minutes.iter().filter_map(|minute| Some((minute.at, *minute.remaining.get(&*whose)? as f64)));
+    let past: Vec<_> = past.collect();
     html! {
         section {
             h2 { (whose) }
@@ -130,6 +143,10 @@ fn identity(context: &PageContext<'_>, left: &Balance, floors: &Floors, spends: 
                         @if let Some(next) = left.next_at { "; " (text!("the next one comes back {}", html::until(next, context.now))) }
                     }
                     (gauge(limit, remaining, left, floors))
+                    @if past.len() > 1 {
+                        h3 { (text!("The last 24 hours")) }
+                        (graph::graph_with_axes(&format!("{}, {whose}", text!("Pulls left")), &past))
+                    }
                     @if left.external > 0 {
                         p class="bad" {
                             (text!("{} spent by others within the window: {}", html::count(left.external, text!("pull was"), text!("pulls were")), others(&left.identity)))

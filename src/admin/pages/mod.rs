@@ -239,21 +239,32 @@ async fn post(
     }
 }
 
+/// uPlot with its licence, which asks to be in every copy.
+const UPLOT: &str =
+    concat!("/*\n", include_str!("assets/uplot/LICENSE"), "*/\n", include_str!("assets/uplot/uPlot.iife.min.js"));
+
 fn asset(page: &Page, method: &Method) -> HttpResponse {
     let (media_type, bytes) = match page {
         Page::Script => ("text/javascript; charset=utf-8", include_str!("assets/proof_of_work.js")),
         Page::LogScript => ("text/javascript; charset=utf-8", include_str!("assets/log.js")),
         Page::LiveScript => ("text/javascript; charset=utf-8", include_str!("assets/live.js")),
         Page::TimesScript => ("text/javascript; charset=utf-8", include_str!("assets/times.js")),
+        Page::PlotScript => ("text/javascript; charset=utf-8", include_str!("assets/plot.js")),
+        Page::UplotScript => ("text/javascript; charset=utf-8", UPLOT),
+        Page::UplotStylesheet => ("text/css; charset=utf-8", include_str!("assets/uplot/uPlot.min.css")),
         Page::Icon => ("image/svg+xml", include_str!("assets/weir.svg")),
         _ => ("text/css; charset=utf-8", include_str!("assets/weir.css")),
     };
     if !matches!(*method, Method::GET | Method::HEAD) {
         return HttpResponse::MethodNotAllowed().insert_header(("Allow", "GET")).finish();
     }
+    let lasts = match page {
+        Page::UplotScript | Page::UplotStylesheet => "max-age=31536000, immutable",
+        _ => "max-age=300",
+    };
     HttpResponse::Ok()
         .content_type(media_type)
-        .insert_header(("Cache-Control", "max-age=300"))
+        .insert_header(("Cache-Control", lasts))
         .insert_header(("X-Content-Type-Options", "nosniff"))
         .insert_header(("Cross-Origin-Resource-Policy", "same-origin"))
         .body(bytes)

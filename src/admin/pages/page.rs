@@ -8,8 +8,13 @@ type PageAt = fn(&str) -> Page;
 /// What a page asks by itself, again and again.
 pub(super) const LIVE: &str = "/live";
 
+/// The files of uPlot, which stand at an address of their own for each version, and so never change.
+pub(super) const UPLOT_SCRIPT: &str = "/assets/uplot-1.6.32.js";
+/// The stylesheet.
+pub(super) const UPLOT_STYLESHEET: &str = "/assets/uplot-1.6.32.css";
+
 /// Paths as actix's router reads them, and what is there. The first that matches counts.
-pub(super) const PAGES: [(&str, PageAt); 43] = [
+pub(super) const PAGES: [(&str, PageAt); 46] = [
     ("/", |_| Page::Overview),
     (LIVE, |_| Page::Live),
     ("/budget", |_| Page::Budget),
@@ -52,6 +57,9 @@ pub(super) const PAGES: [(&str, PageAt); 43] = [
     ("/assets/log.js", |_| Page::LogScript),
     ("/assets/live.js", |_| Page::LiveScript),
     ("/assets/times.js", |_| Page::TimesScript),
+    ("/assets/plot.js", |_| Page::PlotScript),
+    (UPLOT_SCRIPT, |_| Page::UplotScript),
+    (UPLOT_STYLESHEET, |_| Page::UplotStylesheet),
     ("/language", |_| Page::Language),
 ];
 
@@ -87,6 +95,9 @@ pub(super) enum Page {
     LogScript,
     LiveScript,
     TimesScript,
+    PlotScript,
+    UplotScript,
+    UplotStylesheet,
     Language,
     // By both.
     Login,
@@ -145,6 +156,9 @@ impl Page {
                 | Page::LogScript
                 | Page::LiveScript
                 | Page::TimesScript
+                | Page::PlotScript
+                | Page::UplotScript
+                | Page::UplotStylesheet
                 | Page::Language
         )
     }
