@@ -26,6 +26,8 @@ use super::{
 
 /// The target of the spans of sampled requests; those of what is done for them lie in them.
 const ROOT: &str = "weir::trace";
+/// The target of the span of a request that is not sampled, which is for the log alone.
+const LOGGED: &str = "weir::http";
 /// The field that ends a span: what is recorded last. A span without it ends when nothing holds it any more.
 const OUTCOME: &str = "outcome";
 /// The fields that place the span of a request in the trace of its client.
@@ -58,7 +60,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for SpansOfRequests {
 }
 
 fn is_ours(about: &Metadata<'_>) -> bool {
-    about.is_span() && about.target().starts_with("weir")
+    // Not even in doubt: the registry keeps a span that no filter is sure not to want, for each request.
+    about.is_span() && about.target().starts_with("weir") && about.target() != LOGGED
 }
 
 /// Keeps spans until they end, and then gives them to the exporter.
@@ -192,5 +195,23 @@ impl Visit for Fields {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.add(field, Value::Truth(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::Registry;
+
+    use super::*;
+
+    #[test]
+    fn the_span_of_a_request_that_is_not_sampled_is_in_no_doubt() {
+        let interest = |span: tracing::Span| {
+            let about = span.metadata().expect("a span has metadata, wanted or not");
+            Filter::<Registry>::callsite_enabled(&SpansOfRequests, about)
+        };
+        assert!(interest(tracing::debug_span!(target: "weir::http", "request")).is_never());
+        assert!(interest(tracing::debug_span!(target: "weir::trace", "request")).is_always());
+        assert!(interest(tracing::debug_span!(target: "weir::mirror::flight", "flight")).is_sometimes());
     }
 }
