@@ -23,6 +23,8 @@ mod support;
 // Where the tests over real sockets have it.
 use crate as mirror;
 
+use std::time::{Duration, Instant};
+
 use driver::{Browser, Window as _};
 use firefox::Firefox;
 use harness::{Harness, password};
@@ -280,6 +282,42 @@ async fn the_pulls_left_have_axes_and_a_value_at_each_moment_and_are_a_drawing_w
     without.open(&budget);
     assert!(without.has("figure svg.graph polyline") && !without.has(".plot"));
 }
+
+/// Lists that are as long as a busy registry's, and how long the server takes for the first page of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_images_fit_their_window_and_are_there_at_once() {
+    let (harness, browser) = (Harness::start().await, Browser::start(true));
+    let begun = Instant::now();
+    states::fill(&harness, IMAGES).await;
+    println!("{IMAGES} images were made in {:.1?}", begun.elapsed());
+    let list = format!("http://{}/images", harness.admin);
+    browser.open(&list);
+    browser.wait("all are counted", |browser| {
+        browser.open(&list);
+        browser.text("table").contains(&IMAGES.to_string())
+    });
+    let mut operator = harness::Browser::new(&harness);
+    let mut times: Vec<Duration> = (0..9)
+        .map(|_| {
+            let begun = Instant::now();
+            let page = operator.get("/images").body;
+            let took = begun.elapsed();
+            assert!(page.contains("a-service-with-a-name-that-is-rather-long"), "{page}");
+            took
+        })
+        .collect();
+    times.sort();
+    println!("the first page of Images took {:.1?}", times[4]);
+    assert!(times[4] < Duration::from_millis(100), "{times:?}");
+    let look = Look::new(&browser, &harness);
+    look.at("many-images", "/images");
+    look.at("many-images-found", "/images?pattern=team7/*");
+    look.at("many-images-of-a-registry", "/images?registry=docker.io");
+    look.at("many-images-overview", "/");
+    look.done();
+}
+
+const IMAGES: usize = 100_000;
 
 /// What an image can be, and each step that asks once more.
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
+use serde_json::json;
 use tokio::task::JoinSet;
 use weir::{
     config::{Config, effective},
@@ -11,8 +13,8 @@ use weir::{
 };
 use weir_conformance::hub::{Fault, Kind, Match, Spec, What};
 use weir_storage::{
-    ImportMark, Push, Source,
-    oci::{Algorithm, Manifest},
+    ImportMark, Push, Source, TagRecord,
+    oci::{Algorithm, Manifest, MediaType, Tag},
 };
 
 use super::{
@@ -103,6 +105,30 @@ pub(crate) async fn import(harness: &Harness, repository: &str) {
     let mark = ImportMark { at: SystemTime::now(), by: "the operator of the other site".into() };
     harness.bench.store.cache.imports.mark(&source, &"latest".parse().unwrap(), mark).await.unwrap();
 }
+
+/// Puts so many images into the store, as tags of a thousand repositories, each of which has one manifest.
+pub(crate) async fn fill(harness: &Harness, images: usize) {
+    let cache = &harness.bench.store.cache;
+    for number in 0..REPOSITORIES {
+        let layers = json!([{"digest": Algorithm::Sha256.digest(&number.to_le_bytes()).to_string(), "size": 1000}]);
+        let bytes = Bytes::from(json!({"schemaVersion": 2, "layers": layers}).to_string());
+        let (digest, size) = (Algorithm::Sha256.digest(&bytes), bytes.len() as u64);
+        let media_type: MediaType = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+        cache.manifests.put(&Manifest { digest: digest.clone(), media_type: media_type.clone(), bytes }).await.unwrap();
+        let source = Source {
+            upstream: "docker.io".into(),
+            credential: Source::ANONYMOUS.into(),
+            repository: format!("team{number}/a-service-with-a-name-that-is-rather-long").parse().unwrap(),
+        };
+        cache.members.add(&source, std::slice::from_ref(&digest)).await.unwrap();
+        let record = TagRecord { digest, media_type, size, checked_at: SystemTime::now() };
+        let tags = (number..images).step_by(REPOSITORIES).map(|tag| format!("v{tag}").parse().unwrap());
+        let tags: Vec<Tag> = tags.collect();
+        try_join_all(tags.iter().map(|tag| cache.tags.put(&source, tag, &record))).await.unwrap();
+    }
+}
+
+const REPOSITORIES: usize = 1000;
 
 /// Pushes an image of nothing but its manifest.
 pub(crate) async fn host(harness: &Harness, repository: &str) {
