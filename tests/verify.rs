@@ -104,3 +104,54 @@ async fn a_running_weir_verifies_by_its_admin_api() {
     assert_eq!(report["damages"][0]["digest"], manifest(3).digest.to_string());
     running.signal(Signal::TERM);
 }
+
+/// A tag that was pushed is no other's, and not absent, when what it names was damaged on the disk.
+#[tokio::test]
+async fn a_damaged_record_of_an_immutable_tag_is_named_and_no_other_image_takes_its_place() {
+    let root = tempfile::tempdir().unwrap();
+    let environment = [
+        ("WEIR_STORAGE__ROOT", root.path().to_str().unwrap()),
+        ("WEIR_HOSTED__NAMESPACES", "local/*"),
+        ("WEIR_HOSTED__ANONYMOUS_PUSH", "true"),
+        ("WEIR_HOSTED__IMMUTABLE_TAGS", "local/*:v*"),
+    ];
+    let push = |running: &Running, note: &str| {
+        let media_type = "application/vnd.oci.image.index.v1+json";
+        let index = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{media_type}","manifests":[],"annotations":{{"note":"{note}"}}}}"#
+        );
+        let head = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n\r\n{index}", index.len());
+        ask(running.registry, "PUT", "/v2/local/app/manifests/v1", &head)
+    };
+    let pull = |running: &Running| ask(running.registry, "GET", "/v2/local/app/manifests/v1", "");
+    let running = Running::start(&environment);
+    assert_eq!(push(&running, "first").0, 201);
+    drop(running);
+    let path = root.path().join("hosted/local/app/_tags/v1");
+    let mut record = std::fs::read(&path).unwrap();
+    record[20] ^= 1;
+    std::fs::write(&path, &record).unwrap();
+
+    let (status, text, error) = verify(root.path(), &[]);
+    assert_eq!((status, error.as_str()), (Some(1), "weir: 1 object is damaged\n"), "{text}");
+    assert!(
+        text.contains("tag v1 of local/app: the record is damaged: the tag answers with an error until "),
+        "{text}"
+    );
+    let running = Running::start(&environment);
+    for (status, _, body) in [pull(&running), push(&running, "second")] {
+        assert_eq!(status, 500, "{body}");
+        assert!(body.contains("what this registry knows of that name is damaged"), "{body}");
+    }
+    drop(running);
+    assert_eq!(std::fs::read(&path).unwrap(), record);
+
+    let (status, text, _) = verify(root.path(), &["--repair"]);
+    assert_eq!(status, Some(1));
+    assert!(text.contains("tag v1 of local/app: the record is damaged: put aside; push the tag again"), "{text}");
+    assert_eq!(verify(root.path(), &[]).0, Some(0));
+    let running = Running::start(&environment);
+    assert_eq!(pull(&running).0, 404);
+    assert_eq!(push(&running, "first").0, 201);
+    assert_eq!(pull(&running).0, 200);
+}

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Args;
-use weir_storage::{Damage, Problem, Progress, Repair, Report, Store};
+use weir_storage::{Damage, DamagedRecord, Problem, Progress, RecordKind, Repair, Report, Store};
 
 use super::{Failure, say};
 use crate::config::{Config, Settings};
@@ -91,7 +91,10 @@ fn describe(report: &Report, repaired: bool) -> String {
     for damage in &report.damages {
         let _ = writeln!(text, "  {}", line(damage, repaired));
     }
-    let more = report.damaged - report.damages.len() as u64;
+    for record in &report.records {
+        let _ = writeln!(text, "  {}", record_line(record, repaired));
+    }
+    let more = report.damaged - (report.damages.len() + report.records.len()) as u64;
     if more > 0 {
         let _ = writeln!(text, "  and {more} more");
     }
@@ -99,6 +102,24 @@ fn describe(report: &Report, repaired: bool) -> String {
         text.push_str("nothing was changed; weir verify --repair puts aside what is damaged\n");
     }
     text
+}
+
+fn record_line(record: &DamagedRecord, repaired: bool) -> String {
+    let DamagedRecord { kind, reference, .. } = record;
+    let of = record.repository.as_ref().map_or_else(String::new, |name| format!(" {reference} of {name}"));
+    let remedy = match (kind, repaired) {
+        _ if record.restored => "made anew from the manifest",
+        (RecordKind::Tag, true) => "put aside; push the tag again",
+        (RecordKind::Tag, false) => "the tag answers with an error until it is pushed again, or put aside by --repair",
+        (RecordKind::Manifest, true) => "the manifest does not say all of it; push it again",
+        (RecordKind::Referrer, true) => "put aside; push the referrer again",
+        (RecordKind::Manifest | RecordKind::Referrer, false) => {
+            "it is made anew by --repair where the manifest says all of it"
+        }
+        (RecordKind::Pins, true) => "put aside; pin the images again",
+        (RecordKind::Pins, false) => "no image is pinned; pin them again",
+    };
+    format!("{}{of}: the record is damaged: {remedy}", kind.name())
 }
 
 fn line(damage: &Damage, repaired: bool) -> String {

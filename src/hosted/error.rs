@@ -57,6 +57,9 @@ pub enum Error {
     /// The disk takes no writes.
     #[error("the disk of this registry is read-only; its operator has to look at it")]
     Unwritable,
+    /// A record of what was pushed is damaged.
+    #[error("what this registry knows of that name is damaged; its operator finds out more by weir verify")]
+    Damaged,
     /// A failure of our own. The log has the detail.
     #[error("internal error")]
     Internal,
@@ -83,6 +86,10 @@ impl From<weir_storage::Error> for Error {
             Storage::Immutable(tag) => Error::Immutable(tag.to_string()),
             Storage::Referenced(by) => Error::Referenced(by.to_string()),
             Storage::MissingBlobs { .. } => Error::MissingBlobs(error.to_string()),
+            Storage::DamagedRecord(_) => {
+                tracing::error!(%error, "a record of hosted content");
+                Error::Damaged
+            }
             Storage::WrongSize { .. } | Storage::Unusable(_) | Storage::Counting | Storage::Io { .. } => {
                 tracing::error!(%error, "the store failed");
                 Error::Internal

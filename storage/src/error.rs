@@ -62,6 +62,9 @@ pub enum Error {
     /// A manifest of the repository names it.
     #[error("{0} names it")]
     Referenced(Box<Digest>),
+    /// A record of what was pushed is not what was written. It stays where it is, for absence would be a lie.
+    #[error("the record {0} is damaged; weir verify names what is lost")]
+    DamagedRecord(PathBuf),
     /// The directory belongs to another process or another version of Weir; the text says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -110,6 +113,7 @@ impl Error {
             }
             Error::Unusable(why) => Error::Unusable(why.clone()),
             Error::Quota { namespace, capacity } => Error::Quota { namespace: namespace.clone(), capacity: *capacity },
+            Error::DamagedRecord(path) => Error::DamagedRecord(path.clone()),
             Error::Busy => Error::Busy,
             Error::Counting => Error::Counting,
             Error::Superseded => Error::Superseded,

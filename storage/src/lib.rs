@@ -85,7 +85,9 @@ pub use files::fuzzing;
 #[doc(hidden)]
 pub use files::{Call, Faults};
 pub use files::{Journal, Journals, seal, unseal};
-pub use hosted::{HostedUsage, IsImmutable, Protection, Push, ReferrersPage, Repositories, Upload, Uploads};
+pub use hosted::{
+    DamagedRecord, HostedUsage, IsImmutable, Protection, Push, RecordKind, ReferrersPage, Repositories, Upload, Uploads,
+};
 pub use images::{
     Completeness, ImageFilter, Images, NameFilter, Pin, Platform, Pulled, Puller, Purged, Reading, Selection,
     Summaries, Summary,

@@ -2,6 +2,7 @@
 //!
 //! # What this guarantees
 //! A pass walks the directories and not what the process happens to know, so that it sees every object from the first moment.
+//! The records of hosted repositories and the pins, which no upstream can say again, must be what was written.
 //! What does not match its digest is named and, when asked for, quarantined: mirrored content is then fetched again when a client
 //! asks for it, and of hosted content the report says which repositories lost it. An object that cannot be read is named as
 //! well, and stays where it is: a read error says nothing of the bytes.
@@ -28,7 +29,7 @@ use crate::{
     cache::Manifests,
     capacity::Capacity,
     files::{Files, Kind, Stamp, blocking},
-    hosted::Pins,
+    hosted::{DamagedRecord, Pins, RecordKind, RecordRepair, Repositories},
     oci::{Algorithm, Digest, Name},
 };
 
@@ -48,7 +49,7 @@ pub enum Repair {
     Nothing,
     /// What does not match its digest is quarantined.
     Corrupt,
-    /// That, and what is mirrored and cannot be read.
+    /// That, what is mirrored and cannot be read, and damaged records: the name of a tag is free then, also of an immutable one.
     Unreadable,
 }
 
@@ -89,6 +90,8 @@ pub struct Report {
     pub damaged: u64,
     /// The first thousand of them; the log has all.
     pub damages: Vec<Damage>,
+    /// The first thousand damaged records of what was pushed or pinned. They are among `damaged`.
+    pub records: Vec<DamagedRecord>,
     /// Whether it ended before it had seen everything.
     pub stopped: bool,
 }
@@ -98,6 +101,13 @@ impl Report {
         self.damaged += 1;
         if self.damages.len() < NAMED {
             self.damages.push(damage);
+        }
+    }
+
+    fn add_record(&mut self, record: DamagedRecord) {
+        self.damaged += 1;
+        if self.records.len() < NAMED {
+            self.records.push(record);
         }
     }
 }
@@ -147,6 +157,7 @@ pub struct Scrub {
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) manifests: Manifests,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) repositories: Repositories,
     pub(crate) served: Arc<Served>,
     // Held to start, end or look at a verification.
     pub(crate) job: Arc<Mutex<Job>>,
@@ -288,6 +299,8 @@ impl Scrub {
             }
         }
         self.look_for_missing(&mut report)?;
+        self.look_at_records(repair, &mut pace, &mut report)?;
+        report.stopped = stop();
         Ok(report)
     }
 
@@ -369,6 +382,32 @@ impl Scrub {
         Ok(())
     }
 
+    /// The records of hosted repositories, and the pins.
+    fn look_at_records(&self, repair: Repair, pace: &mut Pace<'_>, report: &mut Report) -> Result<(), Error> {
+        let records = match repair {
+            Repair::Nothing => RecordRepair::Nothing,
+            // What an immutable tag is about is no decision of a pass in service.
+            Repair::Corrupt => RecordRepair::Restore,
+            Repair::Unreadable => RecordRepair::PutAside,
+        };
+        self.repositories
+            .damaged_records(records, &mut |bytes| pace.keep(bytes), &mut |record| report.add_record(record))?;
+        let pins = self.files.layout.pins();
+        if let Err(error @ Error::DamagedRecord(_)) = self.files.read_authoritative_record::<serde_json::Value>(&pins) {
+            error!(%error, "found by a scrub");
+            if repair == Repair::Unreadable {
+                self.files.put_record_aside(&pins, "pins")?;
+            }
+            report.add_record(DamagedRecord {
+                kind: RecordKind::Pins,
+                repository: None,
+                reference: String::new(),
+                restored: false,
+            });
+        }
+        Ok(())
+    }
+
     fn read_through(
         &self,
         kind: Kind,
@@ -427,8 +466,13 @@ impl Scrub {
             let (kind, algorithm, directory) = &directories[next];
             let looked = self.look_at(*kind, *algorithm, directory, Repair::Corrupt, &mut pace, &mut report, &progress);
             next = (next + 1) % directories.len();
-            let missing = if next == 0 { self.look_for_missing(&mut report) } else { Ok(()) };
-            if let Err(error) = looked.and(missing) {
+            let hosted = match next {
+                0 => self
+                    .look_for_missing(&mut report)
+                    .and_then(|()| self.look_at_records(Repair::Corrupt, &mut pace, &mut report)),
+                _ => Ok(()),
+            };
+            if let Err(error) = looked.and(hosted) {
                 warn!(%error, "cannot scrub a directory");
             }
             if stop() {

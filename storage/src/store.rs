@@ -157,6 +157,7 @@ impl Store {
             verifier: blobs.verifier.clone(),
             manifests: manifests.clone(),
             pins: repositories.pins().clone(),
+            repositories: repositories.clone(),
             served: Arc::default(),
             job: Arc::default(),
         };

@@ -448,7 +448,7 @@ fn hosted_row(error: &hosted::Error) -> Row {
         Error::TooManyUploads => (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
         Error::Full => (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable),
         Error::Unwritable => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
-        Error::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+        Error::Damaged | Error::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
     };
     let retry_after = matches!(error, Error::TooManyUploads).then_some(Duration::from_secs(5));
     let header = match error {

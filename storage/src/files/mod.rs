@@ -31,7 +31,10 @@ pub use self::{
 };
 pub(crate) use self::{
     disk::{Disk, Stamp},
-    layout::{Kind, LISTINGS, Layout, MEMBERS, TAGS, escape, flat, held_in, held_name, partial_name, unescape, unflat},
+    layout::{
+        Kind, LISTINGS, Layout, MEMBERS, REFERRERS, TAGS, escape, flat, held_in, held_name, partial_name, unescape,
+        unflat,
+    },
 };
 use crate::{Error, oci::Digest};
 
@@ -82,7 +85,7 @@ impl Files {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// A sealed record; one that is not what was written is removed and absent.
+    /// A sealed record of what upstream can say again; one that is not what was written is removed and absent.
     pub(crate) fn read_record<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, Error> {
         let Some(bytes) = self.disk.read(path, RECORD_MOST)? else { return Ok(None) };
         let record = record::unseal(&bytes);
@@ -91,6 +94,21 @@ impl Files {
             self.disk.remove(path)?;
         }
         Ok(record)
+    }
+
+    /// A sealed record that nothing can say again.
+    ///
+    /// # Errors
+    /// [`Error::DamagedRecord`] when it is not what was written; it stays.
+    pub(crate) fn read_authoritative_record<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, Error> {
+        let Some(bytes) = self.disk.read(path, RECORD_MOST)? else { return Ok(None) };
+        record::unseal(&bytes).map(Some).ok_or_else(|| Error::DamagedRecord(path.to_owned()))
+    }
+
+    /// Takes a damaged record out of the way, for the operator to look at. `name` is one of a file.
+    pub(crate) fn put_record_aside(&self, path: &Path, name: &str) -> Result<(), Error> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.disk.rename(path, &self.layout.quarantine().join(format!("record.{name}.{now}")))
     }
 
     /// Replaces a record. Its bytes may be lost in a power cut.

@@ -12,6 +12,7 @@
 
 mod collect;
 mod delete;
+mod records;
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +27,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
-use super::{pins::Pins, protection::Protection};
+use super::{
+    damaged_record::{DamagedRecord, RecordRepair},
+    pins::Pins,
+    protection::Protection,
+};
 use crate::{
     Error, Reader, Settings, TagRecord,
     blobs::Blobs,
@@ -182,8 +188,11 @@ impl Repositories {
                 if inner.files.is_closing() {
                     return Ok(());
                 }
-                if let Some(record) = inner.tag(&name, &tag)? {
-                    inner.inventory.tag(&source, &tag, &record.digest, record.checked_at, true);
+                match inner.tag(&name, &tag) {
+                    Ok(Some(record)) => inner.inventory.tag(&source, &tag, &record.digest, record.checked_at, true),
+                    Ok(None) => {}
+                    Err(error @ Error::DamagedRecord(_)) => warn!(%error, "the tag is listed nowhere"),
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -355,6 +364,20 @@ impl Repositories {
         blocking("collect", move || Ok(inner.collect())).await
     }
 
+    /// Gives `report` each damaged record of the repositories. `keep` is told the bytes of each that is read, waits as the pace asks for,
+    /// and gives `false` to end it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when one cannot be looked at.
+    pub(crate) fn damaged_records(
+        &self,
+        repair: RecordRepair,
+        keep: &mut dyn FnMut(u64) -> bool,
+        report: &mut dyn FnMut(DamagedRecord),
+    ) -> Result<(), Error> {
+        self.0.damaged_records(repair, keep, report)
+    }
+
     /// Gives the repository a blob that `place` puts under its name; all of it is on the disk then. When `place` gives the file,
     /// its bytes were verified.
     ///
@@ -390,15 +413,9 @@ impl Inner {
         self.locks[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn manifest(&self, name: &Name, digest: &Digest) -> Result<Option<Manifest>, Error> {
-        let Some(size) = self.pins.held(Kind::Manifest, digest, name) else { return Ok(None) };
-        let Some(manifest) = self.manifests.read(digest)? else { return Ok(None) };
-        let held: Option<Held> = self.files.read_record(&self.files.layout.held(name, Kind::Manifest, digest, size))?;
-        Ok(held.map(|held| Manifest { media_type: held.media_type, ..manifest }))
-    }
-
     fn tag(&self, name: &Name, tag: &Tag) -> Result<Option<TagRecord>, Error> {
-        let record: Option<TagRecord> = self.files.read_record(&self.files.layout.hosted_tag(name, tag))?;
+        let record: Option<TagRecord> =
+            self.files.read_authoritative_record(&self.files.layout.hosted_tag(name, tag))?;
         Ok(record.filter(|record| self.pins.held(Kind::Manifest, &record.digest, name).is_some()))
     }
 
@@ -468,7 +485,8 @@ impl Inner {
         self.files.sync_parent(&self.files.layout.object(Kind::Manifest, digest))?;
         let _stripe = self.lock(name);
         for (tag, _) in push.tags.iter().filter(|(_, immutable)| *immutable) {
-            let known: Option<TagRecord> = self.files.read_record(&self.files.layout.hosted_tag(name, tag))?;
+            let known: Option<TagRecord> =
+                self.files.read_authoritative_record(&self.files.layout.hosted_tag(name, tag))?;
             if known.is_some_and(|known| known.digest != *digest) {
                 return Err(Error::Immutable(tag.clone()));
             }
@@ -556,9 +574,9 @@ impl Inner {
             }
             let descriptor = match descriptor {
                 Some(descriptor) => Some(descriptor),
-                None => self.files.read_record(&directory.join(flat(&digest)))?,
+                None => self.descriptor(name, subject, &digest)?,
             };
-            let Some(descriptor): Option<serde_json::Value> = descriptor else { continue };
+            let Some(descriptor) = descriptor else { continue };
             if page.artifact_type.as_deref().is_some_and(|wanted| descriptor["artifactType"].as_str() != Some(wanted)) {
                 continue;
             }

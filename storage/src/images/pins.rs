@@ -97,7 +97,14 @@ impl Pinned {
         inventory: Arc<Inventory>,
         share: f64,
     ) -> Result<Pinned, Error> {
-        let pins = files.read_record(&files.layout.pins())?.unwrap_or_default();
+        let pins = match files.read_authoritative_record(&files.layout.pins()) {
+            Err(error @ Error::DamagedRecord(_)) => {
+                // What was pinned can be fetched again, and a start must not depend on it.
+                tracing::error!(%error, "no image is pinned; pin them again");
+                Vec::new()
+            }
+            pins => pins?.unwrap_or_default(),
+        };
         let most = (capacity.bytes as f64 * share.clamp(0.0, 1.0)) as u64;
         Ok(Pinned { inventory, capacity, files, most, pins: Mutex::new(pins), counted: AtomicU64::new(0) })
     }

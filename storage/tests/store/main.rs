@@ -8,6 +8,7 @@ mod images;
 mod journal;
 mod model;
 mod pushes;
+mod records;
 mod room;
 mod scrub;
 mod small;

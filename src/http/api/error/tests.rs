@@ -51,6 +51,7 @@ const GOLDEN: &str = r#"
 429 TOOMANYREQUESTS | 5 - - - | too many uploads are under way; try again
 507 UNAVAILABLE | - - - - | the disk of this registry is full
 503 UNAVAILABLE | - - - - | the disk of this registry is read-only; its operator has to look at it
+500 UNKNOWN | - - - - | what this registry knows of that name is damaged; its operator finds out more by weir verify
 500 UNKNOWN | - - - - | internal error
 405 UNSUPPORTED | - GET, HEAD, PUT, DELETE - - | this method is not allowed here; these are: GET, HEAD, PUT, DELETE
 416 BLOB_UPLOAD_INVALID | - - - - | the chunk does not begin where the last one ended; ask where with GET
@@ -117,6 +118,7 @@ fn every_failure_has_its_row() {
         ApiError::Hosted(Hosted::TooManyUploads),
         ApiError::Hosted(Hosted::Full),
         ApiError::Hosted(Hosted::Unwritable),
+        ApiError::Hosted(Hosted::Damaged),
         ApiError::Hosted(Hosted::Internal),
         ApiError::MethodNotAllowed("GET, HEAD, PUT, DELETE"),
         ApiError::OutOfOrder,

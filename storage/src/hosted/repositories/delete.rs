@@ -30,7 +30,7 @@ impl Inner {
         let mut tags = Vec::new();
         for tag in self.tags(name)? {
             let path = self.files.layout.hosted_tag(name, &tag);
-            let record: Option<TagRecord> = self.files.read_record(&path)?;
+            let record: Option<TagRecord> = self.files.read_authoritative_record(&path)?;
             if record.is_some_and(|record| record.digest == *digest) {
                 tags.push((tag, path));
             }
@@ -42,9 +42,13 @@ impl Inner {
         if let Some((_, path)) = tags.first() {
             self.files.sync_parent(path)?;
         }
-        let held: Option<super::Held> =
-            self.files.read_record(&self.files.layout.held(name, Kind::Manifest, digest, size))?;
-        if let Some(subject) = held.and_then(|held| held.subject) {
+        let held: Result<Option<super::Held>, Error> =
+            self.files.read_authoritative_record(&self.files.layout.held(name, Kind::Manifest, digest, size));
+        let subject = match held {
+            Err(error @ Error::DamagedRecord(_)) => self.self_described(digest)?.ok_or(error)?.1.subject,
+            held => held?.and_then(|held| held.subject),
+        };
+        if let Some(subject) = subject {
             let path = self.files.layout.referrers(name, &subject).join(flat(digest));
             self.files.disk.remove(&path)?;
             self.files.sync_parent(&path)?;
@@ -56,7 +60,8 @@ impl Inner {
         if let Some(is_immutable) = &protection.is_immutable {
             let mut seen = HashSet::new();
             for tag in self.tags(name)?.into_iter().filter(is_immutable) {
-                let record: Option<TagRecord> = self.files.read_record(&self.files.layout.hosted_tag(name, &tag))?;
+                let record: Option<TagRecord> =
+                    self.files.read_authoritative_record(&self.files.layout.hosted_tag(name, &tag))?;
                 let mut reached: Vec<Digest> = record.map(|record| record.digest).into_iter().collect();
                 while let Some(next) = reached.pop() {
                     if next == *digest {
