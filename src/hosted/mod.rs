@@ -250,7 +250,7 @@ impl Hosted {
     /// # Errors
     /// [`Error::TooManyUploads`], [`Error::Full`], [`Error::Internal`].
     pub async fn begin(&self, client: &Client, name: &Name, algorithm: Algorithm) -> Result<Upload, Error> {
-        Ok(self.0.store.uploads.begin(name, principal(client), algorithm).await?)
+        Ok(self.0.store.uploads.begin(name, principal(client), &client.key.to_string(), algorithm).await?)
     }
 
     /// The upload of that id, of this repository, begun by this client.
@@ -303,7 +303,8 @@ pub enum MountSource<'a> {
     Mirrored(&'a Reader),
 }
 
-/// Whose an upload is. Those without a name are one: their addresses change under them, and an id cannot be guessed.
+/// Who may go on with an upload. Those without a name are one: their addresses change under them, and an id cannot be guessed. Each has a
+/// share of the sessions of its own.
 fn principal(client: &Client) -> &str {
     match &client.key {
         ClientKey::Principal(name) => name,

@@ -12,6 +12,7 @@
 //! that was wrong, or the process has been started anew, the file is read once more at the end.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     fs::File,
     path::Path,
@@ -35,8 +36,11 @@ use crate::{
     oci::{Algorithm, Digest, Hasher, Name},
 };
 
-/// One principal may have one in so many of all sessions.
+/// One client may have one in so many of all sessions.
 const SHARE: usize = 4;
+
+/// A session of which nothing came for so long gives way to a new one that has no place. Clients pause for seconds between two pieces.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Reserved at a time.
 const GROWTH: u64 = 8 << 20;
@@ -72,6 +76,8 @@ struct Inner {
 struct Record {
     repository: Name,
     principal: String,
+    /// Whose share it takes. A session of an earlier version has none, and takes that of its principal.
+    client: Option<String>,
     algorithm: Option<String>,
 }
 
@@ -80,6 +86,7 @@ struct Session {
     id: Box<str>,
     repository: Name,
     principal: Box<str>,
+    client: Box<str>,
     algorithm: Algorithm,
     /// Bytes in the file.
     written: AtomicU64,
@@ -137,18 +144,26 @@ impl Uploads {
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins an upload for this principal (empty for a client without a name), to be hashed with this algorithm unless its end
-    /// says otherwise.
+    /// Begins an upload for this principal (empty for a client without a name), who alone goes on with it, in the share of this client; to be
+    /// hashed with this algorithm unless its end says otherwise.
     ///
     /// # Errors
     /// [`Error::Busy`], [`Error::Full`], [`Error::Io`].
-    pub async fn begin(&self, name: &Name, principal: &str, algorithm: Algorithm) -> Result<Upload, Error> {
-        let (uploads, repository, principal) = (self.clone(), name.clone(), principal.to_owned());
+    pub async fn begin(
+        &self,
+        name: &Name,
+        principal: &str,
+        client: &str,
+        algorithm: Algorithm,
+    ) -> Result<Upload, Error> {
+        let (uploads, repository) = (self.clone(), name.clone());
+        let (principal, client) = (principal.to_owned(), client.to_owned());
         blocking("begin upload", move || {
-            uploads.make_place(&principal)?;
+            uploads.make_place(&client)?;
             let files = &uploads.0.files;
             let id: Box<str> = format!("{}-{}", uploads.0.server, files.disk.random()?).into();
-            let record = Record { repository, principal, algorithm: Some(algorithm.as_str().to_owned()) };
+            let algorithm = Some(algorithm.as_str().to_owned());
+            let record = Record { repository, principal, client: Some(client), algorithm };
             let path = files.layout.upload_record(&id);
             uploads.0.capacity.make_room_and_retry(0, || files.write_record(&path, &record))?;
             Ok(uploads.enter(id, record, None, 0, Instant::now()))
@@ -156,26 +171,44 @@ impl Uploads {
         .await
     }
 
-    /// Sees to it that one more session of this principal fits: its oldest empty one makes way when it has its share, and that
-    /// of the principal with most sessions when there are as many as there may be.
-    fn make_place(&self, principal: &str) -> Result<(), Error> {
+    /// Sees to it that one more session of this client fits. When the client has its share, one of its own makes way; when there are as many as
+    /// there may be, one of anybody's: an empty one, or one of which nothing came for a while, or else one of a client that has more than
+    /// twice as many, whatever comes of it. So no client that has few is kept out by those that have many.
+    fn make_place(&self, client: &str) -> Result<(), Error> {
         let sessions: Vec<Arc<Session>> = self.sessions().values().cloned().collect();
-        let of = |principal: &str| sessions.iter().filter(|session| *session.principal == *principal).count();
-        let over_share = of(principal) >= (self.0.most / SHARE).max(1);
-        if !over_share && sessions.len() < self.0.most {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        sessions.iter().for_each(|session| *counts.entry(&session.client).or_default() += 1);
+        let of = |client: &str| counts.get(client).copied().unwrap_or_default();
+        let has_its_share = of(client) >= (self.0.most / SHARE).max(1);
+        if !has_its_share && sessions.len() < self.0.most {
             return Ok(());
         }
-        let empty = sessions.iter().filter(|session| session.written.load(Ordering::Acquire) == 0);
-        let mine = empty.filter(|session| !over_share || *session.principal == *principal);
-        let oldest = mine.max_by_key(|session| (of(&session.principal), session.idle())).ok_or(Error::Busy)?;
-        // A request that writes at this moment keeps it.
-        let mut state = oldest.state.clone().try_lock_owned().map_err(|_| Error::Busy)?;
-        if state.written > 0 {
-            return Err(Error::Busy);
+        let rank = |session: &Session| {
+            let (is_own, idle) = (*session.client == *client, session.idle());
+            let is_empty = session.written.load(Ordering::Acquire) == 0;
+            let has_many = of(&session.client) > 2 * (of(client) + 1);
+            let rank = match has_its_share {
+                true if !is_own => return None,
+                _ if is_empty => 0,
+                _ if idle >= IDLE => 1,
+                false if has_many => 2,
+                _ => return None,
+            };
+            Some((rank, Reverse(of(&session.client)), Reverse(idle)))
+        };
+        let mut candidates: Vec<_> = sessions.iter().filter_map(|session| Some((rank(session)?, session))).collect();
+        candidates.sort_unstable_by_key(|(rank, _)| *rank);
+        for ((rank, ..), session) in candidates {
+            // A request that writes at this moment keeps it.
+            let Ok(mut state) = session.state.clone().try_lock_owned() else { continue };
+            if state.ended || (rank == 0 && state.written > 0) {
+                continue;
+            }
+            info!(client = %session.client, repository = %session.repository, rank, "an upload made way for another");
+            self.end(session, &mut state);
+            return Ok(());
         }
-        info!(principal = %oldest.principal, repository = %oldest.repository, "an empty upload made way for another");
-        self.end(oldest, &mut state);
-        Ok(())
+        Err(Error::Busy)
     }
 
     fn enter(
@@ -201,6 +234,7 @@ impl Uploads {
         let session = Arc::new(Session {
             id: id.clone(),
             repository: record.repository,
+            client: record.client.unwrap_or_else(|| record.principal.clone()).into(),
             principal: record.principal.into(),
             algorithm,
             written: AtomicU64::new(written),
@@ -486,4 +520,35 @@ fn hash(files: &Files, file: &File, path: &Path, algorithm: Algorithm, length: u
         }
     }
     Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_upload_of_which_nothing_came_for_a_minute_makes_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings { root: directory.path().to_owned(), upload_sessions: 4, ..Settings::default() };
+        let settings = Settings { namespaces: vec!["local/*".into()], ..settings };
+        let store = Store::open(settings).unwrap();
+        let name: Name = "local/a".parse().unwrap();
+        let begin = async |client: &str| store.uploads.begin(&name, "", client, Algorithm::Sha256).await;
+        let mut held = Vec::new();
+        for client in ["a", "b", "c", "d"] {
+            let upload = begin(client).await.unwrap();
+            upload.append(vec![bytes::Bytes::from_static(b"x")]).await.unwrap();
+            held.push(upload);
+        }
+        // One of its own where the client has its share, and one of anybody's where it has none.
+        for (client, from) in [("b", 1), ("e", 2)] {
+            assert!(matches!(begin(client).await, Err(Error::Busy)), "{client}");
+            let session = &held[from].session;
+            *session.active.lock().unwrap() = Instant::now().checked_sub(IDLE).unwrap();
+            begin(client).await.unwrap().append(vec![bytes::Bytes::from_static(b"x")]).await.unwrap();
+            assert!(store.uploads.get(held[from].id(), &name, "").is_none(), "{client}");
+        }
+        assert!([0, 3].iter().all(|at| store.uploads.get(held[*at].id(), &name, "").is_some()));
+    }
 }

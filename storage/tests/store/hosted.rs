@@ -20,7 +20,7 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 pub(crate) async fn push(store: &Store, repository: &str, digest: &Digest, bytes: &Bytes) -> Result<(), Error> {
-    let upload = store.uploads.begin(&name(repository), "", Algorithm::Sha256).await?;
+    let upload = store.uploads.begin(&name(repository), "", "", Algorithm::Sha256).await?;
     for piece in bytes.chunks(100_000) {
         upload.append(vec![Bytes::copy_from_slice(piece)]).await?;
     }
@@ -181,7 +181,7 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
     let repository = name("local/a");
     let id = {
         let store = Store::open(hosting(directory.path())).unwrap();
-        let upload = store.uploads.begin(&repository, "ann", Algorithm::Sha256).await.unwrap();
+        let upload = store.uploads.begin(&repository, "ann", "ann", Algorithm::Sha256).await.unwrap();
         upload.append(vec![bytes.slice(..100_000)]).await.unwrap();
         upload.id().to_owned()
     };
@@ -202,7 +202,7 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
     let mut late = reopened.uploads.get(&id, &repository, "ann").unwrap();
     late.take_over().await;
     assert_eq!(late.written(), 100_000);
-    assert!(matches!(reopened.uploads.begin(&repository, "", Algorithm::Sha256).await, Err(Error::Busy)));
+    assert!(matches!(reopened.uploads.begin(&repository, "", "", Algorithm::Sha256).await, Err(Error::Busy)));
     assert!(matches!(early.append(vec![bytes.clone()]).await, Err(Error::Superseded)));
     late.append(vec![bytes.slice(100_000..)]).await.unwrap();
     late.commit(&digest).await.unwrap();
@@ -217,7 +217,7 @@ async fn a_session_survives_the_process_goes_on_where_it_was_and_expires() {
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };
-    let upload = store.uploads.begin(&repository, "", Algorithm::Sha256).await.unwrap();
+    let upload = store.uploads.begin(&repository, "", "", Algorithm::Sha256).await.unwrap();
     upload.append(vec![bytes.clone()]).await.unwrap();
     assert!(store.usage().partial_bytes > 0);
     while store.uploads.count() > 0 {
@@ -342,7 +342,7 @@ async fn one_principal_does_not_take_every_upload_session() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Settings { upload_sessions: 8, ..hosting(directory.path()) }).unwrap();
     let repository = name("local/a");
-    let begin = async |principal: &str| store.uploads.begin(&repository, principal, Algorithm::Sha256).await;
+    let begin = async |principal: &str| store.uploads.begin(&repository, principal, principal, Algorithm::Sha256).await;
     let mut last = None;
     for _ in 0..60 {
         last = Some(begin("bob").await.unwrap());
@@ -363,6 +363,34 @@ async fn one_principal_does_not_take_every_upload_session() {
     for upload in [last, other] {
         assert!(store.uploads.get(upload.id(), &repository, "bob").is_some());
     }
+}
+
+/// Clients that hold all sessions, and go on with each, keep none out that has few; nor do two clients without a name share one share.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_go_on_with_every_upload_session_keep_no_other_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(Settings { upload_sessions: 16, ..hosting(directory.path()) }).unwrap();
+    let repository = name("local/a");
+    let begin = async |client: &str| store.uploads.begin(&repository, "", client, Algorithm::Sha256).await;
+    let mut held = Vec::new();
+    for client in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
+        for _ in 0..4 {
+            let upload = begin(client).await.unwrap();
+            upload.append(vec![content(1, 1).1]).await.unwrap();
+            held.push(upload);
+        }
+        assert!(matches!(begin(client).await, Err(Error::Busy)), "{client} has its share");
+    }
+    assert_eq!(store.uploads.count(), 16);
+    // The one that has waited for longest of those who have four, where the newcomer has none.
+    let first = begin("198.51.100.1").await.unwrap();
+    first.append(vec![content(1, 1).1]).await.unwrap();
+    assert!(store.uploads.get(held[0].id(), &repository, "").is_none());
+    assert_eq!(held.iter().filter(|upload| store.uploads.get(upload.id(), &repository, "").is_some()).count(), 15);
+    // With one it has to wait, since four is not more than twice of two.
+    assert!(matches!(begin("198.51.100.1").await, Err(Error::Busy)));
+    assert!(store.uploads.get(first.id(), &repository, "").is_some());
+    begin("198.51.100.2").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,7 +146,7 @@ impl StateMachineTest for Machine {
             Step::Push(held) => {
                 let (digest, bytes) = blob(held.1);
                 let pushed = machine.runtime.block_on(async {
-                    let upload = store.uploads.begin(&name(held.0), "", Algorithm::Sha256).await?;
+                    let upload = store.uploads.begin(&name(held.0), "", "", Algorithm::Sha256).await?;
                     upload.append(vec![bytes]).await?;
                     upload.commit(&digest).await
                 });

@@ -36,7 +36,7 @@ async fn an_upload_that_is_rolled_back_goes_on_from_there() {
     let store = Store::open(hosting(directory.path())).unwrap();
     let (digest, bytes) = content(1, 300_000);
     for offset in [0, 100_000] {
-        let upload = store.uploads.begin(&name("local/a"), "", Algorithm::Sha256).await.unwrap();
+        let upload = store.uploads.begin(&name("local/a"), "", "", Algorithm::Sha256).await.unwrap();
         upload.roll_back(0).await.unwrap();
         upload.append(vec![bytes.slice(..100_000)]).await.unwrap();
         upload.append(vec![vec![7; 5_000_000].into()]).await.unwrap();
@@ -58,7 +58,7 @@ async fn an_upload_that_its_namespace_refuses_can_be_committed_once_there_is_roo
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Settings { namespace_capacity: 1000, ..hosting(directory.path()) }).unwrap();
     let ((first, bytes), (second, more)) = (content(1, 600), content(2, 600));
-    let upload = store.uploads.begin(&name("local/a"), "", Algorithm::Sha256).await.unwrap();
+    let upload = store.uploads.begin(&name("local/a"), "", "", Algorithm::Sha256).await.unwrap();
     upload.append(vec![more]).await.unwrap();
     push(&store, "local/a", &first, &bytes).await.unwrap();
     assert!(matches!(upload.commit(&second).await, Err(Error::Quota { .. })));

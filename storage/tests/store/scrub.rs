@@ -118,7 +118,7 @@ async fn what_is_hosted_and_damaged_is_named_with_its_repositories() {
     let (corrupt, missing, pushed) = (content(1, 1000), content(2, 1000), manifest(3));
     let repositories = ["local/a", "local/b"].map(|name| name.parse::<Name>().unwrap());
     for (digest, bytes) in [&corrupt, &missing] {
-        let upload = store.uploads.begin(&repositories[0], "", Algorithm::Sha256).await.unwrap();
+        let upload = store.uploads.begin(&repositories[0], "", "", Algorithm::Sha256).await.unwrap();
         upload.append(vec![bytes.clone()]).await.unwrap();
         upload.commit(digest).await.unwrap();
     }
