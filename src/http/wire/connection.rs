@@ -9,7 +9,8 @@
 //!   read to its end and no further, and a pipelined request never runs while another does.
 //! - **A head arrives within `head_timeout`** of its first byte, on every request of a connection. A line end before it is such a
 //!   byte: for actix-http, too, the pause is over then, and nothing else would ever close a connection that ends in one.
-//! - **An idle connection gives way** to a new one when nearly all are taken; see `connection_limit.rs`.
+//! - **An idle connection gives way** to a new one when nearly all are taken, and where none is idle one of a client that has many; see
+//!   `connection_limit.rs`.
 //! - **A response makes progress within `write_stall`**, else the connection is cut.
 //! - **A request that no handler sees is answered** like one that a handler refuses: what actix-http writes while no request is under
 //!   way is replaced by a [`ProtocolErrorResponse`]. A client that asked nothing, or still sends the body of a request that was
@@ -231,6 +232,9 @@ impl AsyncRead for Connection {
             ready!(refusal.poll(cx, &mut this.stream));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        if this.slot.is_closing() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if this.state.phase() == Phase::Answering
             && let BodyState::Reading(length) = this.state.body()
         {
@@ -269,7 +273,7 @@ impl AsyncRead for Connection {
             this.give_held(buf);
         }
         let new = buf.filled().len() - start;
-        this.slot.busy();
+        this.slot.busy(cx);
         let is_first = this.scan == HeadEnd::Before;
         this.note(&buf.filled()[start..]);
         let end = this.scan.feed(&buf.filled()[start..]);
@@ -316,6 +320,10 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // A request that waits for its handler, or for a blob to grow, has no other turn.
+        if this.slot.is_closing() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         ready!(this.poll_transfer(cx))?;
         if let Stream::Tls(socket) = &mut this.stream {
             let polled = Pin::new(socket.as_mut()).poll_flush(cx)?;

@@ -2,7 +2,9 @@
 //!
 //! Connections are counted when they are accepted, before a byte is read: a client that holds them says nothing, which is all it
 //! takes to keep others out. The peer's address is what is known then. A trusted proxy, which is many clients, is let in whatever
-//! it holds. When nearly all connections are taken, the client with the most gives up the one that has been idle for longest.
+//! it holds. When nearly all connections are taken, the client with the most gives up the one that has been idle for longest; when none is
+//! idle, the one whose request has lasted longest is cut, if its client has more than twice as many as the client that comes. So clients
+//! whose bodies are slow, which nothing else ends, keep none out that has few.
 
 use std::{
     collections::HashMap,
@@ -48,11 +50,27 @@ struct OpenConnections {
 struct Usage {
     /// Milliseconds from [`START`] to when it became idle, and one; 0 while it is not.
     idle_since: AtomicU64,
+    /// As much to when its request began; 0 before its first one.
+    busy_since: AtomicU64,
+    /// A trusted proxy's, where each connection may be another client's.
+    is_exempt: bool,
     closing: AtomicBool,
     waker: AtomicWaker,
 }
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Milliseconds since [`START`], and one.
+fn now() -> u64 {
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+}
+
+impl Usage {
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
 
 impl ConnectionLimit {
     /// Lets each client in `per_client` times at once, and makes room when there are more than `total`.
@@ -70,11 +88,11 @@ impl ConnectionLimit {
             self.turn_away(open, client);
             return None;
         }
-        let usage = Arc::<Usage>::default();
+        let usage = Arc::new(Usage { is_exempt, ..Usage::default() });
         open.clients.entry(client).or_default().push(usage.clone());
         open.count += 1;
         if open.count > self.total {
-            open.make_room();
+            open.make_room(held + 1);
         }
         Some(ConnectionSlot { limit: self.clone(), client, usage })
     }
@@ -102,8 +120,9 @@ impl ConnectionLimit {
 }
 
 impl OpenConnections {
-    /// Closes the connection that has been idle for longest, of the client that has the most of those that have an idle one.
-    fn make_room(&self) {
+    /// Closes the connection that has been idle for longest, of the client that has the most of those that have an idle one; when there is
+    /// none, that whose request has lasted longest, of the client with most, for one that has so many itself.
+    fn make_room(&self, own: usize) {
         let oldest = |open: &Vec<Arc<Usage>>| {
             let idle = open.iter().filter(|usage| !usage.closing.load(Ordering::Relaxed));
             let idle = idle.map(|usage| (usage.idle_since.load(Ordering::Relaxed), usage));
@@ -113,11 +132,19 @@ impl OpenConnections {
         let mut bound = usize::MAX;
         while let Some(held) = self.clients.values().map(Vec::len).filter(|held| *held < bound).max() {
             if let Some(usage) = self.clients.values().filter(|open| open.len() == held).find_map(oldest) {
-                usage.closing.store(true, Ordering::Release);
-                usage.waker.wake();
+                usage.close();
                 return;
             }
             bound = held;
+        }
+        let busy = |open: &Vec<Arc<Usage>>| {
+            let busy = open.iter().filter(|usage| !usage.is_exempt && !usage.closing.load(Ordering::Relaxed));
+            let busy = busy.map(|usage| (usage.busy_since.load(Ordering::Relaxed), usage));
+            busy.filter(|(since, _)| *since > 0).min_by_key(|(since, _)| *since).map(|(_, usage)| usage.clone())
+        };
+        let many = self.clients.values().filter(|open| open.len() > 2 * own);
+        if let Some(usage) = many.max_by_key(|open| open.len()).and_then(busy) {
+            usage.close();
         }
     }
 }
@@ -133,16 +160,24 @@ impl ConnectionSlot {
     /// The connection waits for a request. Whether it is to be closed instead; else the waker is called when it is.
     pub(super) fn idle(&self, cx: &Context<'_>) -> bool {
         if self.usage.idle_since.load(Ordering::Relaxed) == 0 {
-            let since = u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-            self.usage.idle_since.store(since, Ordering::Relaxed);
+            self.usage.idle_since.store(now(), Ordering::Relaxed);
         }
         self.usage.waker.register(cx.waker());
         self.usage.closing.load(Ordering::Acquire)
     }
 
-    /// A request has begun.
-    pub(super) fn busy(&self) {
-        self.usage.idle_since.store(0, Ordering::Relaxed);
+    /// Bytes of a request have come. The waker is called when the connection is to be closed.
+    pub(super) fn busy(&self, cx: &Context<'_>) {
+        let is_first = self.usage.busy_since.load(Ordering::Relaxed) == 0;
+        if self.usage.idle_since.swap(0, Ordering::Relaxed) > 0 || is_first {
+            self.usage.busy_since.store(now(), Ordering::Relaxed);
+            self.usage.waker.register(cx.waker());
+        }
+    }
+
+    /// Whether the connection is to be closed, whatever it does.
+    pub(super) fn is_closing(&self) -> bool {
+        self.usage.closing.load(Ordering::Acquire)
     }
 }
 
