@@ -116,7 +116,8 @@ pub(super) fn mirror_url(config: &Config) -> String {
 impl Mirror {
     fn new(text: &str, config: &Config) -> Result<Mirror, String> {
         let is_origin = |url: &Url| {
-            let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+            let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+            let plain = is_bare && url.port() != Some(0);
             matches!(url.scheme(), "http" | "https") && plain && url.path() == "/" && url.fragment().is_none()
         };
         let url = Url::parse(text).ok().filter(is_origin);
@@ -373,7 +374,16 @@ mod tests {
 
     #[test]
     fn a_url_that_is_none_is_refused() {
-        for bad in ["m:5000", "ftp://m", "http://", "http://m/path", "http://x y", "https://h:99999", "http://u:p@h"] {
+        for bad in [
+            "m:5000",
+            "ftp://m",
+            "http://",
+            "http://m/path",
+            "http://x y",
+            "https://h:99999",
+            "http://h:0",
+            "http://u:p@h",
+        ] {
             assert!(Mirror::new(bad, &Config::default()).is_err(), "{bad}");
         }
         assert_eq!(Mirror::new("http://m:1/", &Config::default()).unwrap().url, "http://m:1");

@@ -47,7 +47,7 @@ fn upstreams(config: &Config, found: &mut Vec<ConfigError>) {
             url.port_or_known_default() == Some(listen.port()) && is_here
         };
         let listeners = config.listener.iter().map(|listener| &listener.address);
-        if config.server.listen.0.iter().chain(listeners).any(is_own) {
+        if config.server.listen.0.iter().chain(listeners).chain([&config.admin.listen]).any(is_own) {
             found.push(ConfigError::new(
                 key("url"),
                 url.as_str(),
@@ -82,6 +82,38 @@ fn names(config: &Config, found: &mut Vec<ConfigError>) {
     for (key, pattern) in pushed.chain(private).filter(|(_, pattern)| !hosted(pattern)) {
         found.push(ConfigError::new(key, pattern, "matches nothing: no entry of hosted.namespaces has such names"));
     }
+    for (key, pattern) in keyed("hosted.immutable_tags".to_owned(), &config.hosted.immutable_tags) {
+        let name = pattern.rsplit_once(':').map_or("", |(name, _)| name).to_owned();
+        if !hosted(&name) {
+            found.push(ConfigError::new(
+                key,
+                pattern,
+                "protects nothing: no entry of hosted.namespaces has such names",
+            ));
+        }
+    }
+    // Only the name of a registry is sure to be no part of a name that another upstream has.
+    let is_registry = |registry: &str| registry.contains(['.', ':']) && !registry.contains(['*', '[']);
+    let images = config.policy.iter().enumerate();
+    let images = images.flat_map(|(number, policy)| keyed(format!("policy[{number}].images"), &policy.images));
+    let pulled = accounts(config).filter(|(key, _)| key.contains(".pull["));
+    for (key, pattern) in images.chain(pulled) {
+        let registry = pattern.split_once('/').map_or("", |(registry, _)| registry);
+        if is_registry(registry) && !is_mirrored(registry) && !hosted(pattern) {
+            let fix = format!("matches nothing: no [[upstream]] has the name {registry:?}");
+            found.push(ConfigError::new(key, pattern, fix));
+        }
+    }
+    let is_account = |name: &str| config.account.iter().any(|account| account.name == name);
+    // GitLab's list has numbers of users, and the names of an htpasswd file are not read here.
+    let is_known = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit()) || is_account(name);
+    if config.server.htpasswd.as_os_str().is_empty() {
+        let unknown = config.limits.user_allowlist.iter().enumerate().filter(|(_, name)| !is_known(name));
+        for (number, name) in unknown {
+            let fix = "no [[account]] has this name, so that it exempts no client";
+            found.push(ConfigError::new(format!("limits.user_allowlist[{number}]"), name, fix));
+        }
+    }
 }
 
 /// The entries of a list with their keys.
@@ -111,7 +143,19 @@ fn patterns(config: &Config, found: &mut Vec<ConfigError>) {
     let hosted = &config.hosted;
     let private = keyed("hosted.private".to_owned(), &hosted.private);
     let immutable = keyed("hosted.immutable_tags".to_owned(), &hosted.immutable_tags);
-    for (key, pattern) in tags.chain(private).chain(immutable).chain(accounts(config)) {
+    let upstreams = config.upstream.iter().enumerate().flat_map(|(number, upstream)| {
+        keyed(format!("upstream[{number}].allow"), &upstream.allow)
+            .chain(keyed(format!("upstream[{number}].deny"), &upstream.deny))
+    });
+    let namespaces = config.account.iter().enumerate();
+    let namespaces =
+        namespaces.flat_map(|(number, account)| keyed(format!("account[{number}].namespaces"), &account.namespaces));
+    let images = config.policy.iter().enumerate().flat_map(|(number, policy)| {
+        keyed(format!("policy[{number}].images"), &policy.images)
+            .chain(keyed(format!("policy[{number}].except"), &policy.except))
+    });
+    let others = upstreams.chain(namespaces).chain(images);
+    for (key, pattern) in tags.chain(private).chain(immutable).chain(accounts(config)).chain(others) {
         if pattern.rfind('[') > pattern.rfind(']') {
             found.push(ConfigError::new(key, pattern, "matches nothing: the bracket is never closed; write [0-9]"));
         }

@@ -106,6 +106,35 @@ fn weir_check_refuses_what_cannot_work_and_warns_of_what_is_hardly_meant() {
             "hosted.immutable_tags[0] = \"v[0-\": matches nothing",
         ),
         (
+            upstream("url = \"http://127.0.0.1:5001\""),
+            "upstream[0].url = \"http://127.0.0.1:5001/\": this is Weir itself",
+        ),
+        (
+            "[hosted]\nnamespaces = [\"local/*\"]\nimmutable_tags = [\"foo/*:v*\"]".to_owned(),
+            "hosted.immutable_tags[0] = \"foo/*:v*\": protects nothing",
+        ),
+        ("[hosted]\nimmutable_tags = [\"v*\"]".to_owned(), "hosted.immutable_tags[0] = \"v*\": protects nothing"),
+        (
+            format!("[[account]]\n{hash}\nnamespaces = [\"local/[x\"]"),
+            "account[0].namespaces[0] = \"local/[x\": matches nothing: the bracket",
+        ),
+        (
+            format!("[[account]]\n{hash}\npull = [\"quay.io/*\"]"),
+            "account[0].pull[0] = \"quay.io/*\": matches nothing: no [[upstream]]",
+        ),
+        (
+            "[[policy]]\nname = \"a\"\nimages = [\"quay.io/*\"]\nnon_root = true".to_owned(),
+            "policy[0].images[0] = \"quay.io/*\": matches nothing: no [[upstream]]",
+        ),
+        (
+            "[[policy]]\nname = \"a\"\nimages = [\"*\"]\nexcept = [\"docker.io/[a\"]\nnon_root = true".to_owned(),
+            "policy[0].except[0] = \"docker.io/[a\": matches nothing: the bracket",
+        ),
+        (
+            "[limits]\nuser_allowlist = [\"12\", \"nobody\"]".to_owned(),
+            "limits.user_allowlist[1] = \"nobody\": no [[account]]",
+        ),
+        (
             "[budget]\nfloors = { critical = 0.5 }".to_owned(),
             "budget.floors.critical = 0.5: more than the floor of standard",
         ),
