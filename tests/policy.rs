@@ -176,6 +176,8 @@ async fn an_image_that_breaks_a_rule_is_refused_with_a_sentence_and_a_cached_one
     assert!(!policed.manifest("GET", &sound, "latest").1.contains("warning:"));
     // What a worker keeps of a warning is of one image and one policy. More requests than there are workers, so that some meet what is kept.
     let another = hub.push(Spec { repository: "corpus/another".to_owned(), ..spec("root by number") }).unwrap();
+    // An image that is not judged yet is served without a sentence.
+    until("the other image is judged", || policed.manifest("GET", &another, "latest").1.contains("warning:"));
     for policy_name in ["strict", "stricter"] {
         policed.reload(&policy("warn", "").replace("strict", policy_name));
         for image in [&root, &another].into_iter().cycle().take(64) {
