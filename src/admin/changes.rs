@@ -14,7 +14,7 @@ use super::{
 use crate::{
     client::{Client, ClientKey},
     limits::audit::{Actor, AdminEvent, Event},
-    mirror::{self, Image, Lookup, Pin, Purged, Refreshed, Repository, Selection, StoreError, Waited, warm::WarmError},
+    mirror::{self, Cost, Image, Lookup, Pin, Purged, Refreshed, Repository, Selection, StoreError, warm::WarmError},
     oci::{Reference, matches},
 };
 
@@ -131,7 +131,7 @@ pub(super) async fn refresh(
     let image = format!("{}:{tag}", repository.full_name());
     let Repository { upstream, name: repository } = repository;
     let lookup =
-        Lookup { upstream, repository, client: Arc::new(operator(by)), cached_only: None, waited: Waited::default() };
+        Lookup { upstream, repository, client: Arc::new(operator(by)), cached_only: None, cost: Cost::default() };
     match state.mirror.manifests.refresh(&lookup, &tag).await {
         Ok(refreshed) => {
             let moved = refreshed.before.as_ref() != Some(&refreshed.digest);

@@ -49,7 +49,7 @@ use crate::{
         Limits, address,
         permit::{Denied, Permit, RequestInfo, RequestKind},
     },
-    mirror::{Lookup, Mirror, Waited},
+    mirror::{Cost, Lookup, Mirror},
     route::{Mirrored, Route},
     telemetry,
 };
@@ -129,7 +129,7 @@ impl Service<actix_http::Request> for RegistryService {
                 path: printable(http.uri().path()),
                 ns: ns.map(|ns| printable(&ns)),
                 user_agent: user_agent.map(|name| printable(&String::from_utf8_lossy(name.as_bytes()))),
-                waited: if is_described { Waited::counted() } else { Waited::default() },
+                cost: if is_described { Cost::counted() } else { Cost::default() },
                 ..Line::default()
             }
         };
@@ -203,8 +203,8 @@ impl RegistryService {
         if request.query().is_some_and(|query| query.len() > api::MAX_QUERY_BYTES) {
             return Err(api::QueryError::TooLong.into());
         }
-        let waited = scope.line().waited.clone();
-        request.repository = self.repository(request, misses, waited)?;
+        let cost = scope.line().cost.clone();
+        request.repository = self.repository(request, misses, cost)?;
         Ok(())
     }
 
@@ -228,7 +228,7 @@ impl RegistryService {
         &self,
         request: &Request,
         cached_only: Option<Arc<Denied>>,
-        waited: Waited,
+        cost: Cost,
     ) -> Result<Option<Repository>, ApiError> {
         let Some(name) = request.resource.as_ref().ok().and_then(Resource::name) else { return Ok(None) };
         // An empty one names nothing.
@@ -242,7 +242,7 @@ impl RegistryService {
                 let namespace = ns.filter(|_| found.by_namespace).and_then(|ns| HeaderValue::from_str(&ns).ok());
                 let client = request.client.clone();
                 let Mirrored { upstream, repository, .. } = found;
-                let lookup = Lookup { upstream, repository, client, cached_only, waited };
+                let lookup = Lookup { upstream, repository, client, cached_only, cost };
                 Ok(Some(Repository::Mirrored { lookup, namespace }))
             }
             // As the name says, and whether it exists or not, so that the answer gives nothing away.

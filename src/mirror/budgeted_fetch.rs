@@ -17,7 +17,7 @@ use weir_storage::Source;
 use super::{
     coalesce::{ShareScope, Waiters},
     error::Error,
-    lookup::{Lookup, Waited},
+    lookup::{Cost, Lookup},
     metrics::Metrics,
     names::Names,
     outcome::PullDecision,
@@ -318,7 +318,7 @@ impl BudgetedFetch {
             Err(_) => return Err(Queued::Refused),
         };
         self.metrics.decided(lookup.client.class, PullDecision::Queued);
-        let _slot = QueueSlot { fetcher: self, identity, ticket, waited: &lookup.waited, since: Instant::now() };
+        let _slot = QueueSlot { fetcher: self, identity, ticket, cost: &lookup.cost, since: Instant::now() };
         loop {
             let now = clock::now();
             let balance = self.ledger.balance(identity, now);
@@ -459,14 +459,14 @@ struct QueueSlot<'a> {
     fetcher: &'a BudgetedFetch,
     identity: &'a Identity,
     ticket: Ticket,
-    waited: &'a Waited,
+    cost: &'a Cost,
     since: Instant,
 }
 
 impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         let waited = self.since.elapsed();
-        self.waited.add(waited);
+        self.cost.add_wait(waited);
         self.fetcher.metrics.budget_wait_seconds.observe(waited);
         self.fetcher.limits.leave_queue(self.identity, self.ticket);
     }

@@ -128,7 +128,7 @@ mod tests {
     use crate::{
         client::Client,
         limits::{LimitsConfig, audit::Actor},
-        mirror::lookup::{Object, Waited},
+        mirror::lookup::{Cost, Object},
     };
 
     /// The follower asks again in a flight of its own: what is its outcome there is its answer.
@@ -141,7 +141,7 @@ mod tests {
             repository: "library/a".parse().unwrap(),
             client: Arc::new(Client::anonymous([192, 0, 2, last].into(), [192, 0, 2, last].into())),
             cached_only: None,
-            waited: Waited::default(),
+            cost: Cost::default(),
         };
         let (leader, follower) = (lookup(1), lookup(2));
         let key = leader.key(Object::Manifest("latest".parse().unwrap()));

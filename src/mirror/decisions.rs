@@ -140,7 +140,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::{client::Client, mirror::lookup::Waited, oci::Algorithm};
+    use crate::{client::Client, mirror::lookup::Cost, oci::Algorithm};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -151,7 +151,7 @@ mod tests {
             repository: repository.parse().unwrap(),
             client: Arc::new(Client::anonymous(loopback, loopback)),
             cached_only: None,
-            waited: Waited::default(),
+            cost: Cost::default(),
         }
     }
 

@@ -26,7 +26,7 @@ use super::{
     decisions::{Asked, Decisions},
     handles::Handles,
     image_facts::{ImageFacts, NO_PLATFORM, NoFacts, PlatformFacts},
-    lookup::{Lookup, Waited},
+    lookup::{Cost, Lookup},
     signatures::Signatures,
 };
 use crate::{
@@ -517,8 +517,8 @@ impl Enforcement {
     fn remembered(&self, image: &Image, digests: &[Digest]) -> Beside {
         let known = |client: Client| {
             let Repository { upstream, name } = image.repository.clone();
-            let (client, cached_only, waited) = (Arc::new(client), None, Waited::default());
-            self.signatures.known(&Lookup { upstream, repository: name, client, cached_only, waited }, digests)
+            let (client, cached_only, cost) = (Arc::new(client), None, Cost::default());
+            self.signatures.known(&Lookup { upstream, repository: name, client, cached_only, cost }, digests)
         };
         let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
         let all = known(Client::warm("report"));

@@ -17,7 +17,7 @@ use super::{
     flight::{AGE_LIMIT, Flights},
     freshness,
     handles::Handles,
-    lookup::{Key, Lookup, Object, Waited},
+    lookup::{Cost, Key, Lookup, Object},
     manifests::Manifests,
     negative::NegativeCache,
     outcome::FlightKind,
@@ -310,7 +310,7 @@ impl Listings {
                     repository: source.repository.clone(),
                     client: client.clone(),
                     cached_only: None,
-                    waited: Waited::default(),
+                    cost: Cost::default(),
                 };
                 self.sources.readable(&lookup).any(|readable| readable.credential == source.credential)
             })

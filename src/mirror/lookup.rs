@@ -31,27 +31,27 @@ pub struct Lookup {
     pub client: Arc<Client>,
     /// The reason when this client gets only what is cached, because its misses are throttled or banned.
     pub cached_only: Option<Arc<Denied>>,
-    /// How long this request waited for a pull to come back.
-    pub waited: Waited,
+    /// What this request cost.
+    pub cost: Cost,
 }
 
-/// Adds up how long a request waited for a pull to come back, if anything wants to know. Cloning shares it.
+/// What a request cost: how long it waited for a pull to come back, if anything wants to know. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Waited(Option<Arc<AtomicU64>>);
+pub struct Cost(Option<Arc<AtomicU64>>);
 
-impl Waited {
+impl Cost {
     /// One that counts.
-    pub fn counted() -> Waited {
-        Waited(Some(Arc::default()))
+    pub fn counted() -> Cost {
+        Cost(Some(Arc::default()))
     }
 
-    /// How long it was; `None` when it was no wait at all.
-    pub fn total(&self) -> Option<Duration> {
+    /// How long it waited for a pull to come back; `None` when not at all.
+    pub fn waited(&self) -> Option<Duration> {
         let micros = self.0.as_ref()?.load(Ordering::Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
-    pub(super) fn add(&self, span: Duration) {
+    pub(super) fn add_wait(&self, span: Duration) {
         if let Some(micros) = &self.0 {
             micros.fetch_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
         }
@@ -90,7 +90,7 @@ impl Lookup {
             overrides: false,
             ..(*self.client).clone()
         };
-        Lookup { client: Arc::new(client), cached_only: None, waited: Waited::default(), ..self.clone() }
+        Lookup { client: Arc::new(client), cached_only: None, cost: Cost::default(), ..self.clone() }
     }
 
     /// The key of an object of this repository, for this client's kind of access.

@@ -76,7 +76,7 @@ pub use self::{
     import_staging::ArchiveError,
     layers::Layers,
     listings::Listings,
-    lookup::{Lookup, Waited},
+    lookup::{Cost, Lookup},
     manifest_history::ManifestHistory,
     manifests::Manifests,
     metrics::Metrics,

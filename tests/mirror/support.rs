@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use weir::{
     client::Client,
     limits::{Limits, LimitsConfig},
-    mirror::{Extent, Lookup, Mirror, Reader, Repository, Settings, Stopped, Waited},
+    mirror::{Cost, Extent, Lookup, Mirror, Reader, Repository, Settings, Stopped},
     upstream::{self, Account, Ledger, Upstream},
 };
 use weir_conformance::hub::{self, Hub, Image, Spec};
@@ -107,7 +107,7 @@ pub(crate) fn lookup(repository: &str, pull: &[&str]) -> Lookup {
             ..Client::anonymous([127, 0, 0, 1].into(), [127, 0, 0, 1].into())
         }),
         cached_only: None,
-        waited: Waited::default(),
+        cost: Cost::default(),
     }
 }
 

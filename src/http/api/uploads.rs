@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     hosted::{Error, MountSource, Right, Upload},
-    mirror::{Lookup, Waited},
+    mirror::{Cost, Lookup},
     oci::{Algorithm, Digest, Name},
     route::Route,
 };
@@ -56,7 +56,7 @@ pub(crate) fn begin(cx: &Context, request: &SharedRequest, name: &Name) -> Handl
                         repository: from.repository,
                         client: client.clone(),
                         cached_only: None,
-                        waited: Waited::default(),
+                        cost: Cost::default(),
                     };
                     match mirror.blobs.whole(&lookup, digest).await {
                         Ok(Some(held)) => hosted.mount(client, &name, digest, MountSource::Mirrored(&held)).await?,

@@ -23,7 +23,7 @@ use crate::{
         wire::ConnectionState,
     },
     limits::{Limits, permit::Permit, recent::RecentRequest, throttle::Meter},
-    mirror::Waited,
+    mirror::Cost,
     telemetry::{REFUSALS, Sampled, TraceId},
 };
 
@@ -66,8 +66,8 @@ pub(crate) struct Line {
     /// The code of the error.
     pub(crate) code: Option<&'static str>,
     pub(crate) rule: Option<String>,
-    /// Counts the wait for a pull to come back.
-    pub(crate) waited: Waited,
+    /// Learns what the request cost.
+    pub(crate) cost: Cost,
 }
 
 impl RequestScope {
@@ -294,7 +294,7 @@ impl RequestScope {
             cut = (bytes < self.length).then_some(true),
             ms = milliseconds(took),
             first_byte_ms = self.first_byte.map(milliseconds),
-            wait_ms = line.waited.total().map(milliseconds),
+            wait_ms = line.cost.waited().map(milliseconds),
             client,
             account,
             address = address.map(tracing::field::display),

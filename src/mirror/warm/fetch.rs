@@ -17,7 +17,7 @@ use crate::{
     mirror::{
         blobs::{Blobs, Kept},
         error::Error,
-        lookup::{Lookup, Waited},
+        lookup::{Cost, Lookup},
         manifests::Manifests,
     },
     oci::{Child, Digest, Reference},
@@ -102,7 +102,7 @@ impl Fetcher {
             repository: wanted.repository.clone(),
             client,
             cached_only: None,
-            waited: Waited::default(),
+            cost: Cost::default(),
         };
         let (digest, manifests, blobs) = self.manifests(&lookup, &wanted.reference, platforms).await?;
         let mut missing = Vec::new();
