@@ -192,7 +192,10 @@ impl RegistryService {
 
     /// Ban, throttle, bounds of the head, and where the name leads.
     fn admit(&self, scope: &mut RequestScope, request: &mut Request) -> Result<(), ApiError> {
-        let permit = self.permit(scope, request).map_err(|denied| ApiError::Denied(Arc::from(denied)))?;
+        let permit = self.permit(scope, request).map_err(|denied| {
+            self.name_upstream(scope, request);
+            ApiError::Denied(Arc::from(denied))
+        })?;
         request.exempt = permit.safe.is_some();
         let misses = permit.misses.as_deref().map(|denied| Arc::new(denied.clone()));
         scope.admitted(permit, self.0.api.limits.clone());
@@ -204,8 +207,20 @@ impl RegistryService {
             return Err(api::QueryError::TooLong.into());
         }
         let cost = scope.line().cost.clone();
-        request.repository = self.repository(request, misses, cost)?;
+        let repository = self.repository(request, misses, cost).inspect_err(|_| self.name_upstream(scope, request))?;
+        request.repository = repository;
         Ok(())
+    }
+
+    /// The line of a request that is refused before it is looked up names its upstream all the same, when its name leads to one.
+    fn name_upstream(&self, scope: &mut RequestScope, request: &Request) {
+        let Some(name) = request.resource.as_ref().ok().and_then(Resource::name) else { return };
+        let Ok(ns) = api::query_value(request.query(), "ns") else { return };
+        if let Some(Route::Mirrored(found)) =
+            self.0.api.routes.load().find(name, ns.as_deref().filter(|ns| !ns.is_empty()))
+        {
+            scope.is_of(found.upstream);
+        }
     }
 
     /// A GET of a manifest is a pull; a HEAD shows no message when it is refused, and is free. What names nothing counts like

@@ -238,6 +238,7 @@ impl BudgetedFetch {
         Some(Error::BudgetSpent {
             retry_after: Duration::ZERO,
             message: format!("it changed at {}, and no pull is left to fetch it", lookup.upstream).into(),
+            rule: "budget_moved_tag",
             retry_alone: false,
         })
     }
@@ -410,6 +411,7 @@ impl BudgetedFetch {
             self.limits.refund_spend(&identity, &lookup.client.key);
         } else {
             self.metrics.decided(lookup.client.class, PullDecision::Spent);
+            lookup.cost.paid(&identity);
         }
         sent
     }
@@ -509,6 +511,7 @@ pub(super) fn spent(lookup: &Lookup, left: &Balance, why: RefusalReason, wait: D
         _ => "no pulls left".to_owned(),
     };
     let (upstream, more) = (&left.identity.upstream, whole(wait));
+    let rule = why.rule();
     let message = match why {
         RefusalReason::Exhausted => format!(
             "this mirror has {of} at {upstream} and does not have this image; more in about {more}; \
@@ -532,5 +535,5 @@ pub(super) fn spent(lookup: &Lookup, left: &Balance, why: RefusalReason, wait: D
              cached images are served"
         ),
     };
-    Error::BudgetSpent { retry_after: wait, message: message.into(), retry_alone }
+    Error::BudgetSpent { retry_after: wait, message: message.into(), rule, retry_alone }
 }

@@ -150,7 +150,12 @@ mod tests {
             let gate = gate.clone();
             async move {
                 gate.notified().await;
-                Err(Error::BudgetSpent { retry_after: Duration::ZERO, message: "spent".into(), retry_alone: false })
+                Err(Error::BudgetSpent {
+                    retry_after: Duration::ZERO,
+                    message: "spent".into(),
+                    rule: "budget_exhausted",
+                    retry_alone: false,
+                })
             }
         };
         let mut led = pin!(flights.coalesce(&key, &leader, refuse));

@@ -26,6 +26,8 @@ pub enum Error {
         retry_after: Duration,
         /// One sentence for the client.
         message: Arc<str>,
+        /// Why: `budget_exhausted`, `budget_floor` and the others of [`crate::limits::budget::RefusalReason::rule`].
+        rule: &'static str,
         /// It was not refused for good: others wait for the same, and all are to ask again, each for itself. Never leaves the mirror.
         retry_alone: bool,
     },

@@ -156,7 +156,7 @@ mod tests {
             if after == retry_after && said == message));
         let wrong = told(Err(Error::UpstreamMalformed { message: message.clone() }));
         assert!(matches!(wrong, Some(Err(Error::UpstreamMalformed { message: said })) if said == message));
-        let spent = Error::BudgetSpent { retry_after, message, retry_alone: false };
+        let spent = Error::BudgetSpent { retry_after, message, rule: "budget_exhausted", retry_alone: false };
         assert!(told(Err(spent)).is_none() && told(Err(Error::Internal)).is_none());
         assert!(read::<u8>(b"{\"found\":\"x\"}").is_none() && read::<u8>(b"").is_none());
     }

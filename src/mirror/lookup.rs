@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -35,9 +35,17 @@ pub struct Lookup {
     pub cost: Cost,
 }
 
-/// What a request cost: how long it waited for a pull to come back, if anything wants to know. Cloning shares it.
+/// What a request cost: how long it waited for a pull to come back, and whose pull it spent, if anything wants to know. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Cost(Option<Arc<AtomicU64>>);
+pub struct Cost(Option<Arc<Counted>>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    /// Microseconds of waiting.
+    waited: AtomicU64,
+    /// The identity whose pull was spent last.
+    paid_by: Mutex<Option<Arc<str>>>,
+}
 
 impl Cost {
     /// One that counts.
@@ -47,13 +55,24 @@ impl Cost {
 
     /// How long it waited for a pull to come back; `None` when not at all.
     pub fn waited(&self) -> Option<Duration> {
-        let micros = self.0.as_ref()?.load(Ordering::Relaxed);
+        let micros = self.0.as_ref()?.waited.load(Ordering::Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
+    /// The identity whose pull it spent, such as `anonymous`; `None` when it spent none, as one that shares the pull of another request.
+    pub fn paid_by(&self) -> Option<Arc<str>> {
+        self.0.as_ref()?.paid_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn paid(&self, identity: &Identity) {
+        if let Some(counted) = &self.0 {
+            *counted.paid_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.name().into());
+        }
+    }
+
     pub(super) fn add_wait(&self, span: Duration) {
-        if let Some(micros) = &self.0 {
-            micros.fetch_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        if let Some(counted) = &self.0 {
+            counted.waited.fetch_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
         }
     }
 }

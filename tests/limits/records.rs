@@ -35,6 +35,7 @@ async fn what_was_refused_is_logged_and_counted_by_client_resource_and_rule() {
         let line = access.iter().find(|line| line["status"] == status).unwrap_or_else(|| panic!("{access:?}"));
         let said = (&line["client"], &line["path"], &line["rule"]);
         assert_eq!(said, (&client.into(), &path.into(), &rule.into()), "the proxy is no client: {line}");
+        assert_eq!(line["upstream"], "docker.io", "{line}");
     }
     let metrics = world.weir.admin("GET", "/metrics", "").body;
     for counted in [
@@ -121,4 +122,45 @@ async fn what_was_saved_survives_a_restart_and_the_figures_of_the_budget_add_up(
     assert_eq!(before.0, 9);
     world.restart(Signal::TERM);
     assert_eq!(figures(&world), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_names_the_upstream_of_what_was_refused_why_the_budget_refused_and_who_paid() {
+    let classes = "[[class]]\nname = \"critical\"\ncidr = [\"10.1.0.0/16\"]\n\
+                   [[class]]\nname = \"bulk\"\ncidr = [\"10.9.0.0/16\"]\n";
+    let world = World::start(Some(10), &format!("{PROXY}{classes}")).await;
+    world.images("a", 11);
+    world.admin("POST", "/api/v1/bans", r#"{"client":"192.0.2.8","duration":"1h","reason":"hammering"}"#);
+    let mut scanner = world.client("10.9.0.7");
+    let statuses: Vec<u16> = (0..7).map(|number| scanner.pull(&format!("a{number}")).status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 429], "four of ten are kept from bulk");
+    assert_eq!(scanner.pull("a0").status, 200);
+    let mut production = world.client("10.1.0.1");
+    let statuses: Vec<u16> = (6..11).map(|number| production.pull(&format!("a{number}")).status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 429], "none is left");
+    assert_eq!(world.client("192.0.2.8").pull("a0").status, 403);
+    while lines(&world, "weir::access").len() < 14 {
+        std::thread::yield_now();
+    }
+    let access = lines(&world, "weir::access");
+    let line = |client: &str, image: u64, status: u16| {
+        let path = format!("/v2/library/a{image}/manifests/latest");
+        let of = |line: &&Value| line["client"] == client && line["path"] == *path && line["status"] == status;
+        access.iter().find(of).unwrap_or_else(|| panic!("{client} {path} {status}: {access:?}"))
+    };
+    for (client, image, status, rule, paid_by) in [
+        ("10.9.0.7", 1, 200, None, Some("anonymous")),
+        ("10.9.0.7", 6, 429, Some("budget_floor"), None),
+        ("10.1.0.1", 6, 200, None, Some("anonymous")),
+        ("10.1.0.1", 10, 429, Some("budget_exhausted"), None),
+        ("192.0.2.8", 0, 403, Some("admin"), None),
+    ] {
+        let line = line(client, image, status);
+        assert_eq!((line["rule"].as_str(), line["paid_by"].as_str()), (rule, paid_by), "{line}");
+        assert_eq!(line["upstream"], "docker.io", "{line}");
+    }
+    let warm = access.iter().filter(|line| line["path"] == "/v2/library/a0/manifests/latest" && line["cache"] == "hit");
+    assert_eq!(warm.map(|line| &line["paid_by"]).collect::<Vec<_>>(), [&Value::Null], "what is cached costs nothing");
+    let page = world.weir.admin("GET", "/client?client=10.9.0.7", "").body;
+    assert!(page.contains("budget_floor"), "the page of the client says why: {page}");
 }

@@ -36,6 +36,11 @@ async fn what_is_not_mirrored_is_refused_without_a_request_upstream_and_counted(
     }
     assert_eq!(client.send("HEAD", "/v2/library/a0/manifests/latest", "", "").status, 403);
     assert_eq!(world.hub.log().len(), asked, "upstream was asked");
+    world.weir.until_log(said, r#""method":"HEAD""#);
+    let log = world.weir.log();
+    let refused = log[said..].lines().filter(|line| line.contains(r#""rule":"not_mirrored""#));
+    let refused: Vec<Value> = refused.map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(refused.len() == 5 && refused.iter().all(|line| line["upstream"] == "docker.io"), "{refused:?}");
     let catalog = client.send("GET", "/v2/_catalog", "", "").json();
     assert_eq!(catalog["repositories"], json!([]), "what cannot be pulled is not listed");
     let rule = json!({"upstream": "docker.io", "rule": "deny", "patterns": ["library/a*"], "refused": 5});

@@ -361,10 +361,11 @@ impl ApiError {
         }
     }
 
-    /// The rule that refused it: a throttle, or what led to a ban.
+    /// The rule that refused it: a throttle, what led to a ban, or why the budget gave no pull.
     pub(crate) fn rule(&self) -> Option<&str> {
         match self {
             ApiError::Denied(denied) | ApiError::Mirror(mirror::Error::Throttled(denied)) => Some(&denied.note.matched),
+            ApiError::Mirror(mirror::Error::BudgetSpent { rule, .. }) => Some(rule),
             ApiError::MissThrottled(_) => Some("same_reference"),
             ApiError::NotMirrored(_) => Some("not_mirrored"),
             ApiError::RefusedImage(_) => Some("policy"),

@@ -295,6 +295,7 @@ impl RequestScope {
             ms = milliseconds(took),
             first_byte_ms = self.first_byte.map(milliseconds),
             wait_ms = line.cost.waited().map(milliseconds),
+            paid_by = line.cost.paid_by().as_deref(),
             client,
             account,
             address = address.map(tracing::field::display),

@@ -97,6 +97,19 @@ pub enum RefusalReason {
     QueueFull,
 }
 
+impl RefusalReason {
+    /// What the access log calls it, as a rule that refused.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            RefusalReason::Exhausted => "budget_exhausted",
+            RefusalReason::Floor { .. } => "budget_floor",
+            RefusalReason::Share { .. } => "budget_share",
+            RefusalReason::Forecast { .. } => "budget_forecast",
+            RefusalReason::QueueFull => "budget_queue_full",
+        }
+    }
+}
+
 impl std::fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

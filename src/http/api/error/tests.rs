@@ -73,6 +73,7 @@ fn every_failure_has_its_row() {
         ApiError::Mirror(Mirror::BudgetSpent {
             retry_after: Duration::from_millis(1_200),
             message: message(),
+            rule: "budget_exhausted",
             retry_alone: false,
         }),
         ApiError::Mirror(Mirror::UpstreamLimited { retry_after: Duration::from_secs(3_600), message: message() }),
@@ -187,6 +188,7 @@ fn a_wait_is_a_minute_at_most_and_none_for_clients_that_sleep_in_silence() {
         ApiError::Mirror(mirror::Error::BudgetSpent {
             retry_after: Duration::from_secs(wait),
             message: "spent".into(),
+            rule: "budget_exhausted",
             retry_alone: false,
         })
     };
