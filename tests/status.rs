@@ -168,3 +168,38 @@ async fn a_configuration_that_is_refused_is_in_the_status_and_the_metrics_until_
     }
     assert!(successful(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_by_a_ban_or_deny_are_denials_as_those_for_want_of_budget_are() {
+    let hub = Hub::start(hub::Settings { limit: Some(hub::Limit::hub(1)), ..hub::Settings::default() }).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("weir.toml");
+    let url = hub.registry();
+    let config = format!(
+        "[server]\ntrusted_proxies = [\"127.0.0.0/8\"]\n[[upstream]]\nname = \"docker.io\"\ndefault = true\n\
+         url = \"{url}\"\ndeny = [\"library/secret\"]\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    let running = Running::start(&[("WEIR_CONFIG", file.to_str().unwrap())]);
+    for number in 0..2 {
+        hub.push(Spec::new(format!("library/x{number}")).seed(number).single()).unwrap();
+    }
+    let denied = || {
+        let status = api(&running, "/api/v1/status");
+        (status["totals"]["denied"].as_u64().unwrap(), status["last_hour"]["denied"].as_u64().unwrap())
+    };
+    assert_eq!(get(&running, "/v2/library/x0/manifests/latest"), 200);
+    assert_eq!(get(&running, "/v2/library/none/manifests/latest"), 404);
+    assert_eq!(denied(), (0, 0));
+    assert_eq!(get(&running, "/v2/library/x1/manifests/latest"), 429);
+    assert_eq!(denied(), (1, 1));
+    assert_eq!(get(&running, "/v2/library/secret/manifests/latest"), 403);
+    assert_eq!(denied(), (2, 2));
+    let (code, text) = command(&running, &["ban", "add", "192.0.2.7", "--reason", "hammering"]);
+    assert_eq!(code, Some(0), "{text}");
+    let banned = "Accept: */*\r\nX-Forwarded-For: 192.0.2.7\r\n";
+    assert_eq!(ask(running.registry, "GET", "/v2/library/x0/manifests/latest", banned).0, 403);
+    assert_eq!(denied(), (3, 3));
+    let page = ask(running.admin, "GET", "/", "Accept: text/html\r\n").2;
+    assert!(page.contains("3 requests and 1 ban in the last hour"), "{page}");
+}

@@ -33,7 +33,7 @@ const UPSTREAMS: usize = 16;
 pub struct Totals {
     /// Requests of registry clients.
     pub requests: u64,
-    /// Those that were refused with 429.
+    /// Those that were refused: with 429, or with 403 by a ban, `deny` or a policy.
     pub denied: u64,
     /// Those that failed with 5xx.
     pub failed: u64,
@@ -138,6 +138,12 @@ impl History {
             let counted = sample.totals.since(before.totals);
             ring.minutes.push_back(Minute { at: now.1, seconds, counted, remaining, upstreams });
         }
+    }
+
+    /// What was counted since the last entry ended; nothing before the first call of [`History::sample`].
+    pub(super) fn under_way(&self, totals: Totals) -> Totals {
+        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.last.as_ref().map(|(_, before)| totals.since(before.totals)).unwrap_or_default()
     }
 
     /// The newest entries, oldest first.

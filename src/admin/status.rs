@@ -61,7 +61,7 @@ pub(super) struct Status {
 /// What was refused in the last hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct LastHour {
-    /// Requests that were refused with 429, up to the last minute that is over.
+    /// Requests that were refused, as [`Totals::denied`] counts them; those of the minute under way, too.
     pub(super) denied: u64,
     /// Bans that began, simulated ones aside.
     pub(super) bans: usize,
@@ -91,11 +91,13 @@ pub(super) async fn status(state: &State) -> Status {
     let (health, reasons) = judge(&checks, state.draining.has_begun(), reload.as_ref());
     let minutes = state.history.newest(HOUR);
     let an_hour_ago = SystemTime::now() - MINUTE * HOUR as u32;
-    let denied = minutes.iter().map(|minute| minute.counted.denied).sum();
+    let totals = (state.totals)();
+    let denied =
+        state.history.under_way(totals).denied + minutes.iter().map(|minute| minute.counted.denied).sum::<u64>();
     Status {
         health,
         reasons,
-        totals: (state.totals)(),
+        totals,
         last_hour: LastHour { denied, bans: state.limits.count_banned(an_hour_ago) },
         upstreams: upstreams(&state.mirror, &minutes),
         uptime: state.started.elapsed(),

@@ -78,6 +78,8 @@ struct Inner {
     open: Gauge,
     turned_away: Counter,
     left_out: Counter,
+    /// Refused with 403 by a ban, `deny` or a policy.
+    forbidden: AtomicU64,
     /// `upstream`, `cache`: for a hit ratio of each registry. The names are the configuration's.
     by_upstream: Family<UpstreamLabels, Counter>,
     bytes_by_upstream: Family<UpstreamLabels, Counter<u64, AtomicU64>>,
@@ -184,6 +186,7 @@ impl Metrics {
             open: Gauge::default(),
             turned_away: Counter::default(),
             left_out: Counter::default(),
+            forbidden: AtomicU64::new(0),
             by_upstream: Family::default(),
             bytes_by_upstream: Family::default(),
             upstreams: ArcSwap::default(),
@@ -287,7 +290,13 @@ impl Metrics {
         }
     }
 
-    /// All requests, and of them those that were refused with 429 and those that failed with 5xx. Adds up some 150 counters.
+    /// A ban, `deny` or a policy refused a request with 403.
+    pub(crate) fn forbidden(&self) {
+        self.0.forbidden.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All requests, and of them those that were refused, with 429 or as [`Metrics::forbidden`] counts, and those that failed with
+    /// 5xx. Adds up some 150 counters.
     pub fn requests(&self) -> (u64, u64, u64) {
         let of = |class: &str| {
             let class = CLASSES.iter().position(|each| *each == class);
@@ -295,7 +304,7 @@ impl Metrics {
             counters.flat_map(|classes| class.map(|class| classes[class].get())).sum::<u64>()
         };
         let all = self.0.handles.requests.iter().flatten().flatten().map(Counter::get).sum();
-        (all, of("429"), of("5xx"))
+        (all, of("429") + self.0.forbidden.load(Ordering::Relaxed), of("5xx"))
     }
 
     /// Bytes of bodies sent to clients.

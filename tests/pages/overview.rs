@@ -66,7 +66,6 @@ async fn the_bans_of_the_last_hour_are_counted_whether_or_not_they_are_still_in_
     assert!(page.contains(" and 2 bans in the last hour") && page.contains("1 ban in force"), "{page}");
     let status = status(&mut operator);
     assert_eq!((&status["last_hour"]["bans"], &status["bans"]["active"]), (&2.into(), &1.into()));
-    assert!(status["last_hour"]["denied"].is_u64(), "{status}");
     let later = SystemTime::now() + Duration::from_secs(3600);
     assert_eq!(harness.limits.count_banned(later), 0);
 }

@@ -52,6 +52,10 @@ pub(crate) fn render(
             if let Some(rule) = error.ban() {
                 scope.banned(rule);
             }
+            // A push without the right to it has no rule: it is a mistake of the pusher, and no denial.
+            if reply.status == StatusCode::FORBIDDEN && error.rule().is_some() {
+                scope.forbidden();
+            }
             let line = scope.line();
             line.code = Some(error.code());
             line.rule = error.rule().map(str::to_owned);

@@ -183,6 +183,11 @@ impl RequestScope {
         self.upstream = Some(upstream);
     }
 
+    /// A ban, `deny` or a policy refused it with 403.
+    pub(crate) fn forbidden(&self) {
+        self.metrics.forbidden();
+    }
+
     /// A ban refused it.
     pub(crate) fn banned(&self, rule: &str) {
         self.metrics.banned(rule);
