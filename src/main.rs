@@ -250,6 +250,7 @@ fn read_totals(http: http::Metrics, mirror: Mirror, upstream: upstream::Metrics)
         Totals {
             requests,
             denied,
+            refused_by_budget: http.refused_by_budget(),
             failed,
             answers,
             from_cache,

@@ -170,6 +170,33 @@ async fn a_configuration_that_is_refused_is_in_the_status_and_the_metrics_until_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_identity_with_nothing_left_is_a_reason_until_a_pull_comes_back() {
+    let hub = Hub::start(hub::Settings { limit: Some(hub::Limit::hub(2)), ..hub::Settings::default() }).await.unwrap();
+    let running = Running::start(&[("WEIR_UPSTREAM__0__URL", &format!("http://{}", hub.registry_address()))]);
+    for number in 0..3 {
+        hub.push(Spec::new(format!("library/x{number}")).seed(number).single()).unwrap();
+    }
+    assert_eq!(get(&running, "/v2/library/x0/manifests/latest"), 200);
+    assert_eq!(api(&running, "/api/v1/status")["health"], "healthy", "a pull is left");
+    assert_eq!(get(&running, "/v2/library/x1/manifests/latest"), 200);
+    assert_eq!(get(&running, "/v2/library/x2/manifests/latest"), 429);
+    let status = api(&running, "/api/v1/status");
+    assert_eq!(status["health"], "degraded");
+    let reason = status["reasons"][0].as_str().unwrap();
+    let next = status["budget"][0]["next_at"].as_str().unwrap();
+    let begin = "docker.io as anonymous: none of 2 pulls is left, so that what is not cached waits or is refused; ";
+    assert_eq!(reason, format!("{begin}the next one comes back at {next} by forecast."));
+    let refused =
+        "1 request was refused for want of a pull in the last 15 minutes; the access log has the rule of each.";
+    assert_eq!(status["reasons"].as_array().unwrap()[1..], [Value::from(refused)]);
+    let (code, text) = command(&running, &["status"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("degraded (weir ") && text.contains(begin), "{text}");
+    let page = ask(running.admin, "GET", "/", "Accept: text/html\r\n").2;
+    assert!(page.contains(begin) && !page.contains("Everything works."), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_by_a_ban_or_deny_are_denials_as_those_for_want_of_budget_are() {
     let hub = Hub::start(hub::Settings { limit: Some(hub::Limit::hub(1)), ..hub::Settings::default() }).await.unwrap();
     let directory = tempfile::tempdir().unwrap();

@@ -35,7 +35,9 @@ pub struct Totals {
     pub requests: u64,
     /// Those that were refused: with 429, or with 403 by a ban, `deny` or a policy.
     pub denied: u64,
-    /// Those that failed with 5xx.
+    /// Those of them that were refused because the budget gave no pull.
+    pub refused_by_budget: u64,
+    /// Those of the requests that failed with 5xx.
     pub failed: u64,
     /// Manifests and blobs that were sent, by GET.
     pub answers: u64,
@@ -56,6 +58,7 @@ impl Totals {
         Totals {
             requests: self.requests.saturating_sub(before.requests),
             denied: self.denied.saturating_sub(before.denied),
+            refused_by_budget: self.refused_by_budget.saturating_sub(before.refused_by_budget),
             failed: self.failed.saturating_sub(before.failed),
             answers: self.answers.saturating_sub(before.answers),
             from_cache: self.from_cache.saturating_sub(before.from_cache),

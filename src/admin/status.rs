@@ -15,7 +15,7 @@ use super::{
     json::{count, reply},
     state::{Reload, State},
 };
-use crate::mirror::{Begun, Check, Mirror, Source, UnderWay};
+use crate::mirror::{Balance, Begun, Check, Mirror, Source, UnderWay};
 
 /// Minutes of an hour, as the history keeps them.
 const HOUR: usize = 60;
@@ -88,12 +88,17 @@ impl UpstreamStatus {
 pub(super) async fn status(state: &State) -> Status {
     let checks = state.mirror.health().await;
     let reload = state.reloads.last();
-    let (health, reasons) = judge(&checks, state.draining.has_begun(), reload.as_ref());
     let minutes = state.history.newest(HOUR);
     let an_hour_ago = SystemTime::now() - MINUTE * HOUR as u32;
-    let totals = (state.totals)();
-    let denied =
-        state.history.under_way(totals).denied + minutes.iter().map(|minute| minute.counted.denied).sum::<u64>();
+    let (totals, mut balances) = ((state.totals)(), state.mirror.budget());
+    // What was spent by an account that is no longer configured refuses nobody.
+    let clients = state.mirror.upstream_clients();
+    balances.retain(|left| clients.iter().any(|upstream| upstream.identities().contains(&left.identity)));
+    let now = state.history.under_way(totals);
+    let denied = now.denied + minutes.iter().map(|minute| minute.counted.denied).sum::<u64>();
+    let lately = minutes.iter().rev().take(LATELY).map(|minute| minute.counted.refused_by_budget);
+    let spent = Spent { balances, refused: now.refused_by_budget + lately.sum::<u64>() };
+    let (health, reasons) = judge(&checks, &spent, state.draining.has_begun(), reload.as_ref());
     Status {
         health,
         reasons,
@@ -123,7 +128,7 @@ fn upstreams(mirror: &Mirror, minutes: &[Minute]) -> Vec<UpstreamStatus> {
     mirror.upstreams().into_iter().map(of).collect()
 }
 
-fn judge(checks: &[Check], draining: bool, reload: Option<&Reload>) -> (Health, Vec<String>) {
+fn judge(checks: &[Check], spent: &Spent, draining: bool, reload: Option<&Reload>) -> (Health, Vec<String>) {
     let mut reasons = Vec::new();
     if draining {
         reasons.push("It drains: it is about to stop.".to_owned());
@@ -132,6 +137,7 @@ fn judge(checks: &[Check], draining: bool, reload: Option<&Reload>) -> (Health, 
     let needed = checks.iter().filter(|check| check.name != "index");
     let problem = |check: &Check| check.problem.as_ref().map(|problem| format!("{}: {problem}.", check.name));
     reasons.extend(needed.filter_map(problem));
+    reasons.extend(spent.reasons());
     if let Some(problem) = reload.and_then(|reload| reload.problem.as_ref()) {
         reasons.push(format!("The configuration that is written now is not used: {problem}."));
     }
@@ -143,6 +149,42 @@ fn judge(checks: &[Check], draining: bool, reload: Option<&Reload>) -> (Health, 
         _ => Health::Degraded,
     };
     (health, reasons)
+}
+
+/// What the budget has, and what it refused.
+#[derive(Default)]
+struct Spent {
+    /// Of the identities that are configured.
+    balances: Vec<Balance>,
+    /// Requests that were refused for want of a pull in the last [`LATELY`] minutes and the one under way.
+    refused: u64,
+}
+
+impl Spent {
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = self.balances.iter().filter_map(spent).collect();
+        let refused = match self.refused {
+            0 => return reasons,
+            1 => "1 request was".to_owned(),
+            count => format!("{count} requests were"),
+        };
+        reasons.push(format!(
+            "{refused} refused for want of a pull in the last {LATELY} minutes; the access log has the rule of each."
+        ));
+        reasons
+    }
+}
+
+/// Why what is not cached cannot be pulled in the name of an identity that has nothing left.
+fn spent(left: &Balance) -> Option<String> {
+    left.remaining.filter(|remaining| *remaining <= 0)?;
+    let whose = &left.identity;
+    let of = left.limit.map_or_else(|| "no pull is left".to_owned(), |limit| format!("none of {limit} pulls is left"));
+    let next = left.next_at.map_or_else(
+        || "nothing says when one comes back".to_owned(),
+        |next| format!("the next one comes back at {} by forecast", at(next)),
+    );
+    Some(format!("{whose}: {of}, so that what is not cached waits or is refused; {next}."))
 }
 
 /// `GET /api/v1/status`.
@@ -228,29 +270,37 @@ mod tests {
     #[test]
     fn it_is_down_when_no_upstream_answers_and_degraded_when_one_of_several_does_not() {
         let well = [check("disk", None), check("upstream docker.io", None), check("upstream ghcr.io", None)];
-        assert_eq!(judge(&well, false, None), (Health::Healthy, Vec::new()));
+        assert_eq!(judge(&well, &Spent::default(), false, None), (Health::Healthy, Vec::new()));
         let rebuilding = [check("index", Some("it is being rebuilt"))];
-        assert_eq!(judge(&rebuilding, false, None), (Health::Healthy, Vec::new()), "no answer waits for the index");
+        assert_eq!(
+            judge(&rebuilding, &Spent::default(), false, None),
+            (Health::Healthy, Vec::new()),
+            "no answer waits for the index"
+        );
         let mut one = well.clone();
         one[1].problem = Some("not asked until noon".to_owned());
         let sentence = vec!["upstream docker.io: not asked until noon.".to_owned()];
-        assert_eq!(judge(&one, false, None), (Health::Degraded, sentence));
+        assert_eq!(judge(&one, &Spent::default(), false, None), (Health::Degraded, sentence));
         let mut all = one.clone();
         all[2].problem = Some("connection refused".to_owned());
-        assert_eq!(judge(&all, false, None).0, Health::Down);
+        assert_eq!(judge(&all, &Spent::default(), false, None).0, Health::Down);
         let disk = [check("disk", Some("it is full"))];
-        assert_eq!(judge(&disk, false, None).0, Health::Degraded, "without an upstream there is none to be down");
+        assert_eq!(
+            judge(&disk, &Spent::default(), false, None).0,
+            Health::Degraded,
+            "without an upstream there is none to be down"
+        );
     }
 
     #[test]
     fn a_drain_and_a_configuration_that_is_refused_are_said() {
-        assert_eq!(judge(&[], true, None).0, Health::Down);
+        assert_eq!(judge(&[], &Spent::default(), true, None).0, Health::Down);
         let refused = Reload {
             at: SystemTime::UNIX_EPOCH,
             problem: Some("line 3 is no TOML".to_owned()),
             waits_for_restart: false,
         };
-        let (health, reasons) = judge(&[], false, Some(&refused));
+        let (health, reasons) = judge(&[], &Spent::default(), false, Some(&refused));
         assert_eq!(health, Health::Degraded);
         assert_eq!(reasons, ["The configuration that is written now is not used: line 3 is no TOML."]);
     }

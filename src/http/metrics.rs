@@ -80,6 +80,8 @@ struct Inner {
     left_out: Counter,
     /// Refused with 403 by a ban, `deny` or a policy.
     forbidden: AtomicU64,
+    /// Refused for want of a pull.
+    over_budget: AtomicU64,
     /// `upstream`, `cache`: for a hit ratio of each registry. The names are the configuration's.
     by_upstream: Family<UpstreamLabels, Counter>,
     bytes_by_upstream: Family<UpstreamLabels, Counter<u64, AtomicU64>>,
@@ -187,6 +189,7 @@ impl Metrics {
             turned_away: Counter::default(),
             left_out: Counter::default(),
             forbidden: AtomicU64::new(0),
+            over_budget: AtomicU64::new(0),
             by_upstream: Family::default(),
             bytes_by_upstream: Family::default(),
             upstreams: ArcSwap::default(),
@@ -293,6 +296,16 @@ impl Metrics {
     /// A ban, `deny` or a policy refused a request with 403.
     pub(crate) fn forbidden(&self) {
         self.0.forbidden.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was refused because the budget gave no pull.
+    pub(crate) fn over_budget(&self) {
+        self.0.over_budget.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that were refused because the budget gave no pull.
+    pub fn refused_by_budget(&self) -> u64 {
+        self.0.over_budget.load(Ordering::Relaxed)
     }
 
     /// All requests, and of them those that were refused, with 429 or as [`Metrics::forbidden`] counts, and those that failed with

@@ -135,6 +135,10 @@ async fn a_line_names_the_upstream_of_what_was_refused_why_the_budget_refused_an
     let statuses: Vec<u16> = (0..7).map(|number| scanner.pull(&format!("a{number}")).status).collect();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 429], "four of ten are kept from bulk");
     assert_eq!(scanner.pull("a0").status, 200);
+    let status = world.admin("GET", "/api/v1/status", "");
+    let refused =
+        "1 request was refused for want of a pull in the last 15 minutes; the access log has the rule of each.";
+    assert_eq!((&status["health"], &status["reasons"]), (&"degraded".into(), &serde_json::json!([refused])));
     let mut production = world.client("10.1.0.1");
     let statuses: Vec<u16> = (6..11).map(|number| production.pull(&format!("a{number}")).status).collect();
     assert_eq!(statuses, [200, 200, 200, 200, 429], "none is left");

@@ -45,6 +45,7 @@ fn growing() -> admin::ReadTotals {
         Totals {
             requests,
             denied,
+            refused_by_budget: 0,
             failed,
             answers,
             from_cache,

@@ -373,6 +373,11 @@ impl ApiError {
         }
     }
 
+    /// Whether the budget gave no pull.
+    pub(crate) fn is_over_budget(&self) -> bool {
+        matches!(self, ApiError::Mirror(mirror::Error::BudgetSpent { .. }))
+    }
+
     /// The rule of the ban that refused.
     pub(crate) fn ban(&self) -> Option<&str> {
         match self {

@@ -52,6 +52,9 @@ pub(crate) fn render(
             if let Some(rule) = error.ban() {
                 scope.banned(rule);
             }
+            if error.is_over_budget() {
+                scope.over_budget();
+            }
             // A push without the right to it has no rule: it is a mistake of the pusher, and no denial.
             if reply.status == StatusCode::FORBIDDEN && error.rule().is_some() {
                 scope.forbidden();

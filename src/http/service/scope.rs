@@ -188,6 +188,11 @@ impl RequestScope {
         self.metrics.forbidden();
     }
 
+    /// The budget gave it no pull.
+    pub(crate) fn over_budget(&self) {
+        self.metrics.over_budget();
+    }
+
     /// A ban refused it.
     pub(crate) fn banned(&self, rule: &str) {
         self.metrics.banned(rule);
