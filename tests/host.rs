@@ -9,7 +9,11 @@ mod crowd;
 mod disk;
 #[path = "host/hardened.rs"]
 mod hardened;
+#[path = "host/metrics.rs"]
+mod metrics;
 #[path = "host/proxies.rs"]
 mod proxies;
+#[path = "monitoring/scraped.rs"]
+mod scraped;
 #[path = "host/support.rs"]
 mod support;

@@ -1,5 +1,7 @@
 //! The dashboard, the rules and the alerts of `examples/` name what a running Weir exposes, and the alerts lead to pages that exist.
 
+mod scraped;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -8,19 +10,17 @@ use std::{
 
 use weir_conformance::{
     client::{Client, Request},
-    hub::{self, Account, Fault, Hub, Limit, Spec, What},
+    hub::{self, Fault, Hub, Spec, What},
     mirror::process::{Process, Program},
 };
 
+use self::scraped::metrics;
 use crate::deploy::Running;
 
 fn read(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
-
-/// A certificate and its key.
-const LOCALHOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/wire/server/localhost.pem");
 
 fn dashboard() -> serde_json::Value {
     serde_json::from_str(&read("examples/grafana/weir.json")).unwrap()
@@ -55,46 +55,6 @@ fn exposed(text: &str) -> Exposed {
         }
     }
     all
-}
-
-/// A Weir with an account upstream, a bounded hosted namespace and a small throttle, after a few pulls.
-async fn metrics() -> String {
-    let settings = hub::Settings {
-        limit: Some(Limit::hub(100)),
-        accounts: vec![Account::new("acme", "a password")],
-        ..hub::Settings::default()
-    };
-    let hub = Hub::start(settings).await.unwrap();
-    hub.push(Spec::new("library/app")).unwrap();
-    let secrets = tempfile::tempdir().unwrap();
-    let file = secrets.path().join("password");
-    std::fs::write(&file, "a password").unwrap();
-    let extra = format!(
-        "deny = [\"library/denied\"]\naccounts = [{{ username = \"acme\", password_file = \"{}\" }}]\n\
-         [hosted]\nnamespaces = [\"local/*\"]\ncapacity = \"1MiB\"\n\
-         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ cert = {LOCALHOST:?}, key = {LOCALHOST:?} }}\n\
-         [[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 2\nperiod_in_seconds = 3600\nburst = 2\n\
-         [[policy]]\nname = \"strict\"\nimages = [\"docker.io/*\"]\nmode = \"warn\"\nnon_root = true\n",
-        file.display()
-    );
-    let program = Program::Weir(env!("CARGO_BIN_EXE_weir").into());
-    let weir = Process::start(program, hub.registry_address(), &extra).await.unwrap();
-    let client = Client::new(weir.address, "");
-    let mut answers = Vec::new();
-    for _ in 0..4 {
-        answers.push(client.get_manifest("library/app", "latest").await.unwrap().status());
-    }
-    assert_eq!(answers, [200, 200, 429, 429], "a cold pull, a warm one, and what the throttle denies");
-    let admin = Client::new(weir.admin.unwrap(), "");
-    let ban = Request::new("POST", "/api/v1/bans").with("Content-Type", "application/json");
-    let ban = admin
-        .send(&ban.body(r#"{"client":"127.0.0.1","duration":"1h","reason":"a test","force":true}"#))
-        .await
-        .unwrap();
-    assert_eq!((ban.status(), client.get_manifest("library/app", "latest").await.unwrap().status()), (201, 403));
-    let answer = admin.send(&Request::get("/metrics")).await.unwrap();
-    assert_eq!(answer.head.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    answer.text()
 }
 
 /// The name under which a sample is described: a histogram's without the suffix of the sample.
@@ -252,22 +212,6 @@ async fn each_sample_is_described_under_its_own_name() {
         assert_eq!(counter, name.ends_with("_total"), "{name}");
     }
     assert!(!text.contains("# EOF"));
-}
-
-/// promtool is what operators have; where it is not installed, CI runs this.
-#[tokio::test]
-async fn promtool_has_nothing_to_say_against_the_metrics() {
-    use std::{io::Write as _, process::Stdio};
-    let text = metrics().await;
-    let mut tool = std::process::Command::new("promtool");
-    tool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut tool = match tool.spawn() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-        tool => tool.unwrap(),
-    };
-    tool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = tool.wait_with_output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// What clients make up (names, tags, methods, hosts, agents, addresses, credentials) makes no series.
