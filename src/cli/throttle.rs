@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::ask::{Ask, Output};
-use crate::config::Config;
+use crate::{config::Config, limits::words};
 
 /// What to do about throttles.
 #[derive(Debug, Args)]
@@ -80,13 +80,14 @@ fn table(throttles: &Value) -> String {
     let mut text = String::new();
     for throttle in throttles {
         let word = |key: &str| throttle[key].as_str().unwrap_or_default();
+        let number = |key: &str| throttle[key].as_u64().unwrap_or_default();
         let switched = if throttle["switched"] == true { ", switched by hand" } else { "" };
         text += &format!(
-            "{} ({}{switched}): {} in {} s\n",
+            "{} ({}{switched}): {} in {}\n",
             word("name"),
-            word("mode"),
-            throttle["requests_per_period"],
-            throttle["period_in_seconds"],
+            word("mode").replace('_', " "),
+            words::grouped(number("requests_per_period"), ','),
+            words::span(number("period_in_seconds")),
         );
         text += &format!(
             "  denied {} requests, would have denied {} requests, of {} clients\n",

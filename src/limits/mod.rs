@@ -32,6 +32,7 @@ pub mod state;
 mod target;
 pub mod throttle;
 pub(crate) mod time;
+pub(crate) mod words;
 
 pub use config::{Account, LimitsConfig, Settings};
 pub use role::{Access, Role};

@@ -69,7 +69,7 @@ async fn who_is_shut_out_of_the_admin_api_has_a_way_in() {
 
     let (ok, printed) = world.weir.cli(&["throttle", "list"]);
     assert!(
-        ok && printed.contains("throttle_unauthenticated_admin_api (enforce): 3 in 3600 s\n  denied 1 requests"),
+        ok && printed.contains("throttle_unauthenticated_admin_api (enforce): 3 in 1 h\n  denied 1 requests"),
         "{printed}"
     );
     let (ok, printed) = world.weir.cli(&["throttle", "off", "throttle_unauthenticated"]);

@@ -26,6 +26,10 @@ async fn the_budget_page_tells_what_is_left_who_spent_it_and_when_it_comes_back(
     ] {
         assert!(page.contains(words), "{words}: {page}");
     }
+    let returns = page.split_once("aria-label=\"What comes back, docker.io as anonymous\"").unwrap().1;
+    let returns = returns.split_once("</table>").unwrap().0;
+    assert_eq!(returns.matches("<td").count(), 2, "one span in which pulls come back, and its pulls: {returns}");
+    assert!(returns.contains("<div>25</div>"), "{returns}");
     let mut operator = Browser::new(&harness);
     let found = operator.get("/budget?client=10.5.0.3&image=image-7:").body;
     let rows = found.split_once("aria-label=\"Newest spends\"").unwrap().1;

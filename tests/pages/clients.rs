@@ -1,6 +1,14 @@
 //! *Clients* and one client: what is known of it, and what it asked lately.
 
-use super::harness::{Browser, Harness};
+use std::{sync::Arc, time::SystemTime};
+
+use weir::limits::{
+    LimitsConfig,
+    audit::Actor,
+    throttle::{Algorithm, Mode, Rules, Throttle},
+};
+
+use super::harness::{Browser, Harness, rulebook};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_shows_its_class_its_throttles_its_bans_and_what_it_asked_lately() {
@@ -43,5 +51,30 @@ async fn a_client_shows_its_class_its_throttles_its_bans_and_what_it_asked_latel
     assert!(unknown.body.contains("nothing is remembered of them"));
     for nonsense in ["/client", "/client?client=+", &format!("/client?client={}", "a".repeat(300))] {
         assert_eq!(operator.get(nonsense).status, 400, "{nonsense}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_and_a_mode_are_said_in_the_language_of_the_page() {
+    let harness = Harness::start().await;
+    harness.ask("10.5.0.1", 1);
+    let throttle = Throttle {
+        name: "throttle_unauthenticated_pulls".to_owned(),
+        requests_per_period: 36_000,
+        period_in_seconds: 21_600,
+        burst: None,
+        algorithm: Algorithm::Gcra,
+        mode: Mode::DryRun,
+    };
+    let config =
+        LimitsConfig { throttles: Rules::new(&[throttle], &[], 8).unwrap(), accounts: Arc::from([]), ..rulebook() };
+    harness.limits.reload(config, &Actor::new("test", None), SystemTime::now());
+    let mut operator = Browser::new(&harness);
+    for path in ["/throttles", "/client?client=10.5.0.1"] {
+        for (language, limit, mode) in [("en", "36,000 in 6 h", ">dry run<"), ("de", "36.000 in 6 h", ">Probelauf<")] {
+            let page = operator.send("GET", path, &[("Accept-Language", language)], "").body;
+            let table = page.split_once("<tbody").unwrap().1.split_once("</tbody>").unwrap().0;
+            assert!(table.contains(limit) && table.contains(mode) && !table.contains(">dry_run<"), "{table}");
+        }
     }
 }

@@ -235,7 +235,7 @@ fn returns(whose: &str, own: &[&Spend], window: Duration, now: SystemTime) -> Ma
         let index = (left.as_secs_f64() / step.as_secs_f64()) as usize;
         counts[index.min(counts.len() - 1)] += 1;
     }
-    let rows = counts.iter().enumerate().map(|(index, count)| {
+    let rows = counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(index, count)| {
         let end = now + step * (index as u32 + 1);
         vec![text!("by {}", html::time(end)), html::text(count.to_string())]
     });

@@ -112,8 +112,8 @@ pub(super) fn one(context: &PageContext<'_>) -> HttpResponse {
         let standing = view.throttles.iter().find(|standing| standing.name == throttle.name);
         vec![
             html! { code { (throttle.name) } },
-            text!("{} in {} s", throttle.requests_per_period, throttle.period_in_seconds),
-            html::text(throttle.mode.as_str()),
+            html::limit(throttle.requests_per_period.into(), throttle.period_in_seconds.into()),
+            html::text(html::mode(throttle.mode)),
             html::text(standing.map_or(text!("none").to_owned(), |standing| standing.observed.to_string())),
             html::text(standing.map_or(text!("all").to_owned(), |standing| standing.remaining.to_string())),
         ]

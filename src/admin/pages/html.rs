@@ -16,7 +16,10 @@ use super::{
     language::{self, Language},
     texts::text,
 };
-use crate::admin::changes::LONGEST;
+use crate::{
+    admin::changes::LONGEST,
+    limits::{throttle::Mode, words},
+};
 
 /// Where a page stands in the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,6 +314,29 @@ pub(super) fn image(repository: &str, reference: &str) -> Markup {
 pub(super) fn client(name: &str) -> Markup {
     let query = Serializer::new(String::new()).append_pair("client", name).finish();
     html! { a href={ "/client?" (query) } { (name) } }
+}
+
+/// A large number, in groups of three digits.
+pub(super) fn number(number: u64) -> String {
+    let separator = match language::current() {
+        Language::English => ',',
+        Language::German => '.',
+    };
+    words::grouped(number, separator)
+}
+
+/// A limit of a throttle: "36,000 in 6 h".
+pub(super) fn limit(requests: u64, seconds: u64) -> Markup {
+    text!("{} in {}", number(requests), words::span(seconds))
+}
+
+/// What a throttle does.
+pub(super) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => text!("enforced"),
+        Mode::DryRun => text!("dry run"),
+        Mode::Off => text!("off"),
+    }
 }
 
 /// A number with what is counted: "1 pull", "2 pulls".

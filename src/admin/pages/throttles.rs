@@ -51,12 +51,12 @@ pub(super) fn page(context: &PageContext<'_>) -> HttpResponse {
 
 fn row(context: &PageContext<'_>, view: &ThrottleView) -> Vec<Markup> {
     let limit = html! {
-        (text!("{} in {} s", view.requests_per_period, view.period_in_seconds))
+        (html::limit(view.requests_per_period.into(), view.period_in_seconds.into()))
         @if let Some(burst) = view.burst { br; small { (text!("{} at once", burst)) } }
         @if view.algorithm == Algorithm::FixedWindow { br; small { (text!("fixed window")) } }
     };
     let mode = html! {
-        span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (view.mode.as_str()) }
+        span class=(if view.mode == Mode::Enforce { "chip on" } else { "chip" }) { (html::mode(view.mode)) }
         @if view.switched { br; small { (text!("switched by hand")) } }
     };
     let matches = &view.matches;
