@@ -107,6 +107,15 @@ async fn bans_are_made_shown_lifted_and_taken_along_on_the_command_line() {
     std::fs::write(no_list.path(), "{}").unwrap();
     let (ok, printed) = cli(&["ban", "import", no_list.path().to_str().unwrap()]);
     assert!(!ok && printed.contains("write the list that `weir ban export` prints"), "{printed}");
+    for (entry, said) in [
+        (r#"{"reason": 5}"#, "ban 1 of it, reason: invalid type: integer `5`, expected a string"),
+        (r#"{"lifted": {"by": []}}"#, "ban 1 of it, lifted.by: invalid type: sequence, expected a string"),
+        (r#"{}"#, "ban 1 of it: missing field `id`"),
+    ] {
+        std::fs::write(no_list.path(), format!("[{entry}]")).unwrap();
+        let (ok, printed) = cli(&["ban", "import", no_list.path().to_str().unwrap()]);
+        assert!(!ok && printed.contains(said), "{said}: {printed}");
+    }
     let (_, list) = cli(&["ban", "list"]);
     let id = list.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     assert!(list.contains("192.0.2.7") && list.contains("hammering"), "{list}");

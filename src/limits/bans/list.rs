@@ -477,8 +477,14 @@ fn parse(json: &[u8]) -> Result<Vec<BanRecord>, BanError> {
     let serde_json::Value::Array(bans) = json else {
         return Err(refuse("write the list that `weir ban export` prints".to_owned()));
     };
-    let read =
-        |(index, ban)| serde_json::from_value(ban).map_err(|error| refuse(format!("ban {} of it: {error}", index + 1)));
+    let read = |(index, ban): (usize, serde_json::Value)| {
+        serde_path_to_error::deserialize(ban).map_err(|error| {
+            let key = error.path().to_string();
+            // A key that is missing is named by the sentence.
+            let key = if key == "." { String::new() } else { format!(", {key}") };
+            refuse(format!("ban {} of it{key}: {}", index + 1, error.inner()))
+        })
+    };
     bans.into_iter().enumerate().map(read).collect()
 }
 
