@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use super::{say, table::table};
 use crate::{
     config::{Config, effective},
-    setting::EffectiveSetting,
+    setting::{EffectiveSetting, did_you_mean},
 };
 
 /// What to do about the configuration.
@@ -34,9 +34,10 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
     let What::Show { key, changed, json } = &arguments.what;
     let mut settings = effective(config, config);
     if let Some(key) = key {
+        let known = names(&settings);
         settings.retain(|setting| is_below(&setting.key, key));
         if settings.is_empty() {
-            return Err(format!("there is no setting {key:?}; weir config show has all"));
+            return Err(format!("there is no setting {key:?}; weir config show has all{}", did_you_mean(key, &known)));
         }
     }
     if *changed {
@@ -48,6 +49,15 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> Result<(), String> 
     }
     let rows: Vec<_> = settings.iter().map(row).collect();
     say(&if rows.is_empty() { "every setting has its default\n".to_owned() } else { table(&rows) })
+}
+
+/// The keys, and the tables and entries that they stand in.
+fn names(settings: &[EffectiveSetting]) -> Vec<String> {
+    let of = |setting: &EffectiveSetting| {
+        let ends = setting.key.match_indices(['.', '[']).map(|(end, _)| end).chain([setting.key.len()]);
+        ends.map(|end| setting.key[..end].to_owned()).collect::<Vec<_>>()
+    };
+    settings.iter().flat_map(of).collect()
 }
 
 /// Whether a key is the named one, or in the named table or entry.

@@ -7,6 +7,8 @@ use std::net::Ipv6Addr;
 
 use toml::Value;
 
+use crate::setting::did_you_mean;
+
 /// What to write at a key: serde's sentence about it, what stands there, and what stands there by default.
 pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<&Value>) -> String {
     let (what, expected) = said.split_once(", expected ").unwrap_or((said, ""));
@@ -18,13 +20,14 @@ pub(super) fn fix(said: &str, key: &str, value: Option<&Value>, default: Option<
     };
     if what.starts_with("unknown field") {
         let known = names(expected);
-        let nearest = names(what).first().and_then(|written| nearest(written, &known));
-        let nearest = nearest.map_or_else(String::new, |name| format!("; did you mean {name}?"));
-        return format!("there is no such key; these are: {}{nearest}", known.join(", "));
+        let meant = names(what).first().map_or_else(String::new, |written| did_you_mean(written, &known));
+        return format!("there is no such key; these are: {}{meant}", known.join(", "));
     }
     if what.starts_with("unknown variant") {
-        let choices: Vec<_> = names(expected).iter().map(|name| format!("{name:?}")).collect();
-        return format!("write one of {}", choices.join(", "));
+        let known = names(expected);
+        let meant = names(what).first().map_or_else(String::new, |written| did_you_mean(written, &known));
+        let choices: Vec<_> = known.iter().map(|name| format!("{name:?}")).collect();
+        return format!("write one of {}{meant}", choices.join(", "));
     }
     if let Some(name) = what.strip_prefix("missing field ") {
         return format!("{} is missing; write it too", name.trim_matches('`'));
@@ -70,12 +73,6 @@ fn address(written: &str) -> String {
         ),
     };
     format!("not an address and a port; {fix}")
-}
-
-/// The name that was most likely meant: at most every third letter is another.
-fn nearest<'a>(written: &str, known: &'a [String]) -> Option<&'a str> {
-    let distance = |name: &&str| strsim::damerau_levenshtein(written, name);
-    known.iter().map(String::as_str).min_by_key(distance).filter(|name| 3 * distance(name) <= written.len())
 }
 
 /// A value as it is written; nothing of an empty one.

@@ -291,6 +291,17 @@ fn a_mistyped_key_is_answered_with_the_one_that_was_meant() {
 }
 
 #[test]
+fn a_mistyped_value_is_answered_with_the_one_that_was_meant() {
+    let said = mistakes("[ban]\nmode = \"dryrun\"");
+    assert!(said.ends_with("write one of \"enforce\", \"dry_run\", \"off\"; did you mean dry_run?"), "{said}");
+    assert!(!mistakes("[ban]\nmode = \"x\"").contains("did you mean"));
+    let throttle =
+        "[[throttle]]\nname = \"throttle_unauthenticated_pull\"\nrequests_per_period = 9\nperiod_in_seconds = 60";
+    let said = mistakes(throttle);
+    assert!(said.ends_with("; did you mean throttle_unauthenticated_pulls?"), "{said}");
+}
+
+#[test]
 fn limits_are_what_was_written() {
     let text = "[[throttle]]\nname = \"throttle_unauthenticated_pulls\"\nrequests_per_period = 9\nperiod_in_seconds = 60\n\
                 [limits]\ndry_run = [\"throttle_unauthenticated\", \"ban\"]\nuser_allowlist = [\"1\"]\n\

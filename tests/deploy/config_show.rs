@@ -39,4 +39,6 @@ fn weir_config_show_names_the_origin_of_each_value_and_its_default() {
 
     let output = show(&["mirror.files"]);
     assert!(!output.status.success() && printed(&output).contains("there is no setting \"mirror.files\""));
+    let meant = "there is no setting \"upstrem\"; weir config show has all; did you mean upstream?";
+    assert!(printed(&show(&["upstrem"])).contains(meant), "{}", printed(&show(&["upstrem"])));
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{Algorithm, Window};
 use crate::{
     client::ClientKey,
-    setting::{ConfigError, ConfigErrors},
+    setting::{ConfigError, ConfigErrors, did_you_mean},
 };
 
 /// What is counted. The word is the end of a throttle's name.
@@ -161,8 +161,14 @@ impl Throttle {
             let key = |name: &str| format!("throttle[{number}].{name}");
             if throttle.audience_and_meter().is_none() {
                 let meters = Meter::ALL.map(Meter::as_str).join("|");
-                let fix =
-                    format!("there is no such throttle; write throttle_{{unauthenticated|authenticated}}_{{{meters}}}");
+                let known: Vec<_> = ["unauthenticated", "authenticated"]
+                    .iter()
+                    .flat_map(|audience| Meter::ALL.map(|meter| format!("throttle_{audience}_{}", meter.as_str())))
+                    .collect();
+                let meant = did_you_mean(&throttle.name, &known);
+                let fix = format!(
+                    "there is no such throttle; write throttle_{{unauthenticated|authenticated}}_{{{meters}}}{meant}"
+                );
                 errors.push(ConfigError::new(key("name"), &throttle.name, fix));
             }
             if throttles[..number].iter().any(|other| other.name == throttle.name) {
