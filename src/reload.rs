@@ -112,7 +112,7 @@ fn upstreams(parts: &Parts, settings: Vec<upstream::Settings>) -> Result<Vec<Ups
 fn report(by: &str, waits_for_restart: bool) {
     if waits_for_restart {
         tracing::warn!(
-            "reloaded; some of what changed waits for a restart (what of listeners, the data directory, the log and the sizes of tables changed does; the Settings page and weir config show name it)"
+            "reloaded; some of what changed waits for a restart (what of listeners, the data directory, the log and the sizes of tables changed does; the Settings page names it)"
         );
     } else {
         tracing::info!(by, "reloaded");
